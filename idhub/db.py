@@ -1,0 +1,225 @@
+"""Engine, transactions, column types. The only module that opens a connection for SQLAlchemy.
+
+A write transaction on SQLite begins with `BEGIN IMMEDIATE`, so that two writers never lose an update; on PostgreSQL
+rows are locked where they are read for change. A function takes `session` first, may flush, and never commits:
+the route, command or worker that opened the transaction does.
+"""
+
+import base64
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, TypeVar
+
+import orjson
+from sqlalchemy import BigInteger, Dialect, Engine, MetaData, Text, create_engine, event, insert, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.types import TypeDecorator
+
+from idhub.settings import Settings
+
+T = TypeVar("T")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_BUSY_TIMEOUT_MS = 10_000
+# psycopg allows 65,535 bound values a statement; SQLite 32,766.
+MAX_IN_VALUES = 5_000
+
+
+class Base(DeclarativeBase):
+    """Tables of the hub. Constraint names follow one pattern, so that migrations can name them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+
+
+def to_micros(value: datetime) -> int:
+    """Microseconds since 1970 of an aware datetime: how every instant is stored."""
+    if value.tzinfo is None:
+        raise ValueError("an instant must be timezone-aware")
+    return (value - _EPOCH) // _MICROSECOND
+
+
+def from_micros(value: int) -> datetime:
+    """The aware UTC datetime of stored microseconds."""
+    return _EPOCH + timedelta(microseconds=value)
+
+
+class Instant(TypeDecorator[datetime]):
+    """Aware UTC datetime, stored as BIGINT microseconds since 1970 on both databases.
+
+    One representation for both databases and both speeds: exact, ordered, and free of the drivers' zone rules.
+    """
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> int | None:
+        """Store microseconds."""
+        return None if value is None else to_micros(value)
+
+    def process_result_value(self, value: int | None, dialect: Dialect) -> datetime | None:
+        """Read an aware UTC datetime."""
+        return None if value is None else from_micros(value)
+
+
+class JsonText(TypeDecorator[Any]):
+    """A JSON value, stored as canonical text (sorted keys, no blanks)."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        """Store canonical JSON text."""
+        return None if value is None else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
+        """Read the JSON value."""
+        return None if value is None else orjson.loads(value)
+
+
+_last_id_ms = 0
+_id_counter = 0
+_id_lock = threading.Lock()
+
+
+def new_id(prefix: str) -> str:
+    """A new identifier: `prefix_` and 26 characters, time-ordered within a process, 68 random bits.
+
+    Identifiers are names, not secrets: nothing is authorized by knowing one.
+    """
+    global _last_id_ms, _id_counter  # noqa: PLW0603 - one counter a process is the point
+    now_ms = time.time_ns() // 1_000_000
+    with _id_lock:
+        if now_ms <= _last_id_ms:
+            _id_counter += 1
+            if _id_counter > 0xFFF:
+                _last_id_ms += 1
+                _id_counter = 0
+        else:
+            _last_id_ms, _id_counter = now_ms, 0
+        value = (_last_id_ms << 12 | _id_counter) << 68
+    value |= int.from_bytes(os.urandom(9), "big") >> 4
+    return f"{prefix}_{base64.b32hexencode(value.to_bytes(16, 'big')).decode().rstrip('=').lower()}"
+
+
+def chunked(items: Sequence[T], size: int = MAX_IN_VALUES) -> Iterator[Sequence[T]]:
+    """Slices of at most `size`, so that an IN list stays within what drivers bind."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def bulk_insert(session: Session, model: type[Base], rows: Iterable[Mapping[str, Any]]) -> int:
+    """Insert many rows by executemany, without ORM objects. Returns how many."""
+    listed = [dict(row) for row in rows]
+    if listed:
+        session.connection().execute(insert(model.__table__), listed)  # type: ignore[arg-type]
+    return len(listed)
+
+
+class Database:
+    """One database: SQLite file or PostgreSQL. Thread-safe; one a process."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.dialect: Literal["sqlite", "postgresql"] = "sqlite" if engine.dialect.name == "sqlite" else "postgresql"
+
+    @property
+    def url(self) -> str:
+        """Address with its password, for drivers that connect by themselves."""
+        return self.engine.url.render_as_string(hide_password=False)
+
+    @contextmanager
+    def transaction(self, *, durable: bool = True) -> Iterator[Session]:
+        """One write transaction: commits when the block ends, rolls back when it raises.
+
+        Args:
+            durable: SQLite only: wait for the disk (`synchronous=FULL`). Sessions and tokens pass False and may
+                forget their last moments after a loss of power; PostgreSQL decides by its own settings.
+        """
+        with self.engine.connect() as connection:
+            if self.dialect == "sqlite":
+                connection.exec_driver_sql("PRAGMA synchronous=" + ("FULL" if durable else "NORMAL"))
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            with Session(connection, expire_on_commit=False) as session:
+                try:
+                    yield session
+                    session.flush()
+                except BaseException:
+                    connection.rollback()
+                    raise
+                connection.commit()
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """One consistent snapshot for reading; locks nothing and changes nothing."""
+        with self.engine.connect() as connection:
+            if self.dialect == "sqlite":
+                connection.exec_driver_sql("BEGIN")
+            else:
+                connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+            with Session(connection, expire_on_commit=False) as session:
+                try:
+                    yield session
+                finally:
+                    connection.rollback()
+
+
+    def dispose(self) -> None:
+        """Close every pooled connection."""
+        self.engine.dispose()
+
+
+def create_database(settings: Settings) -> Database:
+    """Open the database that the settings name. Makes the data folder (0700) for SQLite; does not migrate."""
+    url = make_url(settings.effective_database_url)
+    if url.get_backend_name() == "sqlite":
+        if url.database:
+            folder = os.path.dirname(os.path.abspath(url.database))
+            os.makedirs(folder, mode=0o700, exist_ok=True)
+        engine = create_engine(
+            url,
+            pool_size=settings.database_pool_size,
+            max_overflow=settings.database_pool_size,
+            connect_args={"check_same_thread": False, "timeout": _BUSY_TIMEOUT_MS / 1000},
+        )
+        event.listen(engine, "connect", _prepare_sqlite)
+    else:
+        engine = create_engine(
+            url,
+            pool_size=settings.database_pool_size,
+            max_overflow=settings.database_pool_size,
+            pool_pre_ping=True,
+            connect_args={
+                "options": "-c timezone=UTC -c idle_in_transaction_session_timeout=60000 -c lock_timeout=30000"
+            },
+        )
+    return Database(engine)
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    # The driver must not begin transactions by itself: BEGIN IMMEDIATE is ours to say.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in (
+        "journal_mode=WAL",
+        "foreign_keys=ON",
+        f"busy_timeout={_BUSY_TIMEOUT_MS}",
+        "synchronous=FULL",
+        "temp_store=MEMORY",
+        "cache_size=-16384",
+        "trusted_schema=OFF",
+    ):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()

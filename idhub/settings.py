@@ -1,0 +1,152 @@
+"""Every setting, with its unit and default. Environment `IDHUB_*` beats `idhub.toml`; read once, at start."""
+
+import os
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from idhub.errors import Invalid
+
+_LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class Settings(BaseSettings):
+    """Settings of one installation. Each field's description is rendered into docs/reference/settings.md."""
+
+    model_config = SettingsConfigDict(env_prefix="IDHUB_", extra="forbid", frozen=True)
+
+    issuer: str = Field(
+        "http://127.0.0.1:8000",
+        description="Public base URL of the hub and `iss` of everything it signs. Plain http is accepted on loopback only.",
+    )
+    data_dir: Path = Field(Path("data"), description="Folder of the embedded database, keys, witness file and imports.")
+    database_url: str = Field(
+        "", description="SQLAlchemy URL. Empty: SQLite in the data folder. `postgresql://...` for more than one machine."
+    )
+    database_direct_url: str = Field(
+        "", description="Direct PostgreSQL address for pinned connections when `database_url` goes through a pooler."
+    )
+    master_key_file: Path | None = Field(
+        None, description="File with the master key (32 bytes, base64). Empty: `master.key` in the data folder, mode 0600."
+    )
+    outbound_allow: str = Field(
+        "",
+        description="Comma-separated `host:port` that the SSRF guard lets through beside public addresses.",
+    )
+    time_zone: str = Field("Asia/Shanghai", description="IANA zone of an organization that names none.")
+    trusted_proxies: str = Field(
+        "", description="Comma-separated networks whose X-Forwarded-For is believed. Empty: none is."
+    )
+    database_pool_size: int = Field(16, ge=2, le=200, description="Connections of the pool and threads for requests.")
+    login_name: str = Field("idhub", max_length=60, description="Name shown on the sign-in page.")
+
+    session_idle: timedelta = Field(timedelta(hours=8), description="SSO session ends after this long without use.")
+    session_lifetime: timedelta = Field(timedelta(hours=12), description="SSO session ends this long after sign-in.")
+    access_token_lifetime: timedelta = Field(
+        timedelta(minutes=5), description="Lifetime of access tokens; at most 5 minutes for self-contained ones."
+    )
+    code_lifetime: timedelta = Field(timedelta(seconds=60), description="Lifetime of authorization codes.")
+    refresh_idle: timedelta = Field(timedelta(days=7), description="A refresh token unused this long is dead.")
+    refresh_lifetime: timedelta = Field(timedelta(days=30), description="A refresh family ends this long after it began.")
+    login_transaction_lifetime: timedelta = Field(timedelta(minutes=30), description="How long a sign-in may take.")
+    invitation_lifetime: timedelta = Field(timedelta(hours=72), description="Lifetime of a first-sign-in link.")
+    password_min_length: int = Field(15, ge=8, le=64, description="Characters a password must have.")
+    argon2_memory_kib: int = Field(19_456, ge=1024, description="argon2id memory cost, KiB.")
+    argon2_time_cost: int = Field(2, ge=1, description="argon2id passes.")
+    hash_workers: int = Field(0, ge=0, le=64, description="Threads that hash passwords. 0: one a core.")
+    hash_queue_seconds: float = Field(1.0, gt=0, description="Seconds of queued hashing past which the answer is 503.")
+
+    delivery_workers: int = Field(64, ge=1, le=1000, description="Deliveries in flight at once in one worker.")
+    delivery_per_application: int = Field(16, ge=1, le=1000, description="Deliveries in flight at once to one application.")
+    delivery_timeout: timedelta = Field(timedelta(seconds=10), description="Total deadline of one delivery attempt.")
+    delivery_lease: timedelta = Field(timedelta(seconds=30), description="Lease of a delivery; longer than its deadline.")
+    delivery_max_attempts: int = Field(40, ge=1, description="Attempts after which a delivery is a dead letter.")
+    witness_file: Path | None = Field(None, description="Append-only file of signed checkpoints. Empty: in the data folder.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
+    log_format: Literal["json", "console"] = Field("json", description="Shape of log lines on stderr.")
+
+    @field_validator("issuer")
+    @classmethod
+    def _issuer_is_an_origin(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+            raise ValueError("must be an http or https URL without query and fragment")
+        if parts.scheme == "http" and parts.hostname not in _LOOPBACK_HOSTS:
+            raise ValueError("plain http is allowed on loopback only; use https")
+        if parts.path not in {"", "/"}:
+            raise ValueError("must have no path")
+        return value.rstrip("/")
+
+    @model_validator(mode="after")
+    def _lease_outlives_deadline(self) -> "Settings":
+        if self.delivery_lease <= self.delivery_timeout:
+            raise ValueError("delivery_lease must be longer than delivery_timeout")
+        if self.access_token_lifetime > timedelta(minutes=60):
+            raise ValueError("access_token_lifetime must be at most 60 minutes")
+        return self
+
+    @property
+    def is_https(self) -> bool:
+        """Whether browsers reach the hub by TLS; decides cookie prefix and Secure."""
+        return self.issuer.startswith("https://")
+
+    @property
+    def cookie_prefix(self) -> str:
+        """Prefix of every cookie name: `__Host-idhub_` with https, `idhub_` on loopback."""
+        return "__Host-idhub_" if self.is_https else "idhub_"
+
+    @property
+    def effective_database_url(self) -> str:
+        """The database to open, with the driver named."""
+        if not self.database_url:
+            return f"sqlite:///{self.data_dir / 'idhub.db'}"
+        for prefix in ("postgresql://", "postgres://"):
+            if self.database_url.startswith(prefix):
+                return "postgresql+psycopg://" + self.database_url.removeprefix(prefix)
+        return self.database_url
+
+    @property
+    def effective_master_key_file(self) -> Path:
+        """Where the master key lies."""
+        return self.master_key_file or self.data_dir / "master.key"
+
+    @property
+    def effective_witness_file(self) -> Path:
+        """Where checkpoints are witnessed."""
+        return self.witness_file or self.data_dir / "witness.log"
+
+    @property
+    def hashing_threads(self) -> int:
+        """Threads that hash passwords."""
+        return self.hash_workers or os.cpu_count() or 1
+
+
+def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
+    """Read settings from `overrides`, then the environment, then `config` (or `idhub.toml` in the data folder).
+
+    Raises:
+        Invalid: a setting is unknown or breaks its rule; the sentence names all of them.
+    """
+    data_dir = Path(os.environ.get("IDHUB_DATA_DIR") or overrides.get("data_dir") or "data")
+    toml_file = config or data_dir / "idhub.toml"
+    if config is not None and not config.is_file():
+        raise Invalid(f"There is no configuration file {config}.", field="config", rule="config.missing")
+
+    class _WithToml(Settings):
+        model_config = SettingsConfigDict(toml_file=toml_file)
+
+        @classmethod
+        def settings_customise_sources(
+            cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            return sources["init_settings"], sources["env_settings"], TomlConfigSettingsSource(settings_cls)
+
+    try:
+        return _WithToml(**overrides)
+    except ValidationError as error:
+        parts = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors(include_input=False)]
+        raise Invalid("Settings cannot be used: " + "; ".join(parts), field="settings", rule="settings.invalid") from error

@@ -1,0 +1,175 @@
+"""Tables of access: applications and their channels, rules, entitlements on two time axes, accounts."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Boolean, ForeignKey, Index, Integer, LargeBinary, String, Text, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from idhub.db import Base, Instant, JsonText
+
+_CURRENT = text("superseded_at IS NULL AND valid_to IS NULL")
+
+
+class Criticality(StrEnum):
+    """How much an application matters; decides the revocation deadline unless one is named."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+
+class Application(Base):
+    """What people get into."""
+
+    __tablename__ = "applications"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    slug: Mapped[str] = mapped_column(String(60), unique=True)
+    name: Mapped[str] = mapped_column(String(120))
+    """English."""
+    name_zh: Mapped[str | None] = mapped_column(String(120))
+    description: Mapped[str | None] = mapped_column(Text)
+    home_url: Mapped[str | None] = mapped_column(Text)
+    """Where the portal tile leads."""
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
+    owner_id: Mapped[str | None] = mapped_column(ForeignKey("principals.id"))
+    criticality: Mapped[Criticality] = mapped_column(String(16))
+    revocation_deadline_seconds: Mapped[int] = mapped_column(Integer)
+    required_grade: Mapped[int | None] = mapped_column(Integer)
+    """Evidence that a leave needs; null: the ceiling of each channel."""
+    is_enabled: Mapped[bool] = mapped_column(Boolean, default=True)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    changed_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class OidcClient(Base):
+    """An OAuth/OIDC registration of an application or of a service identity."""
+
+    __tablename__ = "oidc_clients"
+
+    client_id: Mapped[str] = mapped_column(String(100), primary_key=True)
+    application_id: Mapped[str] = mapped_column(ForeignKey("applications.id"), index=True)
+    service_principal_id: Mapped[str | None] = mapped_column(ForeignKey("principals.id"), index=True)
+    """The service identity that acts in client_credentials; null: that grant is refused."""
+    auth_method: Mapped[str] = mapped_column(String(32))
+    """client_secret_basic, client_secret_post, none."""
+    secret_hash: Mapped[str | None] = mapped_column(String(64))
+    """SHA-256 of a random secret of at least 256 bits."""
+    redirect_uris: Mapped[Any] = mapped_column(JsonText)
+    post_logout_redirect_uris: Mapped[Any] = mapped_column(JsonText)
+    grant_types: Mapped[Any] = mapped_column(JsonText)
+    scopes: Mapped[Any] = mapped_column(JsonText)
+    """Scopes it may ask for."""
+    access_token_format: Mapped[str] = mapped_column(String(16))
+    """jwt or opaque."""
+    access_token_seconds: Mapped[int | None] = mapped_column(Integer)
+    id_token_alg: Mapped[str] = mapped_column(String(16))
+    audience: Mapped[str | None] = mapped_column(Text)
+    """`aud` of access tokens; null: the client's own resource, named by its client_id."""
+    rotates_refresh: Mapped[bool] = mapped_column(Boolean, default=True)
+    requires_consent: Mapped[bool] = mapped_column(Boolean, default=False)
+    backchannel_logout_uri: Mapped[str | None] = mapped_column(Text)
+    backchannel_logout_session_required: Mapped[bool] = mapped_column(Boolean, default=True)
+    is_enabled: Mapped[bool] = mapped_column(Boolean, default=True)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    changed_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class ScimTarget(Base):
+    """SCIM service provider of an application, towards which accounts are provisioned."""
+
+    __tablename__ = "scim_targets"
+
+    application_id: Mapped[str] = mapped_column(ForeignKey("applications.id"), primary_key=True)
+    base_url: Mapped[str] = mapped_column(Text)
+    token_sealed: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """Bearer token, sealed with context `scim_targets:{application_id}:token`."""
+    user_name_attribute: Mapped[str] = mapped_column(String(32))
+    """email or employee_number: what becomes userName."""
+    dialect: Mapped[str] = mapped_column(String(32))
+    control_user_name: Mapped[str | None] = mapped_column(String(254))
+    """A live account for control reads; null: another active account of this application is used."""
+    changed_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class EntitlementRule(Base):
+    """Birthright: who is entitled to a role of an application, in SCIM filter syntax over the person."""
+
+    __tablename__ = "entitlement_rules"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    application_id: Mapped[str] = mapped_column(ForeignKey("applications.id"), index=True)
+    role: Mapped[str] = mapped_column(String(100))
+    rule: Mapped[str] = mapped_column(Text)
+    valid_from: Mapped[datetime] = mapped_column(Instant)
+    valid_to: Mapped[datetime | None] = mapped_column(Instant)
+    recorded_at: Mapped[datetime] = mapped_column(Instant)
+    superseded_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
+class Entitlement(Base):
+    """The right of a principal to a role in an application, on both time axes.
+
+    The row that holds now has `superseded_at` and `valid_to` null. A withdrawal closes the belief (`superseded_at`)
+    and inserts the same row with its end; both answers ("as it was", "as it was known") stay readable.
+    """
+
+    __tablename__ = "entitlements"
+    __table_args__ = (
+        Index("uq_entitlements_current", "principal_id", "application_id", "role", unique=True, sqlite_where=_CURRENT, postgresql_where=_CURRENT),
+        Index("ix_entitlements_application", "application_id", sqlite_where=_CURRENT, postgresql_where=_CURRENT),
+        Index("ix_entitlements_history", "principal_id", "application_id", "recorded_at"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    principal_id: Mapped[str] = mapped_column(ForeignKey("principals.id"))
+    application_id: Mapped[str] = mapped_column(ForeignKey("applications.id"))
+    role: Mapped[str] = mapped_column(String(100))
+    reason_kind: Mapped[str] = mapped_column(String(16))
+    """rule, group, request, direct."""
+    reason_ref: Mapped[str | None] = mapped_column(String(100))
+    """Id of the rule, group, request; of a direct one, words."""
+    valid_from: Mapped[datetime] = mapped_column(Instant)
+    valid_to: Mapped[datetime | None] = mapped_column(Instant)
+    recorded_at: Mapped[datetime] = mapped_column(Instant)
+    superseded_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
+class AccountKind(StrEnum):
+    """Whose an account is."""
+
+    LINKED = "linked"
+    ORPHAN = "orphan"
+    SERVICE = "service"
+
+
+class Account(Base):
+    """A principal's record in another system: what we want of it, what we last knew, what we last saw."""
+
+    __tablename__ = "accounts"
+    __table_args__ = (
+        Index("uq_accounts_principal", "application_id", "principal_id", "slot", unique=True),
+        Index("ix_accounts_external", "application_id", "external_id"),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    application_id: Mapped[str] = mapped_column(ForeignKey("applications.id"))
+    principal_id: Mapped[str | None] = mapped_column(ForeignKey("principals.id"), index=True)
+    slot: Mapped[str] = mapped_column(String(40), default="main")
+    """Tells several accounts of one person in one application apart."""
+    kind: Mapped[AccountKind] = mapped_column(String(16))
+    external_id: Mapped[str | None] = mapped_column(String(255))
+    """The application's own id of it (SCIM `id`)."""
+    user_name: Mapped[str | None] = mapped_column(String(254))
+    desired_state: Mapped[str] = mapped_column(String(16))
+    """active, inactive."""
+    known_state: Mapped[str] = mapped_column(String(16))
+    """What the application last confirmed: absent, active, inactive, unknown."""
+    known_hash: Mapped[str | None] = mapped_column(String(64))
+    """Hash of the attributes that it last confirmed."""
+    observed_at: Mapped[datetime | None] = mapped_column(Instant)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    changed_at: Mapped[datetime] = mapped_column(Instant)

@@ -1,0 +1,250 @@
+"""Authority over the hub itself: who may do what, to whom.
+
+Hub roles are assigned by people or the command line only; no rule, group, SCIM attribute or HR file reaches them.
+One function decides (`authorize`), and the same scope filters queries (`visible_organizations`). Read from the
+database on every use: a role removed is gone at the next request.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import ForeignKey, Index, Integer, Select, String, select, text, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from idhub.db import Base, Instant, new_id
+from idhub.directory.tables import OrganizationClosure, Principal, Standing
+from idhub.errors import Conflict, NotPermitted
+
+_HELD = text("removed_at IS NULL")
+
+
+class HubRole(StrEnum):
+    """Roles over the hub. The auditor's excludes the others: nobody audits what they did."""
+
+    ADMINISTRATOR = "administrator"
+    HR = "hr"
+    AUDITOR = "auditor"
+
+
+class Action(StrEnum):
+    """What can be asked of the hub."""
+
+    PEOPLE_READ = "people.read"
+    PEOPLE_CHANGE = "people.change"
+    PEOPLE_OFFBOARD = "people.offboard"
+    PEOPLE_INVITE = "people.invite"
+    IMPORT_RUN = "import.run"
+    IMPORT_RELEASE = "import.release"
+    RECEIPT_READ = "receipt.read"
+    APPLICATION_READ = "application.read"
+    APPLICATION_CHANGE = "application.change"
+    DELIVERY_READ = "delivery.read"
+    DELIVERY_RETRY = "delivery.retry"
+    AUDIT_READ = "audit.read"
+    AUDIT_EXPORT = "audit.export"
+    ROLE_ASSIGN = "role.assign"
+
+
+ROLE_ACTIONS: Mapping[HubRole, frozenset[Action]] = {
+    HubRole.HR: frozenset(
+        {
+            Action.PEOPLE_READ,
+            Action.PEOPLE_CHANGE,
+            Action.PEOPLE_OFFBOARD,
+            Action.PEOPLE_INVITE,
+            Action.IMPORT_RUN,
+            Action.IMPORT_RELEASE,
+            Action.RECEIPT_READ,
+        }
+    ),
+    HubRole.ADMINISTRATOR: frozenset(
+        {
+            Action.PEOPLE_READ,
+            Action.PEOPLE_INVITE,
+            Action.RECEIPT_READ,
+            Action.APPLICATION_READ,
+            Action.APPLICATION_CHANGE,
+            Action.DELIVERY_READ,
+            Action.DELIVERY_RETRY,
+            Action.ROLE_ASSIGN,
+        }
+    ),
+    HubRole.AUDITOR: frozenset(
+        {
+            Action.PEOPLE_READ,
+            Action.RECEIPT_READ,
+            Action.APPLICATION_READ,
+            Action.DELIVERY_READ,
+            Action.AUDIT_READ,
+            Action.AUDIT_EXPORT,
+        }
+    ),
+}
+
+
+class RoleAssignment(Base):
+    """A hub role of a person over an organization's subtree; dies with the enrolment epoch it was given in."""
+
+    __tablename__ = "role_assignments"
+    __table_args__ = (
+        Index(
+            "uq_role_assignments_held",
+            "principal_id",
+            "role",
+            "organization_id",
+            unique=True,
+            sqlite_where=_HELD,
+            postgresql_where=_HELD,
+        ),
+    )
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    principal_id: Mapped[str] = mapped_column(ForeignKey("principals.id"))
+    role: Mapped[HubRole] = mapped_column(String(24))
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    enrolment_epoch: Mapped[int] = mapped_column(Integer)
+    assigned_at: Mapped[datetime] = mapped_column(Instant)
+    assigned_by: Mapped[str] = mapped_column(String(60))
+    removed_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """Who asks: a signed-in person, a token, or the command line on the hub's own machine.
+
+    Args:
+        principal_id: the person or service behind it; None for the command line and tokens that it made.
+        is_local: the command line: everything is permitted, because whoever runs it already owns the data folder.
+        actions: of a token: what its scopes permit; None: decided by roles.
+        organization_id: of a token limited to a company: the root of the subtree it may touch.
+    """
+
+    principal_id: str | None = None
+    is_local: bool = False
+    actions: frozenset[Action] | None = None
+    organization_id: str | None = field(default=None)
+
+
+LOCAL = Subject(is_local=True)
+
+
+def roles_of(session: Session, principal_id: str) -> list[tuple[HubRole, str]]:
+    """Roles that the person holds now, each with the root of its subtree."""
+    rows = session.execute(
+        select(RoleAssignment.role, RoleAssignment.organization_id)
+        .join(Principal, Principal.id == RoleAssignment.principal_id)
+        .where(
+            RoleAssignment.principal_id == principal_id,
+            RoleAssignment.removed_at.is_(None),
+            RoleAssignment.enrolment_epoch == Principal.enrolment_epoch,
+            Principal.standing == Standing.ACTIVE,
+        )
+    )
+    return [(HubRole(role), organization_id) for role, organization_id in rows]
+
+
+def scope_roots(session: Session, subject: Subject, action: Action) -> list[str] | None:
+    """Roots of the subtrees in which the subject may do `action`; None means everywhere, an empty list nowhere."""
+    if subject.is_local:
+        return None
+    if subject.actions is not None:
+        if action not in subject.actions:
+            return []
+        return None if subject.organization_id is None else [subject.organization_id]
+    if subject.principal_id is None:
+        return []
+    return [root for role, root in roles_of(session, subject.principal_id) if action in ROLE_ACTIONS[role]]
+
+
+def visible_organizations(session: Session, subject: Subject, action: Action) -> Select[tuple[str]] | None:
+    """Subquery of organization ids in which the subject may do `action`; None when there is no limit.
+
+    The same scope that `authorize` checks, for filtering lists, totals and pickers.
+    """
+    roots = scope_roots(session, subject, action)
+    if roots is None:
+        return None
+    return select(OrganizationClosure.descendant_id).where(OrganizationClosure.ancestor_id.in_(roots))
+
+
+def may(session: Session, subject: Subject, action: Action, *, organization_id: str | None = None) -> bool:
+    """Whether the subject may do `action` in the organization (or anywhere at all, when none is named)."""
+    roots = scope_roots(session, subject, action)
+    if roots is None:
+        return True
+    if not roots:
+        return False
+    if organization_id is None:
+        return True
+    held = session.execute(
+        select(OrganizationClosure.descendant_id)
+        .where(OrganizationClosure.ancestor_id.in_(roots), OrganizationClosure.descendant_id == organization_id)
+        .limit(1)
+    ).first()
+    return held is not None
+
+
+def authorize(session: Session, subject: Subject, action: Action, *, organization_id: str | None = None) -> None:
+    """Permit or refuse.
+
+    Args:
+        organization_id: where the thing acted upon belongs; None: the action as such (a list, which is filtered).
+
+    Raises:
+        NotPermitted: no role or scope of the subject covers it.
+    """
+    if not may(session, subject, action, organization_id=organization_id):
+        raise NotPermitted("You do not have the right to do this here.", rule=f"authority.{action.value}")
+
+
+def assign_role(
+    session: Session, principal_id: str, role: HubRole, *, organization_id: str, now: datetime, assigned_by: str
+) -> bool:
+    """Give a person a hub role over an organization's subtree. Returns False when they already hold it.
+
+    Raises:
+        Conflict: the person has left, or holds a role that excludes this one.
+    """
+    row = session.execute(
+        select(Principal.enrolment_epoch, Principal.standing, Principal.kind)
+        .where(Principal.id == principal_id)
+        .with_for_update()
+    ).one()
+    if row.standing == Standing.LEFT or row.kind != "person":
+        raise Conflict("Hub roles are for people who have not left.", field="person", rule="role.standing")
+    held = session.execute(
+        select(RoleAssignment.role, RoleAssignment.organization_id).where(
+            RoleAssignment.principal_id == principal_id,
+            RoleAssignment.removed_at.is_(None),
+            RoleAssignment.enrolment_epoch == row.enrolment_epoch,
+        )
+    ).all()
+    if any((held_role == HubRole.AUDITOR) != (role == HubRole.AUDITOR) for held_role, _ in held):
+        raise Conflict("The auditor's role excludes every other hub role.", field="role", rule="role.exclusive")
+    if (role, organization_id) in {(r, o) for r, o in held}:
+        return False
+    session.execute(
+        update(RoleAssignment)
+        .where(
+            RoleAssignment.principal_id == principal_id,
+            RoleAssignment.role == role,
+            RoleAssignment.organization_id == organization_id,
+            RoleAssignment.removed_at.is_(None),
+        )
+        .values(removed_at=now)
+    )
+    session.add(
+        RoleAssignment(
+            id=new_id("rol"),
+            principal_id=principal_id,
+            role=role,
+            organization_id=organization_id,
+            enrolment_epoch=row.enrolment_epoch,
+            assigned_at=now,
+            assigned_by=assigned_by,
+        )
+    )
+    session.flush()
+    return True

@@ -1,0 +1,313 @@
+"""Keys by purpose: made on an empty hub, sealed at rest under the master key, parsed once.
+
+Purposes keep apart what must never be confused: a token key signs no receipt. Sealing binds a ciphertext to a logical
+name (`context`), so that values cannot be swapped between rows; migrations keep those names.
+"""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import os
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from joserfc import jws
+from joserfc.jwk import ECKey, OKPKey, RSAKey
+from sqlalchemy import LargeBinary, String, select, update
+from sqlalchemy.orm import Mapped, Session, mapped_column
+
+from idhub.db import Base, Database, Instant, JsonText
+from idhub.errors import Invalid, NotFound, Unavailable
+
+Purpose = Literal["token", "event", "receipt", "checkpoint"]
+PURPOSES: Mapping[Purpose, tuple[str, ...]] = {
+    "token": ("ES256", "RS256"),
+    "event": ("ES256", "RS256"),
+    "receipt": ("ES256",),
+    "checkpoint": ("Ed25519",),
+}
+_RSA_BITS = 2048
+_MASTER_KEY_BYTES = 32
+_NONCE_BYTES = 12
+_SEAL_VERSION = b"\x01"
+
+
+class SigningKeyRow(Base):
+    """A private key, sealed under the master key with context `signing_keys:{kid}:private`."""
+
+    __tablename__ = "signing_keys"
+
+    kid: Mapped[str] = mapped_column(String(64), primary_key=True)
+    purpose: Mapped[str] = mapped_column(String(24))
+    alg: Mapped[str] = mapped_column(String(16))
+    private_sealed: Mapped[bytes] = mapped_column(LargeBinary)
+    public_jwk: Mapped[Any] = mapped_column(JsonText)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    retired_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """A parsed private key. `alg` is fixed with the key (RFC 8725 section 3.1)."""
+
+    kid: str
+    purpose: Purpose
+    alg: str
+    key: ECKey | RSAKey | OKPKey
+    public_jwk: Mapped[Any] | dict[str, Any]
+
+    @property
+    def private(self) -> Any:
+        """The `cryptography` private key object."""
+        return self.key.private_key
+
+    def sign_jws(self, typ: str, payload: bytes) -> str:
+        """Compact JWS over `payload` with `typ`, `alg` and `kid` in its header."""
+        header = {"alg": self.alg, "kid": self.kid, "typ": typ}
+        return jws.serialize_compact(header, payload, self.key, algorithms=[self.alg])
+
+
+class MasterKey:
+    """The key that seals everything else. Lives in a file that the database's owner need not be able to read."""
+
+    def __init__(self, raw: bytes) -> None:
+        self._sealing = AESGCM(_derive(raw, "idhub seal 1"))
+        self._blind = _derive(raw, "idhub blind index 1")
+        self._csrf = _derive(raw, "idhub csrf 1")
+        self._check = hashlib.sha256(_derive(raw, "idhub check 1")).hexdigest()
+
+    @classmethod
+    def load(cls, path: Path, *, create: bool) -> "MasterKey":
+        """Read the master key; make it (mode 0600) only on an empty installation.
+
+        Raises:
+            Unavailable: it is missing or unreadable beside an existing database; a new one is never made silently.
+            Invalid: the file does not hold 32 bytes in base64.
+        """
+        if create and not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            encoded = base64.b64encode(os.urandom(_MASTER_KEY_BYTES)) + b"\n"
+            try:
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            except FileExistsError:
+                return cls.load(path, create=False)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(encoded)
+                file.flush()
+                os.fsync(file.fileno())
+        try:
+            text = path.read_bytes().strip()
+        except OSError as error:
+            raise Unavailable(
+                f"The master key {path} cannot be read. Restore it beside the database it belongs to."
+            ) from error
+        try:
+            raw = base64.b64decode(text, validate=True)
+        except binascii.Error as error:
+            raise Invalid(f"The master key {path} is not base64.", field="master_key_file", rule="key.form") from error
+        if len(raw) != _MASTER_KEY_BYTES:
+            raise Invalid(f"The master key {path} must be 32 bytes.", field="master_key_file", rule="key.length")
+        return cls(raw)
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells whether a database was sealed with this key, without telling the key."""
+        return self._check
+
+    def seal(self, context: str, plaintext: bytes) -> bytes:
+        """AES-256-GCM with `context` as bound name."""
+        nonce = os.urandom(_NONCE_BYTES)
+        return _SEAL_VERSION + nonce + self._sealing.encrypt(nonce, plaintext, context.encode())
+
+    def open(self, context: str, sealed: bytes) -> bytes:
+        """Undo `seal`.
+
+        Raises:
+            Unavailable: sealed under another key or context, or changed.
+        """
+        if sealed[:1] != _SEAL_VERSION or len(sealed) < 1 + _NONCE_BYTES + 16:
+            raise Unavailable("A sealed value has an unknown form.")
+        try:
+            return self._sealing.decrypt(sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :], context.encode())
+        except InvalidTag as error:
+            raise Unavailable("A sealed value cannot be opened with this master key.") from error
+
+    def blind_index(self, context: str, text: str) -> str:
+        """Keyed hash (hex) of `text` within `context`: equal texts compare equal, nothing else can be learned."""
+        return hmac.new(self._blind, context.encode() + b"\0" + text.encode(), "sha256").hexdigest()
+
+    def csrf(self, session_binding: str) -> str:
+        """Anti-forgery token bound to a session or pre-session cookie value."""
+        return hmac.new(self._csrf, session_binding.encode(), "sha256").hexdigest()
+
+
+def _derive(raw: bytes, name: str) -> bytes:
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=name.encode()).derive(raw)
+
+
+class Keyring:
+    """Signing keys of the installation, parsed and held. Thread-safe."""
+
+    def __init__(self, master: MasterKey, keys: Iterable[SigningKey], retired: Iterable[Mapping[str, Any]] = ()) -> None:
+        self.master = master
+        self._lock = threading.Lock()
+        self._replace(list(keys), list(retired))
+
+    def _replace(self, keys: list[SigningKey], retired: list[Mapping[str, Any]]) -> None:
+        # Newest first, so that the first of a purpose and algorithm signs.
+        self._keys = keys
+        self._retired = retired
+
+    def seal(self, context: str, plaintext: bytes) -> bytes:
+        """See `MasterKey.seal`."""
+        return self.master.seal(context, plaintext)
+
+    def open(self, context: str, sealed: bytes) -> bytes:
+        """See `MasterKey.open`."""
+        return self.master.open(context, sealed)
+
+    def blind_index(self, context: str, text: str) -> str:
+        """See `MasterKey.blind_index`."""
+        return self.master.blind_index(context, text)
+
+    def signing_key(self, purpose: Purpose, alg: str | None = None) -> SigningKey:
+        """The key that signs for `purpose` now, by default with the purpose's first algorithm.
+
+        Raises:
+            NotFound: no key of that algorithm serves the purpose.
+        """
+        wanted = alg or PURPOSES[purpose][0]
+        for key in self._keys:
+            if key.purpose == purpose and key.alg == wanted:
+                return key
+        raise NotFound(f"There is no {wanted} key for {purpose}.", rule="key.missing")
+
+    def sign_jws(self, purpose: Purpose, typ: str, payload: Mapping[str, Any] | bytes, *, alg: str | None = None) -> str:
+        """Compact JWS by the purpose's current key."""
+        body = payload if isinstance(payload, bytes) else orjson.dumps(payload)
+        return self.signing_key(purpose, alg).sign_jws(typ, body)
+
+    def jwks(self, *purposes: Purpose) -> dict[str, Any]:
+        """Public keys of the purposes, retired ones included as long as they are kept, newest first."""
+        keys = [dict(k.public_jwk) for k in self._keys if k.purpose in purposes]  # type: ignore[call-overload]
+        keys += [
+            {n: v for n, v in r.items() if n != "purpose"} for r in self._retired if r.get("purpose") in purposes
+        ]
+        return {"keys": keys}
+
+    def verification_keys(self, *purposes: Purpose) -> dict[str, tuple[str, Any]]:
+        """kid -> (algorithm, key object) of what verifies signatures of the purposes."""
+        return {k.kid: (k.alg, k.key) for k in self._keys if k.purpose in purposes}
+
+
+def load_keyring(database: Database, master: MasterKey, *, now: datetime) -> Keyring:
+    """Load all signing keys, making the missing ones (on an empty hub: all of them)."""
+    with database.read() as session:
+        loaded = _load(session, master)
+    missing = [
+        (purpose, alg)
+        for purpose, algs in PURPOSES.items()
+        for alg in algs
+        if not any(k.purpose == purpose and k.alg == alg for k in loaded[0])
+    ]
+    if missing:
+        with database.transaction() as session:
+            present = {(k.purpose, k.alg) for k in _load(session, master)[0]}
+            for purpose, alg in missing:
+                if (purpose, alg) not in present:
+                    _create(session, master, purpose, alg, now=now)
+        with database.read() as session:
+            loaded = _load(session, master)
+    return Keyring(master, *loaded)
+
+
+def rotate(session: Session, keyring: Keyring, purpose: Purpose, alg: str, *, now: datetime) -> str:
+    """Make a new key of the purpose; the older ones stay published as retired. Returns the new kid.
+
+    Takes effect in a process when it loads its keyring again.
+    """
+    session.execute(
+        update(SigningKeyRow)
+        .where(SigningKeyRow.purpose == purpose, SigningKeyRow.alg == alg, SigningKeyRow.retired_at.is_(None))
+        .values(retired_at=now)
+    )
+    return _create(session, keyring.master, purpose, alg, now=now)
+
+
+def _load(session: Session, master: MasterKey) -> tuple[list[SigningKey], list[dict[str, Any]]]:
+    rows = session.execute(
+        select(
+            SigningKeyRow.kid,
+            SigningKeyRow.purpose,
+            SigningKeyRow.alg,
+            SigningKeyRow.private_sealed,
+            SigningKeyRow.public_jwk,
+            SigningKeyRow.retired_at,
+        ).order_by(SigningKeyRow.created_at.desc(), SigningKeyRow.kid)
+    ).all()
+    keys, retired = [], []
+    for row in rows:
+        if row.retired_at is not None:
+            retired.append({**row.public_jwk, "purpose": row.purpose})
+            continue
+        private = orjson.loads(master.open(_key_context(row.kid), row.private_sealed))
+        keys.append(SigningKey(row.kid, row.purpose, row.alg, _import(private), row.public_jwk))
+    return keys, retired
+
+
+def _create(session: Session, master: MasterKey, purpose: Purpose, alg: str, *, now: datetime) -> str:
+    private: Any
+    if alg == "ES256":
+        private = ec.generate_private_key(ec.SECP256R1())
+        key: ECKey | RSAKey | OKPKey = ECKey.import_key(_pem(private))
+    elif alg == "RS256":
+        private = rsa.generate_private_key(public_exponent=65537, key_size=_RSA_BITS)
+        key = RSAKey.import_key(_pem(private))
+    else:
+        private = ed25519.Ed25519PrivateKey.generate()
+        key = OKPKey.import_key(_pem(private))
+    kid = f"{purpose}-{now:%Y%m%d}-{key.thumbprint()[:12]}"
+    public = {**key.as_dict(private=False), "kid": kid, "use": "sig", "alg": "EdDSA" if alg == "Ed25519" else alg}
+    if purpose in {"receipt", "checkpoint"}:
+        public["idhub_purpose"] = purpose
+    session.add(
+        SigningKeyRow(
+            kid=kid,
+            purpose=purpose,
+            alg=alg,
+            private_sealed=master.seal(_key_context(kid), orjson.dumps(key.as_dict(private=True))),
+            public_jwk=public,
+            created_at=now,
+        )
+    )
+    session.flush()
+    return kid
+
+
+def _pem(private: Any) -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    return bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+def _import(jwk: dict[str, Any]) -> ECKey | RSAKey | OKPKey:
+    if jwk["kty"] == "EC":
+        return ECKey.import_key(jwk)
+    if jwk["kty"] == "RSA":
+        return RSAKey.import_key(jwk)
+    return OKPKey.import_key(jwk)
+
+
+def _key_context(kid: str) -> str:
+    return f"signing_keys:{kid}:private"

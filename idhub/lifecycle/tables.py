@@ -1,0 +1,128 @@
+"""Tables of cases, receipts, runs of a source and what the brake holds."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Boolean, ForeignKey, Index, Integer, LargeBinary, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from idhub.db import Base, Instant, JsonText
+
+
+class Case(Base):
+    """One joiner, mover or leaver run, with its plan; a leaver's case has a receipt."""
+
+    __tablename__ = "cases"
+    __table_args__ = (Index("ix_cases_open", "kind", "state", "effective_at"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    number: Mapped[str] = mapped_column(String(24), unique=True)
+    """What people call it: R-2026-11-0387."""
+    kind: Mapped[str] = mapped_column(String(16))
+    """joiner, mover, leaver, suspension."""
+    principal_id: Mapped[str] = mapped_column(ForeignKey("principals.id"), index=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
+    state: Mapped[str] = mapped_column(String(16))
+    """scheduled, running, complete, cancelled."""
+    is_emergency: Mapped[bool] = mapped_column(Boolean, default=False)
+    reason: Mapped[str | None] = mapped_column(Text)
+    effective_at: Mapped[datetime] = mapped_column(Instant)
+    local_done_at: Mapped[datetime | None] = mapped_column(Instant)
+    """When nothing here worked any more."""
+    completed_at: Mapped[datetime | None] = mapped_column(Instant)
+    opened_at: Mapped[datetime] = mapped_column(Instant)
+    opened_by: Mapped[str] = mapped_column(String(60))
+    plan: Mapped[Any] = mapped_column(JsonText)
+    """What was shown before: rows, fingerprint, as-of; compared with what happened."""
+    ended: Mapped[Any] = mapped_column(JsonText, default=dict)
+    """What ended at once: counts of sessions, grants, tokens."""
+
+
+class Receipt(Base):
+    """One signed version of a case's receipt; the highest version is current, older ones stay readable."""
+
+    __tablename__ = "receipts"
+
+    case_id: Mapped[str] = mapped_column(ForeignKey("cases.id"), primary_key=True)
+    version: Mapped[int] = mapped_column(Integer, primary_key=True)
+    is_complete: Mapped[bool] = mapped_column(Boolean)
+    signed_at: Mapped[datetime] = mapped_column(Instant)
+    jws: Mapped[str] = mapped_column(Text)
+    disclosures: Mapped[Any] = mapped_column(JsonText)
+    """Salts of the personal commitments; erasable without touching the signature."""
+    log_size: Mapped[int | None] = mapped_column(Integer)
+    """Size of the audit log when it was signed."""
+
+
+class ReceiptDue(Base):
+    """A case whose deliveries changed since its receipt was last signed; the worker signs and removes it."""
+
+    __tablename__ = "receipts_due"
+
+    case_id: Mapped[str] = mapped_column(ForeignKey("cases.id"), primary_key=True)
+    since: Mapped[datetime] = mapped_column(Instant)
+
+
+class CaseNumber(Base):
+    """Last number given out in a month."""
+
+    __tablename__ = "case_numbers"
+
+    month: Mapped[str] = mapped_column(String(7), primary_key=True)
+    last: Mapped[int] = mapped_column(Integer)
+
+
+class SourceRun(Base):
+    """One read of a source: what it said, whether it was complete, what was done."""
+
+    __tablename__ = "source_runs"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    provider: Mapped[str] = mapped_column(String(60), index=True)
+    started_at: Mapped[datetime] = mapped_column(Instant)
+    finished_at: Mapped[datetime | None] = mapped_column(Instant)
+    is_complete: Mapped[bool] = mapped_column(Boolean, default=False)
+    is_snapshot: Mapped[bool] = mapped_column(Boolean, default=True)
+    content_hash: Mapped[str | None] = mapped_column(String(64))
+    counts: Mapped[Any] = mapped_column(JsonText, default=dict)
+    problems: Mapped[Any] = mapped_column(JsonText, default=list)
+    """Refused rows: line, field, rule; bounded."""
+    started_by: Mapped[str] = mapped_column(String(60))
+
+
+class HeldChange(Base):
+    """A change that the mass-change brake holds back until two people release it."""
+
+    __tablename__ = "held_changes"
+    __table_args__ = (Index("ix_held_changes_state", "state", "organization_id"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    run_id: Mapped[str] = mapped_column(ForeignKey("source_runs.id"), index=True)
+    provider: Mapped[str] = mapped_column(String(60))
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
+    principal_id: Mapped[str] = mapped_column(ForeignKey("principals.id"))
+    employment_id: Mapped[str | None] = mapped_column(String(40))
+    kind: Mapped[str] = mapped_column(String(24))
+    """left, absent."""
+    change_sealed: Mapped[bytes | None] = mapped_column(LargeBinary)
+    state: Mapped[str] = mapped_column(String(16))
+    """held, released, dropped."""
+    held_at: Mapped[datetime] = mapped_column(Instant)
+    first_approver: Mapped[str | None] = mapped_column(String(60))
+    second_approver: Mapped[str | None] = mapped_column(String(60))
+    decided_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
+class LeaveCount(Base):
+    """Leaves that a source caused, per organization: the brake's rolling 24 hours."""
+
+    __tablename__ = "leave_counts"
+    __table_args__ = (Index("ix_leave_counts_window", "provider", "organization_id", "at"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    provider: Mapped[str] = mapped_column(String(60))
+    organization_id: Mapped[str] = mapped_column(String(40))
+    at: Mapped[datetime] = mapped_column(Instant)
+    leaves: Mapped[int] = mapped_column(Integer)
+
+

@@ -1,0 +1,30 @@
+"""What every page shares: templates, languages, themes, formats, and the headers and tokens that protect a form.
+
+Owns rendering (`Pages.render`), the choice of language and theme, the wording of times and numbers, static files with
+content-addressed URLs, the Content-Security-Policy, protection against forged requests, and what counts as a safe
+local address to go back to. Knows neither a route, nor a session, nor the database: `idhub.web` and the protocols
+hand in what is to be shown. Entry point: `create_pages`.
+"""
+
+from idhub.pages.assets import Asset, Assets
+from idhub.pages.formats import Formatter
+from idhub.pages.language import LANGUAGES, Language, N_, load_translations, negotiate_language
+from idhub.pages.render import Pages, create_pages
+from idhub.pages.security import CsrfGuard, content_security_policy, safe_local_path, security_headers
+
+__all__ = [
+    "LANGUAGES",
+    "Asset",
+    "Assets",
+    "CsrfGuard",
+    "Formatter",
+    "Language",
+    "N_",
+    "Pages",
+    "content_security_policy",
+    "create_pages",
+    "load_translations",
+    "negotiate_language",
+    "safe_local_path",
+    "security_headers",
+]

@@ -1,0 +1,122 @@
+"""Times, dates, durations and numbers in the words of a language, at the installation's place."""
+
+from datetime import UTC, date, datetime, timedelta
+from gettext import NullTranslations
+from zoneinfo import ZoneInfo
+
+from idhub.pages.language import Language, N_
+
+_EN_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_WEEKDAYS = (N_("Monday"), N_("Tuesday"), N_("Wednesday"), N_("Thursday"), N_("Friday"), N_("Saturday"), N_("Sunday"))
+_BEIJING = "Asia/Shanghai"
+_NEAR_DAYS = 7
+_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
+
+
+class Formatter:
+    """Formats for one language and one time zone. All instants come in aware; "now" is handed in, never read."""
+
+    def __init__(self, language: Language, zone: str, translations: NullTranslations) -> None:
+        self.language = language
+        self._zone_name = zone
+        self._zone = ZoneInfo(zone)
+        self._t = translations
+
+    def local(self, value: datetime) -> datetime:
+        """The instant on the clocks of the installation's place."""
+        return value.astimezone(self._zone)
+
+    def zone_label(self, value: datetime) -> str:
+        """How the zone is named beside a time: 北京时间, or its offset."""
+        if self._zone_name == _BEIJING and self.language == "zh-CN":
+            return "北京时间"
+        offset = self.local(value).utcoffset() or timedelta()
+        minutes = int(offset.total_seconds()) // 60
+        sign, (hours, rest) = "-" if minutes < 0 else "+", divmod(abs(minutes), 60)
+        return f"UTC{sign}{hours}" + (f":{rest:02d}" if rest else "")
+
+    def date(self, value: date | datetime | None) -> str:
+        """2026-11-30, or 30 Nov 2026; a dash for none."""
+        if value is None:
+            return "—"
+        day = self.local(value).date() if isinstance(value, datetime) else value
+        return day.isoformat() if self.language == "zh-CN" else f"{day.day} {_EN_MONTHS[day.month - 1]} {day.year}"
+
+    def weekday(self, value: date | datetime) -> str:
+        """The day of the week."""
+        day = self.local(value).date() if isinstance(value, datetime) else value
+        return self._t.gettext(_WEEKDAYS[day.weekday()])
+
+    def instant(self, value: datetime | None) -> str:
+        """Full value with zone: 2026-11-30 18:00（北京时间）, or 30 Nov 2026, 18:00 (UTC+8)."""
+        if value is None:
+            return "—"
+        zone = self.zone_label(value)
+        return f"{self.minute(value)}（{zone}）" if self.language == "zh-CN" else f"{self.minute(value)} ({zone})"
+
+    def minute(self, value: datetime | None) -> str:
+        """To the minute, without zone."""
+        if value is None:
+            return "—"
+        separator = " " if self.language == "zh-CN" else ", "
+        return f"{self.date(value)}{separator}{self.local(value):%H:%M}"
+
+    def second(self, value: datetime | None) -> str:
+        """Date and clock to the second, digits only: for exact records and tooltips."""
+        return "—" if value is None else f"{self.local(value):%Y-%m-%d %H:%M:%S}"
+
+    def clock(self, value: datetime | None, *, milliseconds: bool = False) -> str:
+        """The clock alone, to the second or millisecond."""
+        if value is None:
+            return "–"
+        local = self.local(value)
+        return f"{local:%H:%M:%S}" + (f".{local.microsecond // 1000:03d}" if milliseconds else "")
+
+    def near(self, value: datetime | None, now: datetime) -> str:
+        """As one would say it: 今天 14:31, 3 天前, 11-18, or the date where another year is meant."""
+        if value is None:
+            return "—"
+        local, today = self.local(value), self.local(now).date()
+        days = (today - local.date()).days
+        if days == 0:
+            return self._t.gettext("today %(clock)s") % {"clock": f"{local:%H:%M}"}
+        if days == 1:
+            return self._t.gettext("yesterday %(clock)s") % {"clock": f"{local:%H:%M}"}
+        if days == -1:
+            return self._t.gettext("tomorrow %(clock)s") % {"clock": f"{local:%H:%M}"}
+        if 1 < days <= _NEAR_DAYS:
+            return self._t.ngettext("%(num)s day ago", "%(num)s days ago", days) % {"num": days}
+        if local.year == today.year:
+            return f"{local:%m-%d %H:%M}" if self.language == "zh-CN" else f"{local.day} {local:%b}, {local:%H:%M}"
+        return self.date(value)
+
+    def duration(self, value: timedelta | float | None) -> str:
+        """46 分钟, 8 小时, 1 分 10 秒: two units at most, and none finer than the size deserves."""
+        if value is None:
+            return "—"
+        seconds = int(value.total_seconds() if isinstance(value, timedelta) else value)
+        if seconds < 0:
+            return "−" + self.duration(-seconds)
+        parts: list[str] = []
+        days, rest = divmod(seconds, _DAY)
+        hours, rest = divmod(rest, _HOUR)
+        minutes, secs = divmod(rest, _MINUTE)
+        if days:
+            parts.append(self._t.ngettext("%(num)s day", "%(num)s days", days) % {"num": days})
+        if hours:
+            parts.append(self._t.ngettext("%(num)s hour", "%(num)s hours", hours) % {"num": hours})
+        if minutes and not days:
+            parts.append(self._t.ngettext("%(num)s minute", "%(num)s minutes", minutes) % {"num": minutes})
+        if (secs and not days and not hours) or not parts:
+            parts.append(self._t.ngettext("%(num)s second", "%(num)s seconds", secs) % {"num": secs})
+        return " ".join(parts[:2])
+
+    def number(self, value: int | None) -> str:
+        """With thousands separators; a dash for none, since unknown is not zero."""
+        return "—" if value is None else f"{value:,}"
+
+    def iso(self, value: datetime | date) -> str:
+        """For `<time datetime>`."""
+        if isinstance(value, datetime):
+            return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        return value.isoformat()

@@ -1,0 +1,186 @@
+"""Rendering: a template, its language, its theme, its headers."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from gettext import GNUTranslations
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from idhub.pages.assets import Assets
+from idhub.pages.formats import Formatter
+from idhub.pages.language import LANGUAGES, Language, load_translations, negotiate_language
+from idhub.pages.security import CsrfGuard, security_headers
+from idhub.settings import Settings
+
+_WEB = Path(__file__).resolve().parent.parent / "web"
+THEMES = ("auto", "light", "dark")
+_YEAR_SECONDS = 365 * 24 * 3600
+_PRE_SESSION_SECONDS = 24 * 3600
+_MIN_BINDING, _MAX_BINDING = 16, 64
+
+
+class Pages:
+    """Renders every page of the hub. One a process; safe for threads."""
+
+    def __init__(self, settings: Settings, csrf_secret: bytes, *, folder: Path = _WEB) -> None:
+        self.issuer = settings.issuer
+        self.assets = Assets(folder / "static")
+        self.csrf = CsrfGuard(csrf_secret, settings.issuer)
+        self._prefix = settings.cookie_prefix
+        self._is_https = settings.is_https
+        self._site_name = settings.login_name
+        self._translations: dict[Language, GNUTranslations] = {
+            language: load_translations(folder / "locale", language) for language in LANGUAGES
+        }
+        self._formatters = {
+            language: Formatter(language, settings.time_zone, self._translations[language]) for language in LANGUAGES
+        }
+        self._environments = {language: self._environment(folder / "templates", language) for language in LANGUAGES}
+
+    def _environment(self, templates: Path, language: Language) -> Environment:
+        environment = Environment(
+            loader=FileSystemLoader(templates),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            auto_reload=False,
+            extensions=["jinja2.ext.i18n"],
+        )
+        translations = self._translations[language]
+        environment.install_gettext_callables(  # type: ignore[attr-defined] - added by the i18n extension
+            translations.gettext, translations.ngettext, newstyle=True,
+            pgettext=translations.pgettext, npgettext=translations.npgettext,
+        )  # fmt: skip
+        environment.globals.update(
+            asset=self.assets.url,
+            fmt=self._formatters[language],
+            lang=language,
+            site_name=self._site_name,
+            issuer=self.issuer,
+        )
+        return environment
+
+    # ------------------------------------------------------------------ choices of the person
+
+    def cookie_name(self, name: str) -> str:
+        """Full name of one of the hub's cookies."""
+        return self._prefix + name
+
+    def language(self, request: Request) -> Language:
+        """The language of the answer to this request."""
+        return negotiate_language(
+            request.cookies.get(self.cookie_name("lang")), request.headers.get("accept-language")
+        )
+
+    def theme(self, request: Request) -> str:
+        """`light` or `dark` where the person chose one, else `auto`: the system's."""
+        theme = request.cookies.get(self.cookie_name("theme"), "auto")
+        return theme if theme in THEMES else "auto"
+
+    def formatter(self, request: Request) -> Formatter:
+        """Formats in the language of this request."""
+        return self._formatters[self.language(request)]
+
+    def gettext(self, request: Request, message: str, **values: object) -> str:
+        """A sentence in the language of this request, with its `%(name)s` filled in. Not escaped."""
+        text = self._translations[self.language(request)].gettext(message)
+        return text % values if values else text
+
+    def set_choice(self, response: Response, name: str, value: str) -> None:
+        """Remember a choice (`lang`, `theme`) in a cookie for a year."""
+        self._set_cookie(response, name, value, _YEAR_SECONDS)
+
+    def _set_cookie(self, response: Response, name: str, value: str, max_age: int) -> None:
+        response.set_cookie(
+            self.cookie_name(name), value, max_age=max_age, path="/", secure=self._is_https, httponly=True,
+            samesite="lax",
+        )  # fmt: skip
+
+    # ------------------------------------------------------------------ forms
+
+    def binding(self, request: Request, session_id: str | None) -> str:
+        """What a form token of this browser is bound to: its session, else its pre-session cookie, else nothing."""
+        if session_id:
+            return f"session:{session_id}"
+        value = request.cookies.get(self.cookie_name("pre"), "")
+        return f"pre:{value}" if _MIN_BINDING <= len(value) <= _MAX_BINDING else ""
+
+    def check_form(self, request: Request, csrf_token: str, *, session_id: str | None = None) -> None:
+        """Refuse a form that this browser was not given. `session_id` as when the form was rendered.
+
+        Raises:
+            NotPermitted: rule `csrf.cross_site` or `csrf.token`.
+        """
+        self.csrf.check(request, csrf_token, self.binding(request, session_id))
+
+    # ------------------------------------------------------------------ responses
+
+    def render(
+        self,
+        request: Request,
+        template: str,
+        context: Mapping[str, Any],
+        status: int = 200,
+        *,
+        session_id: str | None = None,
+        personal: bool = True,
+        form_action: Iterable[str] = (),
+        frame_src: Iterable[str] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> HTMLResponse:
+        """An HTML page in the language and theme of the request, with every header that protects it.
+
+        The template sees `context` and: `_`, `ngettext`, `lang`, `theme`, `fmt` (Formatter), `asset(name)`,
+        `csrf_token`, `here` (path and query of this page), `now`, `request_id`, `site_name`, `issuer`.
+
+        Args:
+            session_id: of the signed-in person; form tokens are bound to it. None binds them to a pre-session cookie,
+                which is set here when the browser has none.
+            form_action, frame_src: see `content_security_policy`.
+        """
+        binding = self.binding(request, session_id)
+        fresh_pre_session = ""
+        if not binding:
+            fresh_pre_session = self.csrf.new_binding()
+            binding = f"pre:{fresh_pre_session}"
+        language = self.language(request)
+        values: dict[str, Any] = {
+            "theme": self.theme(request),
+            "here": _here(request),
+            "csrf_token": self.csrf.token(binding),
+            "now": datetime.now(UTC),
+            "request_id": getattr(request.state, "request_id", ""),
+            "frame": None,
+            **context,
+        }
+        body = self._environments[language].get_template(template).render(values)
+        response = HTMLResponse(body, status_code=status, headers=dict(headers or {}))
+        response.headers.update(security_headers(personal=personal, form_action=form_action, frame_src=frame_src))
+        response.headers["Content-Language"] = language
+        response.headers["Vary"] = "Accept-Language, Cookie"
+        if fresh_pre_session:
+            self._set_cookie(response, "pre", fresh_pre_session, _PRE_SESSION_SECONDS)
+        return response
+
+    def fragment(self, request: Request, template: str, context: Mapping[str, Any]) -> str:
+        """A part of a page as text, for server-sent events. Same variables as `render`, without a form token."""
+        values = {"theme": self.theme(request), "now": datetime.now(UTC), "frame": None, **context}
+        return self._environments[self.language(request)].get_template(template).render(values)
+
+
+def _here(request: Request) -> str:
+    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+
+
+def create_pages(settings: Settings, csrf_secret: bytes) -> Pages:
+    """Read templates, catalogues and static files, and return what renders them.
+
+    Args:
+        csrf_secret: at least 32 bytes, the same on every node of the installation.
+    """
+    return Pages(settings, csrf_secret)

@@ -1,0 +1,138 @@
+"""Headers of every page, protection of every form, and the addresses a page may send a browser back to."""
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterable
+from urllib.parse import unquote, urlsplit
+
+from starlette.requests import Request
+
+from idhub.errors import NotPermitted
+
+_MAX_PATH = 2048
+_NONCE_CHARACTERS = 22
+_SAFE_FETCH_SITES = frozenset({"same-origin", "none"})
+
+
+def content_security_policy(*, form_action: Iterable[str] = (), frame_src: Iterable[str] = ()) -> str:
+    """The policy of a page: nothing but what the hub itself serves, no inline script or style, never framed.
+
+    Args:
+        form_action: origins where a form of this page may end after redirects (sign-in, consent, logout).
+        frame_src: origins that the logout page tells by front channel.
+    """
+    forms = " ".join(["'self'", *sorted({_origin(url) for url in form_action})])
+    directives = [
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self'",
+        "font-src 'self'",
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "frame-ancestors 'none'",
+        f"form-action {forms}",
+    ]
+    frames = sorted({_origin(url) for url in frame_src})
+    if frames:
+        directives.append("frame-src " + " ".join(frames))
+    return "; ".join(directives)
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or any(c in parts.netloc for c in " ;,'\"@"):
+        raise ValueError("a policy names http or https origins only")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def security_headers(
+    *, personal: bool, form_action: Iterable[str] = (), frame_src: Iterable[str] = ()
+) -> dict[str, str]:
+    """Headers of an HTML response. `personal` pages are never kept by any cache."""
+    return {
+        "Content-Security-Policy": content_security_policy(form_action=form_action, frame_src=frame_src),
+        "X-Content-Type-Options": "nosniff",
+        "X-Frame-Options": "DENY",
+        "Referrer-Policy": "no-referrer",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cache-Control": "no-store" if personal else "no-cache",
+    }
+
+
+def safe_local_path(value: str | None, default: str = "/") -> str:
+    """`value` if it is a path on this hub and nothing else, otherwise `default`.
+
+    Refused: another host in any spelling (`//e`, `/\\e`, `/%09/e`, `https:e`), control characters, back-slashes,
+    addresses longer than 2,048 characters.
+    """
+    if not value or len(value) > _MAX_PATH or not value.startswith("/"):
+        return default
+    decoded = unquote(value)
+    for text in (value, decoded, unquote(decoded)):
+        if "\\" in text or not text.isprintable() or text.startswith("//"):
+            return default
+        if "".join(text.split()).startswith("//"):
+            return default
+    try:
+        parts = urlsplit(value)
+    except ValueError:
+        return default
+    return default if parts.scheme or parts.netloc else value
+
+
+class CsrfGuard:
+    """Tokens that bind a form to the browser it was given to, and the checks of a request that changes something.
+
+    A token is a nonce and its HMAC over the binding: the session's id for a signed-in person, otherwise the value of
+    the pre-session cookie, so that nobody can be signed in to somebody else's account by a forged form either.
+    """
+
+    def __init__(self, secret: bytes, issuer: str) -> None:
+        if len(secret) < hashlib.sha256().digest_size:
+            raise ValueError("the secret of form tokens has at least 32 bytes")
+        self._secret = secret
+        parts = urlsplit(issuer)
+        self._origin = f"{parts.scheme}://{parts.netloc}"
+
+    @staticmethod
+    def new_binding() -> str:
+        """A value for the pre-session cookie."""
+        return secrets.token_urlsafe(16)
+
+    def token(self, binding: str) -> str:
+        """A fresh token for this binding. Every page gets its own, so that compression leaks nothing."""
+        nonce = secrets.token_urlsafe(16)
+        return f"{nonce}.{self._mac(binding, nonce)}"
+
+    def is_valid(self, token: str, binding: str) -> bool:
+        """Whether the token was given out for this binding."""
+        nonce, _, mac = token.partition(".")
+        if not binding or len(nonce) != _NONCE_CHARACTERS or not token.isascii():
+            return False
+        return hmac.compare_digest(mac, self._mac(binding, nonce))
+
+    def check(self, request: Request, token: str, binding: str) -> None:
+        """Refuse a request that another site made, or whose form this browser was not given.
+
+        Raises:
+            NotPermitted: rule `csrf.cross_site` or `csrf.token`.
+        """
+        site = request.headers.get("sec-fetch-site")
+        if site is not None and site not in _SAFE_FETCH_SITES:
+            raise NotPermitted("The request came from another site. Nothing was changed.", rule="csrf.cross_site")
+        # The Origin that counts is the issuer's: the Host header is the caller's word. Our own forms send `null`,
+        # because their pages say `no-referrer` (Fetch, "append a request Origin header"); the token decides then.
+        origin = request.headers.get("origin", "null")
+        if origin not in {"null", self._origin}:
+            raise NotPermitted("The request came from another site. Nothing was changed.", rule="csrf.cross_site")
+        if not self.is_valid(token, binding):
+            raise NotPermitted(
+                "The page was open too long or came from another browser window. Reload it and try again.",
+                field="csrf_token",
+                rule="csrf.token",
+            )
+
+    def _mac(self, binding: str, nonce: str) -> str:
+        return hmac.new(self._secret, f"csrf\0{binding}\0{nonce}".encode(), hashlib.sha256).hexdigest()

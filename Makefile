@@ -1,0 +1,67 @@
+# Everything that is run by hand or by CI. `make` alone lists it.
+SHELL := /bin/sh
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+ENVIRONMENT := $(VENV)/.installed
+NODE_MODULES := tests/node_modules/.installed
+SOURCES := idhub providers scim audit
+
+##@ Use
+
+.PHONY: demo
+demo: $(ENVIRONMENT) ## Tell the story from hire to receipt, then stay for a look (CI=1: end by itself)
+	@$(PYTHON) -m idhub.demo $(if $(CI),--ci)
+
+.PHONY: install
+install: $(ENVIRONMENT) ## Build .venv from requirements.lock, hashes checked
+
+##@ Work
+
+.PHONY: check
+check: $(ENVIRONMENT) ## Linters, formatting, types and import contracts
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+.PHONY: test
+test: $(ENVIRONMENT) system-packages $(NODE_MODULES) check ## Everything: check, then every test with real components
+	$(PYTHON) -m pytest
+
+.PHONY: format
+format: $(ENVIRONMENT) ## Let ruff sort imports and lay out the code
+	$(VENV)/bin/ruff check --fix --exit-zero .
+	$(VENV)/bin/ruff format .
+
+.PHONY: image-steps
+image-steps: ## Run the steps of the Dockerfile in a scratch folder, without an engine
+	.ci/image-steps
+
+.PHONY: clean
+clean: ## Remove what make has built
+	rm -rf $(VENV) tests/node_modules dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+##@ Set-up
+
+.PHONY: system-packages
+system-packages: ## Install the Debian packages that tests need (root or sudo -n)
+	@.ci/system-packages
+
+.PHONY: help
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} \
+	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
+	  /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# The lock is installed as a whole, then the project itself without asking anyone for anything.
+$(ENVIRONMENT): requirements.lock pyproject.toml .ci/environment
+	@.ci/environment $(VENV)
+	@touch $@
+
+$(NODE_MODULES): tests/package.json tests/package-lock.json
+	cd tests && npm ci --ignore-scripts --no-audit --no-fund
+	@touch $@

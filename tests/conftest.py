@@ -1,0 +1,97 @@
+"""Fixtures that every test may use.
+
+A test that takes `database_url` or `database` runs twice: on SQLite and on a real PostgreSQL server, each time with a
+database of its own. To run on one only: `@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.clock import Clock
+
+if TYPE_CHECKING:
+    from idhub.db import Database
+    from idhub.keys import Keyring
+    from idhub.settings import Settings
+    from tests.support.databases import DatabaseKind, Databases
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> None:
+    """Settings in the caller's environment must not decide what a test sees."""
+    for name in [name for name in os.environ if name.startswith("IDHUB_")]:
+        del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def databases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
+    """Maker of databases; owns the PostgreSQL server of this run."""
+    from tests.support.databases import Databases
+
+    made = Databases(tmp_path_factory.mktemp("databases"))
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_kind(request: pytest.FixtureRequest) -> DatabaseKind:
+    """Which of the two databases this run of the test is on."""
+    kind: DatabaseKind = request.param
+    return kind
+
+
+@pytest.fixture
+def database_url(
+    request: pytest.FixtureRequest, database_kind: DatabaseKind, databases: Databases, tmp_path: Path
+) -> Iterator[str]:
+    """Address of a database of the test's own: migrated when the test also takes `database`, else empty."""
+    migrated = "database" in request.fixturenames
+    with databases.fresh(database_kind, tmp_path, migrated=migrated) as url:
+        yield url
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Settings of a hub in the test's folder, on the test's database where it takes one. Hashing is made cheap."""
+    from idhub.settings import Settings
+
+    url: str = request.getfixturevalue("database_url") if "database_url" in request.fixturenames else ""
+    return Settings(
+        data_dir=tmp_path, database_url=url, database_pool_size=8, argon2_memory_kib=1024, argon2_time_cost=1
+    )
+
+
+@pytest.fixture
+def database(database_url: str, databases: Databases, settings: Settings) -> Iterator[Database]:
+    """An open, migrated database with nothing in it but signing keys; their master key lies where settings say."""
+    from idhub.db import create_database
+
+    shutil.copy(databases.master_key_file, settings.effective_master_key_file)
+    opened = create_database(settings)
+    try:
+        yield opened
+    finally:
+        opened.dispose()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """Time under control; starts on Monday 23 November 2026, 02:00 UTC (10:00 in Shanghai)."""
+    return Clock()
+
+
+@pytest.fixture
+def keyring(database: Database, settings: Settings, clock: Clock) -> Keyring:
+    """Keys of every purpose, loaded from the test's database."""
+    from idhub.keys import MasterKey, load_keyring
+
+    return load_keyring(database, MasterKey.load(settings.effective_master_key_file, create=False), now=clock())

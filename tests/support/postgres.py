@@ -1,0 +1,161 @@
+"""A real PostgreSQL server for tests: scratch folder, own port, gone afterwards. Debian's default cluster is left alone."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from tests.support.processes import die_with_parent, free_port
+
+_OPTIONS = {
+    "listen_addresses": "127.0.0.1",
+    "max_connections": "200",
+    "shared_buffers": "64MB",
+    # The data lives as long as the test run: nothing here needs to survive a loss of power.
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+    "max_wal_size": "256MB",
+    "autovacuum": "off",
+    "log_min_messages": "fatal",
+}
+
+
+class PostgresAbsent(Exception):
+    """The server programs are not on this machine."""
+
+
+def _programs() -> Path:
+    """The folder with initdb and postgres; Debian keeps it off PATH."""
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda p: int(p.parts[-3]), reverse=True)
+    found = versions[0] if versions else shutil.which("initdb")
+    if found is None:
+        raise PostgresAbsent(
+            "PostgreSQL's server programs are missing. `make test` installs them (package postgresql)."
+        )
+    return Path(found).resolve().parent
+
+
+class PostgresServer:
+    """One running server. Databases are made from a template, which takes some 50 ms."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def url(self, database: str = "postgres") -> str:
+        """The address of a database, as settings take it."""
+        return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
+
+    def create(self, database: str, *, template: str = "template1") -> str:
+        """Make a database as a copy of `template`; returns its address."""
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(database), sql.Identifier(template))
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(statement)
+        return self.url(database)
+
+    def drop(self, database: str) -> None:
+        """Remove a database, whoever is still connected."""
+        statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database))
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute(statement)
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """Run a server until the block ends.
+
+    PostgreSQL refuses to run as root; then it runs as the user `postgres`, in a folder that this user owns.
+
+    Raises:
+        PostgresAbsent: the server programs, or the user to run them as, are not on this machine.
+    """
+    programs = _programs()
+    owner: pwd.struct_passwd | None = None
+    if os.geteuid() == 0:
+        try:
+            owner = pwd.getpwnam("postgres")
+        except KeyError as error:
+            raise PostgresAbsent("There is no user `postgres` to run PostgreSQL as; root may not.") from error
+    folder = Path(tempfile.mkdtemp(prefix="idhub-postgres-"))
+    try:
+        if owner is not None:
+            os.chown(folder, owner.pw_uid, owner.pw_gid)
+        data = folder / "data"
+        _run_as(owner, [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"], folder)
+        process, port = _start(programs, data, folder, owner)
+        try:
+            yield PostgresServer(port)
+        finally:
+            process.send_signal(signal.SIGINT)  # "fast": disconnect everybody, then end
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGQUIT)
+                process.wait(10)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _identity(owner: pwd.struct_passwd | None) -> tuple[int | None, int | None, list[int] | None]:
+    return (owner.pw_uid, owner.pw_gid, []) if owner is not None else (None, None, None)
+
+
+def _run_as(owner: pwd.struct_passwd | None, command: list[str | Path], folder: Path) -> None:
+    user, group, extra_groups = _identity(owner)
+    command += ["--locale=C.UTF-8", "--no-sync", "--no-instructions"]
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        user=user,
+        group=group,
+        extra_groups=extra_groups,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise AssertionError(f"initdb failed: {done.stdout}\n{done.stderr}")
+
+
+def _start(
+    programs: Path, data: Path, folder: Path, owner: pwd.struct_passwd | None
+) -> tuple["subprocess.Popen[bytes]", int]:
+    """Start on a free port; another process may take that port first, hence three tries."""
+    user, group, extra_groups = _identity(owner)
+    log = folder / "log"
+    for _ in range(3):
+        port = free_port()
+        options = [f"--{name}={value}" for name, value in _OPTIONS.items()]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [programs / "postgres", "-D", data, "-p", str(port), "-k", folder, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                user=user,
+                group=group,
+                extra_groups=extra_groups,
+                preexec_fn=die_with_parent(signal.SIGQUIT),  # noqa: PLW1509 - one prctl call
+            )
+        deadline = time.monotonic() + 30
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                psycopg.connect(f"postgresql://postgres@127.0.0.1:{port}/postgres", connect_timeout=2).close()
+            except psycopg.OperationalError:
+                time.sleep(0.05)
+            else:
+                return process, port
+        if process.poll() is None:
+            process.kill()
+            process.wait(10)
+    raise AssertionError(f"PostgreSQL did not start:\n{log.read_text(errors='replace')[-4000:]}")

@@ -134,6 +134,8 @@ class Database:
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
         self.dialect: Literal["sqlite", "postgresql"] = "sqlite" if engine.dialect.name == "sqlite" else "postgresql"
+        self.session_info: dict[str, Any] = {}
+        """What every session of this database carries in `info`: registered by `idhub.app`, read by its owner."""
 
     @property
     def url(self) -> str:
@@ -152,7 +154,7 @@ class Database:
             if self.dialect == "sqlite":
                 connection.exec_driver_sql("PRAGMA synchronous=" + ("FULL" if durable else "NORMAL"))
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
-            with Session(connection, expire_on_commit=False) as session:
+            with Session(connection, expire_on_commit=False, info=self.session_info) as session:
                 try:
                     yield session
                     session.flush()
@@ -169,12 +171,11 @@ class Database:
                 connection.exec_driver_sql("BEGIN")
             else:
                 connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-            with Session(connection, expire_on_commit=False) as session:
+            with Session(connection, expire_on_commit=False, info=self.session_info) as session:
                 try:
                     yield session
                 finally:
                     connection.rollback()
-
 
     def dispose(self) -> None:
         """Close every pooled connection."""

@@ -1,11 +1,11 @@
 """Errors of the domain. None names an HTTP status; translators in the protocols do.
 
-    IdhubError
-    +-- NotFound        the thing does not exist, or the actor may not know that it does
-    +-- Conflict        the wish contradicts what is
-    +-- NotPermitted    the actor may not
-    +-- Invalid         the input breaks a rule; names the field
-    +-- Unavailable     cannot be done now; says when to try again
+IdhubError
++-- NotFound        the thing does not exist, or the actor may not know that it does
++-- Conflict        the wish contradicts what is
++-- NotPermitted    the actor may not
++-- Invalid         the input breaks a rule; names the field
++-- Unavailable     cannot be done now; says when to try again
 """
 
 from datetime import timedelta

@@ -159,7 +159,9 @@ def _derive(raw: bytes, name: str) -> bytes:
 class Keyring:
     """Signing keys of the installation, parsed and held. Thread-safe."""
 
-    def __init__(self, master: MasterKey, keys: Iterable[SigningKey], retired: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(
+        self, master: MasterKey, keys: Iterable[SigningKey], retired: Iterable[Mapping[str, Any]] = ()
+    ) -> None:
         self.master = master
         self._lock = threading.Lock()
         self._replace(list(keys), list(retired))
@@ -193,7 +195,9 @@ class Keyring:
                 return key
         raise NotFound(f"There is no {wanted} key for {purpose}.", rule="key.missing")
 
-    def sign_jws(self, purpose: Purpose, typ: str, payload: Mapping[str, Any] | bytes, *, alg: str | None = None) -> str:
+    def sign_jws(
+        self, purpose: Purpose, typ: str, payload: Mapping[str, Any] | bytes, *, alg: str | None = None
+    ) -> str:
         """Compact JWS by the purpose's current key."""
         body = payload if isinstance(payload, bytes) else orjson.dumps(payload)
         return self.signing_key(purpose, alg).sign_jws(typ, body)
@@ -201,9 +205,7 @@ class Keyring:
     def jwks(self, *purposes: Purpose) -> dict[str, Any]:
         """Public keys of the purposes, retired ones included as long as they are kept, newest first."""
         keys = [dict(k.public_jwk) for k in self._keys if k.purpose in purposes]  # type: ignore[call-overload]
-        keys += [
-            {n: v for n, v in r.items() if n != "purpose"} for r in self._retired if r.get("purpose") in purposes
-        ]
+        keys += [{n: v for n, v in r.items() if n != "purpose"} for r in self._retired if r.get("purpose") in purposes]
         return {"keys": keys}
 
     def verification_keys(self, *purposes: Purpose) -> dict[str, tuple[str, Any]]:

@@ -25,13 +25,15 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(Path("data"), description="Folder of the embedded database, keys, witness file and imports.")
     database_url: str = Field(
-        "", description="SQLAlchemy URL. Empty: SQLite in the data folder. `postgresql://...` for more than one machine."
+        "",
+        description="SQLAlchemy URL. Empty: SQLite in the data folder. `postgresql://...` for more than one machine.",
     )
     database_direct_url: str = Field(
         "", description="Direct PostgreSQL address for pinned connections when `database_url` goes through a pooler."
     )
     master_key_file: Path | None = Field(
-        None, description="File with the master key (32 bytes, base64). Empty: `master.key` in the data folder, mode 0600."
+        None,
+        description="File with the master key (32 bytes, base64). Empty: `master.key` in the data folder, mode 0600.",
     )
     outbound_allow: str = Field(
         "",
@@ -51,7 +53,9 @@ class Settings(BaseSettings):
     )
     code_lifetime: timedelta = Field(timedelta(seconds=60), description="Lifetime of authorization codes.")
     refresh_idle: timedelta = Field(timedelta(days=7), description="A refresh token unused this long is dead.")
-    refresh_lifetime: timedelta = Field(timedelta(days=30), description="A refresh family ends this long after it began.")
+    refresh_lifetime: timedelta = Field(
+        timedelta(days=30), description="A refresh family ends this long after it began."
+    )
     login_transaction_lifetime: timedelta = Field(timedelta(minutes=30), description="How long a sign-in may take.")
     invitation_lifetime: timedelta = Field(timedelta(hours=72), description="Lifetime of a first-sign-in link.")
     password_min_length: int = Field(15, ge=8, le=64, description="Characters a password must have.")
@@ -61,11 +65,17 @@ class Settings(BaseSettings):
     hash_queue_seconds: float = Field(1.0, gt=0, description="Seconds of queued hashing past which the answer is 503.")
 
     delivery_workers: int = Field(64, ge=1, le=1000, description="Deliveries in flight at once in one worker.")
-    delivery_per_application: int = Field(16, ge=1, le=1000, description="Deliveries in flight at once to one application.")
+    delivery_per_application: int = Field(
+        16, ge=1, le=1000, description="Deliveries in flight at once to one application."
+    )
     delivery_timeout: timedelta = Field(timedelta(seconds=10), description="Total deadline of one delivery attempt.")
-    delivery_lease: timedelta = Field(timedelta(seconds=30), description="Lease of a delivery; longer than its deadline.")
+    delivery_lease: timedelta = Field(
+        timedelta(seconds=30), description="Lease of a delivery; longer than its deadline."
+    )
     delivery_max_attempts: int = Field(40, ge=1, description="Attempts after which a delivery is a dead letter.")
-    witness_file: Path | None = Field(None, description="Append-only file of signed checkpoints. Empty: in the data folder.")
+    witness_file: Path | None = Field(
+        None, description="Append-only file of signed checkpoints. Empty: in the data folder."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     log_format: Literal["json", "console"] = Field("json", description="Shape of log lines on stderr.")
 
@@ -149,4 +159,6 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
         return _WithToml(**overrides)
     except ValidationError as error:
         parts = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors(include_input=False)]
-        raise Invalid("Settings cannot be used: " + "; ".join(parts), field="settings", rule="settings.invalid") from error
+        raise Invalid(
+            "Settings cannot be used: " + "; ".join(parts), field="settings", rule="settings.invalid"
+        ) from error

@@ -119,7 +119,15 @@ class Entitlement(Base):
 
     __tablename__ = "entitlements"
     __table_args__ = (
-        Index("uq_entitlements_current", "principal_id", "application_id", "role", unique=True, sqlite_where=_CURRENT, postgresql_where=_CURRENT),
+        Index(
+            "uq_entitlements_current",
+            "principal_id",
+            "application_id",
+            "role",
+            unique=True,
+            sqlite_where=_CURRENT,
+            postgresql_where=_CURRENT,
+        ),
         Index("ix_entitlements_application", "application_id", sqlite_where=_CURRENT, postgresql_where=_CURRENT),
         Index("ix_entitlements_history", "principal_id", "application_id", "recorded_at"),
     )

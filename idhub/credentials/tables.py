@@ -20,7 +20,9 @@ class SsoSession(Base):
     """One SSO session of a person in one browser."""
 
     __tablename__ = "sessions"
-    __table_args__ = (Index("ix_sessions_principal_alive", "principal_id", sqlite_where=_ALIVE, postgresql_where=_ALIVE),)
+    __table_args__ = (
+        Index("ix_sessions_principal_alive", "principal_id", sqlite_where=_ALIVE, postgresql_where=_ALIVE),
+    )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     token_hash: Mapped[str] = mapped_column(String(64), unique=True)

@@ -16,6 +16,11 @@ from sqlalchemy.orm import Mapped, mapped_column
 from idhub.db import Base, Instant, JsonText
 
 
+_STAGED = text("state = 'staged'")
+_LIVE = text("state <> 'ended'")
+_BELIEVED = text("superseded_at IS NULL")
+
+
 class PrincipalKind(StrEnum):
     """What can act."""
 
@@ -137,11 +142,7 @@ class Principal(Base):
     """What can act. Standing, window and epochs are written by `lifecycle.transition` alone."""
 
     __tablename__ = "principals"
-    __table_args__ = (
-        CheckConstraint("standing IN ('staged','active','suspended','left')", name="standing"),
-        Index("ix_principals_starts_due", "access_starts_at", sqlite_where=text("standing = 'staged'"), postgresql_where=text("standing = 'staged'")),
-        Index("ix_principals_ends_due", "access_ends_at", sqlite_where=text("standing <> 'left'"), postgresql_where=text("standing <> 'left'")),
-    )
+    __table_args__ = (CheckConstraint("standing IN ('staged','active','suspended','left')", name="standing"),)
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     kind: Mapped[PrincipalKind] = mapped_column(String(16))
@@ -205,6 +206,8 @@ class Employment(Base):
     __table_args__ = (
         Index("uq_employments_number", "organization_id", "employee_number", unique=True),
         CheckConstraint("state IN ('staged','active','suspended','ended')", name="state"),
+        Index("ix_employments_starts_due", "starts_at", sqlite_where=_STAGED, postgresql_where=_STAGED),
+        Index("ix_employments_ends_due", "ends_at", sqlite_where=_LIVE, postgresql_where=_LIVE),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -219,8 +222,10 @@ class Employment(Base):
     starts_on: Mapped[date] = mapped_column(Date)
     ends_on: Mapped[date | None] = mapped_column(Date)
     """Last working day; access ends at 00:00 of the next day at the company's place."""
+    starts_at: Mapped[datetime] = mapped_column(Instant)
+    """00:00 of `starts_on` at the company's place."""
     ends_at: Mapped[datetime | None] = mapped_column(Instant)
-    """Exact instant, when an offboarding named one; else derived from `ends_on`."""
+    """First instant without this post: the one an offboarding named, else derived from `ends_on`."""
     created_at: Mapped[datetime] = mapped_column(Instant)
     changed_at: Mapped[datetime] = mapped_column(Instant)
 
@@ -230,7 +235,7 @@ class EmploymentPeriod(Base):
 
     __tablename__ = "employment_periods"
     __table_args__ = (
-        Index("ix_employment_periods_current", "employment_id", sqlite_where=text("superseded_at IS NULL"), postgresql_where=text("superseded_at IS NULL")),
+        Index("ix_employment_periods_current", "employment_id", sqlite_where=_BELIEVED, postgresql_where=_BELIEVED),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)

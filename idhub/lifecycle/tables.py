@@ -38,6 +38,28 @@ class Case(Base):
     """What ended at once: counts of sessions, grants, tokens."""
 
 
+class CaseRow(Base):
+    """One line of a case's plan, frozen when the case runs; its receipt line follows the delivery it names."""
+
+    __tablename__ = "case_rows"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    case_id: Mapped[str] = mapped_column(ForeignKey("cases.id"), index=True)
+    application_id: Mapped[str] = mapped_column(ForeignKey("applications.id"))
+    account_id: Mapped[str | None] = mapped_column(String(40))
+    participant_id: Mapped[str | None] = mapped_column(String(40))
+    channel: Mapped[str] = mapped_column(String(40))
+    """scim, backchannel_logout; or none: there was nothing to end, or nobody to tell."""
+    ceiling: Mapped[int] = mapped_column(Integer)
+    required_grade: Mapped[int] = mapped_column(Integer)
+    delivery_id: Mapped[str | None] = mapped_column(String(40))
+    deadline_at: Mapped[datetime] = mapped_column(Instant)
+    residual_until: Mapped[datetime | None] = mapped_column(Instant)
+    """When the last self-contained token issued for this row expires."""
+    note: Mapped[str | None] = mapped_column(String(60))
+    """no_account, not_told."""
+
+
 class Receipt(Base):
     """One signed version of a case's receipt; the highest version is current, older ones stay readable."""
 
@@ -124,5 +146,3 @@ class LeaveCount(Base):
     organization_id: Mapped[str] = mapped_column(String(40))
     at: Mapped[datetime] = mapped_column(Instant)
     leaves: Mapped[int] = mapped_column(Integer)
-
-

@@ -8,7 +8,7 @@ hand in what is to be shown. Entry point: `create_pages`.
 
 from idhub.pages.assets import Asset, Assets
 from idhub.pages.formats import Formatter
-from idhub.pages.language import LANGUAGES, Language, N_, load_translations, negotiate_language
+from idhub.pages.language import LANGUAGES, N_, Language, load_translations, negotiate_language
 from idhub.pages.render import Pages, create_pages
 from idhub.pages.security import CsrfGuard, content_security_policy, safe_local_path, security_headers
 

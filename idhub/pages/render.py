@@ -73,9 +73,7 @@ class Pages:
 
     def language(self, request: Request) -> Language:
         """The language of the answer to this request."""
-        return negotiate_language(
-            request.cookies.get(self.cookie_name("lang")), request.headers.get("accept-language")
-        )
+        return negotiate_language(request.cookies.get(self.cookie_name("lang")), request.headers.get("accept-language"))
 
     def theme(self, request: Request) -> str:
         """`light` or `dark` where the person chose one, else `auto`: the system's."""

@@ -1,0 +1,330 @@
+"""Pure decisions: what a change makes of a principal. No database, no clock, no framework.
+
+A principal's standing is never set: it follows from the states and dates of the employments. What a change does is
+edit employments and attributes; `settle` then derives standing, window and epochs for `now`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date, datetime, time, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from idhub.directory.tables import EmploymentState, EmploymentType, Standing
+from idhub.errors import Conflict, Invalid, NotFound
+from idhub.lifecycle import intake
+
+MAX_EMPLOYMENTS = 50
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """An employment, as rules see it."""
+
+    id: str
+    organization_id: str
+    employee_number: str
+    type: EmploymentType
+    starts_on: date
+    starts_at: datetime
+    department_id: str | None = None
+    title: str | None = None
+    manager_id: str | None = None
+    ends_on: date | None = None
+    ends_at: datetime | None = None
+    state: EmploymentState = EmploymentState.ACTIVE
+
+    @property
+    def is_live(self) -> bool:
+        """Not ended."""
+        return self.state != EmploymentState.ENDED
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """A principal before or after a change."""
+
+    id: str
+    standing: Standing
+    access_epoch: int
+    enrolment_epoch: int
+    starts_at: datetime
+    ends_at: datetime | None
+    person: Mapping[str, Any]
+    posts: tuple[Post, ...]
+
+    def post(self, employment_id: str) -> Post:
+        """The employment of that id.
+
+        Raises:
+            NotFound: it is not this person's.
+        """
+        for post in self.posts:
+            if post.id == employment_id:
+                return post
+        raise NotFound("This employment is not this person's.", field="employment", rule="employment.unknown")
+
+
+class Places:
+    """Time zones of organizations; turns local dates into instants."""
+
+    def __init__(self, zones: Mapping[str, str]) -> None:
+        self._zones = {organization_id: ZoneInfo(name) for organization_id, name in zones.items()}
+        self._cache: dict[tuple[str, date], datetime] = {}
+
+    def zone(self, organization_id: str) -> ZoneInfo:
+        """Zone of the organization's place."""
+        return self._zones[organization_id]
+
+    def midnight(self, organization_id: str, day: date) -> datetime:
+        """The UTC instant at which `day` begins at the organization's place."""
+        key = (organization_id, day)
+        found = self._cache.get(key)
+        if found is None:
+            local = datetime.combine(day, time(), tzinfo=self._zones[organization_id])
+            found = self._cache[key] = local.astimezone(ZoneInfo("UTC"))
+        return found
+
+    def end_of(self, organization_id: str, last_day: date) -> datetime:
+        """The first instant without access after the last working day (design: 00:00 of the next day)."""
+        return self.midnight(organization_id, last_day + timedelta(days=1))
+
+    def last_day(self, organization_id: str, ends_at: datetime) -> date:
+        """The last day on which there was access, at the organization's place."""
+        return (ends_at - _MICROSECOND).astimezone(self._zones[organization_id]).date()
+
+
+def make_post(employment_id: str, facts: intake.EmploymentFacts, places: Places) -> Post:
+    """A new employment from validated facts.
+
+    Raises:
+        Invalid: it ends before it starts.
+    """
+    if facts.ends_on is not None and facts.ends_on < facts.starts_on:
+        raise Invalid("The end date lies before the start date.", field="end_date", rule="end_before_start")
+    return Post(
+        id=employment_id,
+        organization_id=facts.organization_id,
+        employee_number=facts.employee_number,
+        type=facts.type,
+        starts_on=facts.starts_on,
+        starts_at=places.midnight(facts.organization_id, facts.starts_on),
+        department_id=facts.department_id,
+        title=facts.title,
+        manager_id=facts.manager_id,
+        ends_on=facts.ends_on,
+        ends_at=None if facts.ends_on is None else places.end_of(facts.organization_id, facts.ends_on),
+        state=facts.state,
+    )
+
+
+def settle(state: State, *, now: datetime) -> State:
+    """Derive employment states, standing, access window and epochs for `now`.
+
+    `access_epoch` goes up on every exit from active; `enrolment_epoch` when the last live employment ends.
+    """
+    posts = tuple(_settle_post(post, now=now) for post in state.posts)
+    standing = _standing(posts)
+    starts_at, ends_at = _window(posts, now=now)
+    access_epoch, enrolment_epoch = state.access_epoch, state.enrolment_epoch
+    if state.standing == Standing.ACTIVE and standing != Standing.ACTIVE:
+        access_epoch += 1
+    had_left = state.standing in {Standing.LEFT, Standing.STAGED}
+    if standing in {Standing.LEFT, Standing.STAGED} and not had_left:
+        enrolment_epoch += 1
+        access_epoch = max(access_epoch, state.access_epoch + 1)
+    elif standing == Standing.LEFT and state.standing == Standing.STAGED:
+        # A starter who never started: invitations already sent must die too.
+        enrolment_epoch += 1
+        access_epoch += 1
+    return replace(
+        state,
+        posts=posts,
+        standing=standing,
+        starts_at=starts_at,
+        ends_at=ends_at,
+        access_epoch=access_epoch,
+        enrolment_epoch=enrolment_epoch,
+    )
+
+
+def _settle_post(post: Post, *, now: datetime) -> Post:
+    if post.state == EmploymentState.ENDED:
+        return post
+    if post.ends_at is not None and now >= post.ends_at:
+        return replace(post, state=EmploymentState.ENDED)
+    if post.state == EmploymentState.SUSPENDED:
+        return post
+    wanted = EmploymentState.STAGED if now < post.starts_at else EmploymentState.ACTIVE
+    return post if post.state == wanted else replace(post, state=wanted)
+
+
+def _standing(posts: tuple[Post, ...]) -> Standing:
+    states = {post.state for post in posts}
+    for state, standing in (
+        (EmploymentState.ACTIVE, Standing.ACTIVE),
+        (EmploymentState.SUSPENDED, Standing.SUSPENDED),
+        (EmploymentState.STAGED, Standing.STAGED),
+    ):
+        if state in states:
+            return standing
+    return Standing.LEFT
+
+
+def _window(posts: tuple[Post, ...], *, now: datetime) -> tuple[datetime, datetime | None]:
+    """The stretch without gaps that contains `now`, else the next to come, else the last that was."""
+    usable = [p for p in posts if p.state in {EmploymentState.ACTIVE, EmploymentState.STAGED}]
+    spans = sorted(((p.starts_at, p.ends_at) for p in usable or posts), key=lambda span: span[0])
+    merged: list[tuple[datetime, datetime | None]] = []
+    for start, end in spans:
+        if merged and (merged[-1][1] is None or start <= merged[-1][1]):
+            last = merged[-1][1]
+            merged[-1] = (merged[-1][0], None if last is None or end is None else max(last, end))
+        else:
+            merged.append((start, end))
+    for start, end in merged:
+        if end is None or now < end:
+            return start, end
+    return merged[-1]
+
+
+def apply(state: State, change: intake.Change, places: Places, *, now: datetime) -> State:
+    """What the change makes of the principal, settled for `now`.
+
+    Raises:
+        IdhubError: the change contradicts what is; nothing follows from it.
+    """
+    match change:
+        case intake.AddEmployment():
+            raise TypeError("an employment needs an id: use `add_employment`")
+        case intake.UpdatePerson():
+            edited = replace(state, person={**state.person, **change.values})
+        case intake.Move():
+            edited = _edit_post(state, change.employment_id, lambda post: _move(post, change.values, places))
+        case intake.EndEmployment():
+            edited = _edit_post(state, change.employment_id, lambda post: _end(post, change, places, now=now))
+        case intake.Suspend():
+            edited = _hold(state, change.employment_id)
+        case intake.Reactivate():
+            edited = _release(state, change.employment_id)
+        case intake.Offboard():
+            edited = _offboard(state, change, places, now=now)
+        case intake.CancelOffboarding():
+            edited = _cancel(state, now=now)
+        case intake.EndCredentials():
+            edited = replace(state, access_epoch=state.access_epoch + 1)
+        case _:
+            edited = state
+    return settle(edited, now=now)
+
+
+def add_employment(state: State, post: Post, *, now: datetime) -> State:
+    """The principal with a further employment; of one who has left, the rehire.
+
+    Raises:
+        Conflict: too many employments, or the same number in the same company is already theirs and live.
+    """
+    if len(state.posts) >= MAX_EMPLOYMENTS:
+        raise Conflict("This person has too many employments.", field="employment", rule="employment.count")
+    return settle(replace(state, posts=(*state.posts, post)), now=now)
+
+
+def _edit_post(state: State, employment_id: str, edit: Any) -> State:
+    state.post(employment_id)
+    return replace(state, posts=tuple(edit(post) if post.id == employment_id else post for post in state.posts))
+
+
+_MOVABLE = frozenset({"organization_id", "department_id", "title", "manager_id", "type", "starts_on", "ends_on"})
+
+
+def _move(post: Post, values: Mapping[str, Any], places: Places) -> Post:
+    unknown = set(values) - _MOVABLE
+    if unknown:
+        raise Invalid(f"{sorted(unknown)[0]} cannot be moved.", field=sorted(unknown)[0], rule="move.field")
+    moved = replace(post, **values)
+    if moved.ends_on is not None and moved.ends_on < moved.starts_on:
+        raise Invalid("The end date lies before the start date.", field="end_date", rule="end_before_start")
+    starts_at = places.midnight(moved.organization_id, moved.starts_on)
+    ends_at = moved.ends_at
+    if "ends_on" in values or "organization_id" in values:
+        ends_at = None if moved.ends_on is None else places.end_of(moved.organization_id, moved.ends_on)
+    state = moved.state
+    if state == EmploymentState.ENDED and "ends_on" in values:
+        # A corrected end date brings the post back; standing is derived again.
+        state = EmploymentState.ACTIVE
+    return replace(moved, starts_at=starts_at, ends_at=ends_at, state=state)
+
+
+def _end(post: Post, change: intake.EndEmployment, places: Places, *, now: datetime) -> Post:
+    if not post.is_live:
+        return post
+    if change.at is not None:
+        ends_at = change.at
+    elif change.last_day is not None:
+        ends_at = places.end_of(post.organization_id, change.last_day)
+    else:
+        ends_at = now
+    return _ending(post, ends_at, places)
+
+
+def _ending(post: Post, ends_at: datetime, places: Places) -> Post:
+    """An end never lies after one that is already known: a leave can be brought forward, not put off by leaving."""
+    if post.ends_at is not None and post.ends_at <= ends_at:
+        return post
+    last_day = max(places.last_day(post.organization_id, ends_at), post.starts_on)
+    return replace(post, ends_at=ends_at, ends_on=last_day)
+
+
+def _hold(state: State, employment_id: str | None) -> State:
+    if state.standing == Standing.LEFT:
+        raise Conflict("Somebody who has left cannot be suspended.", field="person", rule="suspend.left")
+    if employment_id is not None:
+        return _edit_post(state, employment_id, _hold_post)
+    return replace(state, posts=tuple(_hold_post(post) for post in state.posts))
+
+
+def _hold_post(post: Post) -> Post:
+    return replace(post, state=EmploymentState.SUSPENDED) if post.is_live else post
+
+
+def _release(state: State, employment_id: str | None) -> State:
+    if state.standing == Standing.LEFT:
+        raise Conflict("Somebody who has left is rehired, not reactivated.", field="person", rule="reactivate.left")
+    if employment_id is not None:
+        return _edit_post(state, employment_id, _release_post)
+    return replace(state, posts=tuple(_release_post(post) for post in state.posts))
+
+
+def _release_post(post: Post) -> Post:
+    return replace(post, state=EmploymentState.ACTIVE) if post.state == EmploymentState.SUSPENDED else post
+
+
+def _offboard(state: State, change: intake.Offboard, places: Places, *, now: datetime) -> State:
+    if state.standing == Standing.LEFT:
+        return state
+    ends_at = change.at if change.at is not None and change.at > now else now
+    if change.is_emergency:
+        ends_at = now
+    return replace(state, posts=tuple(_ending(p, ends_at, places) if p.is_live else p for p in state.posts))
+
+
+def _cancel(state: State, *, now: datetime) -> State:
+    if state.standing == Standing.LEFT:
+        raise Conflict("The person has left already; rehire them instead.", field="person", rule="cancel.left")
+    posts = tuple(
+        replace(p, ends_at=None, ends_on=None) if p.is_live and p.ends_at is not None and p.ends_at > now else p
+        for p in state.posts
+    )
+    return replace(state, posts=posts)
+
+
+def main_post(posts: tuple[Post, ...]) -> Post:
+    """The main employment: live before ended, active before held, the oldest start first."""
+    order = {
+        EmploymentState.ACTIVE: 0,
+        EmploymentState.SUSPENDED: 1,
+        EmploymentState.STAGED: 2,
+        EmploymentState.ENDED: 3,
+    }
+    return min(posts, key=lambda p: (order[p.state], p.starts_at, p.id))

@@ -1,0 +1,122 @@
+"""What can go wrong when SCIM is spoken, on this side of the wire and on the other.
+
+ScimError                    description (safe to show, stable) and cause (logs only)
+ ├─ InvalidFilter            the filter cannot be read, or does not fit the attributes it names
+ └─ RemoteError              the other side, or the way to it
+     ├─ RemoteUnavailable    try again: time-out, connection, 429, 5xx, an answer that makes no sense
+     ├─ RemoteUnauthorized   our credential is refused: 401, 403
+     ├─ RemoteNotFound       404, 410
+     ├─ RemoteConflict       409, or scimType uniqueness: somebody else has what we asked for
+     └─ RemoteRefused        any other 4xx: sending the same again changes nothing
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Final
+
+MAX_REMOTE_TEXT: Final = 300
+"""How many characters of the other side's words an error keeps."""
+
+# Control, format (bidi, zero width), surrogate and line-separating characters reach no page, log line or terminal.
+_UNSAFE: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\uffff]+"
+)
+_CREDENTIAL: Final = re.compile(r"(?i)\b(bearer|basic|dpop)\s+[A-Za-z0-9._~+/=-]{4,}")
+
+
+class ScimError(Exception):
+    """Base of everything the `scim` package raises on purpose."""
+
+    def __init__(self, description: str, *, cause: str | None = None) -> None:
+        super().__init__(description)
+        self.description = description
+        self.cause = cause
+
+
+class InvalidFilter(ScimError):
+    """The filter cannot be read or does not fit (RFC 7644 section 3.12, scimType `invalidFilter`).
+
+    `attribute` names the attribute that is unknown or misused, as the filter spells it.
+    """
+
+    scim_type: Final = "invalidFilter"
+
+    def __init__(self, description: str, *, attribute: str | None = None, position: int | None = None) -> None:
+        super().__init__(description)
+        self.attribute = attribute
+        self.position = position
+
+
+class RemoteError(ScimError):
+    """The other side refused, failed or could not be reached.
+
+    `description` carries its own words, bounded and without credentials or control characters.
+    `status_code` is None when no answer came.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        *,
+        status_code: int | None = None,
+        scim_type: str | None = None,
+        cause: str | None = None,
+    ) -> None:
+        super().__init__(description, cause=cause)
+        self.status_code = status_code
+        self.scim_type = scim_type
+
+
+class RemoteUnavailable(RemoteError):
+    """Worth trying again, not before `retry_after` when the other side named one.
+
+    `may_have_arrived`: no answer came, so the request may have been applied or may still be.
+    """
+
+    def __init__(
+        self,
+        description: str,
+        *,
+        status_code: int | None = None,
+        retry_after: timedelta | None = None,
+        may_have_arrived: bool = False,
+        cause: str | None = None,
+    ) -> None:
+        super().__init__(description, status_code=status_code, cause=cause)
+        self.retry_after = retry_after
+        self.may_have_arrived = may_have_arrived
+
+
+class RemoteUnauthorized(RemoteError):
+    """Our credential is missing, expired or not enough (401, 403)."""
+
+
+class RemoteNotFound(RemoteError):
+    """The resource is not there (404, 410)."""
+
+
+class RemoteConflict(RemoteError):
+    """A unique value we sent belongs to another resource (409; RFC 7644 section 3.3, `uniqueness`)."""
+
+
+class RemoteRefused(RemoteError):
+    """The request itself is not acceptable to the other side; repeating it changes nothing."""
+
+
+def remote_text(text: object, *, secrets: tuple[str, ...] = ()) -> str:
+    """The other side's words, made fit to show: one line, bounded, without credentials.
+
+    A reply may echo what it was sent, so every string of `secrets` is struck out, and so is
+    anything that looks like an Authorization value.
+    """
+    if not isinstance(text, str):
+        return ""
+    # The secrets go first: cutting before would let the first half of one through.
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "[redacted]")
+    text = _CREDENTIAL.sub(r"\1 [redacted]", text[: MAX_REMOTE_TEXT * 8])
+    text = " ".join(_UNSAFE.sub(" ", text).split())
+    return text if len(text) <= MAX_REMOTE_TEXT else text[: MAX_REMOTE_TEXT - 1] + "…"

@@ -14,12 +14,12 @@ from idhub.pages.security import CsrfGuard, content_security_policy, safe_local_
 
 __all__ = [
     "LANGUAGES",
+    "N_",
     "Asset",
     "Assets",
     "CsrfGuard",
     "Formatter",
     "Language",
-    "N_",
     "Pages",
     "content_security_policy",
     "create_pages",

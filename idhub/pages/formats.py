@@ -35,7 +35,7 @@ class Formatter:
         sign, (hours, rest) = "-" if minutes < 0 else "+", divmod(abs(minutes), 60)
         return f"UTC{sign}{hours}" + (f":{rest:02d}" if rest else "")
 
-    def date(self, value: date | datetime | None) -> str:
+    def day(self, value: date | datetime | None) -> str:
         """2026-11-30, or 30 Nov 2026; a dash for none."""
         if value is None:
             return "—"
@@ -59,7 +59,7 @@ class Formatter:
         if value is None:
             return "—"
         separator = " " if self.language == "zh-CN" else ", "
-        return f"{self.date(value)}{separator}{self.local(value):%H:%M}"
+        return f"{self.day(value)}{separator}{self.local(value):%H:%M}"
 
     def second(self, value: datetime | None) -> str:
         """Date and clock to the second, digits only: for exact records and tooltips."""
@@ -88,28 +88,28 @@ class Formatter:
             return self._t.ngettext("%(num)s day ago", "%(num)s days ago", days) % {"num": days}
         if local.year == today.year:
             return f"{local:%m-%d %H:%M}" if self.language == "zh-CN" else f"{local.day} {local:%b}, {local:%H:%M}"
-        return self.date(value)
+        return self.day(value)
 
     def duration(self, value: timedelta | float | None) -> str:
         """46 分钟, 8 小时, 1 分 10 秒: two units at most, and none finer than the size deserves."""
         if value is None:
             return "—"
-        seconds = int(value.total_seconds() if isinstance(value, timedelta) else value)
-        if seconds < 0:
-            return "−" + self.duration(-seconds)
-        parts: list[str] = []
-        days, rest = divmod(seconds, _DAY)
-        hours, rest = divmod(rest, _HOUR)
-        minutes, secs = divmod(rest, _MINUTE)
+        total = int(value.total_seconds() if isinstance(value, timedelta) else value)
+        if total < 0:
+            return "−" + self.duration(-total)
+        days, hours, minutes, seconds = (
+            total // _DAY, total % _DAY // _HOUR, total % _HOUR // _MINUTE, total % _MINUTE,
+        )  # fmt: skip
+        units = {"days": days, "hours": hours, "minutes": minutes, "seconds": seconds}
         if days:
-            parts.append(self._t.ngettext("%(num)s day", "%(num)s days", days) % {"num": days})
-        if hours:
-            parts.append(self._t.ngettext("%(num)s hour", "%(num)s hours", hours) % {"num": hours})
-        if minutes and not days:
-            parts.append(self._t.ngettext("%(num)s minute", "%(num)s minutes", minutes) % {"num": minutes})
-        if (secs and not days and not hours) or not parts:
-            parts.append(self._t.ngettext("%(num)s second", "%(num)s seconds", secs) % {"num": secs})
-        return " ".join(parts[:2])
+            pattern = N_("%(days)s d %(hours)s h") if hours else N_("%(days)s d")
+        elif hours:
+            pattern = N_("%(hours)s h %(minutes)s min") if minutes else N_("%(hours)s h")
+        elif minutes:
+            pattern = N_("%(minutes)s min %(seconds)s s") if seconds else N_("%(minutes)s min")
+        else:
+            pattern = N_("%(seconds)s s")
+        return self._t.gettext(pattern) % units
 
     def number(self, value: int | None) -> str:
         """With thousands separators; a dash for none, since unknown is not zero."""

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from gettext import GNUTranslations
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
@@ -52,10 +52,14 @@ class Pages:
             extensions=["jinja2.ext.i18n"],
         )
         translations = self._translations[language]
-        environment.install_gettext_callables(  # type: ignore[attr-defined] - added by the i18n extension
-            translations.gettext, translations.ngettext, newstyle=True,
-            pgettext=translations.pgettext, npgettext=translations.npgettext,
-        )  # fmt: skip
+        # The i18n extension adds this method; jinja2 does not declare it.
+        cast(Any, environment).install_gettext_callables(
+            translations.gettext,
+            translations.ngettext,
+            newstyle=True,
+            pgettext=translations.pgettext,
+            npgettext=translations.npgettext,
+        )
         environment.globals.update(
             asset=self.assets.url,
             fmt=self._formatters[language],

@@ -119,6 +119,20 @@ class CsrfGuard:
         Raises:
             NotPermitted: rule `csrf.cross_site` or `csrf.token`.
         """
+        self.check_site(request)
+        if not self.is_valid(token, binding):
+            raise NotPermitted(
+                "The page was open too long or came from another browser window. Reload it and try again.",
+                field="csrf_token",
+                rule="csrf.token",
+            )
+
+    def check_site(self, request: Request) -> None:
+        """Refuse a request that the browser says another site made.
+
+        Raises:
+            NotPermitted: rule `csrf.cross_site`.
+        """
         site = request.headers.get("sec-fetch-site")
         if site is not None and site not in _SAFE_FETCH_SITES:
             raise NotPermitted("The request came from another site. Nothing was changed.", rule="csrf.cross_site")
@@ -127,12 +141,6 @@ class CsrfGuard:
         origin = request.headers.get("origin", "null")
         if origin not in {"null", self._origin}:
             raise NotPermitted("The request came from another site. Nothing was changed.", rule="csrf.cross_site")
-        if not self.is_valid(token, binding):
-            raise NotPermitted(
-                "The page was open too long or came from another browser window. Reload it and try again.",
-                field="csrf_token",
-                rule="csrf.token",
-            )
 
     def _mac(self, binding: str, nonce: str) -> str:
         return hmac.new(self._secret, f"csrf\0{binding}\0{nonce}".encode(), hashlib.sha256).hexdigest()

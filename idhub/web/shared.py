@@ -35,14 +35,17 @@ def create_router(services: WebServices) -> APIRouter:
 
     @router.post("/preferences")
     def set_preferences(
+        request: Request,
         language: Annotated[str, Form()] = "",
         theme: Annotated[str, Form()] = "",
         return_to: Annotated[str, Form()] = "/",
     ) -> Response:
         """Remember a language or theme in this browser and go back.
 
-        Needs no form token: it changes how pages look in this browser and nothing else.
+        Needs no form token, since it changes how pages look in this browser and nothing else; another site may not
+        do even that.
         """
+        pages.csrf.check_site(request)
         response = RedirectResponse(safe_local_path(return_to), status_code=303)
         if language in LANGUAGES:
             pages.set_choice(response, "lang", language)

@@ -1,0 +1,49 @@
+"""Opaque values: a typed prefix, 256 random bits and a checksum; stored as SHA-256, never as themselves.
+
+The prefix lets a scanner find a leaked value and lets an endpoint refuse the wrong kind unread; the checksum lets it
+refuse garbage without asking the database. Neither is a secret.
+"""
+
+import base64
+import binascii
+import hashlib
+import secrets
+import zlib
+from typing import Literal, get_args
+
+Kind = Literal["at", "rt", "ac", "ses", "inv", "api", "tx", "dev"]
+"""access token, refresh token, authorization code, SSO session, one-time link, API token, login transaction, device."""
+
+KINDS: frozenset[str] = frozenset(get_args(Kind))
+_RANDOM_BYTES = 32
+_CHECKSUM_BYTES = 4
+_BODY_LENGTH = 48
+# Longer input is refused before it is hashed or decoded.
+MAX_LENGTH = len("idh_ses_") + _BODY_LENGTH
+
+
+def make(kind: Kind) -> str:
+    """A new value of `kind`; characters `[A-Za-z0-9_-]`."""
+    random = secrets.token_bytes(_RANDOM_BYTES)
+    return f"idh_{kind}_{base64.urlsafe_b64encode(random + _checksum(kind, random)).decode()}"
+
+
+def hash_of(value: str) -> str:
+    """What is stored and looked up: hex SHA-256. The value has 256 random bits, so a slow hash would add nothing."""
+    return hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def looks_valid(kind: Kind, value: str) -> bool:
+    """Whether `value` has the form of `kind`; says nothing about whether it was ever given out."""
+    prefix = f"idh_{kind}_"
+    if len(value) != len(prefix) + _BODY_LENGTH or not value.startswith(prefix) or not value.isascii():
+        return False
+    try:
+        raw = base64.b64decode(value[len(prefix) :], altchars=b"-_", validate=True)
+    except binascii.Error:
+        return False
+    return raw[_RANDOM_BYTES:] == _checksum(kind, raw[:_RANDOM_BYTES])
+
+
+def _checksum(kind: str, random: bytes) -> bytes:
+    return zlib.crc32(kind.encode() + random).to_bytes(_CHECKSUM_BYTES, "big")

@@ -1,0 +1,233 @@
+"""The organization tree and the department trees: reading, and creating with their closure rows."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import insert, or_, select
+from sqlalchemy.orm import Session
+
+from idhub.db import bulk_insert, chunked, new_id
+from idhub.directory.tables import (
+    Department,
+    DepartmentClosure,
+    Installation,
+    Organization,
+    OrganizationClosure,
+    OrganizationKind,
+)
+from idhub.errors import Conflict, NotFound
+
+ROOT_CODE = "GROUP"
+
+
+@dataclass(frozen=True, slots=True)
+class OrganizationView:
+    """One organization."""
+
+    id: str
+    parent_id: str | None
+    kind: OrganizationKind
+    code: str
+    name: str
+    name_en: str | None
+    time_zone: str
+    ancestors: tuple[str, ...]
+    """Codes of itself and all above it."""
+
+
+def all_organizations(session: Session) -> dict[str, OrganizationView]:
+    """Every organization by id; there are hundreds, not thousands."""
+    rows = session.execute(
+        select(
+            Organization.id,
+            Organization.parent_id,
+            Organization.kind,
+            Organization.code,
+            Organization.name,
+            Organization.name_en,
+            Organization.time_zone,
+        )
+    ).all()
+    parents = {row.id: row.parent_id for row in rows}
+    codes = {row.id: row.code for row in rows}
+
+    def chain(organization_id: str | None) -> tuple[str, ...]:
+        found: list[str] = []
+        while organization_id is not None and len(found) < len(parents) + 1:
+            found.append(codes[organization_id])
+            organization_id = parents[organization_id]
+        return tuple(found)
+
+    return {row.id: OrganizationView(*row, chain(row.id)) for row in rows}
+
+
+def find_organization(session: Session, text: str) -> str:
+    """Id of the organization of that id, code or name.
+
+    Raises:
+        NotFound: there is none.
+    """
+    found = session.execute(
+        select(Organization.id).where(
+            or_(Organization.id == text, Organization.code == text, Organization.name == text, Organization.name_en == text)
+        )
+    ).scalars().first()
+    if found is None:
+        raise NotFound(f"There is no organization {text!r}.", field="organization", rule="organization.unknown")
+    return found
+
+
+def root_organization(session: Session) -> str:
+    """Id of the root of the tree, made with the installation.
+
+    Raises:
+        NotFound: the hub was never started.
+    """
+    found = session.execute(select(Organization.id).where(Organization.parent_id.is_(None))).scalars().first()
+    if found is None:
+        raise NotFound("The hub has no organization yet; run `idhub migrate` first.", rule="organization.root")
+    return found
+
+
+def create_organization(
+    session: Session,
+    *,
+    code: str,
+    name: str,
+    kind: OrganizationKind,
+    parent_id: str | None,
+    time_zone: str,
+    now: datetime,
+    name_en: str | None = None,
+) -> str:
+    """Add an organization under a parent. Returns its id.
+
+    Raises:
+        Conflict: code or name is taken.
+    """
+    taken = session.execute(
+        select(Organization.id).where(or_(Organization.code == code, Organization.name == name))
+    ).first()
+    if taken:
+        raise Conflict(f"There is an organization {code!r} or {name!r} already.", field="company", rule="taken")
+    organization_id = new_id("org")
+    session.execute(
+        insert(Organization).values(
+            id=organization_id,
+            parent_id=parent_id,
+            kind=kind,
+            code=code,
+            name=name,
+            name_en=name_en,
+            time_zone=time_zone,
+            created_at=now,
+        )
+    )
+    closure = [{"ancestor_id": organization_id, "descendant_id": organization_id, "depth": 0}]
+    if parent_id is not None:
+        above = session.execute(
+            select(OrganizationClosure.ancestor_id, OrganizationClosure.depth).where(
+                OrganizationClosure.descendant_id == parent_id
+            )
+        )
+        closure += [
+            {"ancestor_id": ancestor, "descendant_id": organization_id, "depth": depth + 1} for ancestor, depth in above
+        ]
+    bulk_insert(session, OrganizationClosure, closure)
+    return organization_id
+
+
+def ensure_departments(
+    session: Session, wanted: Iterable[tuple[str, str]], *, now: datetime
+) -> tuple[dict[tuple[str, str], str], list[tuple[str, str]]]:
+    """Departments by (organization id, path with /), made where missing with everything above them.
+
+    Returns the ids of all that were asked for, and the (organization id, path) pairs that were made.
+    """
+    paths: set[tuple[str, str]] = set()
+    asked = set(wanted)
+    for organization_id, path in asked:
+        parts = path.split("/")
+        paths.update((organization_id, "/".join(parts[:depth])) for depth in range(1, len(parts) + 1))
+    known = _known_departments(session, paths)
+    missing = sorted(paths - known.keys(), key=lambda pair: (pair[0], pair[1].count("/"), pair[1]))
+    if missing:
+        rows = []
+        for organization_id, path in missing:
+            department_id = known[(organization_id, path)] = new_id("dep")
+            parent_path, _, name = path.rpartition("/")
+            rows.append(
+                {
+                    "id": department_id,
+                    "organization_id": organization_id,
+                    "parent_id": known[(organization_id, parent_path)] if parent_path else None,
+                    "name": name,
+                    "path": path,
+                    "created_at": now,
+                }
+            )
+        bulk_insert(session, Department, rows)
+        closure = []
+        for organization_id, path in missing:
+            parts = path.split("/")
+            closure += [
+                {
+                    "ancestor_id": known[(organization_id, "/".join(parts[:depth]))],
+                    "descendant_id": known[(organization_id, path)],
+                    "depth": len(parts) - depth,
+                }
+                for depth in range(1, len(parts) + 1)
+            ]
+        bulk_insert(session, DepartmentClosure, closure)
+    return {pair: known[pair] for pair in asked}, missing
+
+
+def _known_departments(session: Session, paths: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    known: dict[tuple[str, str], str] = {}
+    by_organization: dict[str, list[str]] = {}
+    for organization_id, path in paths:
+        by_organization.setdefault(organization_id, []).append(path)
+    for organization_id, listed in by_organization.items():
+        for part in chunked(listed):
+            rows = session.execute(
+                select(Department.path, Department.id).where(
+                    Department.organization_id == organization_id, Department.path.in_(part)
+                )
+            )
+            known.update({(organization_id, path): department_id for path, department_id in rows})
+    return known
+
+
+def department_paths(session: Session, department_ids: Iterable[str]) -> Mapping[str, str]:
+    """Paths by department id."""
+    found: dict[str, str] = {}
+    for part in chunked(sorted(set(department_ids))):
+        rows = session.execute(select(Department.id, Department.path).where(Department.id.in_(part)))
+        found.update({department_id: path for department_id, path in rows})
+    return found
+
+
+def install(session: Session, *, time_zone: str, now: datetime) -> bool:
+    """Make the installation row and the root organization of an empty hub. Returns False when they exist."""
+    if session.execute(select(Installation.id)).first():
+        return False
+    session.execute(insert(Installation).values(id=1, epoch=1, rules_version=1, created_at=now))
+    create_organization(
+        session,
+        code=ROOT_CODE,
+        name="集团",
+        name_en="Group",
+        kind=OrganizationKind.GROUP,
+        parent_id=None,
+        time_zone=time_zone,
+        now=now,
+    )
+    return True
+
+
+def bump_rules_version(session: Session) -> None:
+    """Configuration changed: caches bound to the old version are void."""
+    installation = session.execute(select(Installation)).scalar_one()
+    installation.rules_version += 1
+    session.flush()

@@ -1,0 +1,319 @@
+"""Passwords: what may be one, how it is hashed, and how much hashing may wait.
+
+Policy after NIST SP 800-63B-4 section 3.1.1: length decides, any character may be used, nothing is composed, trimmed or cut,
+and what attackers try first is refused by name of reason. Hashing is argon2id through libpass in threads of its own, as
+many as there are cores: what would wait longer than the settings allow is refused at once, and nothing else notices.
+"""
+
+import math
+import re
+import secrets
+import threading
+import time
+import unicodedata
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from passlib.hash import argon2
+from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from idhub.credentials.tables import Password
+from idhub.directory.tables import Employment, Organization, OrganizationClosure, Person
+from idhub.errors import Invalid, Unavailable
+from idhub.settings import Settings
+
+T = TypeVar("T")
+
+MAX_PASSWORD_BYTES = 1024
+"""Longest password taken, in UTF-8; 128 characters of any script fit. Longer ones never reach the hash."""
+
+_COMMON_FILE = Path(__file__).with_name("common_passwords.txt")
+_TILE_WORDS = 3000
+_MIN_TILE, _MAX_TILE = 4, 24
+_FEW_WORDS = 2
+_LEET = str.maketrans("0134578@$!", "oieastbasi")
+_SEQUENCES = ("0123456789", "abcdefghijklmnopqrstuvwxyz", "qwertyuiop", "asdfghjkl", "zxcvbnm")
+_DATE = re.compile(r"(?:19|20)\d{2}(?:(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]))?")
+_MIN_CONTEXT_LATIN, _MIN_CONTEXT_HAN = 4, 2
+_GENERIC_WORDS = frozenset(
+    "group company limited subsidiary dealer supplier holding holdings international corporation incorporated mail email"
+    " office example test invalid localhost 公司 集团 有限公司 有限 股份 总部".split()
+)
+
+
+def normalize(password: str) -> str:
+    """The form that is hashed and compared: NFC, otherwise exactly what was typed.
+
+    Raises:
+        Invalid: rule `password.too_long` or `password.characters`; refused before any hashing.
+    """
+    try:
+        size = len(password.encode())
+    except UnicodeEncodeError as error:
+        raise Invalid(
+            "The password has characters that cannot be stored.", field="password", rule="password.characters"
+        ) from error
+    if size > MAX_PASSWORD_BYTES:
+        raise Invalid("The password is too long.", field="password", rule="password.too_long")
+    return unicodedata.normalize("NFC", password)
+
+
+# ---------------------------------------------------------------- policy
+
+
+def check_policy(password: str, *, min_length: int, context: Iterable[str] = ()) -> None:
+    """Refuse what may not become a password. Never because of which kinds of characters it has or lacks.
+
+    Args:
+        password: normalized.
+        context: words that stand for this person or company, from `context_words`.
+
+    Raises:
+        Invalid: rule `password.too_short`, `password.characters`, `password.common` or `password.context`.
+    """
+    if len(password) < min_length:
+        raise Invalid(
+            f"The password needs at least {min_length} characters.", field="new_password", rule="password.too_short"
+        )
+    if any(unicodedata.category(c) == "Cc" for c in password):
+        raise Invalid(
+            "The password has control characters, which keyboards cannot type.",
+            field="new_password",
+            rule="password.characters",
+        )
+    folded = _fold(password)
+    if password.casefold() in _common() or folded in _common() or _is_common(folded):
+        raise Invalid(
+            "The password is one of those that attackers try first.", field="new_password", rule="password.common"
+        )
+    spelled = folded.translate(_LEET)
+    if any(word in folded or word in spelled for word in context):
+        raise Invalid(
+            "The password contains the name of the company, your name, number, mail or mobile.",
+            field="new_password",
+            rule="password.context",
+        )
+
+
+def context_words(session: Session, principal_id: str, *, site_name: str) -> frozenset[str]:
+    """Words that must not be in this person's password: names of the company and its parents, own names and numbers."""
+    words = {"idhub", site_name}
+    person = session.execute(
+        select(Person.display_name, Person.given_name, Person.family_name, Person.email, Person.mobile).where(
+            Person.id == principal_id
+        )
+    ).one()
+    names = [person.display_name, person.given_name, person.family_name]
+    words.update(name for name in names if name)
+    words.update(a + b for a, b in ((person.given_name, person.family_name), (person.family_name, person.given_name)) if a and b)
+    if person.email:
+        local, _, domain = person.email.partition("@")
+        words.update({local, *domain.split(".")})
+    if person.mobile:
+        words.update({person.mobile, person.mobile[-8:]})
+    posts = session.execute(
+        select(Employment.employee_number, Employment.organization_id).where(Employment.principal_id == principal_id)
+    ).all()
+    words.update(post.employee_number for post in posts)
+    organizations = session.execute(
+        select(Organization.code, Organization.name, Organization.name_en)
+        .join(OrganizationClosure, OrganizationClosure.ancestor_id == Organization.id)
+        .where(OrganizationClosure.descendant_id.in_({post.organization_id for post in posts}))
+    ).all()
+    words.update(value for row in organizations for value in row if value)
+    return frozenset(_usable_words(words))
+
+
+def _usable_words(words: Iterable[str]) -> Iterable[str]:
+    for word in words:
+        for part in {word, *re.split(r"[\s\-_./,&()（）]+", word)}:
+            folded = _fold(part)
+            shortest = _MIN_CONTEXT_LATIN if folded.isascii() else _MIN_CONTEXT_HAN
+            if len(folded) >= shortest and folded not in _GENERIC_WORDS:
+                yield folded
+
+
+def _fold(text: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if c.isalnum() or c in "@$!")
+
+
+@cache
+def _common() -> frozenset[str]:
+    return frozenset(_COMMON_FILE.read_text(encoding="utf-8").split("\n")) - {""}
+
+
+@cache
+def _tiles() -> frozenset[str]:
+    head = _COMMON_FILE.read_text(encoding="utf-8").split("\n")[:_TILE_WORDS]
+    return frozenset(word for word in head if len(word) >= _MIN_TILE)
+
+
+def _is_common(folded: str) -> bool:
+    """Whether it is nothing but one or two of the commonest words, however spelled, repeated, numbered or dated.
+
+    Finds the cheapest way to lay the whole text with common words, keyboard and alphabet sequences (one each, the same
+    again is free) and dates (free). Three different words are a passphrase and pass.
+    """
+    if len(set(folded)) <= 1:
+        return True
+    spelled = folded.translate(_LEET)
+    size = len(folded)
+    costs: list[dict[str, int]] = [{"": 0}] + [{} for _ in range(size)]
+    for start in range(size):
+        if not costs[start]:
+            continue
+        for end in range(start + 1, min(size, start + _MAX_TILE) + 1):
+            tile = _tile(folded[start:end], spelled[start:end])
+            if tile is None:
+                continue
+            for last, cost in costs[start].items():
+                key = last if tile == "" else tile
+                total = cost + (0 if tile in {"", last} else 1)
+                if total <= _FEW_WORDS and total < costs[end].get(key, size):
+                    costs[end][key] = total
+    return bool(costs[size])
+
+
+def _tile(plain: str, spelled: str) -> str | None:
+    """What a stretch counts as: "" is free, a word costs one, None cannot be laid."""
+    if plain in {"!", "@", "$"} or (len(plain) <= 3 and plain.isdecimal()) or _DATE.fullmatch(plain):
+        return ""
+    if len(plain) < _MIN_TILE:
+        return None
+    if plain in _tiles() or plain in _common():
+        return plain
+    if spelled in _tiles():
+        return spelled
+    if any(plain in s or plain in s[::-1] for s in _SEQUENCES) or (plain.isdecimal() and len(set(plain)) == 1):
+        return plain
+    return None
+
+
+# ---------------------------------------------------------------- hashing
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """Whether a password matched, and the hash to store instead when the stored one has outdated costs."""
+
+    matches: bool
+    replacement: str | None = None
+
+
+class HashingPool:
+    """Hashes and verifies passwords in a few threads, with a bounded queue. One a process; safe for threads.
+
+    A caller on an event loop awaits `asyncio.wrap_future(...)`; one in a thread calls `.result()`. Either way the caller
+    holds no transaction meanwhile.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._argon2: Any = argon2.using(
+            type="ID",
+            memory_cost=settings.argon2_memory_kib,
+            time_cost=settings.argon2_time_cost,
+            parallelism=1,
+            salt_size=16,
+            digest_size=32,
+        )
+        self._threads = settings.hashing_threads
+        self._queue_seconds = settings.hash_queue_seconds
+        self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="hashing")
+        self._lock = threading.Lock()
+        self._outstanding = 0
+        started = time.perf_counter()
+        # What unknown people are compared with, so that they cost the same work as known ones.
+        self._dummy = self._argon2.hash(secrets.token_urlsafe(24))
+        self._cost = time.perf_counter() - started
+
+    def hash(self, password: str) -> "Future[str]":
+        """Hash a normalized password.
+
+        Raises:
+            Unavailable: more work is queued than the settings allow.
+        """
+        return self._submit(lambda: str(self._argon2.hash(password)))
+
+    def verify(self, password: str, stored: str | None) -> "Future[Verification]":
+        """Compare a normalized password with a stored hash. None (nobody, no password) costs the same and never matches.
+
+        Raises:
+            Unavailable: more work is queued than the settings allow.
+        """
+
+        def compare() -> Verification:
+            if stored is None or not self._argon2.identify(stored):
+                self._argon2.verify(password, self._dummy)
+                return Verification(matches=False)
+            if not self._argon2.verify(password, stored):
+                return Verification(matches=False)
+            outdated = self._argon2.needs_update(stored)
+            return Verification(matches=True, replacement=self._argon2.hash(password) if outdated else None)
+
+        return self._submit(compare)
+
+    def close(self) -> None:
+        """Let queued work end and stop the threads."""
+        self._executor.shutdown(wait=True)
+
+    def _submit(self, work: Callable[[], T]) -> "Future[T]":
+        with self._lock:
+            waiting = max(0, self._outstanding + 1 - self._threads) * self._cost / self._threads
+            if waiting > self._queue_seconds:
+                raise Unavailable(
+                    "Too many people are signing in at this moment.",
+                    retry_after=timedelta(seconds=math.ceil(max(1.0, waiting))),
+                )
+            self._outstanding += 1
+        future = self._executor.submit(self._timed, work)
+        future.add_done_callback(self._settled)
+        return future
+
+    def _timed(self, work: Callable[[], T]) -> T:
+        started = time.perf_counter()
+        try:
+            return work()
+        finally:
+            # An average that follows the machine; one slow moment does not close the door.
+            self._cost += (time.perf_counter() - started - self._cost) / 8
+
+    def _settled(self, _future: "Future[Any]") -> None:
+        with self._lock:
+            self._outstanding -= 1
+
+
+# ---------------------------------------------------------------- storing
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPassword:
+    """A stored hash and the enrolment epoch it was set in."""
+
+    hash: str
+    enrolment_epoch: int
+    set_at: datetime
+
+
+def read_password(session: Session, principal_id: str) -> StoredPassword | None:
+    """The stored hash of a person, whether or not its enrolment epoch is still theirs."""
+    row = session.execute(
+        select(Password.hash, Password.enrolment_epoch, Password.set_at).where(Password.principal_id == principal_id)
+    ).one_or_none()
+    return None if row is None else StoredPassword(row.hash, row.enrolment_epoch, row.set_at)
+
+
+def store_password(
+    session: Session, principal_id: str, password_hash: str, *, enrolment_epoch: int, now: datetime
+) -> None:
+    """Set a person's password hash, in the caller's transaction, which has locked the principal and checked the epoch."""
+    values = {"hash": password_hash, "enrolment_epoch": enrolment_epoch, "set_at": now}
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    statement = dialect.insert(Password).values(principal_id=principal_id, **values)
+    session.execute(statement.on_conflict_do_update(index_elements=[Password.principal_id], set_=values))

@@ -1,0 +1,296 @@
+"""SSO sessions: one person in one browser. Started under the principal's lock, read on every use, ended for good."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
+
+from idhub.access.tables import Application, OidcClient
+from idhub.changes import Actor, Event, EventType, record
+from idhub.credentials import opaque
+from idhub.credentials.predicate import installation_epoch, may_act, usable_session
+from idhub.credentials.tables import Grant, SessionParticipant, SsoSession
+from idhub.db import new_id
+from idhub.delivery.channel import Grade, PlannedDelivery
+from idhub.delivery.queue import plan
+from idhub.directory.tables import Person, Principal
+from idhub.errors import NotPermitted
+from idhub.settings import Settings
+
+LOGOUT_CHANNEL = "backchannel_logout"
+# A session's last use is written at most this often; reading a page writes nothing.
+_TOUCH_INTERVAL = timedelta(minutes=1)
+_MAX_USER_AGENT = 400
+_MAX_IP = 45
+
+
+@dataclass(frozen=True, slots=True)
+class Epochs:
+    """The three epochs a credential is stamped with, as they were before its proof was checked."""
+
+    access: int
+    enrolment: int
+    installation: int
+
+
+@dataclass(frozen=True, slots=True)
+class SignedIn:
+    """Who uses a session, established by `authenticate`."""
+
+    principal_id: str
+    session_id: str
+    display_name: str
+    locale: str | None
+    amr: Sequence[str]
+    authenticated_at: datetime
+    csrf_binding: str
+    """What form tokens of this browser are bound to."""
+    last_seen_at: datetime
+    expires_at: datetime
+
+    def is_touch_due(self, now: datetime) -> bool:
+        """Whether `touch` should be called: the last recorded use is a minute old."""
+        return now - self.last_seen_at >= _TOUCH_INTERVAL
+
+
+@dataclass(frozen=True, slots=True)
+class Participant:
+    """An application that a session was used for."""
+
+    id: str
+    principal_id: str
+    application_id: str
+    application_name: str
+    client_id: str
+    sid: str
+    sub: str
+    is_told: bool
+    """Whether the application can be told by back-channel logout."""
+
+
+def read_epochs(session: Session, principal_id: str) -> Epochs | None:
+    """The principal's epochs of this moment, to be read *before* a password or assertion is checked.
+
+    None when there is no such principal; check the proof all the same, so that both cases take equally long.
+    """
+    row = session.execute(
+        select(Principal.access_epoch, Principal.enrolment_epoch, installation_epoch()).where(Principal.id == principal_id)
+    ).first()
+    return None if row is None else Epochs(row[0], row[1], row[2])
+
+
+def lock_principal(session: Session, principal_id: str) -> None:
+    """Hold back transitions of the principal until this transaction ends (design section 2, invariant 2).
+
+    `FOR SHARE` on PostgreSQL; on SQLite the write transaction itself does it.
+    """
+    session.execute(select(Principal.id).where(Principal.id == principal_id).with_for_update(read=True))
+
+
+def start_session(
+    session: Session,
+    principal_id: str,
+    *,
+    epochs_read: Epochs,
+    amr: Sequence[str],
+    now: datetime,
+    ip: str | None,
+    user_agent: str | None,
+    settings: Settings,
+) -> tuple[str, str]:
+    """Start a session after a proof was accepted; returns its token (for the cookie) and its id.
+
+    Locks the principal and asks again whether it may act; a transition that ended access while the proof was being
+    checked wins, because the session is stamped with the epochs read before that.
+
+    Raises:
+        NotPermitted: rule `session.standing` or `session.epoch`.
+    """
+    lock_principal(session, principal_id)
+    row = session.execute(
+        select(
+            may_act(now).label("may_act"),
+            Principal.access_epoch,
+            Principal.enrolment_epoch,
+            installation_epoch().label("installation_epoch"),
+        ).where(Principal.id == principal_id)
+    ).first()
+    if row is None or not row.may_act:
+        raise NotPermitted("Signing in is not possible at this time.", rule="session.standing")
+    if epochs_read != Epochs(row.access_epoch, row.enrolment_epoch, row.installation_epoch):
+        raise NotPermitted("Something about your access changed while you signed in. Try again.", rule="session.epoch")
+    token, session_id = opaque.make("ses"), new_id("ses")
+    expires_at = now + settings.session_lifetime
+    session.execute(
+        insert(SsoSession).values(
+            id=session_id,
+            token_hash=opaque.hash_of(token),
+            principal_id=principal_id,
+            access_epoch=epochs_read.access,
+            enrolment_epoch=epochs_read.enrolment,
+            installation_epoch=epochs_read.installation,
+            authenticated_at=now,
+            amr=list(amr),
+            created_at=now,
+            last_seen_at=now,
+            idle_expires_at=min(now + settings.session_idle, expires_at),
+            expires_at=expires_at,
+            ip=ip[:_MAX_IP] if ip else None,
+            user_agent=user_agent[:_MAX_USER_AGENT] if user_agent else None,
+        )
+    )
+    actor = Actor(kind="person", id=principal_id, session_id=session_id, ip=ip)
+    record(
+        session,
+        [
+            Event(
+                type=EventType.SESSION_STARTED,
+                at=now,
+                actor=actor,
+                door="login",
+                target_kind="session",
+                target_id=session_id,
+                person_id=principal_id,
+                details={"amr": list(amr)},
+            )
+        ],
+    )
+    return token, session_id
+
+
+def authenticate(session: Session, token: str | None, *, now: datetime) -> SignedIn | None:
+    """Who uses this session token now; None for everything that is not a usable session. A pure read."""
+    if not token or not opaque.looks_valid("ses", token):
+        return None
+    row = session.execute(
+        select(
+            SsoSession.id,
+            SsoSession.principal_id,
+            SsoSession.amr,
+            SsoSession.authenticated_at,
+            SsoSession.last_seen_at,
+            SsoSession.expires_at,
+            Person.display_name,
+            Person.locale,
+        )
+        .join(Principal, Principal.id == SsoSession.principal_id)
+        .join(Person, Person.id == SsoSession.principal_id)
+        .where(SsoSession.token_hash == opaque.hash_of(token), usable_session(now))
+    ).first()
+    if row is None:
+        return None
+    return SignedIn(
+        principal_id=row.principal_id,
+        session_id=row.id,
+        display_name=row.display_name,
+        locale=row.locale,
+        amr=tuple(row.amr),
+        authenticated_at=row.authenticated_at,
+        csrf_binding=row.id,
+        last_seen_at=row.last_seen_at,
+        expires_at=row.expires_at,
+    )
+
+
+def touch(session: Session, session_id: str, *, now: datetime, settings: Settings) -> None:
+    """Record that the session is in use, which moves its idle end; its absolute end stays."""
+    idle_expires_at = now + settings.session_idle
+    session.execute(
+        update(SsoSession)
+        .where(SsoSession.id == session_id, SsoSession.ended_at.is_(None), SsoSession.idle_expires_at > now)
+        .values(last_seen_at=now, idle_expires_at=idle_expires_at)
+    )
+
+
+def participants_of(session: Session, session_id: str) -> list[Participant]:
+    """Applications that the session was used for and that have not been told of its end, by name."""
+    rows = session.execute(
+        select(
+            SessionParticipant.id,
+            SessionParticipant.principal_id,
+            SessionParticipant.application_id,
+            Application.name.label("application_name"),
+            SessionParticipant.client_id,
+            SessionParticipant.sid,
+            SessionParticipant.sub,
+            OidcClient.backchannel_logout_uri.is_not(None).label("is_told"),
+        )
+        .join(OidcClient, OidcClient.client_id == SessionParticipant.client_id)
+        .join(Application, Application.id == SessionParticipant.application_id)
+        .where(SessionParticipant.session_id == session_id, SessionParticipant.ended_at.is_(None))
+        .order_by(Application.name, SessionParticipant.id)
+    ).all()
+    return [Participant(**{**row._mapping, "is_told": bool(row.is_told)}) for row in rows]
+
+
+def end_session(
+    session: Session,
+    session_id: str,
+    *,
+    reason: str,
+    now: datetime,
+    actor: Actor | None = None,
+    door: str = "login",
+) -> list[Participant]:
+    """End a session with everything that rests on it, and plan a back-channel logout for each participant.
+
+    Returns the participants, told or not; an empty list also when it had ended before. Serialized with
+    `codes.issue_code` by the session's row: a participant that joins meanwhile is either told or refused.
+    """
+    principal_id = session.execute(select(SsoSession.principal_id).where(SsoSession.id == session_id)).scalar()
+    if principal_id is None:
+        return []
+    lock_principal(session, principal_id)
+    ended = session.execute(
+        update(SsoSession)
+        .where(SsoSession.id == session_id, SsoSession.ended_at.is_(None))
+        .values(ended_at=now, end_reason=reason)
+        .returning(SsoSession.id)
+    ).first()
+    if ended is None:
+        return []
+    session.execute(
+        update(Grant)
+        .where(Grant.session_id == session_id, Grant.ended_at.is_(None))
+        .values(ended_at=now, end_reason=reason)
+    )
+    participants = participants_of(session, session_id)
+    session.execute(
+        update(SessionParticipant)
+        .where(SessionParticipant.session_id == session_id, SessionParticipant.ended_at.is_(None))
+        .values(ended_at=now)
+    )
+    plan(session, [logout_delivery(participant) for participant in participants if participant.is_told], now=now)
+    record(
+        session,
+        [
+            Event(
+                type=EventType.SESSION_ENDED,
+                at=now,
+                actor=actor or Actor(kind="person", id=principal_id, session_id=session_id),
+                door=door,
+                target_kind="session",
+                target_id=session_id,
+                person_id=principal_id,
+                reason=reason,
+                details={"participants": [participant.client_id for participant in participants]},
+            )
+        ],
+    )
+    return participants
+
+
+def logout_delivery(participant: Participant) -> PlannedDelivery:
+    """The effect of telling a participant that its session is over (OIDC Back-Channel Logout 1.0)."""
+    return PlannedDelivery(
+        application_id=participant.application_id,
+        channel=LOGOUT_CHANNEL,
+        lane=f"participant:{participant.id}",
+        operation="logout",
+        payload={"client_id": participant.client_id, "sub": participant.sub, "sid": participant.sid},
+        principal_id=participant.principal_id,
+        participant_id=participant.id,
+        required_grade=Grade.E1,
+    )

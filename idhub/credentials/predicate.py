@@ -77,7 +77,9 @@ def grant_criteria(now: Now) -> Criteria:
     """
     return {
         "grant_ended": Grant.ended_at.is_(None),
-        "session_ended": or_(Grant.session_id.is_(None), and_(SsoSession.id.is_not(None), SsoSession.ended_at.is_(None))),
+        "session_ended": or_(
+            Grant.session_id.is_(None), and_(SsoSession.id.is_not(None), SsoSession.ended_at.is_(None))
+        ),
         "standing": may_act(now),
         "epoch": epochs_hold(Grant),
         "client_disabled": OidcClient.is_enabled,

@@ -76,7 +76,9 @@ def read_epochs(session: Session, principal_id: str) -> Epochs | None:
     None when there is no such principal; check the proof all the same, so that both cases take equally long.
     """
     row = session.execute(
-        select(Principal.access_epoch, Principal.enrolment_epoch, installation_epoch()).where(Principal.id == principal_id)
+        select(Principal.access_epoch, Principal.enrolment_epoch, installation_epoch()).where(
+            Principal.id == principal_id
+        )
     ).first()
     return None if row is None else Epochs(row[0], row[1], row[2])
 

@@ -118,7 +118,7 @@ def establish(session: Session, transaction_id: str, browser_token: str, *, sess
 
 
 def refuse(session: Session, transaction_id: str, browser_token: str, *, reason: str, now: datetime) -> bool:
-    """Note why the sign-in cannot go on, for `/error?transaction=`. The transaction stays open: someone else may try."""
+    """Note why the sign-in cannot go on, for `/error?transaction=`. It stays open: someone else may try."""
     return _set(session, transaction_id, browser_token, now, refusal=reason)
 
 

@@ -94,9 +94,12 @@ def _migrate(database: Database) -> None:
     from idhub import migrations
     from idhub.db import Base
 
-    upgrade = getattr(migrations, "upgrade", None)
-    if upgrade is not None:
-        upgrade(database)
+    try:
+        importlib.import_module("audit.trail")
+    except ImportError:
+        pass
+    else:
+        migrations.migrate(database)
         return
     for tables in Path(__file__).parents[2].glob("idhub/*/tables.py"):
         importlib.import_module(f"idhub.{tables.parent.name}.tables")

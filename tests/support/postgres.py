@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for tests: scratch folder, own port, gone afterwards. Debian's default cluster is left alone."""
+"""A real PostgreSQL server for tests: scratch folder, own port, gone afterwards. The default cluster is left alone."""
 
 import os
 import pwd
@@ -14,7 +14,7 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from tests.support.processes import die_with_parent, free_port
+from idhub.demo.processes import die_with_parent, free_port
 
 _OPTIONS = {
     "listen_addresses": "127.0.0.1",

@@ -1,0 +1,1 @@
+"""Tests of the demo's parts: the sample application, its logout tokens, the browser without JavaScript."""

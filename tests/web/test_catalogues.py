@@ -1,0 +1,48 @@
+"""Both languages are complete, and nothing in the catalogues is left over."""
+
+import re
+from pathlib import Path
+
+from idhub.pages.language import load_catalog
+from tests.web.messages import marked_messages
+
+LOCALE = Path("idhub/web/locale")
+_PLACEHOLDER = re.compile(r"%\((\w+)\)s")
+
+
+def test_every_marked_sentence_has_its_chinese_one() -> None:
+    catalog = load_catalog(LOCALE, "zh-CN")
+    missing = []
+    for message, places in marked_messages().items():
+        translated = catalog.get(message if isinstance(message, str) else message[0])
+        if translated is None or not all(
+            [translated.string] if isinstance(translated.string, str) else translated.string
+        ):
+            missing.append(f"{places[0]}: {message!r}")
+
+    assert not missing, "\n".join(missing)
+
+
+def test_no_translation_is_left_over() -> None:
+    used = {message if isinstance(message, str) else message[0] for message in marked_messages()}
+    ids = {m.id if isinstance(m.id, str) else m.id[0] for m in load_catalog(LOCALE, "zh-CN") if m.id}
+
+    assert ids <= used, sorted(ids - used)
+
+
+def test_translations_keep_their_placeholders() -> None:
+    for message in load_catalog(LOCALE, "zh-CN"):
+        if message.id:
+            source = message.id if isinstance(message.id, str) else message.id[-1]
+            strings = [message.string] if isinstance(message.string, str) else message.string
+            for string in strings:
+                assert set(_PLACEHOLDER.findall(string)) == set(_PLACEHOLDER.findall(source)), source
+
+
+def test_chinese_wording_follows_the_rules() -> None:
+    """No courtesy words, terms of the glossary only, a blank between Han characters and Latin letters or digits."""
+    for message in load_catalog(LOCALE, "zh-CN"):
+        strings = [message.string] if isinstance(message.string, str) else list(message.string or ())
+        for string in strings:
+            assert not re.search("请注意|成功地|系统提示|您|用户|帐号|账户|权限项|僵尸", string), string
+            assert not re.search(r"[一-鿿][A-Za-z0-9%]|[A-Za-z0-9s)][一-鿿]", re.sub(r"\)s", ")s", string)), string

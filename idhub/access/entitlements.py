@@ -76,9 +76,7 @@ def difference(
         keeps_direct: whether entitlements that rest on no rule stay; a leave keeps nothing.
     """
     gone = [
-        h
-        for h in held
-        if (h.application_id, h.role) not in wanted and not (keeps_direct and h.reason_kind != "rule")
+        h for h in held if (h.application_id, h.role) not in wanted and not (keeps_direct and h.reason_kind != "rule")
     ]
     present = {(h.application_id, h.role) for h in held}
     return gone, [(key, rule_id) for key, rule_id in wanted.items() if key not in present]
@@ -109,9 +107,7 @@ def withdraw(session: Session, held: Sequence[Held], *, now: datetime) -> None:
     )
 
 
-def entitle(
-    session: Session, wanted: Iterable[tuple[str, Key, str, str]], *, now: datetime
-) -> None:
+def entitle(session: Session, wanted: Iterable[tuple[str, Key, str, str]], *, now: datetime) -> None:
     """Begin entitlements: (principal, (application, role), reason kind, reason reference)."""
     bulk_insert(
         session,
@@ -132,5 +128,3 @@ def entitle(
             for principal_id, (application_id, role), reason_kind, reason_ref in wanted
         ),
     )
-
-

@@ -76,16 +76,16 @@ def current_rules(session: Session) -> list[BirthrightRule]:
         select(EntitlementRule.id, EntitlementRule.application_id, EntitlementRule.role, EntitlementRule.rule)
         .join(Application, Application.id == EntitlementRule.application_id)
         .where(
-            EntitlementRule.superseded_at.is_(None), EntitlementRule.valid_to.is_(None), Application.is_enabled.is_(True)
+            EntitlementRule.superseded_at.is_(None),
+            EntitlementRule.valid_to.is_(None),
+            Application.is_enabled.is_(True),
         )
         .order_by(EntitlementRule.id)
     )
     return [BirthrightRule(r.id, r.application_id, r.role, compile_rule(r.rule)) for r in rows]
 
 
-def wanted_by_rules(
-    rules: Sequence[BirthrightRule], document: Mapping[str, Any]
-) -> dict[tuple[str, str], str]:
+def wanted_by_rules(rules: Sequence[BirthrightRule], document: Mapping[str, Any]) -> dict[tuple[str, str], str]:
     """(application, role) -> id of the first rule that entitles the person of `document`."""
     wanted: dict[tuple[str, str], str] = {}
     for rule in rules:
@@ -94,9 +94,7 @@ def wanted_by_rules(
     return wanted
 
 
-def set_rules(
-    session: Session, application_id: str, wanted: Sequence[tuple[str, str]], *, now: datetime
-) -> bool:
+def set_rules(session: Session, application_id: str, wanted: Sequence[tuple[str, str]], *, now: datetime) -> bool:
     """Make `wanted` (role, text) the application's rules. Returns whether anything changed.
 
     The rules that were stay readable with their end; who follows is decided by re-evaluating people.

@@ -71,6 +71,10 @@ class OidcClient(Base):
     """`aud` of access tokens; null: the client's own resource, named by its client_id."""
     rotates_refresh: Mapped[bool] = mapped_column(Boolean, default=True)
     requires_consent: Mapped[bool] = mapped_column(Boolean, default=False)
+    sector: Mapped[str | None] = mapped_column(String(255))
+    """Sector of pairwise `sub` (OIDC Core section 8.1); null: public, one `sub` for all such clients."""
+    is_native: Mapped[bool] = mapped_column(Boolean, default=False)
+    """Installed application: the port of loopback redirect URIs may vary (RFC 8252 section 7.3)."""
     backchannel_logout_uri: Mapped[str | None] = mapped_column(Text)
     backchannel_logout_session_required: Mapped[bool] = mapped_column(Boolean, default=True)
     is_enabled: Mapped[bool] = mapped_column(Boolean, default=True)

@@ -161,6 +161,10 @@ class LoginTransaction(Base):
     """Validated parameters of the request, or the local path to go to."""
     session_id: Mapped[str | None] = mapped_column(String(40))
     """The session that this transaction established by a fresh sign-in."""
+    refusal: Mapped[str | None] = mapped_column(String(60))
+    """Stable code why the sign-in cannot go on (not_entitled, consent_denied, ...); the error page reads it."""
+    consent: Mapped[str | None] = mapped_column(String(8))
+    """allow or deny: what the person answered on the consent page of this transaction."""
     created_at: Mapped[datetime] = mapped_column(Instant)
     expires_at: Mapped[datetime] = mapped_column(Instant, index=True)
     completed_at: Mapped[datetime | None] = mapped_column(Instant)

@@ -3,12 +3,10 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, Integer, String, Text, text
+from sqlalchemy import ForeignKey, Index, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from idhub.db import Base, Instant, JsonText
-
-_WAITING = text("state IN ('pending','leased')")
 
 
 class Delivery(Base):
@@ -20,10 +18,9 @@ class Delivery(Base):
 
     __tablename__ = "deliveries"
     __table_args__ = (
-        Index("ix_deliveries_due", "next_attempt_at", sqlite_where=_WAITING, postgresql_where=_WAITING),
-        Index("ix_deliveries_lane", "lane", "seq", sqlite_where=_WAITING, postgresql_where=_WAITING),
+        Index("uq_deliveries_lane", "lane", "seq", unique=True),
         Index("ix_deliveries_case", "case_id"),
-        Index("ix_deliveries_application", "application_id", "state"),
+        Index("ix_deliveries_state", "state", "application_id", "next_attempt_at"),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)

@@ -68,11 +68,20 @@ def find_organization(session: Session, text: str) -> str:
     Raises:
         NotFound: there is none.
     """
-    found = session.execute(
-        select(Organization.id).where(
-            or_(Organization.id == text, Organization.code == text, Organization.name == text, Organization.name_en == text)
+    found = (
+        session.execute(
+            select(Organization.id).where(
+                or_(
+                    Organization.id == text,
+                    Organization.code == text,
+                    Organization.name == text,
+                    Organization.name_en == text,
+                )
+            )
         )
-    ).scalars().first()
+        .scalars()
+        .first()
+    )
     if found is None:
         raise NotFound(f"There is no organization {text!r}.", field="organization", rule="organization.unknown")
     return found

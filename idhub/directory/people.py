@@ -1,6 +1,5 @@
 """Reading people: finding one by anything that names them, showing one, listing many."""
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -9,6 +8,7 @@ from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from idhub.db import chunked
+from idhub.directory.names import login_name_candidates
 from idhub.directory.tables import (
     Department,
     Employment,
@@ -22,16 +22,6 @@ from idhub.directory.tables import (
     Standing,
 )
 from idhub.errors import Conflict, NotFound
-
-
-def normal_login_name(text: str) -> str:
-    """One normal form of what people type to name themselves: NFKC, case-folded, without surrounding blanks.
-
-    Of a telephone number also without inner blanks, brackets and hyphens.
-    """
-    value = unicodedata.normalize("NFKC", text).strip().casefold()
-    digits = value.replace(" ", "").replace("-", "").replace("(", "").replace(")", "")
-    return digits if digits.removeprefix("+").isdigit() else value
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,7 +108,10 @@ def find_person(session: Session, text: str) -> str:
     else:
         found = (
             session.execute(
-                select(LoginName.principal_id).where(LoginName.value == normal_login_name(value)).limit(2)
+                select(LoginName.principal_id)
+                .where(LoginName.value.in_(login_name_candidates(value)))
+                .distinct()
+                .limit(2)
             )
             .scalars()
             .all()

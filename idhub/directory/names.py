@@ -1,0 +1,32 @@
+"""One normal form of what people type to name themselves, shared by whoever stores it and whoever looks it up."""
+
+import re
+import unicodedata
+from typing import Literal
+
+LoginNameKind = Literal["employee_number", "email", "mobile"]
+_TELEPHONE = re.compile(r"\+?[0-9][0-9 ()-]{3,30}")
+_HOME_PREFIX = "+86"
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).strip().casefold()
+
+
+def _digits(folded: str) -> str:
+    kept = re.sub(r"[ ()-]", "", folded)
+    return kept.removeprefix(_HOME_PREFIX)
+
+
+def stored_login_name(kind: LoginNameKind, value: str) -> str:
+    """The form in which a name is stored: NFKC, case-folded; of a mobile number the digits alone, home prefix cut."""
+    folded = _folded(value)
+    return _digits(folded) if kind == "mobile" else folded
+
+
+def login_name_candidates(text: str) -> tuple[str, ...]:
+    """The stored forms that `text` may mean: as it is, and as a telephone number when it looks like one."""
+    folded = _folded(text)
+    if _TELEPHONE.fullmatch(folded):
+        return tuple(dict.fromkeys((folded, _digits(folded))))
+    return (folded,)

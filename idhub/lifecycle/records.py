@@ -1,0 +1,424 @@
+"""Rows behind the one door: loads principals under lock, writes what the rules made of them. Set-based, no ORM objects."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+from sqlalchemy.orm import Session
+
+from idhub.db import bulk_insert, chunked, new_id
+from idhub.directory.names import LoginNameKind, stored_login_name
+from idhub.directory.search_terms import search_terms
+from idhub.directory.tables import (
+    Employment,
+    EmploymentPeriod,
+    EmploymentState,
+    EmploymentType,
+    LoginName,
+    Person,
+    Principal,
+    PrincipalKind,
+    SourceRecord,
+    Standing,
+)
+from idhub.lifecycle.intake import SourceMark
+from idhub.lifecycle.rules import Post, State, main_post
+
+PERSON_FIELDS = ("display_name", "given_name", "family_name", "email", "mobile", "locale", "national_id_hash")
+ROTATION_PERIOD = timedelta(days=14)
+"""How long services and devices of a leaver may keep their credentials."""
+_FACTS = ("organization_id", "department_id", "employee_number", "type", "title", "manager_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A principal before and after; `before` is None for a new one."""
+
+    before: State | None
+    after: State
+
+    @property
+    def attributes_changed(self) -> bool:
+        """Whether something that applications are told has changed."""
+        if self.before is None:
+            return True
+        return dict(self.before.person) != dict(self.after.person) or self.before.posts != self.after.posts
+
+    @property
+    def has_left(self) -> bool:
+        """Whether this transition is the leave."""
+        return self.after.standing == Standing.LEFT and (self.before is None or self.before.standing != Standing.LEFT)
+
+    @property
+    def exited(self) -> bool:
+        """Whether credentials issued so far died."""
+        return self.before is not None and self.after.access_epoch != self.before.access_epoch
+
+
+def load(session: Session, principal_ids: Iterable[str]) -> dict[str, State]:
+    """People by id, their principal rows locked until the transaction ends, in one order for all callers."""
+    states: dict[str, State] = {}
+    for part in chunked(sorted(set(principal_ids))):
+        principals = session.execute(
+            select(
+                Principal.id,
+                Principal.standing,
+                Principal.access_epoch,
+                Principal.enrolment_epoch,
+                Principal.access_starts_at,
+                Principal.access_ends_at,
+            )
+            .where(Principal.id.in_(part), Principal.kind == PrincipalKind.PERSON)
+            .order_by(Principal.id)
+            .with_for_update()
+        ).all()
+        people = {
+            row.id: {name: getattr(row, name) for name in PERSON_FIELDS}
+            for row in session.execute(
+                select(Person.id, *(getattr(Person, name) for name in PERSON_FIELDS)).where(Person.id.in_(part))
+            )
+        }
+        posts: dict[str, list[Post]] = {}
+        for row in session.execute(
+            select(
+                Employment.principal_id,
+                Employment.id,
+                Employment.organization_id,
+                Employment.employee_number,
+                Employment.type,
+                Employment.starts_on,
+                Employment.starts_at,
+                Employment.department_id,
+                Employment.title,
+                Employment.manager_id,
+                Employment.ends_on,
+                Employment.ends_at,
+                Employment.state,
+            )
+            .where(Employment.principal_id.in_(part))
+            .order_by(Employment.starts_at, Employment.id)
+        ):
+            principal_id, *values = row
+            values[3], values[-1] = EmploymentType(values[3]), EmploymentState(values[-1])
+            posts.setdefault(principal_id, []).append(Post(*values))
+        for row in principals:
+            states[row.id] = State(
+                id=row.id,
+                standing=Standing(row.standing),
+                access_epoch=row.access_epoch,
+                enrolment_epoch=row.enrolment_epoch,
+                starts_at=row.access_starts_at,
+                ends_at=row.access_ends_at,
+                person=people[row.id],
+                posts=tuple(posts.get(row.id, ())),
+            )
+    return states
+
+
+def write(session: Session, written: Sequence[Written], *, now: datetime) -> None:
+    """Store what changed between `before` and `after` of every principal."""
+    new = [w.after for w in written if w.before is None]
+    changed = [(w.before, w.after) for w in written if w.before is not None and w.before != w.after]
+    _insert_principals(session, new, now=now)
+    _update_principals(session, changed, now=now)
+    _write_posts(session, written, now=now)
+    _write_login_names(session, new, [(b, a) for b, a in changed])
+
+
+def _insert_principals(session: Session, states: Sequence[State], *, now: datetime) -> None:
+    bulk_insert(
+        session,
+        Principal,
+        (
+            {
+                "id": s.id,
+                "kind": PrincipalKind.PERSON,
+                "organization_id": main_post(s.posts).organization_id,
+                "standing": s.standing,
+                "access_epoch": s.access_epoch,
+                "enrolment_epoch": s.enrolment_epoch,
+                "access_starts_at": s.starts_at,
+                "access_ends_at": s.ends_at,
+                "version": 1,
+                "created_at": now,
+                "changed_at": now,
+            }
+            for s in states
+        ),
+    )
+    bulk_insert(
+        session,
+        Person,
+        (
+            {
+                "id": s.id,
+                **{name: s.person.get(name) for name in PERSON_FIELDS},
+                "main_employment_id": main_post(s.posts).id,
+                "search_terms": _terms(s),
+                "attribute_sources": {},
+            }
+            for s in states
+        ),
+    )
+
+
+def _update_principals(session: Session, changed: Sequence[tuple[State, State]], *, now: datetime) -> None:
+    if not changed:
+        return
+    connection = session.connection()
+    principals = Principal.__table__
+    connection.execute(
+        update(principals)  # type: ignore[arg-type]
+        .where(principals.c.id == bindparam("key"))
+        .values(
+            organization_id=bindparam("organization"),
+            standing=bindparam("new_standing"),
+            access_epoch=bindparam("access"),
+            enrolment_epoch=bindparam("enrolment"),
+            access_starts_at=bindparam("starts"),
+            access_ends_at=bindparam("ends"),
+            version=principals.c.version + 1,
+            changed_at=bindparam("at"),
+        ),
+        [
+            {
+                "key": after.id,
+                "organization": main_post(after.posts).organization_id,
+                "new_standing": after.standing,
+                "access": after.access_epoch,
+                "enrolment": after.enrolment_epoch,
+                "starts": after.starts_at,
+                "ends": after.ends_at,
+                "at": now,
+            }
+            for _, after in changed
+        ],
+    )
+    people = Person.__table__
+    connection.execute(
+        update(people)  # type: ignore[arg-type]
+        .where(people.c.id == bindparam("key"))
+        .values(
+            {
+                **{name: bindparam(f"new_{name}") for name in PERSON_FIELDS},
+                "main_employment_id": bindparam("main"),
+                "search_terms": bindparam("terms"),
+            }
+        ),
+        [
+            {
+                "key": after.id,
+                **{f"new_{name}": after.person.get(name) for name in PERSON_FIELDS},
+                "main": main_post(after.posts).id,
+                "terms": _terms(after),
+            }
+            for _, after in changed
+        ],
+    )
+
+
+def _terms(state: State) -> str:
+    person = state.person
+    western = " ".join(filter(None, (person.get("given_name"), person.get("family_name"))))
+    numbers = tuple(post.employee_number for post in state.posts)
+    return search_terms(
+        person["display_name"], western or None, keys=(*numbers, person.get("email"), person.get("mobile"))
+    )
+
+
+def _post_row(principal_id: str, post: Post) -> dict[str, Any]:
+    return {
+        "id": post.id,
+        "principal_id": principal_id,
+        "organization_id": post.organization_id,
+        "department_id": post.department_id,
+        "employee_number": post.employee_number,
+        "type": post.type,
+        "title": post.title,
+        "manager_id": post.manager_id,
+        "state": post.state,
+        "starts_on": post.starts_on,
+        "starts_at": post.starts_at,
+        "ends_on": post.ends_on,
+        "ends_at": post.ends_at,
+    }
+
+
+def _facts(post: Post) -> dict[str, Any]:
+    return {**{name: getattr(post, name) for name in _FACTS}, "state": post.state, "ends_at": _iso(post.ends_at)}
+
+
+def _iso(value: datetime | None) -> str | None:
+    return None if value is None else value.isoformat()
+
+
+def _write_posts(session: Session, written: Sequence[Written], *, now: datetime) -> None:
+    new: list[tuple[str, Post]] = []
+    changed: list[tuple[str, Post, Post]] = []
+    for w in written:
+        known = {post.id: post for post in w.before.posts} if w.before else {}
+        for post in w.after.posts:
+            if post.id not in known:
+                new.append((w.after.id, post))
+            elif known[post.id] != post:
+                changed.append((w.after.id, known[post.id], post))
+    bulk_insert(session, Employment, ({**_post_row(p, post), "created_at": now, "changed_at": now} for p, post in new))
+    if changed:
+        table = Employment.__table__
+        names = [name for name in _post_row("", changed[0][2]) if name not in {"id", "principal_id"}]
+        session.connection().execute(
+            update(table)  # type: ignore[arg-type]
+            .where(table.c.id == bindparam("key"))
+            .values({**{name: bindparam(f"new_{name}") for name in names}, "changed_at": bindparam("at")}),
+            [
+                {"key": post.id, "at": now, **{f"new_{name}": _post_row("", post)[name] for name in names}}
+                for _, _, post in changed
+            ],
+        )
+    _write_periods(session, [post for _, post in new], [(b, a) for _, b, a in changed], now=now)
+
+
+def _write_periods(
+    session: Session, new: Sequence[Post], changed: Sequence[tuple[Post, Post]], *, now: datetime
+) -> None:
+    """Both time axes: what is believed no longer is closed, what was stays as a row with its end."""
+    rows: list[dict[str, Any]] = []
+    for post in new:
+        ended = post.state == EmploymentState.ENDED
+        rows.append(_period(post.id, post.starts_at, post.ends_at if ended else None, _facts(post), now=now))
+    relevant = {after.id: (before, after) for before, after in changed if _facts(before) != _facts(after)}
+    for part in chunked(sorted(relevant)):
+        open_rows = session.execute(
+            select(
+                EmploymentPeriod.id, EmploymentPeriod.employment_id, EmploymentPeriod.valid_from, EmploymentPeriod.facts
+            ).where(
+                EmploymentPeriod.employment_id.in_(part),
+                EmploymentPeriod.superseded_at.is_(None),
+                EmploymentPeriod.valid_to.is_(None),
+            )
+        ).all()
+        for closing in chunked([row.id for row in open_rows]):
+            session.execute(
+                update(EmploymentPeriod)
+                .where(EmploymentPeriod.id.in_(closing))
+                .values(superseded_at=now)
+                .execution_options(synchronize_session=False)
+            )
+        began = {row.employment_id: row for row in open_rows}
+        for employment_id in part:
+            _, after = relevant[employment_id]
+            row = began.get(employment_id)
+            ended = after.state == EmploymentState.ENDED
+            at = after.ends_at if ended and after.ends_at is not None else now
+            start = row.valid_from if row is not None else after.starts_at
+            if row is not None and start < at:
+                rows.append(_period(employment_id, start, at, row.facts, now=now))
+            if not ended:
+                rows.append(_period(employment_id, max(start, at), None, _facts(after), now=now))
+    bulk_insert(session, EmploymentPeriod, rows)
+
+
+def _period(
+    employment_id: str, start: datetime, end: datetime | None, facts: Mapping[str, Any], *, now: datetime
+) -> dict[str, Any]:
+    return {
+        "id": new_id("prd"),
+        "employment_id": employment_id,
+        "valid_from": start,
+        "valid_to": end,
+        "recorded_at": now,
+        "superseded_at": None,
+        "facts": facts,
+    }
+
+
+def _login_names(state: State) -> dict[str, str]:
+    names = {stored_login_name("employee_number", post.employee_number): "employee_number" for post in state.posts}
+    contacts: tuple[LoginNameKind, ...] = ("email", "mobile")
+    for kind in contacts:
+        value = state.person.get(kind)
+        if value:
+            names.setdefault(stored_login_name(kind, value), kind)
+    return names
+
+
+def _write_login_names(session: Session, new: Sequence[State], changed: Sequence[tuple[State, State]]) -> None:
+    gone: list[tuple[str, str]] = []
+    rows = [
+        {"value": value, "principal_id": s.id, "kind": kind} for s in new for value, kind in _login_names(s).items()
+    ]
+    for before, after in changed:
+        old, current = _login_names(before), _login_names(after)
+        gone += [(after.id, value) for value in old if value not in current]
+        rows += [
+            {"value": value, "principal_id": after.id, "kind": kind}
+            for value, kind in current.items()
+            if value not in old
+        ]
+    for principal_id, value in gone:
+        session.execute(delete(LoginName).where(LoginName.principal_id == principal_id, LoginName.value == value))
+    bulk_insert(session, LoginName, rows)
+
+
+def write_sources(session: Session, marks: Sequence[tuple[str, str | None, SourceMark]], *, now: datetime) -> None:
+    """Store what providers said: (principal id, employment id, mark), the last word of each key."""
+    if not marks:
+        return
+    rows = [
+        {
+            "provider": mark.provider,
+            "key": mark.key,
+            "scope": mark.scope,
+            "principal_id": principal_id,
+            "employment_id": employment_id,
+            "raw_sealed": mark.raw_sealed,
+            "content_hash": mark.content_hash,
+            "state": mark.state,
+            "generation": mark.generation,
+            "seen_at": now,
+        }
+        for principal_id, employment_id, mark in marks
+    ]
+    connection = session.connection()
+    build = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
+    statement = build(SourceRecord.__table__)  # type: ignore[arg-type]
+    said = statement.excluded
+    connection.execute(
+        statement.on_conflict_do_update(
+            index_elements=["provider", "key"],
+            set_={name: said[name] for name in rows[0] if name not in {"provider", "key"}},
+        ),
+        rows,
+    )
+
+
+def hand_over_owned(
+    session: Session, leavers: Mapping[str, str | None], *, now: datetime
+) -> list[tuple[str, str, str | None]]:
+    """Give services and devices of leavers to their manager, with a deadline to rotate their credentials.
+
+    One leaver must not stop production: what the person owned goes on, what was personal is dead.
+
+    Args:
+        leavers: leaver -> manager who takes over, None when there is none.
+
+    Returns: (owned principal, leaver, new owner) of each.
+    """
+    handed: list[tuple[str, str, str | None]] = []
+    for part in chunked(sorted(leavers)):
+        rows = session.execute(
+            select(Principal.id, Principal.owner_id).where(Principal.owner_id.in_(part)).with_for_update()
+        ).all()
+        for owned_id, leaver in rows:
+            session.execute(
+                update(Principal)
+                .where(Principal.id == owned_id)
+                .values(owner_id=leavers[leaver], rotation_due_at=now + ROTATION_PERIOD, version=Principal.version + 1)
+                .execution_options(synchronize_session=False)
+            )
+            handed.append((owned_id, leaver, leavers[leaver]))
+    return handed

@@ -1,0 +1,280 @@
+"""The one client through which the hub calls out: guarded, bounded, and silent about secrets.
+
+Every request passes the rules of `idhub.delivery.addresses`, twice: its URL, and each address that its name resolves
+to, which is then the address connected to (a name cannot point elsewhere in between). Redirects are not followed,
+proxies and cookies not used. Time and size are bounded; the size is counted after decompression.
+"""
+
+import asyncio
+import socket
+import ssl
+import weakref
+import zlib
+from collections.abc import Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Any, Literal, Self
+from urllib.parse import urlencode
+
+import aiohttp
+import orjson
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from idhub.delivery.addresses import OutboundPolicy, OutboundRefused
+from idhub.errors import Unavailable
+from idhub.settings import Settings
+
+__all__ = [
+    "OutboundError",
+    "OutboundHttp",
+    "OutboundPolicy",
+    "OutboundRefused",
+    "OutboundResponse",
+    "OutboundTimeout",
+    "Resolve",
+]
+
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+"""Name and port to addresses. Replaced in tests; the system's resolver otherwise."""
+
+_DNS_THREADS = 16
+_DNS_CACHE_SECONDS = 10
+_KEEP_ALIVE_SECONDS = 30
+_READ_SIZE = 65_536
+_LONGEST_WAIT = timedelta(hours=1)
+
+
+class OutboundError(Unavailable):
+    """The other side could not be reached, broke off, or answered what cannot be read."""
+
+
+class OutboundTimeout(OutboundError):
+    """The total deadline passed. Whether the other side acted is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundResponse:
+    """What came back. `headers` compares names without case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def is_success(self) -> bool:
+        """2xx."""
+        return 200 <= self.status < 300
+
+    def json(self) -> Any:
+        """The body as JSON.
+
+        Raises:
+            OutboundError: it is not JSON.
+        """
+        try:
+            return orjson.loads(self.body)
+        except orjson.JSONDecodeError as error:
+            raise OutboundError(f"The answer ({self.status}) is not JSON.") from error
+
+    def retry_after(self, *, now: datetime) -> timedelta | None:
+        """How long the other side asks to wait: RFC 9110 section 10.2.3; at most one hour, unreadable is None."""
+        value = self.headers.get("Retry-After", "").strip()
+        if value.isascii() and value.isdigit():
+            return min(timedelta(seconds=int(value[:9])), _LONGEST_WAIT)
+        try:
+            at = parsedate_to_datetime(value)
+        except ValueError:
+            return None
+        at = at if at.tzinfo else at.replace(tzinfo=UTC)
+        return min(max(at - now, timedelta(0)), _LONGEST_WAIT)
+
+
+class OutboundHttp:
+    """Guarded HTTP client. Safe to use from several event loops; each has its own connections.
+
+    Args:
+        settings: `outbound_allow` names what is let through beside public addresses.
+        resolve: name resolution; the system's by default.
+        tls: trust for https; the system's by default.
+    """
+
+    def __init__(
+        self, settings: Settings, *, resolve: Resolve | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self.policy = OutboundPolicy(settings.outbound_allow)
+        self._resolve = resolve
+        self._tls = tls
+        self._threads = ThreadPoolExecutor(_DNS_THREADS, "outbound-dns")
+        self._sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = (
+            weakref.WeakKeyDictionary()
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the connections of the running event loop. The client may be used again."""
+        session = self._sessions.pop(asyncio.get_running_loop(), None)
+        if session is not None:
+            await session.close()
+
+    async def request(
+        self,
+        method: Literal["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"],
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        json: Any = None,
+        data: bytes | Mapping[str, str] | None = None,
+        timeout: timedelta,  # noqa: ASYNC109 - it is the total deadline, part of every outbound call
+        max_bytes: int = 1_000_000,
+    ) -> OutboundResponse:
+        """Send one request and read the whole answer, whatever its status; a redirect is an answer.
+
+        Args:
+            json: body, sent as application/json unless `headers` names another Content-Type.
+            data: raw body, or a form.
+            timeout: total deadline: resolving, connecting, sending and reading together.
+            max_bytes: most the body may measure after decompression.
+
+        Raises:
+            OutboundRefused: the guard does not let it through.
+            OutboundTimeout: the deadline passed.
+            OutboundError: no connection, a broken or oversized answer.
+        """
+        target = self.policy.check_url(url)
+        sent_headers, body = _body(headers, json, data)
+        try:
+            async with (
+                asyncio.timeout(timeout.total_seconds()),
+                self._session().request(
+                    method,
+                    # `encoded`: what was vetted is what is sent, byte for byte.
+                    URL(url, encoded=True),
+                    headers=sent_headers,
+                    data=body,
+                    allow_redirects=False,
+                ) as response,
+            ):
+                content = await _read(response, max_bytes)
+                return OutboundResponse(response.status, response.headers, content)
+        except TimeoutError as error:
+            raise OutboundTimeout(f"{target.authority} did not answer within {timeout.total_seconds():g} s.") from error
+        except aiohttp.ClientConnectorError as error:
+            raise OutboundError(f"No connection to {target.authority}.") from error
+        except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
+            raise OutboundError(f"{target.authority} broke off ({type(error).__name__}).") from error
+        except ValueError as error:
+            # The client refuses line breaks in header values and unreadable URLs this way.
+            raise OutboundRefused(
+                f"The request to {target.authority} is malformed.", rule="outbound.request"
+            ) from error
+
+    def _session(self) -> aiohttp.ClientSession:
+        loop = asyncio.get_running_loop()
+        session = self._sessions.get(loop)
+        if session is None or session.closed:
+            connector = aiohttp.TCPConnector(
+                resolver=_VettedResolver(self.policy, self._resolve or self._system_resolve),
+                ssl=self._tls if self._tls is not None else True,
+                ttl_dns_cache=_DNS_CACHE_SECONDS,
+                keepalive_timeout=_KEEP_ALIVE_SECONDS,
+                limit=0,  # the queue's bulkhead bounds what is in flight
+            )
+            session = aiohttp.ClientSession(
+                connector=connector,
+                headers={"User-Agent": "idhub", "Accept-Encoding": "gzip, deflate"},
+                cookie_jar=aiohttp.DummyCookieJar(),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
+                auto_decompress=False,
+                trust_env=False,
+            )
+            self._sessions[loop] = session
+        return session
+
+    async def _system_resolve(self, host: str, port: int) -> list[str]:
+        # Threads of its own: a name server that is silent must not stop other work that needs the default ones.
+        found = await asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        )
+        return [str(address[0]) for *_, address in found]
+
+
+class _VettedResolver(AbstractResolver):
+    """Resolves names and lets through only what the policy allows. One bad address refuses the name."""
+
+    def __init__(self, policy: OutboundPolicy, resolve: Resolve) -> None:
+        self._policy = policy
+        self._resolve = resolve
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        addresses = list(dict.fromkeys(await self._resolve(host, port)))
+        if not addresses:
+            raise OSError(f"{host} has no address")
+        for address in addresses:
+            self._policy.check_address(host.removesuffix("."), port, address)
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for address in addresses
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def _body(
+    headers: Mapping[str, str] | None, json: Any, data: bytes | Mapping[str, str] | None
+) -> tuple[dict[str, str], bytes | None]:
+    sent = dict(headers or {})
+    named = {name.lower() for name in sent}
+    if json is not None:
+        body: bytes | None = orjson.dumps(json)
+        kind = "application/json"
+    elif isinstance(data, Mapping):
+        body, kind = urlencode(data).encode(), "application/x-www-form-urlencoded"
+    else:
+        body, kind = data, "application/octet-stream"
+    if body is not None and "content-type" not in named:
+        sent["Content-Type"] = kind
+    return sent, body
+
+
+async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+    """Read the body, at most `max_bytes` of it after decompression; a small bomb is stopped before it is large."""
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding in {"gzip", "x-gzip"}:
+        decoder: Any = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    elif encoding == "deflate":
+        decoder = zlib.decompressobj()
+    elif encoding in {"", "identity"}:
+        decoder = None
+    else:
+        raise aiohttp.ClientPayloadError("encoding that was not asked for")
+    content = bytearray()
+    async for chunk in response.content.iter_chunked(_READ_SIZE):
+        try:
+            # One byte more than allowed tells "too much" without unpacking the rest.
+            content += decoder.decompress(chunk, max_bytes + 1 - len(content)) if decoder else chunk
+        except zlib.error as error:
+            raise aiohttp.ClientPayloadError("broken compression") from error
+        if len(content) > max_bytes:
+            response.close()
+            raise OutboundError(f"The answer is larger than {max_bytes} bytes.")
+    if decoder and content and not decoder.eof:
+        raise aiohttp.ClientPayloadError("compression cut short")
+    return bytes(content)

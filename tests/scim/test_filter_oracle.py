@@ -43,8 +43,11 @@ _string_paths = st.sampled_from(
         "Name.GivenName",
         "phoneNumbers.value",
         "phoneNumbers.type",
+        "phoneNumbers",
+        "roles.type",
+        f"{CORE}:userName",
+        f"{ENTERPRISE}:department",
     ]
-    + ["phoneNumbers", "roles.type", f"{CORE}:userName", f"{ENTERPRISE}:department"]
 )
 _sub_paths = st.sampled_from(["value", "type", "Type"])
 _operators = st.sampled_from(["eq", "ne", "co", "sw", "ew", "gt", "ge", "lt", "le", "EQ", "Sw"])

@@ -1,0 +1,78 @@
+"""Schema URNs, and users as plain dictionaries (RFC 7643 sections 4.1 and 4.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
+
+USER: Final = "urn:ietf:params:scim:schemas:core:2.0:User"
+ENTERPRISE_USER: Final = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User"
+LIST_RESPONSE: Final = "urn:ietf:params:scim:api:messages:2.0:ListResponse"
+PATCH_OP: Final = "urn:ietf:params:scim:api:messages:2.0:PatchOp"
+ERROR: Final = "urn:ietf:params:scim:api:messages:2.0:Error"
+
+Resource: TypeAlias = dict[str, Any]
+Changes: TypeAlias = Mapping[str, Any]
+"""New values by attribute path, an extension's attribute as `URN:name`; None removes the attribute."""
+
+
+def is_active(resource: Mapping[str, Any]) -> bool | None:
+    """Whether the account is administratively active; None where the other side does not say.
+
+    Some services answer `"False"` for false. Anything else that is not a boolean says nothing.
+    """
+    value = attribute(resource, "active")
+    if isinstance(value, str):
+        return {"true": True, "false": False}.get(value.strip().lower())
+    return value if isinstance(value, bool) else None
+
+
+def attribute(resource: Mapping[str, Any], path: str) -> Any:
+    """The value at `name` or `URN:name`, whatever case the other side spells names in (RFC 7643 section 2.1)."""
+    schema, _, name = path.rpartition(":")
+    if schema:
+        extension = _spelled(resource, schema)
+        return _spelled(extension, name) if isinstance(extension, Mapping) else None
+    return _spelled(resource, name)
+
+
+def with_changes(resource: Mapping[str, Any], changes: Changes) -> Resource:
+    """The resource as a PUT sends it: what is there, with the changes laid over.
+
+    A replacement that carried only our attributes would erase what the application keeps beside them.
+    """
+    result = {name: value for name, value in resource.items() if name.lower() != "meta"}
+    for path, value in changes.items():
+        schema, _, name = path.rpartition(":")
+        if schema:
+            key = _key(result, schema) or schema
+            held = result.get(key)
+            result[key] = _with(held if isinstance(held, Mapping) else {}, name, value)
+        else:
+            result = _with(result, name, value)
+    schemas = list(result.get("schemas") or [USER])
+    used = [path.rpartition(":")[0] for path in changes if ":" in path]
+    result["schemas"] = [*schemas, *(schema for schema in dict.fromkeys(used) if schema not in schemas)]
+    return result
+
+
+def _with(holder: Mapping[str, Any], name: str, value: Any) -> Resource:
+    result = dict(holder)
+    key = _key(result, name) or name
+    if value is None:
+        result.pop(key, None)
+    else:
+        result[key] = value
+    return result
+
+
+def _spelled(holder: Mapping[str, Any], name: str) -> Any:
+    key = _key(holder, name)
+    return holder[key] if key is not None else None
+
+
+def _key(holder: Mapping[str, Any], name: str) -> str | None:
+    if name in holder:
+        return name
+    folded = name.lower()
+    return next((key for key in holder if key.lower() == folded), None)

@@ -1,0 +1,35 @@
+"""What the audit spoke refuses.
+
+AuditError
+|-- InvalidEvent      an event that has no canonical form (a float, a wrong type, too deep)
+|-- InvalidQuery      a search that cannot be answered (a broken cursor, an impossible range)
+|-- InvalidNote       a checkpoint that cannot be read or whose signature nobody known made
+|-- StaleSequencer    the lease or the head has passed to another sequencer
+`-- NotRetainable     a range that may not be removed yet
+"""
+
+from __future__ import annotations
+
+
+class AuditError(Exception):
+    """Base of all refusals of this package; the text is safe to show."""
+
+
+class InvalidEvent(AuditError, ValueError):
+    """An event has no canonical form."""
+
+
+class InvalidQuery(AuditError, ValueError):
+    """A search cannot be answered as asked."""
+
+
+class InvalidNote(AuditError, ValueError):
+    """A signed note cannot be read, or no known key signed it."""
+
+
+class StaleSequencer(AuditError):
+    """Another sequencer has taken the lease or moved the head; nothing was written."""
+
+
+class NotRetainable(AuditError, ValueError):
+    """A range of events may not be removed."""

@@ -1,0 +1,369 @@
+"""The catalogue of events and their canonical bytes.
+
+An event says who did what to what, through which door, with which outcome. Its canonical form is RFC 8785 JSON
+(sorted keys, integers only, NFC strings) in which no character can break a line or turn the direction of a text: what
+is hashed is what is stored is what is exported. Personal values never enter it: it carries salted commitments, and the
+plain text lives beside it where it can be erased (`audit.personal`).
+
+An actor who is a person appears by id alone. Their name would survive their erasure; readers resolve the id.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Final, Literal, Self, TypeAlias
+
+import orjson
+
+from audit.errors import InvalidEvent
+
+JsonValue: TypeAlias = "bool | int | str | Sequence[JsonValue] | Mapping[str, JsonValue] | None"
+
+SCHEMA_VERSION: Final = 1
+IDENTIFIER_LIMIT: Final = 256
+TEXT_LIMIT: Final = 2_048
+PERSONAL_LIMIT: Final = 1_024
+BODY_LIMIT: Final = 16_384
+DEPTH_LIMIT: Final = 8
+# RFC 8785 section 3.2.2.3 counts in IEEE 754 doubles; beyond this an integer is no longer exact in one.
+INTEGER_LIMIT: Final = 2**53 - 1
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+class EventClass(StrEnum):
+    """How an event is written and how long it matters (design: three classes)."""
+
+    CHANGE = "change"
+    """A state change; written in the transaction of its effect."""
+    CREDENTIAL = "credential"
+    """A credential issued, spent, revoked or refused; the answer waits for its commit."""
+    ACCESS = "access"
+    """A read or a refusal; anonymous ones are aggregated by their writer."""
+
+
+class EventType(StrEnum):
+    """Everything that can be recorded, as `object.verb`. A closed list; each member has its class and its sentence."""
+
+    event_class: EventClass
+    description: str
+
+    def __new__(cls, value: str, event_class: EventClass, description: str) -> Self:
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.event_class = event_class
+        member.description = description
+        return member
+
+    PERSON_ONBOARDED = "person.onboarded", EventClass.CHANGE, "A person became active for the first time."
+    PERSON_INVITED = "person.invited", EventClass.CHANGE, "A first sign-in link was made for a person."
+    PERSON_MOVED = "person.moved", EventClass.CHANGE, "A person's company, department or post changed."
+    PERSON_UPDATED = "person.updated", EventClass.CHANGE, "A person's attributes changed."
+    PERSON_SUSPENDED = "person.suspended", EventClass.CHANGE, "A person's access was paused."
+    PERSON_REACTIVATED = "person.reactivated", EventClass.CHANGE, "A suspended person became active again."
+    PERSON_OFFBOARDED = "person.offboarded", EventClass.CHANGE, "A person left; all access ended."
+    PERSON_OFFBOARDING_SCHEDULED = "person.offboarding_scheduled", EventClass.CHANGE, "A leave was set for an instant."
+    PERSON_OFFBOARDING_CANCELLED = "person.offboarding_cancelled", EventClass.CHANGE, "A scheduled leave was withdrawn."
+    PERSON_REHIRED = "person.rehired", EventClass.CHANGE, "A person who had left came back under a new epoch."
+    PERSON_ERASED = "person.erased", EventClass.CHANGE, "Personal values of a person were erased from the audit trail."
+
+    EMPLOYMENT_STARTED = "employment.started", EventClass.CHANGE, "A post in an organization began."
+    EMPLOYMENT_CHANGED = "employment.changed", EventClass.CHANGE, "A post changed its department, title, type or dates."
+    EMPLOYMENT_ENDED = "employment.ended", EventClass.CHANGE, "A post in an organization ended."
+
+    IMPORT_FINISHED = "import.finished", EventClass.CHANGE, "A file or directory read was applied."
+    IMPORT_ROW_REFUSED = "import.row_refused", EventClass.CHANGE, "A row was refused; line, field and rule are named."
+    IMPORT_QUARANTINED = "import.quarantined", EventClass.CHANGE, "The mass-change brake held changes back."
+    IMPORT_RELEASED = "import.released", EventClass.CHANGE, "Held changes were released by two people."
+
+    ORGANIZATION_CREATED = "organization.created", EventClass.CHANGE, "An organization was added."
+    ORGANIZATION_CHANGED = "organization.changed", EventClass.CHANGE, "An organization changed."
+    DEPARTMENT_CREATED = "department.created", EventClass.CHANGE, "A department was added."
+    DEPARTMENT_CHANGED = "department.changed", EventClass.CHANGE, "A department changed."
+
+    ENTITLEMENT_ENTITLED = "entitlement.entitled", EventClass.CHANGE, "A principal may enter an application in a role."
+    ENTITLEMENT_WITHDRAWN = "entitlement.withdrawn", EventClass.CHANGE, "That right ended."
+    ACCOUNT_LINKED = "account.linked", EventClass.CHANGE, "An account in another system was recognised as a person's."
+    ACCOUNT_PROVISIONED = "account.provisioned", EventClass.CHANGE, "An account was made in another system."
+    ACCOUNT_UPDATED = "account.updated", EventClass.CHANGE, "An account in another system was brought up to date."
+    ACCOUNT_DEACTIVATED = "account.deactivated", EventClass.CHANGE, "An account in another system was switched off."
+    ACCOUNT_REACTIVATED = "account.reactivated", EventClass.CHANGE, "An account in another system was switched on."
+    APPLICATION_CREATED = "application.created", EventClass.CHANGE, "An application was connected."
+    APPLICATION_CHANGED = "application.changed", EventClass.CHANGE, "An application's configuration changed."
+    RULE_CHANGED = "rule.changed", EventClass.CHANGE, "A birthright rule was added, changed or removed."
+
+    DELIVERY_PLANNED = "delivery.planned", EventClass.CHANGE, "An effect towards an account was planned."
+    DELIVERY_SENT = "delivery.sent", EventClass.CHANGE, "A delivery was tried."
+    DELIVERY_DONE = "delivery.done", EventClass.CHANGE, "A delivery reached its grade."
+    DELIVERY_RETRIED = "delivery.retried", EventClass.CHANGE, "A delivery failed and will be tried again."
+    DELIVERY_DEAD = "delivery.dead", EventClass.CHANGE, "A delivery was given up and needs attention."
+    DELIVERY_REQUEUED = "delivery.requeued", EventClass.CHANGE, "A dead delivery was put back."
+    CASE_OPENED = "case.opened", EventClass.CHANGE, "A joiner, mover or leaver case began."
+    CASE_COMPLETED = "case.completed", EventClass.CHANGE, "Every row of a case reached its required grade."
+    RECEIPT_ISSUED = "receipt.issued", EventClass.CHANGE, "A version of a receipt was signed."
+
+    LOGIN_SUCCEEDED = "login.succeeded", EventClass.CREDENTIAL, "A person signed in."
+    LOGIN_FAILED = "login.failed", EventClass.CREDENTIAL, "A sign-in was refused."
+    LOGIN_THROTTLED = "login.throttled", EventClass.CREDENTIAL, "Sign-in attempts were slowed down."
+    SESSION_STARTED = "session.started", EventClass.CREDENTIAL, "A single sign-on session began."
+    SESSION_ENDED = "session.ended", EventClass.CREDENTIAL, "A single sign-on session ended."
+    SESSION_APP_JOINED = "session.app_joined", EventClass.CREDENTIAL, "An application joined a session."
+    PASSWORD_SET = "password.set", EventClass.CREDENTIAL, "A first password was set."
+    PASSWORD_CHANGED = "password.changed", EventClass.CREDENTIAL, "A password was changed."
+    INVITATION_ISSUED = "invitation.issued", EventClass.CREDENTIAL, "A one-time link was issued."
+    INVITATION_USED = "invitation.used", EventClass.CREDENTIAL, "A one-time link was spent."
+    CONSENT_GIVEN = "consent.given", EventClass.CREDENTIAL, "A person let a client act for them."
+    CONSENT_DENIED = "consent.denied", EventClass.CREDENTIAL, "A person refused a client."
+    AUTHORIZATION_REFUSED = "authorization.refused", EventClass.CREDENTIAL, "An authorization request was refused."
+    CODE_ISSUED = "code.issued", EventClass.CREDENTIAL, "An authorization code was issued."
+    CODE_REDEEMED = "code.redeemed", EventClass.CREDENTIAL, "An authorization code was spent."
+    CODE_REPLAYED = "code.replayed", EventClass.CREDENTIAL, "A spent code came again; what it produced was revoked."
+    TOKEN_ISSUED = "token.issued", EventClass.CREDENTIAL, "Tokens were issued."
+    TOKEN_REFRESHED = "token.refreshed", EventClass.CREDENTIAL, "A refresh token was rotated."
+    TOKEN_REPLAYED = "token.replayed", EventClass.CREDENTIAL, "A used refresh token came again; its family ended."
+    TOKEN_REVOKED = "token.revoked", EventClass.CREDENTIAL, "A token was revoked."
+    TOKEN_REFUSED = "token.refused", EventClass.CREDENTIAL, "A token request was refused."
+    LOGOUT_REQUESTED = "logout.requested", EventClass.CREDENTIAL, "A logout was asked for."
+    ROLE_ASSIGNED = "role.assigned", EventClass.CHANGE, "A role over the hub was given."
+    ROLE_REMOVED = "role.removed", EventClass.CHANGE, "A role over the hub was taken."
+    API_TOKEN_CREATED = "api_token.created", EventClass.CHANGE, "A token for the administration API was made."
+    API_TOKEN_REVOKED = "api_token.revoked", EventClass.CHANGE, "A token for the administration API was revoked."
+    KEY_CREATED = "key.created", EventClass.CHANGE, "A signing key was made."
+    KEY_ROTATED = "key.rotated", EventClass.CHANGE, "A signing key was replaced."
+    SETTINGS_APPLIED = "settings.applied", EventClass.CHANGE, "A configuration file was applied."
+    HUB_STARTED = "hub.started", EventClass.CHANGE, "A process of the hub started."
+    HUB_RECOVERY = "hub.recovery", EventClass.CHANGE, "The hub found itself behind its witness: recovery mode."
+    CHECKPOINT_SIGNED = "checkpoint.signed", EventClass.CHANGE, "A checkpoint was signed on demand."
+    AUDIT_PRUNED = "audit.pruned", EventClass.CHANGE, "A range of exported events was removed under retention."
+
+    TOKEN_INTROSPECTED = "token.introspected", EventClass.ACCESS, "A client asked about tokens."
+    USERINFO_READ = "userinfo.read", EventClass.ACCESS, "A client read claims of a person."
+    AUTHORIZATION_DENIED = "authorization.denied", EventClass.ACCESS, "An actor lacked the right for an action."
+    REQUEST_REFUSED = "request.refused", EventClass.ACCESS, "A request was malformed or anonymous and was refused."
+    PAGE_VIEWED = "page.viewed", EventClass.ACCESS, "A page with personal data was opened."
+    EXPORT_MADE = "export.made", EventClass.ACCESS, "A list was exported; the row count is in the details."
+    AUDIT_EXPORTED = "audit.exported", EventClass.ACCESS, "The audit trail was exported."
+
+
+ActorKind = Literal["person", "service", "device", "client", "system", "cli", "anonymous"]
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who did it. The name of a person or of an anonymous actor is for the caller's use only and is not recorded."""
+
+    kind: ActorKind
+    id: str
+    name: str = ""
+    session_id: str | None = None
+    ip: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One thing that happened. `personal` holds what must be erasable; `details` what need not be."""
+
+    type: EventType
+    at: datetime
+    actor: Actor
+    door: str
+    target_kind: str
+    target_id: str
+    outcome: Literal["success", "failure"] = "success"
+    reason: str | None = None
+    person_id: str | None = None
+    organization_id: str | None = None
+    application_id: str | None = None
+    case_id: str | None = None
+    delivery_id: str | None = None
+    request_id: str | None = None
+    details: Mapping[str, JsonValue] = field(default_factory=dict)
+    personal: Mapping[str, str] = field(default_factory=dict)
+
+
+# What could end a line, hide text or turn its direction: C0, DEL, C1, soft hyphen and other invisible characters,
+# bidirectional controls, line and paragraph separators, surrogates, BOM, interlinear marks, noncharacters, tags.
+_UNSAFE: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u00ad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
+    "\ud800-\udfff\ufdd0-\ufdef\ufeff\ufff9-\ufffb\ufffe\uffff\U000e0000-\U000e007f]"
+)
+_UNSAFE_IN_NAME: Final = re.compile("[^\x20-\x7e]")
+_ALPHABET: Final = "0123456789abcdefghijklmnopqrstuv"
+_PAIRS: Final = tuple(high + low for high in _ALPHABET for low in _ALPHABET)
+
+
+def _visible(found: re.Match[str]) -> str:
+    return f"\\u{{{ord(found.group()):04x}}}"
+
+
+def clean_text(text: str, limit: int = TEXT_LIMIT) -> str:
+    """Return `text` in NFC, on one line, with unsafe characters spelled out, visibly cut after `limit` characters."""
+    if text.isascii() and text.isprintable() and len(text) <= limit:
+        return text
+    cut = ""
+    if len(text) > limit:
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        cut = f"…[{len(text) - limit} characters cut, sha256 {digest}]"
+        text = text[:limit]
+    if _UNSAFE.search(text):
+        text = _UNSAFE.sub(_visible, text)
+    return unicodedata.normalize("NFC", text) + cut
+
+
+def to_micros(at: datetime) -> int:
+    """Return microseconds since 1970 UTC.
+
+    Raises:
+        InvalidEvent: the datetime has no time zone.
+    """
+    if at.tzinfo is None:
+        raise InvalidEvent("an event's time needs a time zone")
+    return (at - _EPOCH) // _MICROSECOND
+
+
+def from_micros(micros: int) -> datetime:
+    """Return the aware UTC datetime of stored microseconds."""
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+def new_event_ids(count: int) -> list[str]:
+    """Return `count` ids `evt_...`, time-ordered: 50 bits of milliseconds, 60 random bits, a counter.
+
+    Raises:
+        ValueError: more than 2**20 ids were asked for at once.
+    """
+    if count > 1 << 20:
+        raise ValueError("a batch holds at most 1,048,576 events")
+    value = time.time_ns() // 1_000_000 << 60 | int.from_bytes(os.urandom(8), "big") >> 4
+    prefix = "evt_" + "".join(_PAIRS[value >> shift & 1023] for shift in range(100, -1, -10))
+    return [prefix + _PAIRS[number >> 10] + _PAIRS[number & 1023] for number in range(count)]
+
+
+def _name(key: object) -> str:
+    if not isinstance(key, str):
+        raise InvalidEvent("a key in an event's details is not text")
+    # Sorting by code point equals RFC 8785's sorting by UTF-16 unit as long as names are ASCII.
+    if not (key.isascii() and key.isprintable()):
+        key = _UNSAFE_IN_NAME.sub(_visible, unicodedata.normalize("NFC", key))
+    return clean_text(key, IDENTIFIER_LIMIT)
+
+
+def _canonical(value: object, depth: int = 0) -> JsonValue:
+    """Return `value` as something that has exactly one JSON text.
+
+    Raises:
+        InvalidEvent: a float, an integer beyond 2**53-1, an unknown type, a doubled key, or too deep a nesting.
+    """
+    if value is None or value is True or value is False:
+        return value
+    if isinstance(value, str):
+        return clean_text(str(value))
+    if isinstance(value, int):
+        if not -INTEGER_LIMIT <= value <= INTEGER_LIMIT:
+            raise InvalidEvent("an integer in an event is too large to be exact everywhere; use text")
+        return int(value)
+    if depth >= DEPTH_LIMIT:
+        raise InvalidEvent("an event's details are nested too deeply")
+    if isinstance(value, Mapping):
+        cleaned = {_name(key): _canonical(one, depth + 1) for key, one in value.items()}
+        if len(cleaned) != len(value):
+            raise InvalidEvent("two keys in an event's details become one")
+        return cleaned
+    if isinstance(value, Sequence) and not isinstance(value, (bytes, bytearray, memoryview)):
+        return [_canonical(one, depth + 1) for one in value]
+    raise InvalidEvent(f"a {type(value).__name__} in an event has no canonical form")
+
+
+def _identifier(text: str) -> str:
+    return clean_text(text, IDENTIFIER_LIMIT)
+
+
+_OPTIONAL: Final = (
+    "reason",
+    "person_id",
+    "organization_id",
+    "application_id",
+    "case_id",
+    "delivery_id",
+    "request_id",
+)
+
+
+def normalized(event: Event) -> Event:
+    """Return `event` with every identifier as it will be stored, so that columns and body say the same."""
+    changes: dict[str, object] = {}
+    for name in ("door", "target_kind", "target_id", *_OPTIONAL):
+        value = getattr(event, name)
+        if value is not None:
+            cleaned = _identifier(value)
+            if cleaned is not value:
+                changes[name] = cleaned
+    actor = event.actor
+    values = (actor.id, actor.name, actor.session_id, actor.ip)
+    safe = tuple(None if one is None else _identifier(one) for one in values)
+    if safe != values:
+        changes["actor"] = Actor(actor.kind, safe[0] or "", safe[1] or "", safe[2], safe[3])
+    return _replace(event, changes) if changes else event
+
+
+def _replace(event: Event, changes: Mapping[str, object]) -> Event:
+    values = {name: getattr(event, name) for name in Event.__slots__}
+    return Event(**{**values, **changes})
+
+
+def canonical_bytes(event: Event, *, event_id: str, commitments: Mapping[str, str] | None = None) -> bytes:
+    """Return the bytes that are hashed, stored and exported for `event`. RFC 8785, integers only.
+
+    `commitments` are hexadecimal SHA-256 values, one for each field of `event.personal` (`audit.personal.commitment`).
+    Details that make the body larger than `BODY_LIMIT` bytes are replaced by their length and hash.
+
+    Raises:
+        InvalidEvent: something in the event has no canonical form.
+    """
+    return encoded(normalized(event), event_id=event_id, commitments=commitments)
+
+
+def encoded(event: Event, *, event_id: str, commitments: Mapping[str, str] | None) -> bytes:
+    """Return the canonical bytes of an event that `normalized` returned."""
+    who = event.actor
+    actor: dict[str, str] = {"id": who.id, "kind": who.kind}
+    if who.name and who.kind not in ("person", "anonymous"):
+        actor["name"] = who.name
+    if who.session_id is not None:
+        actor["session_id"] = who.session_id
+    if who.ip is not None:
+        actor["ip"] = who.ip
+    body: dict[str, object] = {
+        "actor": actor,
+        "at": to_micros(event.at),
+        "class": event.type.event_class._value_,
+        "door": event.door,
+        "event_id": event_id,
+        "outcome": event.outcome,
+        "schema_version": SCHEMA_VERSION,
+        "target": {"id": event.target_id, "kind": event.target_kind},
+        "type": event.type._value_,
+    }
+    for name in _OPTIONAL:
+        value = getattr(event, name)
+        if value is not None:
+            body[name] = value
+    if event.details:
+        body["details"] = _canonical(event.details)
+    if commitments:
+        body["personal"] = dict(commitments)
+    encoded_body = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    if len(encoded_body) > BODY_LIMIT and event.details:
+        details = orjson.dumps(body["details"], option=orjson.OPT_SORT_KEYS)
+        body["details"] = {"bytes": len(details), "cut": True, "sha256": hashlib.sha256(details).hexdigest()}
+        encoded_body = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    return encoded_body

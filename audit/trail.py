@@ -1,0 +1,233 @@
+"""The way into the trail: append events in the transaction of their effect, and erase what must be erasable.
+
+`append` is one call for a batch of any size and takes no lock that another writer could wait for. Hot paths on a bare
+driver insert the tuples of `event_rows` with the statements of `insert_statement`. Reading is in `audit.search`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from sqlalchemy import Connection, Table, delete, select
+
+from audit.errors import AuditError
+from audit.events import Event, encoded, new_event_ids, normalized, to_micros
+from audit.merkle import leaf_hash
+from audit.personal import PersonalBatch, Sealer, index_term
+from audit.tables import (
+    audit_events,
+    audit_person_keys,
+    audit_personal,
+    audit_terms,
+    install_guards,
+    metadata,
+)
+
+__all__ = [
+    "INSERT_COLUMNS",
+    "Rows",
+    "Sealer",
+    "append",
+    "erase_person",
+    "erase_text",
+    "event_rows",
+    "insert_statement",
+    "install_guards",
+    "metadata",
+    "position_of",
+]
+
+TableName = Literal["audit_events", "audit_person_keys", "audit_personal", "audit_terms"]
+ParameterStyle = Literal["qmark", "format", "numeric_dollar"]
+
+INSERT_COLUMNS: Final[dict[TableName, tuple[str, ...]]] = {
+    "audit_events": (
+        "event_id",
+        "at",
+        "type",
+        "class",
+        "body",
+        "leaf_hash",
+        "actor_id",
+        "target_kind",
+        "target_id",
+        "outcome",
+        "person_id",
+        "organization_id",
+        "application_id",
+        "case_id",
+        "delivery_id",
+        "request_id",
+        "ip",
+    ),
+    "audit_person_keys": ("id", "person_id", "sealed_key"),
+    "audit_personal": ("event_id", "key_id", "person_id", "sealed_values"),
+    "audit_terms": ("term", "event_id", "person_id", "at"),
+}
+_TABLES: Final[dict[TableName, Table]] = {
+    "audit_events": audit_events,
+    "audit_person_keys": audit_person_keys,
+    "audit_personal": audit_personal,
+    "audit_terms": audit_terms,
+}
+# Below this, setting up a COPY costs more than it saves.
+_COPY_FROM: Final = 32
+
+
+@dataclass(slots=True)
+class Rows:
+    """Rows to insert, as tuples in the order of `INSERT_COLUMNS`; the ids of the events, in the order given."""
+
+    audit_events: list[tuple[Any, ...]] = field(default_factory=list)
+    audit_person_keys: list[tuple[str, str | None, bytes]] = field(default_factory=list)
+    audit_personal: list[tuple[str, str, str | None, bytes]] = field(default_factory=list)
+    audit_terms: list[tuple[str, str, str | None, int]] = field(default_factory=list)
+    event_ids: list[str] = field(default_factory=list)
+
+    def tables(self) -> list[tuple[TableName, list[tuple[Any, ...]]]]:
+        """Return (table, rows) for every table that gets any."""
+        every: list[tuple[TableName, list[Any]]] = [
+            ("audit_events", self.audit_events),
+            ("audit_person_keys", self.audit_person_keys),
+            ("audit_personal", self.audit_personal),
+            ("audit_terms", self.audit_terms),
+        ]
+        return [(name, rows) for name, rows in every if rows]
+
+
+def event_rows(events: Sequence[Event], *, sealer: Sealer) -> Rows:
+    """Return the rows of a batch of events without touching a database.
+
+    Raises:
+        InvalidEvent: an event has no canonical form; nothing of the batch is returned.
+    """
+    rows = Rows(event_ids=new_event_ids(len(events)))
+    personal = PersonalBatch(sealer)
+    for event_id, raw in zip(rows.event_ids, events, strict=True):
+        event = normalized(raw)
+        at = to_micros(event.at)
+        commitments = personal.add(event, event_id, at) if event.personal else None
+        body = encoded(event, event_id=event_id, commitments=commitments)
+        kind = event.type
+        rows.audit_events.append(
+            (
+                event_id,
+                at,
+                kind._value_,
+                kind.event_class._value_,
+                body,
+                leaf_hash(body),
+                event.actor.id,
+                event.target_kind,
+                event.target_id,
+                event.outcome,
+                event.person_id,
+                event.organization_id,
+                event.application_id,
+                event.case_id,
+                event.delivery_id,
+                event.request_id,
+                event.actor.ip,
+            )
+        )
+    rows.audit_person_keys = personal.keys
+    rows.audit_personal = personal.values
+    rows.audit_terms = personal.terms
+    return rows
+
+
+def insert_statement(table: TableName, style: ParameterStyle) -> str:
+    """Return the INSERT of one row in a driver's parameter style (sqlite3 qmark, psycopg format, asyncpg $1)."""
+    columns = INSERT_COLUMNS[table]
+    if style == "numeric_dollar":
+        marks = [f"${number}" for number in range(1, len(columns) + 1)]
+    else:
+        marks = ["?" if style == "qmark" else "%s"] * len(columns)
+    names = ", ".join(f'"{name}"' for name in columns)
+    return f"INSERT INTO {table} ({names}) VALUES ({', '.join(marks)})"  # noqa: S608 - constants only
+
+
+def append(connection: Connection, events: Sequence[Event], *, sealer: Sealer) -> list[str]:
+    """Add events to the trail in the caller's transaction, in order; return their ids.
+
+    They commit or vanish with the transaction. Their place in the log is given later by `audit.sequencer`.
+
+    Raises:
+        InvalidEvent: an event has no canonical form; nothing is written.
+    """
+    if not events:
+        return []
+    rows = event_rows(events, sealer=sealer)
+    for table, values in rows.tables():
+        _insert(connection, table, values)
+    return rows.event_ids
+
+
+def _insert(connection: Connection, table: TableName, values: list[tuple[Any, ...]]) -> None:
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(insert_statement(table, "qmark"), values)
+    elif connection.dialect.driver == "psycopg":
+        if len(values) < _COPY_FROM:
+            connection.exec_driver_sql(insert_statement(table, "format"), values)
+        else:
+            _copy(connection, table, values)
+    else:
+        names = INSERT_COLUMNS[table]
+        connection.execute(_TABLES[table].insert(), [dict(zip(names, row, strict=True)) for row in values])
+
+
+def _copy(connection: Connection, table: TableName, values: list[tuple[Any, ...]]) -> None:
+    driver: Any = connection.connection.driver_connection
+    names = ", ".join(f'"{name}"' for name in INSERT_COLUMNS[table])
+    with driver.cursor() as cursor, cursor.copy(f"COPY {table} ({names}) FROM STDIN") as copy:
+        for row in values:
+            copy.write_row(row)
+
+
+def position_of(connection: Connection, event_id: str) -> int | None:
+    """Return an event's place in the log, None while it has none.
+
+    Raises:
+        AuditError: there is no such event.
+    """
+    row = connection.execute(select(audit_events.c.position).where(audit_events.c.event_id == event_id)).one_or_none()
+    if row is None:
+        raise AuditError("there is no such event")
+    position: int | None = row.position
+    return position
+
+
+def erase_person(connection: Connection, person_id: str) -> int:
+    """Delete every key, salt, personal value and index term of a person; return how many events lost their values.
+
+    The events stay, with commitments that nobody can open any more; every proof holds. Runs in the caller's
+    transaction; record `person.erased` beside it. Copies of the values in backups end with those backups.
+    """
+    erased = connection.execute(delete(audit_personal).where(audit_personal.c.person_id == person_id)).rowcount
+    connection.execute(delete(audit_person_keys).where(audit_person_keys.c.person_id == person_id))
+    connection.execute(delete(audit_terms).where(audit_terms.c.person_id == person_id))
+    return erased
+
+
+def erase_text(connection: Connection, text: str, *, sealer: Sealer) -> int:
+    """Delete what events that name no person hold about `text`, such as a user name that was typed.
+
+    Returns how many events lost their values. Runs in the caller's transaction.
+    """
+    holding = list(
+        connection.scalars(
+            select(audit_terms.c.event_id).where(
+                audit_terms.c.term == index_term(text, sealer), audit_terms.c.person_id.is_(None)
+            )
+        )
+    )
+    erased = 0
+    for start in range(0, len(holding), 500):
+        some = holding[start : start + 500]
+        # The key of an event without a person bears the event's id.
+        erased += connection.execute(delete(audit_personal).where(audit_personal.c.event_id.in_(some))).rowcount
+        connection.execute(delete(audit_person_keys).where(audit_person_keys.c.id.in_(some)))
+        connection.execute(delete(audit_terms).where(audit_terms.c.event_id.in_(some)))
+    return erased

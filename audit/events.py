@@ -74,6 +74,10 @@ class EventType(StrEnum):
     PERSON_OFFBOARDING_SCHEDULED = "person.offboarding_scheduled", EventClass.CHANGE, "A leave was set for an instant."
     PERSON_OFFBOARDING_CANCELLED = "person.offboarding_cancelled", EventClass.CHANGE, "A scheduled leave was withdrawn."
     PERSON_REHIRED = "person.rehired", EventClass.CHANGE, "A person who had left came back under a new epoch."
+    PERSON_STARTED = "person.started", EventClass.CHANGE, "A staged person's first day came; access began."
+    CREDENTIALS_ENDED = "person.credentials_ended", EventClass.CHANGE, "Everything issued to a person stopped working."
+    CHANGE_REFUSED = "person.change_refused", EventClass.CHANGE, "A change contradicted what is and was not made."
+    PRINCIPAL_HANDED_OVER = "principal.handed_over", EventClass.CHANGE, "A leaver's service or device got a new owner."
     PERSON_ERASED = "person.erased", EventClass.CHANGE, "Personal values of a person were erased from the audit trail."
 
     EMPLOYMENT_STARTED = "employment.started", EventClass.CHANGE, "A post in an organization began."

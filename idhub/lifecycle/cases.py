@@ -1,0 +1,236 @@
+"""Cases: one joiner, mover or leaver run, its number, its frozen plan rows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from idhub.credentials.revoke import EndedParticipant
+from idhub.db import bulk_insert, chunked, new_id
+from idhub.delivery.channel import Grade, PlannedDelivery
+from idhub.lifecycle.intake import Offboard
+from idhub.lifecycle.ports import ApplicationTerms
+from idhub.lifecycle.tables import Case, CaseNumber, CaseRow, ReceiptDue
+
+LEAVER = "leaver"
+SCHEDULED, RUNNING, COMPLETE, CANCELLED = "scheduled", "running", "complete", "cancelled"
+NO_ACCOUNT, NOT_TOLD = "no_account", "not_told"
+_DEFAULT_DEADLINE = timedelta(hours=24)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NewCase:
+    """A leaver's case to open."""
+
+    principal_id: str
+    organization_id: str
+    effective_at: datetime
+    is_emergency: bool = False
+    reason: str | None = None
+    plan: Mapping[str, Any] | None = None
+
+
+def open_cases(session: Session, wanted: Sequence[NewCase], *, state: str, now: datetime, actor: str) -> dict[str, str]:
+    """Open leaver cases with consecutive numbers. Returns case ids by principal."""
+    if not wanted:
+        return {}
+    first = _take_numbers(session, f"{now:%Y-%m}", len(wanted))
+    rows = [
+        {
+            "id": new_id("cas"),
+            "number": f"R-{now:%Y-%m}-{first + offset:04d}",
+            "kind": LEAVER,
+            "principal_id": case.principal_id,
+            "organization_id": case.organization_id,
+            "state": state,
+            "is_emergency": case.is_emergency,
+            "reason": case.reason,
+            "effective_at": case.effective_at,
+            "local_done_at": None,
+            "completed_at": None,
+            "opened_at": now,
+            "opened_by": actor,
+            "plan": dict(case.plan or {}),
+            "ended": {},
+        }
+        for offset, case in enumerate(wanted)
+    ]
+    bulk_insert(session, Case, rows)
+    return {row["principal_id"]: row["id"] for row in rows}
+
+
+def _take_numbers(session: Session, month: str, count: int) -> int:
+    last = session.execute(
+        update(CaseNumber)
+        .where(CaseNumber.month == month)
+        .values(last=CaseNumber.last + count)
+        .returning(CaseNumber.last)
+        .execution_options(synchronize_session=False)
+    ).scalar()
+    if last is None:
+        with session.begin_nested():
+            session.add(CaseNumber(month=month, last=count))
+        return 1
+    return int(last) - count + 1
+
+
+def scheduled_cases(session: Session, principal_ids: Sequence[str]) -> dict[str, Any]:
+    """Scheduled leaver cases by principal: rows with id, effective_at, plan."""
+    found: dict[str, Any] = {}
+    for part in chunked(principal_ids):
+        rows = session.execute(
+            select(Case.principal_id, Case.id, Case.effective_at, Case.plan)
+            .where(Case.principal_id.in_(part), Case.kind == LEAVER, Case.state == SCHEDULED)
+            .with_for_update()
+        )
+        found.update({row.principal_id: row for row in rows})
+    return found
+
+
+def take_over(session: Session, case_id: str, *, effective_at: datetime, wish: Offboard | None) -> None:
+    """A scheduled case runs now, or at another time; a later wish may make it an emergency."""
+    values: dict[str, Any] = {"effective_at": effective_at}
+    if wish is not None:
+        values |= {"is_emergency": wish.is_emergency, "reason": wish.reason}
+    session.execute(
+        update(Case).where(Case.id == case_id).values(**values).execution_options(synchronize_session=False)
+    )
+
+
+def cancel(session: Session, case_id: str, *, now: datetime) -> None:
+    """A scheduled case will not run."""
+    session.execute(
+        update(Case)
+        .where(Case.id == case_id, Case.state == SCHEDULED)
+        .values(state=CANCELLED, completed_at=now)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def latest_case(session: Session, principal_id: str) -> str | None:
+    """Id of the person's newest leaver case that was not cancelled."""
+    return session.execute(
+        select(Case.id)
+        .where(Case.principal_id == principal_id, Case.kind == LEAVER, Case.state != CANCELLED)
+        .order_by(Case.opened_at.desc(), Case.id.desc())
+        .limit(1)
+    ).scalar()
+
+
+def start_cases(
+    session: Session, cases: Mapping[str, str], ended: Mapping[str, Mapping[str, int]], *, now: datetime
+) -> None:
+    """The leave has taken place here: cases run, what ended at once is counted.
+
+    Args:
+        cases: principal id -> case id.
+        ended: principal id -> counts of sessions, grants, entitlements that ended.
+    """
+    for principal_id, case_id in cases.items():
+        session.execute(
+            update(Case)
+            .where(Case.id == case_id)
+            .values(state=RUNNING, local_done_at=now, ended=dict(ended.get(principal_id, {})))
+            .execution_options(synchronize_session=False)
+        )
+
+
+def freeze_rows(
+    session: Session,
+    cases: Mapping[str, str],
+    *,
+    deliveries: Sequence[tuple[str, PlannedDelivery]],
+    untold: Sequence[EndedParticipant],
+    entitled: Mapping[str, set[str]],
+    ceilings: Mapping[str, Grade],
+    terms: Mapping[str, ApplicationTerms],
+    now: datetime,
+) -> None:
+    """Write the plan rows of cases: one per delivery, per participant nobody can be told of, and per application
+    that the person was entitled to without any account or session known.
+
+    Args:
+        deliveries: (delivery id, what was planned), those with a case among `cases`.
+        entitled: principal id -> applications entitled at the moment of leaving.
+    """
+    rows: list[dict[str, Any]] = []
+    covered: dict[str, set[str]] = {}
+    principal_of = {case_id: principal_id for principal_id, case_id in cases.items()}
+
+    def add(case_id: str, application_id: str, channel: str, ceiling: Grade, required: Grade, **values: Any) -> None:
+        covered.setdefault(principal_of[case_id], set()).add(application_id)
+        demands = terms.get(application_id)
+        deadline = now + (demands.revocation_deadline if demands else _DEFAULT_DEADLINE)
+        rows.append(
+            {
+                "id": new_id("row"),
+                "case_id": case_id,
+                "application_id": application_id,
+                "channel": channel,
+                "ceiling": int(ceiling),
+                "required_grade": int(required),
+                "deadline_at": deadline,
+                "account_id": None,
+                "participant_id": None,
+                "delivery_id": None,
+                "residual_until": None,
+                "note": None,
+                **values,
+            }
+        )
+
+    for delivery_id, planned in deliveries:
+        if planned.case_id is None or planned.case_id not in principal_of:
+            continue
+        add(
+            planned.case_id,
+            planned.application_id,
+            planned.channel,
+            ceilings.get(planned.channel, planned.required_grade),
+            planned.required_grade,
+            account_id=planned.account_id,
+            participant_id=planned.participant_id,
+            delivery_id=delivery_id,
+            residual_until=_instant(planned.payload.get("residual_until")),
+        )
+    for participant in untold:
+        if participant.principal_id in cases:
+            add(
+                cases[participant.principal_id],
+                participant.application_id,
+                "none",
+                Grade.E0,
+                Grade.E0,
+                participant_id=participant.id,
+                residual_until=participant.token_expires_at,
+                note=NOT_TOLD,
+            )
+    for principal_id, case_id in cases.items():
+        for application_id in sorted(entitled.get(principal_id, set()) - covered.get(principal_id, set())):
+            add(case_id, application_id, "none", Grade.E0, Grade.E0, note=NO_ACCOUNT)
+    bulk_insert(session, CaseRow, rows)
+
+
+def _instant(value: Any) -> datetime | None:
+    return datetime.fromisoformat(value) if isinstance(value, str) else None
+
+
+def touch(session: Session, case_ids: Sequence[str], *, now: datetime) -> None:
+    """The receipts of these cases must be signed again."""
+    known: set[str] = set()
+    for part in chunked(case_ids):
+        known |= set(
+            session.execute(select(ReceiptDue.case_id).where(ReceiptDue.case_id.in_(part)).with_for_update()).scalars()
+        )
+    bulk_insert(
+        session, ReceiptDue, ({"case_id": case_id, "since": now} for case_id in case_ids if case_id not in known)
+    )
+
+
+def previous_ends(plan: Mapping[str, Any]) -> dict[str, date | None]:
+    """Last working days that a scheduled case overwrote, by employment."""
+    stored: Mapping[str, str | None] = plan.get("previous_ends", {})
+    return {key: None if value is None else date.fromisoformat(value) for key, value in stored.items()}

@@ -1,0 +1,418 @@
+"""The one door. Whatever changes a principal's standing, through whichever door the wish came, happens here.
+
+One transaction, set-based: lock, decide (`rules`), write, re-evaluate entitlements, end credentials, plan deliveries
+of every registered channel, open cases, record events. The change, its deliveries and its events commit together.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from idhub.access import entitlements
+from idhub.access.entitlements import EntitlementChange, Held
+from idhub.access.rules import current_rules, wanted_by_rules
+from idhub.access.tables import Application
+from idhub.changes import Actor, record
+from idhub.credentials import revoke
+from idhub.db import new_id
+from idhub.delivery import queue
+from idhub.delivery.channel import Grade, PlannedDelivery
+from idhub.directory.organizations import OrganizationView, all_organizations, department_paths
+from idhub.directory.tables import Standing
+from idhub.errors import Conflict, IdhubError, NotFound
+from idhub.lifecycle import cases as case_book
+from idhub.lifecycle import intake, records, rules
+from idhub.lifecycle.events import events_of
+from idhub.lifecycle.ports import ApplicationTerms, Batch, planners_of
+from idhub.lifecycle.records import Written
+from idhub.lifecycle.rules import Places, Post, State
+
+
+@dataclass(slots=True)
+class TransitionResult:
+    """What a batch came to.
+
+    Args:
+        refused: changes that contradicted what is, with the error each; the others were made.
+        changed: principals of whom something changed.
+        left: principals for whom this was the leave.
+        cases: principal -> leaver case (scheduled, running, or the one of an earlier leave).
+        deliveries: how many deliveries were planned.
+    """
+
+    refused: list[intake.Refused] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    cases: dict[str, str] = field(default_factory=dict)
+    deliveries: int = 0
+
+    def only(self) -> None:
+        """Raise the error of a batch of one that was refused."""
+        if self.refused:
+            raise self.refused[0].error
+
+
+def transition(
+    session: Session,
+    changes: Sequence[intake.Change],
+    *,
+    now: datetime,
+    actor: Actor,
+    door: str,
+    request_id: str | None = None,
+) -> TransitionResult:
+    """Make a batch of changes; one person is a batch of one.
+
+    Runs in the caller's write transaction and commits nothing. Changes of one principal apply in the order given.
+    A change that contradicts what is lands in `refused` and leaves no trace but its event; the others are made.
+
+    Guarantee: once the caller has committed, no use of a credential of somebody who left here that begins afterwards
+    succeeds, and every account they ever had has a delivery in the plan.
+    """
+    result = TransitionResult()
+    organizations = all_organizations(session)
+    places = Places({organization.id: organization.time_zone for organization in organizations.values()})
+    known = records.load(session, (c.principal_id for c in changes if not isinstance(c, intake.Onboard)))
+    scheduled = case_book.scheduled_cases(session, sorted(known))
+    states: dict[str, State] = dict(known)
+    marks: list[tuple[str, str | None, intake.SourceMark]] = []
+    reasons: dict[str, intake.Change] = {}
+    for change in changes:
+        try:
+            state, employment_id = _decide(states.get(change.principal_id), change, places, scheduled, now=now)
+        except IdhubError as error:
+            result.refused.append(intake.Refused(change=change, error=error))
+            continue
+        states[change.principal_id] = state
+        if not isinstance(change, intake.Reevaluate | intake.SetSource):
+            reasons[change.principal_id] = change
+        source = getattr(change, "source", None)
+        if source is not None:
+            marks.append((change.principal_id, employment_id, source))
+    written = [Written(known.get(principal_id), state) for principal_id, state in states.items()]
+    try:
+        records.write(session, written, now=now)
+    except IntegrityError as error:
+        raise Conflict(
+            "Somebody in this company has this employee number already, or this national id is another person's.",
+            field="employee_number",
+            rule="employee_number.taken",
+        ) from error
+    records.write_sources(session, marks, now=now)
+    _follow(session, written, reasons, scheduled, organizations, result, now=now, actor=actor, door=door, request_id=request_id)
+    return result
+
+
+def _decide(
+    state: State | None, change: intake.Change, places: Places, scheduled: Mapping[str, Any], *, now: datetime
+) -> tuple[State, str | None]:
+    """The state after the change, and the employment that a source's record speaks of."""
+    if isinstance(change, intake.Onboard):
+        if state is not None:
+            raise Conflict("This person exists already.", field="person", rule="person.exists")
+        post = rules.make_post(new_id("emp"), change.employment, places)
+        blank = State(
+            id=change.principal_id,
+            standing=Standing.STAGED,
+            access_epoch=1,
+            enrolment_epoch=1,
+            starts_at=post.starts_at,
+            ends_at=post.ends_at,
+            person={name: getattr(change.person, name) for name in records.PERSON_FIELDS},
+            posts=(post,),
+        )
+        return rules.settle(blank, now=now), post.id
+    if state is None:
+        raise NotFound("There is no such person.", field="person", rule="person.unknown")
+    if isinstance(change, intake.AddEmployment):
+        post = rules.make_post(new_id("emp"), change.employment, places)
+        return rules.add_employment(state, post, now=now), post.id
+    if isinstance(change, intake.CancelOffboarding):
+        case = scheduled.get(change.principal_id)
+        if case is None:
+            raise Conflict("No offboarding of this person is scheduled.", field="person", rule="cancel.none")
+        state = _restore_ends(state, case_book.previous_ends(case.plan), places)
+    employment_id = getattr(change, "employment_id", None)
+    return rules.apply(state, change, places, now=now), employment_id
+
+
+def _restore_ends(state: State, ends: Mapping[str, Any], places: Places) -> State:
+    posts = tuple(
+        replace(
+            post,
+            ends_on=ends[post.id],
+            ends_at=None if ends[post.id] is None else places.end_of(post.organization_id, ends[post.id]),
+        )
+        if post.id in ends and post.is_live
+        else post
+        for post in state.posts
+    )
+    return replace(state, posts=posts)
+
+
+def _follow(
+    session: Session,
+    written: Sequence[Written],
+    reasons: Mapping[str, intake.Change],
+    scheduled: Mapping[str, Any],
+    organizations: Mapping[str, OrganizationView],
+    result: TransitionResult,
+    *,
+    now: datetime,
+    actor: Actor,
+    door: str,
+    request_id: str | None,
+) -> None:
+    """Everything that follows from standing and attributes, in the same transaction."""
+    terms = _terms(session)
+    held = entitlements.held_by(session, [w.after.id for w in written if w.before is not None])
+    entitled = _entitle(session, written, held, organizations, now=now)
+    access = _access(written, held, entitled)
+    leavers = [w.after.id for w in written if w.has_left]
+    exited = [w.after.id for w in written if w.exited]
+    ended = revoke.end_credentials(session, exited, reason=_end_reason(reasons, door), now=now)
+    revoke.end_enrolments(session, leavers, now=now)
+    lost = [pair for pair in access.lost if pair[0] not in set(exited)]
+    told = revoke.end_application_access(session, lost, reason="entitlement_withdrawn", now=now) if lost else []
+    handed = records.hand_over_owned(session, _managers(written), now=now) if leavers else []
+    cases = _open_cases(session, written, reasons, scheduled, result, now=now, actor=actor)
+    batch = Batch(
+        gained=access.gained,
+        lost=[pair for pair in access.lost if pair[0] not in set(leavers)],
+        changed=access.changed,
+        leavers=leavers,
+        cases=cases,
+        participants=[*ended.participants, *told],
+        terms=terms,
+    )
+    planners = planners_of(session)
+    planned: list[PlannedDelivery] = [row for planner in planners for row in planner.plan(session, batch, now=now)]
+    ids = queue.plan(session, planned, now=now)
+    result.deliveries = len(ids)
+    if cases:
+        counts = {
+            principal_id: {
+                "sessions": ended.sessions.get(principal_id, 0),
+                "grants": ended.grants.get(principal_id, 0),
+                "entitlements": len(held.get(principal_id, ())),
+            }
+            for principal_id in cases
+        }
+        case_book.start_cases(session, cases, counts, now=now)
+        case_book.freeze_rows(
+            session,
+            cases,
+            deliveries=list(zip(ids, planned, strict=True)),
+            untold=[p for p in ended.participants if p.logout_uri is None],
+            entitled={pid: {h.application_id for h in held.get(pid, ())} for pid in cases},
+            ceilings={planner.channel: planner.ceiling for planner in planners},
+            terms=terms,
+            now=now,
+        )
+        case_book.touch(session, sorted(cases.values()), now=now)
+    result.left = leavers
+    result.changed = [w.after.id for w in written if w.before != w.after]
+    record(
+        session,
+        events_of(
+            written,
+            reasons,
+            entitled,
+            handed,
+            result,
+            now=now,
+            actor=actor,
+            door=door,
+            request_id=request_id,
+        ),
+    )
+
+
+def _terms(session: Session) -> dict[str, ApplicationTerms]:
+    rows = session.execute(
+        select(Application.id, Application.revocation_deadline_seconds, Application.required_grade)
+    )
+    return {
+        row.id: ApplicationTerms(
+            row.id,
+            timedelta(seconds=row.revocation_deadline_seconds),
+            None if row.required_grade is None else Grade(row.required_grade),
+        )
+        for row in rows
+    }
+
+
+def _entitle(
+    session: Session,
+    written: Sequence[Written],
+    held: Mapping[str, Sequence[Held]],
+    organizations: Mapping[str, OrganizationView],
+    *,
+    now: datetime,
+) -> list[EntitlementChange]:
+    """Make entitlements follow rules and standing: the active have what rules want, the suspended keep, the rest lose."""
+    active = [w.after for w in written if w.after.standing == Standing.ACTIVE]
+    birthright = current_rules(session) if active else []
+    paths = department_paths(
+        session, (p.department_id for s in active for p in s.posts if p.department_id and p.is_live)
+    ) if birthright else {}
+    gone: list[Held] = []
+    begun: list[tuple[str, tuple[str, str], str, str]] = []
+    for w in written:
+        state = w.after
+        if state.standing == Standing.SUSPENDED:
+            continue
+        wanted = (
+            wanted_by_rules(birthright, person_document(state, organizations, paths))
+            if state.standing == Standing.ACTIVE and birthright
+            else {}
+        )
+        leave, enter = entitlements.difference(
+            held.get(state.id, ()), wanted, keeps_direct=state.standing == Standing.ACTIVE
+        )
+        gone += leave
+        begun += [(state.id, key, "rule", rule_id) for key, rule_id in enter]
+    entitlements.withdraw(session, gone, now=now)
+    entitlements.entitle(session, begun, now=now)
+    return [
+        *(EntitlementChange(h.principal_id, h.application_id, h.role, False, h.reason_kind, h.reason_ref) for h in gone),
+        *(EntitlementChange(pid, key[0], key[1], True, kind, ref) for pid, key, kind, ref in begun),
+    ]
+
+
+def person_document(
+    state: State, organizations: Mapping[str, OrganizationView], paths: Mapping[str, str]
+) -> dict[str, Any]:
+    """The person as rules see them: live employments only."""
+    return {
+        "id": state.id,
+        "displayName": state.person["display_name"],
+        "email": state.person.get("email"),
+        "locale": state.person.get("locale"),
+        "employments": [_post_document(p, organizations[p.organization_id], paths) for p in state.posts if p.is_live],
+    }
+
+
+def _post_document(post: Post, organization: OrganizationView, paths: Mapping[str, str]) -> dict[str, Any]:
+    path = paths.get(post.department_id or "")
+    return {
+        "company": organization.name,
+        "companyCode": organization.code,
+        "companyKind": organization.kind,
+        "within": list(organization.ancestors),
+        "department": path.rpartition("/")[2] if path else None,
+        "departmentPath": path,
+        "title": post.title,
+        "type": post.type,
+        "employeeNumber": post.employee_number,
+        "startDate": post.starts_on,
+        "endDate": post.ends_on,
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    gained: list[tuple[str, str]]
+    lost: list[tuple[str, str]]
+    changed: list[tuple[str, str]]
+
+
+def _access(
+    written: Sequence[Written], held: Mapping[str, Sequence[Held]], changes: Iterable[EntitlementChange]
+) -> _Access:
+    """(principal, application) pairs that began, ended, or go on with other attributes."""
+    access = _Access([], [], [])
+    begun: dict[str, set[str]] = {}
+    gone: dict[str, set[tuple[str, str]]] = {}
+    for change in changes:
+        if change.is_entitled:
+            begun.setdefault(change.principal_id, set()).add(change.application_id)
+        else:
+            gone.setdefault(change.principal_id, set()).add((change.application_id, change.role))
+    for w in written:
+        principal_id = w.after.id
+        had = {(h.application_id, h.role) for h in held.get(principal_id, ())}
+        keeps = {application_id for application_id, _ in had - gone.get(principal_id, set())}
+        now_has = keeps | begun.get(principal_id, set())
+        before = {a for a, _ in had} if w.before and w.before.standing == Standing.ACTIVE else set()
+        after = now_has if w.after.standing == Standing.ACTIVE else set()
+        access.gained.extend((principal_id, a) for a in sorted(after - before))
+        access.lost.extend((principal_id, a) for a in sorted(before - after))
+        if w.attributes_changed:
+            access.changed.extend((principal_id, a) for a in sorted(after & before))
+    return access
+
+
+def _managers(written: Sequence[Written]) -> dict[str, str | None]:
+    return {w.after.id: rules.main_post(w.after.posts).manager_id for w in written if w.has_left}
+
+
+def _end_reason(reasons: Mapping[str, intake.Change], door: str) -> str:
+    kinds = {type(reason).__name__ for reason in reasons.values()}
+    return kinds.pop().lower() if len(kinds) == 1 else door
+
+
+def _open_cases(
+    session: Session,
+    written: Sequence[Written],
+    reasons: Mapping[str, intake.Change],
+    scheduled: Mapping[str, Any],
+    result: TransitionResult,
+    *,
+    now: datetime,
+    actor: Actor,
+) -> dict[str, str]:
+    """Cases that run now, by principal; schedules, moves and cancels those whose time has not come."""
+    running: dict[str, str] = {}
+    due: list[case_book.NewCase] = []
+    later: list[case_book.NewCase] = []
+    for w in written:
+        principal_id, reason = w.after.id, reasons.get(w.after.id)
+        known = scheduled.get(principal_id)
+        wish = reason if isinstance(reason, intake.Offboard) else None
+        if w.has_left and w.before is not None:
+            if known is not None:
+                running[principal_id] = known.id
+                case_book.take_over(session, known.id, effective_at=now, wish=wish)
+            else:
+                due.append(_new_case(w, wish, effective_at=w.after.ends_at or now))
+        elif isinstance(reason, intake.CancelOffboarding) and known is not None:
+            case_book.cancel(session, known.id, now=now)
+        elif wish is not None and w.after.standing != Standing.LEFT:
+            effective_at = w.after.ends_at or now
+            if known is not None:
+                case_book.take_over(session, known.id, effective_at=effective_at, wish=wish)
+                result.cases[principal_id] = known.id
+            else:
+                later.append(_new_case(w, wish, effective_at=effective_at))
+        elif wish is not None:
+            earlier = case_book.latest_case(session, principal_id)
+            if earlier is not None:
+                result.cases[principal_id] = earlier
+    running |= case_book.open_cases(session, due, state=case_book.RUNNING, now=now, actor=actor.id)
+    result.cases |= running
+    result.cases |= case_book.open_cases(session, later, state=case_book.SCHEDULED, now=now, actor=actor.id)
+    return running
+
+
+def _new_case(w: Written, wish: intake.Offboard | None, *, effective_at: datetime) -> case_book.NewCase:
+    before = w.before or w.after
+    return case_book.NewCase(
+        principal_id=w.after.id,
+        organization_id=rules.main_post(before.posts).organization_id,
+        effective_at=effective_at,
+        is_emergency=bool(wish and wish.is_emergency),
+        reason=wish.reason if wish else None,
+        plan={
+            "fingerprint": wish.plan_fingerprint if wish else None,
+            "previous_ends": {
+                p.id: None if p.ends_on is None else p.ends_on.isoformat() for p in before.posts if p.is_live
+            },
+        },
+    )
+

@@ -1,0 +1,179 @@
+"""What a transition means for SCIM targets: account rows and deliveries, planned set by set. Sends nothing."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import bindparam, select, update
+from sqlalchemy.orm import Session
+
+from idhub.access.tables import Account, AccountKind, ScimTarget
+from idhub.db import bulk_insert, chunked, new_id
+from idhub.delivery.channel import Grade, Operation, PlannedDelivery
+from idhub.delivery.queue import held_applications
+from idhub.lifecycle.ports import ApplicationTerms, Batch, PreviewRow
+
+CHANNEL = "scim"
+CEILING = Grade.E2
+ACTIVE, INACTIVE, ABSENT = "active", "inactive", "absent"
+
+
+def lane_of(account_id: str) -> str:
+    """Lane of an account: its deliveries go one by one, in order."""
+    return f"scim:{account_id}"
+
+
+class ScimPlanner:
+    """Plans the `scim` channel.
+
+    Args:
+        attempt_deadline: total deadline of one attempt; the exposure window of a healthy connection.
+    """
+
+    channel = CHANNEL
+    ceiling = CEILING
+
+    def __init__(self, attempt_deadline: timedelta) -> None:
+        self._attempt_deadline = attempt_deadline
+
+    def plan(self, session: Session, batch: Batch, *, now: datetime) -> list[PlannedDelivery]:
+        """Provision who gained access or changed; deprovision who lost it; of leavers, every account they ever had."""
+        targets = set(session.execute(select(ScimTarget.application_id)).scalars())
+        if not targets:
+            return []
+        wanted = [pair for pair in (*batch.gained, *batch.changed) if pair[1] in targets]
+        lost = [pair for pair in batch.lost if pair[1] in targets]
+        people = {principal_id for principal_id, _ in (*wanted, *lost)} | set(batch.leavers)
+        accounts = _accounts(session, sorted(people))
+        new = self._make_accounts(session, [p for p in wanted if p not in accounts], accounts, now=now)
+        leavers = set(batch.leavers)
+        ending = [pair for pair in lost if pair in accounts]
+        ending += [pair for pair in sorted(accounts) if pair[0] in leavers and pair[1] in targets]
+        _desire(session, [accounts[p].id for p in wanted if p not in new], ACTIVE, now=now)
+        _desire(session, [accounts[p].id for p in ending], INACTIVE, now=now)
+        planned = [self._delivery(accounts[p], "provision", batch, Grade.E1, now=now) for p in dict.fromkeys(wanted)]
+        planned += [self._delivery(accounts[p], "deprovision", batch, CEILING, now=now) for p in dict.fromkeys(ending)]
+        return planned
+
+    def _make_accounts(
+        self,
+        session: Session,
+        pairs: Iterable[tuple[str, str]],
+        accounts: dict[tuple[str, str], "_Account"],
+        *,
+        now: datetime,
+    ) -> set[tuple[str, str]]:
+        new = dict.fromkeys(pairs)
+        for principal_id, application_id in new:
+            accounts[principal_id, application_id] = _Account(new_id("acc"), principal_id, application_id)
+        bulk_insert(
+            session,
+            Account,
+            (
+                {
+                    "id": accounts[pair].id,
+                    "application_id": pair[1],
+                    "principal_id": pair[0],
+                    "slot": "main",
+                    "kind": AccountKind.LINKED,
+                    "external_id": None,
+                    "user_name": None,
+                    "desired_state": ACTIVE,
+                    "known_state": ABSENT,
+                    "known_hash": None,
+                    "observed_at": None,
+                    "created_at": now,
+                    "changed_at": now,
+                }
+                for pair in new
+            ),
+        )
+        return set(new)
+
+    def _delivery(
+        self, account: "_Account", operation: Operation, batch: Batch, ceiling: Grade, *, now: datetime
+    ) -> PlannedDelivery:
+        terms: ApplicationTerms | None = batch.terms.get(account.application_id)
+        ends = operation == "deprovision"
+        return PlannedDelivery(
+            application_id=account.application_id,
+            channel=CHANNEL,
+            lane=lane_of(account.id),
+            operation=operation,
+            principal_id=account.principal_id,
+            account_id=account.id,
+            case_id=batch.cases.get(account.principal_id) if ends else None,
+            required_grade=terms.required(ceiling) if terms and ends else ceiling,
+            deadline_at=now + terms.revocation_deadline if terms and ends else None,
+        )
+
+    def preview(self, session: Session, principal_id: str, *, now: datetime) -> list[PreviewRow]:
+        """One row per account the person has or had, and per target entitled to whose account is not made yet."""
+        targets = set(session.execute(select(ScimTarget.application_id)).scalars())
+        held = held_applications(session)
+        rows = []
+        for (_, application_id), account in sorted(_accounts(session, [principal_id]).items()):
+            if application_id not in targets:
+                continue
+            notes = []
+            if application_id in held:
+                notes.append("held")
+            if account.known_state in {ABSENT, "unknown"}:
+                notes.append("never_confirmed")
+            rows.append(
+                PreviewRow(
+                    application_id=application_id,
+                    channel=CHANNEL,
+                    action="deactivate_account",
+                    ceiling=CEILING,
+                    exposure=None if application_id in held else self._attempt_deadline,
+                    account_id=account.id,
+                    account_name=account.user_name,
+                    notes=notes,
+                )
+            )
+        return rows
+
+
+class _Account:
+    __slots__ = ("application_id", "id", "known_state", "principal_id", "user_name")
+
+    def __init__(
+        self,
+        account_id: str,
+        principal_id: str,
+        application_id: str,
+        known_state: str = ABSENT,
+        user_name: str | None = None,
+    ) -> None:
+        self.id = account_id
+        self.principal_id = principal_id
+        self.application_id = application_id
+        self.known_state = known_state
+        self.user_name = user_name
+
+
+def _accounts(session: Session, principal_ids: Sequence[str]) -> dict[tuple[str, str], _Account]:
+    found: dict[tuple[str, str], _Account] = {}
+    for part in chunked(principal_ids):
+        rows = session.execute(
+            select(Account.id, Account.principal_id, Account.application_id, Account.known_state, Account.user_name)
+            .where(Account.principal_id.in_(part))
+            .order_by(Account.id)
+        )
+        for account_id, principal_id, application_id, known_state, user_name in rows:
+            found[principal_id, application_id] = _Account(
+                account_id, principal_id, application_id, known_state, user_name
+            )
+    return found
+
+
+def _desire(session: Session, account_ids: Sequence[str], state: str, *, now: datetime) -> None:
+    if not account_ids:
+        return
+    table = Account.__table__
+    session.connection().execute(
+        update(table)  # type: ignore[arg-type]
+        .where(table.c.id == bindparam("key"))
+        .values(desired_state=state, changed_at=bindparam("at")),
+        [{"key": account_id, "at": now} for account_id in account_ids],
+    )

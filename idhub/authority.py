@@ -158,7 +158,7 @@ def scope_roots(session: Session, subject: Subject, action: Action) -> list[str]
     return [root for role, root in roles_of(session, subject.principal_id) if action in ROLE_ACTIONS[role]]
 
 
-def visible_organizations(session: Session, subject: Subject, action: Action) -> Select[tuple[str]] | None:
+def visible_organizations(session: Session, subject: Subject, action: Action) -> Select[str] | None:
     """Subquery of organization ids in which the subject may do `action`; None when there is no limit.
 
     The same scope that `authorize` checks, for filtering lists, totals and pickers.

@@ -16,6 +16,8 @@ from typing import Any, Literal, TypeVar
 
 import orjson
 from sqlalchemy import BigInteger, Dialect, Engine, MetaData, Text, create_engine, event, insert, text
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import TypeDecorator
@@ -126,6 +128,12 @@ def bulk_insert(session: Session, model: type[Base], rows: Iterable[Mapping[str,
     if listed:
         session.connection().execute(insert(model.__table__), listed)  # type: ignore[arg-type]
     return len(listed)
+
+
+def upsert(session: Session, model: type[Base]) -> Any:
+    """An INSERT on `model` that takes `on_conflict_do_update` / `_nothing`, for the session's database."""
+    build = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
+    return build(model.__table__)  # type: ignore[arg-type]
 
 
 class Database:

@@ -204,7 +204,7 @@ class Keyring:
 
     def jwks(self, *purposes: Purpose) -> dict[str, Any]:
         """Public keys of the purposes, retired ones included as long as they are kept, newest first."""
-        keys = [dict(k.public_jwk) for k in self._keys if k.purpose in purposes]  # type: ignore[call-overload]
+        keys = [dict(k.public_jwk) for k in self._keys if k.purpose in purposes]
         keys += [{n: v for n, v in r.items() if n != "purpose"} for r in self._retired if r.get("purpose") in purposes]
         return {"keys": keys}
 

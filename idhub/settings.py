@@ -151,9 +151,14 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
 
         @classmethod
         def settings_customise_sources(
-            cls, settings_cls: type[BaseSettings], **sources: PydanticBaseSettingsSource
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
         ) -> tuple[PydanticBaseSettingsSource, ...]:
-            return sources["init_settings"], sources["env_settings"], TomlConfigSettingsSource(settings_cls)
+            return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
 
     try:
         return _WithToml(**overrides)

@@ -213,7 +213,7 @@ def department_paths(session: Session, department_ids: Iterable[str]) -> Mapping
     found: dict[str, str] = {}
     for part in chunked(sorted(set(department_ids))):
         rows = session.execute(select(Department.id, Department.path).where(Department.id.in_(part)))
-        found.update({department_id: path for department_id, path in rows})
+        found.update(dict(rows))
     return found
 
 

@@ -192,7 +192,7 @@ def _employments(session: Session, principal_ids: Sequence[str]) -> Mapping[str,
     managers: dict[str, str] = {}
     for part in chunked(sorted(manager_ids)):
         found = session.execute(select(Person.id, Person.display_name).where(Person.id.in_(part)))
-        managers.update({manager_id: name for manager_id, name in found})
+        managers.update(dict(found))
     result: dict[str, list[EmploymentView]] = {}
     for row in rows:
         e = row.Employment

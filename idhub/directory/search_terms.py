@@ -1,5 +1,6 @@
 """Terms by which a person is found: characters, bigrams, pinyin with all readings of a surname, initials, numbers."""
 
+import itertools
 from functools import lru_cache
 
 from pypinyin import Style, lazy_pinyin
@@ -50,7 +51,7 @@ def name_terms(name: str) -> tuple[str, ...]:
         terms[whole] = None
         for char in han:
             terms[char] = None
-        for first, second in zip(han, han[1:], strict=False):
+        for first, second in itertools.pairwise(han):
             terms[first + second] = None
         syllables = [_char_pinyin(c) for c in han]
         readings = [syllables]

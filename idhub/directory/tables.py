@@ -15,7 +15,6 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from idhub.db import Base, Instant, JsonText
 
-
 _STAGED = text("state = 'staged'")
 _LIVE = text("state <> 'ended'")
 _BELIEVED = text("superseded_at IS NULL")

@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from idhub.credentials.revoke import EndedParticipant
-from idhub.db import bulk_insert, chunked, new_id
+from idhub.db import bulk_insert, chunked, new_id, upsert
 from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.lifecycle.intake import Offboard
 from idhub.lifecycle.ports import ApplicationTerms
@@ -38,7 +38,7 @@ def open_cases(session: Session, wanted: Sequence[NewCase], *, state: str, now: 
     if not wanted:
         return {}
     first = _take_numbers(session, f"{now:%Y-%m}", len(wanted))
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "id": new_id("cas"),
             "number": f"R-{now:%Y-%m}-{first + offset:04d}",
@@ -63,18 +63,12 @@ def open_cases(session: Session, wanted: Sequence[NewCase], *, state: str, now: 
 
 
 def _take_numbers(session: Session, month: str, count: int) -> int:
-    last = session.execute(
-        update(CaseNumber)
-        .where(CaseNumber.month == month)
-        .values(last=CaseNumber.last + count)
-        .returning(CaseNumber.last)
-        .execution_options(synchronize_session=False)
-    ).scalar()
-    if last is None:
-        with session.begin_nested():
-            session.add(CaseNumber(month=month, last=count))
-        return 1
-    return int(last) - count + 1
+    statement = upsert(session, CaseNumber).values(month=month, last=count)
+    statement = statement.on_conflict_do_update(
+        index_elements=["month"], set_={"last": CaseNumber.last + statement.excluded.last}
+    )
+    last: int = session.connection().execute(statement.returning(CaseNumber.last)).scalar_one()
+    return last - count + 1
 
 
 def scheduled_cases(session: Session, principal_ids: Sequence[str]) -> dict[str, Any]:
@@ -219,15 +213,13 @@ def _instant(value: Any) -> datetime | None:
 
 
 def touch(session: Session, case_ids: Sequence[str], *, now: datetime) -> None:
-    """The receipts of these cases must be signed again."""
-    known: set[str] = set()
-    for part in chunked(case_ids):
-        known |= set(
-            session.execute(select(ReceiptDue.case_id).where(ReceiptDue.case_id.in_(part)).with_for_update()).scalars()
+    """The receipts of these cases must be signed again; waits for whoever is signing them now."""
+    if case_ids:
+        statement = upsert(session, ReceiptDue)
+        session.connection().execute(
+            statement.on_conflict_do_update(index_elements=["case_id"], set_={"since": statement.excluded.since}),
+            [{"case_id": case_id, "since": now} for case_id in sorted(case_ids)],
         )
-    bulk_insert(
-        session, ReceiptDue, ({"case_id": case_id, "since": now} for case_id in case_ids if case_id not in known)
-    )
 
 
 def previous_ends(plan: Mapping[str, Any]) -> dict[str, date | None]:

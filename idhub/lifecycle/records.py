@@ -1,4 +1,4 @@
-"""Rows behind the one door: loads principals under lock, writes what the rules made of them. Set-based, no ORM objects."""
+"""Rows behind the one door: loaded under lock, written as the rules made them. Set-based, no ORM objects."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,11 +6,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import bindparam, delete, select, update
-from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
-from idhub.db import bulk_insert, chunked, new_id
+from idhub.db import bulk_insert, chunked, new_id, upsert
 from idhub.directory.names import LoginNameKind, stored_login_name
 from idhub.directory.search_terms import search_terms
 from idhub.directory.tables import (
@@ -63,6 +61,7 @@ def load(session: Session, principal_ids: Iterable[str]) -> dict[str, State]:
     """People by id, their principal rows locked until the transaction ends, in one order for all callers."""
     states: dict[str, State] = {}
     for part in chunked(sorted(set(principal_ids))):
+        row: Any
         principals = session.execute(
             select(
                 Principal.id,
@@ -102,7 +101,7 @@ def load(session: Session, principal_ids: Iterable[str]) -> dict[str, State]:
             .where(Employment.principal_id.in_(part))
             .order_by(Employment.starts_at, Employment.id)
         ):
-            principal_id, *values = row
+            principal_id, *values = tuple(row)
             values[3], values[-1] = EmploymentType(values[3]), EmploymentState(values[-1])
             posts.setdefault(principal_id, []).append(Post(*values))
         for row in principals:
@@ -383,11 +382,9 @@ def write_sources(session: Session, marks: Sequence[tuple[str, str | None, Sourc
         }
         for principal_id, employment_id, mark in marks
     ]
-    connection = session.connection()
-    build = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
-    statement = build(SourceRecord.__table__)  # type: ignore[arg-type]
+    statement = upsert(session, SourceRecord)
     said = statement.excluded
-    connection.execute(
+    session.connection().execute(
         statement.on_conflict_do_update(
             index_elements=["provider", "key"],
             set_={name: said[name] for name in rows[0] if name not in {"provider", "key"}},
@@ -413,7 +410,7 @@ def hand_over_owned(
         rows = session.execute(
             select(Principal.id, Principal.owner_id).where(Principal.owner_id.in_(part)).with_for_update()
         ).all()
-        for owned_id, leaver in rows:
+        for owned_id, leaver in ((row.id, row.owner_id) for row in rows if row.owner_id is not None):
             session.execute(
                 update(Principal)
                 .where(Principal.id == owned_id)

@@ -104,7 +104,18 @@ def transition(
             rule="employee_number.taken",
         ) from error
     records.write_sources(session, marks, now=now)
-    _follow(session, written, reasons, scheduled, organizations, result, now=now, actor=actor, door=door, request_id=request_id)
+    _follow(
+        session,
+        written,
+        reasons,
+        scheduled,
+        organizations,
+        result,
+        now=now,
+        actor=actor,
+        door=door,
+        request_id=request_id,
+    )
     return result
 
 
@@ -234,9 +245,7 @@ def _follow(
 
 
 def _terms(session: Session) -> dict[str, ApplicationTerms]:
-    rows = session.execute(
-        select(Application.id, Application.revocation_deadline_seconds, Application.required_grade)
-    )
+    rows = session.execute(select(Application.id, Application.revocation_deadline_seconds, Application.required_grade))
     return {
         row.id: ApplicationTerms(
             row.id,
@@ -255,12 +264,14 @@ def _entitle(
     *,
     now: datetime,
 ) -> list[EntitlementChange]:
-    """Make entitlements follow rules and standing: the active have what rules want, the suspended keep, the rest lose."""
+    """Entitlements follow rules and standing: the active have what rules want, the suspended keep, others lose."""
     active = [w.after for w in written if w.after.standing == Standing.ACTIVE]
     birthright = current_rules(session) if active else []
-    paths = department_paths(
-        session, (p.department_id for s in active for p in s.posts if p.department_id and p.is_live)
-    ) if birthright else {}
+    paths = (
+        department_paths(session, (p.department_id for s in active for p in s.posts if p.department_id and p.is_live))
+        if birthright
+        else {}
+    )
     gone: list[Held] = []
     begun: list[tuple[str, tuple[str, str], str, str]] = []
     for w in written:
@@ -280,7 +291,10 @@ def _entitle(
     entitlements.withdraw(session, gone, now=now)
     entitlements.entitle(session, begun, now=now)
     return [
-        *(EntitlementChange(h.principal_id, h.application_id, h.role, False, h.reason_kind, h.reason_ref) for h in gone),
+        *(
+            EntitlementChange(h.principal_id, h.application_id, h.role, False, h.reason_kind, h.reason_ref)
+            for h in gone
+        ),
         *(EntitlementChange(pid, key[0], key[1], True, kind, ref) for pid, key, kind, ref in begun),
     ]
 
@@ -415,4 +429,3 @@ def _new_case(w: Written, wish: intake.Offboard | None, *, effective_at: datetim
             },
         },
     )
-

@@ -161,9 +161,10 @@ def _accounts(session: Session, principal_ids: Sequence[str]) -> dict[tuple[str,
             .order_by(Account.id)
         )
         for account_id, principal_id, application_id, known_state, user_name in rows:
-            found[principal_id, application_id] = _Account(
-                account_id, principal_id, application_id, known_state, user_name
-            )
+            if principal_id is not None:
+                found[principal_id, application_id] = _Account(
+                    account_id, principal_id, application_id, known_state, user_name
+                )
     return found
 
 

@@ -1,8 +1,9 @@
 """Passwords: what may be one, how it is hashed, and how much hashing may wait.
 
-Policy after NIST SP 800-63B-4 section 3.1.1: length decides, any character may be used, nothing is composed, trimmed or cut,
-and what attackers try first is refused by name of reason. Hashing is argon2id through libpass in threads of its own, as
-many as there are cores: what would wait longer than the settings allow is refused at once, and nothing else notices.
+Policy after NIST SP 800-63B-4 section 3.1.1: length decides, any character may be used, nothing is composed, trimmed or
+cut, and what attackers try first is refused by name of reason. Hashing is argon2id through libpass in threads of its
+own, as many as there are cores: what would wait longer than the settings allow is refused at once, and nothing else
+notices.
 """
 
 import math
@@ -19,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from passlib.hash import argon2
+from passlib.hash import argon2  # type: ignore[import-untyped]
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
@@ -42,9 +43,11 @@ _LEET = str.maketrans("0134578@$!", "oieastbasi")
 _SEQUENCES = ("0123456789", "abcdefghijklmnopqrstuvwxyz", "qwertyuiop", "asdfghjkl", "zxcvbnm")
 _DATE = re.compile(r"(?:19|20)\d{2}(?:(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01]))?")
 _MIN_CONTEXT_LATIN, _MIN_CONTEXT_HAN = 4, 2
+# Words of nearly every company's name or address; they stand for none.
 _GENERIC_WORDS = frozenset(
-    "group company limited subsidiary dealer supplier holding holdings international corporation incorporated mail email"
-    " office example test invalid localhost 公司 集团 有限公司 有限 股份 总部".split()
+    {"group", "company", "limited", "subsidiary", "dealer", "supplier", "holding", "holdings", "international"}
+    | {"corporation", "incorporated", "mail", "email", "office", "example", "test", "invalid", "localhost"}
+    | {"公司", "集团", "有限公司", "有限", "股份", "总部"}
 )
 
 
@@ -112,7 +115,8 @@ def context_words(session: Session, principal_id: str, *, site_name: str) -> fro
     ).one()
     names = [person.display_name, person.given_name, person.family_name]
     words.update(name for name in names if name)
-    words.update(a + b for a, b in ((person.given_name, person.family_name), (person.family_name, person.given_name)) if a and b)
+    if person.given_name and person.family_name:
+        words.update({person.given_name + person.family_name, person.family_name + person.given_name})
     if person.email:
         local, _, domain = person.email.partition("@")
         words.update({local, *domain.split(".")})
@@ -163,15 +167,15 @@ def _is_common(folded: str) -> bool:
     """
     if len(set(folded)) <= 1:
         return True
-    spelled = folded.translate(_LEET)
-    size = len(folded)
+    spelled, size, is_number = folded.translate(_LEET), len(folded), folded.isdecimal()
     costs: list[dict[str, int]] = [{"": 0}] + [{} for _ in range(size)]
     for start in range(size):
         if not costs[start]:
             continue
         for end in range(start + 1, min(size, start + _MAX_TILE) + 1):
             tile = _tile(folded[start:end], spelled[start:end])
-            if tile is None:
+            # Digits are free beside words, but a long number of its own is as good as it is long.
+            if tile is None or (is_number and end - start < _MIN_TILE):
                 continue
             for last, cost in costs[start].items():
                 key = last if tile == "" else tile
@@ -210,8 +214,8 @@ class Verification:
 class HashingPool:
     """Hashes and verifies passwords in a few threads, with a bounded queue. One a process; safe for threads.
 
-    A caller on an event loop awaits `asyncio.wrap_future(...)`; one in a thread calls `.result()`. Either way the caller
-    holds no transaction meanwhile.
+    A caller on an event loop awaits `asyncio.wrap_future(...)`; one in a thread calls `.result()`. Either way the
+    caller holds no transaction meanwhile.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -242,7 +246,9 @@ class HashingPool:
         return self._submit(lambda: str(self._argon2.hash(password)))
 
     def verify(self, password: str, stored: str | None) -> "Future[Verification]":
-        """Compare a normalized password with a stored hash. None (nobody, no password) costs the same and never matches.
+        """Compare a normalized password with a stored hash.
+
+        None (nobody, no password) costs the same work and never matches.
 
         Raises:
             Unavailable: more work is queued than the settings allow.
@@ -312,7 +318,10 @@ def read_password(session: Session, principal_id: str) -> StoredPassword | None:
 def store_password(
     session: Session, principal_id: str, password_hash: str, *, enrolment_epoch: int, now: datetime
 ) -> None:
-    """Set a person's password hash, in the caller's transaction, which has locked the principal and checked the epoch."""
+    """Set a person's password hash.
+
+    In the caller's transaction, which has locked the principal and read the epoch under that lock.
+    """
     values = {"hash": password_hash, "enrolment_epoch": enrolment_epoch, "set_at": now}
     dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
     statement = dialect.insert(Password).values(principal_id=principal_id, **values)

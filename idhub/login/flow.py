@@ -1,0 +1,118 @@
+"""What comes next in a sign-in. Pure: facts in, decision out; no database, network or framework.
+
+Every protocol asks here, so that there is one answer to "is this session good enough for this request".
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Literal
+
+Prompt = Literal["none", "login", "consent", "select_account"]
+PROMPTS: frozenset[str] = frozenset({"none", "login", "consent", "select_account"})
+
+
+class Step(StrEnum):
+    """What the browser is shown next."""
+
+    SIGN_IN = "sign_in"
+    CONSENT = "consent"
+    RESUME = "resume"
+    """Nothing is missing: back to the protocol."""
+    REFUSE = "refuse"
+
+
+class Refusal(StrEnum):
+    """Why it cannot go on; the values are OIDC Core 3.1.2.6 and RFC 6749 section 4.1.2.1 codes."""
+
+    LOGIN_REQUIRED = "login_required"
+    CONSENT_REQUIRED = "consent_required"
+    ACCOUNT_SELECTION_REQUIRED = "account_selection_required"
+    ACCESS_DENIED = "access_denied"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SessionFacts:
+    """A usable session: the use predicate held for it just now."""
+
+    session_id: str
+    principal_id: str
+    authenticated_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransactionFacts:
+    """What has happened in this sign-in so far.
+
+    Args:
+        session_id: the session that a sign-in within this transaction established; None: none happened yet.
+        consent: what was answered on the consent page of this transaction.
+    """
+
+    session_id: str | None = None
+    consent: Literal["allow", "deny"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requirements:
+    """What the request asks of the sign-in.
+
+    Args:
+        prompt: values of OIDC Core 3.1.2.1; empty: none given.
+        max_age: longest time since the person proved who they are; None: any.
+        principal_id: whom the request is about (`id_token_hint`); None: whoever signs in.
+        needs_consent: the client asks for scopes that this person has not allowed it yet.
+        is_entitled: the person may enter the application. Unknown before there is a session: pass True.
+    """
+
+    prompt: frozenset[str] = frozenset()
+    max_age: timedelta | None = None
+    principal_id: str | None = None
+    needs_consent: bool = False
+    is_entitled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The next step, with the reason of a refusal."""
+
+    step: Step
+    reason: Refusal | None = None
+
+
+def next_step(
+    transaction: TransactionFacts, session: SessionFacts | None, requirements: Requirements, *, now: datetime
+) -> Decision:
+    """Decide what comes next. OIDC Core 3.1.2.1 (prompt, max_age), 3.1.2.3, 3.1.2.4.
+
+    A sign-in that happened within this very transaction answers `prompt=login` and `max_age`; one from before does not,
+    so that going back and forth neither loops nor skips the proof.
+    """
+    is_silent = "none" in requirements.prompt
+    if session is None or not _is_good_enough(transaction, session, requirements, now=now):
+        if is_silent:
+            return Decision(Step.REFUSE, Refusal.LOGIN_REQUIRED)
+        return Decision(Step.SIGN_IN)
+    if not requirements.is_entitled:
+        return Decision(Step.REFUSE, Refusal.ACCESS_DENIED)
+    if transaction.consent == "deny":
+        return Decision(Step.REFUSE, Refusal.ACCESS_DENIED)
+    if transaction.consent is None and (requirements.needs_consent or "consent" in requirements.prompt):
+        if is_silent:
+            return Decision(Step.REFUSE, Refusal.CONSENT_REQUIRED)
+        return Decision(Step.CONSENT)
+    return Decision(Step.RESUME)
+
+
+def _is_good_enough(
+    transaction: TransactionFacts, session: SessionFacts, requirements: Requirements, *, now: datetime
+) -> bool:
+    if requirements.principal_id not in {None, session.principal_id}:
+        return False
+    if transaction.session_id == session.session_id:
+        return True
+    if requirements.prompt & {"login", "select_account"}:
+        return False
+    # Exactly max_age old is still good; a clock that went back is not.
+    age = now - session.authenticated_at
+    return requirements.max_age is None or timedelta(0) <= age <= requirements.max_age

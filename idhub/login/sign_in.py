@@ -1,0 +1,401 @@
+"""Signing in with a name and a password, in two transactions around the hashing.
+
+    prepare (short transaction)      who is meant, epochs, stored hash; the try is claimed
+    HashingPool.verify               no transaction open
+    finish (short transaction)       principal locked, standing asked again, session minted, events
+
+Whoever is unknown, ambiguous, without a password, not yet started, suspended or gone gets the same work and the same
+answer as for a wrong password; the reason is in the audit log alone.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import and_, insert, select, update
+from sqlalchemy.orm import Session
+
+from idhub.changes import Actor, Event, EventType, record
+from idhub.credentials import opaque
+from idhub.credentials.predicate import installation_epoch
+from idhub.credentials.sessions import Epochs, end_session, lock_principal, read_epochs, start_session
+from idhub.credentials.tables import Grant, Password, RememberedDevice, SessionParticipant, SsoSession
+from idhub.directory.names import login_name_candidates
+from idhub.directory.tables import LoginName, Principal, PrincipalKind
+from idhub.errors import NotPermitted
+from idhub.keys import Keyring
+from idhub.lifecycle.intake import EndCredentials
+from idhub.lifecycle.transition import transition
+from idhub.login import throttling
+from idhub.login.passwords import Verification, read_password, store_password
+from idhub.login.throttling import Admission, Attempt
+from idhub.settings import Settings
+
+MAX_USERNAME = 254
+"""Characters of the longest login name."""
+REMEMBERED = timedelta(days=180)
+"""How long a browser that its person called their own is known."""
+SEEN = timedelta(days=30)
+"""How long any other browser is known after a sign-in; its cookie ends with the browser."""
+PASSWORD_AMR = ("pwd",)
+"""RFC 8176."""
+
+
+class Refusal(StrEnum):
+    """Why a sign-in was refused: for the audit log. People are told the same sentence for all of them."""
+
+    UNKNOWN_NAME = "login.unknown_name"
+    AMBIGUOUS_NAME = "login.ambiguous_name"
+    NO_PASSWORD = "login.no_password"  # noqa: S105 - a reason
+    WRONG_PASSWORD = "login.wrong_password"  # noqa: S105 - a reason
+    STANDING = "login.standing"
+    EPOCH = "login.epoch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Browser:
+    """What a request tells about where it comes from. `address` is `throttling.client_address`'s."""
+
+    address: str
+    user_agent: str | None = None
+    device_token: str | None = None
+    request_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A claimed try: everything that was true before the password was looked at.
+
+    `stored_hash` is None for everyone who cannot sign in with a password; verify it all the same.
+    """
+
+    attempt: Attempt
+    admission: Admission
+    principal_id: str | None
+    stored_hash: str | None
+    epochs: Epochs | None
+    reason: Refusal
+    """The reason to record unless the password matches."""
+    name_index: str
+
+
+@dataclass(frozen=True, slots=True)
+class Minted:
+    """A new session: the values of the cookies that the browser gets, and nobody else."""
+
+    token: str
+    session_id: str
+    principal_id: str
+    device_token: str | None = None
+    device_lifetime: timedelta | None = None
+    """How long the device cookie lives; None: until the browser is closed."""
+
+
+def prepare(session: Session, keyring: Keyring, username: str, *, browser: Browser, now: datetime) -> Prepared:
+    """Find out who is meant, read the epochs, and claim one try. A refused claim is recorded and keeps its writes."""
+    names = login_name_candidates(username)
+    rows = session.execute(
+        select(
+            Principal.id,
+            Principal.access_epoch,
+            Principal.enrolment_epoch,
+            installation_epoch().label("installation_epoch"),
+            Password.hash,
+        )
+        .join(LoginName, LoginName.principal_id == Principal.id)
+        .outerjoin(
+            Password, and_(Password.principal_id == Principal.id, Password.enrolment_epoch == Principal.enrolment_epoch)
+        )
+        .where(LoginName.value.in_(names), Principal.kind == PrincipalKind.PERSON)
+        .distinct()
+        .limit(2)
+    ).all()
+    person = rows[0] if len(rows) == 1 else None
+    name_index = keyring.blind_index("login_name", names[-1])
+    attempt = Attempt(
+        name=person.id if person is not None else name_index,
+        address=browser.address,
+        device_hash=_device_of(session, browser.device_token, person.id if person is not None else "", now=now),
+    )
+    admission = throttling.claim(session, keyring, attempt, now=now)
+    if person is None:
+        reason = Refusal.AMBIGUOUS_NAME if rows else Refusal.UNKNOWN_NAME
+        prepared = Prepared(attempt, admission, None, None, None, reason, name_index)
+    else:
+        reason = Refusal.NO_PASSWORD if person.hash is None else Refusal.WRONG_PASSWORD
+        epochs = Epochs(person.access_epoch, person.enrolment_epoch, person.installation_epoch)
+        prepared = Prepared(attempt, admission, person.id, person.hash, epochs, reason, name_index)
+    if admission.limit is not None:
+        reason_code = f"login.limit_{admission.limit.name}"
+        record(session, [_event(EventType.LOGIN_THROTTLED, prepared, browser, reason=reason_code, now=now)])
+    return prepared
+
+
+def release(session: Session, keyring: Keyring, prepared: Prepared) -> None:
+    """Give the try back: the hub was too busy to look at the password."""
+    throttling.release(session, keyring, prepared.attempt, lane=prepared.admission.lane)
+
+
+def finish(
+    session: Session,
+    keyring: Keyring,
+    settings: Settings,
+    prepared: Prepared,
+    verification: Verification,
+    *,
+    browser: Browser,
+    old_session_id: str | None,
+    remember: bool,
+    now: datetime,
+) -> Minted | Refusal:
+    """Mint a session if the password matched and the person may act now; record either outcome.
+
+    Args:
+        old_session_id: of the session this browser still has. It dies; what rests on it goes on under the new one when
+            it is the same person's, and ends with a logout to its applications when it is another's.
+        remember: the person called this browser their own.
+    """
+    if not verification.matches or prepared.principal_id is None or prepared.epochs is None:
+        return _refuse(session, prepared, prepared.reason, browser=browser, now=now)
+    principal_id = prepared.principal_id
+    old_owner = _lock_both(session, principal_id, old_session_id)
+    try:
+        token, session_id = start_session(
+            session, principal_id, epochs_read=prepared.epochs, amr=PASSWORD_AMR, now=now, ip=browser.address,
+            user_agent=browser.user_agent, settings=settings,
+        )  # fmt: skip
+    except NotPermitted as refused:
+        reason = Refusal.STANDING if refused.rule == "session.standing" else Refusal.EPOCH
+        return _refuse(session, prepared, reason, browser=browser, now=now)
+    if old_session_id is not None and old_owner is not None:
+        _replace(session, old_session_id, session_id, is_same_person=old_owner == principal_id, now=now)
+    if verification.replacement is not None:
+        session.execute(
+            update(Password)
+            .where(Password.principal_id == principal_id, Password.hash == prepared.stored_hash)
+            .values(hash=verification.replacement)
+        )
+    throttling.succeed(session, keyring, prepared.attempt, lane=prepared.admission.lane, now=now)
+    device_token, lifetime = _know_device(
+        session, principal_id, prepared.epochs.enrolment, browser.device_token, remember=remember, now=now
+    )
+    record(
+        session,
+        [
+            Event(
+                type=EventType.LOGIN_SUCCEEDED,
+                at=now,
+                actor=Actor(kind="person", id=principal_id, session_id=session_id, ip=browser.address),
+                door="login",
+                target_kind="person",
+                target_id=principal_id,
+                person_id=principal_id,
+                request_id=browser.request_id,
+                details={"amr": list(PASSWORD_AMR), "lane": prepared.admission.lane},
+            )
+        ],
+    )
+    return Minted(token, session_id, principal_id, device_token, lifetime)
+
+
+# ---------------------------------------------------------------- changing one's own password
+
+
+@dataclass(frozen=True, slots=True)
+class PasswordChange:
+    """A claimed try at the current password of somebody who is signed in."""
+
+    principal_id: str
+    session_id: str
+    attempt: Attempt
+    admission: Admission
+    stored_hash: str | None
+
+
+def prepare_change(
+    session: Session, keyring: Keyring, principal_id: str, session_id: str, *, browser: Browser, now: datetime
+) -> PasswordChange:
+    """Claim one try at the current password. Counted by session: whoever stole one cannot lock its person out."""
+    attempt = Attempt(principal_id, browser.address, device_hash=session_id)
+    admission = throttling.claim(session, keyring, attempt, now=now)
+    stored = read_password(session, principal_id)
+    change = PasswordChange(principal_id, session_id, attempt, admission, stored.hash if stored else None)
+    if admission.limit is not None:
+        record(session, [_change_event(EventType.LOGIN_THROTTLED, change, browser, "login.limit_person", now=now)])
+    return change
+
+
+def refuse_change(session: Session, change: PasswordChange, *, browser: Browser, now: datetime) -> None:
+    """Record that the current password was wrong."""
+    record(session, [_change_event(EventType.LOGIN_FAILED, change, browser, Refusal.WRONG_PASSWORD, now=now)])
+
+
+def change_password(
+    session: Session,
+    keyring: Keyring,
+    settings: Settings,
+    change: PasswordChange,
+    new_hash: str,
+    *,
+    browser: Browser,
+    now: datetime,
+) -> Minted:
+    """Store the new hash, end everything issued before, and sign this browser in anew.
+
+    The caller has verified the current password against `change.stored_hash` and the new one against the policy.
+
+    Raises:
+        NotPermitted: meanwhile the session ended, the person may no longer act, or the password was changed elsewhere.
+    """
+    principal_id = change.principal_id
+    # FOR UPDATE at once: the transition below takes it, and two sharers that both want more would wait for each other.
+    session.execute(select(Principal.id).where(Principal.id == principal_id).with_for_update())
+    alive = session.execute(
+        select(SsoSession.id).where(SsoSession.id == change.session_id, SsoSession.ended_at.is_(None))
+    ).first()
+    stored = read_password(session, principal_id)
+    if alive is None or stored is None or stored.hash != change.stored_hash:
+        raise NotPermitted("Something about your access changed meanwhile. Sign in again.", rule="session.ended")
+    token, session_id = replace_credentials(
+        session, settings, principal_id, new_hash, reason="password_changed", browser=browser, now=now,
+    )  # fmt: skip
+    throttling.succeed(session, keyring, change.attempt, lane="device", now=now)
+    record(session, [_change_event(EventType.PASSWORD_CHANGED, change, browser, None, now=now)])
+    return Minted(token, session_id, principal_id)
+
+
+def replace_credentials(
+    session: Session,
+    settings: Settings,
+    principal_id: str,
+    new_hash: str,
+    *,
+    reason: str,
+    browser: Browser,
+    now: datetime,
+) -> tuple[str, str]:
+    """Set a password, end everything issued before through the one door, and start a session; principal is locked.
+
+    Raises:
+        NotPermitted: rule `session.standing`: the person may not act now.
+    """
+    actor = Actor(kind="person", id=principal_id, ip=browser.address)
+    change = EndCredentials(principal_id=principal_id, reason=reason)
+    transition(session, [change], now=now, actor=actor, door="login", request_id=browser.request_id).only()
+    epochs = read_epochs(session, principal_id)
+    if epochs is None:
+        raise NotPermitted("Signing in is not possible at this time.", rule="session.standing")
+    store_password(session, principal_id, new_hash, enrolment_epoch=epochs.enrolment, now=now)
+    return start_session(
+        session, principal_id, epochs_read=epochs, amr=PASSWORD_AMR, now=now, ip=browser.address,
+        user_agent=browser.user_agent, settings=settings,
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------- parts
+
+
+def _lock_both(session: Session, principal_id: str, old_session_id: str | None) -> str | None:
+    """Lock whoever signs in and whoever the browser belonged to, in one order; returns the latter."""
+    old_owner = None
+    if old_session_id is not None:
+        old_owner = session.execute(
+            select(SsoSession.principal_id).where(SsoSession.id == old_session_id, SsoSession.ended_at.is_(None))
+        ).scalar()
+    for locked in sorted({principal_id, old_owner or principal_id}):
+        lock_principal(session, locked)
+    return old_owner
+
+
+def _replace(session: Session, old_id: str, new_id: str, *, is_same_person: bool, now: datetime) -> None:
+    if is_same_person:
+        # Proving again who one is must not throw one out of the applications that are open.
+        for table in (SessionParticipant, Grant):
+            session.execute(
+                update(table)
+                .where(table.session_id == old_id, table.ended_at.is_(None))
+                .values(session_id=new_id)
+                .execution_options(synchronize_session=False)
+            )
+    end_session(session, old_id, reason="replaced", now=now)
+
+
+def _device_of(session: Session, token: str | None, principal_id: str, *, now: datetime) -> str | None:
+    """Hash of the device cookie if it belongs to this very person in this enrolment; None otherwise."""
+    if not token or not opaque.looks_valid("dev", token):
+        return None
+    return session.execute(
+        select(RememberedDevice.token_hash)
+        .join(Principal, Principal.id == RememberedDevice.principal_id)
+        .where(
+            RememberedDevice.token_hash == opaque.hash_of(token),
+            RememberedDevice.principal_id == principal_id,
+            RememberedDevice.enrolment_epoch == Principal.enrolment_epoch,
+            RememberedDevice.expires_at > now,
+        )
+    ).scalar()
+
+
+def _know_device(
+    session: Session, principal_id: str, enrolment_epoch: int, token: str | None, *, remember: bool, now: datetime
+) -> tuple[str, timedelta | None]:
+    known = _device_of(session, token, principal_id, now=now)
+    expires_at = now + (REMEMBERED if remember else SEEN)
+    if known is not None and token is not None:
+        session.execute(
+            update(RememberedDevice)
+            .where(RememberedDevice.token_hash == known, RememberedDevice.expires_at < expires_at)
+            .values(expires_at=expires_at)
+            .execution_options(synchronize_session=False)
+        )
+        return token, REMEMBERED if remember else None
+    made = opaque.make("dev")
+    session.execute(
+        insert(RememberedDevice).values(
+            token_hash=opaque.hash_of(made),
+            principal_id=principal_id,
+            enrolment_epoch=enrolment_epoch,
+            created_at=now,
+            expires_at=expires_at,
+        )
+    )
+    return made, REMEMBERED if remember else None
+
+
+def _refuse(session: Session, prepared: Prepared, reason: Refusal, *, browser: Browser, now: datetime) -> Refusal:
+    record(session, [_event(EventType.LOGIN_FAILED, prepared, browser, reason=reason, now=now)])
+    return reason
+
+
+def _event(kind: EventType, prepared: Prepared, browser: Browser, *, reason: str, now: datetime) -> Event:
+    """What happened to a try. The typed name is never kept: people type passwords there; its keyed hash is."""
+    return Event(
+        type=kind,
+        at=now,
+        actor=Actor(kind="anonymous", id="anonymous", ip=browser.address),
+        door="login",
+        target_kind="person",
+        target_id=prepared.principal_id or "unknown",
+        outcome="failure",
+        reason=str(reason),
+        person_id=prepared.principal_id,
+        request_id=browser.request_id,
+        details={"name_index": prepared.name_index, "lane": prepared.admission.lane},
+    )
+
+
+def _change_event(
+    kind: EventType, change: PasswordChange, browser: Browser, reason: str | None, *, now: datetime
+) -> Event:
+    return Event(
+        type=kind,
+        at=now,
+        actor=Actor(kind="person", id=change.principal_id, session_id=change.session_id, ip=browser.address),
+        door="login",
+        target_kind="person",
+        target_id=change.principal_id,
+        outcome="success" if reason is None else "failure",
+        reason=None if reason is None else str(reason),
+        person_id=change.principal_id,
+        request_id=browser.request_id,
+    )

@@ -1,0 +1,253 @@
+"""`idhub.login.throttling`: guessing is slow, and nobody can be locked out by somebody else."""
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
+import pytest
+
+from idhub.db import Database
+from idhub.keys import Keyring
+from idhub.login.throttling import (
+    ADDRESS,
+    CONSECUTIVE,
+    PERSON,
+    SPRAY,
+    Admission,
+    Attempt,
+    claim,
+    client_address,
+    forgive,
+    purge,
+    release,
+    succeed,
+    trusted_networks,
+)
+from tests.support.clock import Clock
+
+HOME, AWAY = "203.0.113.7", "198.51.100.9"
+
+
+class Door:
+    """Tries, each in a transaction of its own, as routes make them."""
+
+    def __init__(self, database: Database, keyring: Keyring, clock: Clock) -> None:
+        self._database, self._keyring, self.clock = database, keyring, clock
+
+    def fail(self, name: str, address: str = AWAY, device: str | None = None) -> Admission:
+        with self._database.transaction() as session:
+            return claim(session, self._keyring, Attempt(name, address, device), now=self.clock())
+
+    def succeed(self, name: str, address: str = HOME, device: str | None = None) -> Admission:
+        attempt = Attempt(name, address, device)
+        with self._database.transaction() as session:
+            admission = claim(session, self._keyring, attempt, now=self.clock())
+            if admission.is_admitted:
+                succeed(session, self._keyring, attempt, lane=admission.lane, now=self.clock())
+        return admission
+
+    def release(self, name: str, admission: Admission, address: str = AWAY) -> None:
+        with self._database.transaction() as session:
+            release(session, self._keyring, Attempt(name, address), lane=admission.lane)
+
+    def forgive(self, name: str) -> None:
+        with self._database.transaction() as session:
+            forgive(session, self._keyring, name)
+
+    def purge(self) -> int:
+        with self._database.transaction() as session:
+            return purge(session, now=self.clock())
+
+
+@pytest.fixture
+def door(database: Database, keyring: Keyring, clock: Clock) -> Door:
+    return Door(database, keyring, clock)
+
+
+def test_the_eleventh_failure_within_the_window_is_refused_with_a_time(door: Door) -> None:
+    assert all(door.fail("per_1").is_admitted for _ in range(PERSON.count))
+    refused = door.fail("per_1")
+    assert refused.limit is PERSON
+    assert refused.retry_after == timedelta(seconds=90)
+
+
+def test_one_try_becomes_free_when_its_time_has_come_and_not_before(door: Door) -> None:
+    for _ in range(PERSON.count):
+        door.fail("per_1")
+    door.clock.advance(seconds=89)
+    refused = door.fail("per_1")
+    assert refused.retry_after == timedelta(seconds=1)
+    door.clock.advance(seconds=1)
+    assert door.fail("per_1").is_admitted
+    assert not door.fail("per_1").is_admitted
+
+
+def test_refused_tries_do_not_prolong_the_wait(door: Door) -> None:
+    for _ in range(PERSON.count + 30):
+        door.fail("per_1")
+    door.clock.advance(seconds=90)
+    assert door.fail("per_1").is_admitted
+
+
+def test_parallel_guesses_are_no_more_than_the_limit(door: Door) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        admissions = list(threads.map(lambda _: door.fail("per_1"), range(40)))
+    assert sum(admission.is_admitted for admission in admissions) == PERSON.count
+
+
+def test_a_success_disregards_earlier_failures(door: Door) -> None:
+    for _ in range(PERSON.count - 1):
+        door.fail("per_1")
+    assert door.succeed("per_1", AWAY).is_admitted
+    assert all(door.fail("per_1").is_admitted for _ in range(PERSON.count))
+
+
+def test_unknown_names_are_counted_exactly_as_known_ones(door: Door) -> None:
+    """B03."""
+    known = [door.fail("per_1").retry_after for _ in range(15)]
+    unknown = [door.fail("0f3a", "192.0.2.33").retry_after for _ in range(15)]
+    assert known == unknown
+
+
+def test_a_stranger_cannot_lock_out_a_remembered_browser(door: Door) -> None:
+    """B06: also when the stranger sits behind the same address."""
+    for _ in range(PERSON.count + 5):
+        door.fail("per_ceo", HOME)
+    for n in range(ADDRESS.count + 5):
+        door.fail(f"per_{n}", HOME)
+    assert not door.fail("per_ceo", HOME).is_admitted
+    assert door.succeed("per_ceo", HOME, device="d" * 64).is_admitted
+
+
+def test_a_stranger_cannot_lock_out_a_place_with_a_success_before(door: Door) -> None:
+    door.succeed("per_ceo", HOME)
+    for _ in range(PERSON.count + 5):
+        door.fail("per_ceo", AWAY)
+    assert not door.fail("per_ceo", "192.0.2.44").is_admitted
+    assert door.succeed("per_ceo", HOME).is_admitted
+
+
+def test_a_place_is_forgotten_after_thirty_days(door: Door) -> None:
+    assert door.succeed("per_1", HOME).lane == "stranger"
+    door.clock.advance(days=29)
+    assert door.fail("per_1", HOME).lane == "place"
+    door.clock.advance(days=2)
+    assert door.fail("per_1", HOME).lane == "stranger"
+
+
+def test_a_remembered_browser_has_a_limit_of_its_own(door: Door) -> None:
+    assert all(door.fail("per_1", device="d" * 64).is_admitted for _ in range(PERSON.count))
+    assert not door.fail("per_1", device="d" * 64).is_admitted
+    assert door.fail("per_1").is_admitted
+
+
+def test_a_hundred_failures_in_a_row_close_the_lane_until_a_success_or_a_new_password(door: Door) -> None:
+    """NIST SP 800-63B-4 section 3.2.2."""
+    for n in range(CONSECUTIVE.count):
+        door.clock.advance(seconds=90)
+        assert door.fail("per_1", f"192.0.2.{n}").is_admitted
+    door.clock.advance(days=40)
+    closed = door.fail("per_1")
+    assert closed.limit is CONSECUTIVE and closed.retry_after is None
+    door.forgive("per_1")
+    assert door.fail("per_1").is_admitted
+
+
+def test_a_closed_lane_opens_when_the_person_signs_in_from_their_own_browser(door: Door) -> None:
+    for n in range(CONSECUTIVE.count):
+        door.clock.advance(seconds=90)
+        door.fail("per_1", f"192.0.2.{n}")
+    assert not door.fail("per_1").is_admitted
+    assert door.succeed("per_1", device="d" * 64).is_admitted
+    assert door.fail("per_1").is_admitted
+
+
+def test_spraying_many_names_from_one_address_is_stopped(door: Door) -> None:
+    """B08: one password against many people."""
+    admissions = [door.fail(f"per_{n}") for n in range(SPRAY.count + 1)]
+    assert all(admission.is_admitted for admission in admissions[:-1])
+    assert admissions[-1].limit is SPRAY
+    assert door.fail("per_other", HOME).is_admitted
+
+
+def test_people_who_mistype_and_then_succeed_are_no_spray(door: Door) -> None:
+    """An office behind one address: what ends in a success counts for nothing."""
+    for n in range(SPRAY.count * 2):
+        assert door.fail(f"per_{n}", HOME).is_admitted
+        assert door.succeed(f"per_{n}", HOME).is_admitted
+        door.clock.advance(seconds=10)
+
+
+def test_an_own_success_does_not_reset_what_was_sprayed(door: Door) -> None:
+    for n in range(SPRAY.count):
+        door.fail(f"per_{n}")
+    door.clock.advance(seconds=1)
+    assert not door.fail("per_last").is_admitted
+    door.succeed("per_attacker", AWAY, device="d" * 64)
+    assert not door.fail("per_last").is_admitted
+
+
+def test_one_address_cannot_hammer_one_name_for_ever(door: Door) -> None:
+    for _ in range(ADDRESS.count):
+        door.fail("per_1")
+    assert door.fail("per_2").limit is ADDRESS
+
+
+def test_addresses_of_one_ipv6_household_count_as_one(door: Door) -> None:
+    for n in range(ADDRESS.count):
+        door.fail("per_1", f"2001:db8:1:2::{n:x}")
+    assert door.fail("per_2", "2001:db8:1:2:ffff::1").limit is ADDRESS
+    assert door.fail("per_2", "2001:db8:1:3::1").is_admitted
+
+
+def test_a_try_that_was_never_made_is_given_back(door: Door) -> None:
+    for _ in range(PERSON.count * 3):
+        admission = door.fail("per_1")
+        assert admission.is_admitted
+        door.release("per_1", admission)
+
+
+def test_old_counters_are_purged_and_full_ones_stay_longer(door: Door) -> None:
+    door.fail("per_1")
+    assert door.purge() == 0
+    door.clock.advance(days=91)
+    assert door.purge() > 0
+    assert door.purge() == 0
+
+
+# ---------------------------------------------------------------- whose address
+
+TRUSTED = trusted_networks("10.0.0.0/8, 2001:db8:f::/48")
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("203.0.113.7", ["198.51.100.1"], "203.0.113.7"),
+        ("10.0.0.1", ["198.51.100.1"], "198.51.100.1"),
+        ("10.0.0.1", ["1.1.1.1, 198.51.100.1, 10.2.3.4"], "198.51.100.1"),
+        ("10.0.0.1", ["1.1.1.1", "198.51.100.1"], "198.51.100.1"),
+        ("10.0.0.1", ["198.51.100.1, garbage"], "10.0.0.1"),
+        ("10.0.0.1", ["198.51.100.1, "], "10.0.0.1"),
+        ("10.0.0.1", ["unknown"], "10.0.0.1"),
+        ("10.0.0.1", [], "10.0.0.1"),
+        ("10.0.0.1", ["127.0.0.1%lo"], "10.0.0.1"),
+        ("10.0.0.1", ["' OR 1=1 --"], "10.0.0.1"),
+        ("::ffff:10.0.0.1", ["::ffff:198.51.100.1"], "198.51.100.1"),
+        ("2001:db8:f::1", ["2001:DB8:9:0::5"], "2001:db8:9::5"),
+        ("testclient", ["198.51.100.1"], "testclient"),
+    ],
+)
+def test_only_trusted_proxies_are_believed_and_garbage_skips_nothing(
+    peer: str, forwarded: list[str], address: str
+) -> None:
+    """T06, B07."""
+    assert client_address(peer, forwarded, TRUSTED) == address
+
+
+def test_without_trusted_proxies_nothing_forwarded_is_read() -> None:
+    assert client_address("10.0.0.1", ["198.51.100.1"], ()) == "10.0.0.1"
+
+
+def test_an_unreadable_list_of_proxies_is_an_error_not_an_empty_list() -> None:
+    with pytest.raises(ValueError, match=r"10\.0\.0\.0/99"):
+        trusted_networks("10.0.0.0/99")

@@ -5,9 +5,12 @@ asked of the database on every use. Each criterion has a name, so that a refusal
 failed; what is told to the other side never depends on it.
 """
 
-from datetime import datetime
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, Exists, ScalarSelect, and_, exists, or_, select
+from sqlalchemy import BindParameter, ColumnElement, Exists, Label, ScalarSelect, and_, exists, or_, select
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.selectable import Join
 
@@ -18,6 +21,26 @@ from idhub.directory.tables import Installation, Principal, Standing
 Now = datetime | BindParameter[datetime]
 Criteria = dict[str, ColumnElement[bool]]
 """Name of the criterion -> condition that must be true. The name is the stable reason of a refusal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A use that was refused. `reason` is a stable code for the audit log, never told to the other side as such."""
+
+    reason: str
+
+
+def labelled(criteria: Criteria) -> list[Label[bool]]:
+    """The criteria as result columns, for a query whose row `first_failing` reads."""
+    return [criterion.label(f"ok_{name}") for name, criterion in criteria.items()]
+
+
+def first_failing(row: Mapping[str, Any], names: tuple[str, ...]) -> Refused | None:
+    """The first criterion of the row that does not hold; NULL does not hold."""
+    for name in names:
+        if not row[f"ok_{name}"]:
+            return Refused(name)
+    return None
 
 
 def installation_epoch() -> ScalarSelect[int]:
@@ -82,8 +105,8 @@ def grant_criteria(now: Now) -> Criteria:
         ),
         "standing": may_act(now),
         "epoch": epochs_hold(Grant),
-        "client_disabled": OidcClient.is_enabled,
-        "application_disabled": Application.is_enabled,
+        "client_disabled": OidcClient.is_enabled.is_(True),
+        "application_disabled": Application.is_enabled.is_(True),
         # A service identity acting through its own registration needs no entitlement beside that registration.
         "not_entitled": or_(
             and_(Grant.session_id.is_(None), OidcClient.service_principal_id == Grant.principal_id),
@@ -111,3 +134,9 @@ def usable_session(now: Now) -> ColumnElement[bool]:
 def usable_grant(now: Now) -> ColumnElement[bool]:
     """All of `grant_criteria`."""
     return and_(*grant_criteria(now).values())
+
+
+_ANY_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+SESSION_CRITERIA = tuple(session_criteria(_ANY_TIME))
+GRANT_CRITERIA = tuple(grant_criteria(_ANY_TIME))
+"""Names of the criteria, in the order in which a refusal names them."""

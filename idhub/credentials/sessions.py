@@ -11,7 +11,8 @@ from idhub.access.tables import Application, OidcClient
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque
 from idhub.credentials.predicate import installation_epoch, may_act, usable_session
-from idhub.credentials.tables import Grant, SessionParticipant, SsoSession
+from idhub.credentials.revoke import EndedParticipant, end_sessions
+from idhub.credentials.tables import SessionParticipant, SsoSession
 from idhub.db import new_id
 from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.delivery.queue import plan
@@ -60,12 +61,10 @@ class Participant:
     """An application that a session was used for."""
 
     id: str
-    principal_id: str
     application_id: str
     application_name: str
+    application_name_zh: str | None
     client_id: str
-    sid: str
-    sub: str
     is_told: bool
     """Whether the application can be told by back-channel logout."""
 
@@ -211,12 +210,10 @@ def participants_of(session: Session, session_id: str) -> list[Participant]:
     rows = session.execute(
         select(
             SessionParticipant.id,
-            SessionParticipant.principal_id,
             SessionParticipant.application_id,
             Application.name.label("application_name"),
+            Application.name_zh.label("application_name_zh"),
             SessionParticipant.client_id,
-            SessionParticipant.sid,
-            SessionParticipant.sub,
             OidcClient.backchannel_logout_uri.is_not(None).label("is_told"),
         )
         .join(OidcClient, OidcClient.client_id == SessionParticipant.client_id)
@@ -235,7 +232,7 @@ def end_session(
     now: datetime,
     actor: Actor | None = None,
     door: str = "login",
-) -> list[Participant]:
+) -> list[EndedParticipant]:
     """End a session with everything that rests on it, and plan a back-channel logout for each participant.
 
     Returns the participants, told or not; an empty list also when it had ended before. Serialized with
@@ -253,18 +250,8 @@ def end_session(
     ).first()
     if ended is None:
         return []
-    session.execute(
-        update(Grant)
-        .where(Grant.session_id == session_id, Grant.ended_at.is_(None))
-        .values(ended_at=now, end_reason=reason)
-    )
-    participants = participants_of(session, session_id)
-    session.execute(
-        update(SessionParticipant)
-        .where(SessionParticipant.session_id == session_id, SessionParticipant.ended_at.is_(None))
-        .values(ended_at=now)
-    )
-    plan(session, [logout_delivery(participant) for participant in participants if participant.is_told], now=now)
+    participants = end_sessions(session, [session_id], reason=reason, now=now)
+    plan(session, [logout_delivery(participant) for participant in participants if participant.logout_uri], now=now)
     record(
         session,
         [
@@ -284,7 +271,7 @@ def end_session(
     return participants
 
 
-def logout_delivery(participant: Participant) -> PlannedDelivery:
+def logout_delivery(participant: EndedParticipant) -> PlannedDelivery:
     """The effect of telling a participant that its session is over (OIDC Back-Channel Logout 1.0)."""
     return PlannedDelivery(
         application_id=participant.application_id,

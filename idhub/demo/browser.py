@@ -150,6 +150,10 @@ class Browser:
         visited = [str(hop.url) for hop in response.history] + [str(response.url)]
         return Page(str(response.url), response.status_code, response.text, parser.forms, text, visited)
 
+    def close(self) -> None:
+        """Close connections; cookies are forgotten."""
+        self._client.close()
+
     def __enter__(self) -> "Browser":
         """Closed when the block ends."""
         return self
@@ -157,5 +161,5 @@ class Browser:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close connections; cookies are forgotten."""
-        self._client.close()
+        """Close."""
+        self.close()

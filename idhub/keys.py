@@ -9,7 +9,6 @@ import binascii
 import hashlib
 import hmac
 import os
-import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -65,7 +64,7 @@ class SigningKey:
     purpose: Purpose
     alg: str
     key: ECKey | RSAKey | OKPKey
-    public_jwk: Mapped[Any] | dict[str, Any]
+    public_jwk: Mapping[str, Any]
 
     @property
     def private(self) -> Any:
@@ -163,13 +162,10 @@ class Keyring:
         self, master: MasterKey, keys: Iterable[SigningKey], retired: Iterable[Mapping[str, Any]] = ()
     ) -> None:
         self.master = master
-        self._lock = threading.Lock()
-        self._replace(list(keys), list(retired))
-
-    def _replace(self, keys: list[SigningKey], retired: list[Mapping[str, Any]]) -> None:
         # Newest first, so that the first of a purpose and algorithm signs.
-        self._keys = keys
-        self._retired = retired
+        self._keys = list(keys)
+        self._retired = [dict(key) for key in retired]
+
 
     def seal(self, context: str, plaintext: bytes) -> bytes:
         """See `MasterKey.seal`."""
@@ -209,8 +205,14 @@ class Keyring:
         return {"keys": keys}
 
     def verification_keys(self, *purposes: Purpose) -> dict[str, tuple[str, Any]]:
-        """kid -> (algorithm, key object) of what verifies signatures of the purposes."""
-        return {k.kid: (k.alg, k.key) for k in self._keys if k.purpose in purposes}
+        """kid -> (algorithm, key object) of what verifies signatures of the purposes, retired keys included."""
+        current = {k.kid: (k.alg, k.key) for k in self._keys if k.purpose in purposes}
+        retired = {
+            r["kid"]: ("Ed25519" if r["alg"] == "EdDSA" else r["alg"], _import(r))
+            for r in self._retired
+            if r["purpose"] in purposes
+        }
+        return {**retired, **current}
 
 
 def load_keyring(database: Database, master: MasterKey, *, now: datetime) -> Keyring:
@@ -303,12 +305,12 @@ def _pem(private: Any) -> bytes:
     return bytes(private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
-def _import(jwk: dict[str, Any]) -> ECKey | RSAKey | OKPKey:
+def _import(jwk: Mapping[str, Any]) -> ECKey | RSAKey | OKPKey:
     if jwk["kty"] == "EC":
-        return ECKey.import_key(jwk)
+        return ECKey.import_key(dict(jwk))
     if jwk["kty"] == "RSA":
-        return RSAKey.import_key(jwk)
-    return OKPKey.import_key(jwk)
+        return RSAKey.import_key(dict(jwk))
+    return OKPKey.import_key(dict(jwk))
 
 
 def _key_context(kid: str) -> str:

@@ -84,6 +84,13 @@ def scheduled_cases(session: Session, principal_ids: Sequence[str]) -> dict[str,
     return found
 
 
+def scheduled_case(session: Session, principal_id: str) -> str | None:
+    """Id of the person's scheduled leaver case."""
+    return session.execute(
+        select(Case.id).where(Case.principal_id == principal_id, Case.kind == LEAVER, Case.state == SCHEDULED)
+    ).scalar()
+
+
 def take_over(session: Session, case_id: str, *, effective_at: datetime, wish: Offboard | None) -> None:
     """A scheduled case runs now, or at another time; a later wish may make it an emergency."""
     values: dict[str, Any] = {"effective_at": effective_at}

@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 
 from idhub.access.tables import Account, AccountKind, ScimTarget
 from idhub.db import bulk_insert, chunked, new_id
+from idhub.delivery import queue
 from idhub.delivery.channel import Grade, Operation, PlannedDelivery
-from idhub.delivery.queue import held_applications
 from idhub.lifecycle.ports import ApplicationTerms, Batch, PreviewRow
 
 CHANNEL = "scim"
@@ -109,7 +109,7 @@ class ScimPlanner:
     def preview(self, session: Session, principal_id: str, *, now: datetime) -> list[PreviewRow]:
         """One row per account the person has or had, and per target entitled to whose account is not made yet."""
         targets = set(session.execute(select(ScimTarget.application_id)).scalars())
-        held = held_applications(session)
+        held = {hold.application_id for hold in queue.holds(session)}
         rows = []
         for (_, application_id), account in sorted(_accounts(session, [principal_id]).items()):
             if application_id not in targets:

@@ -84,7 +84,7 @@ class BackchannelPlanner:
             .where(SessionParticipant.principal_id == principal_id, SessionParticipant.ended_at.is_(None))
             .order_by(SessionParticipant.application_id, SessionParticipant.id)
         )
-        held = queue.held_applications(session)
+        held = {hold.application_id for hold in queue.holds(session)}
         preview = []
         for application_id, _, token_expires_at, logout_uri in rows:
             residual = max(token_expires_at - now, timedelta()) if token_expires_at else timedelta()

@@ -1,0 +1,282 @@
+"""What console, API and command line ask of lifecycle for one person: authority, guards, then the one door.
+
+Each function runs in the caller's write transaction and raises what it refuses; the refusal's event is written by
+whoever catches it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, datetime
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from idhub.authority import Action, HubRole, RoleAssignment, Subject, authorize
+from idhub.changes import Actor
+from idhub.db import new_id
+from idhub.directory.people import PersonView, show_person
+from idhub.directory.tables import EmploymentType, Principal, Standing
+from idhub.errors import Conflict, Invalid
+from idhub.lifecycle import intake
+from idhub.lifecycle.plan import preview
+from idhub.lifecycle.transition import TransitionResult, transition
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Caller:
+    """Who asks, how they are named in the log, and through which door."""
+
+    subject: Subject
+    actor: Actor
+    door: str
+    request_id: str | None = None
+
+
+def onboard(
+    session: Session,
+    caller: Caller,
+    *,
+    person: Mapping[str, str | None],
+    organization_id: str,
+    employee_number: str,
+    employment_type: str,
+    starts_on: date,
+    now: datetime,
+    department_id: str | None = None,
+    title: str | None = None,
+    manager_id: str | None = None,
+    ends_on: date | None = None,
+) -> str:
+    """Make a person with a first employment. Returns the principal id.
+
+    Raises:
+        NotPermitted, Invalid, Conflict: as the rules say; nothing was written.
+    """
+    authorize(session, caller.subject, Action.PEOPLE_CHANGE, organization_id=organization_id)
+    principal_id = new_id("per")
+    change = intake.Onboard(
+        principal_id=principal_id,
+        person=_person_facts(person),
+        employment=_employment_facts(
+            organization_id=organization_id,
+            employee_number=employee_number,
+            employment_type=employment_type,
+            starts_on=starts_on,
+            department_id=department_id,
+            title=title,
+            manager_id=manager_id,
+            ends_on=ends_on,
+        ),
+    )
+    _make(session, change, caller, now=now)
+    return principal_id
+
+
+def rehire(
+    session: Session,
+    caller: Caller,
+    principal_id: str,
+    *,
+    organization_id: str,
+    employee_number: str,
+    employment_type: str,
+    starts_on: date,
+    now: datetime,
+    department_id: str | None = None,
+    title: str | None = None,
+    manager_id: str | None = None,
+    ends_on: date | None = None,
+) -> TransitionResult:
+    """Give a known person a new employment; of one who has left, the rehire: nothing from before works again."""
+    authorize(session, caller.subject, Action.PEOPLE_CHANGE, organization_id=organization_id)
+    _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
+    change = intake.AddEmployment(
+        principal_id=principal_id,
+        employment=_employment_facts(
+            organization_id=organization_id,
+            employee_number=employee_number,
+            employment_type=employment_type,
+            starts_on=starts_on,
+            department_id=department_id,
+            title=title,
+            manager_id=manager_id,
+            ends_on=ends_on,
+        ),
+    )
+    return _make(session, change, caller, now=now)
+
+
+def move(
+    session: Session, caller: Caller, principal_id: str, *, employment_id: str, values: Mapping[str, Any], now: datetime
+) -> TransitionResult:
+    """Change a person's post: company, department, title, manager, type, dates."""
+    _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
+    if values.get("organization_id") is not None:
+        authorize(session, caller.subject, Action.PEOPLE_CHANGE, organization_id=values["organization_id"])
+    if values.get("manager_id") == principal_id:
+        raise Invalid("Nobody manages themself.", field="manager", rule="manager.self")
+    if "title" in values and values["title"] is not None:
+        values = {**values, "title": intake.clean_text(values["title"], field_name="title")}
+    change = intake.Move(principal_id=principal_id, employment_id=employment_id, values=values)
+    return _make(session, change, caller, now=now)
+
+
+def update_person(
+    session: Session, caller: Caller, principal_id: str, *, values: Mapping[str, str | None], now: datetime
+) -> TransitionResult:
+    """Change attributes of a person."""
+    _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
+    change = intake.UpdatePerson(principal_id=principal_id, values=_clean_person(values))
+    return _make(session, change, caller, now=now)
+
+
+def suspend(
+    session: Session, caller: Caller, principal_id: str, *, now: datetime, reason: str | None = None
+) -> TransitionResult:
+    """Hold a person's access back; sessions and tokens die at once, factors survive."""
+    _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
+    _protect(session, caller, principal_id)
+    change = intake.Suspend(principal_id=principal_id, reason=_reason(reason))
+    return _make(session, change, caller, now=now)
+
+
+def reactivate(
+    session: Session, caller: Caller, principal_id: str, *, now: datetime, reason: str | None = None
+) -> TransitionResult:
+    """Undo a suspension."""
+    _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
+    change = intake.Reactivate(principal_id=principal_id, reason=_reason(reason))
+    return _make(session, change, caller, now=now)
+
+
+def offboard(
+    session: Session,
+    caller: Caller,
+    principal_id: str,
+    *,
+    now: datetime,
+    at: datetime | None = None,
+    is_emergency: bool = False,
+    reason: str | None = None,
+) -> TransitionResult:
+    """End all access of a person, now or at an instant to come. The result names the case.
+
+    Asking again for somebody who has left names the case of that leave and changes nothing.
+    """
+    person = _in_scope(session, caller, principal_id, Action.PEOPLE_OFFBOARD)
+    _protect(session, caller, principal_id)
+    if is_emergency and at is not None:
+        raise Invalid("An emergency leave is now; leave the time out.", field="effective_at", rule="emergency.time")
+    plan = preview(session, person.id, effective_at=at, now=now)
+    change = intake.Offboard(
+        principal_id=principal_id,
+        at=at,
+        is_emergency=is_emergency,
+        reason=_reason(reason),
+        plan_fingerprint=plan.fingerprint,
+    )
+    return _make(session, change, caller, now=now)
+
+
+def cancel_offboarding(
+    session: Session, caller: Caller, principal_id: str, *, now: datetime, reason: str | None = None
+) -> TransitionResult:
+    """Take a scheduled offboarding back before its time has come."""
+    _in_scope(session, caller, principal_id, Action.PEOPLE_OFFBOARD)
+    change = intake.CancelOffboarding(principal_id=principal_id, reason=_reason(reason))
+    return _make(session, change, caller, now=now)
+
+
+def _make(session: Session, change: intake.Change, caller: Caller, *, now: datetime) -> TransitionResult:
+    result = transition(session, [change], now=now, actor=caller.actor, door=caller.door, request_id=caller.request_id)
+    result.only()
+    return result
+
+
+def _in_scope(session: Session, caller: Caller, principal_id: str, action: Action) -> PersonView:
+    person = show_person(session, principal_id)
+    authorize(session, caller.subject, action, organization_id=person.organization_id)
+    return person
+
+
+def _protect(session: Session, caller: Caller, principal_id: str) -> None:
+    """Nobody ends their own access by mistake, and the last administrator stays reachable (console and API)."""
+    if caller.subject.is_local:
+        return
+    if caller.subject.principal_id == principal_id:
+        raise Conflict("You cannot end your own access here; ask a colleague.", field="person", rule="self")
+    administrators = (
+        select(RoleAssignment.principal_id)
+        .join(Principal, Principal.id == RoleAssignment.principal_id)
+        .where(
+            RoleAssignment.role == HubRole.ADMINISTRATOR,
+            RoleAssignment.removed_at.is_(None),
+            RoleAssignment.enrolment_epoch == Principal.enrolment_epoch,
+            Principal.standing == Standing.ACTIVE,
+        )
+        .distinct()
+    )
+    # Locked, so that two last administrators cannot remove each other at once.
+    session.execute(
+        select(Principal.id).where(Principal.id.in_(administrators)).order_by(Principal.id).with_for_update()
+    )
+    listed = session.execute(select(func.count()).select_from(administrators.subquery())).scalar_one()
+    if listed == 1 and session.execute(administrators).scalar() == principal_id:
+        raise Conflict("This is the last administrator; name another first.", field="person", rule="last_administrator")
+
+
+def _reason(reason: str | None) -> str | None:
+    return intake.clean_text(reason, field_name="reason", limit=500) if reason else None
+
+
+def _clean_person(values: Mapping[str, str | None]) -> dict[str, str | None]:
+    cleaned: dict[str, str | None] = {}
+    for name, value in values.items():
+        if name == "email":
+            cleaned[name] = intake.clean_email(value)
+        elif name == "mobile":
+            cleaned[name] = intake.clean_mobile(value)
+        elif name in {"display_name", "given_name", "family_name", "locale"}:
+            cleaned[name] = intake.clean_text(value or "", field_name=name, required=name == "display_name")
+        else:
+            raise Invalid(f"{name} is not an attribute of a person.", field=name, rule="attribute.unknown")
+    return cleaned
+
+
+def _person_facts(values: Mapping[str, str | None]) -> intake.PersonFacts:
+    cleaned = _clean_person(values)
+    display_name = cleaned.pop("display_name", None)
+    if display_name is None:
+        raise Invalid("display_name must not be empty.", field="display_name", rule="required")
+    return intake.PersonFacts(display_name=display_name, **cleaned)
+
+
+def _employment_facts(
+    *,
+    organization_id: str,
+    employee_number: str,
+    employment_type: str,
+    starts_on: date,
+    department_id: str | None,
+    title: str | None,
+    manager_id: str | None,
+    ends_on: date | None,
+) -> intake.EmploymentFacts:
+    try:
+        kind = EmploymentType(employment_type)
+    except ValueError as error:
+        names = ", ".join(EmploymentType)
+        raise Invalid(
+            f"employment_type must be one of {names}.", field="employment_type", rule="employment_type"
+        ) from error
+    return intake.EmploymentFacts(
+        organization_id=organization_id,
+        employee_number=intake.clean_employee_number(employee_number),
+        type=kind,
+        starts_on=starts_on,
+        department_id=department_id,
+        title=intake.clean_text(title, field_name="title") if title else None,
+        manager_id=manager_id,
+        ends_on=ends_on,
+    )

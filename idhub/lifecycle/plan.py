@@ -1,0 +1,173 @@
+"""Preview of a leave: what would happen, application by application. Writes nothing.
+
+The same rows that a receipt will prove, so that plan and result can be compared line by line; the fingerprint names
+exactly this plan, and the case keeps it.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import orjson
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+
+from idhub.access.tables import Application, Entitlement
+from idhub.credentials.tables import Grant, RefreshToken, SsoSession
+from idhub.delivery.channel import Grade
+from idhub.directory.people import PersonView, show_person
+from idhub.directory.tables import Principal
+from idhub.lifecycle.cases import NO_ACCOUNT, scheduled_case
+from idhub.lifecycle.ports import PreviewRow, planners_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PlanRow:
+    """One line of a plan."""
+
+    application_id: str
+    application: str
+    application_name: str
+    application_name_zh: str | None
+    channel: str
+    action: str
+    account: str | None
+    is_entitled: bool
+    ceiling: Grade
+    required: Grade
+    exposure: timedelta | None
+    """Worst case until nothing works there any more; None: unknown, `notes` say why."""
+    deadline: timedelta
+    notes: Sequence[str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """What a leave at `effective_at` would do, as the hub knows things at `as_of`."""
+
+    person: PersonView
+    as_of: datetime
+    effective_at: datetime
+    rows: Sequence[PlanRow]
+    sessions: int
+    grants: int
+    refresh_tokens: int
+    owned: int
+    """Services and devices that would get a new owner."""
+    scheduled_case: str | None
+    fingerprint: str
+
+    @property
+    def longest_exposure(self) -> timedelta | None:
+        """The longest known window; None when a row's is unknown."""
+        if any(row.exposure is None for row in self.rows):
+            return None
+        return max((row.exposure for row in self.rows if row.exposure is not None), default=timedelta())
+
+
+def preview(session: Session, principal_id: str, *, effective_at: datetime | None, now: datetime) -> Plan:
+    """The plan of a leave of one person, in a bounded number of queries.
+
+    Raises:
+        NotFound: there is no such person.
+    """
+    person = show_person(session, principal_id)
+    known = [row for planner in planners_of(session) for row in planner.preview(session, principal_id, now=now)]
+    entitled = set(
+        session.execute(
+            select(Entitlement.application_id).where(
+                Entitlement.principal_id == principal_id,
+                Entitlement.superseded_at.is_(None),
+                Entitlement.valid_to.is_(None),
+            )
+        ).scalars()
+    )
+    bare = entitled - {row.application_id for row in known}
+    known += [
+        PreviewRow(
+            application_id=application_id,
+            channel="none",
+            action="nothing_known",
+            ceiling=Grade.E0,
+            exposure=timedelta(),
+            notes=(NO_ACCOUNT,),
+        )
+        for application_id in sorted(bare)
+    ]
+    rows = _rows(session, known, entitled)
+    at = effective_at if effective_at is not None and effective_at > now else now
+    return Plan(
+        person=person,
+        as_of=now,
+        effective_at=at,
+        rows=rows,
+        sessions=_count(
+            session, SsoSession.principal_id == principal_id, SsoSession.ended_at.is_(None), SsoSession.expires_at > now
+        ),
+        grants=_count(session, Grant.principal_id == principal_id, Grant.ended_at.is_(None)),
+        refresh_tokens=session.execute(
+            select(func.count())
+            .select_from(RefreshToken)
+            .join(Grant, Grant.id == RefreshToken.grant_id)
+            .where(
+                Grant.principal_id == principal_id,
+                Grant.ended_at.is_(None),
+                RefreshToken.spent_at.is_(None),
+                RefreshToken.revoked_at.is_(None),
+                RefreshToken.expires_at > now,
+            )
+        ).scalar_one(),
+        owned=_count(session, Principal.owner_id == principal_id),
+        scheduled_case=scheduled_case(session, principal_id),
+        fingerprint=fingerprint(person, rows),
+    )
+
+
+def _count(session: Session, *criteria: ColumnElement[bool]) -> int:
+    return session.execute(select(func.count()).where(*criteria)).scalar_one()
+
+
+def _rows(session: Session, known: Sequence[PreviewRow], entitled: set[str]) -> list[PlanRow]:
+    applications = {
+        row.id: row
+        for row in session.execute(
+            select(
+                Application.id,
+                Application.slug,
+                Application.name,
+                Application.name_zh,
+                Application.required_grade,
+                Application.revocation_deadline_seconds,
+            ).where(Application.id.in_({row.application_id for row in known}))
+        )
+    }
+    rows = []
+    for row in known:
+        application = applications[row.application_id]
+        demanded = row.ceiling if application.required_grade is None else Grade(application.required_grade)
+        rows.append(
+            PlanRow(
+                application_id=row.application_id,
+                application=application.slug,
+                application_name=application.name,
+                application_name_zh=application.name_zh,
+                channel=row.channel,
+                action=row.action,
+                account=row.account_name or row.account_id,
+                is_entitled=row.application_id in entitled,
+                ceiling=row.ceiling,
+                required=min(demanded, row.ceiling),
+                exposure=row.exposure,
+                deadline=timedelta(seconds=application.revocation_deadline_seconds),
+                notes=tuple(row.notes),
+            )
+        )
+    return sorted(rows, key=lambda r: (r.application, r.channel, r.account or ""))
+
+
+def fingerprint(person: PersonView, rows: Sequence[PlanRow]) -> str:
+    """Twelve hex digits that name this plan: who, and what would happen where, to which required grade."""
+    facts = [person.id, [[r.application_id, r.channel, r.action, r.account, int(r.required)] for r in rows]]
+    digest = hashlib.sha256(orjson.dumps(facts)).hexdigest()[:12]
+    return f"{digest[:4]} {digest[4:8]} {digest[8:]}"

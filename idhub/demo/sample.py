@@ -163,6 +163,7 @@ _STORY: Final = (
         employment_type="contractor",
     ),
 )
+_STORY_NAMES: Final = frozenset(part.name for part in _STORY)
 SAMPLE_SIGNINS: Final[Mapping[str, SampleSignIn]] = {each.part: each for each in _STORY}
 _FIRST_STORY_POST: Final = 123
 _LATIN: Final = {ord("ä"): "ae", ord("ö"): "oe", ord("ü"): "ue", ord("ß"): "ss", ord("'"): ""}
@@ -253,11 +254,11 @@ def sample_rows(*, today: date, people: int, seed: int = DEFAULT_SEED) -> Iterat
     """Yield the faultless rows of `people` humans, company by company, in the order of the columns."""
     chance = random.Random(seed)
     number = _FIRST_STORY_POST - len(COMPANIES[0].departments) - 1
-    mails: dict[str, int] = {}
+    mails = {part.mail: 1 for part in _STORY}
     for company, count in _headcounts(people):
         departments = _departments(company, count)
         heads: dict[str, str] = {}
-        story = list(SAMPLE_SIGNINS.values()) if company.code == "HQ" else []
+        story = _STORY if company.code == "HQ" else ()
         for position in range(count):
             if company.kind is OrganizationKind.SUPPLIER:
                 employee_number = f"{position + 1:06}"
@@ -352,10 +353,10 @@ def _human(
     if part is not None:
         return [part.name, part.given_name, part.family_name, f"{part.mail}@{MAIL_DOMAIN}", ""]
     if company.language == "zh":
-        family, family_reading = chance.choice(CHINESE_SURNAMES)
-        syllables = [chance.choice(CHINESE_SYLLABLES) for _ in range(1 if chance.random() < 0.1 else 2)]
-        given = "".join(character for character, _ in syllables)
-        name, local = family + given, "".join(reading for _, reading in syllables) + "." + family_reading
+        family, given, local = _chinese_name(chance)
+        while family + given in _STORY_NAMES:
+            family, given, local = _chinese_name(chance)
+        name = family + given
         mobile = f"+8613{chance.randrange(10**9):09}"
     else:
         is_german = company.language == "de"
@@ -368,6 +369,14 @@ def _human(
     return [name, given, family, mail, mobile if chance.random() >= 0.2 else ""]
 
 
+def _chinese_name(chance: random.Random) -> tuple[str, str, str]:
+    """Family name, given name of one or two characters, and both as the local part of an address."""
+    family, family_reading = chance.choice(CHINESE_SURNAMES)
+    syllables = [chance.choice(CHINESE_SYLLABLES) for _ in range(1 if chance.random() < 0.1 else 2)]
+    reading = "".join(reading for _, reading in syllables)
+    return family, "".join(character for character, _ in syllables), f"{reading}.{family_reading}"
+
+
 def _latin(text: str) -> str:
     """Return a name as the local part of an address."""
     return text.lower().translate(_LATIN)
@@ -378,7 +387,7 @@ def _second_post(human: Sequence[str], employee_number: str, national_id: str, p
     host = COMPANIES[1 + position // 20 % 3]
     start = (today - timedelta(days=30 + position % 300)).isoformat()
     return [
-        f"QY8{position:05}", *human, host.name, host.departments[0], host.titles[-1], employee_number, "regular", start,
+        f"QX{position:06}", *human, host.name, host.departments[0], host.titles[-1], employee_number, "regular", start,
         "", "active", HEADQUARTERS, national_id,
     ]  # fmt: skip
 
@@ -387,7 +396,7 @@ def _faulty_row(count: int, previous: Sequence[str], *, today: date) -> tuple[st
     """The next of the dozen: its field, its rule, and a row that breaks nothing else."""
     field, rule, wrong = FAULTS[count % len(FAULTS)]
     good = {
-        "employee_number": f"QY9{count:05}",
+        "employee_number": f"QF{count:06}",
         "name": "吴刚",
         "given_name": "刚",
         "family_name": "吴",

@@ -1,0 +1,296 @@
+"""Leasing: which deliveries a worker may send now, and what becomes of those whose worker fell silent.
+
+Within a lane only the oldest unfinished delivery is leased, so a lane never has two in flight. Applications take
+turns, each within its bulkhead. The attempt and its total deadline are stored before anything is sent.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+from sqlalchemy import CTE, ColumnElement, Select, exists, func, literal_column, select, true, update
+from sqlalchemy.orm import Session, aliased
+
+from idhub.changes import SYSTEM, Event, EventType, record
+from idhub.db import Database, bulk_insert
+from idhub.delivery.channel import Grade, LeasedDelivery
+from idhub.delivery.holds import Hold, Queue, claim_probe, held_queues, holds
+from idhub.delivery.tables import Delivery, DeliveryAttempt
+from idhub.settings import Settings
+
+_UNFINISHED = ("pending", "leased")
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    id: str
+    application_id: str
+    channel: str
+    next_attempt_at: datetime
+
+
+def lease(database: Database, *, worker: str, now: datetime, limit: int, settings: Settings) -> list[LeasedDelivery]:
+    """Take up to `limit` due deliveries for this worker alone, until `settings.delivery_lease` from now.
+
+    The bulkhead (`settings.delivery_per_application`) counts what every worker has in flight; workers that lease at the
+    same instant may exceed it by one round.
+
+    Opens its own transactions: a read to choose, a short write to claim. Claiming checks everything again.
+    """
+    if limit <= 0:
+        return []
+    with database.read() as session:
+        chosen, probes = _choose(session, limit, settings.delivery_per_application, now=now)
+    if not chosen:
+        return []
+    with database.transaction() as session:
+        allowed = [
+            candidate.id
+            for candidate in chosen
+            if (queue := (candidate.application_id, candidate.channel)) not in probes
+            or claim_probe(session, queue, now=now, interval=settings.delivery_lease)
+        ]
+        return _claim(session, allowed, worker, now=now, settings=settings)
+
+
+def _choose(
+    session: Session, limit: int, per_application: int, *, now: datetime
+) -> tuple[list[_Candidate], set[Queue]]:
+    waiting = [row for row in session.execute(_applications_with_pending()).scalars() if row is not None]
+    if not waiting:
+        return [], set()
+    counts = session.execute(
+        select(Delivery.application_id, func.count())
+        .where(Delivery.state == "leased")
+        .group_by(Delivery.application_id)
+    )
+    in_flight = Counter({row[0]: row[1] for row in counts})
+    held = holds(session)
+    whole, by_channel = held_queues(held)
+    # Those with the least in flight first: nobody waits behind a busy neighbour.
+    open_applications = sorted(
+        (a for a in waiting if a not in whole and in_flight[a] < per_application), key=lambda a: (in_flight[a], a)
+    )
+    if not open_applications:
+        return [], set()
+    each = min(per_application, max(1, -(-2 * limit // len(open_applications))))
+    rows = _heads(session, open_applications, by_channel, each, now=now)
+    probes = _probes(session, held, in_flight, now=now)
+    return _take_turns(rows + probes, in_flight, per_application, limit), {
+        (probe.application_id, probe.channel) for probe in probes
+    }
+
+
+def _applications_with_pending() -> Select[Any]:
+    """Applications that have pending rows, by a loose scan of the index: its cost does not grow with their rows."""
+    first = select(func.min(Delivery.application_id).label("id")).where(Delivery.state == "pending")
+    found = first.cte("waiting", recursive=True)
+    later = aliased(Delivery)
+    following = (
+        select(func.min(later.application_id))
+        .where(later.state == "pending", later.application_id > found.c.id)
+        .scalar_subquery()
+    )
+    found = found.union_all(select(following).where(found.c.id.is_not(None)))
+    return select(found.c.id)
+
+
+def _is_head(row: Any) -> ColumnElement[bool]:
+    older = aliased(Delivery)
+    return ~exists().where(
+        older.lane == row.lane, older.seq < row.seq, older.state.in_([literal_column(f"'{s}'") for s in _UNFINISHED])
+    )
+
+
+def _heads(
+    session: Session, applications: Sequence[str], held: Collection[Queue], each: int, *, now: datetime
+) -> list[_Candidate]:
+    """The first `each` deliveries of every application that are due and first in their lanes."""
+    with_holds = {application_id for application_id, _ in held}
+    free = [a for a in applications if a not in with_holds]
+    found: list[_Candidate] = []
+    if free:
+        found += _heads_of(session, free, each, now=now)
+    for application_id in applications:
+        if application_id in with_holds:
+            channels = [channel for held_application, channel in held if held_application == application_id]
+            statement = _due(now).where(
+                Delivery.application_id == application_id, Delivery.channel.not_in(sorted(channels))
+            )
+            found += _fetch(session, statement.limit(each))
+    return found
+
+
+def _heads_of(session: Session, applications: Sequence[str], each: int, *, now: datetime) -> list[_Candidate]:
+    if len(applications) == 1:
+        return _fetch(session, _due(now).where(Delivery.application_id == applications[0]).limit(each))
+    names = _listed(session, applications)
+    if session.connection().dialect.name == "postgresql":
+        top = _due(now).where(Delivery.application_id == names.c.id).correlate(names).limit(each).lateral("top")
+        return _fetch(session, select(top).select_from(names.join(top, true())))
+    inner = aliased(Delivery)
+    ids = (
+        select(inner.id)
+        .where(
+            inner.state == "pending",
+            inner.application_id == names.c.id,
+            inner.next_attempt_at <= now,
+            _is_head(inner),
+        )
+        .order_by(inner.next_attempt_at, inner.id)
+        .limit(each)
+        .correlate(names)
+    )
+    return _fetch(
+        session,
+        select(Delivery.id, Delivery.application_id, Delivery.channel, Delivery.next_attempt_at).select_from(
+            names.join(Delivery, Delivery.id.in_(ids))
+        ),
+    )
+
+
+def _listed(session: Session, values: Sequence[str]) -> CTE:
+    """A one-column relation of the values, with a statement that does not change with their number."""
+    if session.connection().dialect.name == "postgresql":
+        return select(func.unnest(func.string_to_array(",".join(values), ",")).label("id")).cte("listed")
+    each = func.json_each(orjson.dumps(list(values)).decode()).table_valued("value")
+    return select(each.c.value.label("id")).cte("listed")
+
+
+def _due(now: datetime) -> Select[Any, Any, Any, Any]:
+    return (
+        select(Delivery.id, Delivery.application_id, Delivery.channel, Delivery.next_attempt_at)
+        .where(Delivery.state == "pending", Delivery.next_attempt_at <= now, _is_head(Delivery))
+        .order_by(Delivery.next_attempt_at, Delivery.id)
+    )
+
+
+def _fetch(session: Session, statement: Select[Any, Any, Any, Any]) -> list[_Candidate]:
+    return [_Candidate(*row) for row in session.execute(statement)]
+
+
+def _probes(session: Session, held: Sequence[Hold], in_flight: Counter[str], *, now: datetime) -> list[_Candidate]:
+    """For each held queue whose probe is due and that has nothing in flight: the delivery to probe with."""
+    found = []
+    for hold in held:
+        if hold.is_probe_due(now) and not in_flight[hold.application_id]:
+            # Its back-off does not matter: the hold decides when.
+            statement = (
+                select(Delivery.id, Delivery.application_id, Delivery.channel, Delivery.next_attempt_at)
+                .where(
+                    Delivery.state == "pending",
+                    Delivery.application_id == hold.application_id,
+                    Delivery.channel == hold.channel,
+                    Delivery.next_attempt_at <= now,
+                    _is_head(Delivery),
+                )
+                .order_by(Delivery.next_attempt_at, Delivery.id)
+                .limit(1)
+            )
+            found += _fetch(session, statement)
+    return found
+
+
+def _take_turns(
+    rows: Sequence[_Candidate], in_flight: Counter[str], per_application: int, limit: int
+) -> list[_Candidate]:
+    """Fill `limit` places application by application, within each bulkhead, oldest first."""
+    taken = Counter(in_flight)
+    ranked = []
+    for row in sorted(rows, key=lambda r: (r.next_attempt_at, r.id)):
+        if taken[row.application_id] < per_application:
+            ranked.append((taken[row.application_id], row.next_attempt_at, row.id, row))
+            taken[row.application_id] += 1
+    ranked.sort(key=lambda entry: entry[:3])
+    return [row for *_, row in ranked[:limit]]
+
+
+def _claim(
+    session: Session, ids: Sequence[str], worker: str, *, now: datetime, settings: Settings
+) -> list[LeasedDelivery]:
+    if not ids:
+        return []
+    row = aliased(Delivery)
+    free = select(row.id).where(row.id.in_(ids), row.state == "pending", row.next_attempt_at <= now, _is_head(row))
+    if session.connection().dialect.name == "postgresql":
+        free = free.with_for_update(skip_locked=True, of=row)
+    claimed = session.execute(
+        update(Delivery)
+        .where(Delivery.id.in_(free))
+        .values(
+            state="leased",
+            attempts=Delivery.attempts + 1,
+            # The fence: equal to the attempt's number for as long as both only go up together, here.
+            lease_token=Delivery.attempts + 1,
+            leased_by=worker,
+            leased_until=now + settings.delivery_lease,
+        )
+        .returning(
+            Delivery.id,
+            Delivery.application_id,
+            Delivery.channel,
+            Delivery.lane,
+            Delivery.operation,
+            Delivery.payload,
+            Delivery.attempts,
+            Delivery.principal_id,
+            Delivery.account_id,
+            Delivery.participant_id,
+            Delivery.case_id,
+            Delivery.required_grade,
+            Delivery.deadline_at,
+            Delivery.quiet_after,
+        ),
+        execution_options={"synchronize_session": False},
+    ).all()
+    leased = [
+        LeasedDelivery(
+            id=c.id,
+            application_id=c.application_id,
+            channel=c.channel,
+            lane=c.lane,
+            operation=c.operation,
+            payload=c.payload,
+            attempt=c.attempts,
+            principal_id=c.principal_id,
+            account_id=c.account_id,
+            participant_id=c.participant_id,
+            case_id=c.case_id,
+            required_grade=Grade(c.required_grade),
+            deadline_at=c.deadline_at,
+            quiet_after=c.quiet_after,
+        )
+        for c in claimed
+    ]
+    attempts = [
+        {
+            "delivery_id": one.id,
+            "number": one.attempt,
+            "started_at": now,
+            "deadline_at": now + settings.delivery_timeout,
+            "evidence": {},
+        }
+        for one in leased
+    ]
+    bulk_insert(session, DeliveryAttempt, attempts)
+    record(session, [_sent(one, now=now) for one in leased])
+    return leased
+
+
+def _sent(leased: LeasedDelivery, *, now: datetime) -> Event:
+    return Event(
+        type=EventType.DELIVERY_SENT,
+        at=now,
+        actor=SYSTEM,
+        door="worker",
+        target_kind="delivery",
+        target_id=leased.id,
+        person_id=leased.principal_id,
+        application_id=leased.application_id,
+        case_id=leased.case_id,
+        delivery_id=leased.id,
+        details={"attempt": leased.attempt},
+    )

@@ -1,0 +1,157 @@
+"""Planning: delivery rows with the change that wants them, in its transaction, thousands at once."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy.orm import Session
+
+from idhub.changes import SYSTEM, Event, EventType, record
+from idhub.db import bulk_insert, chunked, new_id
+from idhub.delivery.channel import PlannedDelivery
+from idhub.delivery.receipt_box import touch_cases
+from idhub.delivery.tables import Delivery
+from idhub.delivery.wake import announce
+
+
+@dataclass(frozen=True, slots=True)
+class _Superseded:
+    id: str
+    lane: str
+    case_id: str | None
+
+
+def plan(session: Session, planned: Sequence[PlannedDelivery], *, now: datetime) -> list[str]:
+    """Store deliveries behind all earlier ones of their lanes; returns their ids, in order.
+
+    A provision that still waits (or was given up) becomes moot, and is superseded, by a later deprovision of its
+    lane, and by a later provision unless a case of its own waits for its proof. A deprovision or logout is never
+    superseded: each is sent and proven. The event of the later delivery names what it supersedes.
+
+    Runs in the caller's transaction, which must hold the locks of the principals concerned (design, invariant 2):
+    the order within a lane rests on them.
+    """
+    if not planned:
+        return []
+    lanes = {delivery.lane: index for index, delivery in enumerate(planned)}
+    before = _lanes_before(session, list(lanes))
+    superseded = _supersede(session, planned, before, now=now)
+    rows, events = [], []
+    place = {lane: seq for lane, (seq, _) in before.items()}
+    for index, delivery in enumerate(planned):
+        seq = place[delivery.lane] = place.get(delivery.lane, 0) + 1
+        last = lanes[delivery.lane]
+        is_moot = index != last and _makes_moot(planned[last], delivery)
+        delivery_id = new_id("dlv")
+        row = {
+            "id": delivery_id,
+            "seq": seq,
+            "application_id": delivery.application_id,
+            "channel": delivery.channel,
+            "lane": delivery.lane,
+            "operation": delivery.operation,
+            "payload": dict(delivery.payload),
+            "principal_id": delivery.principal_id,
+            "account_id": delivery.account_id,
+            "participant_id": delivery.participant_id,
+            "case_id": delivery.case_id,
+            "required_grade": int(delivery.required_grade),
+            "deadline_at": delivery.deadline_at,
+            "state": "superseded" if is_moot else "pending",
+            "grade": 0,
+            "evidence": {},
+            "attempts": 0,
+            "lease_token": 0,
+            "next_attempt_at": now,
+            "quiet_after": before.get(delivery.lane, (0, None))[1],
+            "planned_at": now,
+            "finished_at": now if is_moot else None,
+        }
+        rows.append(row)
+        replaced = superseded.pop(delivery.lane, []) if index == lanes[delivery.lane] else []
+        events.append(_event(delivery_id, delivery, seq, replaced, now=now))
+    bulk_insert(session, Delivery, rows)
+    record(session, events)
+    announce(session)
+    return [str(row["id"]) for row in rows]
+
+
+def _makes_moot(later: PlannedDelivery, earlier: PlannedDelivery) -> bool:
+    if earlier.operation != "provision":
+        return False
+    if later.operation == "deprovision":
+        return True
+    return later.operation == "provision" and earlier.case_id in {None, later.case_id}
+
+
+def _lanes_before(session: Session, lanes: Sequence[str]) -> dict[str, tuple[int, datetime | None]]:
+    """Last place taken in each lane, and when its earlier attempts had ended."""
+    found: dict[str, tuple[int, datetime | None]] = {}
+    for part in chunked(lanes):
+        for lane, seq, quiet_after in session.execute(
+            select(Delivery.lane, func.max(Delivery.seq), func.max(Delivery.quiet_after))
+            .where(Delivery.lane.in_(part))
+            .group_by(Delivery.lane)
+        ):
+            found[lane] = (seq, quiet_after)
+    return found
+
+
+def _supersede(
+    session: Session, planned: Iterable[PlannedDelivery], before: Collection[str], *, now: datetime
+) -> dict[str, list[_Superseded]]:
+    deprovisioned: set[str] = set()
+    provisioned: dict[str | None, set[str]] = defaultdict(set)
+    for delivery in planned:
+        if delivery.lane not in before:
+            continue
+        if delivery.operation == "deprovision":
+            deprovisioned.add(delivery.lane)
+        elif delivery.operation == "provision":
+            provisioned[delivery.case_id].add(delivery.lane)
+    found: dict[str, list[_Superseded]] = defaultdict(list)
+    waiting = and_(Delivery.operation == "provision", Delivery.state.in_(("pending", "dead")))
+    groups = [(sorted(deprovisioned), waiting)]
+    for case_id, lanes in provisioned.items():
+        free = or_(Delivery.case_id.is_(None), Delivery.case_id == case_id) if case_id else Delivery.case_id.is_(None)
+        groups.append((sorted(lanes - deprovisioned), and_(waiting, free)))
+    for lanes_of_group, condition in groups:
+        for part in chunked(lanes_of_group):
+            moot = session.execute(
+                update(Delivery)
+                .where(Delivery.lane.in_(part), condition)
+                .values(state="superseded", finished_at=now)
+                .returning(Delivery.id, Delivery.lane, Delivery.case_id)
+            )
+            for row in moot:
+                found[row.lane].append(_Superseded(*row))
+    touch_cases(session, (one.case_id for rows in found.values() for one in rows), now=now)
+    return found
+
+
+def _event(
+    delivery_id: str, delivery: PlannedDelivery, seq: int, replaced: Sequence[_Superseded], *, now: datetime
+) -> Event:
+    details: dict[str, str | int | list[str]] = {
+        "operation": delivery.operation,
+        "channel": delivery.channel,
+        "seq": seq,
+        "required_grade": int(delivery.required_grade),
+    }
+    if replaced:
+        details["supersedes"] = [one.id for one in replaced]
+    return Event(
+        type=EventType.DELIVERY_PLANNED,
+        at=now,
+        actor=SYSTEM,
+        door="system",
+        target_kind="delivery",
+        target_id=delivery_id,
+        person_id=delivery.principal_id,
+        application_id=delivery.application_id,
+        case_id=delivery.case_id,
+        delivery_id=delivery_id,
+        details=details,
+    )

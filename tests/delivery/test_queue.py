@@ -1,0 +1,351 @@
+"""The queue on both databases: lanes, leases, fencing, back-off, grades."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+
+from idhub.changes import COMMAND_LINE
+from idhub.db import Database
+from idhub.delivery.channel import Grade, LeasedDelivery, Outcome
+from idhub.delivery.queue import expire_leases, lease, plan, retry_dead, settle, settle_all
+from idhub.errors import Conflict, NotFound
+from idhub.settings import Settings
+from tests.delivery.conftest import add_applications
+from tests.delivery.rows import BROKEN, DONE, SILENT, attempts, delivery, put, recorded, row
+from tests.support.clock import Clock
+
+
+def take(
+    database: Database, clock: Clock, settings: Settings, *, limit: int = 100, worker: str = "w1"
+) -> list[LeasedDelivery]:
+    return lease(database, worker=worker, now=clock(), limit=limit, settings=settings)
+
+
+def ids(leased: list[LeasedDelivery]) -> list[str]:
+    return [one.id for one in leased]
+
+
+def test_a_planned_delivery_is_leased_sent_and_done_with_an_event_each(
+    hub: Database, clock: Clock, settings: Settings
+) -> None:
+    planned = delivery(principal_id="per_1", account_id="acc_1", payload={"userName": "李"}, required_grade=Grade.E1)
+    (planned_id,) = put(hub, clock, planned)
+
+    (leased,) = take(hub, clock, settings)
+    assert (leased.id, leased.attempt, leased.payload, leased.lane) == (planned_id, 1, {"userName": "李"}, "acc_1")
+    assert (leased.operation, leased.required_grade, leased.quiet_after) == ("deprovision", Grade.E1, None)
+    (attempt,) = attempts(hub, planned_id)
+    assert (attempt.deadline_at, attempt.ended_at) == (clock() + settings.delivery_timeout, None)
+    assert take(hub, clock, settings) == []
+
+    clock.advance(seconds=1)
+    assert settle(hub, leased, DONE, now=clock(), settings=settings)
+
+    done = row(hub, planned_id)
+    assert (done.state, done.grade, done.evidence, done.last_status) == ("done", 1, {"status": 200}, 200)
+    assert (done.first_sent_at, done.answered_at, done.finished_at) == (attempt.started_at, clock(), clock())
+    assert (done.leased_by, done.leased_until) == (None, None)
+    (attempt,) = attempts(hub, planned_id)
+    assert (attempt.outcome, attempt.grade, attempt.ended_at, attempt.status_code) == ("done", 1, clock(), 200)
+    assert recorded(hub, planned_id) == ["delivery.planned", "delivery.sent", "delivery.done"]
+
+
+def test_a_plan_that_rolls_back_leaves_nothing(hub: Database, clock: Clock, settings: Settings) -> None:
+    with pytest.raises(RuntimeError), hub.transaction() as session:
+        plan(session, [delivery()], now=clock())
+        raise RuntimeError
+
+    assert take(hub, clock, settings) == []
+    with hub.read() as session:
+        assert session.execute(text("SELECT count(*) FROM audit_events")).scalar() == 0
+
+
+def test_only_the_oldest_unfinished_delivery_of_a_lane_is_leased(
+    hub: Database, clock: Clock, settings: Settings
+) -> None:
+    first, second, other = put(hub, clock, delivery(), delivery(), delivery("acc_2"))
+
+    leased = take(hub, clock, settings)
+    assert sorted(ids(leased)) == sorted([first, other])
+    head = next(one for one in leased if one.id == first)
+
+    settle(hub, head, BROKEN, now=clock(), settings=settings)
+    assert take(hub, clock, settings) == [], "the second does not overtake a first that waits for its retry"
+    clock.advance(minutes=1)
+    (again,) = take(hub, clock, settings)
+    assert (again.id, again.attempt) == (first, 2)
+    settle(hub, again, DONE, now=clock(), settings=settings)
+    assert ids(take(hub, clock, settings)) == [second]
+
+
+def test_a_dead_delivery_lets_its_lane_go_on(hub: Database, clock: Clock, settings: Settings) -> None:
+    first, second = put(hub, clock, delivery(), delivery())
+    (leased,) = take(hub, clock, settings)
+
+    settle(
+        hub,
+        leased,
+        Outcome(kind="dead", status_code=409, error="owned by somebody else"),
+        now=clock(),
+        settings=settings,
+    )
+
+    assert (row(hub, first).state, row(hub, first).last_error) == ("dead", "owned by somebody else")
+    assert recorded(hub, first)[-1] == "delivery.dead"
+    assert ids(take(hub, clock, settings)) == [second]
+
+
+def test_seq_goes_on_behind_finished_deliveries(hub: Database, clock: Clock, settings: Settings) -> None:
+    (first,) = put(hub, clock, delivery())
+    settle(hub, take(hub, clock, settings)[0], DONE, now=clock(), settings=settings)
+
+    second, third = put(hub, clock, delivery(), delivery())
+
+    assert [row(hub, one).seq for one in (first, second, third)] == [1, 2, 3]
+
+
+def test_two_workers_that_want_the_same_deliveries_share_them(hub: Database, clock: Clock, settings: Settings) -> None:
+    """O12."""
+    planned = put(hub, clock, *[delivery(f"acc_{i}") for i in range(10)])
+
+    one = take(hub, clock, settings, limit=6, worker="w1")
+    two = take(hub, clock, settings, limit=6, worker="w2")
+
+    assert sorted(ids(one) + ids(two)) == sorted(planned)
+
+
+def test_a_worker_stalled_past_its_lease_changes_nothing_when_it_comes_back(
+    hub: Database, clock: Clock, settings: Settings
+) -> None:
+    """D11, O12: its late write is refused, the other worker's answer stands."""
+    (planned_id,) = put(hub, clock, delivery())
+    (stalled,) = take(hub, clock, settings, worker="w1")
+    clock.advance(settings.delivery_lease)
+
+    assert take(hub, clock, settings, worker="w2") == [], "until it is given back, nobody takes it"
+    assert expire_leases(hub, now=clock(), settings=settings) == 1
+    late_before_takeover = settle(hub, stalled, DONE, now=clock(), settings=settings)
+    clock.advance(seconds=2)
+    (taken,) = take(hub, clock, settings, worker="w2")
+    assert (taken.id, taken.attempt) == (planned_id, 2)
+
+    late = settle(hub, stalled, Outcome(kind="dead", error="late"), now=clock(), settings=settings)
+
+    assert (late_before_takeover, late) == (False, False)
+    assert row(hub, planned_id).state == "leased"
+    assert settle(hub, taken, DONE, now=clock(), settings=settings)
+    assert not settle(hub, stalled, Outcome(kind="dead", error="late"), now=clock(), settings=settings)
+    assert not settle(hub, taken, BROKEN, now=clock(), settings=settings), "an answer is recorded once"
+    assert row(hub, planned_id).state == "done"
+    assert [a.outcome for a in attempts(hub, planned_id)] == ["lost", "done"]
+
+
+def test_a_crash_between_send_and_settle_sends_again_with_the_same_id(
+    hub: Database, clock: Clock, settings: Settings
+) -> None:
+    (planned_id,) = put(hub, clock, delivery())
+    (first,) = take(hub, clock, settings)
+    # The process dies here: the application has acted, nothing was recorded.
+    clock.advance(settings.delivery_lease)
+    expire_leases(hub, now=clock(), settings=settings)
+    clock.advance(seconds=2)
+
+    (second,) = take(hub, clock, settings)
+
+    assert second.id == first.id == planned_id
+    lost = attempts(hub, planned_id)[0]
+    assert (lost.outcome, lost.ended_at) == ("lost", None)
+    assert second.quiet_after == lost.deadline_at, "it counts as running until its deadline"
+
+
+def test_a_lease_that_still_runs_is_not_expired(hub: Database, clock: Clock, settings: Settings) -> None:
+    put(hub, clock, delivery())
+    take(hub, clock, settings)
+    clock.advance(settings.delivery_lease - timedelta(microseconds=1))
+
+    assert expire_leases(hub, now=clock(), settings=settings) == 0
+
+
+def test_quiet_after_covers_every_earlier_attempt_of_the_lane(hub: Database, clock: Clock, settings: Settings) -> None:
+    first, second = put(hub, clock, delivery(), delivery())
+    (leased,) = take(hub, clock, settings)
+    deadline = clock() + settings.delivery_timeout
+    clock.advance(seconds=3)
+    settle(hub, leased, SILENT, now=clock(), settings=settings)
+    clock.advance(minutes=1)
+    (again,) = take(hub, clock, settings)
+    assert again.quiet_after == deadline, "without an answer the attempt runs until its deadline"
+    answered_at = clock.advance(seconds=1)
+    settle(hub, again, DONE, now=answered_at, settings=settings)
+
+    (behind,) = take(hub, clock, settings)
+    assert (behind.id, behind.quiet_after) == (second, answered_at)
+    settle(hub, behind, DONE, now=clock.advance(seconds=1), settings=settings)
+    put(hub, clock, delivery())
+    (later,) = take(hub, clock, settings)
+    assert later.quiet_after == clock()
+    assert first != later.id
+
+
+def test_a_delivery_is_done_only_at_its_required_grade_and_keeps_its_best(
+    hub: Database, clock: Clock, settings: Settings
+) -> None:
+    (planned_id,) = put(hub, clock, delivery(required_grade=Grade.E2))
+    (leased,) = take(hub, clock, settings)
+    settle(hub, leased, DONE, now=clock(), settings=settings)
+    assert (row(hub, planned_id).state, row(hub, planned_id).grade) == ("pending", 1)
+
+    clock.advance(minutes=1)
+    (leased,) = take(hub, clock, settings)
+    settle(hub, leased, BROKEN, now=clock(), settings=settings)
+    waiting = row(hub, planned_id)
+    assert (waiting.state, waiting.grade, waiting.evidence) == ("pending", 1, {"status": 200})
+
+    clock.advance(minutes=1)
+    (leased,) = take(hub, clock, settings)
+    read_back = Outcome(kind="done", grade=Grade.E2, status_code=200, evidence={"read_back": "inactive"})
+    settle(hub, leased, read_back, now=clock(), settings=settings)
+    assert (row(hub, planned_id).state, row(hub, planned_id).evidence) == ("done", {"read_back": "inactive"})
+    assert recorded(hub, planned_id).count("delivery.retried") == 2
+
+
+def test_retry_after_is_honoured(hub: Database, clock: Clock, settings: Settings) -> None:
+    """D12."""
+    (planned_id,) = put(hub, clock, delivery())
+    (leased,) = take(hub, clock, settings)
+    told = Outcome(kind="retry", status_code=429, retry_after=timedelta(minutes=2))
+    settle(hub, leased, told, now=clock(), settings=settings)
+
+    clock.advance(seconds=119)
+    assert take(hub, clock, settings) == []
+    clock.advance(seconds=32)
+    assert ids(take(hub, clock, settings)) == [planned_id]
+
+
+def test_a_delivery_is_dead_after_its_last_attempt_and_can_be_put_back(
+    hub: Database, clock: Clock, settings: Settings
+) -> None:
+    few = settings.model_copy(update={"delivery_max_attempts": 2})
+    (planned_id,) = put(hub, clock, delivery())
+
+    def fail_twice() -> None:
+        for expected in ("pending", "dead"):
+            clock.advance(hours=1)
+            (leased,) = take(hub, clock, few)
+            settle(hub, leased, BROKEN, now=clock(), settings=few)
+            assert row(hub, planned_id).state == expected
+
+    fail_twice()
+    assert row(hub, planned_id).finished_at == clock()
+    with hub.transaction() as session:
+        retry_dead(session, planned_id, now=clock(), actor=COMMAND_LINE)
+    assert (row(hub, planned_id).state, row(hub, planned_id).finished_at) == ("pending", None)
+    fail_twice()
+    assert [a.number for a in attempts(hub, planned_id)] == [1, 2, 3, 4]
+    assert recorded(hub, planned_id).count("delivery.requeued") == 1
+
+
+def test_only_a_dead_delivery_that_nothing_has_overtaken_is_put_back(
+    hub: Database, clock: Clock, settings: Settings
+) -> None:
+    first, second = put(hub, clock, delivery(), delivery("acc_2"))
+    with hub.transaction() as session, pytest.raises(NotFound):
+        retry_dead(session, "dlv_unknown", now=clock(), actor=COMMAND_LINE)
+    with hub.transaction() as session, pytest.raises(Conflict) as refused:
+        retry_dead(session, first, now=clock(), actor=COMMAND_LINE)
+    assert refused.value.rule == "delivery.not_dead"
+
+    dead = Outcome(kind="dead", status_code=409)
+    settle_all(hub, [(one, dead) for one in take(hub, clock, settings)], now=clock(), settings=settings)
+    put(hub, clock, delivery(operation="provision"))
+    with hub.transaction() as session, pytest.raises(Conflict) as refused:
+        retry_dead(session, first, now=clock(), actor=COMMAND_LINE)
+    assert refused.value.rule == "delivery.overtaken"
+    with hub.transaction() as session:
+        retry_dead(session, second, now=clock(), actor=COMMAND_LINE)
+
+
+def test_a_silent_application_never_holds_more_than_its_bulkhead(
+    hub: Database, clock: Clock, settings: Settings
+) -> None:
+    small = settings.model_copy(update={"delivery_per_application": 3})
+    put(hub, clock, *[delivery(f"a_{i}") for i in range(50)])
+    put(hub, clock, *[delivery(f"b_{i}", application_id="app_b") for i in range(2)])
+
+    leased = take(hub, clock, small, limit=10)
+
+    assert sorted(one.application_id for one in leased) == ["app_a"] * 3 + ["app_b"] * 2
+    assert take(hub, clock, small, limit=10) == []
+    put(hub, clock, *[delivery(f"b2_{i}", application_id="app_b") for i in range(5)])
+    assert {one.application_id for one in take(hub, clock, small, limit=10)} == {"app_b"}
+
+
+def test_applications_take_turns(hub: Database, clock: Clock, settings: Settings) -> None:
+    names = [f"app_{i:02}" for i in range(8)]
+    add_applications(hub, names, clock)
+    put(hub, clock, *[delivery(f"a_{i}", application_id=names[0]) for i in range(40)])
+    clock.advance(seconds=1)
+    put(hub, clock, *[delivery(f"{name}_x", application_id=name) for name in names[1:]])
+
+    leased = take(hub, clock, settings, limit=8)
+
+    assert sorted(one.application_id for one in leased) == names
+
+
+def test_thousands_are_planned_and_leased_at_once(hub: Database, clock: Clock, settings: Settings) -> None:
+    planned = put(hub, clock, *[delivery(f"lane_{i}", payload={"i": i}) for i in range(6000)])
+
+    assert len(set(planned)) == 6000
+    wide = settings.model_copy(update={"delivery_per_application": 1000})
+    leased = take(hub, clock, wide, limit=1000)
+    assert len(leased) == 1000
+    assert len(settle_all(hub, [(one, DONE) for one in leased], now=clock(), settings=wide)) == 1000
+
+
+def test_errors_are_stored_on_one_line_and_bounded(hub: Database, clock: Clock, settings: Settings) -> None:
+    (planned_id,) = put(hub, clock, delivery())
+    (leased,) = take(hub, clock, settings)
+
+    settle(hub, leased, Outcome(kind="retry", error="a\r\nb\x1b[31m" + "x" * 9000), now=clock(), settings=settings)
+
+    stored: Any = row(hub, planned_id).last_error
+    assert stored.startswith("a\\u{000d}\\u{000a}b\\u{001b}[31m")
+    assert len(stored) < 700
+
+
+def test_settling_in_parallel_from_many_threads_loses_nothing(hub: Database, clock: Clock, settings: Settings) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    planned = put(hub, clock, *[delivery(f"lane_{i}", application_id=f"app_{'ab'[i % 2]}") for i in range(60)])
+
+    def work(name: str) -> list[str]:
+        done: list[str] = []
+        while leased := lease(hub, worker=name, now=clock(), limit=5, settings=settings):
+            done += settle_all(hub, [(one, DONE) for one in leased], now=clock(), settings=settings)
+        return done
+
+    with ThreadPoolExecutor(4) as threads:
+        done = [one for part in threads.map(work, ["w1", "w2", "w3", "w4"]) for one in part]
+
+    with hub.read() as session:
+        left = session.execute(text("SELECT count(*) FROM deliveries WHERE state <> 'done'")).scalar()
+    # Workers that met each other's locks may have stopped early; what was done was done once.
+    assert len(done) == len(set(done)) == len(planned) - int(left or 0)
+    assert all(len(attempts(hub, one)) == 1 for one in done)
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_leasing_uses_its_indexes(hub: Database, clock: Clock) -> None:
+    """The cost of a lease must not grow with what is finished, nor with what others have waiting."""
+    from idhub.delivery import leasing
+
+    with hub.read() as session:
+        for statement in (leasing._applications_with_pending(), leasing._due(clock())):
+            compiled = statement.compile(session.connection(), compile_kwargs={"literal_binds": True})
+            plan_lines = [
+                r[3] for r in session.execute(text("EXPLAIN QUERY PLAN " + str(compiled).replace(":", "\\:")))
+            ]
+            assert not [line for line in plan_lines if line.startswith("SCAN") and "deliveries" in line], plan_lines
+        assert session.execute(select(1)).scalar() == 1

@@ -91,6 +91,8 @@ class ScimTarget(Base):
     base_url: Mapped[str] = mapped_column(Text)
     token_sealed: Mapped[bytes | None] = mapped_column(LargeBinary)
     """Bearer token, sealed with context `scim_targets:{application_id}:token`."""
+    token_hash: Mapped[str | None] = mapped_column(String(64))
+    """SHA-256 of the token, so that configuration can tell whether it changed."""
     user_name_attribute: Mapped[str] = mapped_column(String(32))
     """email or employee_number: what becomes userName."""
     dialect: Mapped[str] = mapped_column(String(32))

@@ -221,7 +221,7 @@ def install(session: Session, *, time_zone: str, now: datetime) -> bool:
     """Make the installation row and the root organization of an empty hub. Returns False when they exist."""
     if session.execute(select(Installation.id)).first():
         return False
-    session.execute(insert(Installation).values(id=1, epoch=1, rules_version=1, created_at=now))
+    session.execute(insert(Installation).values(id=1, epoch=1, rules_version=1, evaluated_version=1, created_at=now))
     create_organization(
         session,
         code=ROOT_CODE,
@@ -235,8 +235,18 @@ def install(session: Session, *, time_zone: str, now: datetime) -> bool:
     return True
 
 
-def bump_rules_version(session: Session) -> None:
-    """Configuration changed: caches bound to the old version are void."""
-    installation = session.execute(select(Installation)).scalar_one()
+def bump_rules_version(session: Session, *, reevaluate: bool) -> None:
+    """Configuration changed: caches bound to the old version are void.
+
+    Args:
+        reevaluate: who is entitled may have changed: everybody must be looked at again (`lifecycle.reevaluation`).
+    """
+    installation = session.execute(select(Installation).with_for_update()).scalar_one()
+    is_behind = installation.evaluated_version != installation.rules_version
     installation.rules_version += 1
+    if reevaluate:
+        installation.evaluated_up_to = None
+    elif not is_behind:
+        installation.evaluated_version = installation.rules_version
     session.flush()
+    session.expunge(installation)

@@ -79,6 +79,10 @@ class Installation(Base):
     created_at: Mapped[datetime] = mapped_column(Instant)
     rules_version: Mapped[int] = mapped_column(Integer, default=1)
     """Goes up whenever configuration (applications, clients, rules) changes; caches are bound to it."""
+    evaluated_version: Mapped[int] = mapped_column(Integer, default=1)
+    """The `rules_version` for which everybody's entitlements were last looked at."""
+    evaluated_up_to: Mapped[str | None] = mapped_column(String(40))
+    """Principal id up to which a running re-evaluation has come; it goes on there after a restart."""
     recovery_reason: Mapped[str | None] = mapped_column(Text)
     """Set while the hub is in recovery mode (behind its witness)."""
 

@@ -35,6 +35,7 @@ class Batch:
         gained: (principal, application) pairs that have access now and had none.
         lost: pairs that had access and have none now.
         changed: pairs that keep access while attributes of the person changed.
+        reviewed: pairs that keep access and were only looked at again: an account that is missing is to be made.
         leavers: people who left: every account they ever had must end, entitled or not.
         cases: principal id -> case whose receipt the rows belong to.
         participants: applications that used a session or grant which ended.
@@ -43,6 +44,7 @@ class Batch:
     gained: Sequence[tuple[str, str]] = ()
     lost: Sequence[tuple[str, str]] = ()
     changed: Sequence[tuple[str, str]] = ()
+    reviewed: Sequence[tuple[str, str]] = ()
     leavers: Sequence[str] = ()
     cases: Mapping[str, str] = field(default_factory=dict)
     participants: Sequence[EndedParticipant] = ()

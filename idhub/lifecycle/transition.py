@@ -196,6 +196,7 @@ def _follow(
         gained=access.gained,
         lost=[pair for pair in access.lost if pair[0] not in set(leavers)],
         changed=access.changed,
+        reviewed=access.reviewed,
         leavers=leavers,
         cases=cases,
         participants=[*ended.participants, *told],
@@ -334,13 +335,14 @@ class _Access:
     gained: list[tuple[str, str]]
     lost: list[tuple[str, str]]
     changed: list[tuple[str, str]]
+    reviewed: list[tuple[str, str]]
 
 
 def _access(
     written: Sequence[Written], held: Mapping[str, Sequence[Held]], changes: Iterable[EntitlementChange]
 ) -> _Access:
     """(principal, application) pairs that began, ended, or go on with other attributes."""
-    access = _Access([], [], [])
+    access = _Access([], [], [], [])
     begun: dict[str, set[str]] = {}
     gone: dict[str, set[tuple[str, str]]] = {}
     for change in changes:
@@ -357,8 +359,8 @@ def _access(
         after = now_has if w.after.standing == Standing.ACTIVE else set()
         access.gained.extend((principal_id, a) for a in sorted(after - before))
         access.lost.extend((principal_id, a) for a in sorted(before - after))
-        if w.attributes_changed:
-            access.changed.extend((principal_id, a) for a in sorted(after & before))
+        kept = access.changed if w.attributes_changed else access.reviewed
+        kept.extend((principal_id, a) for a in sorted(after & before))
     return access
 
 

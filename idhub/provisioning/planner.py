@@ -42,8 +42,10 @@ class ScimPlanner:
             return []
         wanted = [pair for pair in (*batch.gained, *batch.changed) if pair[1] in targets]
         lost = [pair for pair in batch.lost if pair[1] in targets]
-        people = {principal_id for principal_id, _ in (*wanted, *lost)} | set(batch.leavers)
+        reviewed = [pair for pair in batch.reviewed if pair[1] in targets]
+        people = {principal_id for principal_id, _ in (*wanted, *lost, *reviewed)} | set(batch.leavers)
         accounts = _accounts(session, sorted(people))
+        wanted += [pair for pair in reviewed if pair not in accounts]
         new = self._make_accounts(session, [p for p in wanted if p not in accounts], accounts, now=now)
         leavers = set(batch.leavers)
         ending = [pair for pair in lost if pair in accounts]

@@ -112,7 +112,7 @@ class ScimClient:
         self._base_url = base_url.rstrip("/")
         self._time_left = time_left
         self._now = now
-        self._dialect = dialect
+        self.dialect = dialect
         self._secrets = (token,) if token else ()
         self._headers = {"Accept": "application/scim+json, application/json"}
         if trace is not None:
@@ -125,7 +125,7 @@ class ScimClient:
 
     async def find_by_external_id(self, external_id: str) -> list[Resource]:
         """Users that carry this externalId, compared as caseExact; usually none or one."""
-        if not self._dialect.finds_external_id:
+        if not self.dialect.finds_external_id:
             return []
         found = await self._search(f"externalId eq {quote(external_id)}")
         return [user for user in found if attribute(user, "externalId") == external_id]
@@ -158,7 +158,7 @@ class ScimClient:
             RemoteConflict: userName or another unique value is taken.
             RemoteUnavailable: also when it answered without the user: look it up before trying again.
         """
-        body = with_changes({"schemas": [USER]}, adapted(attributes, self._dialect))
+        body = with_changes({"schemas": [USER]}, adapted(attributes, self.dialect))
         return await self._resource("POST", "/Users", json=body)
 
     async def update_user(self, current: Mapping[str, Any], changes: Changes) -> None:
@@ -166,8 +166,8 @@ class ScimClient:
         user_id = attribute(current, "id")
         if not isinstance(user_id, str):
             raise RemoteUnavailable("The application sent a user without id.")
-        if self._dialect.update == "put":
-            await self.replace_user(user_id, with_changes(current, adapted(changes, self._dialect)))
+        if self.dialect.update == "put":
+            await self.replace_user(user_id, with_changes(current, adapted(changes, self.dialect)))
         else:
             await self.patch_user(user_id, changes)
 
@@ -175,7 +175,7 @@ class ScimClient:
         """Change attributes of a user (RFC 7644 section 3.5.2): one operation each, all or none."""
         operations = [
             {"op": "remove", "path": path} if value is None else {"op": "replace", "path": path, "value": value}
-            for path, value in adapted(changes, self._dialect).items()
+            for path, value in adapted(changes, self.dialect).items()
         ]
         await self._send("PATCH", self._user_path(user_id), json={"schemas": [PATCH_OP], "Operations": operations})
 

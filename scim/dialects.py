@@ -28,6 +28,12 @@ class Dialect:
         """`active` as this service wants it."""
         return str(active) if self.active_form == "text" else active
 
+    def supported(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """The attributes that this service knows."""
+        return {
+            path: value for path, value in attributes.items() if self.has_enterprise_user or not path.startswith("urn:")
+        }
+
 
 GENERIC: Final = Dialect(name="generic")
 """RFC 7643 and 7644 as written."""
@@ -40,9 +46,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {dialect.name: dialect for dialect in (
 
 def adapted(changes: Mapping[str, Any], dialect: Dialect) -> dict[str, Any]:
     """Attributes as this service takes them."""
-    result = dict(changes)
+    result = dialect.supported(changes)
     if isinstance(result.get("active"), bool):
         result["active"] = dialect.active_value(result["active"])
-    if not dialect.has_enterprise_user:
-        result = {path: value for path, value in result.items() if not path.startswith("urn:")}
     return result

@@ -1,0 +1,161 @@
+"""Switch an account off, and prove it.
+
+What counts (design section 7): accepted is E1. E2 needs a read-back that says inactive, or that says gone beside a
+control read of a live account in the same run; either begun only after every earlier attempt of the lane is over, for a
+stalled write may land late. A service that answers 200 and shows the account active has proven nothing beyond E1.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from idhub.changes import EventType
+from idhub.delivery.channel import Grade, Outcome
+from idhub.errors import Invalid
+from idhub.provisioning.mapping import user_name_of
+from idhub.provisioning.run import Run, id_of
+from scim.errors import RemoteNotFound, RemoteRefused
+from scim.schemas import Resource, is_active
+
+State = Literal["inactive", "gone", "active", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What one read-back said."""
+
+    state: State
+    began_at: datetime
+
+
+async def deprovision(run: Run) -> Outcome:
+    """Switch off every account of this principal in the application, and read each back.
+
+    Raises:
+        RemoteError, NeedsSomebody: translated by the channel; `run.grade` keeps what was proven before.
+    """
+    looked_up_at = run.clock.now()
+    users = await _accounts(run)
+    switched_off = [id_of(user) for user in users if is_active(user) is not False]
+    for user in users:
+        if id_of(user) in switched_off:
+            await run.client.set_active(user, False)
+    if switched_off:
+        # Each write was accepted; nothing is known yet of what it did.
+        run.grade = Grade.E1
+    run.evidence["action"] = "deactivated" if switched_off else ("none" if users else "nothing_found")
+    seen = [await _read_back(run, id_of(user)) for user in users]
+    if not users:
+        # The look-up that found nobody is the read-back.
+        seen = [Seen("gone", looked_up_at)]
+    return await _judge(run, seen, users, changed=bool(switched_off))
+
+
+async def _accounts(run: Run) -> list[Resource]:
+    """The linked account, and whatever else the application keeps under this principal's externalId or userName."""
+    account = run.situation.account
+    users: dict[str, Resource] = {}
+    if account.external_id is not None:
+        try:
+            user = await run.client.get_user(account.external_id)
+        except RemoteNotFound:
+            run.evidence["linked_account"] = "gone"
+        else:
+            await run.ensure_ours(user)
+            users[id_of(user)] = user
+    if account.principal_id is None:
+        return list(users.values())
+    try:
+        found = await run.client.find_by_external_id(account.principal_id)
+        user_name = _user_name(run)
+        if not found and not users and user_name is not None:
+            found = await run.client.find_by_user_name(user_name)
+            for user in found:
+                await run.ensure_ours(user)
+    except RemoteRefused as refusal:
+        if not users:
+            raise
+        # The service cannot search; the account we know of must be switched off all the same.
+        run.evidence["look_up"] = refusal.description
+        found = []
+    return list((users | {id_of(user): user for user in found}).values())
+
+
+def _user_name(run: Run) -> str | None:
+    situation = run.situation
+    if situation.account.user_name is not None or situation.person is None:
+        return situation.account.user_name
+    try:
+        return user_name_of(situation.person, situation.target.user_name_attribute)
+    except Invalid:
+        return None
+
+
+async def _read_back(run: Run, user_id: str) -> Seen:
+    began_at = run.clock.now()
+    try:
+        user = await run.client.get_user(user_id)
+    except RemoteNotFound:
+        return Seen("gone", began_at)
+    active = is_active(user)
+    return Seen("unknown" if active is None else ("active" if active else "inactive"), began_at)
+
+
+async def _judge(run: Run, seen: list[Seen], users: list[Resource], *, changed: bool) -> Outcome:
+    worst = max(seen, key=lambda each: _RANK[each.state])
+    began_at = min(each.began_at for each in seen)
+    quiet_after = run.delivery.quiet_after
+    read_back = {"state": worst.state, "began_at": began_at.isoformat(), "accounts": len(users), "counts": False}
+    run.evidence["read_back"] = read_back
+    if any(each.state == "gone" for each in seen) and not await _control_read(run):
+        return run.outcome(
+            "retry", "The account is not found, but no account known to be alive could be read beside it."
+        )
+    known_state = {"gone": "absent"}.get(worst.state, worst.state)
+    events = (EventType.ACCOUNT_DEACTIVATED,) if changed and known_state in {"absent", "inactive"} else ()
+    await run.note(_known(run, known_state, users), seen_at=began_at, events=events)
+    if worst.state == "active":
+        return run.outcome("retry", "The application accepted the change, but the account is still active.")
+    if worst.state == "unknown":
+        return run.outcome("retry", "The application does not say whether the account is active.")
+    if quiet_after is not None and began_at < quiet_after:
+        read_back["quiet_after"] = quiet_after.isoformat()
+        return run.outcome(
+            "retry",
+            "An earlier attempt may still arrive; the account is read again once that is ruled out.",
+            retry_after=quiet_after - run.clock.now(),
+        )
+    read_back["counts"] = True
+    run.grade = Grade.E2
+    return run.outcome("done")
+
+
+_RANK = {"gone": 0, "inactive": 1, "unknown": 2, "active": 3}
+
+
+def _known(run: Run, known_state: str, users: list[Resource]) -> dict[str, str | None]:
+    values: dict[str, str | None] = {"known_state": known_state, "known_hash": None}
+    if run.situation.account.external_id is None and len(users) == 1:
+        values["external_id"] = id_of(users[0])
+    return values
+
+
+async def _control_read(run: Run) -> bool:
+    """Whether an account known to be alive is found alive now: the same question can be answered with yes."""
+    began_at = run.clock.now()
+    users = [*await _named_control(run)]
+    for external_id in () if users else run.situation.controls:
+        try:
+            users.append(await run.client.get_user(external_id))
+        except RemoteNotFound:
+            continue
+        if is_active(users[-1]):
+            break
+    succeeded = any(is_active(user) for user in users)
+    run.evidence["control_read"] = {"succeeded": succeeded, "began_at": began_at.isoformat()}
+    return succeeded
+
+
+async def _named_control(run: Run) -> list[Resource]:
+    name = run.situation.target.control_user_name
+    return await run.client.find_by_user_name(name) if name is not None else []

@@ -1,0 +1,125 @@
+"""Make an account what it should be: found or created, linked, brought up to date, switched on."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from idhub.changes import EventType
+from idhub.delivery.channel import Grade, Outcome
+from idhub.errors import Invalid
+from idhub.provisioning.mapping import attributes_hash, differences, present, user_attributes, user_name_of
+from idhub.provisioning.run import NeedsSomebody, Run, id_of
+from scim.errors import RemoteConflict, RemoteNotFound
+from scim.schemas import Resource, attribute, is_active
+
+
+async def provision(run: Run) -> Outcome:
+    """Provision the account; of somebody who may not have it any more, see that it is off.
+
+    Raises:
+        RemoteError, NeedsSomebody, Overtaken: translated by the channel.
+    """
+    situation = run.situation
+    if not situation.is_enabled:
+        raise NeedsSomebody("The application is switched off in the hub, so no account is provisioned there.")
+    if situation.person is None:
+        raise NeedsSomebody("There is no person behind this account.")
+    try:
+        user_name = user_name_of(situation.person, situation.target.user_name_attribute)
+    except Invalid as error:
+        raise NeedsSomebody(error.description) from error
+    desired = run.client.dialect.supported(user_attributes(situation.person, user_name=user_name))
+    user = await _find(run, situation.person.principal_id, user_name)
+    if not situation.is_wanted:
+        return await _hold_back(run, user)
+    if user is not None:
+        return await _update(run, user, desired)
+    return await _create(run, desired)
+
+
+async def _hold_back(run: Run, user: Resource | None) -> Outcome:
+    """The right went while this delivery waited: nothing is switched on.
+
+    What proves the leave is the deprovision behind this one in the lane; this one must not stand in its way.
+    """
+    run.evidence["reason"] = "not_entitled_now"
+    run.evidence["action"] = "none"
+    if user is not None and is_active(user) is not False:
+        await run.ensure_ours(user)
+        await run.client.set_active(user, False)
+        run.evidence["action"] = "deactivated"
+        await run.note(
+            {"external_id": id_of(user), "known_state": "unknown", "known_hash": None},
+            seen_at=run.clock.now(),
+            events=[EventType.ACCOUNT_DEACTIVATED],
+        )
+    run.grade = Grade.E1
+    return run.outcome("done")
+
+
+async def _find(run: Run, principal_id: str, user_name: str) -> Resource | None:
+    account = run.situation.account
+    if account.external_id is not None:
+        try:
+            return await run.client.get_user(account.external_id)
+        except RemoteNotFound:
+            run.evidence["linked_account"] = "gone"
+    users = await run.client.find_user(external_id=principal_id, user_name=user_name)
+    if len(users) > 1:
+        raise NeedsSomebody(f"The application has {len(users)} accounts for this person. Keep one of them.")
+    return users[0] if users else None
+
+
+async def _create(run: Run, desired: Mapping[str, Any]) -> Outcome:
+    await run.ensure_unchanged()
+    try:
+        user = await run.client.create_user(present(desired))
+    except RemoteConflict as conflict:
+        # An attempt before this one may have arrived after our look-up.
+        found = await _find(run, desired["externalId"], desired["userName"])
+        if found is None:
+            raise NeedsSomebody(f"The application refuses a new account. {conflict.description}") from conflict
+        return await _update(run, found, desired)
+    run.grade = Grade.E1
+    run.evidence["action"] = "created"
+    await _note(run, user, desired, EventType.ACCOUNT_PROVISIONED, active=is_active(user) is not False)
+    if is_active(user) is False:
+        return run.outcome("retry", "The application created the account switched off.")
+    return run.outcome("done")
+
+
+async def _update(run: Run, user: Resource, desired: Mapping[str, Any]) -> Outcome:
+    await run.ensure_ours(user)
+    changes = differences(desired, user)
+    was_inactive = is_active(user) is False
+    is_new_link = run.situation.account.external_id != id_of(user)
+    if changes:
+        await run.ensure_unchanged()
+        await run.client.update_user(user, changes)
+    run.grade = Grade.E1
+    run.evidence["action"] = "adopted" if is_new_link else ("updated" if changes else "none")
+    run.evidence["changed"] = sorted(changes)
+    events = [
+        event
+        for event, happened in (
+            (EventType.ACCOUNT_LINKED, is_new_link),
+            (EventType.ACCOUNT_REACTIVATED, was_inactive),
+            (EventType.ACCOUNT_UPDATED, bool(set(changes) - {"active"})),
+        )
+        if happened
+    ]
+    await _note(run, user, desired, *events)
+    return run.outcome("done")
+
+
+async def _note(run: Run, user: Resource, desired: Mapping[str, Any], *events: EventType, active: bool = True) -> None:
+    user_name = attribute(user, "userName")
+    await run.note(
+        {
+            "external_id": id_of(user),
+            "user_name": user_name[:254] if isinstance(user_name, str) else desired["userName"],
+            "known_state": "active" if active else "inactive",
+            "known_hash": attributes_hash(desired),
+        },
+        seen_at=run.clock.now(),
+        events=events,
+    )

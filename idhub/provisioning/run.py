@@ -1,0 +1,163 @@
+"""One attempt of a SCIM delivery: its clock, its conversation, what it wrote down, its evidence."""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from typing import Any, Literal, TypeVar
+
+from sqlalchemy.orm import Session
+
+from idhub.changes import EventType
+from idhub.db import Database
+from idhub.delivery.channel import Grade, LeasedDelivery, Outcome
+from idhub.provisioning import records
+from scim.client import Exchange, ScimClient
+from scim.schemas import Resource, attribute
+
+T = TypeVar("T")
+
+
+class NeedsSomebody(Exception):
+    """Trying again will not help: a person has to decide. The text says what and why."""
+
+
+class Overtaken(Exception):
+    """The person changed while this attempt was being prepared: begin again with what holds now."""
+
+
+class Clock:
+    """The time of one attempt: `now` as the worker gave it, moved on by the event loop's monotonic clock."""
+
+    def __init__(self, now: datetime, *, limit: timedelta) -> None:
+        self._start = now
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._began = self._loop.time()
+
+    def now(self) -> datetime:
+        """The present instant."""
+        return self._start + self._elapsed()
+
+    def time_left(self) -> timedelta:
+        """Until the total deadline; zero or less when it has passed."""
+        return self._limit - self._elapsed()
+
+    def _elapsed(self) -> timedelta:
+        return timedelta(seconds=self._loop.time() - self._began)
+
+
+class Run:
+    """What the steps of one attempt share. `grade` is what has been proven so far, whatever happens next."""
+
+    def __init__(
+        self,
+        database: Database,
+        delivery: LeasedDelivery,
+        situation: records.Situation,
+        *,
+        client: ScimClient,
+        clock: Clock,
+    ) -> None:
+        self.delivery = delivery
+        self.situation = situation
+        self.client = client
+        self.clock = clock
+        self.grade = Grade.E0
+        self.evidence: dict[str, Any] = {}
+        self._database = database
+
+    async def read(self, question: Callable[[Session], T]) -> T:
+        """Ask the database in a short transaction of its own, off the event loop."""
+
+        def asked() -> T:
+            with self._database.read() as session:
+                return question(session)
+
+        return await asyncio.to_thread(asked)
+
+    async def ensure_unchanged(self) -> None:
+        """The version gate: nothing is switched on for somebody who changed since the situation was read.
+
+        Raises:
+            Overtaken: the principal's version has gone up.
+        """
+        account = self.situation.account
+        if await self.read(lambda session: records.version_of(session, account.principal_id)) != self.situation.version:
+            raise Overtaken
+
+    async def ensure_ours(self, user: Mapping[str, Any]) -> None:
+        """Refuse to touch a user that is somebody else's, by its externalId or by our own records.
+
+        Raises:
+            NeedsSomebody: it is.
+        """
+        account = self.situation.account
+        owner = attribute(user, "externalId")
+        if account.principal_id is not None and owner not in (None, "", account.principal_id):
+            raise NeedsSomebody(
+                "The application's account of this name carries another externalId: it belongs to somebody else. "
+                "Rename one of the two, or correct the externalId there."
+            )
+        user_id = attribute(user, "id")
+        taken = await self.read(
+            lambda session: records.is_linked_elsewhere(session, self.delivery, external_id=user_id)
+        )
+        if taken:
+            raise NeedsSomebody("The application's account of this name is already linked to another person.")
+
+    async def note(self, values: Mapping[str, Any], *, seen_at: datetime, events: Sequence[EventType] = ()) -> None:
+        """Write down what was seen of the account, with its events, in one short transaction."""
+        now = self.clock.now()
+
+        def written() -> None:
+            # A leave waits for the disk; what a provision saw can be seen again after a loss of power.
+            with self._database.transaction(durable=self.delivery.operation == "deprovision") as session:
+                records.note_account(session, self.delivery, values, seen_at=seen_at, events=events, now=now)
+
+        await asyncio.to_thread(written)
+
+    def outcome(
+        self,
+        kind: Literal["done", "retry", "dead"],
+        error: str | None = None,
+        *,
+        retry_after: timedelta | None = None,
+    ) -> Outcome:
+        """Close the attempt, with all that was said in it as evidence."""
+        exchanges = self.client.exchanges
+        return Outcome(
+            kind=kind,
+            grade=self.grade,
+            evidence={**self.evidence, "requests": [_shown(exchange) for exchange in exchanges]},
+            status_code=None if any(map(_may_land_late, exchanges)) or not exchanges else exchanges[-1].status,
+            error=error,
+            retry_after=retry_after,
+        )
+
+
+def id_of(user: Resource) -> str:
+    """The application's own id of a user.
+
+    Raises:
+        NeedsSomebody: it has none, or one that we cannot keep.
+    """
+    user_id = attribute(user, "id")
+    if not isinstance(user_id, str) or not 0 < len(user_id) <= 255:
+        raise NeedsSomebody("The application gives this user no id that can be kept.")
+    return user_id
+
+
+def _may_land_late(exchange: Exchange) -> bool:
+    """A write that got no answer, or one of a gateway that gave up waiting: a status would say that it is over."""
+    return exchange.method != "GET" and exchange.status in {None, HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT}
+
+
+def _shown(exchange: Exchange) -> dict[str, Any]:
+    return {
+        "method": exchange.method,
+        "path": exchange.path,
+        "status": exchange.status,
+        "began_at": exchange.began_at.isoformat(),
+        "ended_at": exchange.ended_at.isoformat(),
+    }

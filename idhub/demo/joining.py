@@ -56,7 +56,7 @@ def an_hr_file_goes_in(stage: Stage) -> None:
     stage.tell.step(
         "导入人员文件",
         "An HR file goes in",
-        f"{written.rows:,} rows about {written.people:,} people in two languages; faulty rows are named, the rest goes in.",
+        f"{written.rows:,} rows, {written.people:,} people, two languages; faulty rows are named, the rest goes in",
     )
     with stage.tell.working("idhub people import people.csv"):
         result = stage.hub.run("people", "import", written.path, "--json", expect=(2,))

@@ -21,7 +21,7 @@ from idhub.credentials.predicate import installation_epoch
 from idhub.credentials.sessions import Epochs, end_session, lock_principal, read_epochs, start_session
 from idhub.credentials.tables import Grant, Password, RememberedDevice, SessionParticipant, SsoSession
 from idhub.directory.names import login_name_candidates
-from idhub.directory.tables import LoginName, Principal, PrincipalKind
+from idhub.directory.tables import LoginName, Principal, PrincipalKind, Standing
 from idhub.errors import NotPermitted
 from idhub.keys import Keyring
 from idhub.lifecycle.intake import EndCredentials
@@ -37,6 +37,7 @@ REMEMBERED = timedelta(days=180)
 """How long a browser that its person called their own is known."""
 SEEN = timedelta(days=30)
 """How long any other browser is known after a sign-in; its cookie ends with the browser."""
+_MOST_NAMESAKES = 200
 PASSWORD_AMR = ("pwd",)
 """RFC 8176."""
 
@@ -100,6 +101,7 @@ def prepare(session: Session, keyring: Keyring, username: str, *, browser: Brows
             Principal.access_epoch,
             Principal.enrolment_epoch,
             installation_epoch().label("installation_epoch"),
+            Principal.standing,
             Password.hash,
         )
         .join(LoginName, LoginName.principal_id == Principal.id)
@@ -108,9 +110,11 @@ def prepare(session: Session, keyring: Keyring, username: str, *, browser: Brows
         )
         .where(LoginName.value.in_(names), Principal.kind == PrincipalKind.PERSON)
         .distinct()
-        .limit(2)
+        .limit(_MOST_NAMESAKES)
     ).all()
-    person = rows[0] if len(rows) == 1 else None
+    # A number is given to somebody else once its owner has left: only who is still here can be meant.
+    here = [row for row in rows if row.standing != Standing.LEFT] or rows
+    person = here[0] if len(here) == 1 else None
     name_index = keyring.blind_index("login_name", names[-1])
     attempt = Attempt(
         name=person.id if person is not None else name_index,
@@ -122,7 +126,9 @@ def prepare(session: Session, keyring: Keyring, username: str, *, browser: Brows
         reason = Refusal.AMBIGUOUS_NAME if rows else Refusal.UNKNOWN_NAME
         prepared = Prepared(attempt, admission, None, None, None, reason, name_index)
     else:
-        reason = Refusal.NO_PASSWORD if person.hash is None else Refusal.WRONG_PASSWORD
+        reason = Refusal.WRONG_PASSWORD
+        if person.hash is None:
+            reason = Refusal.STANDING if person.standing == Standing.LEFT else Refusal.NO_PASSWORD
         epochs = Epochs(person.access_epoch, person.enrolment_epoch, person.installation_epoch)
         prepared = Prepared(attempt, admission, person.id, person.hash, epochs, reason, name_index)
     if admission.limit is not None:

@@ -317,7 +317,8 @@ def _write_periods(
             if row is not None and start < at:
                 rows.append(_period(employment_id, start, at, row.facts, now=now))
             if not ended:
-                rows.append(_period(employment_id, max(start, at), None, _facts(after), now=now))
+                begins = max(start, at) if row is not None else after.starts_at
+                rows.append(_period(employment_id, begins, None, _facts(after), now=now))
     bulk_insert(session, EmploymentPeriod, rows)
 
 

@@ -54,7 +54,7 @@ def reevaluate_pending(
             )
             if batch:
                 transition(session, [Reevaluate(principal_id=p) for p in batch], now=clock(), actor=actor, door=door)
-                values = {"evaluated_up_to": batch[-1]}
+                values: dict[str, int | str | None] = {"evaluated_up_to": batch[-1]}
             else:
                 values = {"evaluated_version": mark.rules_version, "evaluated_up_to": None}
             session.execute(

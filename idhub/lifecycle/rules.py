@@ -222,12 +222,30 @@ def apply(state: State, change: intake.Change, places: Places, *, now: datetime)
 def add_employment(state: State, post: Post, *, now: datetime) -> State:
     """The principal with a further employment; of one who has left, the rehire.
 
+    A number that was theirs in the same company, on a post that has ended, opens that post again.
+
     Raises:
         Conflict: too many employments, or the same number in the same company is already theirs and live.
     """
-    if len(state.posts) >= MAX_EMPLOYMENTS:
+    same = next(
+        (
+            p
+            for p in state.posts
+            if (p.organization_id, p.employee_number) == (post.organization_id, post.employee_number)
+        ),
+        None,
+    )
+    if same is not None and same.is_live:
+        raise Conflict(
+            "This person has this employment already.", field="employee_number", rule="employment.live_already"
+        )
+    if same is not None:
+        posts = tuple(replace(post, id=same.id) if p.id == same.id else p for p in state.posts)
+    elif len(state.posts) >= MAX_EMPLOYMENTS:
         raise Conflict("This person has too many employments.", field="employment", rule="employment.count")
-    return settle(replace(state, posts=(*state.posts, post)), now=now)
+    else:
+        posts = (*state.posts, post)
+    return settle(replace(state, posts=posts), now=now)
 
 
 def _edit_post(state: State, employment_id: str, edit: Any) -> State:

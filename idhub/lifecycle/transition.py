@@ -142,7 +142,9 @@ def _decide(
         raise NotFound("There is no such person.", field="person", rule="person.unknown")
     if isinstance(change, intake.AddEmployment):
         post = rules.make_post(new_id("emp"), change.employment, places)
-        return rules.add_employment(state, post, now=now), post.id
+        grown = rules.add_employment(state, post, now=now)
+        number = (post.organization_id, post.employee_number)
+        return grown, next(p.id for p in grown.posts if (p.organization_id, p.employee_number) == number)
     if isinstance(change, intake.CancelOffboarding):
         case = scheduled.get(change.principal_id)
         if case is None:

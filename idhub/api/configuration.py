@@ -1,0 +1,390 @@
+"""Configuration as code: `apps.yaml` read, checked field by field, compared, applied.
+
+Everything is checked before anything is written; one transaction makes the whole file so or nothing.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from sqlalchemy.orm import Session
+
+from idhub.access.applications import (
+    DEADLINES,
+    REQUIRED,
+    ApplicationWish,
+    Difference,
+    OidcWish,
+    ScimWish,
+    configure,
+)
+from idhub.access.rules import compile_rule
+from idhub.access.tables import Criticality
+from idhub.access.uris import check_redirect_uri, check_web_uri
+from idhub.changes import Actor, Event, EventType, record
+from idhub.db import Database
+from idhub.directory.organizations import bump_rules_version, find_organization, root_organization
+from idhub.directory.people import find_person
+from idhub.errors import Invalid
+from idhub.keys import Keyring
+
+MAX_BYTES = 5_000_000
+_MIN_SECRET = 32
+_SLUG = r"^[a-z0-9][a-z0-9-]{0,58}[a-z0-9]$|^[a-z0-9]$"
+_DURATION = re.compile(r"(\d{1,6})\s*(s|m|h|d)?")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+Grade = Literal["E0", "E1", "E2", "E3"]
+Text = Annotated[str, Field(min_length=1, max_length=200)]
+Uri = Annotated[str, Field(min_length=1, max_length=2_000)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Names(_Strict):
+    """A name in both languages."""
+
+    en: Text
+    zh: Text | None = None
+
+
+class OidcBlock(_Strict):
+    """`oidc:` of an application."""
+
+    client_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~-]{1,100}$")]
+    client_secret_file: Text | None = None
+    public: bool = False
+    auth_method: Literal["client_secret_basic", "client_secret_post"] = "client_secret_basic"
+    redirect_uris: list[Uri] = Field(default_factory=list, max_length=50)
+    post_logout_redirect_uris: list[Uri] = Field(default_factory=list, max_length=50)
+    backchannel_logout_uri: Uri | None = None
+    scopes: list[Annotated[str, Field(pattern=r"^[!#-\[\]-~]{1,100}$")]] = Field(
+        default_factory=lambda: ["openid", "profile", "email", "organization", "offline_access"], max_length=50
+    )
+    grant_types: list[Literal["authorization_code", "refresh_token", "client_credentials"]] | None = None
+    access_token: Literal["jwt", "opaque"] = "jwt"  # noqa: S105
+    access_token_lifetime: str | int | None = None
+    id_token_alg: Literal["ES256", "RS256"] = "ES256"  # noqa: S105
+    audience: Text | None = None
+    rotate_refresh: bool = True
+    requires_consent: bool = False
+    native: bool = False
+    sector: Text | None = None
+
+
+class ScimBlock(_Strict):
+    """`scim:` of an application."""
+
+    base_url: Uri
+    token_file: Text | None = None
+    user_name: Literal["email", "employee_number"] = "email"
+    dialect: Text = "generic"
+    control_user_name: Text | None = None
+
+
+class RuleBlock(_Strict):
+    """One entry of `entitle:`."""
+
+    role: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,100}$")]
+    rule: Annotated[str, Field(min_length=1, max_length=10_000)]
+
+
+class ApplicationBlock(_Strict):
+    """One application of the file."""
+
+    slug: Annotated[str, Field(pattern=_SLUG)]
+    name: Names | Text
+    description: Annotated[str, Field(max_length=2_000)] | None = None
+    home_url: Uri | None = None
+    organization: Text | None = None
+    owner: Text | None = None
+    criticality: Literal["low", "normal", "high", "critical"] = "normal"
+    revocation_deadline: str | int | None = None
+    required_evidence: Grade | None = None
+    enabled: bool = True
+    oidc: OidcBlock | None = None
+    scim: ScimBlock | None = None
+    entitle: list[RuleBlock] = Field(default_factory=list, max_length=200)
+
+
+class ConfigurationFile(_Strict):
+    """The whole file."""
+
+    applications: list[ApplicationBlock] = Field(max_length=2_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What an apply came to.
+
+    Args:
+        differences: of every application of the file, those without changes included.
+        needs_review: entitlements may have changed: everybody must be looked at again.
+    """
+
+    differences: Sequence[Difference]
+    needs_review: bool
+
+    @property
+    def changes(self) -> list[dict[str, Any]]:
+        """Changed applications as plain data."""
+        return [
+            {
+                "application": d.slug,
+                "new": d.is_new,
+                "changes": [{"field": name, "before": before, "after": after} for name, before, after in d.changes],
+            }
+            for d in self.differences
+            if not d.is_empty
+        ]
+
+
+class _NoDuplicates(yaml.SafeLoader):
+    """YAML without repeated keys and without aliases that multiply."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.constructor.ConstructorError(None, None, "aliases are not allowed", None)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        repeated = next((key for key in keys if keys.count(key) > 1), None)
+        if repeated is not None:
+            raise yaml.constructor.ConstructorError(None, None, f"{repeated!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def read_configuration(path: Path) -> ConfigurationFile:
+    """Read and check the form of a configuration file.
+
+    Raises:
+        Invalid: unreadable, not YAML, or a field breaks its rule; the sentence names it.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise Invalid(f"{path} cannot be read.", field="file", rule="file.unreadable") from error
+    if len(content) > MAX_BYTES:
+        raise Invalid(f"{path} is larger than {MAX_BYTES} bytes.", field="file", rule="file.size")
+    try:
+        document = yaml.load(content.decode("utf-8"), Loader=_NoDuplicates)  # noqa: S506 - a subclass of SafeLoader
+    except UnicodeDecodeError as error:
+        raise Invalid(f"{path} is not UTF-8.", field="file", rule="file.encoding") from error
+    except (yaml.YAMLError, RecursionError) as error:
+        raise Invalid(f"{path} is not usable YAML: {_yaml_problem(error)}", field="file", rule="file.yaml") from error
+    try:
+        parsed = ConfigurationFile.model_validate(document)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise Invalid(f"{where}: {first['msg']}.", field=where, rule=f"configuration.{first['type']}") from error
+    slugs = [block.slug for block in parsed.applications]
+    repeated = next((slug for slug in slugs if slugs.count(slug) > 1), None)
+    if repeated is not None:
+        raise Invalid(f"The application {repeated!r} stands twice.", field="slug", rule="configuration.repeated")
+    return parsed
+
+
+def _yaml_problem(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or "it nests too deeply"
+    return f"{problem} (line {mark.line + 1})" if mark is not None else str(problem)
+
+
+def apply(
+    database: Database,
+    keyring: Keyring,
+    path: Path,
+    *,
+    clock: Callable[[], datetime],
+    actor: Actor,
+    door: str,
+    dry_run: bool = False,
+) -> Applied:
+    """Make the applications of the file what it says. Idempotent. Does not yet look at who is entitled.
+
+    Raises:
+        IdhubError: the file cannot be used, or contradicts what is; nothing was written.
+    """
+    parsed = read_configuration(path)
+    now = clock()
+    applied: Applied
+
+    class _DryRun(Exception):
+        pass
+
+    try:
+        with database.transaction() as session:
+            differences = [
+                configure(session, _wish(session, block, path.parent), seal=keyring.seal, now=now)
+                for block in parsed.applications
+            ]
+            applied = Applied(
+                differences,
+                any(d.rules_changed or d.scim_added or _touches_access(d) for d in differences),
+            )
+            if dry_run:
+                raise _DryRun
+            changed = [d for d in differences if not d.is_empty]
+            if changed:
+                bump_rules_version(session, reevaluate=applied.needs_review)
+                record(session, [_event(d, now=now, actor=actor, door=door) for d in changed])
+    except _DryRun:
+        pass
+    return applied
+
+
+def _touches_access(difference: Difference) -> bool:
+    return any(name == "is_enabled" for name, _, _ in difference.changes)
+
+
+def _event(difference: Difference, *, now: datetime, actor: Actor, door: str) -> Event:
+    return Event(
+        type=EventType.APPLICATION_CREATED if difference.is_new else EventType.APPLICATION_CHANGED,
+        at=now,
+        actor=actor,
+        door=door,
+        target_kind="application",
+        target_id=difference.application_id,
+        application_id=difference.application_id,
+        details={
+            "slug": difference.slug,
+            "changes": [
+                {"field": name, "before": _plain(before), "after": _plain(after)}
+                for name, before, after in difference.changes
+            ],
+        },
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value if value is None or isinstance(value, bool | int | str) else str(value)
+
+
+def _wish(session: Session, block: ApplicationBlock, folder: Path) -> ApplicationWish:
+    """The checked wish of one block, with names resolved and secrets read.
+
+    Raises:
+        IdhubError: a name is unknown, a file is missing, an address or rule cannot be used.
+    """
+    where = f"applications.{block.slug}"
+    for rule in block.entitle:
+        try:
+            compile_rule(rule.rule)
+        except Invalid as error:
+            raise Invalid(error.description, field=f"{where}.entitle", rule=error.rule) from error
+    criticality = Criticality(block.criticality)
+    name = block.name if isinstance(block.name, Names) else Names(en=block.name)
+    deadline = _duration(block.revocation_deadline, f"{where}.revocation_deadline")
+    home = block.home_url or _home_of(block)
+    return ApplicationWish(
+        slug=block.slug,
+        name=name.en,
+        name_zh=name.zh,
+        description=block.description,
+        home_url=check_web_uri(home, field=f"{where}.home_url") if home else None,
+        organization_id=find_organization(session, block.organization)
+        if block.organization
+        else root_organization(session),
+        owner_id=find_person(session, block.owner) if block.owner else None,
+        criticality=criticality,
+        revocation_deadline=deadline or DEADLINES[criticality],
+        required_grade=int(block.required_evidence[1]) if block.required_evidence else REQUIRED[criticality],
+        is_enabled=block.enabled,
+        oidc=_oidc_wish(block.oidc, folder, f"{where}.oidc") if block.oidc else None,
+        scim=_scim_wish(block.scim, folder, f"{where}.scim") if block.scim else None,
+        rules=[(rule.role, rule.rule) for rule in block.entitle],
+    )
+
+
+def _home_of(block: ApplicationBlock) -> str | None:
+    """Where the portal leads when nothing is said: the origin of the first redirect URI."""
+    if block.oidc is None or not block.oidc.redirect_uris:
+        return None
+    first = block.oidc.redirect_uris[0]
+    if not first.startswith(("https://", "http://")):
+        return None
+    return "/".join(first.split("/")[:3]) + "/"
+
+
+def _oidc_wish(block: OidcBlock, folder: Path, where: str) -> OidcWish:
+    secret = _secret(block.client_secret_file, folder, f"{where}.client_secret_file")
+    grants = block.grant_types or (["authorization_code", "refresh_token"] if block.redirect_uris else [])
+    if block.public == (secret is not None):
+        raise Invalid(
+            "A client has either `client_secret_file` or `public: true`.", field=where, rule="client.authentication"
+        )
+    if "client_credentials" in grants and block.public:
+        raise Invalid("A public client cannot act for itself.", field=f"{where}.grant_types", rule="client.public")
+    if "authorization_code" in grants and not block.redirect_uris:
+        raise Invalid("redirect_uris must not be empty.", field=f"{where}.redirect_uris", rule="required")
+    lifetime = _duration(block.access_token_lifetime, f"{where}.access_token_lifetime")
+    for uri in block.redirect_uris:
+        check_redirect_uri(uri, field=f"{where}.redirect_uris", is_native=block.native)
+    for uri in block.post_logout_redirect_uris:
+        check_redirect_uri(uri, field=f"{where}.post_logout_redirect_uris", is_native=block.native)
+    if block.backchannel_logout_uri:
+        check_web_uri(block.backchannel_logout_uri, field=f"{where}.backchannel_logout_uri")
+    return OidcWish(
+        client_id=block.client_id,
+        secret=secret,
+        auth_method="none" if block.public else block.auth_method,
+        redirect_uris=block.redirect_uris,
+        post_logout_redirect_uris=block.post_logout_redirect_uris,
+        grant_types=grants,
+        scopes=block.scopes,
+        access_token_format=block.access_token,
+        access_token_seconds=int(lifetime.total_seconds()) if lifetime else None,
+        id_token_alg=block.id_token_alg,
+        audience=block.audience,
+        rotates_refresh=block.rotate_refresh,
+        requires_consent=block.requires_consent,
+        is_native=block.native,
+        sector=block.sector,
+        backchannel_logout_uri=block.backchannel_logout_uri,
+    )
+
+
+def _scim_wish(block: ScimBlock, folder: Path, where: str) -> ScimWish:
+    return ScimWish(
+        base_url=check_web_uri(block.base_url, field=f"{where}.base_url").rstrip("/"),
+        token=_secret(block.token_file, folder, f"{where}.token_file", least=1),
+        user_name_attribute=block.user_name,
+        dialect=block.dialect,
+        control_user_name=block.control_user_name,
+    )
+
+
+def _secret(name: str | None, folder: Path, where: str, *, least: int = _MIN_SECRET) -> str | None:
+    """The first line of a secret file, relative to the configuration's folder."""
+    if name is None:
+        return None
+    try:
+        text = (folder / name).read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Invalid(f"{where}: {name} cannot be read.", field=where, rule="secret.unreadable") from error
+    if len(text) < least or "\n" in text or len(text) > 4_096:
+        raise Invalid(
+            f"{where}: {name} must hold one line of at least {least} characters.", field=where, rule="secret.length"
+        )
+    return text
+
+
+def _duration(value: str | int | None, where: str) -> timedelta | None:
+    if value is None:
+        return None
+    match = _DURATION.fullmatch(str(value))
+    if match is None or int(match[1]) == 0:
+        raise Invalid(f"{where} must be seconds, or a number with s, m, h or d.", field=where, rule="duration")
+    return timedelta(seconds=int(match[1]) * _UNITS[match[2] or "s"])

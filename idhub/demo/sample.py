@@ -281,8 +281,8 @@ def sample_rows(*, today: date, people: int, seed: int = DEFAULT_SEED) -> Iterat
                 employee_number, *human, company.name, department, facts.title, manager, *facts.columns(), "",
                 national_id,
             ]  # fmt: skip
-            if company.code == "HQ" and position % 20 == 19 and facts.is_plain:
-                yield _second_post(human, employee_number, national_id, position, today)
+            if company.code == "HQ" and position % 20 == 19 and facts.is_plain and part is None:
+                yield _second_post(human, heads[departments[0]], national_id, position, today)
 
 
 def _headcounts(people: int) -> list[tuple[SampleCompany, int]]:
@@ -382,12 +382,12 @@ def _latin(text: str) -> str:
     return text.lower().translate(_LATIN)
 
 
-def _second_post(human: Sequence[str], employee_number: str, national_id: str, position: int, today: date) -> list[str]:
+def _second_post(human: Sequence[str], leader: str, national_id: str, position: int, today: date) -> list[str]:
     """A second post of somebody at headquarters: the same human (same national id), another company and number."""
     host = COMPANIES[1 + position // 20 % 3]
     start = (today - timedelta(days=30 + position % 300)).isoformat()
     return [
-        f"QX{position:06}", *human, host.name, host.departments[0], host.titles[-1], employee_number, "regular", start,
+        f"QX{position:06}", *human, host.name, host.departments[0], host.titles[-1], leader, "regular", start,
         "", "active", HEADQUARTERS, national_id,
     ]  # fmt: skip
 

@@ -48,11 +48,18 @@ class HrStatus(StrEnum):
 
 
 class Rule(StrEnum):
-    """Every rule a row can break; the value is stable, tested and written to the audit log."""
+    """Every rule a row can break; the value is stable, tested and written to the audit log.
+
+    `unknown_manager`, `reused_employee_number`, `left_elsewhere` and `conflict` need the directory: the hub finds them.
+    """
 
     REQUIRED = "required"
     MISSING_EMPLOYEE_NUMBER = "missing_employee_number"
     REPEATED_EMPLOYEE_NUMBER = "repeated_employee_number"
+    INVALID_EMPLOYEE_NUMBER = "invalid_employee_number"
+    REUSED_EMPLOYEE_NUMBER = "reused_employee_number"
+    LEFT_ELSEWHERE = "left_elsewhere"
+    CONFLICT = "conflict"
     IMPOSSIBLE_DATE = "impossible_date"
     DATE_OUT_OF_RANGE = "date_out_of_range"
     END_BEFORE_START = "end_before_start"
@@ -81,6 +88,19 @@ MESSAGES: dict[Rule, tuple[str, str]] = {
         "this employee number already stands in an earlier row of the same company",
         "同一公司内工号重复，前面的行已使用",
     ),
+    Rule.INVALID_EMPLOYEE_NUMBER: (
+        "an employee number must not contain blanks or slashes",
+        "工号不能含有空格或斜杠",
+    ),
+    Rule.REUSED_EMPLOYEE_NUMBER: (
+        "this employee number is another human's; a number is never handed on",
+        "该工号属于另一个人；工号不可转给他人",
+    ),
+    Rule.LEFT_ELSEWHERE: (
+        "this person was offboarded here; a new start date after that day brings them back",
+        "此人已在本系统离职；如重新入职，请填写离职之后的新开始日期",
+    ),
+    Rule.CONFLICT: ("the row contradicts what is known and was not applied", "该行与现有数据冲突，未应用"),
     Rule.IMPOSSIBLE_DATE: ("not a calendar date of the form YYYY-MM-DD", "不是有效日期（格式 YYYY-MM-DD）"),
     Rule.DATE_OUT_OF_RANGE: (
         "the year must lie between 1900 and 2199; leave an open end empty",

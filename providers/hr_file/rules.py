@@ -35,8 +35,8 @@ JUDGED = (*(column for column in COLUMNS if column != "mobile"), "mobile")
 LIMITS = {
     "employee_number": 64,
     "name": 128,
-    "given_name": 128,
-    "family_name": 128,
+    "given_name": 100,
+    "family_name": 100,
     "email": 254,
     "company": 128,
     "department": 128,
@@ -51,6 +51,7 @@ LIMITS = {
     "mobile": 32,
 }
 MAX_DEPTH = 16
+MAX_PATH = 1000
 FIRST_YEAR, LAST_YEAR = 1900, 2199
 
 _CACHED_VALUES = 50_000
@@ -62,6 +63,7 @@ _EMAIL = re.compile(
     r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]{0,61}[A-Za-z0-9]"
 )
 _MOBILE = re.compile(r"\+?[0-9(][0-9 ().-]{3,30}[0-9]")
+_NUMBER = re.compile(r"[^\s/]{1,64}")
 _MOBILE_PLAIN = re.compile(r"\+?[0-9]{5,15}")
 _MOBILE_PUNCTUATION = str.maketrans("", "", " ().-")
 
@@ -129,12 +131,11 @@ class RowJudge:
         except (KeyError, _Refused):
             return self._refuse(line, cells, self._problems(line, cells))
         if (
-            not number
+            not _NUMBER.fullmatch(number)
             or not name
-            or len(number) > 64
             or len(name) > 128
-            or len(given) > 128
-            or len(family) > 128
+            or len(given) > 100
+            or len(family) > 100
             or len(title) > 128
             or len(manager) > 64
             or len(manager_company) > 128
@@ -210,6 +211,8 @@ class RowJudge:
             return Rule.MISSING_EMPLOYEE_NUMBER
         if field != "department" and len(value) > LIMITS[field]:
             return Rule.TOO_LONG
+        if field == "employee_number" and not _NUMBER.fullmatch(value):
+            return Rule.INVALID_EMPLOYEE_NUMBER
         if field == "name" and not value:
             return Rule.REQUIRED
         if field == "email" and value and not _EMAIL.fullmatch(value):
@@ -300,6 +303,8 @@ def _path(text: str) -> tuple[str, ...]:
     parts = tuple(part.strip(_EDGE) for part in text.split("/"))
     if not all(parts):
         raise _Refused(Rule.EMPTY_PATH_PART)
+    if len(text) > MAX_PATH:
+        raise _Refused(Rule.TOO_LONG)
     if len(parts) > MAX_DEPTH:
         raise _Refused(Rule.TOO_DEEP)
     if any(len(part) > LIMITS["department"] for part in parts):

@@ -98,7 +98,8 @@ def _applications_with_pending() -> Select[Any]:
     return select(found.c.id)
 
 
-def _is_head(row: Any) -> ColumnElement[bool]:
+def is_head(row: Any) -> ColumnElement[bool]:
+    """Whether nothing unfinished stands before this delivery in its lane. `row`: `Delivery` or an alias of it."""
     older = aliased(Delivery)
     return ~exists().where(
         older.lane == row.lane, older.seq < row.seq, older.state.in_([literal_column(f"'{s}'") for s in _UNFINISHED])
@@ -138,7 +139,7 @@ def _heads_of(session: Session, applications: Sequence[str], each: int, *, now: 
             inner.state == "pending",
             inner.application_id == names.c.id,
             inner.next_attempt_at <= now,
-            _is_head(inner),
+            is_head(inner),
         )
         .order_by(inner.next_attempt_at, inner.id)
         .limit(each)
@@ -163,7 +164,7 @@ def _listed(session: Session, values: Sequence[str]) -> CTE:
 def _due(now: datetime) -> Select[Any, Any, Any, Any]:
     return (
         select(Delivery.id, Delivery.application_id, Delivery.channel, Delivery.next_attempt_at)
-        .where(Delivery.state == "pending", Delivery.next_attempt_at <= now, _is_head(Delivery))
+        .where(Delivery.state == "pending", Delivery.next_attempt_at <= now, is_head(Delivery))
         .order_by(Delivery.next_attempt_at, Delivery.id)
     )
 
@@ -185,7 +186,7 @@ def _probes(session: Session, held: Sequence[Hold], in_flight: Counter[str], *, 
                     Delivery.application_id == hold.application_id,
                     Delivery.channel == hold.channel,
                     Delivery.next_attempt_at <= now,
-                    _is_head(Delivery),
+                    is_head(Delivery),
                 )
                 .order_by(Delivery.next_attempt_at, Delivery.id)
                 .limit(1)
@@ -214,7 +215,7 @@ def _claim(
     if not ids:
         return []
     row = aliased(Delivery)
-    free = select(row.id).where(row.id.in_(ids), row.state == "pending", row.next_attempt_at <= now, _is_head(row))
+    free = select(row.id).where(row.id.in_(ids), row.state == "pending", row.next_attempt_at <= now, is_head(row))
     if session.connection().dialect.name == "postgresql":
         free = free.with_for_update(skip_locked=True, of=row)
     claimed = session.execute(

@@ -1,0 +1,196 @@
+"""The delivery loop: leases, sends concurrently, settles in batches.
+
+Sending is asynchronous, the database is used from a few threads in short transactions. A send that has not answered
+after a second no longer counts against the worker's slots, only against its application's bulkhead: silent applications
+do not slow others.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from typing import ParamSpec, TypeVar
+
+import structlog
+
+from idhub.db import Database
+from idhub.delivery.channel import Channel, LeasedDelivery, Outcome
+from idhub.delivery.leasing import lease
+from idhub.delivery.listening import listen
+from idhub.delivery.settling import expire_leases, settle_all
+from idhub.delivery.wake import Waker
+from idhub.errors import IdhubError
+from idhub.settings import Settings
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_SHORTEST_WAIT = 0.005
+_LONGEST_WAIT_WORKING = 0.2
+_LONGEST_WAIT_IDLE = 1.0
+_SLOW_AFTER = 1.0
+# All sends together, slow ones included, never exceed this many times `delivery_workers`.
+_SLOW_FACTOR = 4
+_EXPIRE_EVERY = 1.0
+_AFTER_FAILURE = 1.0
+_DATABASE_THREADS = 2
+
+_log = structlog.get_logger("idhub.delivery")
+
+
+class DeliveryLoop:
+    """Sends what is due until told to stop. One a process; several processes share the work by leases.
+
+    Args:
+        channels: by name; a delivery of an unknown channel waits for a worker that knows it.
+        worker: names this process in leases.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        settings: Settings,
+        channels: Mapping[str, Channel],
+        *,
+        clock: Callable[[], datetime],
+        worker: str,
+    ) -> None:
+        self._database = database
+        self._settings = settings
+        self._channels = channels
+        self._clock = clock
+        self._worker = worker
+        self._threads = ThreadPoolExecutor(_DATABASE_THREADS, "delivery-db")
+        self._sending: dict[asyncio.Task[None], float] = {}
+        self._answers: list[tuple[LeasedDelivery, Outcome]] = []
+        self._answered = asyncio.Event()
+        self._settling = asyncio.Lock()
+        self._wait = _SHORTEST_WAIT
+        self._expired_at = float("-inf")
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set; then finish what was leased, within the deadline of an attempt, and return."""
+        waker = Waker()
+        helpers = [asyncio.create_task(self._settle_forever()), asyncio.create_task(_poke_on(stop, waker))]
+        if self._database.dialect == "postgresql":
+            helpers.append(asyncio.create_task(listen(self._settings, waker)))
+        try:
+            while not stop.is_set():
+                if await self._look():
+                    self._wait = _SHORTEST_WAIT
+                elif await waker.wait(self._wait):
+                    # Whoever woke us may not have committed yet: look several times, ever less often.
+                    self._wait = _SHORTEST_WAIT
+                else:
+                    longest = _LONGEST_WAIT_WORKING if self._sending else _LONGEST_WAIT_IDLE
+                    self._wait = min(self._wait * 2, longest)
+            await self._finish()
+        finally:
+            for task in [*helpers, *self._sending]:
+                task.cancel()
+            await asyncio.gather(*helpers, *self._sending, return_exceptions=True)
+            self._threads.shutdown(wait=False)
+
+    async def _look(self) -> bool:
+        """One round: give back expired leases, take new ones, start sending. Returns whether anything was taken."""
+        loop = asyncio.get_running_loop()
+        free = self._free_slots(loop.time())
+        try:
+            if loop.time() - self._expired_at >= _EXPIRE_EVERY:
+                self._expired_at = loop.time()
+                lost = await self._in_thread(expire_leases, self._database, now=self._clock(), settings=self._settings)
+                if lost:
+                    _log.warning("delivery.leases_expired", count=lost)
+            if free <= 0:
+                return False
+            # Taken before the lease, so that the deadline kept here is never later than the one stored.
+            began = loop.time()
+            leased = await self._in_thread(
+                lease, self._database, worker=self._worker, now=self._clock(), limit=free, settings=self._settings
+            )
+        except Exception:
+            # The loop must outlive its database: it comes back, leases do not get lost.
+            _log.exception("delivery.lease_failed")
+            await asyncio.sleep(_AFTER_FAILURE)
+            return False
+        deadline = began + self._settings.delivery_timeout.total_seconds()
+        for one in leased:
+            task = asyncio.create_task(self._send(one, deadline))
+            self._sending[task] = loop.time()
+            task.add_done_callback(lambda done: self._sending.pop(done, None))
+        return bool(leased)
+
+    def _free_slots(self, now: float) -> int:
+        slow = sum(1 for started in self._sending.values() if now - started > _SLOW_AFTER)
+        slots = self._settings.delivery_workers
+        return min(slots - (len(self._sending) - slow), _SLOW_FACTOR * slots - len(self._sending))
+
+    async def _send(self, leased: LeasedDelivery, deadline: float) -> None:
+        outcome = await self._attempt(leased, deadline)
+        self._answers.append((leased, outcome))
+        self._answered.set()
+
+    async def _attempt(self, leased: LeasedDelivery, deadline: float) -> Outcome:
+        channel = self._channels.get(leased.channel)
+        if channel is None:
+            return Outcome(kind="retry", error=f"This worker knows no channel {leased.channel!r}.")
+        if asyncio.get_running_loop().time() >= deadline:
+            return Outcome(kind="retry", error="Nothing was sent: the worker was held up past the deadline.")
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await channel.send(leased, now=self._clock())
+        except TimeoutError:
+            seconds = self._settings.delivery_timeout.total_seconds()
+            return Outcome(kind="retry", error=f"No answer within {seconds:g} s.")
+        except IdhubError as error:
+            return Outcome(kind="retry", error=error.description)
+        except Exception as error:
+            # One broken answer or channel must not stop the loop; the delivery shows it, and the log the rest.
+            _log.exception("delivery.send_failed", delivery_id=leased.id, channel=leased.channel)
+            return Outcome(kind="retry", error=f"The channel failed ({type(error).__name__}).")
+
+    async def _settle_forever(self) -> None:
+        while True:
+            await self._answered.wait()
+            self._answered.clear()
+            await self._settle_answers()
+
+    async def _settle_answers(self) -> None:
+        """Record every answer there is, in one transaction. Answers that cannot be recorded are tried again."""
+        async with self._settling:
+            await self._settle_batch()
+
+    async def _settle_batch(self) -> None:
+        answers, self._answers = self._answers, []
+        if not answers:
+            return
+        try:
+            kept = await self._in_thread(
+                settle_all, self._database, answers, now=self._clock(), settings=self._settings
+            )
+        except Exception:
+            _log.exception("delivery.settle_failed", count=len(answers))
+            self._answers = answers + self._answers
+            await asyncio.sleep(_AFTER_FAILURE)
+            self._answered.set()
+            return
+        for leased, _ in answers:
+            if leased.id not in kept:
+                _log.warning("delivery.lease_lost", delivery_id=leased.id, attempt=leased.attempt)
+        # What waited behind them in their lanes may be due now.
+        self._wait = _SHORTEST_WAIT
+
+    async def _finish(self) -> None:
+        if self._sending:
+            await asyncio.wait(self._sending, timeout=self._settings.delivery_timeout.total_seconds())
+        # Waits for a batch that is being recorded; what fails now is found by its lease's end.
+        await self._settle_answers()
+
+    async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
+
+
+async def _poke_on(stop: asyncio.Event, waker: Waker) -> None:
+    await stop.wait()
+    waker.poke()

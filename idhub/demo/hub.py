@@ -42,9 +42,9 @@ class CommandResult:
 
 
 class Hub:
-    """One installation in a folder of its own, on the embedded default."""
+    """One installation in a folder of its own; on the embedded default, unless `settings` (IDHUB_*) say otherwise."""
 
-    def __init__(self, folder: Path, *, outbound_allow: str) -> None:
+    def __init__(self, folder: Path, *, outbound_allow: str, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.server = Server("the hub", free_port(), folder / "hub.log")
         self.address = self.server.address
@@ -53,6 +53,7 @@ class Hub:
             "IDHUB_ISSUER": self.address,
             "IDHUB_DATA_DIR": str(folder / "data"),
             "IDHUB_OUTBOUND_ALLOW": outbound_allow,
+            **(settings or {}),
         }
         self._program = Path(sys.executable).parent / "idhub"
         self._http = httpx2.Client(timeout=30)

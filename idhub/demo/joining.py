@@ -160,10 +160,20 @@ def one_sign_in_opens_both(stage: Stage) -> None:
     set_first_password(stage.browser(), link, stage.password)
     stage.tell.check("a one-time link lets her choose a password, once", not link_works(stage.browser(), link))
     browser = stage.browser()
-    page, asked = stage.sign_in(browser, stage.office, person)
-    stage.tell.check(f"she is in Office as {name}", asked and name in page.text, seen=(page.url, page.text[:300]))
-    page, asked = stage.sign_in(browser, stage.wiki, person)
-    stage.tell.check("she is in Wiki without a second password", not asked and name in page.text, seen=page.visited)
+    signed_in = stage.sign_in(browser, stage.office, person)
+    page = signed_in.page
+    stage.tell.check(
+        f"she is in Office as {name}",
+        signed_in.asked_for_password and name in page.text,
+        seen=(page.url, page.text[:300]),
+    )
+    signed_in = stage.sign_in(browser, stage.wiki, person)
+    page = signed_in.page
+    stage.tell.check(
+        "she is in Wiki without a second password",
+        not signed_in.asked_for_password and name in page.text,
+        seen=page.visited,
+    )
     session = stage.office.session_of(name)
     if session is None:
         raise StoryFailed("Office says that she has no session")
@@ -175,7 +185,7 @@ def one_sign_in_opens_both(stage: Stage) -> None:
 
     stranger = stage.cast("not_entitled")
     stage.first_password(stranger)
-    page, _ = stage.sign_in(stage.browser(), stage.office, stranger)
+    page = stage.sign_in(stage.browser(), stage.office, stranger).page
     stage.tell.check(
         f"{stranger.name} (a contractor) may not enter Office: a page of the hub says so in words",
         page.url.startswith(stage.hub.address) and page.login_form is None and "办公" in page.text,

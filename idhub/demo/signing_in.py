@@ -1,11 +1,20 @@
 """How a person gets in, through the real pages: first-sign-in link, sign-in form, consent."""
 
+from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from idhub.demo.browser import Browser, Page
 from idhub.demo.narrator import StoryFailed
 
 _MOST_PAGES = 6
+
+
+@dataclass(frozen=True)
+class SignedIn:
+    """Where signing in ended, and whether a password was asked for on the way."""
+
+    page: Page
+    asked_for_password: bool
 
 
 def set_first_password(browser: Browser, link: str, password: str) -> Page:
@@ -27,12 +36,8 @@ def link_works(browser: Browser, link: str) -> bool:
     return page.form(lambda form: bool(form.named("password")) and "username" not in form.types) is not None
 
 
-def sign_in(browser: Browser, start: str, username: str, password: str) -> tuple[Page, bool]:
-    """Open an address that asks for sign-in and do what the pages ask.
-
-    Returns:
-        The page where it ends, and whether a password was asked for.
-    """
+def sign_in(browser: Browser, start: str, username: str, password: str) -> SignedIn:
+    """Open an address that asks for sign-in and do what the pages ask."""
     page = browser.get(start)
     asked = False
     for _ in range(_MOST_PAGES):
@@ -40,12 +45,11 @@ def sign_in(browser: Browser, start: str, username: str, password: str) -> tuple
         if form is not None and not asked:
             asked = True
             page = browser.submit(page, form, {"username": username, "password": password})
-            continue
-        if form is None and urlsplit(page.url).path == "/consent" and page.forms:
+        elif form is None and urlsplit(page.url).path == "/consent" and page.forms:
             page = browser.submit(page, page.forms[-1], button="allow")
-            continue
-        break
-    return page, asked
+        else:
+            break
+    return SignedIn(page, asked)
 
 
 def is_signed_in_at_hub(browser: Browser, hub_address: str) -> bool:

@@ -14,11 +14,12 @@ import httpx2
 
 from idhub.demo import signing_in
 from idhub.demo.applications import Application, ScimTarget
-from idhub.demo.browser import Browser, Page
+from idhub.demo.browser import Browser
 from idhub.demo.hub import Client, Hub
 from idhub.demo.narrator import Narrator, StoryFailed
 from idhub.demo.processes import wait_until
 from idhub.demo.sample import SAMPLE_SIGNINS, SampleSignIn
+from idhub.demo.signing_in import SignedIn
 
 _ZONE = ZoneInfo("Asia/Shanghai")
 _LOOK_EVERY_SECONDS = 0.02
@@ -93,14 +94,14 @@ class Stage:
 
     def sign_in(
         self, browser: Browser, application: Application, person: SampleSignIn, *, password: str | None = None
-    ) -> tuple[Page, bool]:
-        """Sign in to an application. Returns the last page, and whether a password was asked for."""
+    ) -> SignedIn:
+        """Sign in to an application."""
         start = f"{application.address}/login"
         return signing_in.sign_in(browser, start, person.employee_number, password or self.password)
 
     def can_sign_in(self, person: SampleSignIn, *, password: str | None = None) -> bool:
         """Whether a fresh browser gets into Office, by the account of Office itself."""
-        page, _ = self.sign_in(self.browser(), self.office, person, password=password)
+        page = self.sign_in(self.browser(), self.office, person, password=password).page
         return page.url.startswith(self.office.address) and self.office.session_of(person.name) is not None
 
     def person_id(self, person: SampleSignIn) -> str:

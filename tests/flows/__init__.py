@@ -1,0 +1,1 @@
+"""User stories end to end: processes of their own, real pages, independent counterparts."""

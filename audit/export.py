@@ -1,0 +1,106 @@
+"""Export of the log as JSON lines that `audit.verify` proves without a database.
+
+Lines, in this order: a header; for each event `{"position":N,"body":CANONICAL}` with the stored bytes as they are,
+followed, if personal values are revealed, by `{"personal":...}` with values and salts; after each 256 events a tile of
+their leaf hashes, which lets a verifier name the place of a fault; each signed checkpoint right after the last event it
+covers; an end line. Tiles of events that retention removed come alone, marked `withheld`.
+
+The export ends at the newest checkpoint: what is not proven yet is not exported as if it were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import orjson
+from sqlalchemy import Connection, func, select
+
+from audit.checkpoint import parse_note
+from audit.errors import AuditError
+from audit.personal import Sealer
+from audit.reveal import reveal
+from audit.tables import audit_checkpoints, audit_events
+from audit.tiles import StoredCheckpoints, stored_tile
+from audit.verify import FORMAT, FORMAT_VERSION, TILE_SIZE
+
+_PAGE: Final = 1_024
+
+
+def export_jsonl(connection: Connection, *, reveal_with: Sealer | None = None) -> Iterator[bytes]:
+    """Yield the lines of an export; memory stays flat. Call it in one snapshot (a read transaction).
+
+    With `reveal_with` personal values that have not been erased are opened and exported beside their events.
+
+    Raises:
+        AuditError: the log holds no checkpoint yet, or has a hole; sequence first, verify the database then.
+    """
+    newest = connection.execute(
+        select(audit_checkpoints.c.size, audit_checkpoints.c.note).order_by(audit_checkpoints.c.size.desc()).limit(1)
+    ).one_or_none()
+    if newest is None:
+        raise AuditError("the log has no checkpoint yet; there is nothing that an export could prove")
+    first = connection.execute(select(func.min(audit_events.c.position))).scalar_one()
+    withheld: int = newest.size - newest.size % TILE_SIZE if first is None else min(first, newest.size)
+    origin = parse_note(newest.note)[0].origin
+    yield _line({"format": FORMAT, "version": FORMAT_VERSION, "origin": origin, "size": newest.size, "first": withheld})
+    notes = StoredCheckpoints(connection)
+    yield from _withheld_lines(connection, notes, withheld)
+    yield from _event_lines(connection, notes, start=withheld, end=newest.size, sealer=reveal_with)
+    yield _line({"end": {"size": newest.size}})
+
+
+def _withheld_lines(connection: Connection, notes: StoredCheckpoints, end: int) -> Iterator[bytes]:
+    for number in range(end // TILE_SIZE):
+        hashes = stored_tile(connection, number)
+        if hashes is None:
+            raise AuditError(f"the log has a hole at {number * TILE_SIZE}; verify the database")
+        yield _line({"tile": number, "withheld": True, "hashes": b"".join(hashes).hex()})
+        yield from _note_lines(notes, (number + 1) * TILE_SIZE)
+
+
+def _event_lines(
+    connection: Connection, notes: StoredCheckpoints, *, start: int, end: int, sealer: Sealer | None
+) -> Iterator[bytes]:
+    hashes: list[bytes] = []
+    position = start
+    for page in _pages(connection, start=start, end=end):
+        revealed = reveal(connection, [row.event_id for row in page], sealer) if sealer else {}
+        for row in page:
+            if row.position != position:
+                raise AuditError(f"the log has a hole at {position}; verify the database")
+            yield b'{"position":%d,"body":%b}\n' % (position, bytes(row.body))
+            if row.event_id in revealed:
+                values = {name: [text, salt.hex()] for name, (text, salt) in revealed[row.event_id].items()}
+                yield _line({"personal": {"position": position, "values": values}})
+            hashes.append(bytes(row.leaf_hash))
+            position += 1
+            if len(hashes) == TILE_SIZE or position == end:
+                yield _line({"tile": (position - 1) // TILE_SIZE, "hashes": b"".join(hashes).hex()})
+                hashes = []
+            yield from _note_lines(notes, position)
+
+
+def _note_lines(notes: StoredCheckpoints, size: int) -> Iterator[bytes]:
+    for note in notes.up_to(size):
+        yield _line({"checkpoint": note})
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return orjson.dumps(value) + b"\n"
+
+
+def _pages(connection: Connection, *, start: int, end: int) -> Iterator[list[Any]]:
+    """Yield events in pages by keyset."""
+    columns = (audit_events.c.position, audit_events.c.event_id, audit_events.c.body, audit_events.c.leaf_hash)
+    while start < end:
+        page = connection.execute(
+            select(*columns)
+            .where(audit_events.c.position >= start, audit_events.c.position < end)
+            .order_by(audit_events.c.position)
+            .limit(_PAGE)
+        ).all()
+        if not page:
+            raise AuditError(f"the log has a hole at {start}; verify the database")
+        yield list(page)
+        start = page[-1].position + 1

@@ -1,0 +1,92 @@
+"""Retention: the one way by which events leave the log.
+
+Only whole tiles of 256 events from the beginning go, only below a signed checkpoint, and only after the caller has
+exported and verified them (`audit.export`, `audit.verify`). The decision is a row of its own that stays, as do tiles,
+head and checkpoints: the rest of the log and every later checkpoint can still be proven.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from audit.errors import NotRetainable
+from audit.events import Actor, clean_text, to_micros
+from audit.tables import (
+    audit_checkpoints,
+    audit_events,
+    audit_person_keys,
+    audit_personal,
+    audit_retention,
+    audit_terms,
+)
+from audit.tiles import TILE_SIZE
+from audit.verify import VerifyResult
+
+# Two tiles: what is left while a removal is under way always begins at a tile whose hashes are known.
+_BATCH: Final = 2 * TILE_SIZE
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Who decided that events below `through_position` may go, and why."""
+
+    through_position: int
+    actor: Actor
+    reason: str
+    decided_at: datetime
+
+
+def decide(connection: Connection, decision: Decision, *, exported: VerifyResult) -> None:
+    """Write down that events below a position may be removed. `exported` is the verified export that holds them.
+
+    Record `audit.pruned` beside it, in the same transaction.
+
+    Raises:
+        NotRetainable: not a multiple of 256, not below a checkpoint, not more than before, or not in a valid export.
+    """
+    through = decision.through_position
+    sealed = connection.execute(select(func.max(audit_checkpoints.c.size))).scalar_one() or 0
+    before = connection.execute(select(func.max(audit_retention.c.through_position))).scalar_one() or 0
+    if through % TILE_SIZE or not before < through <= sealed:
+        raise NotRetainable("only whole tiles of 256 events below a checkpoint can be removed")
+    if not exported.is_valid or exported.size < through or exported.withheld > before:
+        raise NotRetainable("events are removed only after a valid export holds them")
+    connection.execute(
+        insert(audit_retention),
+        [
+            {
+                "through_position": through,
+                "decided_at": to_micros(decision.decided_at),
+                "actor_id": decision.actor.id,
+                "reason": clean_text(decision.reason),
+            }
+        ],
+    )
+
+
+def remove(connection: Connection) -> int:
+    """Delete some of the events that a decision covers; return how many. Call again until it returns 0."""
+    through = connection.execute(select(func.max(audit_retention.c.through_position))).scalar_one() or 0
+    first = connection.execute(select(func.min(audit_events.c.position))).scalar_one()
+    if first is None:
+        return 0
+    rows = connection.execute(
+        select(audit_events.c.id, audit_events.c.event_id).where(audit_events.c.position < min(through, first + _BATCH))
+    ).all()
+    if not rows:
+        return 0
+    event_ids = [row.event_id for row in rows]
+    connection.execute(delete(audit_terms).where(audit_terms.c.event_id.in_(event_ids)))
+    connection.execute(delete(audit_personal).where(audit_personal.c.event_id.in_(event_ids)))
+    still_used = select(audit_personal.c.key_id)
+    connection.execute(
+        delete(audit_person_keys).where(
+            audit_person_keys.c.id.in_(event_ids), audit_person_keys.c.id.not_in(still_used)
+        )
+    )
+    connection.execute(delete(audit_events).where(audit_events.c.id.in_([row.id for row in rows])))
+    return len(rows)

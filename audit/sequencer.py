@@ -1,0 +1,357 @@
+"""The sequencer gives events their place in the log, grows the tree and signs checkpoints.
+
+Any number may run; one works at a time, by a lease row with a fencing number instead of a session lock, so that it
+works through PgBouncer. The lease only saves work. What keeps the log right is that every piece moves the head by
+compare-and-swap on its size, together with the fencing number, in the transaction that gives out the positions.
+
+A row is taken when its transaction is surely over. On PostgreSQL identity order is not commit order: a row counts
+when its `xid` lies below the snapshot's xmin, and a long transaction delays those after it but is never passed over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import Connection, Engine, bindparam, case, exists, func, insert, or_, select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from audit.checkpoint import Checkpoint, Signer, Witness, sign_checkpoint
+from audit.errors import AuditError, StaleSequencer
+from audit.events import from_micros, to_micros
+from audit.merkle import EMPTY_ROOT, Frontier, consistency_proof, leaf_hash, verify_consistency
+from audit.tables import audit_checkpoints, audit_events, audit_head, audit_lease
+from audit.tiles import StoredTree, store_complete_tiles
+
+TransactionFactory = Callable[[], AbstractContextManager[Connection | Session]]
+
+_LEASE: Final = "sequencer"
+_LEASE_TIME: Final = timedelta(seconds=10)
+# About 10 ms a piece on SQLite, where a commit must not keep other writers waiting for more than 50.
+_PIECE: Final = {"sqlite": 500, "postgresql": 2_000}
+_PIECES_A_RUN: Final = 200
+_COUNT_UP_TO: Final = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """Events without a place in the log: how many (counted up to 10,000) and the age of the first."""
+
+    pending: int
+    oldest: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class SequencerResult:
+    """What one run did.
+
+    `mismatched` names events whose stored bytes are not those that were appended: somebody changed them before they
+    were sequenced. They get no place, stay in `lag`, and are an alarm. `unreached` names witnesses with their error.
+    """
+
+    appended: int
+    size: int
+    lag: Lag
+    is_leader: bool = True
+    checkpoint: str | None = None
+    mismatched: tuple[str, ...] = ()
+    unreached: tuple[tuple[str, str], ...] = ()
+
+
+def lag(connection: Connection, now: datetime) -> Lag:
+    """Return how far the log is behind what has been committed, for `/readyz`."""
+    waiting = select(audit_events.c.id).where(audit_events.c.position.is_(None)).limit(_COUNT_UP_TO).subquery()
+    pending = connection.execute(select(func.count()).select_from(waiting)).scalar_one()
+    if not pending:
+        return Lag(0, timedelta())
+    first = connection.execute(
+        select(audit_events.c.at).where(audit_events.c.position.is_(None)).order_by(audit_events.c.id).limit(1)
+    ).scalar_one()
+    return Lag(pending, max(timedelta(), now - from_micros(first)))
+
+
+@dataclass(slots=True)
+class _Piece:
+    appended: int
+    last_id: int
+    is_last: bool
+    mismatched: list[str]
+
+
+class Sequencer:
+    """One candidate for the work. Not thread-safe; one a process is enough."""
+
+    def __init__(
+        self,
+        transactions: Engine | TransactionFactory,
+        signer: Signer,
+        witnesses: Sequence[Witness],
+        owner_id: str,
+        *,
+        origin: str,
+        checkpoint_interval: timedelta = timedelta(milliseconds=900),
+        piece: int | None = None,
+    ) -> None:
+        """Take what it works with.
+
+        Args:
+            transactions: an engine, or a factory of write transactions that commit when their block ends and roll back
+                when it raises; `BEGIN IMMEDIATE` on SQLite.
+            signer: the checkpoint key.
+            witnesses: get every new checkpoint, after it is committed.
+            owner_id: names this process in the lease; unique among the running ones.
+            origin: names the log in its checkpoints, such as `hub.example.com/audit`; never changes.
+            checkpoint_interval: at most one checkpoint in this time, on-demand ones aside.
+            piece: events a commit; by default what fits 50 ms.
+        """
+        self._transactions = _immediate(transactions) if isinstance(transactions, Engine) else transactions
+        self._signer = signer
+        self._witnesses = tuple(witnesses)
+        self._owner_id = owner_id
+        self._origin = origin
+        self._interval = checkpoint_interval
+        self._piece = piece
+        self._published: dict[str, int] = {}
+
+    def run_once(self, now: datetime, *, checkpoint: bool = False) -> SequencerResult:
+        """Take every settled event in, then sign and publish a checkpoint when one is due.
+
+        With `checkpoint` one is signed at once, as at an offboarding. A run is bounded; call again while `lag` is not
+        zero. When another sequencer has the lease, nothing happens and `is_leader` is False.
+
+        Raises:
+            StaleSequencer: another sequencer took over meanwhile; what this one had committed stands.
+            AuditError: the stored tree contradicts itself; nothing is signed.
+        """
+        with self._transaction() as connection:
+            has_work = self._has_work(connection)
+            fencing = self._hold_lease(connection, now) if has_work else None
+            size = connection.execute(select(audit_head.c.size)).scalar_one_or_none() or 0
+            waiting = lag(connection, now)
+        if has_work and fencing is None:
+            return SequencerResult(0, size, waiting, is_leader=False)
+        appended, mismatched = 0, list[str]()
+        if fencing is not None and waiting.pending:
+            for piece in self._pieces(fencing, now):
+                appended += piece.appended
+                mismatched += piece.mismatched
+        note = self._checkpoint(now, is_due=checkpoint)
+        unreached = self._publish()
+        with self._transaction() as connection:
+            size = connection.execute(select(audit_head.c.size)).scalar_one_or_none() or 0
+            waiting = lag(connection, now)
+        return SequencerResult(
+            appended, size, waiting, checkpoint=note, mismatched=tuple(mismatched), unreached=tuple(unreached)
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Connection]:
+        with self._transactions() as opened:
+            yield opened.connection() if isinstance(opened, Session) else opened
+
+    def _has_work(self, connection: Connection) -> bool:
+        """Tell whether there is an event to take or a head to sign: an idle hub writes nothing."""
+        unsequenced = select(exists().where(audit_events.c.position.is_(None)))
+        if connection.execute(unsequenced).scalar_one():
+            return True
+        size = connection.execute(select(audit_head.c.size)).scalar_one_or_none() or 0
+        return size > (connection.execute(select(func.max(audit_checkpoints.c.size))).scalar_one() or 0)
+
+    def _hold_lease(self, connection: Connection, now: datetime) -> int | None:
+        """Return the fencing number under which to work, None when the lease is another's."""
+        on_conflict = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+        micros = to_micros(now)
+        held = connection.execute(select(audit_lease).where(audit_lease.c.name == _LEASE)).one_or_none()
+        if held is None:
+            empty_lease = {"name": _LEASE, "owner_id": "", "fencing": 0, "expires_at": 0}
+            connection.execute(on_conflict(audit_lease).values(empty_lease).on_conflict_do_nothing())
+            empty_head = {"id": 1, "size": 0, "frontier": b"", "root": EMPTY_ROOT, "fencing": 0, "updated_at": micros}
+            connection.execute(on_conflict(audit_head).values(empty_head).on_conflict_do_nothing())
+        elif held.owner_id == self._owner_id and held.expires_at > to_micros(now + _LEASE_TIME / 2):
+            fencing: int = held.fencing
+            return fencing
+        is_renewal = (audit_lease.c.owner_id == self._owner_id) & (audit_lease.c.expires_at > micros)
+        return connection.execute(
+            update(audit_lease)
+            .where(
+                audit_lease.c.name == _LEASE,
+                or_(audit_lease.c.owner_id == self._owner_id, audit_lease.c.expires_at <= micros),
+            )
+            .values(
+                owner_id=self._owner_id,
+                fencing=audit_lease.c.fencing + case((is_renewal, 0), else_=1),
+                expires_at=to_micros(now + _LEASE_TIME),
+            )
+            .returning(audit_lease.c.fencing)
+        ).scalar_one_or_none()
+
+    def _pieces(self, fencing: int, now: datetime) -> Iterator[_Piece]:
+        after_id = 0
+        for _ in range(_PIECES_A_RUN):
+            with self._transaction() as connection:
+                piece = self._append_piece(connection, fencing=fencing, after_id=after_id, now=now)
+            yield piece
+            if piece.is_last:
+                return
+            # Rows that were passed over keep their NULL: do not read them again in this run.
+            after_id = piece.last_id if piece.mismatched else after_id
+
+    def _append_piece(self, connection: Connection, *, fencing: int, after_id: int, now: datetime) -> _Piece:
+        limit = self._piece or _PIECE.get(connection.dialect.name, 500)
+        rows = connection.execute(_settled(connection), {"after_id": after_id, "piece": limit}).all()
+        ids, leaves, mismatched = [], [], []
+        for row in rows:
+            leaf = leaf_hash(row.body)
+            if leaf != bytes(row.leaf_hash):
+                mismatched.append(row.event_id)
+                continue
+            ids.append(row.id)
+            leaves.append(leaf)
+        if ids:
+            self._move_head(connection, ids, leaves, fencing=fencing, now=now)
+        return _Piece(len(ids), rows[-1].id if rows else after_id, len(rows) < limit, mismatched)
+
+    def _move_head(
+        self, connection: Connection, ids: list[int], leaves: list[bytes], *, fencing: int, now: datetime
+    ) -> None:
+        head = connection.execute(select(audit_head)).one()
+        frontier = Frontier.from_bytes(head.size, bytes(head.frontier))
+        if frontier.root() != bytes(head.root):
+            raise AuditError("the head of the log contradicts itself")
+        frontier.extend(leaves)
+        moved = connection.execute(
+            update(audit_head)
+            .where(
+                audit_head.c.id == 1,
+                audit_head.c.size == head.size,
+                audit_head.c.root == head.root,
+                audit_head.c.fencing <= fencing,
+                exists().where(
+                    audit_lease.c.name == _LEASE,
+                    audit_lease.c.owner_id == self._owner_id,
+                    audit_lease.c.fencing == fencing,
+                ),
+            )
+            .values(
+                size=frontier.size,
+                frontier=frontier.to_bytes(),
+                root=frontier.root(),
+                fencing=fencing,
+                updated_at=to_micros(now),
+            )
+        )
+        if moved.rowcount != 1:
+            raise StaleSequencer("the lease or the head of the log has passed to another sequencer")
+        _give_positions(connection, ids, first=head.size)
+        store_complete_tiles(connection, old_size=head.size, leaves=leaves)
+
+    def _checkpoint(self, now: datetime, *, is_due: bool) -> str | None:
+        with self._transaction() as connection:
+            head = connection.execute(select(audit_head)).one_or_none()
+            last = connection.execute(_newest_checkpoint()).one_or_none()
+            if head is None or head.size <= (last.size if last else 0):
+                return None
+            if last and not is_due and to_micros(now) - last.signed_at < self._interval // timedelta(microseconds=1):
+                return None
+            if last:
+                _refuse_fork(connection, head, last)
+        # Signed outside of any transaction: the key may be in another process.
+        signed = Checkpoint(self._origin, head.size, bytes(head.root), now)
+        note = sign_checkpoint(signed, self._signer)
+        row = {"size": head.size, "root": bytes(head.root), "signed_at": to_micros(now), "note": note}
+        with self._transaction() as connection:
+            taken = connection.execute(
+                select(audit_checkpoints.c.note).where(audit_checkpoints.c.size == head.size)
+            ).scalar_one_or_none()
+            if taken is not None:
+                return None
+            connection.execute(insert(audit_checkpoints), [row])
+        return note
+
+    def _publish(self) -> list[tuple[str, str]]:
+        """Offer the newest checkpoint to each witness that has not taken it; return those that failed."""
+        with self._transaction() as connection:
+            newest = connection.execute(_newest_checkpoint()).one_or_none()
+        unreached: list[tuple[str, str]] = []
+        for witness in self._witnesses:
+            if newest is None or self._published.get(witness.name, 0) >= newest.size:
+                continue
+            try:
+                witness.publish(newest.note)
+            except (OSError, AuditError) as error:
+                unreached.append((witness.name, str(error)))
+            else:
+                self._published[witness.name] = newest.size
+        return unreached
+
+
+def _newest_checkpoint() -> Any:
+    return select(audit_checkpoints).order_by(audit_checkpoints.c.size.desc()).limit(1)
+
+
+def _settled(connection: Connection) -> Any:
+    """Rows without a place whose transaction is surely over, oldest first."""
+    rows = (
+        select(audit_events.c.id, audit_events.c.event_id, audit_events.c.body, audit_events.c.leaf_hash)
+        .where(audit_events.c.position.is_(None), audit_events.c.id > bindparam("after_id"))
+        .order_by(audit_events.c.id)
+        .limit(bindparam("piece"))
+    )
+    if connection.dialect.name != "postgresql":
+        return rows
+    # A visible row from this cluster has xid < xmax; one beyond it came with a dump from another and is over too.
+    return rows.where(
+        text(
+            "(xid < (SELECT (pg_snapshot_xmin(pg_current_snapshot())::text)::bigint)"
+            " OR xid >= (SELECT (pg_snapshot_xmax(pg_current_snapshot())::text)::bigint))"
+        )
+    )
+
+
+def _give_positions(connection: Connection, ids: list[int], *, first: int) -> None:
+    if connection.dialect.name == "postgresql":
+        given = connection.execute(
+            text(
+                "UPDATE audit_events SET position = :first + given.place - 1"
+                " FROM unnest(CAST(:ids AS bigint[])) WITH ORDINALITY AS given(id, place)"
+                " WHERE audit_events.id = given.id AND audit_events.position IS NULL"
+            ),
+            {"first": first, "ids": ids},
+        ).rowcount
+    else:
+        numbered = [(first + offset, id_) for offset, id_ in enumerate(ids)]
+        given = connection.exec_driver_sql(
+            "UPDATE audit_events SET position = ? WHERE id = ? AND position IS NULL", numbered
+        ).rowcount
+    if given != len(ids):
+        raise StaleSequencer("another sequencer has given these events their place")
+
+
+def _refuse_fork(connection: Connection, head: Any, last: Any) -> None:
+    """Never sign a tree that does not begin with the one that was signed before."""
+    proof = consistency_proof(last.size, head.size, StoredTree(connection).node)
+    extends = verify_consistency(
+        old_size=last.size, size=head.size, old_root=bytes(last.root), root=bytes(head.root), proof=proof
+    )
+    if not extends:
+        raise AuditError(f"the log no longer begins with what was signed at size {last.size}; nothing is signed")
+
+
+def _immediate(engine: Engine) -> TransactionFactory:
+    @contextmanager
+    def transaction() -> Iterator[Connection]:
+        with engine.connect() as connection:
+            if connection.dialect.name == "sqlite":
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.commit()
+
+    return transaction

@@ -108,9 +108,7 @@ async def _judge(run: Run, seen: list[Seen], users: list[Resource], *, changed: 
     read_back = {"state": worst.state, "began_at": began_at.isoformat(), "accounts": len(users), "counts": False}
     run.evidence["read_back"] = read_back
     if any(each.state == "gone" for each in seen) and not await _control_read(run):
-        return run.outcome(
-            "retry", "The account is not found, but no account known to be alive could be read beside it."
-        )
+        return run.outcome("retry", "The account is not found, but no account known to be alive was found beside it.")
     known_state = {"gone": "absent"}.get(worst.state, worst.state)
     events = (EventType.ACCOUNT_DEACTIVATED,) if changed and known_state in {"absent", "inactive"} else ()
     await run.note(_known(run, known_state, users), seen_at=began_at, events=events)

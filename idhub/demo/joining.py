@@ -2,19 +2,18 @@
 
 import csv
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from idhub.db import create_database
 from idhub.demo import sample
 from idhub.demo.applications import Application
 from idhub.demo.narrator import StoryFailed
 from idhub.demo.processes import wait_until
 from idhub.demo.signing_in import link_works, set_first_password
 from idhub.demo.stage import Remembered, Stage
+from idhub.services import open_hub
 from idhub.settings import load_settings
 
 _WIKI_RULE = "employments.company pr"
@@ -39,12 +38,12 @@ def the_hub_starts(stage: Stage) -> None:
 
 
 def _add_organizations(stage: Stage) -> None:
-    database = create_database(load_settings(data_dir=stage.hub.folder / "data", issuer=stage.hub.address))
+    hub = open_hub(load_settings(data_dir=stage.hub.folder / "data", issuer=stage.hub.address))
     try:
-        with database.transaction() as session:
-            added = sample.create_sample_organizations(session, now=datetime.now(UTC))
+        with hub.database.transaction() as session:
+            added = sample.create_sample_organizations(session, now=hub.clock())
     finally:
-        database.dispose()
+        hub.close()
     stage.tell.check(
         f"{sample.GROUP_NAME} · {sample.GROUP_NAME_EN} has {added} companies", added == len(sample.COMPANIES)
     )

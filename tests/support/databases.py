@@ -6,8 +6,9 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Literal
 
-from idhub.db import Database, create_database
+from idhub.db import create_database
 from idhub.keys import MasterKey, load_keyring
+from idhub.migrations import migrate
 from idhub.settings import Settings
 from tests.support.clock import Clock
 from tests.support.postgres import PostgresServer, postgres_server
@@ -71,7 +72,7 @@ class Databases:
         url = f"sqlite:///{self._folder / 'template.db'}" if kind == "sqlite" else self.server.create(_TEMPLATE)
         database = create_database(Settings(data_dir=self._folder, database_url=url))
         try:
-            _migrate(database)
+            migrate(database)
             # Keys cost more than the rest of a test; the same ones serve the whole run.
             load_keyring(database, self.master_key, now=Clock()())
             if kind == "sqlite":
@@ -86,21 +87,3 @@ class Databases:
         if self._running is not None:
             self._running.__exit__(None, None, None)
             self._running = self._server = None
-
-
-def _migrate(database: Database) -> None:
-    import importlib
-
-    from idhub import migrations
-    from idhub.db import Base
-
-    try:
-        importlib.import_module("audit.trail")
-    except ImportError:
-        pass
-    else:
-        migrations.migrate(database)
-        return
-    for tables in Path(__file__).parents[2].glob("idhub/*/tables.py"):
-        importlib.import_module(f"idhub.{tables.parent.name}.tables")
-    Base.metadata.create_all(database.engine)

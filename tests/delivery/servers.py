@@ -1,6 +1,7 @@
 """Small HTTP servers of a test, in its own event loop."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -52,3 +53,12 @@ async def raw_server(
         for task in list(tasks):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool], *, seconds: float) -> float:
+    """Wait until `condition` holds; returns how long that took, and fails after `seconds`."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds, "not in time"
+        await asyncio.sleep(0.01)
+    return time.monotonic() - began

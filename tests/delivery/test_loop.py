@@ -17,6 +17,7 @@ from idhub.errors import Unavailable
 from idhub.settings import Settings
 from tests.delivery.conftest import add_applications
 from tests.delivery.rows import DONE, delivery, row
+from tests.delivery.servers import until
 from tests.support.clock import Clock
 
 
@@ -43,14 +44,6 @@ class FakeChannel:
 async def hang(_delivery: LeasedDelivery) -> Outcome:
     await asyncio.sleep(3600)
     return DONE
-
-
-async def until(condition: Callable[[], bool], *, seconds: float) -> float:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < seconds, "not in time"
-        await asyncio.sleep(0.01)
-    return time.monotonic() - began
 
 
 def run(

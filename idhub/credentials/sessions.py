@@ -278,7 +278,12 @@ def logout_delivery(participant: EndedParticipant) -> PlannedDelivery:
         channel=LOGOUT_CHANNEL,
         lane=f"participant:{participant.id}",
         operation="logout",
-        payload={"client_id": participant.client_id, "sub": participant.sub, "sid": participant.sid},
+        payload={
+            "client_id": participant.client_id,
+            "sub": participant.sub,
+            "sid": participant.sid,
+            "residual_until": participant.token_expires_at.isoformat() if participant.token_expires_at else None,
+        },
         principal_id=participant.principal_id,
         participant_id=participant.id,
         required_grade=Grade.E1,

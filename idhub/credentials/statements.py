@@ -23,7 +23,6 @@ from idhub.directory.tables import (
     Department,
     Employment,
     EmploymentState,
-    Installation,
     Organization,
     Person,
     Principal,
@@ -132,7 +131,6 @@ def _statements() -> dict[str, Executable]:
     )
     return {
         # ---- configuration
-        "rules.version": select(Installation.rules_version).where(Installation.id == 1),
         "client.find": select(
             *OidcClient.__table__.columns,
             Application.is_enabled.label("application_is_enabled"),

@@ -20,6 +20,8 @@ from idhub.directory.tables import Person
 from idhub.settings import Settings
 
 Protocol = Literal["oidc", "oidc_logout", "none"]
+BROWSER_TOKEN_MIN = 16
+"""A shorter pre-session cookie is not one of ours and is replaced."""
 _RESUME: dict[str, str] = {"oidc": "/oauth2/authorize/resume", "oidc_logout": "/oauth2/logout/resume"}
 
 

@@ -1,0 +1,439 @@
+"""The endpoints that machines call at high rate: thin ASGI handlers on the narrow store.
+
+Each reads its request within bounds, authenticates, asks one operation, answers. Whatever is sent, the answer is a
+clear OAuth error or the truth; never a 5xx for what the caller did.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Protocol
+
+import orjson
+import structlog
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from idhub.changes import EventType
+from idhub.credentials import opaque, spending
+from idhub.credentials.predicate import Refused
+from idhub.credentials.spending import Active, Caller
+from idhub.credentials.store import create_store
+from idhub.db import Database
+from idhub.errors import Unavailable
+from idhub.keys import Keyring
+from idhub.oidc.claims import person_claims
+from idhub.oidc.clients import Client, ClientCache, GuessLimit, presented, verify
+from idhub.oidc.errors import OAuthError, invalid_request
+from idhub.oidc.grants import Grants, RecordedRefusal
+from idhub.oidc.journal import Journal
+from idhub.oidc.metadata import (
+    DISCOVERY_PATHS,
+    INTROSPECT_PATH,
+    JWKS_PATH,
+    REVOKE_PATH,
+    TOKEN_PATH,
+    USERINFO_PATH,
+    metadata,
+)
+from idhub.oidc.parameters import MAX_BODY, MAX_QUERY, Parameters, parse
+from idhub.oidc.tokens import TokenReader
+from idhub.settings import Settings
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_FORM: Final = b"application/x-www-form-urlencoded"
+_MAX_BEARER: Final = 8_192
+_NO_STORE: Final = ((b"cache-control", b"no-store"), (b"pragma", b"no-cache"))
+_ALWAYS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+)
+_LOG = structlog.get_logger(__name__)
+
+
+class HotServices(Protocol):
+    """The part of `idhub.app.Services` that these endpoints use."""
+
+    @property
+    def settings(self) -> Settings:
+        """Settings of the installation."""
+
+    @property
+    def database(self) -> Database:
+        """Names the database; the store opens connections of its own."""
+
+    @property
+    def keyring(self) -> Keyring:
+        """Signs tokens, seals audit values."""
+
+    @property
+    def clock(self) -> Callable[[], datetime]:
+        """The present, aware UTC; read once a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request as these handlers see it."""
+
+    method: str
+    headers: Mapping[bytes, bytes]
+    query: bytes
+    body: bytes
+    address: str
+    request_id: str | None
+
+    def form(self) -> Parameters:
+        """Parameters of the body. Those of the URL are refused: they end up in logs (RFC 6749 section 3.2).
+
+        Raises:
+            OAuthError: invalid_request.
+        """
+        media_type = self.headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower()
+        if media_type != _FORM:
+            raise invalid_request("Content-Type must be application/x-www-form-urlencoded.", reason="content_type")
+        if self.query:
+            raise invalid_request("Parameters must be in the body, not in the URL.", reason="query")
+        return parse(self.body)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is sent back."""
+
+    body: bytes
+    status: int = 200
+    headers: tuple[tuple[bytes, bytes], ...] = _NO_STORE
+
+
+def _json(value: Mapping[str, Any]) -> Answer:
+    return Answer(orjson.dumps(value))
+
+
+class Endpoints:
+    """The handlers and what they share. `close` it when the application stops."""
+
+    def __init__(self, services: HotServices) -> None:
+        self._issuer = services.settings.issuer
+        self._keyring = services.keyring
+        self.clock = services.clock
+        self.store = create_store(services.settings, services.database, services.keyring)
+        self.journal = Journal(self.store)
+        self._clients = ClientCache(self.store)
+        self._limit = GuessLimit()
+        self._reader = TokenReader(services.keyring, services.settings.issuer)
+        self._grants = Grants(services.settings, services.keyring, self.store)
+        self._discovery = _cached_document(metadata(services.settings.issuer))
+
+    async def close(self) -> None:
+        """Write what was counted and close every connection."""
+        await self.journal.flush()
+        await self.store.close()
+
+    # ------------------------------------------------------------------ handlers
+
+    async def token(self, request: Request, now: datetime) -> Answer:
+        """RFC 6749 section 3.2."""
+        caller: Caller | None = None
+        client: Client | None = None
+        try:
+            parameters = request.form()
+            client = await self._authenticate(request, parameters)
+            caller = self._caller(client, request)
+            return _json(await self._grants.answer(client, caller, parameters, now=now))
+        except OAuthError as error:
+            if not (isinstance(error, RecordedRefusal) and error.is_recorded):
+                await self._refused(error, client, caller, request, EventType.TOKEN_REFUSED, now)
+            raise
+
+    async def introspect(self, request: Request, now: datetime) -> Answer:
+        """RFC 7662 section 2. Answered from the database on every call."""
+        caller: Caller | None = None
+        client: Client | None = None
+        try:
+            parameters = request.form()
+            client = await self._authenticate(request, parameters)
+            caller = self._caller(client, request)
+            if client.is_public:
+                raise OAuthError("invalid_client", "Introspection needs client authentication.", reason="public")
+            parameters.check()
+            active = await self._look_up(parameters.require("token"), now)
+        except OAuthError as error:
+            await self._refused(error, client, caller, request, EventType.REQUEST_REFUSED, now)
+            raise
+        self.journal.count(EventType.TOKEN_INTROSPECTED, client_id=client.client_id, address=request.address, now=now)
+        # RFC 7662 section 4: who may ask about a token is the client it was issued to, and the resource it is for.
+        if active is None or (
+            client.client_id != active.client_id and active.audience not in {client.audience, client.client_id}
+        ):
+            return _json({"active": False})
+        answer: dict[str, Any] = {
+            "active": True,
+            "iss": self._issuer,
+            "sub": active.sub,
+            "client_id": active.client_id,
+            "scope": active.scope,
+            "iat": int(active.issued_at.timestamp()),
+            "exp": int(active.expires_at.timestamp()),
+        }
+        if active.audience is not None:
+            answer |= {"aud": active.audience, "token_type": "Bearer"}
+        return _json(answer)
+
+    async def revoke(self, request: Request, now: datetime) -> Answer:
+        """RFC 7009 section 2."""
+        caller: Caller | None = None
+        client: Client | None = None
+        try:
+            parameters = request.form()
+            client = await self._authenticate(request, parameters)
+            caller = this_caller = self._caller(client, request)
+            parameters.check()
+            token_hash, _ = self._hash(parameters.require("token"))
+        except OAuthError as error:
+            await self._refused(error, client, caller, request, EventType.TOKEN_REFUSED, now)
+            raise
+        if token_hash is not None:
+            outcome = await self.store.write(lambda: spending.revoke(this_caller, token_hash=token_hash, now=now))
+            if isinstance(outcome, Refused):
+                raise OAuthError("invalid_grant", "The token was issued to another client.", reason=outcome.reason)
+        return Answer(b"")
+
+    async def userinfo(self, request: Request, now: datetime) -> Answer:
+        """OIDC Core section 5.3; RFC 6750 section 2."""
+        try:
+            token = self._bearer(request)
+            token_hash, is_refresh = self._hash(token)
+            if token_hash is None or is_refresh:
+                raise _invalid_token("token_unknown")
+            subject = await self.store.read(lambda: spending.read_subject(token_hash, now=now))
+            if isinstance(subject, Refused):
+                raise _invalid_token(subject.reason)
+            active, scope = subject.token, subject.token.scope.split()
+            if "openid" not in scope or subject.person is None:
+                raise OAuthError("insufficient_scope", "The token does not permit reading userinfo.")
+        except OAuthError as error:
+            self.journal.count(
+                EventType.REQUEST_REFUSED, client_id=None, address=request.address, now=now, reason=error.reason
+            )
+            raise
+        self.journal.count(EventType.USERINFO_READ, client_id=active.client_id, address=request.address, now=now)
+        return _json(person_claims(scope, active.sub, subject.person, subject.employments))
+
+    async def discovery(self, request: Request, now: datetime) -> Answer:
+        """OIDC Discovery 1.0 section 4; RFC 8414 section 3."""
+        return self._discovery
+
+    async def jwks(self, request: Request, now: datetime) -> Answer:
+        """Public keys of tokens and of event tokens (logout tokens among them)."""
+        return _cached_document(self._keyring.jwks("token", "event"))
+
+    # ------------------------------------------------------------------ shared
+
+    async def _authenticate(self, request: Request, parameters: Parameters) -> Client:
+        shown = presented(request.headers.get(b"authorization"), parameters)
+        # Checked before the secret is looked at: a guess beyond the limit learns nothing.
+        self._limit.check(shown.client_id, request.address)
+        try:
+            return verify(await self._clients.find(shown.client_id), shown)
+        except OAuthError:
+            self._limit.failed(shown.client_id, request.address)
+            raise
+
+    def _caller(self, client: Client, request: Request) -> Caller:
+        return Caller(client_id=client.client_id, ip=request.address or None, request_id=request.request_id)
+
+    async def _refused(
+        self,
+        error: OAuthError,
+        client: Client | None,
+        caller: Caller | None,
+        request: Request,
+        kind: EventType,
+        now: datetime,
+    ) -> None:
+        # Anybody can name a public client; what is refused to "it" counts as nobody's.
+        proven = caller if client is not None and not client.is_public else None
+        await self.journal.refused(error, kind=kind, caller=proven, address=request.address, now=now)
+
+    def _hash(self, token: str) -> tuple[str | None, bool]:
+        """What the token is stored under, and whether it is a refresh token; None: it cannot be one of ours."""
+        if opaque.looks_valid("at", token):
+            return opaque.hash_of(token), False
+        if opaque.looks_valid("rt", token):
+            return opaque.hash_of(token), True
+        jti = self._reader.access_token_id(token)
+        return (None if jti is None else opaque.hash_of(jti)), False
+
+    async def _look_up(self, token: str, now: datetime) -> Active | None:
+        token_hash, is_refresh = self._hash(token)
+        if token_hash is None:
+            return None
+        found = await self.store.read(lambda: spending.look_up(token_hash, is_refresh=is_refresh, now=now))
+        return None if isinstance(found, Refused) else found
+
+    def _bearer(self, request: Request) -> str:
+        if request.query:
+            # RFC 9700 section 4.3.2: never in a URL.
+            raise invalid_request("Parameters must not be in the URL.", reason="query")
+        posted: str | None = None
+        if request.method == "POST" and request.body:
+            parameters = request.form()
+            parameters.check()
+            posted = parameters.get("access_token")
+        authorization = request.headers.get(b"authorization")
+        if authorization is None:
+            if posted is None:
+                raise MissingToken
+            return posted
+        if posted is not None:
+            raise invalid_request("Send the token once.", reason="two_tokens")
+        scheme, _, token = authorization.partition(b" ")
+        if scheme.lower() != b"bearer" or not token or len(token) > _MAX_BEARER or not token.isascii():
+            raise _invalid_token("header")
+        return token.strip().decode()
+
+
+def _invalid_token(reason: str) -> OAuthError:
+    return OAuthError("invalid_token", "The access token is invalid or has expired.", reason=reason)
+
+
+class MissingToken(OAuthError):
+    """No token at all: the challenge then carries no error code (RFC 6750 section 3.1)."""
+
+    def __init__(self) -> None:
+        super().__init__("invalid_token", "An access token is needed.", reason="missing")
+
+
+def _cached_document(document: Mapping[str, Any]) -> Answer:
+    body = orjson.dumps(document)
+    tag = hashlib.sha256(body).hexdigest()[:24]
+    # Clients may keep it for five minutes; a new key is published at least that long before it signs.
+    return Answer(body, headers=((b"cache-control", b"public, max-age=300"), (b"etag", f'"{tag}"'.encode())))
+
+
+Handler = Callable[[Request, datetime], Awaitable[Answer]]
+
+
+class _HotEndpoint:
+    """ASGI: bounds, method, the translator of errors."""
+
+    def __init__(self, handler: Handler, endpoints: Endpoints, methods: frozenset[str], realm: str) -> None:
+        self._handler = handler
+        self._clock = endpoints.clock
+        self._journal = endpoints.journal
+        self._methods = methods
+        self._realm = realm
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in self._methods:
+            allowed = ", ".join(sorted(self._methods)).encode()
+            answer = Answer(b"", 405, ((b"allow", allowed), *_NO_STORE))
+        else:
+            answer = await self._answer(scope, receive)
+        body = b"" if scope["method"] == "HEAD" else answer.body
+        headers = [
+            (b"content-length", str(len(answer.body)).encode()),
+            *([(b"content-type", b"application/json")] if answer.body else []),
+            *answer.headers,
+            *_ALWAYS,
+        ]
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
+        now = self._clock()
+        try:
+            try:
+                request = await _read(scope, receive)
+            except OAuthError as error:
+                self._journal.count(
+                    EventType.REQUEST_REFUSED, client_id=None, address=_address(scope), now=now, reason=error.reason
+                )
+                raise
+            return await self._handler(request, now)
+        except OAuthError as error:
+            return self._refusal(error)
+        except Unavailable as error:
+            seconds = max(1, int(error.retry_after.total_seconds()))
+            return self._refusal(OAuthError("temporarily_unavailable", "Try again in a moment.", retry_after=seconds))
+        except Exception:
+            # Last resort: nothing of it is told.
+            _LOG.exception("oidc.unexpected", path=scope["path"])
+            return self._refusal(OAuthError("server_error", "The request could not be handled."))
+
+    def _refusal(self, error: OAuthError) -> Answer:
+        body = orjson.dumps({"error": error.error, "error_description": error.description})
+        status = 413 if error.reason == "invalid_request.too_large" else error.status
+        headers: list[tuple[bytes, bytes]] = [*_NO_STORE]
+        if error.retry_after is not None:
+            headers.append((b"retry-after", str(error.retry_after).encode()))
+        if status == 401 or error.error == "insufficient_scope":
+            headers.append((b"www-authenticate", self._challenge(error)))
+        return Answer(body, status, tuple(headers))
+
+    def _challenge(self, error: OAuthError) -> bytes:
+        if self._realm == "Basic":
+            return b'Basic realm="idhub", charset="UTF-8"'
+        if isinstance(error, MissingToken):
+            return b'Bearer realm="idhub"'
+        return f'Bearer realm="idhub", error="{error.error}", error_description="{error.description}"'.encode()
+
+
+async def _read(scope: Scope, receive: Receive) -> Request:
+    too_large = invalid_request("The request is too large.", reason="too_large")
+    headers: dict[bytes, bytes] = {}
+    for name, value in scope["headers"]:
+        if name in headers and name in {b"authorization", b"content-type"}:
+            raise invalid_request(f"{name.decode('ascii', 'replace')} is given more than once.", reason="header")
+        headers[name] = value
+    if len(scope.get("query_string", b"")) > MAX_QUERY:
+        raise too_large
+    parts: list[bytes] = []
+    size = 0
+    has_more = scope["method"] == "POST"
+    while has_more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise invalid_request("The request was cut off.", reason="disconnect")
+        part = message.get("body", b"")
+        size += len(part)
+        if size > MAX_BODY:
+            raise too_large
+        parts.append(part)
+        has_more = message.get("more_body", False)
+    return Request(
+        scope["method"],
+        headers,
+        scope.get("query_string", b""),
+        b"".join(parts),
+        _address(scope),
+        scope.get("state", {}).get("request_id"),
+    )
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def mount_hot(app: Starlette, services: HotServices) -> Endpoints:
+    """Add the routes to the application; close what is returned when it stops."""
+    endpoints = Endpoints(services)
+    post, get = frozenset({"POST"}), frozenset({"GET", "HEAD"})
+    table: list[tuple[str, Handler, frozenset[str], str]] = [
+        (TOKEN_PATH, endpoints.token, post, "Basic"),
+        (INTROSPECT_PATH, endpoints.introspect, post, "Basic"),
+        (REVOKE_PATH, endpoints.revoke, post, "Basic"),
+        (USERINFO_PATH, endpoints.userinfo, get | post, "Bearer"),
+        (JWKS_PATH, endpoints.jwks, get, "Bearer"),
+        *((path, endpoints.discovery, get, "Bearer") for path in DISCOVERY_PATHS),
+    ]
+    # In front of everything else: a route is looked for in order.
+    app.router.routes[:0] = [
+        Route(path, _HotEndpoint(handler, endpoints, methods, realm)) for path, handler, methods, realm in table
+    ]
+    return endpoints

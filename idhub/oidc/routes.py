@@ -1,0 +1,71 @@
+"""The endpoints that a browser visits: authorization, its resumption, and RP-initiated logout."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends
+from starlette.requests import Request
+from starlette.responses import Response
+
+from idhub.oidc.authorization import Authorization
+from idhub.oidc.errors import ShownError
+from idhub.oidc.gateway import BrowserServices, Gateway
+from idhub.oidc.journal import Journal
+from idhub.oidc.logout import Logout
+from idhub.oidc.metadata import AUTHORIZE_PATH, LOGOUT_PATH, LOGOUT_RESUME_PATH, RESUME_PATH
+from idhub.oidc.parameters import MAX_BODY
+
+
+async def _body(request: Request) -> bytes | None:
+    """The form of a POST; None when it is larger than any request."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY:
+            return None
+        parts.append(part)
+    return b"".join(parts)
+
+
+_Body = Annotated[bytes | None, Depends(_body)]
+
+
+def create_router(services: BrowserServices, journal: Journal) -> APIRouter:
+    """Routes of the browser endpoints. `journal` is that of the hot endpoints (`hot.Endpoints.journal`)."""
+    gateway = Gateway(services, journal)
+    authorization, logout = Authorization(gateway), Logout(gateway)
+    router = APIRouter(include_in_schema=False)
+
+    @router.api_route(AUTHORIZE_PATH, methods=["GET", "POST"])
+    def authorize(request: Request, body: _Body) -> Response:
+        browser = gateway.browser(request)
+        try:
+            return authorization.begin(browser, gateway.parameters(request, body))
+        except ShownError as error:
+            return gateway.show(browser, error)
+
+    @router.get(RESUME_PATH)
+    def resume(request: Request) -> Response:
+        browser = gateway.browser(request)
+        try:
+            return authorization.resume(browser, gateway.parameters(request, None))
+        except ShownError as error:
+            return gateway.show(browser, error)
+
+    @router.api_route(LOGOUT_PATH, methods=["GET", "POST"])
+    def end_session(request: Request, body: _Body) -> Response:
+        browser = gateway.browser(request)
+        try:
+            return logout.begin(browser, gateway.parameters(request, body))
+        except ShownError as error:
+            return gateway.show(browser, error)
+
+    @router.get(LOGOUT_RESUME_PATH)
+    def resume_logout(request: Request) -> Response:
+        browser = gateway.browser(request)
+        try:
+            return logout.resume(browser, gateway.parameters(request, None))
+        except ShownError as error:
+            return gateway.show(browser, error)
+
+    return router

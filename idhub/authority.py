@@ -248,3 +248,42 @@ def assign_role(
     )
     session.flush()
     return True
+
+
+def remove_role(session: Session, principal_id: str, role: HubRole, *, now: datetime) -> int:
+    """Take a hub role from a person, wherever they hold it. Returns how many assignments ended.
+
+    Raises:
+        Conflict: they are the last administrator.
+    """
+    if role == HubRole.ADMINISTRATOR and administrators(session) == [principal_id]:
+        raise Conflict("This is the last administrator; name another first.", field="person", rule="last_administrator")
+    return len(
+        session.execute(
+            update(RoleAssignment)
+            .where(
+                RoleAssignment.principal_id == principal_id,
+                RoleAssignment.role == role,
+                RoleAssignment.removed_at.is_(None),
+            )
+            .values(removed_at=now)
+            .returning(RoleAssignment.id)
+            .execution_options(synchronize_session=False)
+        ).all()
+    )
+
+
+def administrators(session: Session) -> list[str]:
+    """People who are administrators now, locked, so that two last ones cannot remove each other at once."""
+    held = (
+        select(RoleAssignment.principal_id)
+        .join(Principal, Principal.id == RoleAssignment.principal_id)
+        .where(
+            RoleAssignment.role == HubRole.ADMINISTRATOR,
+            RoleAssignment.removed_at.is_(None),
+            RoleAssignment.enrolment_epoch == Principal.enrolment_epoch,
+            Principal.standing == Standing.ACTIVE,
+        )
+    )
+    session.execute(select(Principal.id).where(Principal.id.in_(held)).order_by(Principal.id).with_for_update())
+    return list(session.execute(held.distinct()).scalars())

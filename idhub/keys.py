@@ -83,7 +83,8 @@ class MasterKey:
     def __init__(self, raw: bytes) -> None:
         self._sealing = AESGCM(_derive(raw, "idhub seal 1"))
         self._blind = _derive(raw, "idhub blind index 1")
-        self._csrf = _derive(raw, "idhub csrf 1")
+        self.csrf_secret = _derive(raw, "idhub csrf 1")
+        """Secret of form tokens; the same on every node."""
         self._check = hashlib.sha256(_derive(raw, "idhub check 1")).hexdigest()
 
     @classmethod
@@ -146,10 +147,6 @@ class MasterKey:
         """Keyed hash (hex) of `text` within `context`: equal texts compare equal, nothing else can be learned."""
         return hmac.new(self._blind, context.encode() + b"\0" + text.encode(), "sha256").hexdigest()
 
-    def csrf(self, session_binding: str) -> str:
-        """Anti-forgery token bound to a session or pre-session cookie value."""
-        return hmac.new(self._csrf, session_binding.encode(), "sha256").hexdigest()
-
 
 def _derive(raw: bytes, name: str) -> bytes:
     return HKDF(algorithm=SHA256(), length=32, salt=None, info=name.encode()).derive(raw)
@@ -165,7 +162,6 @@ class Keyring:
         # Newest first, so that the first of a purpose and algorithm signs.
         self._keys = list(keys)
         self._retired = [dict(key) for key in retired]
-
 
     def seal(self, context: str, plaintext: bytes) -> bytes:
         """See `MasterKey.seal`."""

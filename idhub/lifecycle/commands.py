@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from idhub.authority import Action, HubRole, RoleAssignment, Subject, authorize
+from idhub.authority import Action, Subject, administrators, authorize
 from idhub.changes import Actor
 from idhub.db import new_id
 from idhub.directory.people import PersonView, show_person
-from idhub.directory.tables import EmploymentType, Principal, Standing
+from idhub.directory.tables import EmploymentType
 from idhub.errors import Conflict, Invalid
 from idhub.lifecycle import intake
 from idhub.lifecycle.plan import preview
@@ -206,23 +205,7 @@ def _protect(session: Session, caller: Caller, principal_id: str) -> None:
         return
     if caller.subject.principal_id == principal_id:
         raise Conflict("You cannot end your own access here; ask a colleague.", field="person", rule="self")
-    administrators = (
-        select(RoleAssignment.principal_id)
-        .join(Principal, Principal.id == RoleAssignment.principal_id)
-        .where(
-            RoleAssignment.role == HubRole.ADMINISTRATOR,
-            RoleAssignment.removed_at.is_(None),
-            RoleAssignment.enrolment_epoch == Principal.enrolment_epoch,
-            Principal.standing == Standing.ACTIVE,
-        )
-        .distinct()
-    )
-    # Locked, so that two last administrators cannot remove each other at once.
-    session.execute(
-        select(Principal.id).where(Principal.id.in_(administrators)).order_by(Principal.id).with_for_update()
-    )
-    listed = session.execute(select(func.count()).select_from(administrators.subquery())).scalar_one()
-    if listed == 1 and session.execute(administrators).scalar() == principal_id:
+    if administrators(session) == [principal_id]:
         raise Conflict("This is the last administrator; name another first.", field="person", rule="last_administrator")
 
 

@@ -1,0 +1,83 @@
+"""The applications as a configuration file: what `idhub apply` would take, without secrets."""
+
+from typing import Any
+
+import yaml
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from idhub.access.applications import current_rule_texts
+from idhub.access.tables import Application, OidcClient, ScimTarget
+from idhub.directory.tables import Employment, Organization, Person
+
+
+def export_configuration(session: Session) -> str:
+    """YAML of every application. Secret files are named after the application, not written."""
+    clients = {c.application_id: c for c in session.execute(select(OidcClient).where(OidcClient.is_enabled)).scalars()}
+    targets = {t.application_id: t for t in session.execute(select(ScimTarget)).scalars()}
+    rows = session.execute(
+        select(Application, Organization.code, Employment.employee_number)
+        .join(Organization, Organization.id == Application.organization_id)
+        .outerjoin(Person, Person.id == Application.owner_id)
+        .outerjoin(Employment, Employment.id == Person.main_employment_id)
+        .order_by(Application.slug)
+    ).all()
+    blocks = []
+    for row in rows:
+        application: Application = row.Application
+        block: dict[str, Any] = {
+            "slug": application.slug,
+            "name": {"en": application.name, **({"zh": application.name_zh} if application.name_zh else {})},
+            "description": application.description,
+            "home_url": application.home_url,
+            "organization": row.code,
+            "owner": row.employee_number,
+            "criticality": str(application.criticality),
+            "revocation_deadline": application.revocation_deadline_seconds,
+            "required_evidence": None if application.required_grade is None else f"E{application.required_grade}",
+            "enabled": application.is_enabled,
+            "oidc": _oidc(clients.get(application.id), application.slug),
+            "scim": _scim(targets.get(application.id), application.slug),
+            "entitle": [{"role": role, "rule": rule} for role, rule in current_rule_texts(session, application.id)],
+        }
+        blocks.append({name: value for name, value in block.items() if value not in (None, [])})
+    document: str = yaml.safe_dump({"applications": blocks}, allow_unicode=True, sort_keys=False)
+    return document
+
+
+def _oidc(client: OidcClient | None, slug: str) -> dict[str, Any] | None:
+    if client is None:
+        return None
+    block: dict[str, Any] = {
+        "client_id": client.client_id,
+        "client_secret_file": None if client.auth_method == "none" else f"{slug}.secret",
+        "public": True if client.auth_method == "none" else None,
+        "auth_method": None if client.auth_method == "none" else client.auth_method,
+        "redirect_uris": client.redirect_uris,
+        "post_logout_redirect_uris": client.post_logout_redirect_uris,
+        "backchannel_logout_uri": client.backchannel_logout_uri,
+        "scopes": client.scopes,
+        "grant_types": client.grant_types,
+        "access_token": client.access_token_format,
+        "access_token_lifetime": client.access_token_seconds,
+        "id_token_alg": client.id_token_alg,
+        "audience": client.audience,
+        "rotate_refresh": client.rotates_refresh,
+        "requires_consent": client.requires_consent,
+        "native": client.is_native,
+        "sector": client.sector,
+    }
+    return {name: value for name, value in block.items() if value not in (None, [])}
+
+
+def _scim(target: ScimTarget | None, slug: str) -> dict[str, Any] | None:
+    if target is None:
+        return None
+    block = {
+        "base_url": target.base_url,
+        "token_file": f"{slug}-scim.token" if target.token_sealed else None,
+        "user_name": target.user_name_attribute,
+        "dialect": target.dialect,
+        "control_user_name": target.control_user_name,
+    }
+    return {name: value for name, value in block.items() if value is not None}

@@ -1,0 +1,143 @@
+"""Composition root: a hub's services, its routers, its error translators, and the ASGI application they make."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+
+import anyio.to_thread
+from fastapi import FastAPI
+from sqlalchemy.orm import Session
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from idhub import health
+from idhub.api.routes import create_router as create_api
+from idhub.credentials.revoke import EndedParticipant
+from idhub.credentials.store import Store, create_store
+from idhub.db import Database
+from idhub.delivery.http import OutboundHttp
+from idhub.keys import Keyring
+from idhub.login.passwords import HashingPool
+from idhub.logs import RequestLog
+from idhub.oidc.hot import mount_hot
+from idhub.oidc.notices import ErrorNotice
+from idhub.oidc.routes import create_router as create_oidc
+from idhub.pages import Pages
+from idhub.pages.render import create_pages
+from idhub.services import Hub
+from idhub.settings import Settings
+from idhub.web import login as login_pages
+from idhub.web.routes import create_router as create_pages_router
+from idhub.web.visit import install_translators
+from idhub.worker import Worker
+
+PUBLISHED_KEYS = "/.well-known/idhub-keys"
+_KEYS_MAX_AGE = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What routers share. Each area names the part it uses by a protocol of its own."""
+
+    hub: Hub
+    pages: Pages
+    hashing: HashingPool
+    store: Store
+    http: OutboundHttp
+
+    @property
+    def settings(self) -> Settings:
+        """Settings of the installation."""
+        return self.hub.settings
+
+    @property
+    def database(self) -> Database:
+        """The one database."""
+        return self.hub.database
+
+    @property
+    def keyring(self) -> Keyring:
+        """Keys by purpose."""
+        return self.hub.keyring
+
+    @property
+    def clock(self) -> Callable[[], datetime]:
+        """The present; read once a request and handed down as `now`."""
+        return self.hub.clock
+
+    def tell_participants(self, session: Session, participants: Sequence[EndedParticipant], *, now: datetime) -> None:
+        """Plan the logouts of sessions that ended otherwise than by a transition."""
+        self.hub.tell_participants(session, participants, now=now)
+
+    def error_page(self, request: Request, notice: ErrorNotice) -> Response:
+        """The page for a protocol error that must not be redirected."""
+        return login_pages.error_page(self, request, notice)
+
+
+def create_services(hub: Hub) -> Services:
+    """Make what routers share."""
+    return Services(
+        hub=hub,
+        pages=create_pages(hub.settings, hub.keyring.master.csrf_secret),
+        hashing=HashingPool(hub.settings),
+        store=create_store(hub.settings, hub.database, hub.keyring),
+        http=OutboundHttp(hub.settings),
+    )
+
+
+def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
+    """The ASGI application of an open hub.
+
+    Args:
+        with_worker: run the worker in this process, as the embedded default does.
+    """
+    services = create_services(hub)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # Threads and pooled connections are set together: a request thread never waits for a connection.
+        anyio.to_thread.current_default_thread_limiter().total_tokens = hub.settings.database_pool_size
+        worker = Worker(hub, services.http) if with_worker else None
+        if worker is not None:
+            await worker.start()
+        try:
+            yield
+        finally:
+            if worker is not None:
+                await worker.stop()
+            await services.store.close()
+            await services.http.close()
+            services.hashing.close()
+
+    app = FastAPI(
+        title="idhub",
+        version="1",
+        lifespan=lifespan,
+        openapi_url="/api/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.services = services
+    mount_hot(app, services)
+    app.include_router(create_oidc(services))
+    app.include_router(create_api(services))
+    app.include_router(login_pages.create_router(services))
+    app.include_router(create_pages_router(services))
+    app.include_router(health.create_router(services))
+    _publish_keys(app, services)
+    install_translators(app, services)
+    app.add_middleware(RequestLog, settings=hub.settings)
+    return app
+
+
+def _publish_keys(app: FastAPI, services: Services) -> None:
+    @app.get(PUBLISHED_KEYS, include_in_schema=False)
+    def published_keys() -> Response:
+        """Public keys of receipts and checkpoints, apart from the token keys; retired ones stay for years."""
+        return JSONResponse(
+            services.keyring.jwks("receipt", "checkpoint"),
+            headers={"Cache-Control": f"public, max-age={_KEYS_MAX_AGE}", "X-Content-Type-Options": "nosniff"},
+            media_type="application/jwk-set+json",
+        )

@@ -1,0 +1,5 @@
+"""`python -m idhub.cli`."""
+
+from idhub.cli import main
+
+main()

@@ -1,0 +1,211 @@
+"""`idhub apply`, `export`, `role`, `token`, `keys`: configuration and authority."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from sqlalchemy import insert, select
+
+from idhub.api.configuration import apply as apply_configuration
+from idhub.api.export import export_configuration
+from idhub.api.scopes import SCOPES, check_scopes
+from idhub.authority import HubRole, assign_role, remove_role
+from idhub.changes import Event, EventType, record
+from idhub.cli.console import JsonOption, app, caller, open_here, show
+from idhub.credentials import opaque
+from idhub.credentials.tables import ApiToken
+from idhub.db import new_id
+from idhub.directory.organizations import find_organization, root_organization
+from idhub.directory.people import find_person
+from idhub.directory.tables import Installation
+from idhub.errors import Invalid
+from idhub.keys import PURPOSES, rotate
+from idhub.lifecycle.reevaluation import reevaluate_pending
+
+_MAX_TOKEN_DAYS = 3_650
+
+
+@app.command()
+def apply(
+    file: Annotated[Path, typer.Argument(help="YAML; form in docs/reference/configuration.md.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; print the difference.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Make applications what a file says. Idempotent; prints the difference."""
+    with open_here() as hub:
+        who = caller()
+        applied = apply_configuration(
+            hub.database, hub.keyring, file, clock=hub.clock, actor=who.actor, door=who.door, dry_run=dry_run
+        )
+        looked_at = 0
+        if not dry_run:
+            with Progress(console=Console(stderr=True), transient=True) as bar:
+                task = bar.add_task("who is entitled", total=None)
+                looked_at = reevaluate_pending(
+                    hub.database,
+                    clock=hub.clock,
+                    actor=who.actor,
+                    door=who.door,
+                    progress=lambda done, total: bar.update(task, completed=done, total=total),
+                )
+    data = {"changes": applied.changes, "people_looked_at": looked_at, "dry_run": dry_run}
+    show(data, as_json=json, lines=_difference_lines(applied.changes))
+
+
+def _difference_lines(changes: list[dict[str, Any]]) -> list[str]:
+    lines = []
+    for change in changes:
+        lines.append(f"{'+' if change['new'] else '~'} {change['application']}")
+        lines += [f"    {c['field']}: {c['before']} -> {c['after']}" for c in change["changes"]]
+    return lines or ["nothing to change"]
+
+
+@app.command()
+def export() -> None:
+    """Print the applications as a configuration file, without secrets."""
+    with open_here() as hub, hub.database.read() as session:
+        print(export_configuration(session), end="")
+
+
+role = typer.Typer(help="Hub roles of people.", no_args_is_help=True)
+app.add_typer(role, name="role")
+
+
+def _role(text: str) -> HubRole:
+    try:
+        return HubRole(text)
+    except ValueError as error:
+        raise Invalid(f"role must be one of {', '.join(HubRole)}.", field="role", rule="role.unknown") from error
+
+
+@role.command("assign")
+def assign(
+    person: Annotated[str, typer.Argument(help="Id, employee number, company/number, mail or mobile.")],
+    name: Annotated[str, typer.Argument(metavar="ROLE", help="administrator, hr, auditor.")],
+    organization: Annotated[str | None, typer.Option(help="Over this subtree; default: everything.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Give a person a role over the hub."""
+    with open_here() as hub, hub.database.transaction() as session:
+        now, who = hub.clock(), caller()
+        principal_id = find_person(session, person)
+        root = find_organization(session, organization) if organization else root_organization(session)
+        is_new = assign_role(
+            session, principal_id, _role(name), organization_id=root, now=now, assigned_by=who.actor.id
+        )
+        if is_new:
+            details = {"role": name, "organization": root}
+            record(session, [_role_event(EventType.ROLE_ASSIGNED, principal_id, details, now)])
+    text = f"{principal_id} is {name} now" if is_new else f"{principal_id} was {name} already"
+    show({"person": principal_id, "role": name, "organization": root, "changed": is_new}, as_json=json, lines=[text])
+
+
+@role.command("remove")
+def remove(
+    person: Annotated[str, typer.Argument(help="Id, employee number, company/number, mail or mobile.")],
+    name: Annotated[str, typer.Argument(metavar="ROLE", help="administrator, hr, auditor.")],
+    json: JsonOption = False,
+) -> None:
+    """Take a role over the hub from a person, wherever they hold it; gone at their next request."""
+    with open_here() as hub, hub.database.transaction() as session:
+        now = hub.clock()
+        principal_id = find_person(session, person)
+        removed = remove_role(session, principal_id, _role(name), now=now)
+        if removed:
+            record(session, [_role_event(EventType.ROLE_REMOVED, principal_id, {"role": name}, now)])
+    text = f"{principal_id} is {name} no more" if removed else f"{principal_id} was not {name}"
+    show({"person": principal_id, "role": name, "changed": bool(removed)}, as_json=json, lines=[text])
+
+
+def _role_event(kind: EventType, principal_id: str, details: dict[str, Any], now: Any) -> Event:
+    return Event(
+        type=kind,
+        at=now,
+        actor=caller().actor,
+        door="cli",
+        target_kind="person",
+        target_id=principal_id,
+        person_id=principal_id,
+        details=details,
+    )
+
+
+token = typer.Typer(help="Tokens of the administration API.", no_args_is_help=True)
+app.add_typer(token, name="token")
+
+
+@token.command("create")
+def create_token(
+    scope: Annotated[list[str], typer.Option(help="What it may do; say it again for more. " + ", ".join(SCOPES))],
+    name: Annotated[str, typer.Option(help="What it is for.")] = "command line",
+    organization: Annotated[str | None, typer.Option(help="Only within this company's subtree.")] = None,
+    days: Annotated[int, typer.Option(min=1, max=_MAX_TOKEN_DAYS, help="Lifetime in days.")] = 90,
+) -> None:
+    """Print a new token for the administration API, once."""
+    scopes = check_scopes(scope)
+    value = opaque.make("api")
+    with open_here() as hub, hub.database.transaction() as session:
+        now = hub.clock()
+        epoch = session.execute(select(Installation.epoch)).scalar_one()
+        token_id = new_id("tok")
+        session.execute(
+            insert(ApiToken).values(
+                id=token_id,
+                token_hash=opaque.hash_of(value),
+                name=name[:120],
+                installation_epoch=epoch,
+                scopes=list(scopes),
+                organization_id=find_organization(session, organization) if organization else None,
+                created_at=now,
+                expires_at=now + timedelta(days=days),
+                is_local=True,
+            )
+        )
+        event = Event(
+            type=EventType.API_TOKEN_CREATED,
+            at=now,
+            actor=caller().actor,
+            door="cli",
+            target_kind="api_token",
+            target_id=token_id,
+            details={"scopes": list(scopes), "name": name[:120], "days": days},
+        )
+        record(session, [event])
+    print(value)
+
+
+keys = typer.Typer(help="Signing keys.", no_args_is_help=True)
+app.add_typer(keys, name="keys")
+
+
+@keys.command("rotate")
+def rotate_key(
+    purpose: Annotated[str, typer.Argument(help=", ".join(PURPOSES))],
+    alg: Annotated[str | None, typer.Option(help="Which algorithm's key; default: the purpose's first.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Make a new signing key; the old one stays published. Running servers take it up when they start again."""
+    for known, algs in PURPOSES.items():
+        if known == purpose:
+            chosen = alg or algs[0]
+            if chosen not in algs:
+                raise Invalid(f"{purpose} keys are {', '.join(algs)}.", field="alg", rule="key.algorithm")
+            with open_here() as hub, hub.database.transaction() as session:
+                now = hub.clock()
+                kid = rotate(session, hub.keyring, known, chosen, now=now)
+                event = Event(
+                    type=EventType.KEY_ROTATED,
+                    at=now,
+                    actor=caller().actor,
+                    door="cli",
+                    target_kind="key",
+                    target_id=kid,
+                    details={"purpose": purpose, "alg": chosen},
+                )
+                record(session, [event])
+            show({"kid": kid, "purpose": purpose, "alg": chosen}, as_json=json, lines=[kid])
+            return
+    raise Invalid(f"purpose must be one of {', '.join(PURPOSES)}.", field="purpose", rule="key.purpose")

@@ -1,0 +1,134 @@
+"""What all commands share: the open hub, output, times."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from idhub.authority import LOCAL
+from idhub.changes import COMMAND_LINE
+from idhub.errors import Invalid
+from idhub.lifecycle.commands import Caller
+from idhub.services import Hub, open_hub
+from idhub.settings import Settings, load_settings
+
+app = typer.Typer(
+    name="idhub",
+    help="Identity hub: one employee directory, sign-in, provisioning, and offboarding that is proven.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print data as JSON.")]
+_chosen: dict[str, Path | None] = {"config": None}
+
+
+@app.callback()
+def _options(
+    config: Annotated[
+        Path | None, typer.Option(help="Configuration file; default: idhub.toml in the data folder.")
+    ] = None,
+) -> None:
+    _chosen["config"] = config
+
+
+def settings(**overrides: Any) -> Settings:
+    """Settings of this call."""
+    return load_settings(_chosen["config"], **overrides)
+
+
+@contextmanager
+def open_here() -> Iterator[Hub]:
+    """The installation that the settings name, open."""
+    hub = open_hub(settings())
+    try:
+        yield hub
+    finally:
+        hub.close()
+
+
+def caller() -> Caller:
+    """The command line as actor: whoever runs it owns the data folder already."""
+    user = os.environ.get("SUDO_USER") or os.environ.get("USER") or ""
+    actor = COMMAND_LINE if not user else type(COMMAND_LINE)(kind="cli", id="cli", name=user[:60])
+    return Caller(subject=LOCAL, actor=actor, door="cli")
+
+
+def say(text: str) -> None:
+    """Talk: one line to stderr."""
+    print(text, file=sys.stderr)
+
+
+def show(data: Any, *, as_json: bool, lines: Sequence[str] = ()) -> None:
+    """Data: JSON, or the given lines, to stdout."""
+    if as_json:
+        sys.stdout.buffer.write(orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS) + b"\n")
+        sys.stdout.buffer.flush()
+        return
+    for line in lines:
+        print(line)
+
+
+def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> list[str]:
+    """Rows as aligned lines; wide characters count twice."""
+    widths = [max(_width(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    return [
+        "  ".join(cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (head, *rows)
+    ]
+
+
+def _width(text: str) -> int:
+    return sum(2 if "\u1100" <= c <= "\uffef" else 1 for c in text)
+
+
+def parse_instant(text: str, *, field: str) -> datetime:
+    """An ISO 8601 time with its zone, as aware UTC.
+
+    Raises:
+        Invalid: not one.
+    """
+    try:
+        value = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise Invalid(
+            f"{field} must be a time such as 2026-11-30T18:00+08:00.", field=field, rule="time.form"
+        ) from error
+    if value.tzinfo is None:
+        raise Invalid(f"{field} must name its zone, such as +08:00.", field=field, rule="time.zone")
+    return value.astimezone(UTC)
+
+
+def parse_date(text: str, *, field: str) -> date:
+    """An ISO date.
+
+    Raises:
+        Invalid: not one.
+    """
+    try:
+        return date.fromisoformat(text)
+    except ValueError as error:
+        raise Invalid(f"{field} must be a date such as 2026-11-30.", field=field, rule="date.form") from error
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: dataclasses by their fields, times in ISO 8601."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    if isinstance(value, date | datetime):
+        return value.isoformat()
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__}
+    if hasattr(value, "total_seconds"):
+        return value.total_seconds()
+    return value

@@ -1,0 +1,119 @@
+"""`idhub people`: import, show, invite."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from idhub.cli.console import JsonOption, app, caller, open_here, plain, say, show, table
+from idhub.directory.people import find_person, show_person, sources_of
+from idhub.lifecycle.hr_import import import_file
+from idhub.login.invitations import invite, link
+
+people = typer.Typer(help="People: import an HR file, show somebody, make a first-sign-in link.", no_args_is_help=True)
+app.add_typer(people, name="people")
+_SHOWN_PROBLEMS = 50
+
+
+@people.command("import")
+def import_people(
+    file: Annotated[Path, typer.Argument(help="CSV or XLSX, UTF-8 or GB18030; columns in docs/reference/hr-file.md.")],
+    changes: Annotated[bool, typer.Option("--changes", help="Only the rows listed act; nobody is absent.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing; tell what would happen.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Bring an HR file in. Exit status 0: all in; 2: some rows refused; 3: some changes quarantined."""
+    with (
+        open_here() as hub,
+        Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=_stderr(),
+            transient=True,
+        ) as bar,
+    ):
+        task = bar.add_task("importing", total=None)
+
+        def progress(done: int, total: int | None) -> None:
+            bar.update(task, completed=done, total=total)
+
+        report = import_file(
+            hub.database,
+            file,
+            snapshot=not changes,
+            dry_run=dry_run,
+            now=hub.clock(),
+            actor=caller().actor,
+            keyring=hub.keyring,
+            time_zone=hub.settings.time_zone,
+            progress=progress,
+        )
+    data = plain(report)
+    show(data, as_json=json, lines=_import_lines(data))
+    sys.exit(3 if data.get("quarantined") else 2 if data.get("refused") else 0)
+
+
+def _import_lines(data: dict[str, Any]) -> list[str]:
+    lines = [f"{name}: {value}" for name, value in data.items() if isinstance(value, int | str | bool)]
+    refused = data.get("refused") or []
+    if refused:
+        rows = [[str(r.get("line", "")), str(r.get("field", "")), str(r.get("rule", ""))] for r in refused]
+        lines += ["", "refused rows:", *table(rows[:_SHOWN_PROBLEMS], ("line", "field", "rule"))]
+        if len(rows) > _SHOWN_PROBLEMS:
+            lines.append(f"... and {len(rows) - _SHOWN_PROBLEMS} more (--json lists them all)")
+    return lines
+
+
+def _stderr() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+@people.command("show")
+def show_one(
+    person: Annotated[str, typer.Argument(help="Id, employee number, company/number, mail or mobile.")],
+    json: JsonOption = False,
+) -> None:
+    """Show one person: standing, employments, sources."""
+    with open_here() as hub, hub.database.read() as session:
+        view = show_person(session, find_person(session, person))
+        sources = sources_of(session, view.id)
+    data = {**plain(view), "sources": plain(sources)}
+    rows = [
+        [e.company, e.department or "", e.employee_number, e.type, e.state, str(e.starts_on), str(e.ends_on or "")]
+        for e in view.employments
+    ]
+    head = ("company", "department", "number", "type", "state", "from", "to")
+    lines = [
+        f"{view.display_name}  {view.id}",
+        f"standing: {view.standing}  epochs: {view.access_epoch}/{view.enrolment_epoch}",
+        f"mail: {view.email or '-'}  mobile: {view.mobile or '-'}",
+        *table(rows, head),
+    ]
+    show(data, as_json=json, lines=lines)
+
+
+@people.command("invite")
+def invite_one(
+    person: Annotated[str, typer.Argument(help="Id, employee number, company/number, mail or mobile.")],
+    reset: Annotated[bool, typer.Option("--reset", help="For somebody who has a password already.")] = False,
+) -> None:
+    """Print a one-time link with which a person sets a first password. Earlier links of theirs stop working."""
+    with open_here() as hub:
+        with hub.database.transaction() as session:
+            principal_id = find_person(session, person)
+            token = invite(
+                session,
+                principal_id,
+                purpose="reset_password" if reset else "first_password",
+                now=hub.clock(),
+                settings=hub.settings,
+                actor=caller().actor,
+            )
+        print(link(hub.settings, token))
+    say("Hand this link to the person alone; it works once.")

@@ -1,0 +1,121 @@
+"""What every part of a running hub shares, and how a hub is opened: database, keys, registries.
+
+Stands beside `app` and `worker` in the import order: the composition root, without HTTP.
+"""
+
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import inspect, select
+from sqlalchemy.orm import Session
+
+from audit.checkpoint import Ed25519Signer, FileWitness
+from audit.sequencer import Sequencer
+from idhub.changes import use_sealer
+from idhub.credentials.revoke import EndedParticipant
+from idhub.db import Database, create_database, new_id
+from idhub.delivery.channel import Channel
+from idhub.delivery.http import OutboundHttp
+from idhub.directory.organizations import install
+from idhub.directory.tables import Installation
+from idhub.errors import Unavailable
+from idhub.keys import Keyring, MasterKey, load_keyring
+from idhub.lifecycle.ports import use_planners
+from idhub.migrations import head_revision, is_current, migrate
+from idhub.provisioning.outbound import ScimChannel
+from idhub.provisioning.planner import ScimPlanner
+from idhub.settings import Settings
+from idhub.signals.backchannel import BackchannelLogoutChannel
+from idhub.signals.planner import BackchannelPlanner, tell_participants
+
+Clock = Callable[[], datetime]
+
+
+def utc_now() -> datetime:
+    """The clock of a running hub; routes, commands and the worker read it once and hand it down as `now`."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Hub:
+    """An open installation."""
+
+    settings: Settings
+    database: Database
+    keyring: Keyring
+    clock: Clock
+    node: str
+    """Names this process in leases."""
+
+    def tell_participants(self, session: Session, participants: Sequence[EndedParticipant], *, now: datetime) -> None:
+        """Plan the logouts of sessions that ended otherwise than by a transition."""
+        tell_participants(session, participants, now=now)
+
+    def channels(self, http: OutboundHttp) -> Mapping[str, Channel]:
+        """Every channel by name: the registry that the worker sends through."""
+        listed: list[Channel] = [
+            ScimChannel(self.database, self.keyring, http, timeout=self.settings.delivery_timeout),
+            BackchannelLogoutChannel(
+                self.database,
+                self.keyring,
+                http,
+                issuer=self.settings.issuer,
+                timeout=self.settings.delivery_timeout,
+            ),
+        ]
+        return {channel.name: channel for channel in listed}
+
+    def sequencer(self) -> Sequencer:
+        """The sequencer of the audit log, one candidate a process."""
+        return Sequencer(
+            self.database.engine,
+            Ed25519Signer(self.keyring.signing_key("checkpoint").private),
+            [FileWitness(self.settings.effective_witness_file)],
+            self.node,
+            origin=log_origin(self.settings),
+        )
+
+    def close(self) -> None:
+        """Close the database."""
+        self.database.dispose()
+
+
+def is_empty(database: Database) -> bool:
+    """Whether no hub was ever started on this database."""
+    if not inspect(database.engine).has_table("installation"):
+        return True
+    with database.read() as session:
+        return session.execute(select(Installation.id)).first() is None
+
+
+def log_origin(settings: Settings) -> str:
+    """Name of this installation's log in its checkpoints."""
+    return settings.issuer.partition("://")[2] + "/audit"
+
+
+def open_hub(settings: Settings, *, clock: Clock = utc_now) -> Hub:
+    """Open the installation that `settings` name; make it on an empty database.
+
+    An empty database is migrated and gets keys; on SQLite an older schema is brought up to date too, on PostgreSQL
+    that is `idhub migrate`.
+
+    Raises:
+        Unavailable: the schema is old, or keys and database do not belong together; the sentence says what to do.
+    """
+    database = create_database(settings)
+    is_new = is_empty(database)
+    if is_new or database.dialect == "sqlite":
+        migrate(database)
+    elif not is_current(database):
+        raise Unavailable(f"The database schema is not {head_revision()}. Run `idhub migrate`, then start again.")
+    master = MasterKey.load(settings.effective_master_key_file, create=is_new)
+    now = clock()
+    keyring = load_keyring(database, master, now=now)
+    use_sealer(database, keyring)
+    use_planners(database, [ScimPlanner(settings.delivery_timeout), BackchannelPlanner(settings.delivery_timeout)])
+    if is_new:
+        with database.transaction() as session:
+            install(session, time_zone=settings.time_zone, now=now)
+    return Hub(settings, database, keyring, clock, f"{socket.gethostname()[:24]}-{new_id('node')[5:]}")

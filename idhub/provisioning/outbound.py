@@ -58,7 +58,7 @@ class ScimChannel:
     def __init__(self, database: Database, keyring: Keyring, http: Http, *, timeout: timedelta) -> None:
         self._database = database
         self._keyring = keyring
-        self._http = _Port(http)
+        self._http = ScimHttp(http)
         self._timeout = timeout
 
     async def send(self, delivery: LeasedDelivery, *, now: datetime) -> Outcome:
@@ -121,7 +121,7 @@ def _failed(run: Run, error: RemoteError) -> Outcome:
     return run.outcome("retry" if waits else "dead", error.description, retry_after=retry_after)
 
 
-class _Port:
+class ScimHttp:
     """`scim.client.HttpPort` on the hub's guarded HTTP client."""
 
     def __init__(self, http: Http) -> None:

@@ -5,6 +5,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpx2
@@ -13,7 +14,8 @@ from idhub.demo import joining, leaving
 from idhub.demo.narrator import Narrator, StoryFailed
 from idhub.demo.stage import Stage
 
-_STEPS = (
+Step = Callable[[Stage], None]
+STEPS: tuple[Step, ...] = (
     joining.the_hub_starts,
     joining.an_hr_file_goes_in,
     joining.applications_are_connected,
@@ -26,14 +28,14 @@ _STEPS = (
 _ROLES = {"employee": None, "hr": "hr", "administrator": "administrator", "auditor": "auditor"}
 
 
-def tell(*, ci: bool) -> int:
+def tell(steps: Sequence[Step] = STEPS, *, ci: bool) -> int:
     """Tell the story. Returns 0 only if every step held."""
-    narrator = Narrator(steps=len(_STEPS))
+    narrator = Narrator(steps=len(steps))
     folder = Path(tempfile.mkdtemp(prefix="idhub-demo-"))
     stage = Stage(narrator, folder)
     status = 1
     try:
-        for step in _STEPS:
+        for step in steps:
             step(stage)
         narrator.close(f"Every step held: {narrator.held} claims, each checked where it matters.", good=True)
         status = 0

@@ -23,12 +23,11 @@ PEOPLE = {"QY000001": ("林晓", "regular"), "QY000002": ("王芳", "regular"), 
 
 @dataclass(frozen=True)
 class RunningHub:
-    """A hub with people who have passwords, and an application `portal` whose address is `application`."""
+    """A hub with people who have passwords, and clients `portal-basic` and `portal-post` at address `application`."""
 
     hub: Hub
     application: str
     application_port: int
-    client_id: str
     client_secret: str
 
     def sign_in(self, browser: Browser, start: str, number: str = "QY000001") -> signing_in.SignedIn:
@@ -57,6 +56,22 @@ def write_people(path: Path) -> None:
             )
 
 
+def _application(method: str, address: str) -> dict[str, object]:
+    return {
+        "slug": f"portal-{method}",
+        "name": {"en": "Portal", "zh": "门户"},
+        "owner": "QY000002",
+        "oidc": {
+            "client_id": f"portal-{method}",
+            "client_secret_file": "portal.secret",
+            "auth_method": f"client_secret_{method}",
+            "redirect_uris": [f"{address}/callback"],
+            "post_logout_redirect_uris": [f"{address}/signed-out"],
+        },
+        "entitle": [{"role": "member", "rule": 'employments.type ne "contractor"'}],
+    }
+
+
 @pytest.fixture
 def running_hub(database_url: str, tmp_path: Path) -> Iterator[RunningHub]:
     """`idhub serve` on an empty database of either kind, with people, passwords and one application."""
@@ -64,24 +79,7 @@ def running_hub(database_url: str, tmp_path: Path) -> Iterator[RunningHub]:
     application = f"http://127.0.0.1:{port}"
     secret = secrets.token_urlsafe(32)
     (tmp_path / "portal.secret").write_text(secret + "\n")
-    oidc = {
-        "client_id": "portal",
-        "client_secret_file": "portal.secret",
-        "redirect_uris": [f"{application}/callback"],
-        "post_logout_redirect_uris": [f"{application}/signed-out"],
-    }
-    document = {
-        "applications": [
-            {
-                "slug": "portal",
-                "name": {"en": "Portal", "zh": "门户"},
-                "owner": "QY000002",
-                "criticality": "normal",
-                "oidc": oidc,
-                "entitle": [{"role": "member", "rule": 'employments.type ne "contractor"'}],
-            }
-        ]
-    }
+    document = {"applications": [_application(method, application) for method in ("basic", "post")]}
     (tmp_path / "apps.yaml").write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
     write_people(tmp_path / "people.csv")
     hub = Hub(tmp_path, outbound_allow=f"127.0.0.1:{port}", settings={"IDHUB_DATABASE_URL": database_url})
@@ -93,6 +91,6 @@ def running_hub(database_url: str, tmp_path: Path) -> Iterator[RunningHub]:
             with Browser() as browser:
                 link = hub.run("people", "invite", number).stdout.strip()
                 signing_in.set_first_password(browser, link, PASSWORD)
-        yield RunningHub(hub, application, port, "portal", secret)
+        yield RunningHub(hub, application, port, secret)
     finally:
         hub.close()

@@ -19,13 +19,14 @@ pytestmark = pytest.mark.slow
 _SCRIPT = Path(__file__).parent / "relying_party.mjs"
 
 
-@pytest.fixture(params=["basic", "post"])
+@pytest.fixture
 def application(request: pytest.FixtureRequest, running_hub: RunningHub, tmp_path: Path) -> Iterator[httpx2.Client]:
     """The relying party's own process; the client speaks to it."""
     node = shutil.which("node")
     modules = _SCRIPT.parent.parent / "node_modules" / "openid-client"
     assert node and modules.is_dir(), "node or openid-client is missing: `make test` installs them"
-    arguments = [str(running_hub.application_port), running_hub.hub.address, running_hub.client_id, request.param]
+    method = getattr(request, "param", "basic")
+    arguments = [str(running_hub.application_port), running_hub.hub.address, f"portal-{method}", method]
     with Server("openid-client", running_hub.application_port, tmp_path / "node.log") as server:
         server.start([node, _SCRIPT, *arguments], env={"CLIENT_SECRET": running_hub.client_secret})
         with httpx2.Client(base_url=running_hub.application, timeout=30) as client:
@@ -45,6 +46,7 @@ def _ok(answer: httpx2.Response) -> dict[str, object]:
     return document
 
 
+@pytest.mark.parametrize("application", ["basic", "post"], indirect=True)
 def test_sign_in_refresh_introspection_revocation_and_logout(
     running_hub: RunningHub, application: httpx2.Client, browser: Browser
 ) -> None:
@@ -59,7 +61,7 @@ def test_sign_in_refresh_introspection_revocation_and_logout(
     introspected = _ok(application.get("/introspect"))
     assert introspected["active"] is True
     assert introspected["sub"] == userinfo["sub"]
-    assert introspected["client_id"] == "portal"
+    assert str(introspected["client_id"]).startswith("portal-")
     assert _ok(application.get("/refresh"))["rotated"] is True
     assert _ok(application.get("/userinfo"))["sub"] == userinfo["sub"]
 

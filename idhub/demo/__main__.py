@@ -44,7 +44,8 @@ def tell(steps: Sequence[Step] = STEPS, *, ci: bool) -> int:
     except (StoryFailed, TimeoutError, RuntimeError, httpx2.HTTPError, KeyError) as error:
         narrator.close(f"The story failed: {type(error).__name__}: {error}", good=False)
         for server in (stage.hub.server, stage.office.server, stage.wiki.server, stage.scim.server):
-            narrator.fact(f"--- {server.name}: {server.log}\n{server.tail()}")
+            if tail := server.tail():
+                narrator.fact(f"--- {server.name}: {server.log}\n{tail}")
     except KeyboardInterrupt:
         narrator.fact("Ending.")
     finally:
@@ -56,7 +57,7 @@ def tell(steps: Sequence[Step] = STEPS, *, ci: bool) -> int:
 
 def _stay(stage: Stage) -> None:
     """Prepare sample sign-ins, print addresses, and wait for Ctrl-C."""
-    password = "looking-around-in-idhub"
+    password = "look around with open eyes"
     rows = []
     for part, role in _ROLES.items():
         person = stage.cast(part)

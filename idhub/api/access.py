@@ -1,0 +1,105 @@
+"""Who calls the API: a token in the Authorization header, and nothing else."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from fastapi import Request
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from idhub.api.scopes import actions_of
+from idhub.authority import Subject
+from idhub.changes import Actor
+from idhub.credentials import opaque
+from idhub.credentials.tables import ApiToken
+from idhub.db import Database
+from idhub.directory.tables import Installation, Principal, Standing
+from idhub.errors import IdhubError
+from idhub.lifecycle.commands import Caller
+
+SCHEME = "bearer"
+
+
+class Unauthenticated(IdhubError):
+    """No token, or one that does not work (any more)."""
+
+
+class _Services(Protocol):
+    @property
+    def database(self) -> Database: ...
+
+    @property
+    def clock(self) -> Callable[[], datetime]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ApiCaller:
+    """The token behind a call."""
+
+    token_id: str
+    subject: Subject
+    lifecycle: Caller
+
+
+def authenticated(services: _Services) -> Callable[[Request], ApiCaller]:
+    """A dependency that yields the caller of a request.
+
+    Raises (when called):
+        Unauthenticated: no usable token.
+    """
+
+    def dependency(request: Request) -> ApiCaller:
+        scheme, _, value = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != SCHEME or not opaque.looks_valid("api", value.strip()):
+            raise Unauthenticated("Send a token: `Authorization: Bearer ...`.", field="authorization", rule="token")
+        with services.database.read() as session:
+            row = _find(session, value.strip(), now=services.clock())
+        if row is None:
+            raise Unauthenticated("This token does not work (any more).", field="authorization", rule="token.dead")
+        request_id = getattr(request.state, "request_id", None)
+        ip = request.client.host if request.client else None
+        subject = Subject(
+            principal_id=row.principal_id, actions=actions_of(row.scopes), organization_id=row.organization_id
+        )
+        actor = Actor(kind="service", id=row.id, name=row.name, ip=ip)
+        return ApiCaller(row.id, subject, Caller(subject=subject, actor=actor, door="api", request_id=request_id))
+
+    return dependency
+
+
+def _find(session: Session, value: str, *, now: datetime) -> Any:
+    """The token's row if it may be used now: not revoked or expired, its epochs equal, its person active."""
+    row = session.execute(
+        select(
+            ApiToken.id,
+            ApiToken.name,
+            ApiToken.principal_id,
+            ApiToken.scopes,
+            ApiToken.organization_id,
+            ApiToken.enrolment_epoch,
+            ApiToken.expires_at,
+            ApiToken.revoked_at,
+        ).where(
+            ApiToken.token_hash == opaque.hash_of(value),
+            ApiToken.installation_epoch == select(Installation.epoch).scalar_subquery(),
+        )
+    ).one_or_none()
+    if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
+        return None
+    if row.principal_id is not None:
+        owner = session.execute(
+            select(
+                Principal.standing, Principal.enrolment_epoch, Principal.access_starts_at, Principal.access_ends_at
+            ).where(Principal.id == row.principal_id)
+        ).one_or_none()
+        if (
+            owner is None
+            or owner.standing != Standing.ACTIVE
+            or owner.enrolment_epoch != row.enrolment_epoch
+            or owner.access_starts_at > now
+            or (owner.access_ends_at is not None and owner.access_ends_at <= now)
+        ):
+            return None
+    return row

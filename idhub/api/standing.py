@@ -1,0 +1,167 @@
+"""Lifecycle of a person: move, suspend, reactivate, offboard."""
+
+from datetime import date, datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import AwareDatetime, Field
+from sqlalchemy.orm import Session
+
+from idhub.api.access import ApiCaller, authenticated
+from idhub.api.people import company_of, department_of
+from idhub.api.shared import ApiServices, Body, outcome, visible
+from idhub.api.views import person_view
+from idhub.authority import Action
+from idhub.directory.people import find_person, show_person
+from idhub.directory.tables import EmploymentType
+from idhub.errors import Invalid, NotFound
+from idhub.lifecycle import commands
+from idhub.lifecycle.plan import preview
+
+Text = Annotated[str, Field(min_length=1, max_length=200)]
+Reason = Annotated[str, Field(max_length=500)]
+
+
+class ReasonBody(Body):
+    """Why; kept in the audit log."""
+
+    reason: Reason | None = None
+
+
+class OffboardBody(ReasonBody):
+    """When, and whether it is an emergency; without a time: now."""
+
+    effective_at: AwareDatetime | None = None
+    emergency: bool = False
+
+
+class MoveBody(Body):
+    """New values of a post; those left out stay. `employment`: which; default: the main one."""
+
+    employment: Annotated[str, Field(max_length=40)] | None = None
+    company: Text | None = None
+    department: Annotated[str, Field(max_length=1_000)] | None = None
+    title: Annotated[str, Field(max_length=200)] | None = None
+    manager: Text | None = None
+    employment_type: Literal["regular", "contractor", "intern", "dispatched"] | None = None
+    end_date: date | None = None
+
+
+def create_router(services: ApiServices) -> APIRouter:
+    """Routes of standing."""
+    router = APIRouter()
+    database = services.database
+    Caller = Annotated[ApiCaller, Depends(authenticated(services))]  # noqa: N806 - a type
+
+    @router.post("/people/{person}/suspend")
+    def suspend_person(caller: Caller, person: str, body: ReasonBody) -> Any:
+        """Hold access back: sessions and tokens die at once."""
+        with database.transaction() as session:
+            found = visible(session, caller, person, Action.PEOPLE_CHANGE)
+            return outcome(
+                commands.suspend(session, caller.lifecycle, found.id, now=services.clock(), reason=body.reason)
+            )
+
+    @router.post("/people/{person}/reactivate")
+    def reactivate_person(caller: Caller, person: str, body: ReasonBody) -> Any:
+        """Undo a suspension."""
+        with database.transaction() as session:
+            found = visible(session, caller, person, Action.PEOPLE_CHANGE)
+            return outcome(
+                commands.reactivate(session, caller.lifecycle, found.id, now=services.clock(), reason=body.reason)
+            )
+
+    @router.get("/people/{person}/offboarding")
+    def preview_offboarding(
+        caller: Caller, person: str, effective_at: Annotated[AwareDatetime | None, Query()] = None
+    ) -> Any:
+        """What a leave would do. Writes nothing."""
+        with database.read() as session:
+            found = visible(session, caller, person, Action.PEOPLE_OFFBOARD)
+            plan = preview(session, found.id, effective_at=effective_at, now=services.clock())
+        return {
+            "person": found.id,
+            "effective_at": plan.effective_at.isoformat(),
+            "as_of": plan.as_of.isoformat(),
+            "fingerprint": plan.fingerprint,
+            "ends_at_once": {
+                "sessions": plan.sessions,
+                "grants": plan.grants,
+                "refresh_tokens": plan.refresh_tokens,
+            },
+            "rows": [
+                {
+                    "application": row.application,
+                    "channel": row.channel,
+                    "action": row.action,
+                    "account": row.account,
+                    "exposure_seconds": None if row.exposure is None else int(row.exposure.total_seconds()),
+                    "ceiling": int(row.ceiling),
+                    "required_grade": int(row.required),
+                    "notes": list(row.notes),
+                }
+                for row in plan.rows
+            ],
+        }
+
+    @router.post("/people/{person}/offboarding")
+    def offboard_person(caller: Caller, person: str, body: OffboardBody) -> Any:
+        """End all access, now or at a time. When this answers, nothing of theirs works here any more."""
+        with database.transaction() as session:
+            found = visible(session, caller, person, Action.PEOPLE_OFFBOARD)
+            result = commands.offboard(
+                session,
+                caller.lifecycle,
+                found.id,
+                now=services.clock(),
+                at=body.effective_at,
+                is_emergency=body.emergency,
+                reason=body.reason,
+            )
+            return outcome(result)
+
+    @router.delete("/people/{person}/offboarding")
+    def cancel_offboarding(caller: Caller, person: str) -> Any:
+        """Take a scheduled offboarding back before its time."""
+        with database.transaction() as session:
+            found = visible(session, caller, person, Action.PEOPLE_OFFBOARD)
+            return outcome(commands.cancel_offboarding(session, caller.lifecycle, found.id, now=services.clock()))
+
+    @router.post("/people/{person}/move")
+    def move_person(caller: Caller, person: str, body: MoveBody) -> Any:
+        """Change a post."""
+        with database.transaction() as session:
+            now = services.clock()
+            found = visible(session, caller, person, Action.PEOPLE_CHANGE)
+            employment_id = body.employment or found.main_employment_id
+            post = next((e for e in found.employments if e.id == employment_id), None)
+            if post is None:
+                raise NotFound("This person has no such employment.", field="employment", rule="employment.unknown")
+            values = _move_values(session, caller, body, post.organization_id, now=now)
+            result = commands.move(session, caller.lifecycle, found.id, employment_id=post.id, values=values, now=now)
+            return {**outcome(result), "person": person_view(show_person(session, found.id))}
+
+    return router
+
+
+def _move_values(
+    session: Session, caller: ApiCaller, body: MoveBody, organization_id: str, *, now: datetime
+) -> dict[str, Any]:
+    given = body.model_fields_set
+    values: dict[str, Any] = {}
+    if "company" in given and body.company:
+        organization_id = company_of(session, caller, body.company)
+        values |= {"organization_id": organization_id, "department_id": None}
+    if "department" in given:
+        values["department_id"] = department_of(session, organization_id, body.department, now=now)
+    if "title" in given:
+        values["title"] = body.title
+    if "manager" in given:
+        values["manager_id"] = find_person(session, body.manager) if body.manager else None
+    if "employment_type" in given and body.employment_type:
+        values["type"] = EmploymentType(body.employment_type)
+    if "end_date" in given:
+        values["ends_on"] = body.end_date
+    if not values:
+        raise Invalid("Say what changes.", field="body", rule="required")
+    return values

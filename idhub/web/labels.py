@@ -1,0 +1,117 @@
+"""Words for stored codes: badges, types, operations, events. One place, so that every page says the same."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from idhub.pages import N_
+
+Translate = Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """A badge: its kind (ok, warn, bad, info, neutral), its word, its icon where it is not the kind's own."""
+
+    kind: str
+    text: str
+    icon: str | None = None
+
+
+UNKNOWN = Label("neutral", N_("Unknown"), "help-circle")
+
+STANDING: Mapping[str, Label] = {
+    "staged": Label("info", N_("Staged"), "clock"),
+    "active": Label("ok", N_("Active")),
+    "suspended": Label("bad", N_("Suspended"), "ban"),
+    "left": Label("neutral", N_("Left")),
+}
+EMPLOYMENT_STATE: Mapping[str, Label] = {
+    "staged": Label("info", N_("Not begun"), "clock"),
+    "active": Label("ok", N_("Active")),
+    "suspended": Label("bad", N_("Suspended"), "ban"),
+    "ended": Label("neutral", N_("Ended")),
+}
+EMPLOYMENT_TYPE: Mapping[str, str] = {
+    "regular": N_("Regular"),
+    "contractor": N_("Contractor"),
+    "intern": N_("Intern"),
+    "dispatched": N_("Dispatched"),
+}
+ACCOUNT_STATE: Mapping[str, Label] = {
+    "active": Label("ok", N_("In use")),
+    "inactive": Label("neutral", N_("Switched off")),
+    "absent": Label("neutral", N_("No account")),
+    "unknown": UNKNOWN,
+}
+SOURCE_STATE: Mapping[str, Label] = {
+    "present": Label("ok", N_("Present")),
+    "left": Label("neutral", N_("Has left")),
+    "unknown": UNKNOWN,
+}
+CASE_STATE: Mapping[str, Label] = {
+    "scheduled": Label("info", N_("Scheduled"), "clock"),
+    "running": Label("warn", N_("Open"), "circle-dashed"),
+    "complete": Label("ok", N_("Complete")),
+    "cancelled": Label("neutral", N_("Cancelled")),
+}
+DELIVERY_STATE: Mapping[str, Label] = {
+    "pending": Label("info", N_("Waiting"), "clock"),
+    "leased": Label("info", N_("Being sent"), "send"),
+    "done": Label("ok", N_("Done")),
+    "dead": Label("bad", N_("Dead letter")),
+    "superseded": Label("neutral", N_("Superseded")),
+}
+OPERATION: Mapping[str, str] = {
+    "provision": N_("Provision account"),
+    "deprovision": N_("Deactivate account"),
+    "logout": N_("End session"),
+}
+CHANNEL: Mapping[str, str] = {
+    "scim": "SCIM",
+    "backchannel_logout": N_("Back-channel logout"),
+    "none": N_("Not told"),
+}
+ACTION: Mapping[str, str] = {
+    "deactivate_account": N_("Deactivate account"),
+    "end_sessions": N_("End sessions"),
+    "nothing_known": N_("Nothing known to end"),
+}
+NOTE: Mapping[str, str] = {
+    "held": N_("Queue is held up"),
+    "failing": N_("Last delivery failed"),
+    "not_told": N_("Cannot be told; ends when tokens expire"),
+    "never_confirmed": N_("Account never confirmed"),
+    "no_account": N_("No account known"),
+}
+OUTCOME: Mapping[str, Label] = {
+    "success": Label("ok", N_("Success")),
+    "failure": Label("bad", N_("Refused")),
+}
+CRITICALITY: Mapping[str, str] = {
+    "low": N_("Low"),
+    "normal": N_("Normal"),
+    "high": N_("High"),
+    "critical": N_("Critical"),
+}
+ATTEMPT: Mapping[str, Label] = {
+    "done": Label("ok", N_("Done")),
+    "retry": Label("warn", N_("Will be tried again"), "refresh"),
+    "dead": Label("bad", N_("Given up")),
+}
+ENDED: Mapping[str, str] = {
+    "sessions": N_("Sessions"),
+    "grants": N_("Grants"),
+    "entitlements": N_("Entitlements"),
+    "tokens": N_("Tokens"),
+}
+REASON_KIND: Mapping[str, str] = {
+    "rule": N_("Rule"),
+    "group": N_("Group"),
+    "request": N_("Request"),
+    "direct": N_("Direct"),
+}
+
+
+def translated(source: Mapping[str, Label], t: Translate) -> dict[str, Label]:
+    """The badges of a mapping in the language of a request."""
+    return {code: Label(label.kind, t(label.text), label.icon) for code, label in source.items()}

@@ -1,0 +1,245 @@
+"""Read-only queries of the people list and of a person's page. A bounded number of statements whatever the size."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from sqlalchemy import and_, func, or_, select
+from sqlalchemy.orm import Session
+
+from idhub.access.tables import Account, Application, Entitlement
+from idhub.authority import Action, Subject, visible_organizations
+from idhub.credentials.tables import SsoSession
+from idhub.directory.tables import Department, Employment, Organization, OrganizationClosure, Person, Principal
+from idhub.lifecycle.tables import Case
+from idhub.web.listing import Page, Spec, Statement, View, like_terms, page_of, values
+
+COUNT_LIMIT = 10_000
+PEOPLE = Spec(
+    path="/hr/people",
+    sorts=("number", "start"),
+    choices={
+        "type": ("regular", "contractor", "intern", "dispatched"),
+        "state": ("staged", "active", "suspended", "left"),
+    },
+    texts=("org",),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PersonRow:
+    """One line of the people list."""
+
+    id: str
+    display_name: str
+    employee_number: str
+    company: str | None
+    company_en: str | None
+    department: str | None
+    title: str | None
+    type: str | None
+    standing: str
+    starts_on: date | None
+    ends_on: date | None
+    sort_start: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCase:
+    """A leaver's case that is not over."""
+
+    number: str
+    state: str
+    effective_at: datetime
+    is_emergency: bool
+
+
+_NUMBER = func.coalesce(Employment.employee_number, "")
+_START = func.coalesce(Employment.starts_at, Principal.created_at)
+
+
+def people_statement(view: View, session: Session, subject: Subject) -> Statement:
+    """People that the subject may see and the view asks for, without order."""
+    statement: Statement = (
+        select(
+            Person.id,
+            Person.display_name,
+            _NUMBER.label("employee_number"),
+            Organization.name.label("company"),
+            Organization.name_en.label("company_en"),
+            Department.path.label("department"),
+            Employment.title,
+            Employment.type,
+            Principal.standing,
+            Employment.starts_on,
+            Employment.ends_on,
+            _START.label("sort_start"),
+        )
+        .join(Principal, Principal.id == Person.id)
+        .outerjoin(Employment, Employment.id == Person.main_employment_id)
+        .outerjoin(Organization, Organization.id == Principal.organization_id)
+        .outerjoin(Department, Department.id == Employment.department_id)
+    )
+    visible = visible_organizations(session, subject, Action.PEOPLE_READ)
+    if visible is not None:
+        statement = statement.where(Principal.organization_id.in_(visible))
+    for pattern in like_terms(view.value("q")):
+        statement = statement.where(Person.search_terms.like(pattern, escape="\\"))
+    if view.value("state"):
+        statement = statement.where(Principal.standing == view.value("state"))
+    if view.value("type"):
+        statement = statement.where(Employment.type == view.value("type"))
+    if view.value("org"):
+        below = (
+            select(OrganizationClosure.descendant_id)
+            .join(Organization, Organization.id == OrganizationClosure.ancestor_id)
+            .where(or_(Organization.code == view.value("org"), Organization.id == view.value("org")))
+        )
+        statement = statement.where(Principal.organization_id.in_(below))
+    return statement
+
+
+def list_people(view: View, session: Session, statement: Statement) -> Page[PersonRow]:
+    """One page of people."""
+    by_start = view.sort == "start"
+    return page_of(
+        view,
+        lambda s: [PersonRow(*values(row)) for row in session.execute(s)],
+        statement,
+        by=_START if by_start else _NUMBER,
+        id_=Person.id,
+        key=lambda row: (row.sort_start if by_start else row.employee_number, row.id),
+    )
+
+
+def count_up_to(session: Session, statement: Statement, limit: int = COUNT_LIMIT) -> int:
+    """How many rows, counting no further than one past `limit`: no page waits for a count."""
+    bounded = statement.with_only_columns(Person.id).limit(limit + 1).subquery()
+    return session.execute(select(func.count()).select_from(bounded)).scalar_one()
+
+
+def account_counts(session: Session, person_ids: Sequence[str]) -> Mapping[str, int]:
+    """Live accounts by person."""
+    rows = session.execute(
+        select(Account.principal_id, func.count())
+        .where(Account.principal_id.in_(person_ids), Account.known_state == "active")
+        .group_by(Account.principal_id)
+    )
+    return {person_id: count for person_id, count in rows if person_id}
+
+
+def open_leaves(session: Session, person_ids: Sequence[str]) -> Mapping[str, OpenCase]:
+    """Leaver's cases that are scheduled or running, by person."""
+    rows = session.execute(
+        select(Case.principal_id, Case.number, Case.state, Case.effective_at, Case.is_emergency)
+        .where(Case.principal_id.in_(person_ids), Case.kind == "leaver", Case.state.in_(("scheduled", "running")))
+        .order_by(Case.effective_at.desc())
+    )
+    return {row[0]: OpenCase(*values(row)[1:]) for row in rows}
+
+
+def visible_companies(session: Session, subject: Subject) -> list[tuple[str, str, str | None]]:
+    """(code, name, English name) of organizations that the subject may filter by, top first; at most 200."""
+    statement = (
+        select(Organization.code, Organization.name, Organization.name_en)
+        .join(OrganizationClosure, OrganizationClosure.descendant_id == Organization.id)
+        .group_by(Organization.id, Organization.code, Organization.name, Organization.name_en)
+        .order_by(func.count(), Organization.code)
+        .limit(200)
+    )
+    visible = visible_organizations(session, subject, Action.PEOPLE_READ)
+    if visible is not None:
+        statement = statement.where(Organization.id.in_(visible))
+    return [(code, name, english) for code, name, english in session.execute(statement)]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRow:
+    """An account of a person, or an entitlement without one yet."""
+
+    application_id: str
+    slug: str
+    name: str
+    name_zh: str | None
+    role: str | None
+    reason_kind: str | None
+    reason_ref: str | None
+    is_entitled: bool
+    user_name: str | None
+    state: str
+    changed_at: datetime | None
+
+
+def accounts_of(session: Session, person_id: str) -> list[AccountRow]:
+    """Applications of a person: accounts there, and current entitlements, joined by application."""
+    entitled = (
+        select(
+            Entitlement.application_id.label("application_id"),
+            func.min(Entitlement.role).label("role"),
+            func.min(Entitlement.reason_kind).label("reason_kind"),
+            func.min(Entitlement.reason_ref).label("reason_ref"),
+        )
+        .where(
+            Entitlement.principal_id == person_id, Entitlement.superseded_at.is_(None), Entitlement.valid_to.is_(None)
+        )
+        .group_by(Entitlement.application_id)
+        .subquery()
+    )
+    rows = session.execute(
+        select(
+            Application.id,
+            Application.slug,
+            Application.name,
+            Application.name_zh,
+            entitled.c.role,
+            entitled.c.reason_kind,
+            entitled.c.reason_ref,
+            entitled.c.application_id.is_not(None),
+            Account.user_name,
+            func.coalesce(Account.known_state, "absent"),
+            Account.changed_at,
+        )
+        .outerjoin(entitled, entitled.c.application_id == Application.id)
+        .outerjoin(Account, and_(Account.application_id == Application.id, Account.principal_id == person_id))
+        .where(or_(entitled.c.application_id.is_not(None), Account.id.is_not(None)))
+        .order_by(Application.slug)
+        .limit(500)
+    )
+    return [AccountRow(*values(row)) for row in rows]
+
+
+def live_sessions(session: Session, person_id: str, now: datetime) -> int:
+    """Sessions that have neither ended nor run out."""
+    return session.execute(
+        select(func.count())
+        .select_from(SsoSession)
+        .where(SsoSession.principal_id == person_id, SsoSession.ended_at.is_(None), SsoSession.expires_at > now)
+    ).scalar_one()
+
+
+@dataclass(frozen=True, slots=True)
+class CaseRowView:
+    """A case of a person, with its newest receipt."""
+
+    id: str
+    number: str
+    kind: str
+    state: str
+    is_emergency: bool
+    reason: str | None
+    effective_at: datetime
+    completed_at: datetime | None
+
+
+def cases_of(session: Session, person_id: str) -> list[CaseRowView]:
+    """Cases of a person, newest first; at most 100."""
+    rows = session.execute(
+        select(
+            Case.id, Case.number, Case.kind, Case.state, Case.is_emergency, Case.reason, Case.effective_at,
+            Case.completed_at,
+        )
+        .where(Case.principal_id == person_id)
+        .order_by(Case.opened_at.desc())
+        .limit(100)
+    )  # fmt: skip
+    return [CaseRowView(*values(row)) for row in rows]

@@ -1,0 +1,16 @@
+"""All routes of the pages, composed."""
+
+from fastapi import APIRouter
+
+from idhub.web import applications, deliveries, events, offboarding, people, person, portal, receipts, shared
+from idhub.web.services import WebServices
+
+_AREAS = (shared, portal, people, person, offboarding, receipts, applications, deliveries, events)
+
+
+def create_router(services: WebServices) -> APIRouter:
+    """Every page's routes, for `idhub.app` to include; sign-in and account pages are composed beside them."""
+    router = APIRouter(include_in_schema=False)
+    for area in _AREAS:
+        router.include_router(area.create_router(services))
+    return router

@@ -6,34 +6,41 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import anyio.to_thread
+import structlog
 from fastapi import FastAPI
 from sqlalchemy.orm import Session
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from idhub import health
+from idhub.api.errors import error_response
 from idhub.api.routes import create_router as create_api
 from idhub.credentials.revoke import EndedParticipant
 from idhub.credentials.store import Store, create_store
 from idhub.db import Database
 from idhub.delivery.http import OutboundHttp
+from idhub.errors import IdhubError, Invalid, NotFound
 from idhub.keys import Keyring
 from idhub.login.passwords import HashingPool
 from idhub.logs import RequestLog
 from idhub.oidc.hot import mount_hot
+from idhub.oidc.journal import Journal
 from idhub.oidc.notices import ErrorNotice
 from idhub.oidc.routes import create_router as create_oidc
 from idhub.pages import Pages
 from idhub.pages.render import create_pages
 from idhub.services import Hub
 from idhub.settings import Settings
-from idhub.web import login as login_pages
+from idhub.web import account, login
+from idhub.web.errors import render_error
 from idhub.web.routes import create_router as create_pages_router
-from idhub.web.visit import install_translators
 from idhub.worker import Worker
 
 PUBLISHED_KEYS = "/.well-known/idhub-keys"
 _KEYS_MAX_AGE = 300
+_MACHINE_PATHS = ("/api/", "/oauth2/", "/.well-known/", "/healthz", "/readyz", "/metrics")
+_LOG = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +52,7 @@ class Services:
     hashing: HashingPool
     store: Store
     http: OutboundHttp
+    journal: Journal
 
     @property
     def settings(self) -> Settings:
@@ -72,17 +80,19 @@ class Services:
 
     def error_page(self, request: Request, notice: ErrorNotice) -> Response:
         """The page for a protocol error that must not be redirected."""
-        return login_pages.error_page(self, request, notice)
+        return protocol_pages.notice(self, request, status=notice.status, reason=notice.reason)
 
 
 def create_services(hub: Hub) -> Services:
     """Make what routers share."""
+    store = create_store(hub.settings, hub.database, hub.keyring)
     return Services(
         hub=hub,
         pages=create_pages(hub.settings, hub.keyring.master.csrf_secret),
         hashing=HashingPool(hub.settings),
-        store=create_store(hub.settings, hub.database, hub.keyring),
+        store=store,
         http=OutboundHttp(hub.settings),
+        journal=Journal(store),
     )
 
 
@@ -123,13 +133,35 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
     mount_hot(app, services)
     app.include_router(create_oidc(services))
     app.include_router(create_api(services))
-    app.include_router(login_pages.create_router(services))
+    for area in (login, account):
+        app.include_router(area.create_router(services))
     app.include_router(create_pages_router(services))
     app.include_router(health.create_router(services))
     _publish_keys(app, services)
-    install_translators(app, services)
+    _translate_the_rest(app, services)
     app.add_middleware(RequestLog, settings=hub.settings)
     return app
+
+
+def _translate_the_rest(app: FastAPI, services: Services) -> None:
+    """What no area's own translator saw: addresses that nobody serves, and exceptions that nobody expected."""
+
+    def answer(request: Request, error: IdhubError | None) -> Response:
+        if request.url.path.startswith(_MACHINE_PATHS):
+            return error_response(request, error)
+        return render_error(services.pages, request, error)
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 404
+        known = NotFound("There is no such address, or it takes another method.", rule="route")
+        return answer(request, known if status in {404, 405} else Invalid("This cannot be read.", rule="request.form"))
+
+    async def on_unexpected(request: Request, error: Exception) -> Response:
+        _LOG.error("request.failed", exc_info=error)
+        return answer(request, None)
+
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(Exception, on_unexpected)
 
 
 def _publish_keys(app: FastAPI, services: Services) -> None:

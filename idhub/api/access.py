@@ -64,7 +64,9 @@ def authenticated(services: _Services) -> Callable[[Request], ApiCaller]:
             principal_id=row.principal_id, actions=actions_of(row.scopes), organization_id=row.organization_id
         )
         actor = Actor(kind="service", id=row.id, name=row.name, ip=ip)
-        return ApiCaller(row.id, subject, Caller(subject=subject, actor=actor, door="api", request_id=request_id))
+        caller = ApiCaller(row.id, subject, Caller(subject=subject, actor=actor, door="api", request_id=request_id))
+        request.state.api_caller = caller
+        return caller
 
     return dependency
 

@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from idhub.api.access import ApiCaller, authenticated
+from idhub.api.errors import create_route_class
 from idhub.api.shared import ApiServices, Body, outcome, permit, visible
 from idhub.api.views import person_summary, person_view
 from idhub.authority import Action, authorize, visible_organizations
@@ -60,7 +61,7 @@ class UpdateBody(Body):
 
 def create_router(services: ApiServices) -> APIRouter:
     """Routes of people."""
-    router = APIRouter()
+    router = APIRouter(route_class=create_route_class(services))
     database = services.database
     Caller = Annotated[ApiCaller, Depends(authenticated(services))]  # noqa: N806 - a type
 

@@ -8,6 +8,7 @@ from sqlalchemy import select
 
 from idhub.access.tables import Application
 from idhub.api.access import ApiCaller, authenticated
+from idhub.api.errors import create_route_class
 from idhub.api.shared import ApiServices, permit
 from idhub.api.views import case_view
 from idhub.authority import Action, authorize, visible_organizations
@@ -19,7 +20,7 @@ from idhub.lifecycle.receipts import current, export, find_case
 
 def create_router(services: ApiServices) -> APIRouter:
     """Routes of records."""
-    router = APIRouter()
+    router = APIRouter(route_class=create_route_class(services))
     database = services.database
     Caller = Annotated[ApiCaller, Depends(authenticated(services))]  # noqa: N806 - a type
 

@@ -14,6 +14,7 @@ from idhub.directory.people import PersonView, find_person, show_person
 from idhub.errors import NotFound, NotPermitted
 from idhub.keys import Keyring
 from idhub.lifecycle.transition import TransitionResult
+from idhub.oidc.journal import Journal
 from idhub.settings import Settings
 
 
@@ -31,6 +32,10 @@ class ApiServices(Protocol):
     @property
     def keyring(self) -> Keyring:
         """Keys by purpose."""
+
+    @property
+    def journal(self) -> Journal:
+        """Counts refusals of nobody in particular."""
 
     @property
     def clock(self) -> Callable[[], datetime]:

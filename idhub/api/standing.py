@@ -8,6 +8,7 @@ from pydantic import AwareDatetime, Field
 from sqlalchemy.orm import Session
 
 from idhub.api.access import ApiCaller, authenticated
+from idhub.api.errors import create_route_class
 from idhub.api.people import company_of, department_of
 from idhub.api.shared import ApiServices, Body, outcome, visible
 from idhub.api.views import person_view
@@ -49,7 +50,7 @@ class MoveBody(Body):
 
 def create_router(services: ApiServices) -> APIRouter:
     """Routes of standing."""
-    router = APIRouter()
+    router = APIRouter(route_class=create_route_class(services))
     database = services.database
     Caller = Annotated[ApiCaller, Depends(authenticated(services))]  # noqa: N806 - a type
 

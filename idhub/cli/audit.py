@@ -107,7 +107,7 @@ def verify_log(
     witness: Annotated[Path | None, typer.Option(help="A witness's file of checkpoints.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Verify that no event was changed, removed, inserted or reordered. Exit status 0 valid, 1 invalid, 2 unreadable."""
+    """Verify that no event was changed, removed, inserted or moved. Exit status 0 valid, 1 invalid, 2 unreadable."""
     try:
         seen_by = FileWitness(witness) if witness is not None else None
         if witness is not None and not witness.is_file():

@@ -15,6 +15,7 @@ from idhub.login.invitations import invite, link
 people = typer.Typer(help="People: import an HR file, show somebody, make a first-sign-in link.", no_args_is_help=True)
 app.add_typer(people, name="people")
 _SHOWN_PROBLEMS = 50
+ALL_IN, REFUSED, QUARANTINED = 0, 2, 3
 
 
 @people.command("import")
@@ -52,9 +53,10 @@ def import_people(
             time_zone=hub.settings.time_zone,
             progress=progress,
         )
-    data = plain(report)
+    data = {**plain(report), "refused": plain(report.problems), "refused_rows": report.refused}
+    del data["problems"]
     show(data, as_json=json, lines=_import_lines(data))
-    sys.exit(3 if data.get("quarantined") else 2 if data.get("refused") else 0)
+    sys.exit(QUARANTINED if report.quarantined else REFUSED if report.refused else ALL_IN)
 
 
 def _import_lines(data: dict[str, Any]) -> list[str]:

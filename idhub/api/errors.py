@@ -1,0 +1,136 @@
+"""The API's translator: every refusal as JSON that names the field and the rule, recorded, nothing changed."""
+
+from collections.abc import Callable, Coroutine, Mapping
+from datetime import datetime
+from typing import Any
+
+import anyio.to_thread
+import structlog
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+from idhub.api.access import ApiCaller, Unauthenticated
+from idhub.api.shared import ApiServices
+from idhub.changes import Event, EventType, record
+from idhub.errors import Conflict, IdhubError, Invalid, NotFound, NotPermitted, Unavailable
+
+MAX_BODY = 1_000_000
+_LOG = structlog.get_logger(__name__)
+_STATUS: Mapping[type[IdhubError], tuple[int, str]] = {
+    Unauthenticated: (401, "unauthenticated"),
+    NotFound: (404, "not_found"),
+    Conflict: (409, "conflict"),
+    NotPermitted: (403, "not_permitted"),
+    Invalid: (422, "invalid"),
+    Unavailable: (503, "unavailable"),
+}
+_LONGEST = 300
+
+
+def create_route_class(services: ApiServices) -> type[APIRoute]:
+    """A route class whose handlers never leak an exception."""
+
+    class ApiRoute(APIRoute):
+        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+            inner = super().get_route_handler()
+
+            async def handle(request: Request) -> Response:
+                refusal = _too_large(request)
+                if refusal is None:
+                    try:
+                        answer = await inner(request)
+                    except IdhubError as error:
+                        refusal = error
+                    except RequestValidationError as error:
+                        refusal = _first_problem(error)
+                    except HTTPException as error:
+                        refusal = _from_http(error)
+                    except OperationalError as error:
+                        _LOG.warning("api.database_unavailable", exc_info=error)
+                        refusal = Unavailable("The database cannot be reached; try again.")
+                    else:
+                        answer.headers.setdefault("Cache-Control", "no-store")
+                        return answer
+                await _record(services, request, refusal)
+                return error_response(request, refusal)
+
+            return handle
+
+    return ApiRoute
+
+
+def error_response(request: Request, error: IdhubError | None) -> Response:
+    """The answer to a refusal; `None` is an unexpected exception: a request number and nothing else."""
+    request_id = getattr(request.state, "request_id", None)
+    status, code = 500, "server_error"
+    if error is not None:
+        status, code = next((v for kind, v in _STATUS.items() if isinstance(error, kind)), (400, "invalid"))
+    body = {
+        "error": code,
+        "description": error.description if error else "Something went wrong here; the request number tells us what.",
+        "field": error.field if error else None,
+        "rule": error.rule if error else None,
+        "request_id": request_id,
+    }
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, Unavailable):
+        headers["Retry-After"] = str(max(1, int(error.retry_after.total_seconds())))
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+def _too_large(request: Request) -> IdhubError | None:
+    length = request.headers.get("content-length", "")
+    if (length.isdigit() and int(length) > MAX_BODY) or (not length and "transfer-encoding" in request.headers):
+        return Invalid(f"The body must name its length, at most {MAX_BODY} bytes.", field="body", rule="body.size")
+    return None
+
+
+def _first_problem(error: RequestValidationError) -> Invalid:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+    return Invalid(f"{where}: {first['msg']}."[:_LONGEST], field=where[:_LONGEST], rule=str(first["type"]))
+
+
+def _from_http(error: HTTPException) -> IdhubError:
+    if error.status_code in {404, 405}:
+        return NotFound("There is no such address, or it takes another method.", rule="route")
+    return Invalid("The body cannot be read.", field="body", rule="body.form")
+
+
+async def _record(services: ApiServices, request: Request, error: IdhubError) -> None:
+    """Of an authenticated caller an event of its own; of anybody else one in the count of the minute."""
+    now = services.clock()
+    ip = request.client.host if request.client else "unknown"
+    caller: ApiCaller | None = getattr(request.state, "api_caller", None)
+    reason = error.rule or "invalid"
+    if caller is None:
+        services.journal.count(EventType.REQUEST_REFUSED, client_id=None, address=ip, now=now, reason=reason[:60])
+        return
+    await anyio.to_thread.run_sync(_write, services, request, error, caller, now)
+
+
+def _write(services: ApiServices, request: Request, error: IdhubError, caller: ApiCaller, now: datetime) -> None:
+    denied = isinstance(error, NotPermitted)
+    event = Event(
+        type=EventType.AUTHORIZATION_DENIED if denied else EventType.REQUEST_REFUSED,
+        at=now,
+        actor=caller.lifecycle.actor,
+        door="api",
+        target_kind="endpoint",
+        target_id=f"{request.method} {request.scope['route'].path}"[:200],
+        outcome="failure",
+        reason=error.rule,
+        request_id=caller.lifecycle.request_id,
+        details={"field": error.field, "error": type(error).__name__},
+    )
+    try:
+        with services.database.transaction() as session:
+            record(session, [event])
+    except OperationalError as failure:
+        _LOG.warning("api.refusal_not_recorded", exc_info=failure)

@@ -1,0 +1,48 @@
+"""What pages that take a password share: the services they need, and their sentences."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Protocol
+
+from fastapi import Request
+
+from idhub.errors import Invalid
+from idhub.login.passwords import HashingPool
+from idhub.pages import N_
+from idhub.web.services import WebServices
+
+TOO_MANY = N_("Too many tries. Try again in %(wait)s.")
+BUSY = N_("Many people are signing in at this moment. Try again in %(wait)s; your password was not looked at.")
+_POLICY: Mapping[str, str] = {
+    "password.too_short": N_("The password needs at least %(minimum)s characters. Several words are easy to remember."),
+    "password.too_long": N_("The password is too long."),
+    "password.characters": N_("The password has characters that no keyboard types."),
+    "password.common": N_("This password is among those that attackers try first. Choose another."),
+    "password.context": N_(
+        "The password contains the company's name or your own name, number, mail or mobile. Choose another."
+    ),
+}
+_MAX_WAIT = timedelta(hours=1)
+
+
+class LoginServices(WebServices, Protocol):
+    """The part of `idhub.app.Services` that signing in uses."""
+
+    @property
+    def hashing(self) -> HashingPool:
+        """Where passwords are hashed and verified."""
+
+
+def policy_sentence(services: WebServices, request: Request, refused: Invalid) -> str:
+    """Why a password may not be used, in the language of the request."""
+    sentence = services.pages.gettext(request, _POLICY[refused.rule or ""])
+    if "%(minimum)s" in sentence:
+        return sentence % {"minimum": services.settings.password_min_length}
+    return sentence
+
+
+def wait_words(services: WebServices, request: Request, sentence: str, wait: timedelta) -> tuple[str, dict[str, str]]:
+    """A sentence that says how long to wait, and the header that says the same."""
+    seconds = max(1, round(min(wait, _MAX_WAIT).total_seconds()))
+    words = services.pages.formatter(request).duration(timedelta(seconds=seconds))
+    return services.pages.gettext(request, sentence, wait=words), {"Retry-After": str(seconds)}

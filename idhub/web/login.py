@@ -1,0 +1,365 @@
+"""Signing in: `/login`, and `/login/first` behind a one-time link. Plain forms that work without script.
+
+Handlers that hash a password are `async` for one reason: waiting in the hashing queue must not hold one of the threads
+that answer everybody else. What touches the database runs in those threads, in short transactions before and after.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from fastapi import APIRouter, Depends, Request
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import RedirectResponse, Response
+
+from idhub.credentials import transactions
+from idhub.credentials.sessions import authenticate, end_session
+from idhub.credentials.transactions import Transaction
+from idhub.errors import Invalid, NotPermitted, Unavailable
+from idhub.login import invitations, sign_in
+from idhub.login.invitations import Invited
+from idhub.login.passwords import MAX_PASSWORD_BYTES, Verification, check_policy, context_words, normalize
+from idhub.login.sign_in import MAX_USERNAME, Browser, Minted, Prepared
+from idhub.login.throttling import trusted_networks
+from idhub.oidc.notices import ErrorNotice
+from idhub.pages import N_, safe_local_path
+from idhub.web import account, protocol_pages
+from idhub.web.browser import TRANSACTION_COOKIE, browser_of, cookie, form_targets, give_session, signed_in_as
+from idhub.web.forms import Form, RefusalLog, form_of, form_router, record_refusal
+from idhub.web.hashing import BUSY, TOO_MANY, LoginServices, policy_sentence, wait_words
+from idhub.web.services import WebServices
+from idhub.web.visit import SESSION_COOKIE
+
+_NO_MATCH = N_("Sign-in name or password is wrong. Check both and try again.")
+_CLOSED = N_(
+    "Too many wrong passwords in a row. Sign in on a device that you used before, or ask HR or the service desk for a "
+    "one-time link."
+)
+_OPEN_TOO_LONG = N_("This page was open too long. Enter your password again.")
+_NAME_MISSING = N_("Enter your employee number, mobile or mail address.")
+_PASSWORD_MISSING = N_("Enter your password.")
+_PASSWORD_UNUSABLE = N_("The password is longer than any that can be set, or has characters that no keyboard types.")
+_LINK_TITLE = N_("This link cannot be used")
+_LINK_SENTENCE = N_("It was used already, has expired, or was replaced by a newer one. Nothing was changed.")
+_LINK_NEXT = N_("If you have a password, sign in with it. Otherwise ask HR or the service desk for a new link.")
+_SET_TITLE = N_("Your password is set")
+_SET_SENTENCE = N_("Your access has not begun yet. From your first day on, sign in with the password you just chose.")
+_MAX_TOKEN = 100
+
+_LOGIN_FORM = form_of(
+    "username", "password", "csrf_token",
+    limits={"username": MAX_USERNAME, "password": MAX_PASSWORD_BYTES, "csrf_token": 200},
+    optional={"transaction": _MAX_TOKEN, "return_to": 2048, "remember": 8},
+)  # fmt: skip
+_FIRST_FORM = form_of(
+    "token", "password", "csrf_token",
+    limits={"token": _MAX_TOKEN, "password": 4 * MAX_PASSWORD_BYTES, "csrf_token": 200},
+)  # fmt: skip
+
+
+def create_router(services: LoginServices) -> APIRouter:
+    """Routes of `/login`, `/login/first`, of the pages around them (`protocol_pages`) and of `/account`."""
+    router = form_router(services)
+    entrance, first = _Entrance(services), _FirstSignIn(services)
+
+    @router.get("/login")
+    def show_sign_in(request: Request, transaction: str = "", return_to: str = "") -> Response:
+        """The sign-in page; straight on for somebody who needs no sign-in."""
+        return entrance.show(request, transaction, return_to)
+
+    @router.post("/login")
+    async def sign_in_with_password(request: Request, form: Annotated[Form, Depends(_LOGIN_FORM)]) -> Response:
+        """Sign in, or say in one sentence that it did not work."""
+        return await entrance.submit(request, form)
+
+    @router.get("/login/first")
+    def show_first_sign_in(request: Request, token: str = "") -> Response:
+        """The form behind a one-time link. Opening it spends nothing."""
+        return first.show(request, token)
+
+    @router.post("/login/first")
+    async def set_first_password(request: Request, form: Annotated[Form, Depends(_FIRST_FORM)]) -> Response:
+        """Spend the link: set the password and sign in."""
+        return await first.submit(request, form)
+
+    protocol_pages.add_routes(router, services)
+    composed = APIRouter(include_in_schema=False)
+    composed.include_router(router)
+    composed.include_router(account.create_router(services))
+    return composed
+
+
+def error_page(services: WebServices, request: Request, shown: ErrorNotice) -> Response:
+    """The page for a protocol error that must not be redirected (style guide 4.3)."""
+    return protocol_pages.notice(services, request, status=shown.status, reason=shown.reason)
+
+
+@dataclass(frozen=True, slots=True)
+class _Visit:
+    """One submitted sign-in form."""
+
+    request: Request
+    browser: Browser
+    username: str
+    transaction: str
+    return_to: str
+    remember: bool
+
+
+class _Pages:
+    """What both kinds of sign-in page share."""
+
+    def __init__(self, services: LoginServices) -> None:
+        self.services = services
+        self.pages = services.pages
+        self.trusted = trusted_networks(services.settings.trusted_proxies)
+        self.refusals = RefusalLog()
+        self.host = urlsplit(services.settings.issuer).netloc
+
+    def is_forged(self, request: Request, token: str) -> bool:
+        """Whether the form token is not this browser's; records it. A request of another site is refused outright.
+
+        Raises:
+            NotPermitted: rule `csrf.cross_site` (T03).
+        """
+        try:
+            self.pages.check_form(request, token)
+        except NotPermitted as refused:
+            record_refusal(self.services, self.refusals, request, refused.rule or "csrf", "csrf_token")
+            if refused.rule == "csrf.cross_site":
+                raise
+            return True
+        return False
+
+
+class _Entrance(_Pages):
+    """`/login`."""
+
+    def show(self, request: Request, transaction_id: str, return_to: str) -> Response:
+        now, target = self.services.clock(), _local(return_to)
+        with self.services.database.read() as session:
+            signed_in = authenticate(session, cookie(request, self.pages, SESSION_COOKIE), now=now)
+            transaction = self._load(session, request, transaction_id)
+        if transaction_id and transaction is None:
+            return protocol_pages.notice(self.services, request, status=400, reason="transaction_gone")
+        if signed_in is not None:
+            if transaction is None:
+                return _see_other(target)
+            # Somebody who was refused comes here to be somebody else.
+            if transaction.session_id == signed_in.session_id and transaction.refusal is None:
+                return _see_other(transactions.resume_url(transaction))
+        hint = str((transaction.request.get("login_hint") if transaction else None) or "")[:MAX_USERNAME]
+        name = signed_in.display_name if signed_in else ""
+        return self._page(request, transaction, return_to=target, username=hint, signed_in_name=name)
+
+    async def submit(self, request: Request, form: Form) -> Response:
+        visit = _Visit(
+            request=request,
+            browser=browser_of(request, self.pages, self.trusted),
+            username=form["username"].strip(),
+            transaction=form["transaction"],
+            return_to=_local(form["return_to"]),
+            remember=bool(form["remember"]),
+        )
+        checked = await run_in_threadpool(self._prepare, visit, form)
+        if isinstance(checked, Response):
+            return checked
+        prepared, password = checked
+        try:
+            verification = await asyncio.wrap_future(self.services.hashing.verify(password, prepared.stored_hash))
+        except Unavailable as busy:
+            return await run_in_threadpool(self._give_back, visit, prepared, busy)
+        return await run_in_threadpool(self._finish, visit, prepared, verification)
+
+    def _prepare(self, visit: _Visit, form: Form) -> tuple[Prepared, str] | Response:
+        if self.is_forged(visit.request, form["csrf_token"]):
+            return self._again(visit, {"": self.pages.gettext(visit.request, _OPEN_TOO_LONG)}, 403)
+        missing = {"username": _NAME_MISSING} if not visit.username else {}
+        missing |= {"password": _PASSWORD_MISSING} if not form["password"] else {}
+        if missing:
+            return self._again(visit, {n: self.pages.gettext(visit.request, s) for n, s in missing.items()}, 400)
+        try:
+            password = normalize(form["password"])
+        except Invalid as refused:
+            record_refusal(self.services, self.refusals, visit.request, refused.rule or "password", "password")
+            return self._again(visit, {"password": self.pages.gettext(visit.request, _PASSWORD_UNUSABLE)}, 400)
+        with self.services.database.transaction(durable=False) as session:
+            prepared = sign_in.prepare(
+                session, self.services.keyring, visit.username, browser=visit.browser, now=self.services.clock()
+            )
+        if prepared.admission.is_admitted:
+            return prepared, password
+        if prepared.admission.retry_after is None:
+            return self._again(visit, {"": self.pages.gettext(visit.request, _CLOSED)}, 429)
+        words, headers = wait_words(self.services, visit.request, TOO_MANY, prepared.admission.retry_after)
+        return self._again(visit, {"": words}, 429, headers)
+
+    def _give_back(self, visit: _Visit, prepared: Prepared, busy: Unavailable) -> Response:
+        with self.services.database.transaction(durable=False) as session:
+            sign_in.release(session, self.services.keyring, prepared)
+        words, headers = wait_words(self.services, visit.request, BUSY, busy.retry_after)
+        return self._again(visit, {"": words}, 503, headers)
+
+    def _finish(self, visit: _Visit, prepared: Prepared, verification: Verification) -> Response:
+        services, now = self.services, self.services.clock()
+        target = visit.return_to
+        with services.database.transaction(durable=False) as session:
+            old = authenticate(session, cookie(visit.request, self.pages, SESSION_COOKIE), now=now)
+            outcome = sign_in.finish(
+                session, services.keyring, services.settings, prepared, verification, browser=visit.browser,
+                old_session_id=old.session_id if old else None, remember=visit.remember, now=now,
+            )  # fmt: skip
+            transaction = self._load(session, visit.request, visit.transaction)
+            if isinstance(outcome, Minted) and transaction is not None:
+                browser_token = cookie(visit.request, self.pages, TRANSACTION_COOKIE) or ""
+                transactions.establish(session, transaction.id, browser_token, session_id=outcome.session_id, now=now)
+                target = transactions.resume_url(transaction)
+        if not isinstance(outcome, Minted):
+            return self._again(visit, {"": self.pages.gettext(visit.request, _NO_MATCH)}, 403)
+        response = _see_other(target)
+        give_session(response, self.pages, outcome, is_secure=services.settings.is_https)
+        return response
+
+    def _load(self, session: Session, request: Request, transaction_id: str) -> Transaction | None:
+        browser_token = cookie(request, self.pages, TRANSACTION_COOKIE)
+        return transactions.load(session, transaction_id, browser_token, now=self.services.clock())
+
+    def _again(
+        self, visit: _Visit, errors: Mapping[str, str], status: int, headers: Mapping[str, str] | None = None
+    ) -> Response:
+        with self.services.database.read() as session:
+            transaction = self._load(session, visit.request, visit.transaction)
+        return self._page(
+            visit.request, transaction, return_to=visit.return_to, username=visit.username, remember=visit.remember,
+            errors=errors, status=status, headers=headers,
+        )  # fmt: skip
+
+    def _page(
+        self,
+        request: Request,
+        transaction: Transaction | None,
+        *,
+        return_to: str,
+        username: str,
+        remember: bool = False,
+        signed_in_name: str = "",
+        errors: Mapping[str, str] | None = None,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        context = {
+            "transaction": transaction.id if transaction else "",
+            "return_to": "" if transaction else return_to,
+            "application": protocol_pages.application_of(transaction, self.pages.language(request)),
+            "username": username,
+            "remember": remember,
+            "signed_in_name": signed_in_name,
+            "errors": errors or {},
+            "host": self.host,
+        }
+        return self.pages.render(
+            request, "login/sign_in.html", context, status, form_action=form_targets(transaction), headers=headers
+        )
+
+
+class _FirstSignIn(_Pages):
+    """`/login/first`."""
+
+    def show(self, request: Request, token: str) -> Response:
+        with self.services.database.read() as session:
+            invited = invitations.look_up(session, token, now=self.services.clock())
+        return self._unusable(request) if invited is None else self._page(request, invited, token)
+
+    async def submit(self, request: Request, form: Form) -> Response:
+        checked = await run_in_threadpool(self._check, request, form)
+        if isinstance(checked, Response):
+            return checked
+        invited, password = checked
+        try:
+            new_hash = await asyncio.wrap_future(self.services.hashing.hash(password))
+        except Unavailable as busy:
+            words, headers = wait_words(self.services, request, BUSY, busy.retry_after)
+            return self._page(request, invited, form["token"], errors={"": words}, status=503, headers=headers)
+        return await run_in_threadpool(self._redeem, request, form["token"], new_hash)
+
+    def _check(self, request: Request, form: Form) -> tuple[Invited, str] | Response:
+        is_forged = self.is_forged(request, form["csrf_token"])
+        with self.services.database.read() as session:
+            invited = invitations.look_up(session, form["token"], now=self.services.clock())
+            if invited is None:
+                words: frozenset[str] = frozenset()
+            else:
+                words = context_words(session, invited.principal_id, site_name=self.services.settings.login_name)
+        if invited is None:
+            record_refusal(self.services, self.refusals, request, "invitation.unusable", "token")
+            return self._unusable(request)
+        if is_forged:
+            errors = {"": self.pages.gettext(request, _OPEN_TOO_LONG)}
+            return self._page(request, invited, form["token"], errors=errors, status=403)
+        try:
+            password = normalize(form["password"])
+            check_policy(password, min_length=self.services.settings.password_min_length, context=words)
+        except Invalid as refused:
+            errors = {"password": policy_sentence(self.services, request, refused)}
+            return self._page(request, invited, form["token"], errors=errors, status=400)
+        return invited, password
+
+    def _redeem(self, request: Request, token: str, new_hash: str) -> Response:
+        services, now = self.services, self.services.clock()
+        browser = browser_of(request, self.pages, self.trusted)
+        old = signed_in_as(services.database, request, self.pages, now=now)
+        with services.database.transaction() as session:
+            outcome = invitations.redeem(
+                session, services.keyring, services.settings, token, new_hash, browser=browser, now=now
+            )
+        if outcome is None:
+            return self._unusable(request)
+        if isinstance(outcome, Invited):
+            return protocol_pages.sentence_page(services, request, _SET_TITLE, _SET_SENTENCE, status=200)
+        if old is not None and old.principal_id != outcome.principal_id:
+            # The browser was somebody else's: nothing of theirs stays in it (T10).
+            with services.database.transaction() as session:
+                end_session(session, old.session_id, reason="replaced", now=now)
+        response = _see_other("/")
+        give_session(response, self.pages, outcome, is_secure=services.settings.is_https)
+        return response
+
+    def _unusable(self, request: Request) -> Response:
+        link = ("/login", self.pages.gettext(request, N_("Sign in")))
+        return protocol_pages.sentence_page(
+            self.services, request, _LINK_TITLE, _LINK_SENTENCE, next_step=_LINK_NEXT, link=link, status=410
+        )
+
+    def _page(
+        self,
+        request: Request,
+        invited: Invited,
+        token: str,
+        *,
+        errors: Mapping[str, str] | None = None,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+    ) -> Response:
+        context = {
+            "invited": invited,
+            "token": token,
+            "errors": errors or {},
+            "minimum": self.services.settings.password_min_length,
+            "host": self.host,
+        }
+        return self.pages.render(request, "login/first.html", context, status, headers=headers)
+
+
+def _local(return_to: str) -> str:
+    """Where to go after signing in: a path of this hub that is not itself about signing in or out (T12)."""
+    path = safe_local_path(return_to)
+    return "/" if path.startswith(("/login", "/logout")) else path
+
+
+def _see_other(target: str) -> RedirectResponse:
+    response = RedirectResponse(target, status_code=303)
+    response.headers["Cache-Control"] = "no-store"
+    return response

@@ -1,0 +1,342 @@
+"""Pages around a sign-in: `/logout`, `/consent`, `/error`. Shown between a protocol and its person; plain forms."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from starlette.responses import RedirectResponse, Response
+
+from idhub.access.tables import Application, OidcClient
+from idhub.changes import Actor, Event, EventType, record
+from idhub.credentials import opaque, transactions
+from idhub.credentials.sessions import authenticate, end_session, participants_of
+from idhub.credentials.tables import SessionParticipant, SsoSession
+from idhub.credentials.transactions import Transaction
+from idhub.delivery.tables import Delivery
+from idhub.pages import N_, Language
+from idhub.web.browser import ENDED_COOKIE, TRANSACTION_COOKIE, cookie, form_targets, take_session
+from idhub.web.forms import Form, form_of
+from idhub.web.services import WebServices
+from idhub.web.visit import SESSION_COOKIE, SignInRequired, request_id
+
+_MAX_TOKEN = 100
+_LOGOUT_FORM = form_of("csrf_token", limits={"csrf_token": 200}, optional={"transaction": _MAX_TOKEN})
+_CONSENT_FORM = form_of(
+    "csrf_token", "transaction", "consent", limits={"csrf_token": 200, "transaction": _MAX_TOKEN, "consent": 16}
+)
+
+SCOPE_WORDS: Mapping[str, tuple[str, str]] = {
+    "openid": (N_("Know that it is you"), "user-circle"),
+    "profile": (N_("See your name and employee number"), "user"),
+    "email": (N_("See your mail address"), "mail"),
+    "phone": (N_("See your mobile number"), "device-desktop"),
+    "organization": (N_("See your company, department and post"), "building"),
+    "offline_access": (N_("Stay connected while you are away, until you sign out or leave"), "refresh"),
+}
+_OTHER_SCOPE = N_("Use its own permission %(scope)s")
+
+_Notice = tuple[str, str, str]
+_NOTICES: Mapping[str, _Notice] = {
+    "not_entitled": (
+        N_("You cannot open %(application)s"),
+        N_("You are signed in, but you have no right to this application yet."),
+        N_("Ask your manager or %(owner)s, who answers for this application, for access."),
+    ),
+    "transaction_gone": (
+        N_("This sign-in is over"),
+        N_("It was completed, took too long, or was begun in another browser. Nothing was changed."),
+        N_("Go back to the application that you came from and start again."),
+    ),
+    "unknown_client": (
+        N_("The hub does not know this application"),
+        N_("The link that brought you here names an application that is not connected, or no longer is."),
+        N_("Nothing was sent to it. Tell the people who run the application, with the log number below."),
+    ),
+    "invalid_redirect_uri": (
+        N_("This link leads somewhere that was not agreed"),
+        N_("The application asked to send you to an address that is not registered for it."),
+        N_("Nothing was sent there. Tell the people who run the application, with the log number below."),
+    ),
+    "invalid_logout_request": (
+        N_("The application's request to sign you out could not be used"),
+        N_("You are as signed in as before. The application sent something that does not belong to it."),
+        N_("To sign out, choose it in your menu here."),
+    ),
+    "": (
+        N_("The sign-in could not go on"),
+        N_("The application's request could not be used. You did nothing wrong."),
+        N_("Go back and try again. If it happens again, tell the service desk the log number below."),
+    ),
+}
+_OWNERLESS = N_("the service desk")
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationName:
+    """An application as a sign-in page names it."""
+
+    name: str
+    owner: str
+    label: str
+    hue: int
+
+
+def application_of(transaction: Transaction | None, language: Language) -> ApplicationName | None:
+    """The application that asked, in the language of the page."""
+    if transaction is None or transaction.application_name is None:
+        return None
+    return _named(
+        transaction.application_id or "", transaction.application_name, transaction.application_name_zh, language,
+        owner=transaction.application_owner or "",
+    )  # fmt: skip
+
+
+def _named(key: str, name: str, name_zh: str | None, language: Language, *, owner: str = "") -> ApplicationName:
+    shown = (name_zh or name) if language == "zh-CN" else name
+    label = shown[:1] if not shown.isascii() else shown[:3].upper() if " " not in shown[:3] else shown[:1].upper()
+    return ApplicationName(shown, owner, label, sum(key.encode()) % 8)
+
+
+def sentence_page(
+    services: WebServices,
+    request: Request,
+    title: str,
+    sentence: str,
+    *,
+    next_step: str = "",
+    link: tuple[str, str] | None = None,
+    status: int = 200,
+) -> Response:
+    """A page of one heading and a sentence or two, in the language of the request."""
+    pages = services.pages
+    context = {
+        "title": pages.gettext(request, title),
+        "sentence": pages.gettext(request, sentence),
+        "next_step": pages.gettext(request, next_step) if next_step else "",
+        "link": link,
+    }
+    return pages.render(request, "error.html", context, status)
+
+
+def notice(
+    services: WebServices,
+    request: Request,
+    *,
+    status: int,
+    reason: str,
+    transaction: Transaction | None = None,
+) -> Response:
+    """Why a sign-in cannot go on, by its stored reason. Nothing of the request's own text is ever shown.
+
+    For protocols too: `idhub.app` hands it to them as their page for errors that must not be redirected.
+    """
+    pages = services.pages
+    title, sentence, next_step = _NOTICES.get(reason, _NOTICES[""])
+    application = application_of(transaction, pages.language(request))
+    if reason == "not_entitled" and application is None:
+        title, sentence, next_step = _NOTICES[""]
+    values = {
+        "application": application.name if application else "",
+        "owner": (application.owner if application else "") or pages.gettext(request, _OWNERLESS),
+    }
+    context = {
+        "title": _filled(pages.gettext(request, title), values),
+        "sentence": pages.gettext(request, sentence),
+        "next_step": _filled(pages.gettext(request, next_step), values),
+        "switch": f"/login?transaction={transaction.id}" if transaction is not None else "",
+        "reason": reason if reason in _NOTICES else "request",
+    }
+    return pages.render(request, "login/notice.html", context, status, headers={"Cache-Control": "no-store"})
+
+
+def _filled(sentence: str, values: Mapping[str, str]) -> str:
+    return sentence % values if "%(" in sentence else sentence
+
+
+def add_routes(router: APIRouter, services: WebServices) -> None:
+    """Add `/logout`, `/consent` and `/error`."""
+    _add_logout(router, services)
+    _add_consent(router, services)
+    pages = services.pages
+
+    @router.get("/error")
+    def show_error(request: Request, transaction: str = "") -> Response:
+        """What a sign-in ran into."""
+        browser_token = cookie(request, pages, TRANSACTION_COOKIE)
+        with services.database.read() as session:
+            found = transactions.load(session, transaction, browser_token, now=services.clock())
+        if found is None:
+            return notice(services, request, status=400, reason="transaction_gone")
+        reason = found.refusal or ""
+        status = 403 if reason == "not_entitled" else 400
+        return notice(services, request, status=status, reason=reason, transaction=found)
+
+
+# ---------------------------------------------------------------- logout
+
+
+def _add_logout(router: APIRouter, services: WebServices) -> None:
+    pages, is_secure = services.pages, services.settings.is_https
+
+    @router.get("/logout")
+    def show_logout(request: Request, transaction: str = "") -> Response:
+        """What signing out will end; or, when nobody is signed in any more, how the applications took it."""
+        now = services.clock()
+        with services.database.read() as session:
+            signed_in = authenticate(session, cookie(request, pages, SESSION_COOKIE), now=now)
+            asked = _load(session, services, request, transaction)
+            if signed_in is None:
+                results = _results(session, cookie(request, pages, ENDED_COOKIE), pages.language(request))
+            else:
+                participants = participants_of(session, signed_in.session_id)
+        if signed_in is None:
+            if asked is not None:
+                return _see_other(transactions.resume_url(asked))
+            return pages.render(request, "login/signed_out.html", {"results": results})
+        language = pages.language(request)
+        context = {
+            "transaction": asked.id if asked else "",
+            "application": application_of(asked, language),
+            "name": signed_in.display_name,
+            "applications": [
+                (_named(p.application_id, p.application_name, p.application_name_zh, language), p.is_told)
+                for p in participants
+            ],
+        }
+        return pages.render(
+            request, "login/logout.html", context, session_id=signed_in.session_id, form_action=form_targets(asked)
+        )
+
+    @router.post("/logout")
+    def log_out(request: Request, form: Annotated[Form, Depends(_LOGOUT_FORM)]) -> Response:
+        """End the session with everything that rests on it, and tell its applications."""
+        now, token = services.clock(), cookie(request, pages, SESSION_COOKIE)
+        with services.database.transaction() as session:
+            signed_in = authenticate(session, token, now=now)
+            if signed_in is not None:
+                # ASVS 10.6.2: nobody is signed out by a link or another site's form.
+                pages.check_form(request, form["csrf_token"], session_id=signed_in.session_id)
+                peer = request.client.host if request.client else None
+                actor = Actor(kind="person", id=signed_in.principal_id, session_id=signed_in.session_id, ip=peer)
+                end_session(session, signed_in.session_id, reason="logout", now=now, actor=actor)
+            asked = _load(session, services, request, form["transaction"])
+        response = _see_other(transactions.resume_url(asked) if asked is not None else "/logout")
+        take_session(response, pages, token if signed_in is not None else None, is_secure=is_secure)
+        return response
+
+
+def _results(session: Session, token: str | None, language: Language) -> list[tuple[ApplicationName, str]]:
+    """Applications of the session that this browser just ended: (application, told | waiting | failed | untold)."""
+    if not token or not opaque.looks_valid("ses", token):
+        return []
+    rows = session.execute(
+        select(
+            SessionParticipant.application_id,
+            Application.name,
+            Application.name_zh,
+            OidcClient.backchannel_logout_uri,
+            Delivery.state,
+        )
+        .join(SsoSession, SsoSession.id == SessionParticipant.session_id)
+        .join(Application, Application.id == SessionParticipant.application_id)
+        .join(OidcClient, OidcClient.client_id == SessionParticipant.client_id)
+        .outerjoin(Delivery, Delivery.participant_id == SessionParticipant.id)
+        .where(SsoSession.token_hash == opaque.hash_of(token), SsoSession.ended_at.is_not(None))
+        .order_by(Application.name)
+    ).all()
+    found = []
+    for row in rows:
+        state = (
+            "untold"
+            if row.backchannel_logout_uri is None
+            else {"done": "told", "dead": "failed"}.get(row.state, "waiting")
+        )
+        found.append((_named(row.application_id, row.name, row.name_zh, language), state))
+    return found
+
+
+# ---------------------------------------------------------------- consent
+
+
+def _add_consent(router: APIRouter, services: WebServices) -> None:
+    pages = services.pages
+
+    @router.get("/consent")
+    def show_consent(request: Request, transaction: str = "") -> Response:
+        """What an application asks to see and do, in plain words."""
+        with services.database.read() as session:
+            signed_in = authenticate(session, cookie(request, pages, SESSION_COOKIE), now=services.clock())
+            asked = _load(session, services, request, transaction)
+        application = application_of(asked, pages.language(request))
+        if asked is None or application is None:
+            return notice(services, request, status=400, reason="transaction_gone")
+        if signed_in is None:
+            return _see_other(f"/login?transaction={asked.id}")
+        context = {
+            "transaction": asked.id,
+            "application": application,
+            "name": signed_in.display_name,
+            "scopes": _scope_words(services, request, str(asked.request.get("scope") or "")),
+        }
+        return pages.render(
+            request, "login/consent.html", context, session_id=signed_in.session_id, form_action=form_targets(asked)
+        )
+
+    @router.post("/consent")
+    def answer_consent(request: Request, form: Annotated[Form, Depends(_CONSENT_FORM)]) -> Response:
+        """Note the answer and go back to the protocol, which acts on it."""
+        now = services.clock()
+        browser_token = cookie(request, pages, TRANSACTION_COOKIE) or ""
+        with services.database.transaction() as session:
+            signed_in = authenticate(session, cookie(request, pages, SESSION_COOKIE), now=now)
+            if signed_in is None:
+                raise SignInRequired
+            pages.check_form(request, form["csrf_token"], session_id=signed_in.session_id)
+            asked = _load(session, services, request, form["transaction"])
+            # Anything but a clear yes is a no.
+            is_allowed = form["consent"] == "allow"
+            if asked is not None:
+                transactions.answer_consent(
+                    session, asked.id, browser_token, answer="allow" if is_allowed else "deny", now=now
+                )
+                event = Event(
+                    type=EventType.CONSENT_GIVEN if is_allowed else EventType.CONSENT_DENIED,
+                    at=now,
+                    actor=Actor(kind="person", id=signed_in.principal_id, session_id=signed_in.session_id),
+                    door="login",
+                    target_kind="client",
+                    target_id=asked.client_id or "",
+                    person_id=signed_in.principal_id,
+                    application_id=asked.application_id,
+                    request_id=request_id(request),
+                    details={"scope": str(asked.request.get("scope") or "")},
+                )
+                record(session, [event])
+        if asked is None:
+            return notice(services, request, status=400, reason="transaction_gone")
+        return _see_other(transactions.resume_url(asked))
+
+
+def _scope_words(services: WebServices, request: Request, scope: str) -> list[tuple[str, str]]:
+    words: dict[str, str] = {}
+    for value in scope.split():
+        known = SCOPE_WORDS.get(value)
+        if known is not None:
+            words.setdefault(services.pages.gettext(request, known[0]), known[1])
+        else:
+            words[services.pages.gettext(request, _OTHER_SCOPE, scope=value)] = "key"
+    return list(words.items())
+
+
+def _load(session: Session, services: WebServices, request: Request, transaction_id: str) -> Transaction | None:
+    browser_token = cookie(request, services.pages, TRANSACTION_COOKIE)
+    return transactions.load(session, transaction_id, browser_token, now=services.clock())
+
+
+def _see_other(target: str) -> RedirectResponse:
+    response = RedirectResponse(target, status_code=303)
+    response.headers["Cache-Control"] = "no-store"
+    return response

@@ -18,6 +18,8 @@ from uuid import uuid4
 import orjson
 import structlog
 
+from idhub.settings import Settings
+
 # ASGI 3.0, in words of its own: nothing at this level knows a web framework.
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -63,14 +65,12 @@ _UNSAFE = re.compile(
 _write_lock = threading.Lock()
 
 
-def configure_logs(*, level: str = "info", form: Literal["json", "console"] = "json") -> None:
-    """Send every event of this process to stderr, one line each. May be called again.
+def configure_logging(settings: Settings) -> None:
+    """Send every event of this process to stderr, one line each, as `log_level` and `log_format` say.
 
-    Args:
-        level: least severe level that is written: debug, info, warning, error.
-        form: json for machines; console for reading, with the same escapes and redactions.
+    May be called again. The console format is for reading, with the same escapes and redactions.
     """
-    threshold = _LEVELS[level]
+    threshold, form = _LEVELS[settings.log_level], settings.log_format
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -208,11 +208,13 @@ class _Bridge:
 class RequestLog:
     """ASGI middleware: gives every request an id and writes one line when it is answered.
 
-    The id comes from here, never from outside, and goes back as X-Request-Id. Query strings are not logged.
+    The id comes from here, never from outside, and goes back as X-Request-Id. Query strings are not logged. Behind
+    trusted proxies the address is theirs; who is behind them is in the audit events.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
         self._app = app
+        self._is_debugging = settings.log_level == "debug"
         self._log = structlog.get_logger("idhub.http")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -236,13 +238,13 @@ class RequestLog:
             await self._app(scope, receive, send_marked)
         finally:
             path = scope["path"][:_PATH_LIMIT]
-            log = self._log.debug if path in _QUIET_PATHS and status < 400 else self._log.info
-            log(
-                "http.answered",
-                method=scope["method"],
-                path=path,
-                status=status,
-                milliseconds=round((time.perf_counter() - began) * 1000, 1),
-                client=scope["client"][0] if scope.get("client") else None,
-            )
+            if self._is_debugging or status >= 400 or path not in _QUIET_PATHS:
+                self._log.info(
+                    "http.answered",
+                    method=scope["method"],
+                    path=path,
+                    status=status,
+                    milliseconds=round((time.perf_counter() - began) * 1000, 1),
+                    client=scope["client"][0] if scope.get("client") else None,
+                )
             request_id.reset(mark)

@@ -11,7 +11,8 @@ import pytest
 import structlog
 from starlette.types import Message, Receive, Scope, Send
 
-from idhub.logs import RequestLog, configure_logs, redact, request_id
+from idhub.logs import RequestLog, configure_logging, redact, request_id
+from idhub.settings import Settings
 
 CANARY = "c4n4ry" + secrets.token_hex(16)
 JWT = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiIxIn0." + CANARY
@@ -54,7 +55,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 )
 def test_no_value_can_end_or_turn_a_line(capsys: pytest.CaptureFixture[str], bad: str, form: Any) -> None:
     """G01."""
-    configure_logs(form=form)
+    configure_logging(Settings(log_format=form))
     text = f"admin{bad}level=info event=login.succeeded"
 
     structlog.get_logger().info("login.failed", username=text, **{f"key{bad}": [text, {"deep": text}]})
@@ -70,7 +71,7 @@ def test_no_value_can_end_or_turn_a_line(capsys: pytest.CaptureFixture[str], bad
 
 
 def test_chinese_is_readable_in_the_log(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logs()
+    configure_logging(Settings())
     structlog.get_logger().info("person.onboarded", name="李雷")
 
     assert '"name":"李雷"' in capsys.readouterr().err
@@ -106,7 +107,7 @@ def test_chinese_is_readable_in_the_log(capsys: pytest.CaptureFixture[str]) -> N
 )
 def test_no_credential_reaches_the_log_wherever_it_was_put(capsys: pytest.CaptureFixture[str], text: str) -> None:
     """G02: canaries in the event, its values, keys' values, exceptions, foreign loggers."""
-    configure_logs(level="debug")
+    configure_logging(Settings(log_level="debug"))
     log = structlog.get_logger()
 
     log.info(text)
@@ -144,7 +145,7 @@ def test_no_credential_reaches_the_log_wherever_it_was_put(capsys: pytest.Captur
     ],
 )
 def test_values_of_secret_names_are_never_written(capsys: pytest.CaptureFixture[str], key: str) -> None:
-    configure_logs()
+    configure_logging(Settings())
 
     structlog.get_logger().info("x", **{key: CANARY}, headers={key: CANARY}, pairs=[{key: [CANARY]}])
 
@@ -167,7 +168,7 @@ def test_what_is_no_secret_stays() -> None:
 
 
 def test_exceptions_carry_no_local_variables(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logs()
+    configure_logging(Settings())
 
     def inner(value: str) -> None:
         raise KeyError(len(value))
@@ -183,7 +184,7 @@ def test_exceptions_carry_no_local_variables(capsys: pytest.CaptureFixture[str])
 
 
 def test_levels_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logs(level="warning")
+    configure_logging(Settings(log_level="warning"))
     log = structlog.get_logger()
 
     log.info("quiet")
@@ -211,12 +212,12 @@ def call(app: Any, *, path: str = "/login", query: bytes = b"", fails: bool = Fa
         "headers": [(b"x-request-id", b"forged")],
         "client": ("203.0.113.9", 1234),
     }
-    asyncio.run(RequestLog(app)(scope, receive, send))
+    asyncio.run(RequestLog(app, settings=Settings())(scope, receive, send))
     return sent
 
 
 def test_every_answer_has_one_line_without_its_query(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logs()
+    configure_logging(Settings())
     seen: list[str | None] = []
 
     async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
@@ -239,7 +240,7 @@ def test_every_answer_has_one_line_without_its_query(capsys: pytest.CaptureFixtu
 
 
 def test_a_request_that_fails_is_logged_as_500(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logs()
+    configure_logging(Settings())
 
     async def app(_scope: Scope, _receive: Receive, _send: Send) -> None:
         raise RuntimeError("broken")
@@ -250,7 +251,7 @@ def test_a_request_that_fails_is_logged_as_500(capsys: pytest.CaptureFixture[str
 
 
 def test_health_checks_do_not_fill_the_log(capsys: pytest.CaptureFixture[str]) -> None:
-    configure_logs()
+    configure_logging(Settings())
 
     async def app(scope: Scope, _receive: Receive, send: Send) -> None:
         status = 503 if scope["path"] == "/readyz" else 200

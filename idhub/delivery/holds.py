@@ -86,6 +86,11 @@ def holds(session: Session, application_ids: Iterable[str] | None = None) -> lis
     ]
 
 
+def held_applications(session: Session) -> dict[str, str]:
+    """Applications that have a queue standing still, with the reason: paused, or unauthorized."""
+    return {hold.application_id: hold.reason for hold in reversed(holds(session))}
+
+
 def pause(session: Session, application_id: str, *, now: datetime, actor: Actor, note: str | None = None) -> None:
     """Hold an application's deliveries until `resume`. What is in flight is finished; nothing is probed."""
     values = {"note": note, "held_since": now, "held_by": f"{actor.kind}:{actor.id}"[:60]}

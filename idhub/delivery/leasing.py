@@ -19,6 +19,7 @@ from idhub.db import Database, bulk_insert
 from idhub.delivery.channel import Grade, LeasedDelivery
 from idhub.delivery.holds import Hold, Queue, claim_probe, held_queues, holds
 from idhub.delivery.tables import Delivery, DeliveryAttempt
+from idhub.directory.tables import Installation
 from idhub.settings import Settings
 
 _UNFINISHED = ("pending", "leased")
@@ -38,11 +39,16 @@ def lease(database: Database, *, worker: str, now: datetime, limit: int, setting
     The bulkhead (`settings.delivery_per_application`) counts what every worker has in flight; workers that lease at the
     same instant may exceed it by one round.
 
+    Nothing is leased while the hub is in recovery mode.
+
     Opens its own transactions: a read to choose, a short write to claim. Claiming checks everything again.
     """
     if limit <= 0:
         return []
     with database.read() as session:
+        if session.execute(select(Installation.recovery_reason).where(Installation.id == 1)).scalar() is not None:
+            # Restored from a backup: what it would send may have been sent, or withdrawn, before (design section 8).
+            return []
         chosen, probes = _choose(session, limit, settings.delivery_per_application, now=now)
     if not chosen:
         return []

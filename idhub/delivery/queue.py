@@ -4,7 +4,7 @@
 back; `expire_leases` gives back what a silent worker held; `retry_dead`, `pause` and `resume` are for people.
 """
 
-from idhub.delivery.holds import Hold, holds, pause, resume
+from idhub.delivery.holds import Hold, held_applications, holds, pause, resume
 from idhub.delivery.leasing import lease
 from idhub.delivery.planning import plan
 from idhub.delivery.settling import expire_leases, retry_dead, settle, settle_all
@@ -13,6 +13,7 @@ from idhub.delivery.wake import wake
 __all__ = [
     "Hold",
     "expire_leases",
+    "held_applications",
     "holds",
     "lease",
     "pause",

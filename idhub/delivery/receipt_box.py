@@ -18,6 +18,11 @@ _receipts_due = table("receipts_due", column("case_id", String), column("since",
 _cases = table("cases", column("id", String))
 
 
+def has_due(session: Session) -> bool:
+    """Whether a receipt waits to be signed again."""
+    return session.execute(select(_receipts_due.c.case_id).limit(1)).first() is not None
+
+
 def touch_cases(session: Session, case_ids: Iterable[str | None], *, now: datetime) -> None:
     """Mark cases as having changed.
 

@@ -32,7 +32,7 @@ from idhub.pages import Pages
 from idhub.pages.render import create_pages
 from idhub.services import Hub
 from idhub.settings import Settings
-from idhub.web import account, login
+from idhub.web import account, login, protocol_pages
 from idhub.web.errors import render_error
 from idhub.web.routes import create_router as create_pages_router
 from idhub.worker import Worker

@@ -7,8 +7,11 @@ from typing import Annotated, Any
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from idhub.authority import Action, Subject, authorize
+from idhub.changes import Actor
 from idhub.cli.console import JsonOption, app, caller, open_here, plain, say, show, table
 from idhub.directory.people import find_person, show_person, sources_of
+from idhub.lifecycle.hr_brake import approve_release, list_held
 from idhub.lifecycle.hr_import import import_file
 from idhub.login.invitations import invite, link
 
@@ -39,8 +42,8 @@ def import_people(
     ):
         task = bar.add_task("importing", total=None)
 
-        def progress(done: int, total: int | None) -> None:
-            bar.update(task, completed=done, total=total)
+        def progress(rows: int) -> None:
+            bar.update(task, completed=rows)
 
         report = import_file(
             hub.database,
@@ -50,7 +53,6 @@ def import_people(
             now=hub.clock(),
             actor=caller().actor,
             keyring=hub.keyring,
-            time_zone=hub.settings.time_zone,
             progress=progress,
         )
     data = {**plain(report), "refused": plain(report.problems), "refused_rows": report.refused}
@@ -74,6 +76,32 @@ def _stderr() -> Any:
     from rich.console import Console
 
     return Console(stderr=True)
+
+
+@people.command("held")
+def show_held(json: JsonOption = False) -> None:
+    """Show what the mass-change brake holds back, by run."""
+    with open_here() as hub, hub.database.read() as session:
+        held = list_held(session)
+    rows = [[h.run_id, h.display_name, h.employee_number, h.kind, h.first_approver or "-"] for h in held]
+    show(plain(held), as_json=json, lines=table(rows, ("run", "name", "number", "kind", "first approver")))
+
+
+@people.command("release")
+def release_held(
+    run: Annotated[str, typer.Argument(help="The run, as `people held` names it.")],
+    approver: Annotated[str, typer.Option(help="Who approves: a person with the right to; two are needed.")],
+    json: JsonOption = False,
+) -> None:
+    """Approve leaves that the brake holds. The first approval waits; the second, of another person, releases them."""
+    with open_here() as hub:
+        with hub.database.read() as session:
+            person = show_person(session, find_person(session, approver))
+            authorize(session, Subject(principal_id=person.id), Action.IMPORT_RELEASE)
+        who = Actor(kind="person", id=person.id, name=person.display_name)
+        release = approve_release(hub.database, run, keyring=hub.keyring, approver=who, now=hub.clock())
+    data = plain(release)
+    show(data, as_json=json, lines=[f"{name}: {value}" for name, value in data.items()])
 
 
 @people.command("show")

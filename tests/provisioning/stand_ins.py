@@ -48,6 +48,7 @@ class StandIn:
     behaviour: Behaviour = "good"
     token: str = "stand-in-token"
     delay: float = 0.3
+    retry_after: int = 7
     hang_after_create: bool = False
     omits_active: bool = False
     before: Callable[[str, str], None] | None = None
@@ -64,8 +65,7 @@ class StandIn:
             def service(self) -> StandIn:
                 return stand_in
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), Handler)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         return self
 
@@ -106,6 +106,12 @@ class StandIn:
         self._released.wait(60)
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    # The default of 5 drops connections of a burst, and each then waits a second for its repeated SYN.
+    request_queue_size = 128
+
+
 class _Handler(BaseHTTPRequestHandler):
     @property
     def service(self) -> StandIn:
@@ -140,7 +146,7 @@ class _Handler(BaseHTTPRequestHandler):
         if service.behaviour == "slow":
             time.sleep(service.delay)
         if service.behaviour == "failing":
-            self._answer(503, {"detail": f"maintenance, {authorization}"}, retry_after="7")
+            self._answer(503, {"detail": f"maintenance, {authorization}"}, retry_after=service.retry_after)
             return
         if authorization != f"Bearer {service.token}":
             self._answer(401, {"detail": f"{authorization} is not welcome"})
@@ -215,14 +221,14 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             holder[name] = operation["value"]
 
-    def _answer(self, status: int, body: dict[str, Any], *, retry_after: str | None = None) -> None:
+    def _answer(self, status: int, body: dict[str, Any], *, retry_after: int | None = None) -> None:
         content = json.dumps(body).encode()
         try:
             self.send_response(status)
             self.send_header("Content-Type", "application/scim+json")
             self.send_header("Content-Length", str(len(content)))
             if retry_after is not None:
-                self.send_header("Retry-After", retry_after)
+                self.send_header("Retry-After", str(retry_after))
             self.end_headers()
             self.wfile.write(content)
         except (BrokenPipeError, ConnectionResetError):

@@ -57,7 +57,7 @@ class EventType(StrEnum):
     event_class: EventClass
     description: str
 
-    def __new__(cls, value: str, event_class: EventClass, description: str) -> Self:
+    def __new__(cls, value: str, event_class: EventClass = EventClass.CHANGE, description: str = "") -> Self:
         member = str.__new__(cls, value)
         member._value_ = value
         member.event_class = event_class

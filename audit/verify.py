@@ -31,6 +31,8 @@ FORMAT_VERSION: Final = 1
 TILE_SIZE: Final = 256
 _FINDINGS_LIMIT: Final = 50
 _LINE_LIMIT: Final = 1 << 20
+# Findings that only say between which positions something is wrong.
+_RANGES: Final = frozenset({"root", "order"})
 
 
 class Unreadable(AuditError):
@@ -70,8 +72,17 @@ class VerifyResult:
 
     @property
     def first_bad(self) -> int | None:
-        """The first position at which something is wrong, None when all is well or the place is unknown."""
-        return min((one.position for one in self.findings if one.position is not None), default=None)
+        """The first position at which something is wrong, None when all is well or the place is unknown.
+
+        A checkpoint that does not fit gives a range; where an exact finding lies within it, that one is the place.
+        """
+        exact = [one.position for one in self.findings if one.kind not in _RANGES and one.position is not None]
+        ranges = [
+            one.position
+            for one in self.findings
+            if one.kind in _RANGES and not any((one.position or 0) <= place < (one.until or 0) for place in exact)
+        ]
+        return min([place for place in [*exact, *ranges] if place is not None], default=None)
 
     @property
     def exit_code(self) -> int:
@@ -176,9 +187,9 @@ class LogChecker:
             return None
         result.origin = signed.origin
         if not self._tile_start < signed.size <= self.position:
-            what = "truncated" if signed.size > self.position else "order"
             text = f"a checkpoint of size {signed.size} stands after {self.position} events"
-            self.report(what, text, min(signed.size, self.position))
+            self.report("order", text, self._agreed, signed.size)
+            self.break_off()
             return None
         self._compare(signed.size, signed.root, "checkpoint")
         result.checkpoints += 1
@@ -208,7 +219,7 @@ class LogChecker:
             self.report("truncated", text, self.position)
         tail = self.position - self._proven
         if tail > 0 and not self._is_broken:
-            if not allow_tail:
+            if not allow_tail and result.is_valid:
                 self.report("unproven", f"{tail} events stand after the last checkpoint", self._proven)
             result.unproven += tail
         return result
@@ -460,7 +471,7 @@ def read_keys(path: Path) -> list[VerifyingKey]:
 def describe(result: VerifyResult) -> str:
     """Return the outcome in lines of text."""
     lines = []
-    for one in result.findings:
+    for one in sorted(result.findings, key=lambda one: (one.kind in _RANGES, one.position or 0)):
         where = "" if one.position is None else f" at {one.position}"
         where = where if one.until is None else f" between {one.position} and {one.until - 1}"
         lines.append(f"INVALID{where} ({one.kind}): {one.text}")

@@ -110,12 +110,10 @@ def test_every_proof_of_small_trees_verifies_and_no_neighbour_does(size: int) ->
         proof = consistency_proof(old_size, size, reader)
         assert verify_consistency(old_size=old_size, size=size, old_root=old_root, root=root, proof=proof)
         if 0 < old_size < size:
-            forged = brute_root(leaves[: old_size - 1] + [leaf_hash(b"forged")])
+            forged = brute_root([*leaves[: old_size - 1], leaf_hash(b"forged")])
             assert not verify_consistency(old_size=old_size, size=size, old_root=forged, root=root, proof=proof)
             assert not verify_consistency(old_size=old_size, size=size, old_root=old_root, root=forged, proof=proof)
-            assert not verify_consistency(
-                old_size=old_size, size=size, old_root=old_root, root=root, proof=proof[:-1]
-            )
+            assert not verify_consistency(old_size=old_size, size=size, old_root=old_root, root=root, proof=proof[:-1])
             assert not verify_consistency(
                 old_size=old_size, size=size, old_root=old_root, root=root, proof=[*proof, root]
             )

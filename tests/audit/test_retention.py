@@ -1,0 +1,118 @@
+"""Retention: whole exported tiles go by decision, and what stays can still be proven."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError
+
+from audit.errors import NotRetainable
+from audit.events import Actor
+from audit.retention import Decision, decide, remove
+from audit.tables import audit_events, audit_person_keys, audit_personal
+from audit.tiles import prove
+from audit.verify import Finding, VerifyResult, verify_database, verify_export
+from tests.audit.support import NOW, Trail, event
+
+DECISION = Decision(512, Actor("person", "per_auditor"), "13 months are over", NOW)
+
+
+def exported(trail: Trail) -> VerifyResult:
+    return verify_export(trail.export(), keys=trail.keys, witness=trail.witness)
+
+
+def test_removed_events_leave_a_log_that_still_verifies(trail: Trail) -> None:
+    trail.append(*[event(number, personal={"name": "张三"}) for number in range(600)])
+    trail.seal()
+    ids = trail.fill(100)
+    result = exported(trail)
+    with trail.engine.begin() as connection:
+        decide(connection, DECISION, exported=result)
+    with trail.engine.begin() as connection:
+        removed = 0
+        while some := remove(connection):
+            removed += some
+    assert removed == 512
+    with trail.engine.connect() as connection:
+        live = verify_database(connection, trail.keys, trail.witness)
+        assert (live.findings, live.events, live.withheld) == ([], 188, 512)
+        assert prove(connection, ids[0]) is not None
+        for table in (audit_personal, audit_person_keys):
+            assert connection.execute(select(func.count()).select_from(table)).scalar_one() == 88
+    after = exported(trail)
+    assert (after.findings, after.events, after.withheld, after.size) == ([], 188, 512, 700)
+    trail.append(event(1))
+    trail.seal()
+    assert exported(trail).is_valid
+
+
+def test_checkpoints_within_removed_events_are_still_compared(trail: Trail) -> None:
+    for count in (100, 300, 200):
+        trail.fill(count)
+    with trail.engine.begin() as connection:
+        decide(connection, replace(DECISION, through_position=256), exported=exported(trail))
+        while remove(connection):
+            pass
+    result = exported(trail)
+    assert (result.findings, result.checkpoints, result.withheld) == ([], 3, 256)
+    with trail.without_guards() as connection:
+        connection.execute(text("UPDATE audit_tiles SET hashes = root WHERE tile = 0"))
+    with trail.engine.connect() as connection:
+        assert not verify_database(connection, trail.keys, trail.witness).is_valid
+
+
+@pytest.mark.parametrize("through", [0, 100, 511, 768, 1_024, -256])
+def test_only_whole_tiles_below_a_checkpoint_may_go(trail: Trail, through: int) -> None:
+    trail.fill(600)
+    result = exported(trail)
+    with trail.engine.begin() as connection, pytest.raises(NotRetainable, match="whole tiles"):
+        decide(connection, replace(DECISION, through_position=through), exported=result)
+
+
+def test_nothing_goes_without_a_valid_export_of_it(trail: Trail) -> None:
+    trail.fill(300)
+    early = exported(trail)
+    trail.fill(300)
+    broken = exported(trail)
+    broken.findings.append(_finding())
+    with trail.engine.begin() as connection:
+        for result in (early, broken, VerifyResult()):
+            with pytest.raises(NotRetainable, match="valid export"):
+                decide(connection, DECISION, exported=result)
+        assert remove(connection) == 0
+
+
+def _finding() -> Finding:
+    return Finding("edited", "x", 1)
+
+
+def test_what_no_decision_covers_cannot_be_deleted(trail: Trail) -> None:
+    trail.fill(600)
+    with trail.engine.begin() as connection:
+        decide(connection, DECISION, exported=exported(trail))
+    with pytest.raises(DBAPIError, match="insert-only"), trail.engine.begin() as connection:
+        connection.execute(audit_events.delete().where(audit_events.c.position >= 512))
+    with pytest.raises(DBAPIError, match="insert-only"), trail.engine.begin() as connection:
+        connection.execute(text("DELETE FROM audit_retention"))
+
+
+def test_a_deletion_without_decision_is_not_taken_for_retention(trail: Trail) -> None:
+    trail.fill(600)
+    with trail.without_guards() as connection:
+        connection.execute(audit_events.delete().where(audit_events.c.position < 512))
+    with trail.engine.connect() as connection:
+        assert verify_database(connection, trail.keys).first_bad == 0
+
+
+def test_an_export_taken_while_removal_is_under_way_is_valid(trail: Trail) -> None:
+    trail.fill(1_100)
+    with trail.engine.begin() as connection:
+        decide(connection, replace(DECISION, through_position=1_024), exported=exported(trail))
+    with trail.engine.begin() as connection:
+        assert remove(connection) == 512
+    result = exported(trail)
+    assert (result.findings, result.withheld, result.events) == ([], 512, 588)
+    with trail.engine.connect() as connection:
+        assert verify_database(connection, trail.keys, trail.witness).findings == []

@@ -1,0 +1,178 @@
+"""Companies and departments that an HR file names: found by name or code, made where unknown, listed."""
+
+from collections.abc import Iterable
+from datetime import date, datetime
+from hashlib import blake2b
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from idhub.changes import Actor, Event, EventType, record
+from idhub.db import chunked
+from idhub.directory.organizations import OrganizationView, all_organizations, create_organization, ensure_departments
+from idhub.directory.tables import Department, OrganizationKind
+from providers.hr_file import HrRow
+
+_MAX_CODE = 60
+_MAX_CACHED = 50_000
+
+
+class Companies:
+    """What the column `company` means. Keys are stable while a file is read: an id, or the text of an unknown name."""
+
+    def __init__(self, session: Session) -> None:
+        self._by_text: dict[str, str] = {}
+        self._views: dict[str, OrganizationView] = {}
+        self._texts: dict[str, str] = {}
+        self._departments: dict[tuple[str, tuple[str, ...]], str] = {}
+        self.created: list[str] = []
+        self.created_departments = 0
+        known = all_organizations(session)
+        self._root = next(view for view in known.values() if view.parent_id is None)
+        for view in known.values():
+            self._views[view.id] = view
+            for text in (view.name_en, view.name, view.code):
+                if text:
+                    self._by_text[text.casefold()] = view.id
+
+    def key(self, text: str) -> str:
+        """The key of the company that `text` names; remembers how an unknown one was written."""
+        folded = text.casefold()
+        found = self._by_text.get(folded)
+        if found is not None:
+            return found
+        self._by_text[folded] = folded
+        self._texts[folded] = text
+        return folded
+
+    def name_of(self, key: str) -> str:
+        """How people call the company behind a key."""
+        view = self._views.get(key)
+        return self._texts[key] if view is None else view.name
+
+    def id_of(self, key: str) -> str | None:
+        """The organization behind a key, None while it is not made."""
+        view = self._views.get(key)
+        return None if view is None else view.id
+
+    def code_of(self, key: str) -> str:
+        """Code of the organization behind a key; of one not yet made, the code that it will have."""
+        view = self._views.get(key)
+        return _code_of(self._texts[key]) if view is None else view.code
+
+    def today(self, key: str, *, now: datetime) -> date:
+        """The date at the company's place."""
+        view = self._views.get(key, self._root)
+        return now.astimezone(ZoneInfo(view.time_zone)).date()
+
+    def ensure(self, session: Session, keys: Iterable[str], *, now: datetime, actor: Actor, door: str) -> None:
+        """Make the companies that do not exist, as subsidiaries of the root in its time zone, with their events."""
+        for key in dict.fromkeys(keys):
+            if key in self._views:
+                continue
+            text, code = self._texts[key], _code_of(self._texts[key])
+            organization_id = create_organization(
+                session,
+                code=code,
+                name=text,
+                kind=OrganizationKind.SUBSIDIARY,
+                parent_id=self._root.id,
+                time_zone=self._root.time_zone,
+                now=now,
+            )
+            # The key stays what rows already read were told apart by; only its view is new.
+            self._views[key] = OrganizationView(
+                organization_id,
+                self._root.id,
+                OrganizationKind.SUBSIDIARY,
+                code,
+                text,
+                None,
+                self._root.time_zone,
+                (code, *self._root.ancestors),
+            )
+            self.created.append(text)
+            record(
+                session,
+                [
+                    Event(
+                        type=EventType.ORGANIZATION_CREATED,
+                        at=now,
+                        actor=actor,
+                        door=door,
+                        target_kind="organization",
+                        target_id=organization_id,
+                        organization_id=organization_id,
+                        details={"code": code, "name": text, "parent": self._root.id},
+                    )
+                ],
+            )
+
+    def mark(self) -> tuple[frozenset[str], int, int]:
+        """What is made so far; `rewind` goes back to it when the transaction is rolled back."""
+        return frozenset(self._views), len(self.created), self.created_departments
+
+    def rewind(self, mark: tuple[frozenset[str], int, int]) -> None:
+        """Forget what was made in a transaction that did not commit."""
+        views, companies, departments = mark
+        self._views = {key: view for key, view in self._views.items() if key in views}
+        del self.created[companies:]
+        self.created_departments = departments
+        self._departments.clear()
+
+    def departments(
+        self, session: Session, wanted: Iterable[tuple[str, tuple[str, ...]]], *, now: datetime, actor: Actor, door: str
+    ) -> dict[tuple[str, tuple[str, ...]], str]:
+        """Ids of departments by (organization id, path), made where missing, with their events."""
+        asked = set(wanted)
+        missing = asked - self._departments.keys()
+        if missing:
+            if len(self._departments) > _MAX_CACHED:
+                self._departments.clear()
+                missing = asked
+            found, made = ensure_departments(session, [(org, "/".join(path)) for org, path in missing], now=now)
+            for organization_id, path in missing:
+                self._departments[(organization_id, path)] = found[(organization_id, "/".join(path))]
+            self.created_departments += len(made)
+            record(
+                session,
+                [
+                    Event(
+                        type=EventType.DEPARTMENT_CREATED,
+                        at=now,
+                        actor=actor,
+                        door=door,
+                        target_kind="organization",
+                        target_id=organization_id,
+                        organization_id=organization_id,
+                        details={"path": path},
+                    )
+                    for organization_id, path in made
+                ],
+            )
+        return {pair: self._departments[pair] for pair in asked}
+
+    def known_departments(self, session: Session, rows: Iterable[HrRow]) -> dict[tuple[str, tuple[str, ...]], str]:
+        """Ids of the departments that rows name and that exist; for dry runs, which make none."""
+        wanted: dict[str, dict[str, tuple[str, ...]]] = {}
+        for row in rows:
+            if (organization_id := self.id_of(row.company_key)) is not None:
+                wanted.setdefault(organization_id, {})["/".join(row.department)] = row.department
+        found: dict[tuple[str, tuple[str, ...]], str] = {}
+        for organization_id, paths in wanted.items():
+            for part in chunked(list(paths), 1_000):
+                known = session.execute(
+                    select(Department.path, Department.id).where(
+                        Department.organization_id == organization_id, Department.path.in_(part)
+                    )
+                )
+                found.update({(organization_id, paths[path]): department_id for path, department_id in known})
+        return found
+
+
+def _code_of(text: str) -> str:
+    """A code for a company that came without one: the text itself where it is short and plain, else a short hash."""
+    if text.isascii() and len(text) <= _MAX_CODE and "/" not in text and " " not in text:
+        return text
+    return "C" + blake2b(text.encode(), digest_size=5).hexdigest().upper()

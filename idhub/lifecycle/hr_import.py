@@ -1,0 +1,564 @@
+"""The HR-file door: a file in, people joined, moved and left through the one door, a report out.
+
+Owns: the run (batches, order, what counts as absent, the report). Does not own: the file's rules (`providers.hr_file`),
+what a row changes (`hr_plan`), the brake (`hr_brake`), standing (`transition`).
+
+Order of a run: joiners and changes as the file is read; then managers who stood further down in the file; then leaves,
+said or by absence, under the brake. Every batch is a transaction of its own, on SQLite of about 50 ms; a run that was
+interrupted is repeated and goes on where it was, because rows that went in change nothing the second time.
+
+Entry point: `import_file`.
+"""
+
+import time
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from idhub.changes import Actor, Event, EventType, record
+from idhub.db import Database, new_id
+from idhub.directory.tables import Employment, EmploymentState, SourceRecord
+from idhub.errors import Conflict, IdhubError, Invalid
+from idhub.keys import Keyring
+from idhub.lifecycle import hr_brake, intake
+from idhub.lifecycle.hr_brake import DEFAULT_BRAKE, Brake
+from idhub.lifecycle.hr_companies import Companies
+from idhub.lifecycle.hr_plan import PROVIDER, BatchPlan, Leaving, Planner, unchanged
+from idhub.lifecycle.tables import SourceRun
+from idhub.lifecycle.transition import transition
+from providers.hr_file import HrFile, HrFileRefused, HrRow, RefusedRow, RowProblem, Rule
+
+DOOR = "hr_file"
+MAX_LISTED = 1_000
+"""Problems that a report keeps; beyond, they are only counted."""
+MAX_ROW_EVENTS = 200
+"""Refused rows that get an event each; beyond, `import.finished` has their number."""
+_READ_AHEAD = 2_000
+_SLICE_SECONDS = 0.05
+_SMALLEST, _LARGEST = 10, 1_000
+_ABSENT_PAGE = 2_000
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What a run came to, or in a dry run would come to.
+
+    Args:
+        refused: rows that did not go in; `problems` says why, line by line (the first thousand).
+        notices: rows that went in, but not wholly (a manager unknown or themself).
+        would_leave: employments that the file ends, before the brake; `left` is how many people left.
+        quarantined: employments whose end is held for a release by two people.
+        absence_unproven: companies in which nobody was taken for absent, and `gaps` why.
+    """
+
+    run_id: str
+    file_digest: str
+    encoding: str
+    is_snapshot: bool
+    is_dry_run: bool
+    rows: int = 0
+    unchanged: int = 0
+    new: int = 0
+    added: int = 0
+    changed: int = 0
+    suspended: int = 0
+    reactivated: int = 0
+    rehired: int = 0
+    would_leave: int = 0
+    absent: int = 0
+    left: int = 0
+    refused: int = 0
+    quarantined: int = 0
+    problems: list[RowProblem] = field(default_factory=list)
+    notices: list[RowProblem] = field(default_factory=list)
+    notice_count: int = 0
+    gaps: tuple[str, ...] = ()
+    absence_unproven: list[str] = field(default_factory=list)
+    unknown_columns: tuple[str, ...] = ()
+    created_companies: list[str] = field(default_factory=list)
+    created_departments: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole file was read without a structural error."""
+        return not self.gaps
+
+    def counts(self) -> dict[str, int]:
+        """The numbers, for events and the list of runs."""
+        names = (
+            *("rows", "unchanged", "new", "added", "changed", "suspended", "reactivated", "rehired"),
+            *("would_leave", "absent", "left", "refused", "quarantined", "notice_count", "created_departments"),
+        )
+        return {name: getattr(self, name) for name in names}
+
+
+def import_file(
+    database: Database,
+    path: Path,
+    *,
+    keyring: Keyring,
+    snapshot: bool,
+    dry_run: bool,
+    now: datetime,
+    actor: Actor,
+    progress: Callable[[int], None] | None = None,
+    on_refused: Callable[[RefusedRow], None] | None = None,
+    brake: Brake = DEFAULT_BRAKE,
+    allow_replay: bool = False,
+    request_id: str | None = None,
+) -> ImportReport:
+    """Take an HR file in.
+
+    Opens its own transactions, a batch each; call it outside of one. A dry run writes nothing.
+
+    Args:
+        snapshot: the file lists everybody of the companies it names; False: only listed rows act.
+        progress: told the number of rows read so far, about once a batch.
+        on_refused: given every row that the file's own rules refuse, for the error report.
+        allow_replay: take a file again although a newer one has spoken for its companies since.
+
+    Raises:
+        Invalid: the whole file is refused (`rule` is `hr_file.` and the code); nothing was applied.
+        Conflict: an older file again, after a newer one: it would undo what happened since.
+        OSError: the file cannot be read.
+    """
+    with database.read() as session:
+        companies = Companies(session)
+        active = hr_brake.active_posts(session)
+    try:
+        file = HrFile(path, company_key=companies.key)
+    except HrFileRefused as error:
+        rule = f"hr_file.{error.code}"
+        if not dry_run:
+            with database.transaction() as session:
+                record(
+                    session, [_finished(new_id("run"), actor, now=now, reason=rule, details={}, request_id=request_id)]
+                )
+        raise Invalid(error.description, field="file", rule=rule) from error
+    with file:
+        run = _Run(
+            database=database,
+            path=path,
+            file=file,
+            companies=companies,
+            keyring=keyring,
+            report=ImportReport(new_id("run"), file.digest, file.encoding, snapshot, dry_run),
+            now=now,
+            actor=actor,
+            brake=brake,
+            active=active,
+            progress=progress or (lambda _rows: None),
+            on_refused=on_refused or (lambda _row: None),
+            request_id=request_id,
+        )
+        if not allow_replay:
+            run.refuse_replay()
+        return run.run()
+
+
+@dataclass(slots=True)
+class _Run:
+    """One file on its way in."""
+
+    database: Database
+    path: Path
+    file: HrFile
+    companies: Companies
+    keyring: Keyring
+    report: ImportReport
+    now: datetime
+    actor: Actor
+    brake: Brake
+    active: dict[str, int]
+    progress: Callable[[int], None]
+    on_refused: Callable[[RefusedRow], None]
+    request_id: str | None
+    size: int = 100
+    leaving: list[Leaving] = field(default_factory=list)
+    deferred: "array[int]" = field(default_factory=lambda: array("Q"))
+    named: dict[str, None] = field(default_factory=dict)
+    """Keys of the companies that the file names."""
+    humans: dict[str, str] = field(default_factory=dict)
+    """In a dry run: people planned so far, by keyed national id."""
+
+    def refuse_replay(self) -> None:
+        """Refuse a file that was taken in before, if a newer one has spoken for its companies since."""
+        with self.database.read() as session:
+            runs = session.execute(
+                select(SourceRun.content_hash, SourceRun.counts)
+                .where(SourceRun.provider == PROVIDER, SourceRun.finished_at.is_not(None))
+                .order_by(SourceRun.id.desc())
+                .limit(1_000)
+            ).all()
+        newer: set[str] = set()
+        for content_hash, counts in runs:
+            spoke_for = set(counts.get("companies", ()))
+            if content_hash == self.file.digest:
+                if newer & spoke_for:
+                    raise Conflict(
+                        "This file was imported before, and a newer one since; importing it again would undo that.",
+                        field="file",
+                        rule="hr_file.replayed",
+                    )
+                return
+            newer |= spoke_for
+
+    def run(self) -> ImportReport:
+        """Do it all, in order."""
+        report = self.report
+        report.unknown_columns = self.file.unknown_columns
+        self._begin()
+        for rows in _batches(self._accepted(), _READ_AHEAD):
+            self._take_in(rows)
+            self.progress(report.rows)
+        proof = self.file.completeness()
+        report.gaps = proof.gaps
+        self._settle_managers()
+        if report.is_snapshot:
+            self._find_absent()
+        self._let_go()
+        report.created_companies = list(self.companies.created)
+        report.created_departments = self.companies.created_departments
+        self._finish()
+        self.progress(report.rows)
+        return report
+
+    def _accepted(self) -> Iterator[HrRow]:
+        report = self.report
+        for row in self.file.records():
+            report.rows += 1
+            if isinstance(row, RefusedRow):
+                report.refused += 1
+                self.on_refused(row)
+                if row.company is not None:
+                    self.named[row.company] = None
+                self._list(row.problems)
+                continue
+            self.named[row.company_key] = None
+            if row.notice is not None:
+                self._notice([row.notice])
+            yield row
+
+    def _list(self, problems: Iterable[RowProblem]) -> None:
+        room = MAX_LISTED - len(self.report.problems)
+        self.report.problems += islice(problems, max(0, room))
+
+    def _notice(self, notices: Sequence[RowProblem]) -> None:
+        self.report.notice_count += len(notices)
+        self.report.notices += notices[: max(0, MAX_LISTED - len(self.report.notices))]
+
+    def _begin(self) -> None:
+        if self.report.is_dry_run:
+            return
+        with self.database.transaction() as session:
+            session.execute(
+                insert(SourceRun).values(
+                    id=self.report.run_id,
+                    provider=PROVIDER,
+                    started_at=self.now,
+                    is_complete=False,
+                    is_snapshot=self.report.is_snapshot,
+                    content_hash=self.file.digest,
+                    counts={},
+                    problems=[],
+                    started_by=self.actor.id,
+                )
+            )
+
+    def _take_in(self, rows: Sequence[HrRow]) -> None:
+        """Pass over rows that say nothing new, without a write; apply the others in small transactions."""
+        with self.database.read() as session:
+            same = unchanged(session, rows, self.companies)
+        self.report.unchanged += len(same)
+        news = [row for row in rows if row.line not in same]
+        for plan in self._apply_all(news):
+            self._account(plan)
+
+    def _apply_all(self, rows: Sequence[HrRow]) -> Iterator[BatchPlan]:
+        """Apply rows in transactions that grow or shrink towards the time slice."""
+        start = 0
+        while start < len(rows):
+            part = rows[start : start + self.size]
+            start += len(part)
+            began = time.perf_counter()
+            yield from self._apply(part)
+            if self.report.is_dry_run:
+                continue
+            spent = max(time.perf_counter() - began, 1e-4)
+            self.size = max(_SMALLEST, min(_LARGEST, int(len(part) * _SLICE_SECONDS / spent)))
+            if self.database.dialect == "sqlite":
+                # One writer at a time: whoever waits for the lock must find it free now and then.
+                time.sleep(0.001)
+
+    def _apply(self, rows: Sequence[HrRow], *, is_retry: bool = False) -> Iterator[BatchPlan]:
+        """Apply rows in one transaction; when it fails as a whole, halve it until the row that does is alone."""
+        if self.report.is_dry_run:
+            with self.database.read() as session:
+                yield self._plan(session, rows, {})
+            return
+        mark = self.companies.mark()
+        try:
+            with self.database.transaction() as session:
+                plan = self._apply_in(session, rows)
+        except (IdhubError, IntegrityError):
+            self.companies.rewind(mark)
+            if len(rows) > 1:
+                half = len(rows) // 2
+                yield from self._apply(rows[:half])
+                yield from self._apply(rows[half:])
+            elif not is_retry:
+                yield from self._apply(rows, is_retry=True)
+            else:
+                line = rows[0].line
+                problem = RowProblem(line, "employee_number", Rule.CONFLICT, "")
+                yield BatchPlan(problems=[problem], refused_lines={line})
+            return
+        yield plan
+
+    def _apply_in(self, session: Session, rows: Sequence[HrRow]) -> BatchPlan:
+        context: dict[str, Any] = {"now": self.now, "actor": self.actor, "door": DOOR}
+        self.companies.ensure(session, (row.company_key for row in rows), **context)
+        places = ((self.companies.id_of(row.company_key) or "", row.department) for row in rows)
+        departments = self.companies.departments(session, places, **context)
+        plan = self._plan(session, rows, departments)
+        if plan.changes:
+            result = transition(session, plan.changes, request_id=self.request_id, **context)
+            self._refuse(plan, result.refused)
+        return plan
+
+    def _plan(
+        self, session: Session, rows: Sequence[HrRow], departments: dict[tuple[str, tuple[str, ...]], str]
+    ) -> BatchPlan:
+        if self.report.is_dry_run:
+            departments = self.companies.known_departments(session, rows)
+        planner = Planner(
+            session,
+            rows,
+            self.companies,
+            self.keyring,
+            self.humans if self.report.is_dry_run else {},
+            run_id=self.report.run_id,
+            now=self.now,
+            departments=departments,
+        )
+        return planner.run()
+
+    def _refuse(self, plan: BatchPlan, refused: Sequence[intake.Refused]) -> None:
+        for each in refused:
+            line = plan.lines.get(each.change.principal_id, 0)
+            name = (each.error.field if isinstance(each.error, IdhubError) else None) or ""
+            plan.refused_lines.add(line)
+            plan.problems.append(RowProblem(line, name, Rule.CONFLICT, ""))
+
+    def _account(self, plan: BatchPlan) -> None:
+        report = self.report
+        for what, count in plan.counts.items():
+            setattr(report, what, getattr(report, what) + count)
+        report.refused += len(plan.refused_lines)
+        self._list(problem for problem in plan.problems if problem.line in plan.refused_lines)
+        self._notice([problem for problem in plan.problems if problem.line not in plan.refused_lines])
+        self.leaving += plan.leaving
+        self.deferred.extend(plan.deferred)
+
+    def _settle_managers(self) -> None:
+        """Second pass over the file, for rows whose manager stood further down, or nowhere."""
+        if not self.deferred:
+            return
+        lines = set(self.deferred)
+        with HrFile(self.path, company_key=self.companies.key) as again:
+            if again.digest != self.file.digest:
+                self.report.gaps = (*self.report.gaps, "the file was changed while it was read")
+                return
+            rows = (row for row in again.records() if isinstance(row, HrRow) and row.line in lines)
+            for part in _batches(rows, _READ_AHEAD):
+                if self.report.is_dry_run:
+                    self._notice([_unknown_manager(row) for row in part if not self._is_listed_manager(row)])
+                    continue
+                by_line = {row.line: row for row in part}
+                for plan in self._apply_all(part):
+                    self._notice([problem for problem in plan.problems if problem.rule is Rule.OWN_MANAGER])
+                    self._notice([_unknown_manager(by_line[line]) for line in plan.deferred])
+
+    def _is_listed_manager(self, row: HrRow) -> bool:
+        company = self.companies.key(row.manager_company) if row.manager_company else row.company_key
+        return self.file.has_listed(company, row.manager_employee_number or "")
+
+    def _find_absent(self) -> None:
+        """Whom the file should list and does not; only where it proves that it is complete."""
+        proof = self.file.completeness()
+        for key in self.named:
+            organization_id = self.companies.id_of(key)
+            if organization_id is None:
+                continue
+            if self.report.gaps or not proof.proves_absence_in(key):
+                self.report.absence_unproven.append(self.companies.name_of(key))
+                continue
+            with self.database.read() as session:
+                absent = list(self._absent_in(session, key, organization_id))
+            self.report.absent += len(absent)
+            self.leaving += absent
+
+    def _absent_in(self, session: Session, key: str, organization_id: str) -> Iterator[Leaving]:
+        after = ""
+        while True:
+            page = session.execute(
+                select(
+                    SourceRecord.key,
+                    SourceRecord.raw_sealed,
+                    Employment.id,
+                    Employment.principal_id,
+                    Employment.employee_number,
+                )
+                .join(Employment, Employment.id == SourceRecord.employment_id)
+                .where(
+                    SourceRecord.provider == PROVIDER,
+                    SourceRecord.scope == organization_id,
+                    SourceRecord.state == "present",
+                    SourceRecord.key > after,
+                    Employment.organization_id == organization_id,
+                    Employment.state != EmploymentState.ENDED,
+                )
+                .order_by(SourceRecord.key)
+                .limit(_ABSENT_PAGE)
+            ).all()
+            for row in page:
+                if not self.file.has_listed(key, row.employee_number):
+                    yield self._gone(row, organization_id)
+            if len(page) < _ABSENT_PAGE:
+                return
+            after = page[-1].key
+
+    def _gone(self, row: Any, organization_id: str) -> Leaving:
+        mark = intake.SourceMark(
+            provider=PROVIDER,
+            key=row.key,
+            scope=organization_id,
+            content_hash="",
+            generation=self.report.run_id,
+            state="left",
+            raw_sealed=row.raw_sealed,
+        )
+        return Leaving(
+            kind="absent",
+            organization_id=organization_id,
+            principal_id=row.principal_id,
+            employment_id=row.id,
+            last_day=None,
+            mark=mark,
+        )
+
+    def _let_go(self) -> None:
+        """Leaves, said and by absence, as far as the brake lets them."""
+        report = self.report
+        report.would_leave = len(self.leaving)
+        with self.database.read() as session:
+            go, held = hr_brake.divide(session, self.leaving, self.active, self.brake, now=self.now)
+        report.quarantined = len(held)
+        if report.is_dry_run:
+            return
+        for part in _batches(go, min(self.size, 100)):
+            self._end(part)
+        with self.database.transaction() as session:
+            if held:
+                hr_brake.hold(session, held, self.keyring, run_id=report.run_id, now=self.now, actor=self.actor)
+            if report.is_snapshot and report.is_complete:
+                spoken_for = (self.companies.id_of(key) or "" for key in self.named)
+                hr_brake.drop_stale(session, spoken_for, run_id=report.run_id, now=self.now)
+
+    def _end(self, leaving: Sequence[Leaving]) -> None:
+        with self.database.transaction() as session:
+            left, refused = hr_brake.end_posts(
+                session, leaving, now=self.now, actor=self.actor, door=DOOR, request_id=self.request_id
+            )
+            self.report.left += left
+            self.report.refused += len(refused)
+
+    def _finish(self) -> None:
+        report = self.report
+        if report.is_dry_run:
+            return
+        company_ids = sorted(filter(None, (self.companies.id_of(key) for key in self.named)))
+        listed = [
+            {"line": problem.line, "field": problem.field, "rule": problem.rule.value}
+            for problem in (*report.problems, *report.notices)[:MAX_ROW_EVENTS]
+        ]
+        with self.database.transaction() as session:
+            session.execute(
+                update(SourceRun)
+                .where(SourceRun.id == report.run_id)
+                .values(
+                    finished_at=self.now,
+                    is_complete=report.is_complete,
+                    counts={**report.counts(), "companies": company_ids},
+                    problems=listed,
+                )
+                .execution_options(synchronize_session=False)
+            )
+            details = {
+                **report.counts(),
+                "file_sha256": report.file_digest,
+                "encoding": report.encoding,
+                "is_snapshot": report.is_snapshot,
+                "is_complete": report.is_complete,
+                "companies_created": len(report.created_companies),
+            }
+            refusals = [
+                Event(
+                    type=EventType.IMPORT_ROW_REFUSED,
+                    at=self.now,
+                    actor=self.actor,
+                    door=DOOR,
+                    target_kind="import",
+                    target_id=report.run_id,
+                    outcome="failure",
+                    reason=problem.rule.value,
+                    request_id=self.request_id,
+                    details={"line": problem.line, "field": problem.field, "rule": problem.rule.value},
+                )
+                for problem in report.problems[:MAX_ROW_EVENTS]
+            ]
+            finished = _finished(
+                report.run_id, self.actor, now=self.now, reason=None, details=details, request_id=self.request_id
+            )
+            record(session, [*refusals, finished])
+
+
+def _batches(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    rest = iter(rows)
+    while part := list(islice(rest, size)):
+        yield part
+
+
+def _unknown_manager(row: HrRow) -> RowProblem:
+    return RowProblem(row.line, "manager_employee_number", Rule.UNKNOWN_MANAGER, row.manager_employee_number or "")
+
+
+def _finished(
+    run_id: str,
+    actor: Actor,
+    *,
+    now: datetime,
+    reason: str | None,
+    details: dict[str, Any],
+    request_id: str | None,
+) -> Event:
+    return Event(
+        type=EventType.IMPORT_FINISHED,
+        at=now,
+        actor=actor,
+        door=DOOR,
+        target_kind="import",
+        target_id=run_id,
+        outcome="failure" if reason else "success",
+        reason=reason,
+        request_id=request_id,
+        details=details,
+    )

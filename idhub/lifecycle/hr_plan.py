@@ -1,0 +1,444 @@
+"""What the rows of an HR file change: compares them with the directory and makes wishes for the one door.
+
+Decides and reads; writes nothing but companies and departments that do not exist. Rules that bind every row:
+
+- A row that says what it said last time changes nothing, whatever happened here since.
+- One human across companies is found by the keyed hash of the national id, never by a name, a mail or a number.
+- The file ends and revives what the file itself said. Somebody offboarded or suspended through another door comes back
+  only by a start date after the leave, or by that other door.
+- Leaves are only collected: the mass-change brake decides on all of them together (`hr_brake`).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from typing import Any
+
+import orjson
+from sqlalchemy import Row, select
+from sqlalchemy.orm import Session
+
+from idhub.db import chunked, new_id
+from idhub.directory.tables import (
+    Employment,
+    EmploymentState,
+    EmploymentType,
+    Person,
+    SourceRecord,
+)
+from idhub.keys import Keyring
+from idhub.lifecycle import intake
+from idhub.lifecycle.hr_companies import Companies
+from providers.hr_file import HrRow, HrStatus, RowProblem, Rule
+
+PROVIDER = "hr_file"
+NATIONAL_ID = "person.national_id"
+SOON = timedelta(days=30)
+"""An end date that comes nearer than this counts as a leave for the brake."""
+_UNSETTLED = "?"
+"""Marks the hash of a row that must be looked at again: its manager is unknown, or it was not applied."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Leaving:
+    """Somebody whose employment the file ends; `mark` is what the source will have said when it has."""
+
+    kind: str
+    organization_id: str
+    principal_id: str
+    employment_id: str
+    last_day: date | None
+    mark: intake.SourceMark
+
+
+@dataclass(slots=True)
+class BatchPlan:
+    """Wishes of a batch, in order, and what is to be said about its rows."""
+
+    changes: list[intake.Change] = field(default_factory=list)
+    leaving: list[Leaving] = field(default_factory=list)
+    problems: list[RowProblem] = field(default_factory=list)
+    refused_lines: set[int] = field(default_factory=set)
+    deferred: list[int] = field(default_factory=list)
+    """Lines whose manager is not known yet."""
+    lines: dict[str, int] = field(default_factory=dict)
+    """Principal -> the line that spoke of them last."""
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def count(self, what: str) -> None:
+        """One more of `what`."""
+        self.counts[what] = self.counts.get(what, 0) + 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What the source said last."""
+
+    content_hash: str
+    state: str
+    raw: Mapping[str, Any]
+
+
+def source_key(code: str, employee_number: str) -> str:
+    """Key of a source record of the HR file."""
+    return f"{code}/{employee_number}"
+
+
+def unchanged(session: Session, rows: Sequence[HrRow], companies: Companies) -> set[int]:
+    """Lines of rows that say exactly what they said last time."""
+    keys = {source_key(companies.code_of(row.company_key), row.employee_number): row for row in rows}
+    same: set[int] = set()
+    for part in chunked(list(keys), 1_000):
+        known = session.execute(
+            select(SourceRecord.key, SourceRecord.content_hash).where(
+                SourceRecord.provider == PROVIDER, SourceRecord.key.in_(part)
+            )
+        )
+        same.update(keys[key].line for key, content_hash in known if content_hash == keys[key].digest.hex())
+    return same
+
+
+class Planner:
+    """Plans one batch of rows inside one transaction; reads only.
+
+    `departments` are ids by (organization, path). `humans` are principals by keyed national id, of people planned and
+    not yet written: the batch's, or in a dry run all so far. A company that is not made (dry run) goes by its key.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        rows: Sequence[HrRow],
+        companies: Companies,
+        keyring: Keyring,
+        humans: dict[str, str],
+        *,
+        run_id: str,
+        now: datetime,
+        departments: Mapping[tuple[str, tuple[str, ...]], str],
+    ) -> None:
+        self._rows, self._companies, self._keyring = rows, companies, keyring
+        self._run_id, self._now, self._departments = run_id, now, departments
+        self._humans = humans
+        self.plan = BatchPlan()
+        self._national_ids = {
+            row.line: keyring.blind_index(NATIONAL_ID, row.national_id.upper()) for row in rows if row.national_id
+        }
+        self._made: dict[tuple[str, str], str] = {}
+        self._posts = _load_posts(session, self._wanted_numbers())
+        self._said = self._load_said(session)
+        self._load_humans(session)
+
+    def run(self) -> BatchPlan:
+        """Plan every row."""
+        for row in self._rows:
+            known = self._posts.get((self._org(row.company_key), row.employee_number))
+            if known is None:
+                self._plan_new(row)
+            else:
+                self._plan_known(row, known)
+        return self.plan
+
+    def _org(self, company_key: str) -> str:
+        return self._companies.id_of(company_key) or company_key
+
+    def _key(self, row: HrRow) -> str:
+        return source_key(self._companies.code_of(row.company_key), row.employee_number)
+
+    def _wanted_numbers(self) -> dict[str, set[str]]:
+        wanted: dict[str, set[str]] = {}
+        for row in self._rows:
+            wanted.setdefault(self._org(row.company_key), set()).add(row.employee_number)
+            if row.manager_employee_number:
+                wanted.setdefault(self._manager_place(row), set()).add(row.manager_employee_number)
+        return wanted
+
+    def _manager_place(self, row: HrRow) -> str:
+        return self._org(self._companies.key(row.manager_company) if row.manager_company else row.company_key)
+
+    def _load_said(self, session: Session) -> dict[str, _Said]:
+        found: dict[str, _Said] = {}
+        for part in chunked([self._key(row) for row in self._rows], 1_000):
+            for row in session.execute(
+                select(SourceRecord.key, SourceRecord.content_hash, SourceRecord.state, SourceRecord.raw_sealed).where(
+                    SourceRecord.provider == PROVIDER, SourceRecord.key.in_(part)
+                )
+            ):
+                raw = orjson.loads(self._keyring.open(_context(row.key), row.raw_sealed)) if row.raw_sealed else {}
+                found[row.key] = _Said(row.content_hash, row.state, raw)
+        return found
+
+    def _load_humans(self, session: Session) -> None:
+        unknown = set(self._national_ids.values()) - self._humans.keys()
+        for part in chunked(sorted(unknown), 1_000):
+            rows = session.execute(select(Person.national_id_hash, Person.id).where(Person.national_id_hash.in_(part)))
+            self._humans.update({found: principal_id for found, principal_id in rows if found})
+
+    def _plan_new(self, row: HrRow) -> None:
+        """A number that its company never had: a new person, or a further post of a known one."""
+        human = self._national_ids.get(row.line)
+        principal_id = self._humans.get(human) if human else None
+        is_new = principal_id is None
+        if principal_id is None:
+            principal_id = new_id("per")
+            if human:
+                self._humans[human] = principal_id
+        self._made[(self._org(row.company_key), row.employee_number)] = principal_id
+        self.plan.lines[principal_id] = row.line
+        manager_id, is_settled = self._manager(row, principal_id)
+        facts = intake.EmploymentFacts(
+            organization_id=self._org(row.company_key),
+            employee_number=row.employee_number,
+            type=EmploymentType(row.employment_type.value),
+            starts_on=row.start_on,
+            department_id=self._department(row),
+            title=row.title or None,
+            manager_id=manager_id,
+            ends_on=self._end_of_new(row),
+            state=_NEW_STATES[row.status],
+        )
+        mark = self._mark(row, is_settled=is_settled)
+        if is_new:
+            person = intake.PersonFacts(**_person_values(row), national_id_hash=human)
+            self.plan.changes.append(
+                intake.Onboard(principal_id=principal_id, person=person, employment=facts, source=mark)
+            )
+        else:
+            self.plan.changes.append(intake.AddEmployment(principal_id=principal_id, employment=facts, source=mark))
+        self.plan.count("new" if is_new else "added")
+
+    def _end_of_new(self, row: HrRow) -> date | None:
+        """Of somebody who had left before the hub heard of them the end is known or, at the latest, yesterday."""
+        if row.status is not HrStatus.LEFT:
+            return row.end_on
+        yesterday = self._companies.today(row.company_key, now=self._now) - timedelta(days=1)
+        return max(row.start_on, min(row.end_on or yesterday, yesterday))
+
+    def _plan_known(self, row: HrRow, known: Row[Any]) -> None:
+        human = self._national_ids.get(row.line)
+        said = self._said.get(self._key(row))
+        self.plan.lines[known.principal_id] = row.line
+        if self._is_another_human(row, known, human):
+            self._refuse(row, "employee_number", Rule.REUSED_EMPLOYEE_NUMBER)
+            return
+        manager_id, is_settled = self._manager(row, known.principal_id)
+        changes: list[intake.Change] = []
+        if known.id == known.main_employment_id:
+            values = self._new_person_values(row, known, said)
+            if human and known.national_id_hash is None and human not in self._humans:
+                values["national_id_hash"] = human
+                self._humans[human] = known.principal_id
+            if values:
+                changes.append(intake.UpdatePerson(principal_id=known.principal_id, values=values))
+        is_over = self._is_over(row)
+        if known.state == EmploymentState.ENDED:
+            if not is_over and not self._revive(row, known, said, manager_id, changes):
+                return
+        elif is_over or self._ends_soon(row, known):
+            self._plan_changes(row, known, self._moved(row, known, manager_id, keeps_end=True), changes)
+            self._leave(row, known, is_settled=is_settled)
+            return
+        else:
+            moved = self._moved(row, known, manager_id, keeps_end=False)
+            if moved:
+                changes.append(_move(known, moved))
+            changes += self._standing(row, known, said)
+        self._finish(row, known, said, changes, is_settled=is_settled)
+
+    def _is_another_human(self, row: HrRow, known: Row[Any], human: str | None) -> bool:
+        """A number is never handed on: national ids that differ say so, and after a leave another name does."""
+        if human and known.national_id_hash:
+            return bool(human != known.national_id_hash)
+        if human and human in self._humans:
+            return bool(self._humans[human] != known.principal_id)
+        return bool(known.state == EmploymentState.ENDED and known.display_name != row.name)
+
+    def _is_over(self, row: HrRow) -> bool:
+        today = self._companies.today(row.company_key, now=self._now)
+        return row.status is HrStatus.LEFT or (row.end_on is not None and row.end_on < today)
+
+    def _ends_soon(self, row: HrRow, known: Row[Any]) -> bool:
+        """An end that is new or earlier than before, and near: a leave, as far as the brake is concerned."""
+        if row.end_on is None or (known.ends_on is not None and known.ends_on <= row.end_on):
+            return False
+        return row.end_on < self._companies.today(row.company_key, now=self._now) + SOON
+
+    def _leave(self, row: HrRow, known: Row[Any], *, is_settled: bool) -> None:
+        today = self._companies.today(row.company_key, now=self._now)
+        last_day = row.end_on
+        if row.status is HrStatus.LEFT and (last_day is None or last_day >= today):
+            last_day = None
+        state = "left" if self._is_over(row) else "present"
+        self.plan.leaving.append(
+            Leaving(
+                kind="left",
+                organization_id=known.organization_id,
+                principal_id=known.principal_id,
+                employment_id=known.id,
+                last_day=last_day,
+                mark=self._mark(row, is_settled=is_settled, state=state),
+            )
+        )
+
+    def _revive(
+        self, row: HrRow, known: Row[Any], said: _Said | None, manager_id: str | None, changes: list[intake.Change]
+    ) -> bool:
+        """Bring an ended post back, if the file may: it ended it itself, or names a start after the leave."""
+        is_own_word = said is not None and said.state == "left"
+        begins_anew = known.ends_on is not None and row.start_on > known.ends_on
+        if not is_own_word and not begins_anew:
+            self._refuse(row, "status", Rule.LEFT_ELSEWHERE)
+            return False
+        values = self._moved(row, known, manager_id, keeps_end=False) | {"ends_on": row.end_on}
+        changes.append(_move(known, values))
+        if row.status is HrStatus.SUSPENDED:
+            changes.append(intake.Suspend(principal_id=known.principal_id, employment_id=known.id))
+        self.plan.count("rehired")
+        return True
+
+    def _standing(self, row: HrRow, known: Row[Any], said: _Said | None) -> list[intake.Change]:
+        is_held = known.state == EmploymentState.SUSPENDED
+        if row.status is HrStatus.SUSPENDED and not is_held:
+            self.plan.count("suspended")
+            return [intake.Suspend(principal_id=known.principal_id, employment_id=known.id)]
+        was_held_by_file = said is not None and said.raw.get("status") == HrStatus.SUSPENDED
+        if row.status is HrStatus.ACTIVE and is_held and was_held_by_file:
+            self.plan.count("reactivated")
+            return [intake.Reactivate(principal_id=known.principal_id, employment_id=known.id)]
+        return []
+
+    def _moved(self, row: HrRow, known: Row[Any], manager_id: str | None, *, keeps_end: bool) -> dict[str, Any]:
+        """Facts of the post that the row says otherwise. A manager that is not known yet leaves the old one."""
+        wanted: dict[str, Any] = {
+            "department_id": self._department(row),
+            "title": row.title or None,
+            "type": EmploymentType(row.employment_type.value),
+            "starts_on": row.start_on,
+        }
+        if not keeps_end:
+            wanted["ends_on"] = row.end_on
+        if manager_id is not None or row.manager_employee_number is None:
+            wanted["manager_id"] = manager_id
+        return {name: value for name, value in wanted.items() if getattr(known, name) != value}
+
+    def _new_person_values(self, row: HrRow, known: Row[Any], said: _Said | None) -> dict[str, str | None]:
+        """Attributes that the row says otherwise; what the file never knew it does not empty."""
+        raw = said.raw if said else {}
+        return {
+            name: value
+            for name, value in _person_values(row).items()
+            if value != getattr(known, name) and (value is not None or raw.get(name))
+        }
+
+    def _plan_changes(self, row: HrRow, known: Row[Any], moved: dict[str, Any], changes: list[intake.Change]) -> None:
+        """Changes of somebody who is leaving: they go in now, the leave when the brake has decided."""
+        if moved:
+            changes.append(_move(known, moved))
+        if changes:
+            self.plan.changes += changes
+            self.plan.count("changed")
+
+    def _finish(
+        self, row: HrRow, known: Row[Any], said: _Said | None, changes: list[intake.Change], *, is_settled: bool
+    ) -> None:
+        mark = self._mark(row, is_settled=is_settled, state="left" if self._is_over(row) else "present")
+        if changes:
+            self.plan.count("changed")
+        if changes or said is None or (said.content_hash, said.state) != (mark.content_hash, mark.state):
+            self.plan.changes += changes
+            self.plan.changes.append(
+                intake.SetSource(principal_id=known.principal_id, employment_id=known.id, source=mark)
+            )
+
+    def _refuse(self, row: HrRow, name: str, rule: Rule) -> None:
+        self.plan.refused_lines.add(row.line)
+        if row.line in self.plan.deferred:
+            self.plan.deferred.remove(row.line)
+        self.plan.problems.append(RowProblem(row.line, name, rule, ""))
+
+    def _manager(self, row: HrRow, principal_id: str) -> tuple[str | None, bool]:
+        """The manager's principal, and whether that is settled: an unknown one may still come in this file."""
+        if row.manager_employee_number is None:
+            return None, True
+        place = (self._manager_place(row), row.manager_employee_number)
+        known = self._posts.get(place)
+        found = self._made.get(place) if known is None else known.principal_id
+        if found == principal_id:
+            problem = RowProblem(row.line, "manager_employee_number", Rule.OWN_MANAGER, row.manager_employee_number)
+            self.plan.problems.append(problem)
+            return None, True
+        if found is None:
+            self.plan.deferred.append(row.line)
+            return None, False
+        return found, True
+
+    def _department(self, row: HrRow) -> str | None:
+        return self._departments.get((self._org(row.company_key), row.department))
+
+    def _mark(self, row: HrRow, *, is_settled: bool, state: str | None = None) -> intake.SourceMark:
+        key = self._key(row)
+        raw = {
+            **_person_values(row),
+            "status": row.status.value,
+            "company": row.company,
+            "department": "/".join(row.department),
+            "title": row.title,
+            "type": row.employment_type.value,
+            "start_date": row.start_on.isoformat(),
+            "end_date": row.end_on.isoformat() if row.end_on else None,
+            "manager": row.manager_employee_number,
+        }
+        return intake.SourceMark(
+            provider=PROVIDER,
+            key=key,
+            scope=self._org(row.company_key),
+            content_hash=row.digest.hex() + ("" if is_settled else _UNSETTLED),
+            generation=self._run_id,
+            state=state or ("left" if self._is_over(row) else "present"),
+            raw_sealed=self._keyring.seal(_context(key), orjson.dumps(raw)),
+        )
+
+
+_NEW_STATES = {
+    HrStatus.ACTIVE: EmploymentState.ACTIVE,
+    HrStatus.LEFT: EmploymentState.ENDED,
+    HrStatus.SUSPENDED: EmploymentState.SUSPENDED,
+}
+
+
+def _person_values(row: HrRow) -> dict[str, Any]:
+    return {
+        "display_name": row.name,
+        "given_name": row.given_name or None,
+        "family_name": row.family_name or None,
+        "email": row.email,
+        "mobile": row.mobile,
+    }
+
+
+def _move(known: Row[Any], values: Mapping[str, Any]) -> intake.Move:
+    return intake.Move(principal_id=known.principal_id, employment_id=known.id, values=values)
+
+
+def _context(key: str) -> str:
+    return f"source_records:{PROVIDER}:{key}"
+
+
+def _load_posts(session: Session, wanted: Mapping[str, set[str]]) -> dict[tuple[str, str], Row[Any]]:
+    """Posts by (organization, number), each with its person."""
+    found: dict[tuple[str, str], Row[Any]] = {}
+    columns = (
+        *(Employment.id, Employment.principal_id, Employment.organization_id, Employment.employee_number),
+        *(Employment.department_id, Employment.title, Employment.type, Employment.starts_on, Employment.ends_on),
+        *(Employment.manager_id, Employment.state, Person.main_employment_id, Person.national_id_hash),
+        *(Person.display_name, Person.given_name, Person.family_name, Person.email, Person.mobile),
+    )
+    for organization_id, numbers in wanted.items():
+        for part in chunked(sorted(numbers), 1_000):
+            rows = session.execute(
+                select(*columns)
+                .join(Person, Person.id == Employment.principal_id)
+                .where(Employment.organization_id == organization_id, Employment.employee_number.in_(part))
+            )
+            found.update({(row.organization_id, row.employee_number): row for row in rows})
+    return found

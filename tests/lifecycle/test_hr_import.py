@@ -1,0 +1,537 @@
+"""The HR-file door: joiners, movers and leavers of a file, on both databases (security catalogue D29, D32-D34)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from audit.tables import audit_events
+from idhub.changes import Actor, use_sealer
+from idhub.db import Database
+from idhub.demo.sample import FAULTS, create_sample_organizations, write_hr_file
+from idhub.directory.organizations import install
+from idhub.directory.people import find_person, show_person
+from idhub.directory.tables import Department, Employment, EmploymentState, Organization, Person, Principal, Standing
+from idhub.errors import Conflict, Invalid, NotFound
+from idhub.keys import Keyring
+from idhub.lifecycle import intake
+from idhub.lifecycle.hr_brake import Brake, approve_release, list_held
+from idhub.lifecycle.hr_import import ImportReport, import_file
+from idhub.lifecycle.tables import HeldChange, SourceRun
+from idhub.lifecycle.transition import transition
+from providers.hr_file import Rule
+from tests.providers.hr_samples import row, write_csv
+from tests.support.clock import Clock
+
+HR = Actor(kind="person", id="per_hr", name="HR")
+BOSS = Actor(kind="person", id="per_boss", name="Boss")
+
+
+class Hub:
+    """A hub with nothing in it but its root, and files to take in."""
+
+    def __init__(self, database: Database, keyring: Keyring, clock: Clock, folder: Path) -> None:
+        self.database, self.keyring, self.clock, self._folder = database, keyring, clock, folder
+        self._files = 0
+        use_sealer(database, keyring)
+        with database.transaction() as session:
+            install(session, time_zone="Asia/Shanghai", now=clock())
+
+    def write(self, *rows: Mapping[str, str]) -> Path:
+        self._files += 1
+        return write_csv(self._folder / f"hr{self._files}.csv", rows)
+
+    def take(self, path: Path, **options: Any) -> ImportReport:
+        wanted: dict[str, Any] = {"snapshot": True, "dry_run": False, "now": self.clock(), "actor": HR} | options
+        return import_file(self.database, path, keyring=self.keyring, **wanted)
+
+    def read(self, *rows: Mapping[str, str], **options: Any) -> ImportReport:
+        return self.take(self.write(*rows), **options)
+
+    def standing(self, number: str, company: str = "总部") -> str:
+        with self.database.read() as session:
+            return show_person(session, find_person(session, f"{company}/{number}")).standing
+
+    def person(self, number: str, company: str = "总部") -> Any:
+        with self.database.read() as session:
+            return show_person(session, find_person(session, f"{company}/{number}"))
+
+    def count(self, table: type) -> int:
+        with self.database.read() as session:
+            return session.execute(select(func.count()).select_from(table)).scalar_one()
+
+    def door(self, change: Callable[[str, str], Any], number: str) -> None:
+        """Make a change through another door."""
+        person = self.person(number)
+        with self.database.transaction() as session:
+            wish = change(person.id, person.employments[0].id)
+            transition(session, [wish], now=self.clock(), actor=HR, door="console").only()
+
+    def events(self, kind: str) -> int:
+        with self.database.read() as session:
+            query = select(func.count()).select_from(audit_events).where(audit_events.c.type == kind)
+            return session.execute(query).scalar_one()
+
+
+@pytest.fixture
+def hub(database: Database, keyring: Keyring, clock: Clock, tmp_path: Path) -> Hub:
+    return Hub(database, keyring, clock, tmp_path)
+
+
+def person(number: str, **changes: str) -> dict[str, str]:
+    return row(
+        **{
+            "employee_number": number,
+            "name": f"员工{number}",
+            "email": f"p{number}@qiyue.example",
+            "mobile": "",
+            "manager_employee_number": "",
+        }
+        | changes
+    )
+
+
+def people(count: int, **changes: str) -> list[dict[str, str]]:
+    return [person(f"{number:05}", **changes) for number in range(1, count + 1)]
+
+
+def problems(report: ImportReport) -> list[tuple[int, str, str]]:
+    return [(problem.line, problem.field, problem.rule.value) for problem in report.problems]
+
+
+def test_new_people_go_in_with_companies_and_departments_that_are_made_and_listed(hub: Hub) -> None:
+    report = hub.read(person("0001"), person("0002", company="柏林", department="IT/Cloud", start_date="2027-01-01"))
+    assert (report.rows, report.new, report.refused, report.quarantined) == (2, 2, 0, 0)
+    assert report.created_companies == ["总部", "柏林"]
+    assert report.created_departments == 4
+    assert hub.standing("0001") == Standing.ACTIVE
+    assert hub.standing("0002", "柏林") == Standing.STAGED
+    found = hub.person("0001")
+    assert (found.employee_number, found.employments[0].department) == ("0001", "信息技术/平台")
+    assert hub.events("person.onboarded") == 2
+    assert hub.events("organization.created") == 2
+    assert hub.events("department.created") == 4
+    assert hub.events("import.finished") == 1
+
+
+def test_company_is_found_by_code_or_name_and_case_does_not_matter(hub: Hub) -> None:
+    with hub.database.transaction() as session:
+        create_sample_organizations(session, now=hub.clock())
+    report = hub.read(person("1", company="总部"), person("2", company="hq"), person("1", company="HQ"))
+    assert report.created_companies == []
+    assert problems(report) == [(4, "employee_number", "repeated_employee_number")]
+    assert hub.person("2").employments[0].company == "总部"
+
+
+def test_same_file_again_changes_nothing(hub: Hub) -> None:
+    path = hub.write(*people(30))
+    hub.take(path)
+    before = hub.events("person.onboarded"), hub.count(Employment), hub.events("employment.changed")
+    report = hub.take(path)
+    assert (report.rows, report.unchanged, report.new, report.changed, report.left) == (30, 30, 0, 0, 0)
+    assert (hub.events("person.onboarded"), hub.count(Employment), hub.events("employment.changed")) == before
+
+
+def test_changed_rows_update_and_move(hub: Hub) -> None:
+    hub.read(person("1"), person("2"))
+    report = hub.read(
+        person("1", title="经理", department="财务部", email="new@qiyue.example"), person("2"), snapshot=False
+    )
+    assert (report.changed, report.unchanged) == (1, 1)
+    found = hub.person("1")
+    assert (found.email, found.employments[0].title, found.employments[0].department) == (
+        "new@qiyue.example",
+        "经理",
+        "财务部",
+    )
+
+
+def test_value_that_the_file_never_knew_is_not_emptied_by_it(hub: Hub) -> None:
+    hub.read(person("1", email=""))
+    hub.door(lambda who, _: intake.UpdatePerson(principal_id=who, values={"email": "own@qiyue.example"}), "1")
+    hub.read(person("1", email="", title="经理"))
+    assert hub.person("1").email == "own@qiyue.example"
+
+
+def test_left_ends_access_and_suspended_holds_it(hub: Hub) -> None:
+    hub.read(*people(5))
+    rows = people(5)
+    rows[0] |= {"status": "left", "end_date": "2026-11-20"}
+    rows[1] |= {"status": "left"}
+    rows[2] |= {"status": "suspended"}
+    rows[3] |= {"end_date": "2026-11-22"}
+    report = hub.read(*rows)
+    assert (report.left, report.suspended, report.quarantined) == (3, 1, 0)
+    states = [hub.standing(f"{number:05}") for number in range(1, 6)]
+    assert states == [Standing.LEFT, Standing.LEFT, Standing.SUSPENDED, Standing.LEFT, Standing.ACTIVE]
+
+
+def test_suspension_by_the_file_is_undone_by_the_file(hub: Hub) -> None:
+    hub.read(person("1", status="suspended"))
+    assert hub.standing("1") == Standing.SUSPENDED
+    report = hub.read(person("1"))
+    assert report.reactivated == 1
+    assert hub.standing("1") == Standing.ACTIVE
+
+
+def test_suspension_through_another_door_is_not_undone_by_the_file(hub: Hub) -> None:
+    hub.read(person("1"))
+    hub.door(lambda who, post: intake.Suspend(principal_id=who, employment_id=post), "1")
+    hub.read(person("1", title="经理"))
+    assert hub.standing("1") == Standing.SUSPENDED
+    assert hub.person("1").employments[0].title == "经理"
+
+
+def test_somebody_who_left_before_the_hub_knew_them_goes_in_as_left(hub: Hub) -> None:
+    hub.read(person("1", status="left", end_date="2026-01-31"))
+    found = hub.person("1")
+    assert found.standing == Standing.LEFT
+    assert found.employments[0].ends_on.isoformat() == "2026-01-31"
+
+
+def test_absent_from_a_complete_snapshot_leaves(hub: Hub) -> None:
+    hub.read(*people(5))
+    report = hub.read(*people(4))
+    assert (report.absent, report.left, report.quarantined) == (1, 1, 0)
+    assert hub.standing("00005") == Standing.LEFT
+
+
+def test_absent_from_a_file_of_changes_stays(hub: Hub) -> None:
+    hub.read(*people(5))
+    report = hub.read(person("00001", title="经理"), snapshot=False)
+    assert (report.absent, report.left, report.changed) == (0, 0, 1)
+    assert hub.standing("00005") == Standing.ACTIVE
+
+
+def test_company_that_the_file_does_not_name_is_untouched(hub: Hub) -> None:
+    hub.read(person("1"), person("1", company="柏林"))
+    report = hub.read(person("1", title="经理"))
+    assert report.absent == 0
+    assert hub.standing("1", "柏林") == Standing.ACTIVE
+
+
+def test_person_never_seen_in_a_file_is_not_absent_from_it(hub: Hub) -> None:
+    hub.read(person("1"))
+    organization = hub.person("1").organization_id
+    facts = intake.EmploymentFacts(
+        organization_id=organization,
+        employee_number="C1",
+        type=hub.person("1").employments[0].type,
+        starts_on=hub.clock().date(),
+    )
+    wish = intake.Onboard(principal_id="per_c1", person=intake.PersonFacts(display_name="甲"), employment=facts)
+    with hub.database.transaction() as session:
+        transition(session, [wish], now=hub.clock() + timedelta(hours=12), actor=HR, door="console").only()
+    assert hub.read(person("1", title="经理")).absent == 0
+    assert hub.standing("C1") == Standing.ACTIVE
+
+
+def test_d32_person_whose_row_is_refused_is_not_absent(hub: Hub) -> None:
+    hub.read(*people(3))
+    rows = people(3)
+    rows[2]["status"] = "gone"
+    report = hub.read(*rows)
+    assert (report.refused, report.absent, report.left) == (1, 0, 0)
+    assert hub.standing("00003") == Standing.ACTIVE
+
+
+def test_row_that_could_be_anybody_leaves_absence_unproven_in_its_company(hub: Hub) -> None:
+    hub.read(*people(3), person("1", company="柏林"), person("2", company="柏林"))
+    report = hub.read(*people(2), person(""), person("1", company="柏林"))
+    assert report.absence_unproven == ["总部"]
+    assert hub.standing("00003") == Standing.ACTIVE
+    assert hub.standing("2", "柏林") == Standing.LEFT
+
+
+def test_d33_half_written_file_goes_in_but_nobody_is_absent(hub: Hub) -> None:
+    hub.read(*people(9))
+    path = hub.write(*[person(f"{n:05}", title="经理") for n in range(1, 10)])
+    content = path.read_text(encoding="utf-8")
+    path.write_text(content[: len(content) * 2 // 3], encoding="utf-8")
+    report = hub.take(path)
+    assert not report.is_complete
+    assert report.changed > 0
+    assert (report.absent, report.left) == (0, 0)
+    assert {hub.standing(f"{n:05}") for n in range(1, 10)} == {Standing.ACTIVE}
+
+
+def test_d33_wrong_encoding_is_refused_whole_and_recorded(hub: Hub) -> None:
+    path = hub.write(*people(3))
+    path.write_bytes(path.read_bytes() + b"\xff\xff\n")
+    with pytest.raises(Invalid) as caught:
+        hub.take(path)
+    assert caught.value.rule == "hr_file.encoding"
+    assert (hub.count(Person), hub.count(SourceRun), hub.events("import.finished")) == (0, 0, 1)
+
+
+def test_d33_yesterdays_file_again_is_refused_and_reactivates_nobody(hub: Hub) -> None:
+    yesterday = hub.write(*people(3))
+    hub.take(yesterday)
+    hub.clock.advance(timedelta(days=1))
+    rows = people(3)
+    rows[0] |= {"status": "left"}
+    hub.read(*rows)
+    with pytest.raises(Conflict) as caught:
+        hub.take(yesterday)
+    assert caught.value.rule == "hr_file.replayed"
+    assert hub.standing("00001") == Standing.LEFT
+
+
+def test_file_of_another_company_in_between_is_no_replay(hub: Hub) -> None:
+    first = hub.write(*people(3))
+    hub.take(first)
+    hub.read(person("1", company="柏林"))
+    assert hub.take(first).unchanged == 3
+
+
+def test_somebody_offboarded_here_is_not_brought_back_by_a_changed_row(hub: Hub) -> None:
+    hub.read(person("1"))
+    hub.door(lambda who, _: intake.Offboard(principal_id=who), "1")
+    report = hub.read(person("1", title="经理"))
+    assert problems(report) == [(2, "status", "left_elsewhere")]
+    assert hub.standing("1") == Standing.LEFT
+
+
+def test_new_start_date_after_the_leave_is_the_rehire_under_new_epochs(hub: Hub) -> None:
+    hub.read(person("1"))
+    before = hub.person("1")
+    hub.door(lambda who, _: intake.Offboard(principal_id=who), "1")
+    hub.clock.advance(timedelta(days=10))
+    report = hub.read(person("1", start_date="2026-12-02"))
+    after = hub.person("1")
+    assert report.rehired == 1
+    assert (after.id, after.standing) == (before.id, Standing.ACTIVE)
+    assert after.access_epoch > before.access_epoch
+    assert after.enrolment_epoch > before.enrolment_epoch
+
+
+def test_d32_number_handed_on_to_another_human_is_refused(hub: Hub) -> None:
+    hub.read(person("1", national_id="A"), person("2"))
+    hub.read(person("1", national_id="A", status="left"), person("2", status="left"))
+    report = hub.read(
+        person("1", national_id="B", name="别人", start_date="2027-01-01"),
+        person("2", name="又一人", start_date="2027-01-01"),
+    )
+    assert problems(report) == [
+        (2, "employee_number", "reused_employee_number"),
+        (3, "employee_number", "reused_employee_number"),
+    ]
+    assert hub.person("1").display_name == "员工1"
+
+
+def test_one_human_in_two_companies_is_found_by_national_id_alone(hub: Hub) -> None:
+    same = {"name": "王芳", "email": "fang@qiyue.example", "mobile": "13800000000"}
+    report = hub.read(
+        person("1", national_id="n-1", **same),
+        person("9", national_id="N-1", company="柏林", **same),
+        person("2", company="柏林", **same),
+    )
+    assert (report.new, report.added) == (2, 1)
+    assert hub.person("1").id == hub.person("9", "柏林").id != hub.person("2", "柏林").id
+    assert len(hub.person("1").employments) == 2
+    report = hub.read(person("1", national_id="n-1", status="left", **same), snapshot=False)
+    assert report.left == 0
+    assert hub.standing("1") == Standing.ACTIVE
+    hub.read(person("9", national_id="N-1", company="柏林", status="left", **same), snapshot=False)
+    assert hub.standing("1") == Standing.LEFT
+
+
+def test_national_id_is_stored_only_as_a_keyed_hash(hub: Hub) -> None:
+    hub.read(person("1", national_id="110101199001011234"))
+    with hub.database.read() as session:
+        stored = session.execute(select(Person.national_id_hash)).scalar_one()
+    assert stored
+    assert "110101199001011234" not in stored
+
+
+def test_managers_above_below_and_in_another_company(hub: Hub) -> None:
+    report = hub.read(
+        person("1", manager_employee_number="3"),
+        person("2", manager_employee_number="1"),
+        person("3"),
+        person("4", company="柏林", manager_employee_number="2", manager_company="总部"),
+    )
+    assert (report.refused, report.notices) == (0, [])
+    managers = [
+        hub.person("1").employments[0].manager,
+        hub.person("2").employments[0].manager,
+        hub.person("4", "柏林").employments[0].manager,
+    ]
+    assert managers == ["员工3", "员工1", "员工2"]
+    assert hub.read(person("3"), snapshot=False).unchanged == 1
+
+
+def test_d34_manager_missing_or_oneself_goes_in_without_and_is_listed_each_time(hub: Hub) -> None:
+    path = hub.write(person("1", manager_employee_number="404"), person("2", manager_employee_number="2"))
+    for _ in range(2):
+        report = hub.take(path)
+        assert report.refused == 0
+        assert [(each.line, each.rule) for each in report.notices] == [
+            (3, Rule.OWN_MANAGER),
+            (2, Rule.UNKNOWN_MANAGER),
+        ]
+        assert hub.person("1").employments[0].manager_id is None
+    assert hub.events("employment.changed") == 0
+
+
+def test_d34_manager_who_comes_later_is_set_although_the_row_did_not_change(hub: Hub) -> None:
+    hub.read(person("1", manager_employee_number="9"))
+    hub.read(person("1", manager_employee_number="9"), person("9"))
+    assert hub.person("1").employments[0].manager == "员工9"
+
+
+def test_d34_manager_loop_goes_in(hub: Hub) -> None:
+    report = hub.read(person("1", manager_employee_number="2"), person("2", manager_employee_number="1"))
+    assert (report.new, report.refused) == (2, 0)
+    assert hub.person("1").employments[0].manager == "员工2"
+    assert hub.person("2").employments[0].manager == "员工1"
+
+
+def test_d29_mass_absence_is_held_whole_and_the_rest_goes_in(hub: Hub) -> None:
+    hub.read(*people(60))
+    report = hub.read(*people(6, title="经理"))
+    assert (report.absent, report.quarantined, report.left, report.changed) == (54, 54, 0, 6)
+    assert hub.standing("00060") == Standing.ACTIVE
+    assert hub.person("00001").employments[0].title == "经理"
+    assert hub.events("import.quarantined") == 1
+    with hub.database.read() as session:
+        held = list_held(session, run_id=report.run_id)
+    assert len(held) == 54
+    assert {each.kind for each in held} == {"absent"}
+
+
+def test_d29_twenty_may_always_leave_and_one_more_is_too_many(hub: Hub) -> None:
+    hub.read(*people(60))
+    assert hub.read(*people(40), dry_run=True).quarantined == 0
+    assert hub.read(*people(39), dry_run=True).quarantined == 21
+
+
+def test_d29_said_leaves_go_up_to_the_limit_and_the_excess_is_held(hub: Hub) -> None:
+    hub.read(*people(60))
+    rows = people(60)
+    for each in rows[:25]:
+        each["status"] = "left"
+    report = hub.read(*rows)
+    assert (report.would_leave, report.left, report.quarantined) == (25, 20, 5)
+    assert hub.standing("00020") == Standing.LEFT
+    assert hub.standing("00021") == Standing.ACTIVE
+
+
+def test_d29_brake_adds_up_over_24_hours(hub: Hub) -> None:
+    hub.read(*people(60))
+    hub.read(*people(45))
+    hub.clock.advance(timedelta(hours=23))
+    report = hub.read(*people(30))
+    assert (report.left, report.quarantined) == (0, 15)
+    hub.clock.advance(timedelta(hours=2))
+    report = hub.read(*people(31))
+    assert (report.left, report.quarantined) == (14, 0)
+
+
+def test_d29_near_end_dates_count_as_leaves(hub: Hub) -> None:
+    hub.read(*people(30))
+    report = hub.read(*people(30, end_date="2026-11-24"))
+    assert (report.would_leave, report.quarantined) == (30, 10)
+
+
+def test_two_per_mille_of_a_big_company_may_leave() -> None:
+    assert Brake().limit(5_000) == 100
+    assert Brake().limit(999) == 20
+
+
+def test_release_needs_two_different_people(hub: Hub) -> None:
+    hub.read(*people(60))
+    report = hub.read(*people(6))
+
+    def approve(who: Actor) -> Any:
+        return approve_release(hub.database, report.run_id, keyring=hub.keyring, approver=who, now=hub.clock())
+
+    assert approve(HR).state == "waiting"
+    assert hub.standing("00060") == Standing.ACTIVE
+    with pytest.raises(Conflict) as caught:
+        approve(HR)
+    assert caught.value.rule == "release.same_person"
+    released = approve(BOSS)
+    assert (released.state, released.changes, released.left) == ("released", 54, 54)
+    assert hub.standing("00060") == Standing.LEFT
+    with pytest.raises(NotFound):
+        approve(BOSS)
+    assert hub.events("import.released") == 2
+
+
+def test_held_leave_is_dropped_when_a_complete_newer_file_lists_the_person(hub: Hub) -> None:
+    hub.read(*people(60))
+    report = hub.read(*people(6))
+    hub.read(*people(60, title="经理"))
+    with hub.database.read() as session:
+        assert list_held(session, run_id=report.run_id) == []
+        states = set(session.execute(select(HeldChange.state)).scalars())
+    assert states == {"dropped"}
+
+
+def test_dry_run_says_what_would_happen_and_writes_nothing(hub: Hub) -> None:
+    hub.read(*people(5))
+    before = [hub.count(table) for table in (Person, Employment, Organization, Department, SourceRun, Principal)]
+    rows = [*people(3, title="经理"), person("00009", company="柏林", national_id="x"), person("00001")]
+    twice = person("7", company="东京", national_id="x")
+    report = hub.read(*rows, twice, dry_run=True)
+    assert (report.changed, report.new, report.added, report.would_leave, report.refused) == (3, 1, 1, 0, 1)
+    assert report.absence_unproven == ["总部"]
+    report = hub.read(*rows[:-1], dry_run=True)
+    assert (report.would_leave, report.absent, report.quarantined) == (2, 2, 0)
+    after = [hub.count(table) for table in (Person, Employment, Organization, Department, SourceRun, Principal)]
+    assert after == before
+    assert hub.standing("00005") == Standing.ACTIVE
+
+
+def test_refused_rows_are_events_up_to_a_cap_and_counts_beyond(hub: Hub) -> None:
+    report = hub.read(person("1"), *[person(f"x{number}", status="?") for number in range(250)])
+    assert (report.refused, len(report.problems), report.new) == (250, 250, 1)
+    assert hub.events("import.row_refused") == 200
+    with hub.database.read() as session:
+        counts = session.execute(select(SourceRun.counts)).scalar_one()
+    assert counts["refused"] == 250
+
+
+def test_row_that_contradicts_the_directory_is_refused_alone(hub: Hub) -> None:
+    """A transaction that fails as a whole is halved until the row that makes it fail stands alone."""
+    with hub.database.transaction() as session:
+        create_sample_organizations(session, now=hub.clock())
+    hub.read(person("1", national_id="A"))
+    # A company whose code is taken under another name cannot be made.
+    report = hub.read(*people(7), person("1", company="C" + "9" * 70), person("1", company="Rhein Sensorik"))
+    assert report.new == 9
+    assert report.refused == 0
+
+
+def test_progress_is_told(hub: Hub) -> None:
+    seen: list[int] = []
+    hub.take(hub.write(*people(10)), progress=seen.append)
+    assert seen[-1] == 10
+
+
+def test_unknown_columns_are_reported(hub: Hub, tmp_path: Path) -> None:
+    path = write_csv(tmp_path / "x.csv", [person("1")], columns=[*row(), "salary"])
+    assert hub.take(path).unknown_columns == ("salary",)
+
+
+def test_sample_group_goes_in_but_for_its_dozen(hub: Hub, tmp_path: Path) -> None:
+    with hub.database.transaction() as session:
+        create_sample_organizations(session, now=hub.clock())
+    sample = write_hr_file(tmp_path / "people.csv", today=hub.clock().date())
+    report = hub.take(sample.path)
+    assert (report.rows, report.refused, report.quarantined) == (sample.rows, len(FAULTS), 0)
+    assert problems(report) == [(fault.line, fault.field, fault.rule.value) for fault in sample.faults]
+    assert report.new == 2000
+    assert (report.notices, report.created_companies) == ([], [])
+    assert hub.count(Person) == 2000
+    again = hub.take(sample.path)
+    assert (again.unchanged, again.new, again.changed, again.left) == (sample.rows - 12, 0, 0, 0)
+    with hub.database.read() as session:
+        states = set(session.execute(select(Employment.state)).scalars())
+    assert states == set(EmploymentState)

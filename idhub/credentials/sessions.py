@@ -251,7 +251,8 @@ def end_session(
     if ended is None:
         return []
     participants = end_sessions(session, [session_id], reason=reason, now=now)
-    plan(session, [logout_delivery(participant) for participant in participants if participant.logout_uri], now=now)
+    told = [participant for participant in participants if participant.logout_uri]
+    plan(session, [logout_delivery(participant, now=now) for participant in told], now=now)
     record(
         session,
         [
@@ -271,8 +272,9 @@ def end_session(
     return participants
 
 
-def logout_delivery(participant: EndedParticipant) -> PlannedDelivery:
+def logout_delivery(participant: EndedParticipant, *, now: datetime) -> PlannedDelivery:
     """The effect of telling a participant that its session is over (OIDC Back-Channel Logout 1.0)."""
+    residual = participant.token_expires_at
     return PlannedDelivery(
         application_id=participant.application_id,
         channel=LOGOUT_CHANNEL,
@@ -282,7 +284,7 @@ def logout_delivery(participant: EndedParticipant) -> PlannedDelivery:
             "client_id": participant.client_id,
             "sub": participant.sub,
             "sid": participant.sid,
-            "residual_until": participant.token_expires_at.isoformat() if participant.token_expires_at else None,
+            "residual_until": residual.isoformat() if residual is not None and residual > now else None,
         },
         principal_id=participant.principal_id,
         participant_id=participant.id,

@@ -167,9 +167,15 @@ def refresh(
     if not claimed:
         return (yield from _replayed(caller, token, EventType.TOKEN_REPLAYED, "refresh_spent", now))
     issued: Issued = yield from _store(
-        caller, grant, mint, scope=scope or token["scope"], token_scope=token["scope"], now=now,
-        family=token if rotates else None, has_refresh=True,
-    )  # fmt: skip
+        caller,
+        grant,
+        mint,
+        scope=scope or token["scope"],
+        token_scope=token["scope"],
+        now=now,
+        family=token if rotates else None,
+        has_refresh=True,
+    )
     yield record([_issued_event(caller, token, issued, now, EventType.TOKEN_REFRESHED)])
     return issued
 

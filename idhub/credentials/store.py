@@ -12,7 +12,7 @@ Nothing is cached but configuration (`ClientCache`), for one second.
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any, Final, Protocol, TypeVar
@@ -59,8 +59,16 @@ class Store(Protocol):
         """
         ...
 
+    def on_flush(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Have `callback` awaited by `flush`."""
+        ...
+
+    async def flush(self) -> None:
+        """Write what users of the store hold back for a moment (counts)."""
+        ...
+
     async def close(self) -> None:
-        """Close every connection."""
+        """Flush, then close every connection."""
         ...
 
 
@@ -80,10 +88,27 @@ class _NeedsDurable(Exception):
     """The operation asked for durability and the attempt has none: roll back and begin anew with it."""
 
 
-class SqliteStore:
+class _Flushing:
+    """Remembers who holds something back."""
+
+    def __init__(self) -> None:
+        self._callbacks: list[Callable[[], Awaitable[None]]] = []
+
+    def on_flush(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """See `Store.on_flush`."""
+        self._callbacks.append(callback)
+
+    async def flush(self) -> None:
+        """See `Store.flush`."""
+        for callback in self._callbacks:
+            await callback()
+
+
+class SqliteStore(_Flushing):
     """sqlite3, inline. One connection for the loop; two, behind one thread each, for those who must wait or sync."""
 
     def __init__(self, path: str, sealer: Sealer) -> None:
+        super().__init__()
         self._path = path
         self._sealer = sealer
         self._statements = compile_statements("sqlite")
@@ -177,6 +202,7 @@ class SqliteStore:
 
     async def close(self) -> None:
         """See `Store.close`."""
+        await self.flush()
         if self._inline is not None:
             self._inline.close()
             self._inline = None
@@ -255,10 +281,11 @@ class _Pinned:
         return prepared
 
 
-class PostgresStore:
+class PostgresStore(_Flushing):
     """asyncpg on a fixed number of pinned connections, opened when first needed, replaced when lost."""
 
     def __init__(self, settings: Settings, database: Database, sealer: Sealer) -> None:
+        super().__init__()
         url = settings.database_direct_url or database.url
         self._url = "postgresql://" + url.split("://", 1)[1]
         self._size = max(2, settings.database_pool_size // 2)
@@ -360,6 +387,7 @@ class PostgresStore:
 
     async def close(self) -> None:
         """See `Store.close`."""
+        await self.flush()
         free, self._free = self._free, []
         for pinned in free:
             await pinned.connection.close(timeout=5)

@@ -8,7 +8,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import transactions
 from idhub.credentials.codes import PUBLIC_SECTOR, CodeRequest, issue_code
 from idhub.credentials.predicate import Refused, entitled
@@ -159,15 +158,13 @@ class Authorization:
         return self._send(browser, "/login", request, transaction)
 
     def _remember(self, session: Session, browser: Browser, request: AuthorizationRequest, signed: SignedIn) -> None:
-        scope = request.scope
-        record(session, [self._consent_event(browser, request, signed, EventType.CONSENT_GIVEN)])
         if request.client.is_public:
             # Whoever knows the id can speak for it: an answer of today says nothing about who asks tomorrow.
             return
         epoch = session.execute(
             select(Principal.enrolment_epoch).where(Principal.id == signed.principal_id)
         ).scalar_one()
-        values = {"scope": scope, "enrolment_epoch": epoch, "given_at": browser.now}
+        values = {"scope": request.scope, "enrolment_epoch": epoch, "given_at": browser.now}
         new = sqlite.insert(Consent) if self._gateway.database.dialect == "sqlite" else postgresql.insert(Consent)
         session.execute(
             new.values(
@@ -178,22 +175,6 @@ class Authorization:
             update(Consent)
             .where(Consent.principal_id == signed.principal_id, Consent.client_id == request.client.client_id)
             .values(**values)
-        )
-
-    def _consent_event(
-        self, browser: Browser, request: AuthorizationRequest, signed: SignedIn, kind: EventType
-    ) -> Event:
-        return Event(
-            type=kind,
-            at=browser.now,
-            actor=Actor(kind="person", id=signed.principal_id, session_id=signed.session_id, ip=browser.ip),
-            door="oidc",
-            target_kind="client",
-            target_id=request.client.client_id,
-            outcome="success",
-            person_id=signed.principal_id,
-            application_id=request.client.application_id,
-            details={"scope": request.scope},
         )
 
     def _send(
@@ -257,8 +238,6 @@ class Authorization:
         if transaction is not None:
             with gateway.database.transaction(durable=False) as session:
                 is_ours = transactions.complete(session, transaction.id, browser.browser_token or "", now=browser.now)
-                if is_ours and signed is not None and transaction.consent == "deny":
-                    record(session, [self._consent_event(browser, draft, signed, EventType.CONSENT_DENIED)])
             if not is_ours:
                 raise ShownError("transaction_gone")
         gateway.note_refusal(

@@ -136,9 +136,11 @@ class GuessLimit:
         left = since + _GUESS_WINDOW_SECONDS - time.monotonic()
         if failures >= _GUESSES and left > 0:
             raise OAuthError(
-                "slow_down", "Client authentication failed too often. Wait and try again.",
-                reason="client.throttled", retry_after=max(1, int(left) + 1),
-            )  # fmt: skip
+                "slow_down",
+                "Client authentication failed too often. Wait and try again.",
+                reason="client.throttled",
+                retry_after=max(1, int(left) + 1),
+            )
 
     def failed(self, client_id: str, address: str) -> None:
         """Count a failure."""

@@ -2,8 +2,14 @@
 
 from typing import Final
 
-_STATUS: Final = {"invalid_client": 401, "invalid_token": 401, "insufficient_scope": 403, "server_error": 500,
-                  "temporarily_unavailable": 503, "slow_down": 429}  # fmt: skip
+_STATUS: Final = {
+    "invalid_client": 401,
+    "invalid_token": 401,
+    "insufficient_scope": 403,
+    "server_error": 500,
+    "temporarily_unavailable": 503,
+    "slow_down": 429,
+}
 
 
 class OAuthError(Exception):

@@ -12,27 +12,18 @@ from starlette.responses import RedirectResponse, Response
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import transactions
 from idhub.credentials.sessions import SignedIn, authenticate
+from idhub.credentials.store import Store
 from idhub.db import Database
 from idhub.keys import Keyring
 from idhub.oidc.errors import OAuthError, ShownError
 from idhub.oidc.journal import Journal
+from idhub.oidc.notices import ErrorNotice
 from idhub.oidc.parameters import MAX_BODY, MAX_QUERY, Parameters, parse
 from idhub.oidc.tokens import TokenReader
 from idhub.settings import Settings
 
 _BROWSER_SECONDS = 24 * 3600
 _FORM = "application/x-www-form-urlencoded"
-
-
-@dataclass(frozen=True, slots=True)
-class ErrorNotice:
-    """An error that is shown, never redirected. `reason` is a stable code that picks the sentences.
-
-    unknown_client, invalid_redirect_uri, transaction_gone, request_malformed, invalid_logout_request.
-    """
-
-    reason: str
-    status: int = 400
 
 
 class BrowserServices(Protocol):
@@ -55,8 +46,11 @@ class BrowserServices(Protocol):
         """The present, aware UTC."""
 
     @property
-    def error_page(self) -> Callable[[Request, ErrorNotice], Response]:
-        """Renders an error that is shown."""
+    def store(self) -> Store:
+        """Takes what is counted."""
+
+    def error_page(self, request: Request, notice: ErrorNotice, /) -> Response:
+        """The page of an error that is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +67,13 @@ class Browser:
 class Gateway:
     """What the browser endpoints share: reading requests, redirecting, cookies, audit, the translator of errors."""
 
-    def __init__(self, services: BrowserServices, journal: Journal) -> None:
+    def __init__(self, services: BrowserServices) -> None:
         self.services = services
         self.settings = services.settings
         self.database = services.database
         self.issuer = services.settings.issuer
         self.reader = TokenReader(services.keyring, services.settings.issuer)
-        self._journal = journal
+        self._journal = Journal(services.store)
         self._prefix = services.settings.cookie_prefix
 
     def browser(self, request: Request) -> Browser:

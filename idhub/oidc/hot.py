@@ -19,8 +19,7 @@ from idhub.changes import EventType
 from idhub.credentials import opaque, spending
 from idhub.credentials.predicate import Refused
 from idhub.credentials.spending import Active, Caller
-from idhub.credentials.store import create_store
-from idhub.db import Database
+from idhub.credentials.store import Store
 from idhub.errors import Unavailable
 from idhub.keys import Keyring
 from idhub.oidc.claims import person_claims
@@ -63,8 +62,8 @@ class HotServices(Protocol):
         """Settings of the installation."""
 
     @property
-    def database(self) -> Database:
-        """Names the database; the store opens connections of its own."""
+    def store(self) -> Store:
+        """The narrow store; who made it closes it."""
 
     @property
     def keyring(self) -> Keyring:
@@ -114,24 +113,19 @@ def _json(value: Mapping[str, Any]) -> Answer:
 
 
 class Endpoints:
-    """The handlers and what they share. `close` it when the application stops."""
+    """The handlers and what they share."""
 
     def __init__(self, services: HotServices) -> None:
         self._issuer = services.settings.issuer
         self._keyring = services.keyring
         self.clock = services.clock
-        self.store = create_store(services.settings, services.database, services.keyring)
+        self.store = services.store
         self.journal = Journal(self.store)
         self._clients = ClientCache(self.store)
         self._limit = GuessLimit()
         self._reader = TokenReader(services.keyring, services.settings.issuer)
         self._grants = Grants(services.settings, services.keyring, self.store)
         self._discovery = _cached_document(metadata(services.settings.issuer))
-
-    async def close(self) -> None:
-        """Write what was counted and close every connection."""
-        await self.journal.flush()
-        await self.store.close()
 
     # ------------------------------------------------------------------ handlers
 
@@ -421,7 +415,7 @@ def _address(scope: Scope) -> str:
 
 
 def mount_hot(app: Starlette, services: HotServices) -> Endpoints:
-    """Add the routes to the application; close what is returned when it stops."""
+    """Add the routes to the application."""
     endpoints = Endpoints(services)
     post, get = frozenset({"POST"}), frozenset({"GET", "HEAD"})
     table: list[tuple[str, Handler, frozenset[str], str]] = [

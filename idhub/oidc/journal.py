@@ -40,13 +40,14 @@ class _Count:
 
 
 class Journal:
-    """Counts and writes. Belongs to one event loop."""
+    """Counts and writes. Belongs to one event loop. What is left is written when the store closes."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._counts: dict[_Key, _Count] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: set[asyncio.Task[None]] = set()
+        store.on_flush(self.flush)
 
     def count(
         self, kind: EventType, *, client_id: str | None, address: str, now: datetime, reason: str | None = None

@@ -16,7 +16,7 @@ from idhub.oidc.errors import OAuthError, ShownError
 from idhub.oidc.gateway import Browser, Gateway
 from idhub.oidc.parameters import Parameters
 
-_SIGNED_OUT_PAGE = "/logout?done=1"
+_SIGNED_OUT_PAGE = "/logout"
 
 
 class Logout:

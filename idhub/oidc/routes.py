@@ -9,7 +9,6 @@ from starlette.responses import Response
 from idhub.oidc.authorization import Authorization
 from idhub.oidc.errors import ShownError
 from idhub.oidc.gateway import BrowserServices, Gateway
-from idhub.oidc.journal import Journal
 from idhub.oidc.logout import Logout
 from idhub.oidc.metadata import AUTHORIZE_PATH, LOGOUT_PATH, LOGOUT_RESUME_PATH, RESUME_PATH
 from idhub.oidc.parameters import MAX_BODY
@@ -30,9 +29,9 @@ async def _body(request: Request) -> bytes | None:
 _Body = Annotated[bytes | None, Depends(_body)]
 
 
-def create_router(services: BrowserServices, journal: Journal) -> APIRouter:
-    """Routes of the browser endpoints. `journal` is that of the hot endpoints (`hot.Endpoints.journal`)."""
-    gateway = Gateway(services, journal)
+def create_router(services: BrowserServices) -> APIRouter:
+    """Routes of the browser endpoints."""
+    gateway = Gateway(services)
     authorization, logout = Authorization(gateway), Logout(gateway)
     router = APIRouter(include_in_schema=False)
 

@@ -35,9 +35,13 @@ def test_a_code_buys_an_id_token_an_access_token_and_a_refresh_token(world: Worl
     header = jwt.get_unverified_header(tokens["id_token"])
     assert header["alg"] == "ES256"
     claims = jwt.decode(
-        tokens["id_token"], keys[header["kid"]], algorithms=["ES256"], audience="office", issuer=ISSUER,
+        tokens["id_token"],
+        keys[header["kid"]],
+        algorithms=["ES256"],
+        audience="office",
+        issuer=ISSUER,
         options={"verify_exp": False, "verify_iat": False},
-    )  # fmt: skip
+    )
     assert claims["nonce"] == "no-1"
     assert claims["auth_time"] == int(signed_in_at.timestamp())
     assert claims["amr"] == ["pwd"]
@@ -204,9 +208,10 @@ def test_a_client_uses_the_method_it_is_registered_for(world: World, method: str
     assert app.secret is not None
     basic = world.token(app, grant_type="refresh_token", refresh_token="x")
     posted = world.post(
-        "/oauth2/token", None,
+        "/oauth2/token",
+        None,
         {"grant_type": "refresh_token", "refresh_token": "x", "client_id": "one", "client_secret": app.secret},
-    )  # fmt: skip
+    )
     right, wrong = (posted, basic) if method == "client_secret_post" else (basic, posted)
     assert right.json()["error"] == "invalid_grant"
     assert wrong.status_code == 401

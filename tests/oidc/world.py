@@ -23,14 +23,15 @@ from audit.tables import audit_events
 from idhub.access.tables import Application, Criticality, Entitlement, OidcClient
 from idhub.changes import use_sealer
 from idhub.credentials import sessions
+from idhub.credentials.store import Store, create_store
 from idhub.db import Database, new_id
 from idhub.directory.organizations import install, root_organization
 from idhub.directory.tables import EmploymentType, Principal, PrincipalKind, Standing
 from idhub.keys import Keyring
 from idhub.lifecycle.intake import Change, EmploymentFacts, Offboard, Onboard, PersonFacts, Reactivate, Suspend
 from idhub.lifecycle.transition import TransitionResult, transition
-from idhub.oidc.gateway import ErrorNotice
 from idhub.oidc.hot import Endpoints, mount_hot
+from idhub.oidc.notices import ErrorNotice
 from idhub.oidc.routes import create_router
 from idhub.settings import Settings
 from tests.support.clock import Clock
@@ -41,11 +42,6 @@ AFTER_LOGOUT = "https://office.example/bye"
 ISSUER = "http://127.0.0.1:8000"
 
 
-def shown_page(request: Request, notice: ErrorNotice) -> Response:
-    """A stand-in for the error page."""
-    return PlainTextResponse(f"shown: {notice.reason}", notice.status)
-
-
 @dataclass(frozen=True)
 class Services:
     """What `idhub.app` hands to this package."""
@@ -54,7 +50,11 @@ class Services:
     database: Database
     keyring: Keyring
     clock: Callable[[], datetime]
-    error_page: Callable[[Request, ErrorNotice], Response] = shown_page
+    store: Store
+
+    def error_page(self, request: Request, notice: ErrorNotice, /) -> Response:
+        """A stand-in for the error page."""
+        return PlainTextResponse(f"shown: {notice.reason}", notice.status)
 
 
 @dataclass(frozen=True)
@@ -108,9 +108,13 @@ class World:
         person = PersonFacts(display_name=name, email=f"{number.lower()}@qiyue.example", mobile="+8613800138000")
         with self.database.transaction() as session:
             employment = EmploymentFacts(
-                organization_id=root_organization(session), employee_number=number, type=EmploymentType.REGULAR,
-                starts_on=starts_on, ends_on=ends_on, title="Engineer",
-            )  # fmt: skip
+                organization_id=root_organization(session),
+                employee_number=number,
+                type=EmploymentType.REGULAR,
+                starts_on=starts_on,
+                ends_on=ends_on,
+                title="Engineer",
+            )
             self.change(Onboard(principal_id=principal_id, person=person, employment=employment), session)
         return principal_id
 
@@ -135,9 +139,15 @@ class World:
         with self.database.transaction() as session:
             session.execute(
                 insert(Entitlement).values(
-                    id=new_id("ent"), principal_id=principal_id, application_id=app.application_id, role="member",
-                    reason_kind="direct", reason_ref="test", valid_from=self.clock(), recorded_at=self.clock(),
-                )  # fmt: skip
+                    id=new_id("ent"),
+                    principal_id=principal_id,
+                    application_id=app.application_id,
+                    role="member",
+                    reason_kind="direct",
+                    reason_ref="test",
+                    valid_from=self.clock(),
+                    recorded_at=self.clock(),
+                )
             )
 
     def withdraw(self, principal_id: str, app: App) -> None:
@@ -158,10 +168,17 @@ class World:
         with self.database.transaction() as session:
             session.execute(
                 insert(Principal).values(
-                    id=principal_id, kind=PrincipalKind.SERVICE, organization_id=root_organization(session),
-                    standing=Standing.ACTIVE, access_epoch=1, enrolment_epoch=1, access_starts_at=self.clock(),
-                    version=1, created_at=self.clock(), changed_at=self.clock(),
-                )  # fmt: skip
+                    id=principal_id,
+                    kind=PrincipalKind.SERVICE,
+                    organization_id=root_organization(session),
+                    standing=Standing.ACTIVE,
+                    access_epoch=1,
+                    enrolment_epoch=1,
+                    access_starts_at=self.clock(),
+                    version=1,
+                    created_at=self.clock(),
+                    changed_at=self.clock(),
+                )
             )
         return principal_id
 
@@ -195,10 +212,16 @@ class World:
         with self.database.transaction() as session:
             session.execute(
                 insert(Application).values(
-                    id=application_id, slug=slug, name=slug.title(), organization_id=root_organization(session),
-                    criticality=Criticality.NORMAL, revocation_deadline_seconds=3600, is_enabled=True,
-                    created_at=self.clock(), changed_at=self.clock(),
-                )  # fmt: skip
+                    id=application_id,
+                    slug=slug,
+                    name=slug.title(),
+                    organization_id=root_organization(session),
+                    criticality=Criticality.NORMAL,
+                    revocation_deadline_seconds=3600,
+                    is_enabled=True,
+                    created_at=self.clock(),
+                    changed_at=self.clock(),
+                )
             )
             session.execute(insert(OidcClient).values(**values))
         return App(values["client_id"], secret, application_id, values["redirect_uris"][0])
@@ -211,9 +234,15 @@ class World:
             epochs = sessions.read_epochs(session, principal_id)
             assert epochs is not None
             token, session_id = sessions.start_session(
-                session, principal_id, epochs_read=epochs, amr=["pwd"], now=self.clock(), ip="203.0.113.7",
-                user_agent="test", settings=self.settings,
-            )  # fmt: skip
+                session,
+                principal_id,
+                epochs_read=epochs,
+                amr=["pwd"],
+                now=self.clock(),
+                ip="203.0.113.7",
+                user_agent="test",
+                settings=self.settings,
+            )
         (browser or self.http).cookies.set("idhub_session", token)
         return session_id
 
@@ -245,17 +274,21 @@ class World:
         data = dict(fields)
         if app is not None and app.secret is None:
             data["client_id"] = app.client_id
-        auth = app.auth if app is not None else None
-        return self.http.post(path, data=data, auth=auth)
+        if app is None or app.auth is None:
+            return self.http.post(path, data=data)
+        return self.http.post(path, data=data, auth=app.auth)
 
     def token(self, app: App, **fields: str) -> Any:
         return self.post("/oauth2/token", app, fields)
 
     def redeem(self, app: App, code: str, **changes: str) -> Any:
         fields = {
-            "grant_type": "authorization_code", "code": code, "redirect_uri": app.redirect_uri,
-            "code_verifier": VERIFIER, **changes,
-        }  # fmt: skip
+            "grant_type": "authorization_code",
+            "code": code,
+            "redirect_uri": app.redirect_uri,
+            "code_verifier": VERIFIER,
+            **changes,
+        }
         return self.token(app, **fields)
 
     def tokens(self, app: App, **changes: str | None) -> Tokens:
@@ -279,7 +312,7 @@ class World:
 
     def flush(self) -> None:
         assert self.http.portal is not None
-        self.http.portal.call(self.endpoints.journal.flush)
+        self.http.portal.call(self.endpoints.store.flush)
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         with self.database.read() as session:
@@ -308,11 +341,11 @@ def running(services: Services) -> Iterator[tuple[Endpoints, TestClient]]:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> Any:
         yield
-        await endpoints.close()
+        await services.store.close()
 
     application = FastAPI(lifespan=lifespan)
     endpoints = mount_hot(application, services)
-    application.include_router(create_router(services, endpoints.journal))
+    application.include_router(create_router(services))
     with TestClient(application, base_url=ISSUER, raise_server_exceptions=True) as http:
         yield endpoints, http
 
@@ -323,5 +356,6 @@ def make_world(database: Database, keyring: Keyring, settings: Settings, clock: 
     use_sealer(database, keyring)
     with database.transaction() as session:
         install(session, time_zone="Asia/Shanghai", now=clock())
-    with running(Services(settings, database, keyring, clock)) as (endpoints, http):
+    services = Services(settings, database, keyring, clock, create_store(settings, database, keyring))
+    with running(services) as (endpoints, http):
         yield World(database, keyring, settings, clock, endpoints, http)

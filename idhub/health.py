@@ -1,0 +1,286 @@
+"""Is it alive, is it fit to serve, what is wrong with it: /healthz, /readyz, /metrics, and `idhub doctor`.
+
+Answers name the part that fails, never an address, a user or an error text of a database. What is asked by everybody is
+answered from a look at most a second old.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final, Protocol
+
+import orjson
+from fastapi import APIRouter
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from sqlalchemy import func, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+from starlette.responses import Response
+
+from audit.sequencer import lag as sequencer_lag
+from audit.tables import audit_events
+from idhub.access.tables import Application
+from idhub.credentials.tables import AccessToken, RefreshToken, SsoSession
+from idhub.delivery import overview
+from idhub.delivery.holds import holds
+from idhub.delivery.tables import Delivery
+from idhub.directory.tables import Installation
+from idhub.errors import IdhubError
+from idhub.keys import PURPOSES
+from idhub.migrations import is_current
+from idhub.services import Hub
+
+SEQUENCER_LAG_LIMIT: Final = timedelta(seconds=30)
+DELIVERY_LAG_LIMIT: Final = timedelta(seconds=60)
+_LOOK_LASTS = timedelta(seconds=1)
+
+
+class Services(Protocol):
+    """What the routes work with."""
+
+    @property
+    def hub(self) -> Hub:
+        """The open installation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One part of the installation, and how it is. `detail` is a sentence for an operator, without secrets."""
+
+    name: str
+    is_ok: bool
+    detail: str
+
+
+def readiness(hub: Hub, *, now: datetime) -> list[Finding]:
+    """What must hold for requests to be answered: database, schema, keys, sequencer, delivery queue."""
+    try:
+        with hub.database.read() as session:
+            epoch = session.execute(select(Installation.epoch).where(Installation.id == 1)).scalar()
+            sealing = sequencer_lag(session.connection(), now)
+            waiting = overview.lag(session, now=now)
+        migrated = is_current(hub.database)
+    except SQLAlchemyError:
+        return [Finding("database", False, "The database does not answer."), _keys(hub)]
+    return [
+        Finding("database", epoch is not None, "answers" if epoch is not None else "The installation has no row."),
+        Finding("migrations", migrated, "current" if migrated else "Run `idhub migrate`."),
+        _keys(hub),
+        Finding(
+            "sequencer",
+            sealing.oldest <= SEQUENCER_LAG_LIMIT,
+            f"{sealing.pending} events wait, the oldest for {sealing.oldest.total_seconds():.1f} s",
+        ),
+        Finding(
+            "deliveries",
+            waiting <= DELIVERY_LAG_LIMIT,
+            f"the oldest due delivery waits for {waiting.total_seconds():.1f} s for a worker",
+        ),
+    ]
+
+
+def check(hub: Hub, *, now: datetime) -> list[Finding]:
+    """Everything that `idhub doctor` shows: readiness, and what needs somebody although requests are answered."""
+    found = readiness(hub, now=now)
+    if not found[0].is_ok:
+        return found
+    with hub.database.read() as session:
+        recovery = session.execute(select(Installation.recovery_reason).where(Installation.id == 1)).scalar()
+        held = holds(session)
+        dead = session.execute(select(func.count()).where(Delivery.state == "dead")).scalar_one()
+        slugs = _slugs(session)
+    found.append(
+        Finding("recovery", recovery is None, recovery or "not in recovery mode"),
+    )
+    names = ", ".join(f"{slugs.get(hold.application_id, hold.application_id)} ({hold.reason})" for hold in held)
+    found.append(Finding("holds", not held, f"Deliveries stand still: {names}." if held else "no queue stands still"))
+    found.append(
+        Finding("dead letters", dead == 0, f"{dead} deliveries were given up and need somebody." if dead else "none")
+    )
+    found.append(_witness(hub))
+    return found
+
+
+def _keys(hub: Hub) -> Finding:
+    try:
+        for purpose, algorithms in PURPOSES.items():
+            for alg in algorithms:
+                hub.keyring.signing_key(purpose, alg)
+        hub.keyring.sign_jws("checkpoint", "idhub-self-test", b"")
+    except IdhubError as error:
+        return Finding("keys", False, error.description)
+    return Finding("keys", True, "every purpose has its key")
+
+
+def _witness(hub: Hub) -> Finding:
+    path = hub.settings.effective_witness_file
+    try:
+        with path.open("rb"):
+            return Finding("witness", True, "readable")
+    except OSError:
+        return Finding("witness", False, f"The witness file {path.name} cannot be read; no checkpoint was witnessed.")
+
+
+def _slugs(session: Session) -> dict[str, str]:
+    return {row[0]: row[1] for row in session.execute(select(Application.id, Application.slug))}
+
+
+class _Collector:
+    """Reads the database when Prometheus asks."""
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._events: dict[tuple[str, str], int] = {}
+        self._seen_through: int | None = None
+
+    def collect(self) -> Iterable[Metric]:
+        """Every metric, as of now."""
+        now = self._hub.clock()
+        up = GaugeMetricFamily("idhub_database_up", "1 when the database answers.")
+        try:
+            with self._hub.database.read() as session:
+                found = [*self._deliveries(session, now), *self._credentials(session, now), self._audit(session)]
+                sealing = sequencer_lag(session.connection(), now)
+        except SQLAlchemyError:
+            up.add_metric([], 0)
+            return [up]
+        up.add_metric([], 1)
+        gauges = (
+            ("idhub_sequencer_pending_events", "Audit events without a place in the log.", sealing.pending),
+            ("idhub_sequencer_lag_seconds", "Age of the oldest of them.", sealing.oldest.total_seconds()),
+        )
+        return [up, *found, *(_gauge(*one) for one in gauges)]
+
+    def _deliveries(self, session: Session, now: datetime) -> Iterable[Metric]:
+        slugs = _slugs(session)
+        by_state = GaugeMetricFamily(
+            "idhub_deliveries", "Unfinished and dead deliveries.", labels=["application", "state"]
+        )
+        oldest = GaugeMetricFamily(
+            "idhub_delivery_oldest_seconds", "Age of the oldest unfinished delivery.", labels=["application"]
+        )
+        for queue in overview.queues(session):
+            slug = slugs.get(queue.application_id, queue.application_id)
+            for state, count in (("pending", queue.waiting), ("leased", queue.in_flight), ("dead", queue.dead)):
+                by_state.add_metric([slug, state], count)
+            if queue.oldest_waiting is not None:
+                oldest.add_metric([slug], max(0.0, (now - queue.oldest_waiting).total_seconds()))
+        held = GaugeMetricFamily(
+            "idhub_delivery_held", "1 while a queue stands still.", labels=["application", "reason"]
+        )
+        for hold in holds(session):
+            held.add_metric([slugs.get(hold.application_id, hold.application_id), hold.reason], 1)
+        waiting = overview.lag(session, now=now)
+        late = _gauge(
+            "idhub_delivery_lag_seconds", "Wait of the oldest due delivery for a worker.", waiting.total_seconds()
+        )
+        return by_state, oldest, held, late
+
+    def _credentials(self, session: Session, now: datetime) -> Iterable[Metric]:
+        family = GaugeMetricFamily("idhub_credentials_alive", "Credentials that have not expired.", labels=["kind"])
+        counts: Sequence[tuple[str, Any]] = (
+            ("session", select(func.count()).where(SsoSession.expires_at > now, SsoSession.ended_at.is_(None))),
+            ("access_token", select(func.count()).where(AccessToken.expires_at > now)),
+            (
+                "refresh_token",
+                select(func.count()).where(
+                    RefreshToken.expires_at > now, RefreshToken.spent_at.is_(None), RefreshToken.revoked_at.is_(None)
+                ),
+            ),
+        )
+        for kind, statement in counts:
+            family.add_metric([kind], session.execute(statement).scalar_one())
+        return [family]
+
+    def _audit(self, session: Session) -> Metric:
+        """Events since this process first looked, from the sequenced log: nothing counts twice, nothing is missed."""
+        head = session.execute(
+            select(func.max(audit_events.c.position)).where(audit_events.c.position.is_not(None))
+        ).scalar()
+        if self._seen_through is None:
+            self._seen_through = -1 if head is None else head
+        if head is not None and head > self._seen_through:
+            rows = session.execute(
+                select(audit_events.c.type, audit_events.c.outcome, func.count())
+                .where(audit_events.c.position > self._seen_through, audit_events.c.position <= head)
+                .group_by(audit_events.c.type, audit_events.c.outcome)
+            )
+            for event_type, outcome, count in rows:
+                key = (event_type, outcome)
+                self._events[key] = self._events.get(key, 0) + count
+            self._seen_through = head
+        family = CounterMetricFamily(
+            "idhub_events", "Audit events by type: logins, tokens, changes.", labels=["type", "outcome"]
+        )
+        for (event_type, outcome), total in sorted(self._events.items()):
+            family.add_metric([event_type, outcome], total)
+        return family
+
+
+def _gauge(name: str, words: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, words, value=value)
+
+
+class _Look:
+    """One answer for everybody who asks within a second: anonymous questions do not become load."""
+
+    def __init__(self, clock: Callable[[], datetime], look: Callable[[], tuple[int, bytes]]) -> None:
+        self._clock = clock
+        self._look = look
+        self._lock = threading.Lock()
+        self._taken_at: datetime | None = None
+        self._answer = (503, b"")
+
+    def __call__(self) -> tuple[int, bytes]:
+        with self._lock:
+            now = self._clock()
+            if self._taken_at is None or not timedelta(0) <= now - self._taken_at < _LOOK_LASTS:
+                self._answer = self._look()
+                self._taken_at = now
+            return self._answer
+
+
+def create_router(services: Services) -> APIRouter:
+    """Routes /healthz, /readyz and /metrics."""
+    hub = services.hub
+    router = APIRouter(include_in_schema=False)
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(hub))
+
+    def look_ready() -> tuple[int, bytes]:
+        found = readiness(hub, now=hub.clock())
+        failing = [one.name for one in found if not one.is_ok]
+        body = {
+            "status": "failing" if failing else "ready",
+            "failing": failing,
+            "checks": {one.name: {"ok": one.is_ok, "detail": one.detail} for one in found},
+        }
+        return 503 if failing else 200, orjson.dumps(body)
+
+    ready = _Look(hub.clock, look_ready)
+    metrics = _Look(hub.clock, lambda: (200, generate_latest(registry)))
+
+    @router.get("/healthz")
+    def healthz() -> Response:
+        """The process answers."""
+        return Response(b'{"status":"alive"}', media_type="application/json", headers=_NOT_STORED)
+
+    @router.get("/readyz")
+    def readyz() -> Response:
+        """Fit to serve; 503 names the part that is not."""
+        status, body = ready()
+        return Response(body, status, media_type="application/json", headers=_NOT_STORED)
+
+    @router.get("/metrics")
+    def show_metrics() -> Response:
+        """Metrics in Prometheus' text form."""
+        status, body = metrics()
+        return Response(body, status, media_type=CONTENT_TYPE_LATEST, headers=_NOT_STORED)
+
+    return router
+
+
+_NOT_STORED: Final = {"Cache-Control": "no-store"}

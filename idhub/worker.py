@@ -1,0 +1,291 @@
+"""The worker: delivers, applies due dates, signs receipts, seals the audit log, purges.
+
+Runs in a thread and event loop of its own: `idhub serve` embeds it without its bursts being felt by requests, and
+`idhub worker` runs it alone. Any number of processes may: deliveries are shared by leases, and what one
+process must do at a time is guarded by lease rows.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+import uvloop
+from sqlalchemy import ColumnElement, and_, delete, exists, inspect, or_, select, tuple_
+
+from audit.errors import AuditError
+from audit.sequencer import Sequencer, lag
+from idhub.credentials.tables import (
+    AccessToken,
+    AuthorizationCode,
+    Grant,
+    LoginTransaction,
+    RefreshToken,
+    RememberedDevice,
+    SessionParticipant,
+    SsoSession,
+    Throttle,
+)
+from idhub.db import Base, Database
+from idhub.delivery.http import OutboundHttp
+from idhub.delivery.leases import HeldLease, hold, release
+from idhub.delivery.loop import DeliveryLoop
+from idhub.delivery.receipt_box import has_due
+from idhub.lifecycle.due import apply_due
+from idhub.lifecycle.receipts import sign_due
+from idhub.lifecycle.reevaluation import reevaluate_pending
+from idhub.services import Hub
+
+_SEAL_EVERY = 0.2
+_CHECKPOINT_EVERY = 1.0
+_SIGN_EVERY = 0.25
+_DUE_EVERY = 1.0
+_PURGE_EVERY = 60.0
+_LONGEST_BACK_OFF = 30.0
+_SINGLETON_LEASE = timedelta(seconds=15)
+_THREADS = 4
+# Beyond the deadline of an attempt: recording it, and what the other jobs have in hand.
+_GRACE_SECONDS = 5.0
+
+_log = structlog.get_logger("idhub.worker")
+
+
+_PURGE_BATCH = 500
+_PURGE_BATCHES_A_RUN = 40
+# A little longer than they are valid: a late replay is still recognised as one.
+_KEEP_SPENT = timedelta(hours=24)
+# Lists of sessions stay readable for a while after the sessions have ended.
+_KEEP_ENDED = timedelta(days=90)
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    """Something done again and again. `singleton`: name of the lease under which one process does it at a time."""
+
+    name: str
+    every: float
+    run: Callable[[], None]
+    singleton: bool = False
+
+
+class Worker:
+    """All background work of one process.
+
+    Args:
+        hub: the open installation.
+        http: the guarded client; the worker uses it from its own event loop.
+    """
+
+    def __init__(self, hub: Hub, http: OutboundHttp) -> None:
+        self._hub = hub
+        self._http = http
+        self._sequencer: Sequencer | None = None
+        self._log_size: int | None = None
+        self._checkpointed_at: datetime | None = None
+        self._leases: dict[str, HeldLease] = {}
+        self._threads = ThreadPoolExecutor(_THREADS, "worker")
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._ready = threading.Event()
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the thread lives."""
+        return self._thread is not None and self._thread.is_alive()
+
+    async def start(self) -> None:
+        """Begin to work; returns when the loop runs."""
+        # Daemon: a process that must end does not wait for it; what was leased is found by the next worker.
+        self._thread = threading.Thread(target=self._main, name="worker", daemon=True)
+        self._thread.start()
+        await asyncio.to_thread(self._ready.wait)
+
+    async def stop(self) -> None:
+        """Take nothing new, finish what is in hand within a bound, give the leases back."""
+        if self._loop is not None and self._stop is not None and self.is_running:
+            # The loop may have ended by itself meanwhile.
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._stop.set)
+        if self._thread is not None:
+            bound = self._hub.settings.delivery_timeout.total_seconds() + 2 * _GRACE_SECONDS
+            await asyncio.to_thread(self._thread.join, bound)
+            if self._thread.is_alive():
+                _log.warning("worker.stop_timed_out")
+
+    def _main(self) -> None:
+        try:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(self._run())
+        except Exception:
+            _log.exception("worker.failed")
+        finally:
+            self._ready.set()
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self) -> None:
+        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        deliveries = DeliveryLoop(
+            self._hub.database,
+            self._hub.settings,
+            self._hub.channels(self._http),
+            clock=self._hub.clock,
+            worker=self._hub.node,
+        )
+        stop = self._stop
+        tasks = [asyncio.create_task(self._repeat(job, stop)) for job in self._jobs()]
+        self._ready.set()
+        _log.info("worker.started", node=self._hub.node)
+        try:
+            await deliveries.run(stop)
+            await asyncio.wait(tasks, timeout=_GRACE_SECONDS)
+            await self._in_thread(self._last_words)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._http.close()
+        _log.info("worker.stopped", node=self._hub.node)
+
+    def _jobs(self) -> list[_Job]:
+        return [
+            _Job("seal", _SEAL_EVERY, self._seal),
+            _Job("receipts", _SIGN_EVERY, self._sign_receipts),
+            _Job("schedule", _DUE_EVERY, self._apply_due, singleton=True),
+            _Job("purge", _PURGE_EVERY, self._purge, singleton=True),
+        ]
+
+    async def _repeat(self, job: _Job, stop: asyncio.Event) -> None:
+        wait = job.every
+        while not stop.is_set():
+            try:
+                if not job.singleton or await self._in_thread(lambda: self._hold(job)):
+                    await self._in_thread(job.run)
+                wait = job.every
+            except Exception:
+                # A job that fails is tried again, ever less often; the others go on.
+                _log.exception("worker.job_failed", job=job.name)
+                wait = min(max(wait, job.every) * 2, max(_LONGEST_BACK_OFF, job.every))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await stop.wait()
+
+    async def _in_thread(self, work: Callable[[], object]) -> object:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    def _hold(self, job: _Job) -> bool:
+        # Outlives the pause between two runs, so that the work stays with one process while that one lives.
+        lifetime = max(_SINGLETON_LEASE, timedelta(seconds=2.5 * job.every))
+        held = hold(self._hub.database, job.name, self._hub.node, now=self._hub.clock(), lifetime=lifetime)
+        if held is None:
+            self._leases.pop(job.name, None)
+            return False
+        self._leases[job.name] = held
+        return True
+
+    def _seal(self) -> None:
+        """Give new events their place in the log; sign a checkpoint at least each second while there are any."""
+        now = self._hub.clock()
+        is_late = self._checkpointed_at is None or now - self._checkpointed_at >= timedelta(seconds=_CHECKPOINT_EVERY)
+        if not is_late:
+            with self._hub.database.read() as session:
+                # An idle hub takes no write lock five times a second.
+                if not lag(session.connection(), now).pending:
+                    return
+        else:
+            self._checkpointed_at = now
+        self._run_sequencer(now, checkpoint=False)
+
+    def _run_sequencer(self, now: datetime, *, checkpoint: bool) -> None:
+        if self._sequencer is None:
+            self._sequencer = self._hub.sequencer()
+        result = self._sequencer.run_once(now, checkpoint=checkpoint)
+        self._log_size = result.size
+        if result.mismatched:
+            _log.error("audit.events_changed", event_ids=list(result.mismatched[:20]), count=len(result.mismatched))
+        for witness, error in result.unreached:
+            _log.warning("audit.witness_unreached", witness=witness, error=error)
+
+    def _sign_receipts(self) -> None:
+        with self._hub.database.read() as session:
+            if not has_due(session):
+                return
+        hub = self._hub
+        sign_due(hub.database, hub.keyring, issuer=hub.settings.issuer, now=hub.clock(), log_size=self._log_size)
+
+    def _apply_due(self) -> None:
+        changed = apply_due(self._hub.database, now=self._hub.clock())
+        if changed:
+            _log.info("worker.due_applied", people=changed)
+        reevaluate_pending(self._hub.database, clock=self._hub.clock)
+
+    def _purge(self) -> None:
+        removed = purge_expired(self._hub.database, now=self._hub.clock())
+        if removed:
+            _log.info("worker.purged", **removed)
+
+    def _last_words(self) -> None:
+        """Seal what the last deliveries recorded, and let the next process take over at once."""
+        now = self._hub.clock()
+        try:
+            self._run_sequencer(now, checkpoint=True)
+        except AuditError:
+            _log.exception("worker.job_failed", job="seal")
+        for lease in self._leases.values():
+            release(self._hub.database, lease, now=now)
+
+
+def purge_expired(database: Database, *, now: datetime) -> dict[str, int]:
+    """Delete credentials that are long dead, in small batches; returns how many by table.
+
+    Bounded: what is left over is for the next run. Nothing that still works, or whose replay must be recognised, goes.
+    """
+    removed: dict[str, int] = {}
+    for table, condition in _dead(now):
+        key = inspect(table).primary_key
+        for _ in range(_PURGE_BATCHES_A_RUN):
+            # Found in a read, so that the write lock is held for deletes by key alone.
+            with database.read() as session:
+                keys = [tuple(row) for row in session.execute(select(*key).where(condition).limit(_PURGE_BATCH))]
+            if keys:
+                with database.transaction(durable=False) as session:
+                    statement = delete(table).where(tuple_(*key).in_(keys), condition)
+                    done = session.execute(statement.execution_options(synchronize_session=False))
+                name = table.__tablename__
+                removed[name] = removed.get(name, 0) + int(getattr(done, "rowcount", 0))
+            if len(keys) < _PURGE_BATCH:
+                break
+    return removed
+
+
+def _dead(now: datetime) -> list[tuple[type[Base], ColumnElement[bool]]]:
+    """What may go, in the order in which rows refer to each other."""
+    spent, ended = now - _KEEP_SPENT, now - _KEEP_ENDED
+    over = and_(SsoSession.expires_at < ended, or_(SsoSession.ended_at.is_(None), SsoSession.ended_at < ended))
+    sessions_over = select(SsoSession.id).where(over)
+    grant_over = or_(Grant.ended_at < ended, and_(Grant.session_id.is_not(None), Grant.session_id.in_(sessions_over)))
+    no_tokens = and_(
+        *(~exists().where(table.grant_id == Grant.id) for table in (AccessToken, RefreshToken, AuthorizationCode))
+    )
+    no_grants = ~exists().where(Grant.session_id == SsoSession.id)
+    no_participants = ~exists().where(SessionParticipant.session_id == SsoSession.id)
+    return [
+        (AuthorizationCode, AuthorizationCode.expires_at < spent),
+        (AccessToken, AccessToken.expires_at < spent),
+        (RefreshToken, RefreshToken.expires_at < spent),
+        (LoginTransaction, LoginTransaction.expires_at < spent),
+        (RememberedDevice, RememberedDevice.expires_at < spent),
+        (
+            Throttle,
+            and_(
+                Throttle.window_started_at < spent, or_(Throttle.blocked_until.is_(None), Throttle.blocked_until < now)
+            ),
+        ),
+        (Grant, and_(grant_over, no_tokens)),
+        (SessionParticipant, SessionParticipant.session_id.in_(sessions_over)),
+        (SsoSession, and_(over, no_grants, no_participants)),
+    ]

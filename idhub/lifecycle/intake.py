@@ -162,10 +162,15 @@ class Offboard:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CancelOffboarding:
-    """Take a scheduled offboarding back before its time has come."""
+    """Take a scheduled offboarding back before its time has come.
+
+    Args:
+        previous_ends: last working days that the schedule overwrote, by employment; the one door fills them in.
+    """
 
     principal_id: str
     reason: str | None = None
+    previous_ends: Mapping[str, date | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -211,7 +211,7 @@ def apply(state: State, change: intake.Change, places: Places, *, now: datetime)
         case intake.Offboard():
             edited = _offboard(state, change, places, now=now)
         case intake.CancelOffboarding():
-            edited = _cancel(state, now=now)
+            edited = _cancel(state, change.previous_ends, places)
         case intake.EndCredentials():
             edited = replace(state, access_epoch=state.access_epoch + 1)
         case _:
@@ -327,14 +327,19 @@ def _offboard(state: State, change: intake.Offboard, places: Places, *, now: dat
     return replace(state, posts=tuple(_ending(p, ends_at, places) if p.is_live else p for p in state.posts))
 
 
-def _cancel(state: State, *, now: datetime) -> State:
+def _cancel(state: State, ends: Mapping[str, date | None], places: Places) -> State:
     if state.standing == Standing.LEFT:
         raise Conflict("The person has left already; rehire them instead.", field="person", rule="cancel.left")
-    posts = tuple(
-        replace(p, ends_at=None, ends_on=None) if p.is_live and p.ends_at is not None and p.ends_at > now else p
-        for p in state.posts
+    return replace(
+        state, posts=tuple(_ending_as_before(p, ends[p.id], places) if p.id in ends else p for p in state.posts)
     )
-    return replace(state, posts=posts)
+
+
+def _ending_as_before(post: Post, last_day: date | None, places: Places) -> Post:
+    if not post.is_live:
+        return post
+    ends_at = None if last_day is None else places.end_of(post.organization_id, last_day)
+    return replace(post, ends_on=last_day, ends_at=ends_at)
 
 
 def main_post(posts: tuple[Post, ...]) -> Post:

@@ -149,23 +149,9 @@ def _decide(
         case = scheduled.get(change.principal_id)
         if case is None:
             raise Conflict("No offboarding of this person is scheduled.", field="person", rule="cancel.none")
-        state = _restore_ends(state, case_book.previous_ends(case.plan), places)
+        change = replace(change, previous_ends=case_book.previous_ends(case.plan))
     employment_id = getattr(change, "employment_id", None)
     return rules.apply(state, change, places, now=now), employment_id
-
-
-def _restore_ends(state: State, ends: Mapping[str, Any], places: Places) -> State:
-    posts = tuple(
-        replace(
-            post,
-            ends_on=ends[post.id],
-            ends_at=None if ends[post.id] is None else places.end_of(post.organization_id, ends[post.id]),
-        )
-        if post.id in ends and post.is_live
-        else post
-        for post in state.posts
-    )
-    return replace(state, posts=posts)
 
 
 def _follow(

@@ -1,0 +1,203 @@
+"""/healthz, /readyz, /metrics: what they name, and what they never tell."""
+
+import sqlite3
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import text, update
+from starlette.testclient import TestClient
+
+from idhub import health
+from idhub.changes import COMMAND_LINE, Event, EventType, record
+from idhub.db import Database
+from idhub.delivery.channel import Outcome
+from idhub.delivery.queue import lease, pause, settle
+from idhub.directory.tables import Installation
+from idhub.keys import Keyring
+from idhub.services import Hub
+from idhub.settings import Settings
+from tests.delivery.conftest import hub
+from tests.delivery.rows import delivery, put
+from tests.support.clock import Clock
+
+__all__ = ["hub"]
+
+
+@pytest.fixture
+def opened(hub: Database, settings: Settings, keyring: Keyring, clock: Clock) -> Hub:
+    with hub.transaction() as session:
+        session.add(Installation(id=1, epoch=1, created_at=clock(), rules_version=1))
+    return Hub(settings, hub, keyring, clock, "node-1")
+
+
+def client(opened: Hub) -> TestClient:
+    app = FastAPI()
+    app.include_router(health.create_router(SimpleNamespace(hub=opened)))
+    return TestClient(app)
+
+
+def an_event(opened: Hub, *, outcome: Any = "success") -> Event:
+    return Event(
+        type=EventType.LOGIN_SUCCEEDED,
+        at=opened.clock(),
+        actor=COMMAND_LINE,
+        door="login",
+        target_kind="person",
+        target_id="per_1",
+        outcome=outcome,
+    )
+
+
+def test_a_process_that_answers_is_alive(opened: Hub) -> None:
+    answer = client(opened).get("/healthz")
+
+    assert (answer.status_code, answer.json()) == (200, {"status": "alive"})
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_a_fit_hub_is_ready(opened: Hub) -> None:
+    answer = client(opened).get("/readyz")
+
+    assert answer.status_code == 200, answer.json()
+    assert answer.json()["failing"] == []
+    assert set(answer.json()["checks"]) == {"database", "migrations", "keys", "sequencer", "deliveries"}
+
+
+def test_a_sequencer_that_lags_is_named(opened: Hub, clock: Clock) -> None:
+    with opened.database.transaction() as session:
+        record(session, [an_event(opened)])
+    asked = client(opened)
+    assert asked.get("/readyz").status_code == 200
+
+    clock.advance(health.SEQUENCER_LAG_LIMIT + timedelta(seconds=1))
+
+    answer = asked.get("/readyz")
+    assert (answer.status_code, answer.json()["failing"]) == (503, ["sequencer"])
+    assert answer.json()["checks"]["sequencer"]["detail"] == "1 events wait, the oldest for 31.0 s"
+
+
+def seal(opened: Hub, clock: Clock) -> None:
+    opened.sequencer().run_once(clock())
+
+
+def test_deliveries_that_no_worker_takes_are_named(opened: Hub, clock: Clock, settings: Settings) -> None:
+    put(opened.database, clock, delivery(), delivery("b", application_id="app_b"))
+    clock.advance(health.DELIVERY_LAG_LIMIT + timedelta(seconds=1))
+    seal(opened, clock)
+    answer = client(opened).get("/readyz")
+    assert (answer.status_code, answer.json()["failing"]) == (503, ["deliveries"])
+
+    # An application that is being sent to, or is held, is no fault of the workers.
+    leased = lease(opened.database, worker="w", now=clock(), limit=1, settings=settings)
+    with opened.database.transaction() as session:
+        pause(session, ({"app_a", "app_b"} - {leased[0].application_id}).pop(), now=clock(), actor=COMMAND_LINE)
+    seal(opened, clock)
+    assert client(opened).get("/readyz").status_code == 200
+
+
+def test_waiting_for_the_next_attempt_is_not_late(opened: Hub, clock: Clock, settings: Settings) -> None:
+    """O13: an application that is down for two hours does not make the hub unfit."""
+    put(opened.database, clock, delivery(), delivery())
+    (leased,) = lease(opened.database, worker="w", now=clock(), limit=9, settings=settings)
+    told = Outcome(kind="retry", status_code=503, retry_after=timedelta(hours=1))
+    settle(opened.database, leased, told, now=clock(), settings=settings)
+    clock.advance(minutes=30)
+    seal(opened, clock)
+
+    assert client(opened).get("/readyz").status_code == 200
+
+
+def test_an_old_schema_is_named(opened: Hub) -> None:
+    with opened.database.transaction() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = 'r0000'"))
+
+    answer = client(opened).get("/readyz")
+
+    assert (answer.status_code, answer.json()["failing"]) == (503, ["migrations"])
+
+
+def test_missing_keys_are_named(opened: Hub) -> None:
+    without = Hub(opened.settings, opened.database, Keyring(opened.keyring.master, []), opened.clock, opened.node)
+
+    answer = client(without).get("/readyz")
+
+    assert (answer.status_code, answer.json()["failing"]) == (503, ["keys"])
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_a_broken_database_is_named_without_a_word_about_it(opened: Hub, settings: Settings) -> None:
+    """G05."""
+    path = Path(settings.effective_database_url.removeprefix("sqlite:///"))
+    opened.database.dispose()
+    for left in path.parent.glob("idhub.db-*"):
+        left.unlink()
+    path.write_bytes(b"this is no database" * 500)
+    with pytest.raises(sqlite3.DatabaseError):
+        sqlite3.connect(path).execute("SELECT * FROM installation")
+
+    asked = client(opened)
+    ready, metrics = asked.get("/readyz"), asked.get("/metrics")
+
+    assert (ready.status_code, ready.json()["failing"]) == (503, ["database"])
+    assert str(path) not in ready.text
+    assert "SELECT" not in ready.text
+    assert metrics.status_code == 200
+    assert "idhub_database_up 0.0" in metrics.text
+
+
+def test_everybody_within_a_second_gets_one_look(opened: Hub, clock: Clock) -> None:
+    asked = client(opened)
+    first = asked.get("/readyz")
+    with opened.database.transaction() as session:
+        session.execute(text("UPDATE alembic_version SET version_num = 'r0000'"))
+
+    assert asked.get("/readyz").content == first.content
+    clock.advance(seconds=1)
+    assert asked.get("/readyz").status_code == 503
+
+
+def test_metrics_count_deliveries_holds_and_events(opened: Hub, clock: Clock, settings: Settings) -> None:
+    asked = client(opened)
+    asked.get("/metrics")
+    put(opened.database, clock, delivery(), delivery("b"), delivery("c", application_id="app_b"))
+    leased = lease(opened.database, worker="w", now=clock(), limit=2, settings=settings)
+    settle(opened.database, leased[0], Outcome(kind="dead", status_code=409), now=clock(), settings=settings)
+    with opened.database.transaction() as session:
+        pause(session, "app_b", now=clock(), actor=COMMAND_LINE)
+        record(session, [an_event(opened), an_event(opened), an_event(opened, outcome="failure")])
+    clock.advance(seconds=5)
+    seal(opened, clock)
+
+    shown = asked.get("/metrics").text
+
+    assert 'idhub_deliveries{application="app-a",state="pending"}' in shown
+    assert 'idhub_delivery_held{application="app-b",reason="paused"} 1.0' in shown
+    assert 'idhub_events_total{outcome="success",type="login.succeeded"} 2.0' in shown
+    assert 'idhub_events_total{outcome="failure",type="login.succeeded"} 1.0' in shown
+    assert 'idhub_delivery_oldest_seconds{application="app-a"} 5.0' in shown
+    assert "idhub_sequencer_pending_events 0.0" in shown
+    assert 'idhub_credentials_alive{kind="session"} 0.0' in shown
+    assert sum(float(line.split()[-1]) for line in shown.splitlines() if 'state="dead"' in line) == 1
+
+
+def test_doctor_tells_what_needs_somebody_although_requests_are_answered(
+    opened: Hub, clock: Clock, settings: Settings
+) -> None:
+    put(opened.database, clock, delivery())
+    (leased,) = lease(opened.database, worker="w", now=clock(), limit=2, settings=settings)
+    settle(opened.database, leased, Outcome(kind="dead", status_code=409), now=clock(), settings=settings)
+    with opened.database.transaction() as session:
+        pause(session, "app_b", now=clock(), actor=COMMAND_LINE)
+        session.execute(update(Installation).values(recovery_reason="Behind the witness by 3 events."))
+
+    found = {one.name: one for one in health.check(opened, now=clock())}
+
+    assert {name for name, one in found.items() if not one.is_ok} == {"recovery", "holds", "dead letters", "witness"}
+    assert found["holds"].detail == "Deliveries stand still: app-b (paused)."
+    assert found["dead letters"].detail == "1 deliveries were given up and need somebody."
+    seal(opened, clock)
+    assert {one.name: one.is_ok for one in health.check(opened, now=clock())}["witness"]

@@ -36,19 +36,19 @@ async def deprovision(run: Run) -> Outcome:
     """
     looked_up_at = run.clock.now()
     users = await _accounts(run)
-    switched_off = [id_of(user) for user in users if is_active(user) is not False]
-    for user in users:
-        if id_of(user) in switched_off:
-            await run.client.set_active(user, False)
+    switched_off = [user for user in users if is_active(user) is not False]
+    if switched_off and not run.was_on:
+        # Somebody or a late create switched it on: written down first, so that switching it off has its event.
+        await run.note(_known(run, "active", users), seen_at=looked_up_at)
+    for user in switched_off:
+        await run.client.set_active(user, False)
     if switched_off:
         # Each write was accepted; nothing is known yet of what it did.
         run.grade = Grade.E1
     run.evidence["action"] = "deactivated" if switched_off else ("none" if users else "nothing_found")
-    seen = [await _read_back(run, id_of(user)) for user in users]
-    if not users:
-        # The look-up that found nobody is the read-back.
-        seen = [Seen("gone", looked_up_at)]
-    return await _judge(run, seen, users, changed=bool(switched_off))
+    # The look-up that found nobody is the read-back.
+    seen = [await _read_back(run, id_of(user)) for user in users] or [Seen("gone", looked_up_at)]
+    return await _judge(run, seen, users, looked_up_at=looked_up_at, was_on=run.was_on or bool(switched_off))
 
 
 async def _accounts(run: Run) -> list[Resource]:
@@ -101,7 +101,7 @@ async def _read_back(run: Run, user_id: str) -> Seen:
     return Seen("unknown" if active is None else ("active" if active else "inactive"), began_at)
 
 
-async def _judge(run: Run, seen: list[Seen], users: list[Resource], *, changed: bool) -> Outcome:
+async def _judge(run: Run, seen: list[Seen], users: list[Resource], *, looked_up_at: datetime, was_on: bool) -> Outcome:
     worst = max(seen, key=lambda each: _RANK[each.state])
     began_at = min(each.began_at for each in seen)
     quiet_after = run.delivery.quiet_after
@@ -110,13 +110,14 @@ async def _judge(run: Run, seen: list[Seen], users: list[Resource], *, changed: 
     if any(each.state == "gone" for each in seen) and not await _control_read(run):
         return run.outcome("retry", "The account is not found, but no account known to be alive was found beside it.")
     known_state = {"gone": "absent"}.get(worst.state, worst.state)
-    events = (EventType.ACCOUNT_DEACTIVATED,) if changed and known_state in {"absent", "inactive"} else ()
+    events = (EventType.ACCOUNT_DEACTIVATED,) if was_on and known_state in {"absent", "inactive"} else ()
     await run.note(_known(run, known_state, users), seen_at=began_at, events=events)
     if worst.state == "active":
         return run.outcome("retry", "The application accepted the change, but the account is still active.")
     if worst.state == "unknown":
         return run.outcome("retry", "The application does not say whether the account is active.")
-    if quiet_after is not None and began_at < quiet_after:
+    # The look-up counts, not the last read: what lands between the two is another account, which nobody read.
+    if quiet_after is not None and looked_up_at < quiet_after:
         read_back["quiet_after"] = quiet_after.isoformat()
         return run.outcome(
             "retry",

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any, Final, Protocol
 
+from idhub.access.applications import scim_token_context
 from idhub.db import Database
 from idhub.delivery.channel import LeasedDelivery, Outcome
 from idhub.delivery.http import OutboundError, OutboundRefused, OutboundResponse, OutboundTimeout
@@ -25,11 +26,6 @@ from scim.dialects import DIALECTS
 from scim.errors import RemoteError, RemoteNotFound, RemoteRefused, RemoteUnauthorized, RemoteUnavailable
 
 _SHARE_FOR_REQUESTS: Final = 0.95
-
-
-def token_context(application_id: str) -> str:
-    """The name that the bearer token of a target is sealed under."""
-    return f"scim_targets:{application_id}:token"
 
 
 class Http(Protocol):
@@ -105,7 +101,7 @@ class ScimChannel:
             raise RemoteRefused(f"The SCIM dialect {target.dialect!r} is unknown.")
         token = None
         if target.token_sealed is not None:
-            token = self._keyring.open(token_context(delivery.application_id), target.token_sealed).decode()
+            token = self._keyring.open(scim_token_context(delivery.application_id), target.token_sealed).decode()
         return ScimClient(
             self._http,
             target.base_url,

@@ -47,10 +47,13 @@ async def _hold_back(run: Run, user: Resource | None) -> Outcome:
         await run.ensure_ours(user)
         await run.client.set_active(user, False)
         run.evidence["action"] = "deactivated"
+        user = await run.client.get_user(id_of(user))
+    if user is not None:
+        is_off = is_active(user) is False
         await run.note(
-            {"external_id": id_of(user), "known_state": "unknown", "known_hash": None},
+            {"external_id": id_of(user), "known_state": "inactive" if is_off else "active", "known_hash": None},
             seen_at=run.clock.now(),
-            events=[EventType.ACCOUNT_DEACTIVATED],
+            events=[EventType.ACCOUNT_DEACTIVATED] if is_off and run.was_on else [],
         )
     run.grade = Grade.E1
     return run.outcome("done")
@@ -90,8 +93,11 @@ async def _create(run: Run, desired: Mapping[str, Any]) -> Outcome:
 async def _update(run: Run, user: Resource, desired: Mapping[str, Any]) -> Outcome:
     await run.ensure_ours(user)
     changes = differences(desired, user)
-    was_inactive = is_active(user) is False
-    is_new_link = run.situation.account.external_id != id_of(user)
+    account = run.situation.account
+    was_inactive = is_active(user) is False or account.known_state == "inactive"
+    is_new_link = account.external_id != id_of(user)
+    # Also what an earlier attempt changed without hearing the answer is an effect, and has its event.
+    is_updated = bool(set(changes) - {"active"}) or account.known_hash not in {None, attributes_hash(desired)}
     if changes:
         await run.ensure_unchanged()
         await run.client.update_user(user, changes)
@@ -103,7 +109,7 @@ async def _update(run: Run, user: Resource, desired: Mapping[str, Any]) -> Outco
         for event, happened in (
             (EventType.ACCOUNT_LINKED, is_new_link),
             (EventType.ACCOUNT_REACTIVATED, was_inactive),
-            (EventType.ACCOUNT_UPDATED, bool(set(changes) - {"active"})),
+            (EventType.ACCOUNT_UPDATED, is_updated),
         )
         if happened
     ]

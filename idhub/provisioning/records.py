@@ -39,6 +39,8 @@ class AccountFacts:
     principal_id: str | None
     external_id: str | None
     user_name: str | None
+    known_state: str
+    known_hash: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ def situation(session: Session, delivery: LeasedDelivery, *, now: datetime) -> S
             Account.principal_id,
             Account.external_id,
             Account.user_name,
+            Account.known_state,
+            Account.known_hash,
         )
         .join(Application, Application.id == ScimTarget.application_id)
         .join(Account, Account.application_id == ScimTarget.application_id)
@@ -84,7 +88,7 @@ def situation(session: Session, delivery: LeasedDelivery, *, now: datetime) -> S
         return None
     return Situation(
         target=Target(row.base_url, row.token_sealed, row.user_name_attribute, row.dialect, row.control_user_name),
-        account=AccountFacts(row.id, row.principal_id, row.external_id, row.user_name),
+        account=AccountFacts(row.id, row.principal_id, row.external_id, row.user_name, row.known_state, row.known_hash),
         person=_person(session, row.principal_id, delivery.application_id),
         version=version_of(session, row.principal_id),
         is_enabled=row.is_enabled,

@@ -67,6 +67,11 @@ class Run:
         self.evidence: dict[str, Any] = {}
         self._database = database
 
+    @property
+    def was_on(self) -> bool:
+        """Whether the account was, as far as we knew, still to be switched off: then that has an event."""
+        return self.situation.account.known_state not in {"inactive", "absent"}
+
     async def read(self, question: Callable[[Session], T]) -> T:
         """Ask the database in a short transaction of its own, off the event loop."""
 

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from audit.tables import audit_events
+from idhub.access.applications import scim_token_context
 from idhub.access.tables import Account, AccountKind, Application, Entitlement, ScimTarget
 from idhub.changes import use_sealer
 from idhub.db import Database, new_id
@@ -20,7 +21,7 @@ from idhub.delivery.channel import Grade, LeasedDelivery, Operation, Outcome
 from idhub.delivery.http import OutboundHttp
 from idhub.directory.tables import Department, Employment, Organization, Person, Principal
 from idhub.keys import Keyring
-from idhub.provisioning.outbound import ScimChannel, token_context
+from idhub.provisioning.outbound import ScimChannel
 from idhub.settings import Settings
 from tests.provisioning.stand_ins import StandIn
 from tests.support.clock import Clock
@@ -85,7 +86,7 @@ class Scene:
                 insert(ScimTarget).values(
                     application_id=application_id,
                     base_url=address,
-                    token_sealed=self.keyring.seal(token_context(application_id), token.encode()),
+                    token_sealed=self.keyring.seal(scim_token_context(application_id), token.encode()),
                     changed_at=now,
                     **values,
                 )

@@ -101,9 +101,9 @@ class StandIn:
         """Requests that meant to change something."""
         return [one for one in self.seen if one.method != "GET"]
 
-    def wait_for_release(self) -> None:
-        """Sit on a request until the service stops."""
-        self._released.wait(60)
+    def wait_for_release(self, seconds: float = 60) -> None:
+        """Sit on a request until the service stops, or until `seconds` have passed."""
+        self._released.wait(seconds)
 
 
 class _Server(ThreadingHTTPServer):

@@ -236,6 +236,26 @@ def test_account_that_was_never_linked_is_found_by_external_id(
     assert (outcome.kind, outcome.grade) == ("done", Grade.E2)
     assert service.users[leaver.user_id]["active"] is False
     assert scene.account(leaver.account)["external_id"] == leaver.user_id
+    assert scene.events(leaver.account) == ["account.deactivated"]
+
+
+def test_account_that_somebody_switched_on_again_is_switched_off_with_its_event(
+    scene: Scene, service: StandIn, leaver: Leaver, database: Database
+) -> None:
+    """Known as inactive, found active, and the answer to the change is lost: the next attempt still records it."""
+    with database.transaction() as session:
+        session.execute(update(Account).where(Account.id == leaver.account).values(known_state="inactive"))
+
+    def lose_the_read_back(method: str, user_id: str) -> None:
+        if user_id and service.users[leaver.user_id]["active"] is False:
+            service.wait_for_release(scene.timeout.total_seconds() + 1)
+
+    service.before = lose_the_read_back
+    assert scene.send_one(leaver.account, "deprovision").grade == Grade.E1
+    assert scene.account(leaver.account)["known_state"] == "active"
+    service.before = None
+    assert scene.send_one(leaver.account, "deprovision", attempt=2).grade == Grade.E2
+    assert scene.events(leaver.account) == ["account.deactivated"]
 
 
 def test_id_that_the_application_gave_to_somebody_else_is_left_alone(
@@ -279,6 +299,12 @@ def test_service_that_stops_answering_after_the_change_is_accepted_only(
     service.before = fall_silent
     outcome = scene.send_one(leaver.account, "deprovision")
     assert (outcome.kind, outcome.grade) == ("retry", Grade.E1)
+    assert scene.events(leaver.account) == []
+    service.behaviour, service.before = "good", None
+    again = scene.send_one(leaver.account, "deprovision", attempt=2)
+    assert (again.kind, again.grade, again.evidence["action"]) == ("done", Grade.E2, "none")
+    # I3: the change of the first attempt has its event, once it is seen.
+    assert scene.events(leaver.account) == ["account.deactivated"]
 
 
 def test_stopped_service_is_tried_again(scene: Scene, leaver: Leaver, stopped_port: int) -> None:

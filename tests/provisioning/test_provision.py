@@ -240,8 +240,8 @@ def test_provision_of_a_leaver_whose_account_is_on_switches_it_off(scene: Scene,
     scene.leave(person)
     assert scene.send_one(account, "provision").evidence["action"] == "deactivated"
     assert service.users[user_id]["active"] is False
-    # Accepted is not read back: what it is now is for the deprovision to find out.
-    assert scene.account(account)["known_state"] == "unknown"
+    assert scene.account(account)["known_state"] == "inactive"
+    assert scene.events(account) == ["account.deactivated"]
 
 
 def test_leave_during_the_attempt_stops_the_create(scene: Scene, service: StandIn) -> None:
@@ -313,6 +313,28 @@ def test_refused_credential_waits_and_resumes(scene: Scene, service: StandIn) ->
     assert good not in shown(outcome)
     service.token = good
     assert scene.send_one(account, "provision", attempt=2).kind == "done"
+
+
+def test_update_whose_answer_was_lost_has_its_event(scene: Scene, service: StandIn, database: Database) -> None:
+    """I3: the change landed without an answer; the attempt that sees it records it, once."""
+    person = scene.person()
+    account = scene.entitle(person, scene.application(service))
+    scene.send_one(account, "provision")
+    with database.transaction() as session:
+        session.execute(update(Person).where(Person.id == person).values(mobile="13911111111"))
+
+    def lose_the_answer(method: str, user_id: str) -> None:
+        if method == "PATCH":
+            service.before = None
+            service.users["u1"]["phoneNumbers"] = [{"value": "13911111111", "type": "mobile"}]
+            service.wait_for_release(scene.timeout.total_seconds() + 1)
+
+    service.before = lose_the_answer
+    assert scene.send_one(account, "provision", attempt=2).status_code is None
+    assert scene.events(account) == ["account.provisioned"]
+    assert scene.send_one(account, "provision", attempt=3).evidence["action"] == "none"
+    assert scene.send_one(account, "provision", attempt=4).evidence["action"] == "none"
+    assert scene.events(account) == ["account.provisioned", "account.updated"]
 
 
 def test_address_that_the_guard_refuses_is_not_called(scene: Scene, service: StandIn) -> None:

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from fastapi import APIRouter, Depends, Request
 from sqlalchemy.orm import Session
@@ -259,6 +259,7 @@ class _Entrance(_Pages):
             "signed_in_name": signed_in_name,
             "errors": errors or {},
             "host": self.host,
+            "here": "/login?" + urlencode({"transaction": transaction.id} if transaction else {"return_to": return_to}),
         }
         return self.pages.render(
             request, "login/sign_in.html", context, status, form_action=form_targets(transaction), headers=headers
@@ -349,6 +350,7 @@ class _FirstSignIn(_Pages):
             "errors": errors or {},
             "minimum": self.services.settings.password_min_length,
             "host": self.host,
+            "here": "/login/first?" + urlencode({"token": token}),
         }
         return self.pages.render(request, "login/first.html", context, status, headers=headers)
 

@@ -148,6 +148,8 @@ def notice(
         "next_step": _filled(pages.gettext(request, next_step), values),
         "switch": f"/login?transaction={transaction.id}" if transaction is not None else "",
         "reason": reason if reason in _NOTICES else "request",
+        # Where a change of language comes back to: never the request's own query, which may say anything.
+        "here": f"/error?transaction={transaction.id}" if transaction is not None else "/error",
     }
     return pages.render(request, "login/notice.html", context, status, headers={"Cache-Control": "no-store"})
 

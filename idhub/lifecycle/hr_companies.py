@@ -32,9 +32,14 @@ class Companies:
         self._root = next(view for view in known.values() if view.parent_id is None)
         for view in known.values():
             self._views[view.id] = view
-            for text in (view.name_en, view.name, view.code):
-                if text:
-                    self._by_text[text.casefold()] = view.id
+            self._by_text.update(dict.fromkeys(_texts_of(view), view.id))
+
+    def refresh(self, session: Session) -> None:
+        """See companies that somebody else has made since; keys already given out stay what they were."""
+        made = {text: view for view in all_organizations(session).values() for text in _texts_of(view)}
+        for key in self._texts:
+            if key in made:
+                self._views[key] = made[key]
 
     def key(self, text: str) -> str:
         """The key of the company that `text` names; remembers how an unknown one was written."""
@@ -169,6 +174,11 @@ class Companies:
                 )
                 found.update({(organization_id, paths[path]): department_id for path, department_id in known})
         return found
+
+
+def _texts_of(view: OrganizationView) -> list[str]:
+    """What may name an organization, folded; its code comes last and wins."""
+    return [text.casefold() for text in (view.name_en, view.name, view.code) if text]
 
 
 def _code_of(text: str) -> str:

@@ -42,8 +42,9 @@ MAX_LISTED = 1_000
 MAX_ROW_EVENTS = 200
 """Refused rows that get an event each; beyond, `import.finished` has their number."""
 _READ_AHEAD = 2_000
-_SLICE_SECONDS = 0.05
-_SMALLEST, _LARGEST = 10, 1_000
+# A transaction's length. SQLite has one writer at a time; below a hundred rows its fixed cost would be most of it.
+_SLICE_SECONDS = {"sqlite": 0.05, "postgresql": 0.5}
+_SMALLEST, _LARGEST = 100, 1_000
 _ABSENT_PAGE = 2_000
 
 
@@ -284,6 +285,7 @@ class _Run:
 
     def _apply_all(self, rows: Sequence[HrRow]) -> Iterator[BatchPlan]:
         """Apply rows in transactions that grow or shrink towards the time slice."""
+        slice_seconds = _SLICE_SECONDS[self.database.dialect]
         start = 0
         while start < len(rows):
             part = rows[start : start + self.size]
@@ -293,7 +295,7 @@ class _Run:
             if self.report.is_dry_run:
                 continue
             spent = max(time.perf_counter() - began, 1e-4)
-            self.size = max(_SMALLEST, min(_LARGEST, int(len(part) * _SLICE_SECONDS / spent)))
+            self.size = max(_SMALLEST, min(_LARGEST, int(len(part) * slice_seconds / spent)))
             if self.database.dialect == "sqlite":
                 # One writer at a time: whoever waits for the lock must find it free now and then.
                 time.sleep(0.001)
@@ -310,6 +312,8 @@ class _Run:
                 plan = self._apply_in(session, rows)
         except (IdhubError, IntegrityError):
             self.companies.rewind(mark)
+            with self.database.read() as session:
+                self.companies.refresh(session)
             if len(rows) > 1:
                 half = len(rows) // 2
                 yield from self._apply(rows[:half])

@@ -509,14 +509,29 @@ def test_refused_rows_are_events_up_to_a_cap_and_counts_beyond(hub: Hub) -> None
 
 
 def test_row_that_contradicts_the_directory_is_refused_alone(hub: Hub) -> None:
-    """A transaction that fails as a whole is halved until the row that makes it fail stands alone."""
-    with hub.database.transaction() as session:
-        create_sample_organizations(session, now=hub.clock())
-    hub.read(person("1", national_id="A"))
-    # A company whose code is taken under another name cannot be made.
-    report = hub.read(*people(7), person("1", company="C" + "9" * 70), person("1", company="Rhein Sensorik"))
-    assert report.new == 9
-    assert report.refused == 0
+    """Nobody holds more than fifty posts (lifecycle.rules.MAX_EMPLOYMENTS)."""
+    report = hub.read(*people(51, national_id="A"), person("x"))
+    assert (report.new, report.refused) == (2, 1)
+    assert problems(report) == [(52, "employment", "conflict")]
+
+
+def test_d32_two_runs_of_one_file_at_once_make_nobody_twice(hub: Hub) -> None:
+    """The second run takes everything in while the first has the file open and has not seen the companies."""
+    path = hub.write(*people(5, national_id=""), person("9", company="柏林"), person("x", status="?"))
+    inner: list[ImportReport] = []
+    outer = hub.take(path, on_refused=lambda _row: inner.append(hub.take(path)))
+    assert (inner[0].new, inner[0].refused) == (6, 1)
+    assert (outer.new, outer.unchanged, outer.refused) == (0, 6, 1)
+    assert (hub.count(Person), hub.count(Employment), hub.count(Organization)) == (6, 6, 3)
+
+
+def test_company_that_another_run_made_meanwhile_is_used_not_made_again(hub: Hub) -> None:
+    other = hub.write(person("8", company="柏林"))
+    outer = hub.read(
+        person("9", company="柏林"), person("x", status="?"), on_refused=lambda _row: hub.take(other), snapshot=False
+    )
+    assert (outer.new, outer.refused, outer.created_companies) == (1, 1, [])
+    assert hub.person("8", "柏林").organization_id == hub.person("9", "柏林").organization_id
 
 
 def test_progress_is_told(hub: Hub) -> None:

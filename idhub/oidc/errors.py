@@ -30,6 +30,8 @@ class OAuthError(Exception):
         self.description = description
         self.reason = f"{error}.{reason}" if reason else error
         self.retry_after = retry_after
+        self.client_id: str | None = None
+        """Registered client that was spoken for without proof, for the audit log; nobody's word otherwise."""
 
     @property
     def status(self) -> int:

@@ -229,12 +229,15 @@ class Endpoints:
 
     async def _authenticate(self, request: Request, parameters: Parameters) -> Client:
         shown = presented(request.headers.get(b"authorization"), parameters)
-        # Checked before the secret is looked at: a guess beyond the limit learns nothing.
-        self._limit.check(shown.client_id, request.address)
+        found = await self._clients.find(shown.client_id)
         try:
-            return verify(await self._clients.find(shown.client_id), shown)
-        except OAuthError:
-            self._limit.failed(shown.client_id, request.address)
+            # Before the secret is looked at: a guess beyond the limit learns nothing.
+            self._limit.check(shown.client_id, request.address)
+            return verify(found, shown)
+        except OAuthError as error:
+            if error.error == "invalid_client":
+                self._limit.failed(shown.client_id, request.address)
+            error.client_id = None if found is None else found.client_id
             raise
 
     def _caller(self, client: Client, request: Request) -> Caller:
@@ -251,6 +254,8 @@ class Endpoints:
     ) -> None:
         # Anybody can name a public client; what is refused to "it" counts as nobody's.
         proven = caller if client is not None and not client.is_public else None
+        if client is not None:
+            error.client_id = client.client_id
         await self.journal.refused(error, kind=kind, caller=proven, address=request.address, now=now)
 
     def _hash(self, token: str) -> tuple[str | None, bool]:

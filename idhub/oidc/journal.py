@@ -68,7 +68,7 @@ class Journal:
     ) -> None:
         """Note a refusal: of an authenticated caller at once, of anybody else in the count."""
         if caller is None:
-            self.count(kind, client_id=None, address=address, now=now, reason=error.reason)
+            self.count(kind, client_id=error.client_id, address=address, now=now, reason=error.reason)
             return
         event = Event(
             type=kind,

@@ -34,14 +34,11 @@ class TokenReader:
         if claims is None:
             return None
         jti = claims.get("jti")
-        return jti if isinstance(jti, str) else None
+        return jti if isinstance(jti, str) and jti else None
 
     def id_token_hint(self, unverified_token: str) -> dict[str, Any] | None:
         """Claims of an ID token that we signed, expired or not (OIDC RP-Initiated Logout 1.0 section 2)."""
-        claims = self._claims(unverified_token, typ=ID_TOKEN_TYP)
-        if claims is None or not isinstance(claims.get("aud"), str) or not isinstance(claims.get("sub"), str):
-            return None
-        return claims
+        return self._claims(unverified_token, typ=ID_TOKEN_TYP)
 
     def _claims(self, unverified_token: str, *, typ: str) -> dict[str, Any] | None:
         if len(unverified_token) > _MAX_LENGTH or not _COMPACT.fullmatch(unverified_token):
@@ -67,12 +64,18 @@ class TokenReader:
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError):
             # PyJWT lets a few defects of hostile JSON through as these; each is a token that we did not sign.
             return None
-        return claims
+        return claims if _is_well_typed(claims) else None
 
     def _key(self, kid: str) -> tuple[str, Any] | None:
         if kid not in self._keys:
             self._keys = self._keyring.verification_keys("token")
         return self._keys.get(kid)
+
+
+def _is_well_typed(claims: dict[str, Any]) -> bool:
+    """Each claim has the one type in which we write it; `True` is no number of seconds."""
+    texts = all(isinstance(claims[name], str) for name in ("iss", "sub", "aud"))
+    return texts and all(type(claims[name]) is int for name in ("iat", "exp"))
 
 
 def _public(key: ECKey | RSAKey | OKPKey) -> Any:

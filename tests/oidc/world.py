@@ -78,8 +78,9 @@ class App:
     redirect_uri: str = CALLBACK
 
     @property
-    def auth(self) -> tuple[str, str] | None:
-        return None if self.secret is None else (self.client_id, self.secret)
+    def auth(self) -> tuple[str, str]:
+        assert self.secret is not None
+        return self.client_id, self.secret
 
 
 def challenge_of(verifier: str) -> str:
@@ -274,7 +275,7 @@ class World:
         data = dict(fields)
         if app is not None and app.secret is None:
             data["client_id"] = app.client_id
-        if app is None or app.auth is None:
+        if app is None or app.secret is None:
             return self.http.post(path, data=data)
         return self.http.post(path, data=data, auth=app.auth)
 

@@ -24,6 +24,7 @@ from idhub.web.words import actor_words
 
 _TABS = ("overview", "receipts", "audit", "suspend", "reactivate")
 _EVENTS = 100
+_TIMELINE = ("person.", "employment.", "entitlement.", "account.", "case.", "role.", "invitation.")
 DOOR = "console"
 
 
@@ -152,7 +153,8 @@ def _show(
         sources = sources_of(session, person.id)
         sessions = queries_people.live_sessions(session, person.id, now)
         events = queries_audit.events_of_person(session, person.id, only_changes=not can_audit, limit=_EVENTS)
-        names = queries_audit.names_of(session, events)
+        timeline = queries_audit.events_of_person(session, person.id, only_changes=True, limit=8, prefixes=_TIMELINE)
+        names = queries_audit.names_of(session, [*events, *timeline])
         record_visit(session, visitor, person, request, f"person.{tab}", now)
     is_other = person.id != visitor.principal_id
     formatter = pages.formatter(request)
@@ -160,6 +162,7 @@ def _show(
     english = pages.language(request) == "en"
     context = {
         "frame": frame_of(visitor, request, services),
+        "now": now,
         "person": person,
         "main": person.main,
         "latin_name": _other_script(person),
@@ -183,9 +186,11 @@ def _show(
         "sources": sources,
         "sessions": sessions,
         "events": events,
-        "actors": {e.event_id: actor_words(e, names, t) for e in events},
-        "event_names": {e.type: t(EVENT.get(e.type, e.type)) for e in events},
-        "tones": {e.event_id: tone_of(e.type, e.outcome) for e in events},
+        "timeline": timeline,
+        "names": names,
+        "actors": {e.event_id: actor_words(e, names, t) for e in [*events, *timeline]},
+        "event_names": {e.type: t(EVENT.get(e.type, e.type)) for e in [*events, *timeline]},
+        "tones": {e.event_id: tone_of(e.type, e.outcome) for e in timeline},
         "types": {code: t(name) for code, name in labels.EMPLOYMENT_TYPE.items()},
         "employment_states": translated(labels.EMPLOYMENT_STATE, t),
         "account_states": translated(labels.ACCOUNT_STATE, t),

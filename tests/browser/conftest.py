@@ -1,0 +1,157 @@
+"""A served sample hub and a real Chromium."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+
+from idhub.db import create_database
+from idhub.delivery.channel import Grade, LeasedDelivery, Outcome
+from idhub.keys import MasterKey, load_keyring
+from idhub.migrations import migrate
+from idhub.settings import Settings
+from tests.support.clock import Clock
+from tests.web.sample import SampleHub
+
+AXE = Path(__file__).parent.parent / "node_modules" / "axe-core" / "axe.min.js"
+CHROMIUM_ARGUMENTS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+LEAVER, SCHEDULED, SUSPENDED = "徐浩然", "林晓雯", "何志强"
+
+
+def _proven(delivery: LeasedDelivery) -> Outcome:
+    if delivery.channel == "backchannel_logout":
+        return Outcome(kind="done", grade=Grade.E1, evidence={"status_code": 200}, status_code=200)
+    evidence = {"status_code": 200, "read_back": {"active": delivery.operation != "deprovision"}}
+    return Outcome(kind="done", grade=Grade.E2, evidence=evidence, status_code=200)
+
+
+class Served:
+    """The sample hub, answering on a port of its own."""
+
+    def __init__(self, hub: SampleHub, url: str) -> None:
+        self.hub, self.url = hub, url
+        self.receipt = self.scheduled = ""
+
+    def tell_the_story(self) -> None:
+        """People joined a while ago; one left this morning, one is scheduled, one is suspended."""
+        hub, clock = self.hub, self.hub.clock
+        assert isinstance(clock, Clock)
+        hub.deliver()
+        hub.know_accounts()
+        applications = hub.application_slugs()
+        clock.advance(hours=1)
+        hub.suspend(SUSPENDED)
+        self.receipt = hub.leave(LEAVER)
+        self.scheduled = hub.leave(SCHEDULED, at=clock() + timedelta(days=7, hours=8))
+
+        def answer(delivery: LeasedDelivery) -> Outcome:
+            slug = applications[delivery.application_id]
+            if slug == "expenses":
+                words = "503 Service Unavailable: maintenance until 18:00"
+                return Outcome(kind="retry", error=words, status_code=503, retry_after=timedelta(hours=1))
+            if slug == "gitlab" and delivery.operation == "deprovision":
+                return Outcome(kind="dead", error="409 uniqueness: userName is taken", status_code=409)
+            return _proven(delivery)
+
+        clock.advance(seconds=4)
+        hub.deliver(outcome=answer)
+        hub.sign_receipts()
+        clock.advance(minutes=52)
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """The sample hub on a free port of the loopback."""
+    folder = tmp_path_factory.mktemp("browser")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = int(listener.getsockname()[1])
+        url = f"http://127.0.0.1:{port}"
+        settings = Settings(issuer=url, data_dir=folder, login_name="启岳汽车集团")
+        database = create_database(settings)
+        migrate(database)
+        clock = Clock(datetime(2026, 11, 23, 5, 30, tzinfo=UTC))
+        keyring = load_keyring(database, MasterKey.load(settings.effective_master_key_file, create=True), now=clock())
+        served = Served(SampleHub(settings, database, keyring, clock).fill(), url)
+        served.tell_the_story()
+        server = uvicorn.Server(uvicorn.Config(served.hub.app, log_level="warning", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        try:
+            yield served
+        finally:
+            server.should_exit = True
+            thread.join(10)
+            database.dispose()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium; its absence fails the test rather than skipping it."""
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM_ARGUMENTS)
+        yield launched
+        launched.close()
+
+
+class Visit:
+    """A browser window of somebody who is signed in, with what it complained about."""
+
+    def __init__(self, context: BrowserContext, served: Served) -> None:
+        self.context, self.served = context, served
+        self.page: Page = context.new_page()
+        self.complaints: list[str] = []
+        self.page.on("console", lambda message: self._note(message.type, message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind in {"error", "warning"} and "404" not in text and "409" not in text:
+            self.complaints.append(text)
+
+    def open(self, path: str) -> Page:
+        """Go to a page of the hub."""
+        self.page.goto(self.served.url + path, wait_until="load")
+        return self.page
+
+    def axe(self) -> list[str]:
+        """What axe finds on the page, one line each."""
+        self.page.evaluate(AXE.read_text())
+        found: dict[str, Any] = self.page.evaluate("async () => await axe.run(document)")
+        return [
+            f"{v['id']}: {json.dumps([n['html'][:160] for n in v['nodes'][:3]], ensure_ascii=False)}"
+            for v in found["violations"]
+        ]
+
+
+def open_visit(
+    browser: Browser,
+    served: Served,
+    name: str | None,
+    *,
+    language: str = "zh-CN",
+    theme: str = "light",
+    phone: bool = False,
+    script: bool = True,
+) -> Visit:
+    """A window for a person of the sample (None: nobody signed in)."""
+    context = browser.new_context(
+        viewport={"width": 390, "height": 844} if phone else {"width": 1440, "height": 900},
+        locale=language,
+        color_scheme="dark" if theme == "dark" else "light",
+        java_script_enabled=script,
+        reduced_motion="reduce",
+    )
+    if name is not None:
+        cookie = {"name": "idhub_session", "value": served.hub.sign_in(name), "url": served.url}
+        context.add_cookies([cookie])  # type: ignore[list-item] - a TypedDict's shape
+    return Visit(context, served)

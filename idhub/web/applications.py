@@ -57,6 +57,7 @@ def create_router(services: WebServices) -> APIRouter:
                 chips.append((dict(options)[value], view.href(**{name: None})))
         context = {
             "frame": frame_of(visitor, request, services),
+            "now": now,
             "view": view,
             "page": page,
             "names": names,
@@ -101,6 +102,7 @@ def create_router(services: WebServices) -> APIRouter:
         name = row.name if english else row.name_zh or row.name
         context = {
             "frame": frame_of(visitor, request, services),
+            "now": now,
             "row": row,
             "name": name,
             "mark": mark_of(name, row.slug),

@@ -86,6 +86,7 @@ def create_router(services: WebServices) -> APIRouter:
         slugs = [(a.slug, names[a.id]) for a in applications]
         context = {
             "frame": frame_of(visitor, request, services),
+            "now": now,
             "view": view,
             "page": page,
             "queues": queues,
@@ -154,6 +155,7 @@ def _show(services: WebServices, request: Request, delivery_id: str, errors: dic
     english = pages.language(request) == "en"
     context = {
         "frame": frame_of(visitor, request, services),
+        "now": now,
         "row": row,
         "name": row.name if english else row.name_zh or row.name,
         "mark": _mark(row, english),

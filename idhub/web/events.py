@@ -69,6 +69,7 @@ def create_router(services: WebServices) -> APIRouter:
         chosen = view.value("range") or _DEFAULT_RANGE
         context = {
             "frame": frame_of(visitor, request, services),
+            "now": now,
             "view": view,
             "page": page,
             "plot": histogram(counts),

@@ -75,7 +75,7 @@ _CONSOLE: tuple[tuple[str, tuple[_Entry, ...]], ...] = (
             ),
         ),
     ),
-    (N_("Evidence"), (_Entry("/audit/events", N_("Event log"), "list-search", frozenset({HubRole.AUDITOR}), "e"),)),
+    (N_("Verification"), (_Entry("/audit/events", N_("Event log"), "list-search", frozenset({HubRole.AUDITOR}), "e"),)),
 )
 
 _EMPLOYEE: tuple[_Entry, ...] = (

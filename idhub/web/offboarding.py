@@ -146,6 +146,7 @@ def _answer(services: WebServices, request: Request, person_id: str, wish: Wish,
         scheduled = _number_of(session, plan.scheduled_case)
     context = {
         "frame": frame_of(visitor, request, services),
+        "now": now,
         "person": person,
         "plan": plan,
         "wish": wish,

@@ -57,6 +57,7 @@ def create_router(services: WebServices) -> APIRouter:
         types = [(code, t(name)) for code, name in labels.EMPLOYMENT_TYPE.items()]
         context = {
             "frame": frame_of(visitor, request, services),
+            "now": now,
             "view": view,
             "page": page,
             "counts": counts,

@@ -57,7 +57,8 @@ def create_router(services: WebServices) -> APIRouter:
         context = {
             "frame": frame_of(visitor, request, services),
             "greeting": pages.gettext(request, next(words for limit, words in _GREETINGS if hour < limit)),
-            "person": person,
+            "name": person.display_name if not english else person.given_name or person.display_name,
+            "now": now,
             "signed_in": visitor.signed_in,
             "tiles": tiles,
             "total": len(everything),

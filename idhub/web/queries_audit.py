@@ -199,11 +199,19 @@ def _place(row: EventRow) -> str:
     return Cursor(to_micros(row.at), str(row.id)).write()
 
 
-def events_of_person(session: Session, person_id: str, *, only_changes: bool, limit: int) -> list[EventRow]:
-    """Newest events about a person. `only_changes` leaves out sign-ins and reads, which are the auditor's."""
+def events_of_person(
+    session: Session, person_id: str, *, only_changes: bool, limit: int, prefixes: Sequence[str] = ()
+) -> list[EventRow]:
+    """Newest events about a person. `only_changes` leaves out sign-ins and reads, which are the auditor's.
+
+    Args:
+        prefixes: beginnings of the wanted types; none: every type.
+    """
     statement = select(*_COLUMNS).where(_E.person_id == person_id)
     if only_changes:
         statement = statement.where(_E["class"] == "change")
+    if prefixes:
+        statement = statement.where(or_(*(_E.type.startswith(prefix, autoescape=True) for prefix in prefixes)))
     return [_row(row) for row in session.execute(statement.order_by(_E.at.desc(), _E.id.desc()).limit(limit))]
 
 

@@ -63,8 +63,9 @@ class Shown:
 
     @property
     def overdue(self) -> Sequence[Line]:
-        """Rows whose deadline passed without the required grade."""
-        return [line for line in self.lines if line.is_overdue]
+        """Rows whose deadline passed without the required grade, the worst first."""
+        late = [line for line in self.lines if line.is_overdue and line.deadline is not None]
+        return sorted(late, key=lambda line: line.deadline or self.as_of)
 
     @property
     def deviations(self) -> Sequence[Line]:
@@ -107,6 +108,7 @@ def create_router(services: WebServices) -> APIRouter:
             chips.append((view.value("month"), view.href(month=None)))
         context = {
             "frame": frame_of(visitor, request, services),
+            "now": now,
             "view": view,
             "page": page,
             "progress": progress,
@@ -250,6 +252,7 @@ def _context(shown: Shown, request: Request, services: WebServices) -> dict[str,
     view = shown.view
     return {
         "shown": shown,
+        "now": shown.as_of,
         "view": view,
         "person": shown.person,
         "case_badge": translated(labels.CASE_STATE, t).get(view.state, labels.UNKNOWN),

@@ -9,6 +9,15 @@ _TELEPHONE = re.compile(r"\+?[0-9][0-9 ()-]{3,30}")
 _HOME_PREFIX = "+86"
 
 
+LONGEST = 400
+"""No name of a person, organization or department that is looked up is longer."""
+
+
+def may_name(text: str) -> bool:
+    """Whether a database could hold `text` as a name: not over-long, no NUL (PostgreSQL), no lone surrogate."""
+    return len(text) <= LONGEST and "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def _folded(text: str) -> str:
     return unicodedata.normalize("NFKC", text).strip().casefold()
 

@@ -1,5 +1,6 @@
 """The organization tree and the department trees: reading, and creating with their closure rows."""
 
+import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -8,6 +9,7 @@ from sqlalchemy import insert, or_, select
 from sqlalchemy.orm import Session
 
 from idhub.db import bulk_insert, chunked, new_id
+from idhub.directory.names import LONGEST, may_name
 from idhub.directory.tables import (
     Department,
     DepartmentClosure,
@@ -16,9 +18,14 @@ from idhub.directory.tables import (
     OrganizationClosure,
     OrganizationKind,
 )
-from idhub.errors import Conflict, NotFound
+from idhub.errors import Conflict, Invalid, NotFound
 
 ROOT_CODE = "GROUP"
+MAX_DEPTH = 16
+MAX_PART = 128
+MAX_PATH = 1_000
+_CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
+_BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,22 +75,19 @@ def find_organization(session: Session, text: str) -> str:
     Raises:
         NotFound: there is none.
     """
-    found = (
-        session.execute(
-            select(Organization.id).where(
-                or_(
-                    Organization.id == text,
-                    Organization.code == text,
-                    Organization.name == text,
-                    Organization.name_en == text,
-                )
-            )
+    statement = select(Organization.id).where(
+        or_(
+            Organization.id == text,
+            Organization.code == text,
+            Organization.name == text,
+            Organization.name_en == text,
         )
-        .scalars()
-        .first()
     )
+    found = session.execute(statement).scalars().first() if may_name(text) else None
     if found is None:
-        raise NotFound(f"There is no organization {text!r}.", field="organization", rule="organization.unknown")
+        raise NotFound(
+            f"There is no organization {text[:LONGEST]!r}.", field="organization", rule="organization.unknown"
+        )
     return found
 
 
@@ -145,6 +149,44 @@ def create_organization(
         ]
     bulk_insert(session, OrganizationClosure, closure)
     return organization_id
+
+
+def parse_department_path(path: str) -> str:
+    """A department path in one form: NFC, no blanks around its parts. The limits are those of an HR file.
+
+    Raises:
+        Invalid: an empty part, too long, too deep, or characters that no name has.
+    """
+    parts = [part.strip() for part in unicodedata.normalize("NFC", path).split("/")]
+    if not all(parts):
+        raise Invalid("department must not have empty parts.", field="department", rule="empty_path_part")
+    if len(parts) > MAX_DEPTH:
+        raise Invalid(f"department must be at most {MAX_DEPTH} levels deep.", field="department", rule="too_deep")
+    normal = "/".join(parts)
+    if len(normal) > MAX_PATH or any(len(part) > MAX_PART for part in parts):
+        raise Invalid(
+            f"department must have at most {MAX_PART} characters a part and {MAX_PATH} in all.",
+            field="department",
+            rule="too_long",
+        )
+    if any(unicodedata.category(c) in _CONTROL_CATEGORIES or c in _BIDI for c in normal):
+        raise Invalid(
+            "department must not contain control or direction characters.",
+            field="department",
+            rule="control_character",
+        )
+    return normal
+
+
+def ensure_department(session: Session, organization_id: str, path: str, *, now: datetime) -> str:
+    """Id of the department of that path as somebody typed it, made when it is new.
+
+    Raises:
+        Invalid: it is not a path.
+    """
+    normal = parse_department_path(path)
+    ids, _ = ensure_departments(session, [(organization_id, normal)], now=now)
+    return ids[organization_id, normal]
 
 
 def ensure_departments(
@@ -213,7 +255,7 @@ def department_paths(session: Session, department_ids: Iterable[str]) -> Mapping
     found: dict[str, str] = {}
     for part in chunked(sorted(set(department_ids))):
         rows = session.execute(select(Department.id, Department.path).where(Department.id.in_(part)))
-        found.update(dict(rows))
+        found.update((row.id, row.path) for row in rows)
     return found
 
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from sqlalchemy import or_, select
+from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
 from idhub.db import chunked
-from idhub.directory.names import login_name_candidates
+from idhub.directory.names import LONGEST, login_name_candidates, may_name
 from idhub.directory.tables import (
     Department,
     Employment,
@@ -81,48 +81,48 @@ class PersonView:
         return self.main.employee_number if self.main else ""
 
 
-def find_person(session: Session, text: str) -> str:
+def find_person(session: Session, text: str, *, within: Select[str] | None = None) -> str:
     """Principal id of the one person that `text` names: id, `company/number`, employee number, mail or mobile.
+
+    Args:
+        within: ids of the organizations that whoever asks may see; people of others do not exist for them.
 
     Raises:
         NotFound: nobody is named so.
         Conflict: several are; the sentence says how to be exact.
     """
     value = text.strip()
-    if value.startswith("per_"):
-        found = session.execute(select(Person.id).where(Person.id == value)).scalars().all()
-    elif "/" in value:
-        company, _, number = value.rpartition("/")
-        found = (
-            session.execute(
-                select(Employment.principal_id)
-                .join(Organization, Organization.id == Employment.organization_id)
-                .where(
-                    or_(Organization.code == company, Organization.name == company),
-                    Employment.employee_number == number,
-                )
-            )
-            .scalars()
-            .all()
-        )
-    else:
-        found = (
-            session.execute(
-                select(LoginName.principal_id)
-                .where(LoginName.value.in_(login_name_candidates(value)))
-                .distinct()
-                .limit(2)
-            )
-            .scalars()
-            .all()
-        )
+    found = session.execute(_named(value, within)).scalars().all() if may_name(value) else []
     if not found:
-        raise NotFound(f"Nobody is named {value!r}.", field="person", rule="person.unknown")
-    if len(set(found)) > 1:
+        raise NotFound(f"Nobody is named {value[:LONGEST]!r}.", field="person", rule="person.unknown")
+    if len(found) > 1:
         raise Conflict(
             f"Several people are named {value!r}; say company/number.", field="person", rule="person.ambiguous"
         )
     return found[0]
+
+
+def _named(value: str, within: Select[str] | None) -> Select[str]:
+    """Two people at most whom `value` names."""
+    statement = select(Principal.id).join(Person, Person.id == Principal.id)
+    if value.startswith("per_"):
+        statement = statement.where(Principal.id == value)
+    elif "/" in value:
+        company, _, number = value.rpartition("/")
+        posts = (
+            select(Employment.principal_id)
+            .join(Organization, Organization.id == Employment.organization_id)
+            .where(
+                or_(Organization.code == company, Organization.name == company), Employment.employee_number == number
+            )
+        )
+        statement = statement.where(Principal.id.in_(posts))
+    else:
+        names = select(LoginName.principal_id).where(LoginName.value.in_(login_name_candidates(value)))
+        statement = statement.where(Principal.id.in_(names))
+    if within is not None:
+        statement = statement.where(Principal.organization_id.in_(within))
+    return statement.limit(2)
 
 
 def show_people(session: Session, principal_ids: Sequence[str]) -> dict[str, PersonView]:
@@ -192,7 +192,7 @@ def _employments(session: Session, principal_ids: Sequence[str]) -> Mapping[str,
     managers: dict[str, str] = {}
     for part in chunked(sorted(manager_ids)):
         found = session.execute(select(Person.id, Person.display_name).where(Person.id.in_(part)))
-        managers.update(dict(found))
+        managers.update((row.id, row.display_name) for row in found)
     result: dict[str, list[EmploymentView]] = {}
     for row in rows:
         e = row.Employment

@@ -24,9 +24,10 @@ from idhub.delivery import queue
 from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.directory.organizations import OrganizationView, all_organizations, department_paths
 from idhub.directory.tables import Standing
-from idhub.errors import Conflict, IdhubError, NotFound
+from idhub.errors import Conflict, IdhubError, NotFound, NotPermitted
 from idhub.lifecycle import cases as case_book
 from idhub.lifecycle import intake, records, rules
+from idhub.lifecycle.doors import ENDS_EMPLOYMENTS, Door
 from idhub.lifecycle.events import events_of
 from idhub.lifecycle.ports import ApplicationTerms, Batch, planners_of
 from idhub.lifecycle.records import Written
@@ -69,11 +70,15 @@ def transition(
     """Make a batch of changes; one person is a batch of one.
 
     Runs in the caller's write transaction and commits nothing. Changes of one principal apply in the order given.
+    `door` is one of `doors.Door`; another raises ValueError.
     A change that contradicts what is lands in `refused` and leaves no trace but its event; the others are made.
 
     Guarantee: once the caller has committed, no use of a credential of somebody who left here that begins afterwards
     succeeds, and every account they ever had has a delivery in the plan.
     """
+    came_through = Door(door)
+    if came_through not in ENDS_EMPLOYMENTS and not all(isinstance(c, intake.EndCredentials) for c in changes):
+        raise NotPermitted("Nobody's standing changes through this door.", rule="door")
     result = TransitionResult()
     organizations = all_organizations(session)
     places = Places({organization.id: organization.time_zone for organization in organizations.values()})

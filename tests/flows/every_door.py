@@ -1,0 +1,523 @@
+"""Every door there is, every kind of credential there is: how each is opened, obtained and tried."""
+
+import base64
+import csv
+import hashlib
+import html
+import re
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import yaml
+from fastapi import FastAPI
+from sqlalchemy import insert, select
+from starlette.testclient import TestClient
+
+from idhub.api.configuration import apply
+from idhub.authority import HubRole, assign_role
+from idhub.changes import COMMAND_LINE
+from idhub.credentials import opaque
+from idhub.credentials.predicate import may_act
+from idhub.credentials.tables import ApiToken, RememberedDevice
+from idhub.db import new_id
+from idhub.directory.organizations import create_organization, find_organization, root_organization
+from idhub.directory.people import show_person
+from idhub.directory.tables import EmploymentType, OrganizationKind, Principal
+from idhub.lifecycle import commands, intake
+from idhub.lifecycle.commands import Caller
+from idhub.lifecycle.doors import Door
+from idhub.lifecycle.due import apply_due
+from idhub.lifecycle.hr_import import import_file
+from idhub.lifecycle.reevaluation import reevaluate_pending
+from idhub.lifecycle.transition import transition
+from idhub.login import invitations
+from idhub.services import Hub
+from providers.hr_file import COLUMNS
+from tests.lifecycle.world import CALLER
+from tests.support.clock import Clock
+
+PASSWORD = "quiet harbour lantern"
+CALLBACK = "https://{slug}.example/callback"
+VERIFIER = "v" * 64
+CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
+COMPANY = "HQ"
+NUMBER = "QY000001"
+HR_NUMBER = "QY000002"
+_HIDDEN = re.compile(r'<input type="hidden" name="([^"]+)" value="([^"]*)"')
+_SECONDS_BEFORE_THE_END = timedelta(minutes=1)
+
+
+@dataclass
+class Stage:
+    """A whole hub in this process, one person who holds one credential of every kind, and an HR colleague."""
+
+    hub: Hub
+    app: FastAPI
+    clock: Clock
+    folder: Path
+    machine: TestClient
+    person: str = ""
+    secrets: dict[str, str] = field(default_factory=dict)
+    hr_browser: TestClient | None = None
+    api_token: str = ""
+
+    # ------------------------------------------------------------------ setting up
+
+    def furnish(self) -> None:
+        """The company, two applications (JWT and opaque tokens), the person and the HR colleague."""
+        now = self.clock()
+        with self.hub.database.transaction() as session:
+            create_organization(
+                session,
+                code=COMPANY,
+                name="总部",
+                kind=OrganizationKind.COMPANY,
+                parent_id=root_organization(session),
+                time_zone="Asia/Shanghai",
+                now=now,
+            )
+        self._connect_applications()
+        self.import_rows([_row(NUMBER, "林晓雯"), _row(HR_NUMBER, "沈佳宁")])
+        with self.hub.database.read() as session:
+            people = session.execute(select(Principal.id).order_by(Principal.id)).scalars().all()
+            by_number = {show_person(session, p).employee_number: p for p in people}
+        self.person, colleague = by_number[NUMBER], by_number[HR_NUMBER]
+        for principal_id in (self.person, colleague):
+            self._set_password(principal_id)
+        with self.hub.database.transaction() as session:
+            assign_role(
+                session,
+                colleague,
+                HubRole.HR,
+                organization_id=root_organization(session),
+                now=now,
+                assigned_by="test",
+            )
+        self.hr_browser = self.browser()
+        assert self.sign_in(self.hr_browser, HR_NUMBER)
+        self.api_token = self._api_token(None)
+
+    def _connect_applications(self) -> None:
+        applications = []
+        for slug, form in (("jwt-app", "jwt"), ("opaque-app", "opaque")):
+            self.secrets[slug] = secrets.token_urlsafe(32)
+            (self.folder / f"{slug}.secret").write_text(self.secrets[slug])
+            applications.append(
+                {
+                    "slug": slug,
+                    "name": slug,
+                    "oidc": {
+                        "client_id": slug,
+                        "client_secret_file": f"{slug}.secret",
+                        "redirect_uris": [CALLBACK.format(slug=slug)],
+                        "backchannel_logout_uri": f"https://{slug}.example/logout",
+                        "access_token": form,
+                    },
+                    "entitle": [{"role": "member", "rule": f'employments.companyCode eq "{COMPANY}"'}],
+                }
+            )
+        path = self.folder / "apps.yaml"
+        path.write_text(yaml.safe_dump({"applications": applications}))
+        apply(self.hub.database, self.hub.keyring, path, clock=self.clock, actor=COMMAND_LINE, door="cli")
+        reevaluate_pending(self.hub.database, clock=self.clock)
+
+    def import_rows(self, rows: list[dict[str, str]], *, snapshot: bool = True) -> None:
+        """An HR file with these rows."""
+        path = self.folder / f"people-{secrets.token_hex(4)}.csv"
+        with path.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        report = import_file(
+            self.hub.database,
+            path,
+            keyring=self.hub.keyring,
+            snapshot=snapshot,
+            dry_run=False,
+            now=self.clock(),
+            actor=COMMAND_LINE,
+        )
+        assert not report.refused, report.problems
+
+    def _set_password(self, principal_id: str) -> None:
+        browser = self.browser()
+        token = self.invite(principal_id)
+        page = browser.get("/login/first", params={"token": token})
+        assert page.status_code == 200, page.text
+        answer = submit(browser, page, "/login/first", password=PASSWORD)
+        assert answer.status_code == 303, answer.text
+
+    def invite(self, principal_id: str) -> str:
+        """A one-time link's token."""
+        with self.hub.database.transaction() as session:
+            return invitations.invite(
+                session, principal_id, now=self.clock(), settings=self.hub.settings, actor=COMMAND_LINE
+            )
+
+    def _api_token(self, principal_id: str | None) -> str:
+        value = opaque.make("api")
+        with self.hub.database.transaction() as session:
+            epoch = None
+            if principal_id is not None:
+                epoch = session.execute(
+                    select(Principal.enrolment_epoch).where(Principal.id == principal_id)
+                ).scalar_one()
+            session.execute(
+                insert(ApiToken).values(
+                    id=new_id("tok"),
+                    token_hash=opaque.hash_of(value),
+                    name="test",
+                    principal_id=principal_id,
+                    enrolment_epoch=epoch,
+                    installation_epoch=1,
+                    scopes=["people:read", "people:write"],
+                    created_at=self.clock(),
+                    is_local=principal_id is None,
+                )
+            )
+        return value
+
+    # ------------------------------------------------------------------ browsers and applications
+
+    def browser(self) -> TestClient:
+        """A browser without cookies; shares the running application."""
+        return TestClient(self.app, base_url=self.hub.settings.issuer, follow_redirects=False)
+
+    def sign_in(self, browser: TestClient, number: str, password: str = PASSWORD) -> bool:
+        """Fill in the sign-in form; whether it opened a session."""
+        page = browser.get("/login")
+        answer = submit(browser, page, "/login", username=number, password=password)
+        return answer.status_code == 303 and "idhub_session" in browser.cookies
+
+    def authorize(self, browser: TestClient, slug: str) -> Any:
+        """The answer to an authorization request in this browser."""
+        return browser.get(
+            "/oauth2/authorize",
+            params={
+                "response_type": "code",
+                "client_id": slug,
+                "redirect_uri": CALLBACK.format(slug=slug),
+                "scope": "openid offline_access",
+                "state": "s",
+                "code_challenge": CHALLENGE,
+                "code_challenge_method": "S256",
+            },
+        )
+
+    def code(self, browser: TestClient, slug: str) -> str:
+        """A fresh authorization code."""
+        answer = self.authorize(browser, slug)
+        assert answer.status_code == 303, answer.text
+        return parse_qs(urlsplit(answer.headers["location"]).query)["code"][0]
+
+    def token(self, slug: str, **fields: str) -> Any:
+        """The answer of the token endpoint."""
+        return self.machine.post("/oauth2/token", data=fields, auth=(slug, self.secrets[slug]))
+
+    def redeem(self, slug: str, code: str) -> Any:
+        """Redeem a code."""
+        return self.token(
+            slug,
+            grant_type="authorization_code",
+            code=code,
+            redirect_uri=CALLBACK.format(slug=slug),
+            code_verifier=VERIFIER,
+        )
+
+    def is_active(self, slug: str, token: str) -> bool:
+        """What introspection says."""
+        answer = self.machine.post("/oauth2/introspect", data={"token": token}, auth=(slug, self.secrets[slug]))
+        return bool(answer.json()["active"])
+
+
+def submit(browser: TestClient, page: Any, action: str, **fields: str) -> Any:
+    """Send the page's form with its hidden fields."""
+    hidden = {name: html.unescape(value) for name, value in _HIDDEN.findall(page.text)}
+    return browser.post(action, data={**hidden, **fields}, headers={"origin": str(browser.base_url).rstrip("/")})
+
+
+def _row(number: str, name: str, **values: str) -> dict[str, str]:
+    return {
+        "employee_number": number,
+        "name": name,
+        "email": f"{number.lower()}@qiyue.example",
+        "company": COMPANY,
+        "department": "底盘开发部",
+        "employment_type": "regular",
+        "start_date": "2020-01-01",
+        "status": "active",
+        **values,
+    }
+
+
+# ---------------------------------------------------------------------- kinds of credential
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a credential is obtained, and whether it still opens anything."""
+
+    obtain: Callable[[Stage], Any]
+    works: Callable[[Stage, Any], bool]
+    survives_suspension: bool = False
+    """Whether it works again once a suspension is over: factors do, access does not."""
+
+
+def _signed_in(stage: Stage) -> TestClient:
+    browser = stage.browser()
+    assert stage.sign_in(browser, NUMBER)
+    return browser
+
+
+def _session_works(stage: Stage, browser: TestClient) -> bool:
+    page = browser.get("/")
+    opened = stage.authorize(browser, "jwt-app")
+    code = parse_qs(urlsplit(opened.headers.get("location", "")).query).get("code")
+    return page.status_code == 200 or code is not None
+
+
+def _pending_sign_in(stage: Stage) -> tuple[TestClient, str]:
+    """A sign-in that stands at the password page."""
+    browser = stage.browser()
+    answer = stage.authorize(browser, "jwt-app")
+    assert answer.status_code == 303, answer.text
+    return browser, answer.headers["location"]
+
+
+def _pending_sign_in_works(stage: Stage, pending: tuple[TestClient, str]) -> bool:
+    browser, location = pending
+    page = browser.get(location)
+    submit(browser, page, "/login", username=NUMBER, password=PASSWORD)
+    return "idhub_session" in browser.cookies
+
+
+def _tokens(slug: str) -> Callable[[Stage], dict[str, str]]:
+    def obtain(stage: Stage) -> dict[str, str]:
+        answer = stage.redeem(slug, stage.code(_signed_in(stage), slug))
+        assert answer.status_code == 200, answer.text
+        tokens: dict[str, str] = answer.json()
+        return tokens
+
+    return obtain
+
+
+def _access_works(slug: str) -> Callable[[Stage, dict[str, str]], bool]:
+    def works(stage: Stage, tokens: dict[str, str]) -> bool:
+        token = tokens["access_token"]
+        userinfo = stage.machine.get("/oauth2/userinfo", headers={"authorization": f"Bearer {token}"})
+        return stage.is_active(slug, token) or userinfo.status_code == 200
+
+    return works
+
+
+def _refresh_works(stage: Stage, tokens: dict[str, str]) -> bool:
+    token = tokens["refresh_token"]
+    active = stage.is_active("opaque-app", token)
+    answer = stage.token("opaque-app", grant_type="refresh_token", refresh_token=token)
+    return active or answer.status_code == 200
+
+
+def _invitation_works(stage: Stage, token: str) -> bool:
+    browser = stage.browser()
+    page = browser.get("/login/first", params={"token": token})
+    if page.status_code != 200 or 'name="password"' not in page.text:
+        return False
+    return bool(submit(browser, page, "/login/first", password=PASSWORD).status_code == 303)
+
+
+def _remembered(stage: Stage) -> str:
+    browser = _signed_in(stage)
+    value = browser.cookies.get("idhub_device")
+    assert value, "signing in remembers the browser"
+    return str(value)
+
+
+def _remembered_works(stage: Stage, value: str) -> bool:
+    with stage.hub.database.read() as session:
+        row = session.execute(
+            select(
+                RememberedDevice.enrolment_epoch,
+                RememberedDevice.expires_at,
+                Principal.enrolment_epoch.label("now"),
+                may_act(stage.clock()).label("may_act"),
+            )
+            .join(Principal, Principal.id == RememberedDevice.principal_id)
+            .where(RememberedDevice.token_hash == opaque.hash_of(value))
+        ).one()
+    return bool(row.enrolment_epoch == row.now and row.expires_at > stage.clock() and row.may_act)
+
+
+def _api_token_works(stage: Stage, token: str) -> bool:
+    answer = stage.machine.get("/api/v1/people", headers={"authorization": f"Bearer {token}"})
+    return bool(answer.status_code == 200)
+
+
+KINDS: Mapping[str, Kind] = {
+    "ses": Kind(_signed_in, _session_works),
+    "tx": Kind(_pending_sign_in, _pending_sign_in_works, survives_suspension=True),
+    "ac": Kind(
+        lambda stage: stage.code(_signed_in(stage), "jwt-app"),
+        lambda stage, code: bool(stage.redeem("jwt-app", code).status_code == 200),
+    ),
+    "at": Kind(_tokens("opaque-app"), _access_works("opaque-app")),
+    "jwt": Kind(_tokens("jwt-app"), _access_works("jwt-app")),
+    "rt": Kind(_tokens("opaque-app"), _refresh_works),
+    "inv": Kind(lambda stage: stage.invite(stage.person), _invitation_works),
+    "dev": Kind(_remembered, _remembered_works, survives_suspension=True),
+    "api": Kind(lambda stage: stage._api_token(stage.person), _api_token_works, survives_suspension=True),
+    "password": Kind(
+        lambda _: PASSWORD,
+        lambda stage, password: stage.sign_in(stage.browser(), NUMBER, password),
+        survives_suspension=True,
+    ),
+}
+"""Opaque kinds by their prefix (`opaque.KINDS`), JWT access tokens, and the password."""
+
+
+# ---------------------------------------------------------------------- doors
+
+
+def _console_leave(stage: Stage) -> None:
+    assert stage.hr_browser is not None
+    address = f"/hr/offboarding/{stage.person}/preview"
+    page = stage.hr_browser.get(address)
+    assert page.status_code == 200, page.text
+    action = re.search(r'<form[^>]*method="post"[^>]*action="([^"]*offboarding[^"]*)"', page.text)
+    assert action, "the preview has its form"
+    answer = submit(
+        stage.hr_browser, page, html.unescape(action[1]), confirm_name="林晓雯", effective_at="", reason="left"
+    )
+    assert answer.status_code == 303, answer.text
+
+
+def _console_post(what: str) -> Callable[[Stage], None]:
+    def act(stage: Stage) -> None:
+        assert stage.hr_browser is not None
+        page = stage.hr_browser.get(f"/hr/people/{stage.person}")
+        assert page.status_code == 200, page.text
+        answer = submit(stage.hr_browser, page, f"/hr/people/{stage.person}/{what}", reason="test")
+        assert answer.status_code == 303, answer.text
+
+    return act
+
+
+def _api(method: str, path: str, **body: Any) -> Callable[[Stage], None]:
+    def act(stage: Stage) -> None:
+        answer = stage.machine.request(
+            method,
+            f"/api/v1/people/{stage.person}/{path}",
+            json=body,
+            headers={"authorization": f"Bearer {stage.api_token}"},
+        )
+        assert answer.status_code in {200, 201}, answer.text
+
+    return act
+
+
+def _command(act: Callable[[Any, Caller, str, datetime], Any]) -> Callable[[Stage], None]:
+    def run(stage: Stage) -> None:
+        with stage.hub.database.transaction() as session:
+            act(session, CALLER, stage.person, stage.clock())
+
+    return run
+
+
+def _post_of(stage: Stage) -> dict[str, Any]:
+    with stage.hub.database.read() as session:
+        organization_id = find_organization(session, COMPANY)
+    return {
+        "organization_id": organization_id,
+        "employee_number": NUMBER,
+        "employment_type": "regular",
+        "starts_on": date(2020, 1, 1),
+    }
+
+
+def _cli_rehire(stage: Stage) -> None:
+    with stage.hub.database.transaction() as session:
+        commands.rehire(session, CALLER, stage.person, now=stage.clock(), **_post_of(stage))
+
+
+def _hr_file(**values: str) -> Callable[[Stage], None]:
+    def act(stage: Stage) -> None:
+        rows = [_row(NUMBER, "林晓雯", **values), _row(HR_NUMBER, "沈佳宁")]
+        stage.import_rows(rows)
+
+    return act
+
+
+def _hr_file_absent(stage: Stage) -> None:
+    stage.import_rows([_row(HR_NUMBER, "沈佳宁")])
+
+
+def _schedule_leave(stage: Stage) -> None:
+    with stage.hub.database.transaction() as session:
+        commands.offboard(session, CALLER, stage.person, now=stage.clock(), at=stage.clock() + _SECONDS_BEFORE_THE_END)
+    stage.clock.advance(_SECONDS_BEFORE_THE_END)
+    assert apply_due(stage.hub.database, now=stage.clock()) == 1
+
+
+def _schedule_leave_with_a_dead_worker(stage: Stage) -> None:
+    """The end has come and nobody has looked: access is over all the same."""
+    with stage.hub.database.transaction() as session:
+        commands.offboard(session, CALLER, stage.person, now=stage.clock(), at=stage.clock() + _SECONDS_BEFORE_THE_END)
+    stage.clock.advance(_SECONDS_BEFORE_THE_END)
+
+
+def _one_of_many(stage: Stage) -> None:
+    """The leave as one of a batch."""
+    with stage.hub.database.transaction() as session:
+        company = find_organization(session, COMPANY)
+        newcomers = [
+            intake.Onboard(
+                principal_id=new_id("per"),
+                person=intake.PersonFacts(display_name=f"员工{i}"),
+                employment=intake.EmploymentFacts(
+                    organization_id=company,
+                    employee_number=f"B{i}",
+                    type=EmploymentType.REGULAR,
+                    starts_on=date(2020, 1, 1),
+                ),
+            )
+            for i in range(5)
+        ]
+        changes = [*newcomers, intake.Offboard(principal_id=stage.person)]
+        transition(session, changes, now=stage.clock(), actor=COMMAND_LINE, door=Door.HR_FILE).only()
+
+
+LEAVES: Mapping[tuple[Door, str], Callable[[Stage], None]] = {
+    (Door.CONSOLE, "preview confirmed"): _console_leave,
+    (Door.API, "now"): _api("POST", "offboarding"),
+    (Door.API, "emergency"): _api("POST", "offboarding", emergency=True),
+    (Door.CLI, "now"): _command(lambda s, c, p, now: commands.offboard(s, c, p, now=now)),
+    (Door.HR_FILE, "status left"): _hr_file(status="left", end_date="2026-11-22"),
+    (Door.HR_FILE, "end date passed"): _hr_file(end_date="2026-11-22"),
+    (Door.HR_FILE, "no longer listed"): _hr_file_absent,
+    (Door.HR_FILE, "one of many"): _one_of_many,
+    (Door.SCHEDULE, "offboarding at a time"): _schedule_leave,
+    (Door.SCHEDULE, "time has come, worker dead"): _schedule_leave_with_a_dead_worker,
+}
+"""Every way in which each door ends an employment."""
+
+SUSPENSIONS: Mapping[Door, tuple[Callable[[Stage], None], Callable[[Stage], None]]] = {
+    Door.CONSOLE: (_console_post("suspend"), _console_post("reactivate")),
+    Door.API: (_api("POST", "suspend"), _api("POST", "reactivate")),
+    Door.CLI: (
+        _command(lambda s, c, p, now: commands.suspend(s, c, p, now=now)),
+        _command(lambda s, c, p, now: commands.reactivate(s, c, p, now=now)),
+    ),
+    Door.HR_FILE: (_hr_file(status="suspended"), _hr_file(status="active", title="again")),
+}
+"""Doors that suspend, and how the same door reactivates."""
+
+REHIRES: Mapping[Door, Callable[[Stage], None]] = {
+    Door.API: _api("POST", "employments", company=COMPANY, employee_number=NUMBER, start_date="2020-01-01"),
+    Door.CLI: _cli_rehire,
+    Door.HR_FILE: _hr_file(start_date="2026-11-24"),
+}
+"""Doors that rehire."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta
+from datetime import date, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,7 +26,10 @@ from idhub.settings import Settings
 from tests.provisioning.stand_ins import StandIn
 from tests.support.clock import Clock
 
-TIMEOUT = timedelta(seconds=1.5)
+PATIENT = timedelta(seconds=15)
+"""For attempts that are to succeed, also on a machine that is busy."""
+IMPATIENT = timedelta(seconds=2)
+"""For attempts that are to run into their deadline."""
 
 
 @dataclass
@@ -37,7 +40,6 @@ class Scene:
     keyring: Keyring
     clock: Clock
     settings: Settings
-    timeout: timedelta = TIMEOUT
     allowed: list[str] = field(default_factory=list)
     organization_id: str = ""
 
@@ -215,21 +217,23 @@ class Scene:
             )
             return [row[0] for row in rows]
 
-    def send(self, *deliveries: LeasedDelivery, now: datetime | None = None) -> list[Outcome]:
+    def send(self, *deliveries: LeasedDelivery, timeout: timedelta = PATIENT) -> list[Outcome]:
         """Send deliveries at once, in one event loop, as the worker does; half a minute after whatever was before."""
         self.clock.advance(seconds=30)
         settings = self.settings.model_copy(update={"outbound_allow": ",".join(self.allowed)})
 
         async def sent() -> list[Outcome]:
             async with OutboundHttp(settings) as http:
-                channel = ScimChannel(self.database, self.keyring, http, timeout=self.timeout)
-                at = now or self.clock()
-                return await asyncio.gather(*(channel.send(delivery, now=at) for delivery in deliveries))
+                channel = ScimChannel(self.database, self.keyring, http, timeout=timeout)
+                now = self.clock()
+                return await asyncio.gather(*(channel.send(delivery, now=now) for delivery in deliveries))
 
         return asyncio.run(sent())
 
-    def send_one(self, account_id: str, operation: Operation, **values: Any) -> Outcome:
-        return self.send(self.delivery(account_id, operation, **values))[0]
+    def send_one(
+        self, account_id: str, operation: Operation, *, timeout: timedelta = PATIENT, **values: Any
+    ) -> Outcome:
+        return self.send(self.delivery(account_id, operation, **values), timeout=timeout)[0]
 
 
 @pytest.fixture

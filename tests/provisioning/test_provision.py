@@ -11,7 +11,7 @@ from idhub.access.tables import Application
 from idhub.db import Database
 from idhub.delivery.channel import Grade, Outcome
 from idhub.directory.tables import Person, Principal
-from tests.provisioning.conftest import Scene
+from tests.provisioning.conftest import IMPATIENT, Scene
 from tests.provisioning.stand_ins import StandIn
 
 ENTERPRISE = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User"
@@ -170,7 +170,7 @@ def test_time_out_after_the_create_leads_to_one_account(scene: Scene, service: S
     service.hang_after_create = True
     person = scene.person()
     account = scene.entitle(person, scene.application(service))
-    first = scene.send_one(account, "provision")
+    first = scene.send_one(account, "provision", timeout=IMPATIENT)
     # Without a status the queue keeps counting the write as under way until its deadline.
     assert (first.kind, first.grade, first.status_code) == ("retry", Grade.E0, None)
     assert first.error == "The application did not answer in time."
@@ -327,10 +327,10 @@ def test_update_whose_answer_was_lost_has_its_event(scene: Scene, service: Stand
         if method == "PATCH":
             service.before = None
             service.users["u1"]["phoneNumbers"] = [{"value": "13911111111", "type": "mobile"}]
-            service.wait_for_release(scene.timeout.total_seconds() + 1)
+            service.wait_for_release(IMPATIENT.total_seconds() + 1)
 
     service.before = lose_the_answer
-    assert scene.send_one(account, "provision", attempt=2).status_code is None
+    assert scene.send_one(account, "provision", attempt=2, timeout=IMPATIENT).status_code is None
     assert scene.events(account) == ["account.provisioned"]
     assert scene.send_one(account, "provision", attempt=3).evidence["action"] == "none"
     assert scene.send_one(account, "provision", attempt=4).evidence["action"] == "none"

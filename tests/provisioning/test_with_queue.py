@@ -20,7 +20,7 @@ from idhub.provisioning.planner import ScimPlanner
 from tests.provisioning.conftest import Scene
 from tests.provisioning.stand_ins import Behaviour, StandIn
 
-TIMEOUT = timedelta(seconds=2)
+TIMEOUT = timedelta(seconds=3)
 
 
 def utc_now() -> datetime:
@@ -33,7 +33,7 @@ def plan_batch(database: Database, batch: Batch) -> None:
         plan(session, ScimPlanner(TIMEOUT).plan(session, batch, now=now), now=now)
 
 
-def work_until(scene: Scene, condition: Callable[[], bool], *, seconds: float = 20) -> None:
+def work_until(scene: Scene, condition: Callable[[], bool], *, seconds: float = 60) -> None:
     """Run the delivery loop, as the worker does, until the condition holds."""
     settings = scene.settings.model_copy(
         update={"outbound_allow": ",".join(scene.allowed), "delivery_timeout": TIMEOUT, "delivery_per_application": 4}

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def hr_offboards_her(stage: Stage) -> None:
         }
     )
     result = stage.hub.run("offboard", person.employee_number, "--json")
-    returned = time.monotonic()
+    returned_at = time.time()
     remembered.case = str(result.data["case"])
     _nothing_works(stage, remembered)
     stage.tell.check("a new sign-in with the right password is refused", not stage.can_sign_in(person))
@@ -152,18 +153,17 @@ def _print_receipt(stage: Stage, receipt: Mapping[str, Any]) -> None:
         [
             row["application_name"],
             row["channel"],
-            row.get("account") or "–",
-            f"E{row['grade']}",
-            f"E{row['required_grade']}",
+            # A session participant has no account there; its id says nothing to a reader.
+            (row.get("account") or "–") if row["channel"] == "scim" else "her session",
+            f"E{row['grade']} of E{row['required_grade']}",
             _clock(row.get("sent_at")),
             _clock(row.get("finished_at")),
             row["state"],
         ]
         for row in receipt["rows"]
     ]
-    columns = ("application", "channel", "account", "proven", "required", "sent (UTC)", "settled (UTC)", "state")
     stage.tell.fact(f"{receipt['number']}, version {receipt['version']}, complete: {receipt['complete']}")
-    stage.tell.table(columns, rows)
+    stage.tell.table(("application", "channel", "account", "evidence", "sent (UTC)", "settled (UTC)", "state"), rows)
 
 
 def _clock(instant: str | None) -> str:

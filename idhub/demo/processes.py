@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 
 _PR_SET_PDEATHSIG = 1
-_LOG_TAIL = 4000
+_LOG_TAIL = 2500
 
 
 def free_port() -> int:

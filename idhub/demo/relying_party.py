@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx2
 import uvicorn
 from authlib.integrations.base_client import OAuthError
 from authlib.integrations.starlette_client import OAuth
@@ -203,9 +204,17 @@ class RelyingParty:
             token = await self.hub.authorize_access_token(request)
         except (OAuthError, JoseError) as error:
             return self._refusal(getattr(error, "error", "invalid_request"), str(getattr(error, "description", error)))
-        claims = dict(token.pop("userinfo", None) or {})
+        claims = dict(token.pop("userinfo", None) or {})  # Authlib's name for the ID token's checked claims
         if "sub" not in claims:
             return self._refusal("invalid_token", "The hub sent no ID token.")
+        try:
+            userinfo = dict(await self.hub.userinfo(token=token))
+        except httpx2.HTTPError:
+            return self._refusal("temporarily_unavailable", "The hub did not say who you are.")
+        # OIDC Core 5.3.2: the subject must be the ID token's, or the answer is not about this person.
+        if userinfo.get("sub") != claims["sub"]:
+            return self._refusal("invalid_token", "The hub spoke of somebody else.")
+        claims |= userinfo
         request.state.session_id = self.sessions.renew(request.state.session_id)
         local: LocalSession = request.state.local
         local.data.clear()

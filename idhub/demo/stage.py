@@ -166,14 +166,14 @@ class Watch:
         while not self._stop.is_set():
             try:
                 if condition():
-                    self._seen_at[name] = time.monotonic()
+                    self._seen_at[name] = time.time()
                     return
             except (httpx2.HTTPError, KeyError):
                 pass  # not readable at this moment: not seen
             self._stop.wait(_LOOK_EVERY_SECONDS)
 
     def wait(self, *, seconds: float) -> Mapping[str, float]:
-        """When each condition was first seen to hold (monotonic clock).
+        """When each condition was first seen to hold, in seconds since 1970.
 
         Raises:
             TimeoutError: some were not within `seconds`; names them.

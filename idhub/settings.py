@@ -21,7 +21,7 @@ class Settings(BaseSettings):
 
     issuer: str = Field(
         "http://127.0.0.1:8000",
-        description="Public base URL of the hub and `iss` of everything it signs. Plain http is accepted on loopback only.",
+        description="Public base URL of the hub and `iss` of what it signs. Plain http is accepted on loopback only.",
     )
     data_dir: Path = Field(Path("data"), description="Folder of the embedded database, keys, witness file and imports.")
     database_url: str = Field(

@@ -213,7 +213,8 @@ class Stage:
         """A fresh authorization code."""
         answer = self.authorize(browser, slug)
         assert answer.status_code == 303, answer.text
-        return parse_qs(urlsplit(answer.headers["location"]).query)["code"][0]
+        location: str = answer.headers["location"]
+        return parse_qs(urlsplit(location).query)["code"][0]
 
     def token(self, slug: str, **fields: str) -> Any:
         """The answer of the token endpoint."""
@@ -486,7 +487,7 @@ def _one_of_many(stage: Stage) -> None:
             )
             for i in range(5)
         ]
-        changes = [*newcomers, intake.Offboard(principal_id=stage.person)]
+        changes: list[intake.Change] = [*newcomers, intake.Offboard(principal_id=stage.person)]
         transition(session, changes, now=stage.clock(), actor=COMMAND_LINE, door=Door.HR_FILE).only()
 
 

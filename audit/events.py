@@ -77,6 +77,8 @@ class EventType(StrEnum):
     PERSON_STARTED = "person.started", EventClass.CHANGE, "A staged person's first day came; access began."
     CREDENTIALS_ENDED = "person.credentials_ended", EventClass.CHANGE, "Everything issued to a person stopped working."
     CHANGE_REFUSED = "person.change_refused", EventClass.CHANGE, "A change contradicted what is and was not made."
+    SERVICE_REGISTERED = "service.registered", EventClass.CHANGE, "A service identity was made for an application."
+    SERVICE_CHANGED = "service.changed", EventClass.CHANGE, "A service identity got another owner or expiry."
     PRINCIPAL_HANDED_OVER = "principal.handed_over", EventClass.CHANGE, "A leaver's service or device got a new owner."
     PERSON_ERASED = "person.erased", EventClass.CHANGE, "Personal values of a person were erased from the audit trail."
 

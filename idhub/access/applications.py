@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from idhub.access.rules import set_rules
 from idhub.access.tables import Application, Criticality, EntitlementRule, OidcClient, ScimTarget
 from idhub.db import new_id
+from idhub.directory.tables import Principal
 from idhub.errors import Conflict, NotFound
 
 DEADLINES: Mapping[Criticality, timedelta] = {
@@ -45,9 +46,9 @@ class OidcWish:
     post_logout_redirect_uris: Sequence[str]
     grant_types: Sequence[str]
     scopes: Sequence[str]
-    access_token_format: str = "jwt"
+    access_token_format: str = "jwt"  # noqa: S105
     access_token_seconds: int | None = None
-    id_token_alg: str = "ES256"
+    id_token_alg: str = "ES256"  # noqa: S105
     audience: str | None = None
     rotates_refresh: bool = True
     requires_consent: bool = False
@@ -287,3 +288,31 @@ def scim_token_context(application_id: str) -> str:
 
 def _token_hash(token: str | None) -> str | None:
     return hashlib.sha256(token.encode()).hexdigest() if token else None
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """The service identity that a client acts as."""
+
+    id: str
+    ends_at: datetime | None
+
+
+def service_of(session: Session, client_id: str) -> Service | None:
+    """The client's service identity, if it has one."""
+    row = session.execute(
+        select(Principal.id, Principal.access_ends_at)
+        .join(OidcClient, OidcClient.service_principal_id == Principal.id)
+        .where(OidcClient.client_id == client_id)
+    ).one_or_none()
+    return None if row is None else Service(row.id, row.access_ends_at)
+
+
+def set_service(session: Session, client_id: str, principal_id: str) -> None:
+    """Let the client act as this service identity."""
+    session.execute(
+        update(OidcClient)
+        .where(OidcClient.client_id == client_id)
+        .values(service_principal_id=principal_id)
+        .execution_options(synchronize_session=False)
+    )

@@ -6,12 +6,14 @@ Everything is checked before anything is written; one transaction makes the whol
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from idhub.access.applications import (
@@ -22,24 +24,47 @@ from idhub.access.applications import (
     OidcWish,
     ScimWish,
     configure,
+    service_of,
+    set_service,
 )
 from idhub.access.rules import compile_rule
-from idhub.access.tables import Criticality
+from idhub.access.tables import Application, Criticality
 from idhub.access.uris import check_redirect_uri, check_web_uri
 from idhub.changes import Actor, Event, EventType, record
-from idhub.db import Database
+from idhub.db import Database, new_id
 from idhub.directory.organizations import bump_rules_version, find_organization, root_organization
 from idhub.directory.people import find_person
-from idhub.errors import Invalid
+from idhub.errors import Conflict, Invalid, NotFound
 from idhub.keys import Keyring
+from idhub.lifecycle.intake import RegisterService
+from idhub.lifecycle.transition import transition
+from scim.dialects import DIALECTS
 
 MAX_BYTES = 5_000_000
 _MIN_SECRET = 32
+_SERVICE_LIFETIME = timedelta(days=365)
+_MAX_SECRET = 4_096
 _SLUG = r"^[a-z0-9][a-z0-9-]{0,58}[a-z0-9]$|^[a-z0-9]$"
 _DURATION = re.compile(r"(\d{1,6})\s*(s|m|h|d)?")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 Grade = Literal["E0", "E1", "E2", "E3"]
-Text = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+def _no_control_characters(value: str) -> str:
+    if any(c < " " or c == "\x7f" for c in value):
+        raise PydanticCustomError("control_character", "must not contain control characters")
+    return value
+
+
+def _no_nul(value: str) -> str:
+    if "\0" in value:
+        raise PydanticCustomError("control_character", "must not contain NUL")
+    return value
+
+
+_PLAIN = AfterValidator(_no_control_characters)
+Text = Annotated[str, Field(min_length=1, max_length=200), _PLAIN]
+Name = Annotated[str, Field(min_length=1, max_length=120), _PLAIN]
 Uri = Annotated[str, Field(min_length=1, max_length=2_000)]
 
 
@@ -50,8 +75,8 @@ class _Strict(BaseModel):
 class Names(_Strict):
     """A name in both languages."""
 
-    en: Text
-    zh: Text | None = None
+    en: Name
+    zh: Name | None = None
 
 
 class OidcBlock(_Strict):
@@ -76,6 +101,7 @@ class OidcBlock(_Strict):
     requires_consent: bool = False
     native: bool = False
     sector: Text | None = None
+    service_until: date | None = None
 
 
 class ScimBlock(_Strict):
@@ -86,6 +112,13 @@ class ScimBlock(_Strict):
     user_name: Literal["email", "employee_number"] = "email"
     dialect: Text = "generic"
     control_user_name: Text | None = None
+
+    @field_validator("dialect")
+    @classmethod
+    def _dialect_is_known(cls, value: str) -> str:
+        if value not in DIALECTS:
+            raise PydanticCustomError("dialect", "must be one of {names}", {"names": ", ".join(DIALECTS)})
+        return value
 
 
 class RuleBlock(_Strict):
@@ -99,8 +132,8 @@ class ApplicationBlock(_Strict):
     """One application of the file."""
 
     slug: Annotated[str, Field(pattern=_SLUG)]
-    name: Names | Text
-    description: Annotated[str, Field(max_length=2_000)] | None = None
+    name: Names | Name
+    description: Annotated[str, Field(max_length=2_000), AfterValidator(_no_nul)] | None = None
     home_url: Uri | None = None
     organization: Text | None = None
     owner: Text | None = None
@@ -154,10 +187,11 @@ class _NoDuplicates(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        repeated = next((key for key in keys if keys.count(key) > 1), None)
-        if repeated is not None:
-            raise yaml.constructor.ConstructorError(None, None, f"{repeated!r} stands twice", node.start_mark)
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
+            seen.add(key.value if isinstance(key.value, str) else id(key))
         return super().construct_mapping(node, deep)
 
 
@@ -177,7 +211,8 @@ def read_configuration(path: Path) -> ConfigurationFile:
         document = yaml.load(content.decode("utf-8"), Loader=_NoDuplicates)  # noqa: S506 - a subclass of SafeLoader
     except UnicodeDecodeError as error:
         raise Invalid(f"{path} is not UTF-8.", field="file", rule="file.encoding") from error
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        # ValueError: a value that looks like a date or a number and is none, such as 2026-13-45.
         raise Invalid(f"{path} is not usable YAML: {_yaml_problem(error)}", field="file", rule="file.yaml") from error
     try:
         parsed = ConfigurationFile.model_validate(document)
@@ -194,7 +229,8 @@ def read_configuration(path: Path) -> ConfigurationFile:
 
 def _yaml_problem(error: Exception) -> str:
     mark = getattr(error, "problem_mark", None)
-    problem = getattr(error, "problem", None) or "it nests too deeply"
+    nested = "it nests too deeply" if isinstance(error, RecursionError) else str(error).partition("\n")[0]
+    problem = getattr(error, "problem", None) or nested
     return f"{problem} (line {mark.line + 1})" if mark is not None else str(problem)
 
 
@@ -226,6 +262,7 @@ def apply(
                 configure(session, _wish(session, block, path.parent), seal=keyring.seal, now=now)
                 for block in parsed.applications
             ]
+            renewed = _register_services(session, parsed.applications, differences, now=now, actor=actor, door=door)
             applied = Applied(
                 differences,
                 any(d.rules_changed or d.scim_added or _touches_access(d) for d in differences),
@@ -233,12 +270,62 @@ def apply(
             if dry_run:
                 raise _DryRun
             changed = [d for d in differences if not d.is_empty]
-            if changed:
+            if changed or renewed:
                 bump_rules_version(session, reevaluate=applied.needs_review)
                 record(session, [_event(d, now=now, actor=actor, door=door) for d in changed])
     except _DryRun:
         pass
     return applied
+
+
+def _register_services(
+    session: Session,
+    blocks: Sequence[ApplicationBlock],
+    differences: Sequence[Difference],
+    *,
+    now: datetime,
+    actor: Actor,
+    door: str,
+) -> bool:
+    """Give every client that acts for itself its service identity, with the application's owner and an expiry."""
+    changes: list[RegisterService] = []
+    for block, difference in zip(blocks, differences, strict=True):
+        if block.oidc is None or "client_credentials" not in (block.oidc.grant_types or ()):
+            continue
+        application = session.execute(
+            select(Application.organization_id, Application.owner_id).where(Application.id == difference.application_id)
+        ).one()
+        known = service_of(session, block.oidc.client_id)
+        ends_at = _service_end(block.oidc.service_until, known.ends_at if known else None, now=now)
+        changes.append(
+            RegisterService(
+                principal_id=known.id if known else new_id("svc"),
+                organization_id=application.organization_id,
+                application_id=difference.application_id,
+                ends_at=ends_at,
+                owner_id=application.owner_id,
+            )
+        )
+        if known is None:
+            difference.changes.append(("oidc.service", None, changes[-1].principal_id))
+        elif known.ends_at != ends_at:
+            difference.changes.append(("oidc.service_until", known.ends_at, ends_at))
+    if not changes:
+        return False
+    result = transition(session, changes, now=now, actor=actor, door=door)
+    for change, acting in zip(changes, _acting(blocks), strict=True):
+        set_service(session, acting.client_id, change.principal_id)
+    return bool(result.changed)
+
+
+def _acting(blocks: Sequence[ApplicationBlock]) -> list[OidcBlock]:
+    return [b.oidc for b in blocks if b.oidc is not None and "client_credentials" in (b.oidc.grant_types or ())]
+
+
+def _service_end(wanted: date | None, known: datetime | None, *, now: datetime) -> datetime:
+    if wanted is not None:
+        return datetime.combine(wanted + timedelta(days=1), time(), tzinfo=UTC)
+    return known or now + _SERVICE_LIFETIME
 
 
 def _touches_access(difference: Difference) -> bool:
@@ -294,10 +381,9 @@ def _wish(session: Session, block: ApplicationBlock, folder: Path) -> Applicatio
         name_zh=name.zh,
         description=block.description,
         home_url=check_web_uri(home, field=f"{where}.home_url") if home else None,
-        organization_id=find_organization(session, block.organization)
-        if block.organization
-        else root_organization(session),
-        owner_id=find_person(session, block.owner) if block.owner else None,
+        organization_id=_found(find_organization, session, block.organization, f"{where}.organization")
+        or root_organization(session),
+        owner_id=_found(find_person, session, block.owner, f"{where}.owner"),
         criticality=criticality,
         revocation_deadline=deadline or DEADLINES[criticality],
         required_grade=int(block.required_evidence[1]) if block.required_evidence else REQUIRED[criticality],
@@ -306,6 +392,16 @@ def _wish(session: Session, block: ApplicationBlock, folder: Path) -> Applicatio
         scim=_scim_wish(block.scim, folder, f"{where}.scim") if block.scim else None,
         rules=[(rule.role, rule.rule) for rule in block.entitle],
     )
+
+
+def _found(find: Callable[[Session, str], str], session: Session, text: str | None, where: str) -> str | None:
+    """What `text` names, refused under the name of the field that it stands in."""
+    if text is None:
+        return None
+    try:
+        return find(session, text)
+    except (NotFound, Conflict) as error:
+        raise type(error)(error.description, field=where, rule=error.rule) from error
 
 
 def _home_of(block: ApplicationBlock) -> str | None:
@@ -320,7 +416,9 @@ def _home_of(block: ApplicationBlock) -> str | None:
 
 def _oidc_wish(block: OidcBlock, folder: Path, where: str) -> OidcWish:
     secret = _secret(block.client_secret_file, folder, f"{where}.client_secret_file")
-    grants = block.grant_types or (["authorization_code", "refresh_token"] if block.redirect_uris else [])
+    grants: Sequence[str] = ["authorization_code", "refresh_token"] if block.redirect_uris else []
+    if block.grant_types is not None:
+        grants = block.grant_types
     if block.public == (secret is not None):
         raise Invalid(
             "A client has either `client_secret_file` or `public: true`.", field=where, rule="client.authentication"
@@ -371,10 +469,11 @@ def _secret(name: str | None, folder: Path, where: str, *, least: int = _MIN_SEC
     if name is None:
         return None
     try:
-        text = (folder / name).read_text("utf-8").strip()
+        with (folder / name).open("rb") as file:
+            text = file.read(_MAX_SECRET + 2).decode("utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise Invalid(f"{where}: {name} cannot be read.", field=where, rule="secret.unreadable") from error
-    if len(text) < least or "\n" in text or len(text) > 4_096:
+    if len(text) < least or "\n" in text or len(text) > _MAX_SECRET:
         raise Invalid(
             f"{where}: {name} must hold one line of at least {least} characters.", field=where, rule="secret.length"
         )

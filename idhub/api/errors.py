@@ -3,6 +3,7 @@
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 import anyio.to_thread
 import structlog
@@ -10,10 +11,10 @@ from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from starlette.exceptions import HTTPException
 
-from idhub.api.access import ApiCaller, Unauthenticated
+from idhub.api.access import ApiCaller, Unauthenticated, authenticate
 from idhub.api.shared import ApiServices
 from idhub.changes import Event, EventType, record
 from idhub.errors import Conflict, IdhubError, Invalid, NotFound, NotPermitted, Unavailable
@@ -39,9 +40,10 @@ def create_route_class(services: ApiServices) -> type[APIRoute]:
             inner = super().get_route_handler()
 
             async def handle(request: Request) -> Response:
-                refusal = _too_large(request)
+                refusal = _unreadable(request)
                 if refusal is None:
                     try:
+                        request.state.api_caller = await anyio.to_thread.run_sync(authenticate, services, request)
                         answer = await inner(request)
                     except IdhubError as error:
                         refusal = error
@@ -49,6 +51,11 @@ def create_route_class(services: ApiServices) -> type[APIRoute]:
                         refusal = _first_problem(error)
                     except HTTPException as error:
                         refusal = _from_http(error)
+                    except IntegrityError as error:
+                        _LOG.warning("api.lost_a_race", exc_info=error)
+                        refusal = Conflict(
+                            "Somebody changed the same thing at this moment; look and try again.", rule="race"
+                        )
                     except OperationalError as error:
                         _LOG.warning("api.database_unavailable", exc_info=error)
                         refusal = Unavailable("The database cannot be reached; try again.")
@@ -84,16 +91,22 @@ def error_response(request: Request, error: IdhubError | None) -> Response:
     return JSONResponse(body, status_code=status, headers=headers)
 
 
-def _too_large(request: Request) -> IdhubError | None:
+def _unreadable(request: Request) -> IdhubError | None:
+    """What is refused unread: a body that is too large or does not tell, an address with control characters."""
     length = request.headers.get("content-length", "")
-    if (length.isdigit() and int(length) > MAX_BODY) or (not length and "transfer-encoding" in request.headers):
+    is_named = length.isdecimal() or (not length and "transfer-encoding" not in request.headers)
+    if not is_named or len(length) > len(str(MAX_BODY)) or int(length or 0) > MAX_BODY:
         return Invalid(f"The body must name its length, at most {MAX_BODY} bytes.", field="body", rule="body.size")
+    address = request.scope["path"] + unquote_to_bytes(request.scope["query_string"]).decode("latin-1")
+    if any(c < " " or c == "\x7f" for c in address):
+        return Invalid("The address must not contain control characters.", field="address", rule="control_character")
     return None
 
 
 def _first_problem(error: RequestValidationError) -> Invalid:
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"] if part != "body") or "body"
+    where = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path"}) or "body"
+    where = where.encode("utf-8", "replace").decode()
     return Invalid(f"{where}: {first['msg']}."[:_LONGEST], field=where[:_LONGEST], rule=str(first["type"]))
 
 

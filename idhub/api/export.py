@@ -4,7 +4,7 @@ from typing import Any
 
 import yaml
 from sqlalchemy import select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from idhub.access.applications import current_rule_texts
 from idhub.access.tables import Application, OidcClient, ScimTarget
@@ -15,11 +15,13 @@ def export_configuration(session: Session) -> str:
     """YAML of every application. Secret files are named after the application, not written."""
     clients = {c.application_id: c for c in session.execute(select(OidcClient).where(OidcClient.is_enabled)).scalars()}
     targets = {t.application_id: t for t in session.execute(select(ScimTarget)).scalars()}
+    company = aliased(Organization)
     rows = session.execute(
-        select(Application, Organization.code, Employment.employee_number)
+        select(Application, Organization.code, company.code.label("company"), Employment.employee_number)
         .join(Organization, Organization.id == Application.organization_id)
         .outerjoin(Person, Person.id == Application.owner_id)
         .outerjoin(Employment, Employment.id == Person.main_employment_id)
+        .outerjoin(company, company.id == Employment.organization_id)
         .order_by(Application.slug)
     ).all()
     blocks = []
@@ -31,7 +33,7 @@ def export_configuration(session: Session) -> str:
             "description": application.description,
             "home_url": application.home_url,
             "organization": row.code,
-            "owner": row.employee_number,
+            "owner": f"{row.company}/{row.employee_number}" if row.employee_number else None,
             "criticality": str(application.criticality),
             "revocation_deadline": application.revocation_deadline_seconds,
             "required_evidence": None if application.required_grade is None else f"E{application.required_grade}",
@@ -67,7 +69,8 @@ def _oidc(client: OidcClient | None, slug: str) -> dict[str, Any] | None:
         "native": client.is_native,
         "sector": client.sector,
     }
-    return {name: value for name, value in block.items() if value not in (None, [])}
+    # An empty list of scopes or grants is a choice, not an absence.
+    return {name: value for name, value in block.items() if value is not None}
 
 
 def _scim(target: ScimTarget | None, slug: str) -> dict[str, Any] | None:

@@ -1,26 +1,23 @@
 """People: list, read, hire, change, move."""
 
-from datetime import date, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Query
 from pydantic import Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from idhub.api.access import ApiCaller, authenticated
+from idhub.api.access import ApiCaller, Caller
 from idhub.api.errors import create_route_class
-from idhub.api.shared import ApiServices, Body, outcome, permit, visible
+from idhub.api.shared import ApiServices, Body, Day, Text, find_visible, outcome, permit, visible
 from idhub.api.views import person_summary, person_view
 from idhub.authority import Action, authorize, visible_organizations
-from idhub.directory.organizations import ensure_departments, find_organization
-from idhub.directory.people import find_person, show_people, show_person
+from idhub.directory.organizations import ensure_department, find_organization
+from idhub.directory.people import show_people, show_person
 from idhub.directory.tables import Employment, Person, Principal
-from idhub.errors import Invalid
+from idhub.errors import Conflict, NotFound
 from idhub.lifecycle import commands
-
-Text = Annotated[str, Field(min_length=1, max_length=200)]
-Reason = Annotated[str, Field(max_length=500)]
 
 
 class EmploymentBody(Body):
@@ -29,8 +26,8 @@ class EmploymentBody(Body):
     company: Text
     employee_number: Annotated[str, Field(min_length=1, max_length=64)]
     employment_type: Literal["regular", "contractor", "intern", "dispatched"] = "regular"
-    start_date: date
-    end_date: date | None = None
+    start_date: Day
+    end_date: Day | None = None
     department: Annotated[str, Field(max_length=1_000)] | None = None
     title: Annotated[str, Field(max_length=200)] | None = None
     manager: Text | None = None
@@ -63,7 +60,6 @@ def create_router(services: ApiServices) -> APIRouter:
     """Routes of people."""
     router = APIRouter(route_class=create_route_class(services))
     database = services.database
-    Caller = Annotated[ApiCaller, Depends(authenticated(services))]  # noqa: N806 - a type
 
     @router.get("/people")
     def list_people(
@@ -144,22 +140,32 @@ def _post(session: Session, caller: ApiCaller, body: EmploymentBody, *, now: dat
         "ends_on": body.end_date,
         "department_id": department_of(session, organization_id, body.department, now=now),
         "title": body.title,
-        "manager_id": find_person(session, body.manager) if body.manager else None,
+        "manager_id": manager_of(session, caller, body.manager),
     }
 
 
 def company_of(session: Session, caller: ApiCaller, text: str) -> str:
     """Id of a company in which the token may change people."""
-    organization_id = find_organization(session, text)
-    permit(session, caller, Action.PEOPLE_CHANGE, organization_id)
+    unknown = NotFound(f"There is no organization {text!r}.", field="company", rule="organization.unknown")
+    authorize(session, caller.subject, Action.PEOPLE_CHANGE)
+    try:
+        organization_id = find_organization(session, text)
+    except NotFound:
+        raise unknown from None
+    permit(session, caller, Action.PEOPLE_CHANGE, organization_id, unknown=unknown)
     return organization_id
+
+
+def manager_of(session: Session, caller: ApiCaller, text: str | None) -> str | None:
+    """Id of a manager whom the token may see."""
+    if not text:
+        return None
+    try:
+        return find_visible(session, caller, text, Action.PEOPLE_READ)
+    except (NotFound, Conflict) as error:
+        raise type(error)(error.description, field="manager", rule=error.rule) from error
 
 
 def department_of(session: Session, organization_id: str, path: str | None, *, now: datetime) -> str | None:
     """Id of a department by path, made when it is new."""
-    if not path:
-        return None
-    if any(not part.strip() for part in path.split("/")):
-        raise Invalid("department must not have empty parts.", field="department", rule="empty_path_part")
-    ids, _ = ensure_departments(session, [(organization_id, path)], now=now)
-    return ids[organization_id, path]
+    return ensure_department(session, organization_id, path, now=now) if path else None

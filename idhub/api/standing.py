@@ -1,26 +1,23 @@
 """Lifecycle of a person: move, suspend, reactivate, offboard."""
 
-from datetime import date, datetime
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query
-from pydantic import AwareDatetime, Field
+from fastapi import APIRouter, Query
+from pydantic import Field
 from sqlalchemy.orm import Session
 
-from idhub.api.access import ApiCaller, authenticated
+from idhub.api.access import ApiCaller, Caller
 from idhub.api.errors import create_route_class
-from idhub.api.people import company_of, department_of
-from idhub.api.shared import ApiServices, Body, outcome, visible
+from idhub.api.people import company_of, department_of, manager_of
+from idhub.api.shared import ApiServices, Body, Day, Instant, Reason, Text, outcome, visible
 from idhub.api.views import person_view
 from idhub.authority import Action
-from idhub.directory.people import find_person, show_person
+from idhub.directory.people import show_person
 from idhub.directory.tables import EmploymentType
 from idhub.errors import Invalid, NotFound
 from idhub.lifecycle import commands
 from idhub.lifecycle.plan import preview
-
-Text = Annotated[str, Field(min_length=1, max_length=200)]
-Reason = Annotated[str, Field(max_length=500)]
 
 
 class ReasonBody(Body):
@@ -32,7 +29,7 @@ class ReasonBody(Body):
 class OffboardBody(ReasonBody):
     """When, and whether it is an emergency; without a time: now."""
 
-    effective_at: AwareDatetime | None = None
+    effective_at: Instant | None = None
     emergency: bool = False
 
 
@@ -45,14 +42,13 @@ class MoveBody(Body):
     title: Annotated[str, Field(max_length=200)] | None = None
     manager: Text | None = None
     employment_type: Literal["regular", "contractor", "intern", "dispatched"] | None = None
-    end_date: date | None = None
+    end_date: Day | None = None
 
 
 def create_router(services: ApiServices) -> APIRouter:
     """Routes of standing."""
     router = APIRouter(route_class=create_route_class(services))
     database = services.database
-    Caller = Annotated[ApiCaller, Depends(authenticated(services))]  # noqa: N806 - a type
 
     @router.post("/people/{person}/suspend")
     def suspend_person(caller: Caller, person: str, body: ReasonBody) -> Any:
@@ -74,7 +70,7 @@ def create_router(services: ApiServices) -> APIRouter:
 
     @router.get("/people/{person}/offboarding")
     def preview_offboarding(
-        caller: Caller, person: str, effective_at: Annotated[AwareDatetime | None, Query()] = None
+        caller: Caller, person: str, effective_at: Annotated[Instant | None, Query()] = None
     ) -> Any:
         """What a leave would do. Writes nothing."""
         with database.read() as session:
@@ -158,7 +154,7 @@ def _move_values(
     if "title" in given:
         values["title"] = body.title
     if "manager" in given:
-        values["manager_id"] = find_person(session, body.manager) if body.manager else None
+        values["manager_id"] = manager_of(session, caller, body.manager)
     if "employment_type" in given and body.employment_type:
         values["type"] = EmploymentType(body.employment_type)
     if "end_date" in given:

@@ -81,6 +81,32 @@ def events_of(
     return events
 
 
+def service_events(
+    services: Iterable[tuple[intake.RegisterService, bool]],
+    *,
+    now: datetime,
+    actor: Actor,
+    door: str,
+    request_id: str | None,
+) -> list[Event]:
+    """Service identities that were registered or changed."""
+    return [
+        Event(
+            type=EventType.SERVICE_REGISTERED if is_new else EventType.SERVICE_CHANGED,
+            at=now,
+            actor=actor,
+            door=door,
+            request_id=request_id,
+            target_kind="principal",
+            target_id=change.principal_id,
+            organization_id=change.organization_id,
+            application_id=change.application_id,
+            details={"owner": change.owner_id, "ends_at": change.ends_at.isoformat()},
+        )
+        for change, is_new in services
+    ]
+
+
 def _person_events(
     w: Written, reason: intake.Change | None, case_id: str | None, common: Mapping[str, Any]
 ) -> list[Event]:

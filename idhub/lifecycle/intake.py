@@ -182,6 +182,21 @@ class EndCredentials:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class RegisterService:
+    """A service identity that acts for an application, or a new owner or expiry of a known one.
+
+    Args:
+        ends_at: first instant without access; services always have one.
+    """
+
+    principal_id: str
+    organization_id: str
+    application_id: str
+    ends_at: datetime
+    owner_id: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Reevaluate:
     """Look again: dates that have come due, rules that have changed."""
 
@@ -208,6 +223,7 @@ Change = (
     | Offboard
     | CancelOffboarding
     | EndCredentials
+    | RegisterService
     | Reevaluate
     | SetSource
 )

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
+from idhub.access.entitlements import entitle
 from idhub.db import bulk_insert, chunked, new_id, upsert
 from idhub.directory.names import LoginNameKind, stored_login_name
 from idhub.directory.search_terms import search_terms
@@ -23,7 +24,7 @@ from idhub.directory.tables import (
     SourceRecord,
     Standing,
 )
-from idhub.lifecycle.intake import SourceMark
+from idhub.lifecycle.intake import RegisterService, SourceMark
 from idhub.lifecycle.rules import Post, State, main_post
 
 PERSON_FIELDS = ("display_name", "given_name", "family_name", "email", "mobile", "locale", "national_id_hash")
@@ -420,3 +421,50 @@ def hand_over_owned(
             )
             handed.append((owned_id, leaver, leavers[leaver]))
     return handed
+
+
+def write_services(
+    session: Session, changes: Sequence[RegisterService], *, now: datetime
+) -> list[tuple[RegisterService, bool]]:
+    """Store service identities. Returns each that is new (True) or changed (False); what was so already is left out.
+
+    A service holds its application's entitlement directly; it is no person and no rule reaches it.
+    """
+    done: list[tuple[RegisterService, bool]] = []
+    for change in changes:
+        known = session.execute(
+            select(Principal.owner_id, Principal.access_ends_at)
+            .where(Principal.id == change.principal_id, Principal.kind == PrincipalKind.SERVICE)
+            .with_for_update()
+        ).one_or_none()
+        values = {
+            "organization_id": change.organization_id,
+            "owner_id": change.owner_id,
+            "access_ends_at": change.ends_at,
+            "changed_at": now,
+        }
+        if known is None:
+            row = {
+                "id": change.principal_id,
+                "kind": PrincipalKind.SERVICE,
+                "standing": Standing.ACTIVE,
+                "access_epoch": 1,
+                "enrolment_epoch": 1,
+                "access_starts_at": now,
+                "version": 1,
+                "created_at": now,
+                **values,
+            }
+            bulk_insert(session, Principal, [row])
+            entitle(session, [(change.principal_id, (change.application_id, "service"), "direct", "service")], now=now)
+        elif (known.owner_id, known.access_ends_at) != (change.owner_id, change.ends_at):
+            session.execute(
+                update(Principal)
+                .where(Principal.id == change.principal_id)
+                .values(version=Principal.version + 1, **values)
+                .execution_options(synchronize_session=False)
+            )
+        else:
+            continue
+        done.append((change, known is None))
+    return done

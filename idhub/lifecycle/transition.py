@@ -28,7 +28,7 @@ from idhub.errors import Conflict, IdhubError, NotFound, NotPermitted
 from idhub.lifecycle import cases as case_book
 from idhub.lifecycle import intake, records, rules
 from idhub.lifecycle.doors import ENDS_EMPLOYMENTS, Door
-from idhub.lifecycle.events import events_of
+from idhub.lifecycle.events import events_of, service_events
 from idhub.lifecycle.ports import ApplicationTerms, Batch, planners_of
 from idhub.lifecycle.records import Written
 from idhub.lifecycle.rules import Places, Post, State
@@ -82,12 +82,18 @@ def transition(
     result = TransitionResult()
     organizations = all_organizations(session)
     places = Places({organization.id: organization.time_zone for organization in organizations.values()})
-    known = records.load(session, (c.principal_id for c in changes if not isinstance(c, intake.Onboard)))
+    known = records.load(
+        session,
+        (c.principal_id for c in changes if not isinstance(c, intake.Onboard | intake.RegisterService)),
+    )
     scheduled = case_book.scheduled_cases(session, sorted(known))
     states: dict[str, State] = dict(known)
     marks: list[tuple[str, str | None, intake.SourceMark]] = []
     reasons: dict[str, intake.Change] = {}
+    services = records.write_services(session, [c for c in changes if isinstance(c, intake.RegisterService)], now=now)
     for change in changes:
+        if isinstance(change, intake.RegisterService):
+            continue
         try:
             state, employment_id = _decide(states.get(change.principal_id), change, places, scheduled, now=now)
         except IdhubError as error:
@@ -109,6 +115,8 @@ def transition(
             rule="employee_number.taken",
         ) from error
     records.write_sources(session, marks, now=now)
+    result.changed += [change.principal_id for change, _ in services]
+    record(session, service_events(services, now=now, actor=actor, door=door, request_id=request_id))
     _follow(
         session,
         written,
@@ -221,7 +229,7 @@ def _follow(
         )
         case_book.touch(session, sorted(cases.values()), now=now)
     result.left = leavers
-    result.changed = [w.after.id for w in written if w.before != w.after]
+    result.changed += [w.after.id for w in written if w.before != w.after]
     record(
         session,
         events_of(

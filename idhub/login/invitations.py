@@ -18,7 +18,7 @@ from idhub.credentials import opaque
 from idhub.credentials.predicate import installation_epoch, may_act
 from idhub.credentials.sessions import read_epochs
 from idhub.credentials.tables import Invitation
-from idhub.directory.tables import LoginName, Person, Principal, PrincipalKind, Standing
+from idhub.directory.tables import Employment, Person, Principal, PrincipalKind, Standing
 from idhub.errors import Conflict, NotFound
 from idhub.keys import Keyring
 from idhub.login import throttling
@@ -115,18 +115,23 @@ def look_up(session: Session, token: str, *, now: datetime) -> Invited | None:
     if not opaque.looks_valid("inv", token):
         return None
     row = session.execute(
-        select(Invitation.principal_id, Person.display_name, Invitation.purpose, Invitation.expires_at)
+        select(
+            Invitation.principal_id,
+            Person.display_name,
+            Person.email,
+            Person.mobile,
+            Employment.employee_number,
+            Invitation.purpose,
+            Invitation.expires_at,
+        )
         .join(Principal, Principal.id == Invitation.principal_id)
         .join(Person, Person.id == Invitation.principal_id)
+        .outerjoin(Employment, Employment.id == Person.main_employment_id)
         .where(_usable(token, now))
     ).one_or_none()
     if row is None:
         return None
-    names = session.execute(
-        select(LoginName.kind, LoginName.value).where(LoginName.principal_id == row.principal_id)
-    ).all()
-    by_kind = {name.kind: name.value for name in names}
-    login_name = next((by_kind[kind] for kind in ("employee_number", "email", "mobile") if kind in by_kind), None)
+    login_name = row.employee_number or row.email or row.mobile
     return Invited(row.principal_id, row.display_name, row.purpose, row.expires_at, login_name)
 
 

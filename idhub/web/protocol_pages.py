@@ -32,7 +32,7 @@ SCOPE_WORDS: Mapping[str, tuple[str, str]] = {
     "openid": (N_("Know that it is you"), "user-circle"),
     "profile": (N_("See your name and employee number"), "user"),
     "email": (N_("See your mail address"), "mail"),
-    "phone": (N_("See your mobile number"), "device-desktop"),
+    "phone": (N_("See your mobile number"), "device-mobile"),
     "organization": (N_("See your company, department and post"), "building"),
     "offline_access": (N_("Stay connected while you are away, until you sign out or leave"), "refresh"),
 }

@@ -1,0 +1,55 @@
+"""Migrations: an empty database becomes exactly what the code's tables say, once, whoever asks."""
+
+import threading
+
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect
+
+from idhub.db import Database, create_database
+from idhub.migrations import current_revision, head_revision, is_current, migrate
+from idhub.migrations.schema import target_metadata
+from idhub.settings import Settings
+
+
+def test_migrated_schema_is_what_the_tables_say(database: Database) -> None:
+    with database.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": False})
+        differences = compare_metadata(context, target_metadata)
+    assert differences == []
+
+
+def test_migrating_again_changes_nothing(database: Database) -> None:
+    assert is_current(database)
+    assert migrate(database) == head_revision()
+    assert is_current(database)
+
+
+def test_several_processes_migrate_an_empty_database_once(settings: Settings, database_url: str) -> None:
+    assert database_url
+    errors: list[BaseException] = []
+    start = threading.Barrier(4)
+
+    def work() -> None:
+        own = create_database(settings)
+        try:
+            start.wait()
+            migrate(own)
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            own.dispose()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    opened = create_database(settings)
+    try:
+        with opened.engine.connect() as connection:
+            assert current_revision(connection) == head_revision()
+        assert {"principals", "deliveries", "audit_events"} <= set(inspect(opened.engine).get_table_names())
+    finally:
+        opened.dispose()

@@ -4,7 +4,11 @@ Data goes to stdout, talk to stderr; `--json` on every command that shows someth
 docs/reference/commands.md. Entry point: `main`.
 """
 
+import os
 import sys
+import traceback
+
+from sqlalchemy.exc import SQLAlchemyError
 
 from idhub.cli import audit, configure, lifecycle, people, receipts, serve
 from idhub.cli.console import app, say
@@ -14,13 +18,39 @@ __all__ = ["app", "main"]
 
 COMMANDS = (serve, configure, people, lifecycle, receipts, audit)
 """Modules whose import registers their commands on `app`."""
+FAILED = 1
 
 
 def main() -> None:
-    """Run the command line; a domain error is one sentence on stderr and exit status 1."""
+    """Run the command line; whatever goes wrong is one sentence on stderr and exit status 1."""
     try:
         app()
+        sys.stdout.flush()
     except IdhubError as error:
         where = f" [{error.field}]" if error.field else ""
-        say(f"error{where}: {error.description}")
-        sys.exit(1)
+        _end(f"error{where}: {error.description}", error)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough. Python would complain once more when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        _end(f"error: {named}{error.strerror or error}.", error)
+    except SQLAlchemyError as error:
+        _end(f"error: the database cannot be used: {_first_line(getattr(error, 'orig', None) or error)}.", error)
+    except Exception as error:  # the command line's translator: nobody is shown a traceback unasked
+        _end(
+            f"error: {type(error).__name__}: {_first_line(error)}. This is a fault of idhub; say it where you got it.",
+            error,
+        )
+
+
+def _end(sentence: str, error: Exception) -> None:
+    say(sentence)
+    if os.environ.get("IDHUB_LOG_LEVEL", "").lower() == "debug":
+        traceback.print_exception(error)
+    sys.exit(FAILED)
+
+
+def _first_line(error: object) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].strip().rstrip(".")

@@ -13,7 +13,8 @@ from audit.export import export_jsonl
 from audit.search import Query, search
 from audit.verify import VerifyResult, describe, read_keys, verify_database, verify_export
 from idhub.changes import Event, EventType, record
-from idhub.cli.console import JsonOption, app, caller, open_here, parse_instant, plain, say, show, table
+from idhub.cli.console import JsonOption, app, caller, open_here, plain, say, show, table
+from idhub.directory.calendar import parse_instant
 from idhub.errors import Invalid
 from idhub.services import Hub, log_origin
 

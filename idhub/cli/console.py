@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,6 @@ import typer
 
 from idhub.authority import LOCAL
 from idhub.changes import COMMAND_LINE
-from idhub.errors import Invalid
 from idhub.lifecycle.commands import Caller
 from idhub.services import Hub, open_hub
 from idhub.settings import Settings, load_settings
@@ -88,35 +87,6 @@ def table(rows: Sequence[Sequence[str]], head: Sequence[str]) -> list[str]:
 
 def _width(text: str) -> int:
     return sum(2 if "\u1100" <= c <= "\uffef" else 1 for c in text)
-
-
-def parse_instant(text: str, *, field: str) -> datetime:
-    """An ISO 8601 time with its zone, as aware UTC.
-
-    Raises:
-        Invalid: not one.
-    """
-    try:
-        value = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise Invalid(
-            f"{field} must be a time such as 2026-11-30T18:00+08:00.", field=field, rule="time.form"
-        ) from error
-    if value.tzinfo is None:
-        raise Invalid(f"{field} must name its zone, such as +08:00.", field=field, rule="time.zone")
-    return value.astimezone(UTC)
-
-
-def parse_date(text: str, *, field: str) -> date:
-    """An ISO date.
-
-    Raises:
-        Invalid: not one.
-    """
-    try:
-        return date.fromisoformat(text)
-    except ValueError as error:
-        raise Invalid(f"{field} must be a date such as 2026-11-30.", field=field, rule="date.form") from error
 
 
 def plain(value: Any) -> Any:

@@ -8,8 +8,9 @@ import typer
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from idhub.cli.console import JsonOption, app, caller, open_here, parse_date, parse_instant, plain, show, table
-from idhub.directory.organizations import ensure_departments, find_organization
+from idhub.cli.console import JsonOption, app, caller, open_here, plain, show, table
+from idhub.directory.calendar import parse_day, parse_instant
+from idhub.directory.organizations import ensure_department, find_organization
 from idhub.directory.people import find_person, show_person
 from idhub.directory.tables import Employment
 from idhub.errors import Invalid
@@ -66,8 +67,8 @@ def onboard(
             "organization_id": organization_id,
             "employee_number": employee_number,
             "employment_type": employment_type,
-            "starts_on": parse_date(start_date, field="start_date"),
-            "ends_on": parse_date(end_date, field="end_date") if end_date else None,
+            "starts_on": parse_day(start_date, field="start_date"),
+            "ends_on": parse_day(end_date, field="end_date") if end_date else None,
             "department_id": _department(session, organization_id, department, now),
             "title": title,
             "manager_id": find_person(session, manager) if manager else None,
@@ -99,12 +100,7 @@ def onboard(
 
 
 def _department(session: Session, organization_id: str, path: str | None, now: datetime) -> str | None:
-    if not path:
-        return None
-    if any(not part.strip() for part in path.split("/")):
-        raise Invalid("department must not have empty parts.", field="department", rule="empty_path_part")
-    ids, _ = ensure_departments(session, [(organization_id, path)], now=now)
-    return ids[organization_id, path]
+    return ensure_department(session, organization_id, path, now=now) if path else None
 
 
 @app.command()
@@ -140,7 +136,7 @@ def move(
         if employment_type:
             values["type"] = _employment_type(employment_type)
         if end_date:
-            values["ends_on"] = None if end_date == "none" else parse_date(end_date, field="end_date")
+            values["ends_on"] = None if end_date == "none" else parse_day(end_date, field="end_date")
         if not values:
             raise Invalid("Say what changes.", field="move", rule="required")
         result = commands.move(session, caller(), view.id, employment_id=post.id, values=values, now=now)

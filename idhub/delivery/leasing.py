@@ -221,6 +221,13 @@ def _claim(
     if not ids:
         return []
     row = aliased(Delivery)
+    earlier = aliased(Delivery)
+    # Every attempt of the lane that has ended or been given up on is in its delivery's `quiet_after`; none is running.
+    quiet_after = (
+        select(func.max(earlier.quiet_after))
+        .where(earlier.lane == Delivery.lane, earlier.seq <= Delivery.seq)
+        .scalar_subquery()
+    )
     free = select(row.id).where(row.id.in_(ids), row.state == "pending", row.next_attempt_at <= now, is_head(row))
     if session.connection().dialect.name == "postgresql":
         free = free.with_for_update(skip_locked=True, of=row)
@@ -232,6 +239,7 @@ def _claim(
             attempts=Delivery.attempts + 1,
             # The fence: equal to the attempt's number for as long as both only go up together, here.
             lease_token=Delivery.attempts + 1,
+            quiet_after=quiet_after,
             leased_by=worker,
             leased_until=now + settings.delivery_lease,
         )

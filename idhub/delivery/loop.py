@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import ParamSpec, TypeVar
 
 import structlog
+from sqlalchemy.exc import DBAPIError
 
 from idhub.db import Database
 from idhub.delivery.channel import Channel, LeasedDelivery, Outcome
@@ -136,10 +137,13 @@ class DeliveryLoop:
             return Outcome(kind="retry", error=f"This worker knows no channel {leased.channel!r}.")
         if asyncio.get_running_loop().time() >= deadline:
             return Outcome(kind="retry", error="Nothing was sent: the worker was held up past the deadline.")
+        limit = asyncio.timeout_at(deadline)
         try:
-            async with asyncio.timeout_at(deadline):
+            async with limit:
                 return await channel.send(leased, now=self._clock())
         except TimeoutError:
+            if not limit.expired():
+                return Outcome(kind="retry", error="The channel ran out of time.")
             seconds = self._settings.delivery_timeout.total_seconds()
             return Outcome(kind="retry", error=f"No answer within {seconds:g} s.")
         except IdhubError as error:
@@ -165,20 +169,38 @@ class DeliveryLoop:
         if not answers:
             return
         try:
-            kept = await self._in_thread(
-                settle_all, self._database, answers, now=self._clock(), settings=self._settings
-            )
-        except Exception:
+            kept = await self._record(answers)
+        except DBAPIError:
+            # The database is away or was busy too long: nothing was recorded, all of it is tried again.
             _log.exception("delivery.settle_failed", count=len(answers))
             self._answers = answers + self._answers
             await asyncio.sleep(_AFTER_FAILURE)
             self._answered.set()
             return
+        except Exception:
+            _log.exception("delivery.settle_failed", count=len(answers))
+            kept = await self._record_apart(answers)
         for leased, _ in answers:
             if leased.id not in kept:
                 _log.warning("delivery.lease_lost", delivery_id=leased.id, attempt=leased.attempt)
         # What waited behind them in their lanes may be due now.
         self._wait = _SHORTEST_WAIT
+
+    async def _record(self, answers: list[tuple[LeasedDelivery, Outcome]]) -> set[str]:
+        return await self._in_thread(settle_all, self._database, answers, now=self._clock(), settings=self._settings)
+
+    async def _record_apart(self, answers: list[tuple[LeasedDelivery, Outcome]]) -> set[str]:
+        """Record one by one, so that an answer that cannot be stored holds up no other; that one is tried again."""
+        kept: set[str] = set()
+        for leased, outcome in answers:
+            for one in (outcome, Outcome(kind="retry", error="What the channel answered cannot be stored.")):
+                try:
+                    kept |= await self._record([(leased, one)])
+                except Exception:
+                    _log.exception("delivery.settle_failed", delivery_id=leased.id)
+                else:
+                    break
+        return kept
 
     async def _finish(self) -> None:
         if self._sending:

@@ -39,7 +39,7 @@ def plan(session: Session, planned: Sequence[PlannedDelivery], *, now: datetime)
     before = _lanes_before(session, list(lanes))
     superseded = _supersede(session, planned, before, now=now)
     rows, events = [], []
-    place = {lane: seq for lane, (seq, _) in before.items()}
+    place = dict(before)
     for index, delivery in enumerate(planned):
         seq = place[delivery.lane] = place.get(delivery.lane, 0) + 1
         last = lanes[delivery.lane]
@@ -65,7 +65,6 @@ def plan(session: Session, planned: Sequence[PlannedDelivery], *, now: datetime)
             "attempts": 0,
             "lease_token": 0,
             "next_attempt_at": now,
-            "quiet_after": before.get(delivery.lane, (0, None))[1],
             "planned_at": now,
             "finished_at": now if is_moot else None,
         }
@@ -86,16 +85,13 @@ def _makes_moot(later: PlannedDelivery, earlier: PlannedDelivery) -> bool:
     return later.operation == "provision" and earlier.case_id in {None, later.case_id}
 
 
-def _lanes_before(session: Session, lanes: Sequence[str]) -> dict[str, tuple[int, datetime | None]]:
-    """Last place taken in each lane, and when its earlier attempts had ended."""
-    found: dict[str, tuple[int, datetime | None]] = {}
+def _lanes_before(session: Session, lanes: Sequence[str]) -> dict[str, int]:
+    """Last place taken in each lane."""
+    found: dict[str, int] = {}
     for part in chunked(lanes):
-        for lane, seq, quiet_after in session.execute(
-            select(Delivery.lane, func.max(Delivery.seq), func.max(Delivery.quiet_after))
-            .where(Delivery.lane.in_(part))
-            .group_by(Delivery.lane)
-        ):
-            found[lane] = (seq, quiet_after)
+        statement = select(Delivery.lane, func.max(Delivery.seq)).where(Delivery.lane.in_(part)).group_by(Delivery.lane)
+        for lane, seq in session.execute(statement):
+            found[lane] = seq
     return found
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import bindparam, func, or_, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from audit.events import clean_text
@@ -142,7 +142,7 @@ def _settle(
     rows = _current(session, sorted(by_id))
     mine = {i: row for i, row in rows.items() if row.lease_token == by_id[i][0].attempt}
     spent = _attempts_before_last_death(session, sorted(mine))
-    deliveries, attempts, quiet, events, touched = [], [], [], [], []
+    deliveries, attempts, events, touched = [], [], [], []
     refused: Counter[Queue] = Counter()
     accepted: set[Queue] = set()
     for delivery_id, row in mine.items():
@@ -160,12 +160,11 @@ def _settle(
         error = clean_text(outcome.error, _ERROR_LIMIT) if outcome.error else None
         deliveries.append(_delivery_values(leased, outcome, decision, row, error, quiet_after, now=now, lost=is_lost))
         attempts.append(_attempt_values(leased, outcome, decision, error, now=now, lost=is_lost))
-        quiet.append({"b_lane": leased.lane, "b_seq": row.seq, "b_quiet": quiet_after})
         events.append(_event(leased, outcome, decision, error, now=now))
         if decision.state != "pending" or decision.grade > row.grade:
             touched.append(leased.case_id)
         _note(leased, outcome, refused, accepted)
-    _write(session, deliveries, attempts, quiet)
+    _write(session, deliveries, attempts)
     record(session, events)
     note_answers(session, refused, accepted, now=now)
     touch_cases(session, touched, now=now)
@@ -176,7 +175,6 @@ def _current(session: Session, ids: Sequence[str]) -> dict[str, Any]:
     statement = (
         select(
             Delivery.id,
-            Delivery.seq,
             Delivery.lease_token,
             Delivery.grade,
             Delivery.evidence,
@@ -258,7 +256,6 @@ def _write(
     session: Session,
     deliveries: Sequence[Mapping[str, Any]],
     attempts: Sequence[Mapping[str, Any]],
-    quiet: Sequence[Mapping[str, Any]],
 ) -> None:
     if not deliveries:
         return
@@ -295,18 +292,6 @@ def _write(
             evidence=bindparam("b_evidence"),
         ),
         attempts,
-    )
-    # Those behind in the lane must not read back before this attempt was over.
-    connection.execute(
-        update(Delivery)
-        .where(
-            table.c.lane == bindparam("b_lane"),
-            table.c.seq > bindparam("b_seq"),
-            table.c.state == "pending",
-            or_(table.c.quiet_after.is_(None), table.c.quiet_after < bindparam("b_quiet")),
-        )
-        .values(quiet_after=bindparam("b_quiet")),
-        quiet,
     )
 
 

@@ -1,8 +1,9 @@
 """A database with two applications to deliver to."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+import structlog
 from sqlalchemy import insert
 
 from idhub.access.tables import Application, Criticality
@@ -11,6 +12,14 @@ from idhub.db import Database
 from idhub.directory.tables import Organization, OrganizationKind
 from idhub.keys import Keyring
 from tests.support.clock import Clock
+
+
+@pytest.fixture(autouse=True)
+def _plain_logs() -> Iterator[None]:
+    """Structlog's own way of showing exceptions draws tables of local variables, which takes seconds."""
+    structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.JSONRenderer()])
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture

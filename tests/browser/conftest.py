@@ -3,8 +3,9 @@
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,60 +14,24 @@ import uvicorn
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from idhub.db import create_database
-from idhub.delivery.channel import Grade, LeasedDelivery, Outcome
 from idhub.keys import MasterKey, load_keyring
 from idhub.migrations import migrate
 from idhub.settings import Settings
 from tests.support.clock import Clock
-from tests.web.sample import SampleHub
+from tests.web.sample import SampleHub, Story
 
 AXE = Path(__file__).parent.parent / "node_modules" / "axe-core" / "axe.min.js"
 CHROMIUM_ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-LEAVER, SCHEDULED, SUSPENDED = "徐浩然", "林晓雯", "何志强"
-
-
-def _proven(delivery: LeasedDelivery) -> Outcome:
-    if delivery.channel == "backchannel_logout":
-        return Outcome(kind="done", grade=Grade.E1, evidence={"status_code": 200}, status_code=200)
-    evidence = {"status_code": 200, "read_back": {"active": delivery.operation != "deprovision"}}
-    return Outcome(kind="done", grade=Grade.E2, evidence=evidence, status_code=200)
 
 
 class Served:
-    """The sample hub, answering on a port of its own."""
+    """The sample hub with its story, answering on a port of its own."""
 
-    def __init__(self, hub: SampleHub, url: str) -> None:
-        self.hub, self.url = hub, url
-        self.receipt = self.scheduled = ""
-
-    def tell_the_story(self) -> None:
-        """People joined a while ago; one left this morning, one is scheduled, one is suspended."""
-        hub, clock = self.hub, self.hub.clock
-        assert isinstance(clock, Clock)
-        hub.deliver()
-        hub.know_accounts()
-        applications = hub.application_slugs()
-        clock.advance(hours=1)
-        hub.suspend(SUSPENDED)
-        self.receipt = hub.leave(LEAVER)
-        self.scheduled = hub.leave(SCHEDULED, at=clock() + timedelta(days=7, hours=8))
-
-        def answer(delivery: LeasedDelivery) -> Outcome:
-            slug = applications[delivery.application_id]
-            if slug == "expenses":
-                words = "503 Service Unavailable: maintenance until 18:00"
-                return Outcome(kind="retry", error=words, status_code=503, retry_after=timedelta(hours=1))
-            if slug == "gitlab" and delivery.operation == "deprovision":
-                return Outcome(kind="dead", error="409 uniqueness: userName is taken", status_code=409)
-            return _proven(delivery)
-
-        clock.advance(seconds=4)
-        hub.deliver(outcome=answer)
-        hub.sign_receipts()
-        clock.advance(minutes=52)
+    def __init__(self, story: Story, url: str) -> None:
+        self.story, self.hub, self.url = story, story.hub, url
 
 
 @pytest.fixture(scope="session")
@@ -82,11 +47,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         migrate(database)
         clock = Clock(datetime(2026, 11, 23, 5, 30, tzinfo=UTC))
         keyring = load_keyring(database, MasterKey.load(settings.effective_master_key_file, create=True), now=clock())
-        served = Served(SampleHub(settings, database, keyring, clock).fill(), url)
-        served.tell_the_story()
+        served = Served(Story(SampleHub(settings, database, keyring, clock).fill(), clock).tell(), url)
         server = uvicorn.Server(uvicorn.Config(served.hub.app, log_level="warning", lifespan="off"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
+        while not server.started and thread.is_alive():
+            time.sleep(0.02)
         try:
             yield served
         finally:

@@ -1,4 +1,4 @@
-"""A hub with a story in it, made through the hub's own doors: organizations, people, applications, a leave half proven."""
+"""A hub with a story in it, made through the hub's own doors: people, applications, a leave that is half proven."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -32,6 +32,7 @@ from idhub.settings import Settings
 from idhub.signals.planner import BackchannelPlanner
 from idhub.web.routes import create_router
 from idhub.web.visit import install_translators
+from tests.support.clock import Clock
 
 NAMES = (
     ("吴建国", "Jianguo", "Wu", "高级技师"),
@@ -83,7 +84,7 @@ class SampleHub:
         self.database, self.settings, self.clock = database, settings, clock
         self.people: dict[str, str] = {}
         self.organizations: dict[str, str] = {}
-        self.app = FastAPI()
+        self.app = FastAPI(redirect_slashes=False)
         self.app.include_router(create_router(self.services))
         install_translators(self.app, self.services)
         self.app.add_middleware(_RequestNumbers)
@@ -175,7 +176,8 @@ class SampleHub:
     def application_slugs(self) -> dict[str, str]:
         """Slug by application id."""
         with self.database.read() as session:
-            return {i: slug for i, slug in session.execute(select(Application.id, Application.slug))}
+            rows = session.execute(select(Application.id, Application.slug))
+            return {row.id: row.slug for row in rows}
 
     def know_accounts(self) -> None:
         """Let every account that is wanted active be known to be."""
@@ -219,6 +221,42 @@ class SampleHub:
         return token
 
 
+class Story:
+    """What happened in the sample: one left and is not proven everywhere, one is scheduled, one is suspended."""
+
+    LEAVER, SCHEDULED, SUSPENDED = "徐浩然", "林晓雯", "何志强"
+
+    def __init__(self, hub: SampleHub, clock: Clock) -> None:
+        self.hub, self._clock = hub, clock
+        self.receipt = self.scheduled = ""
+
+    def tell(self) -> "Story":
+        """Let it happen, in an hour and a half."""
+        hub = self.hub
+        hub.deliver()
+        hub.know_accounts()
+        applications = hub.application_slugs()
+        self._clock.advance(hours=1)
+        hub.suspend(self.SUSPENDED)
+        self.receipt = hub.leave(self.LEAVER)
+        self.scheduled = hub.leave(self.SCHEDULED, at=self._clock() + timedelta(days=7, hours=8))
+
+        def answer(delivery: LeasedDelivery) -> Outcome:
+            slug = applications[delivery.application_id]
+            if slug == "expenses":
+                words = "503 Service Unavailable: maintenance until 18:00"
+                return Outcome(kind="retry", error=words, status_code=503, retry_after=timedelta(hours=1))
+            if slug == "gitlab" and delivery.operation == "deprovision":
+                return Outcome(kind="dead", error="409 uniqueness: userName is taken", status_code=409)
+            return _read_back(delivery)
+
+        self._clock.advance(seconds=4)
+        hub.deliver(outcome=answer)
+        hub.sign_receipts()
+        self._clock.advance(minutes=52)
+        return self
+
+
 class _RequestNumbers:
     """Gives each request a number, as the application's own middleware does."""
 
@@ -237,5 +275,6 @@ def _seal(context: str, plaintext: bytes) -> bytes:
 
 def _read_back(delivery: LeasedDelivery) -> Outcome:
     grade = Grade.E1 if delivery.channel == "backchannel_logout" else Grade.E2
-    evidence = {"status_code": 200} if grade == Grade.E1 else {"read_back": {"active": False}}
+    read_back = {"status_code": 200, "read_back": {"active": delivery.operation != "deprovision"}}
+    evidence = {"status_code": 200} if grade == Grade.E1 else read_back
     return Outcome(kind="done", grade=grade, evidence=evidence, status_code=200)

@@ -111,7 +111,7 @@ document.documentElement.classList.add("js");
   });
 
   // ---- live progress: rows change in place and never move; the counter alone is announced
-  for (const live of $$("[data-live]")) follow(live);
+  document.addEventListener("DOMContentLoaded", () => $$("[data-live]").forEach(follow));
   function follow(live) {
     const words = live.dataset;
     const toggle = $("[data-live-toggle]");

@@ -1,0 +1,222 @@
+"""Every page in a real browser: accessibility, policy, both languages and themes, script on and off."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from tests.browser.conftest import Served, open_visit
+
+SCREENSHOTS = Path("build/screenshots")
+# name -> (who, path)
+PAGES: dict[str, tuple[str, Callable[[Served], str]]] = {
+    "portal": ("郑可欣", lambda s: "/"),
+    "portal-empty": ("刘思远", lambda s: "/?q=nothing"),
+    "people": ("沈佳宁", lambda s: "/hr/people?state=active&type=regular"),
+    "people-empty": ("沈佳宁", lambda s: "/hr/people?q=nobody"),
+    "people-notice": ("沈佳宁", lambda s: "/hr/people?sort=evil"),
+    "person": ("沈佳宁", lambda s: f"/hr/people/{s.hub.people[s.story.SCHEDULED]}"),
+    "person-left": ("沈佳宁", lambda s: f"/hr/people/{s.hub.people[s.story.LEAVER]}?tab=receipts"),
+    "person-audit": ("何慕青", lambda s: f"/hr/people/{s.hub.people[s.story.LEAVER]}?tab=audit"),
+    "person-suspend": ("沈佳宁", lambda s: f"/hr/people/{s.hub.people['吴建国']}?tab=suspend"),
+    "preview": ("沈佳宁", lambda s: f"/hr/offboarding/{s.hub.people['赵明轩']}/preview?effective=2026-11-30+18:00"),
+    "preview-emergency": ("沈佳宁", lambda s: f"/hr/offboarding/{s.hub.people['赵明轩']}/preview?emergency=1"),
+    "receipts": ("沈佳宁", lambda s: "/hr/receipts"),
+    "receipt": ("沈佳宁", lambda s: f"/hr/receipts/{s.story.receipt}"),
+    "receipt-scheduled": ("沈佳宁", lambda s: f"/hr/receipts/{s.story.scheduled}"),
+    "apps": ("高远", lambda s: "/admin/apps"),
+    "app": ("高远", lambda s: "/admin/apps/plm"),
+    "deliveries": ("高远", lambda s: "/admin/deliveries"),
+    "events": ("何慕青", lambda s: "/audit/events?action=case"),
+    "events-empty": ("何慕青", lambda s: "/audit/events?q=nothing-like-this"),
+    "not-found": ("郑可欣", lambda s: "/hr/people"),
+}
+LOOKS = [("zh-CN", "light"), ("zh-CN", "dark"), ("en", "light"), ("en", "dark")]
+
+
+@pytest.mark.parametrize(("language", "theme"), LOOKS)
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_accessible_and_keeps_the_policy(
+    browser: Browser, served: Served, name: str, language: str, theme: str
+) -> None:
+    """axe finds nothing, the console stays silent, nothing needs sideways scrolling; the picture is kept."""
+    who, path = PAGES[name]
+    visit = open_visit(browser, served, who, language=language, theme=theme)
+    try:
+        page = visit.open(path(served))
+        assert page.locator("html").get_attribute("lang") == language
+        assert page.locator("h1").count() == 1
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=SCREENSHOTS / f"{name}-{language}-{theme}-desktop.png")
+        assert visit.axe() == []
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.screenshot(path=SCREENSHOTS / f"{name}-{language}-{theme}-phone.png")
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        page.set_viewport_size({"width": 320, "height": 700})
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+        assert visit.complaints == []
+    finally:
+        visit.context.close()
+
+
+@pytest.mark.parametrize("name", ["people", "person", "receipt", "deliveries", "portal"])
+def test_phone_page_is_accessible(browser: Browser, served: Served, name: str) -> None:
+    who, path = PAGES[name]
+    visit = open_visit(browser, served, who, phone=True)
+    try:
+        visit.open(path(served))
+        assert visit.axe() == []
+    finally:
+        visit.context.close()
+
+
+def test_choosing_a_theme_and_a_language_without_script(browser: Browser, served: Served) -> None:
+    visit = open_visit(browser, served, "沈佳宁", script=False)
+    try:
+        page = visit.open("/hr/people?state=active")
+        page.get_by_label("主题").click()
+        page.get_by_role("button", name="深色").click()
+        assert page.locator("html").get_attribute("data-theme") == "dark"
+        page.get_by_label("语言：简体中文").click()
+        page.get_by_role("button", name="English").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("People")
+        assert page.url.endswith("/hr/people?state=active")
+    finally:
+        visit.context.close()
+
+
+def test_the_side_bar_is_reachable_on_a_phone_without_script(browser: Browser, served: Served) -> None:
+    visit = open_visit(browser, served, "沈佳宁", phone=True, script=False)
+    try:
+        page = visit.open("/hr/people")
+        page.get_by_text("菜单", exact=True).click()
+        page.get_by_role("link", name="回执").click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("回执")
+    finally:
+        visit.context.close()
+
+
+def test_filters_change_the_list_in_place_and_the_address(browser: Browser, served: Served) -> None:
+    visit = open_visit(browser, served, "沈佳宁", language="en")
+    try:
+        page = visit.open("/hr/people")
+        page.evaluate("window.stayed = true")
+        page.get_by_label("Standing").select_option("suspended")
+        page.wait_for_url("**/hr/people?*state=suspended*")
+        expect(page.locator("tbody tr")).to_have_count(1)
+        assert page.evaluate("window.stayed") is True
+        page.reload()
+        expect(page.locator("tbody tr")).to_have_count(1)
+        page.go_back()
+        expect(page.locator("tbody tr")).to_have_count(15)
+        assert page.evaluate("sessionStorage.length + localStorage.length") == 0
+        assert visit.complaints == []
+    finally:
+        visit.context.close()
+
+
+def test_filters_work_without_script(browser: Browser, served: Served) -> None:
+    visit = open_visit(browser, served, "沈佳宁", language="en", script=False)
+    try:
+        page = visit.open("/hr/people")
+        page.get_by_label("Standing").select_option("suspended")
+        page.get_by_role("button", name="Filter").click()
+        expect(page.locator("tbody tr")).to_have_count(1)
+    finally:
+        visit.context.close()
+
+
+def test_keys_find_rows_and_pages(browser: Browser, served: Served) -> None:
+    visit = open_visit(browser, served, "沈佳宁", language="en")
+    try:
+        page = visit.open("/hr/receipts")
+        page.keyboard.press("g")
+        page.keyboard.press("p")
+        page.wait_for_url("**/hr/people")
+        page.keyboard.press("j")
+        page.keyboard.press("j")
+        focused = page.evaluate("document.activeElement.textContent")
+        assert focused == "林晓雯"
+        page.keyboard.press("/")
+        page.keyboard.type("?jk")
+        assert page.locator("#top-q").input_value() == "?jk"
+        page.keyboard.press("Escape")
+        page.locator("h1").click()
+        page.keyboard.press("?")
+        assert page.locator("#keys").is_visible()
+    finally:
+        visit.context.close()
+
+
+def _offboard(page: Page, name: str) -> None:
+    page.locator('[data-test="preview"]').click()
+    expect(page.locator('[data-test="preview-badge"]')).to_be_visible()
+    page.locator('[data-test="confirm-name"]').fill("somebody else")
+    page.locator('[data-test="confirm"]').click()
+    expect(page.get_by_role("alert")).to_contain_text("The name differs")
+    page.locator('[data-test="confirm-name"]').fill(name)
+    page.locator('[data-test="confirm"]').click()
+    page.wait_for_url("**/hr/receipts/R-*")
+
+
+@pytest.mark.parametrize(("script", "name"), [(True, "周子昂"), (False, "马诗涵")])
+def test_offboarding_from_the_list_to_the_receipt(browser: Browser, served: Served, script: bool, name: str) -> None:
+    """The main job by mouse and keyboard, with script and without."""
+    visit = open_visit(browser, served, "沈佳宁", language="en", script=script)
+    try:
+        page = visit.open("/hr/people")
+        page.get_by_role("link", name=name).click()
+        _offboard(page, name)
+        expect(page.locator('[data-test="status"]')).to_contain_text("Open · 0 of 6")
+
+        served.hub.deliver()
+        served.hub.sign_receipts()
+
+        if not script:
+            page.reload()
+        expect(page.locator('[data-test="status"]')).to_contain_text("Complete · 6 of 6", timeout=15_000)
+        expect(page.locator("tbody tr.open")).to_have_count(0)
+        assert visit.complaints == []
+    finally:
+        visit.context.close()
+
+
+def test_a_paused_page_stays_as_it_is(browser: Browser, served: Served) -> None:
+    visit = open_visit(browser, served, "沈佳宁", language="en")
+    try:
+        page = visit.open(f"/hr/receipts/{served.story.receipt}")
+        expect(page.locator("[data-live]")).to_have_class("live on")
+        page.get_by_role("button", name="Pause updates").click()
+        expect(page.locator("[data-live]")).to_contain_text("Paused")
+        expect(page.get_by_role("button", name="Pause updates")).to_have_attribute("aria-pressed", "true")
+    finally:
+        visit.context.close()
+
+
+def test_an_event_opens_in_place(browser: Browser, served: Served) -> None:
+    visit = open_visit(browser, served, "何慕青", language="en")
+    try:
+        page = visit.open("/audit/events?action=receipt")
+        opener = page.locator("[data-expand]").first
+        opener.click()
+        assert opener.get_attribute("aria-expanded") == "true"
+        expect(page.locator("tr.detail").first).to_contain_text("receipt.issued")
+        assert visit.axe() == []
+    finally:
+        visit.context.close()
+
+
+def test_nothing_of_a_page_is_fetched_from_elsewhere(browser: Browser, served: Served) -> None:
+    visit = open_visit(browser, served, "高远")
+    try:
+        asked: list[str] = []
+        visit.page.on("request", lambda request: asked.append(request.url))
+        visit.open("/admin/apps")
+        visit.page.wait_for_timeout(300)
+        assert asked
+        assert all(url.startswith(served.url) for url in asked), json.dumps(asked)
+    finally:
+        visit.context.close()

@@ -1,0 +1,223 @@
+"""Portal, applications, deliveries and the event log."""
+
+import re
+
+import pytest
+from sqlalchemy import select, update
+
+from audit.events import EventType
+from audit.tables import audit_events
+from idhub.delivery.tables import Delivery
+from idhub.web import labels
+from idhub.web.event_labels import EVENT
+from tests.web.conftest import SignIn
+from tests.web.html import links_of, rows_of, text_of, token_of
+from tests.web.sample import SampleHub, Story
+
+SQLITE = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+
+
+def test_the_portal_shows_own_applications_only(look: SignIn) -> None:
+    page = look("郑可欣").get("/").text
+
+    assert set(re.findall(r'class="card tile"[^>]*data-test="([a-z]+)"', page)) == {
+        "mail", "plm", "sap", "gitlab", "jira", "expenses",
+    }  # fmt: skip
+    assert "/hr/people" not in page
+
+
+def test_the_portal_searches_without_script(look: SignIn) -> None:
+    page = look("郑可欣").get("/?q=邮箱").text
+
+    assert re.findall(r'data-test="([a-z]+)"', page) == ["mail"]
+    assert "No application of yours matches." in look("郑可欣").get("/?q=%3Cscript%3E").text
+
+
+def test_somebody_without_entitlements_is_told_why(look: SignIn) -> None:
+    assert "not entitled to any application yet" in look("刘思远").get("/").text
+
+
+@pytest.mark.parametrize(
+    ("path", "target"), [("/hr", "/hr/people"), ("/admin", "/admin/apps"), ("/audit", "/audit/events")]
+)
+def test_front_doors_of_the_consoles(look: SignIn, path: str, target: str) -> None:
+    assert look("沈佳宁").get(path).headers["location"] == target
+
+
+def test_side_bar_links_only_what_the_role_may_open(look: SignIn) -> None:
+    for who, pages in (
+        ("沈佳宁", {"/hr/people", "/hr/receipts"}),
+        ("高远", {"/hr/people", "/hr/receipts", "/admin/apps", "/admin/deliveries"}),
+        ("何慕青", {"/hr/people", "/hr/receipts", "/admin/apps", "/admin/deliveries", "/audit/events"}),
+    ):
+        client = look(who)
+        side = client.get("/hr/people").text.split('<nav class="side"')[1].split("</nav>")[0]
+        assert set(re.findall(r'<a href="([^"]+)"', side)) == pages
+        assert {client.get(path).status_code for path in pages} == {200}
+
+
+@pytest.mark.parametrize(
+    ("query", "slugs"),
+    [
+        ("", ["bi", "expenses", "gitlab", "jira", "mail", "plm", "sap"]),
+        ("?protocol=scim&state=ok", ["expenses", "jira", "mail", "plm", "sap"]),
+        ("?state=trouble", ["gitlab"]),
+        ("?state=disabled", []),
+        ("?q=plm", ["plm"]),
+        ("?q=企业", ["mail"]),
+        ("?q=%25", []),
+        ("?sort=-slug&q=g", ["gitlab"]),
+    ],
+)
+def test_applications_can_be_filtered(look: SignIn, query: str, slugs: list[str]) -> None:
+    assert rows_of(look("高远").get(f"/admin/apps{query}").text) == slugs
+
+
+def test_one_application_shows_no_secret(look: SignIn) -> None:
+    page = look("高远").get("/admin/apps/plm").text
+
+    assert "https://plm.qiyue.example/scim/v2" in page
+    assert "employments.type ne &#34;contractor&#34;" in page
+    assert "t" * 40 not in page
+    assert "s" * 43 not in page
+
+
+@pytest.mark.parametrize("slug", ["nothing", "..%2f", "a" * 500])
+def test_an_unknown_application_is_not_found(look: SignIn, slug: str) -> None:
+    assert look("高远").get(f"/admin/apps/{slug}").status_code == 404
+
+
+def test_deliveries_show_the_original_error(look: SignIn) -> None:
+    page = look("高远").get("/admin/deliveries").text
+
+    assert text_of(page, "dead") == "1"
+    assert "409 uniqueness: userName is taken" in page
+    assert "Send again" in page
+
+
+def test_an_auditor_reads_deliveries_and_cannot_send_them_again(story: Story, look: SignIn) -> None:
+    client = look("何慕青")
+    with story.hub.database.read() as session:
+        dead = session.execute(select(Delivery.id).where(Delivery.state == "dead")).scalar_one()
+
+    assert "Send again" not in client.get("/admin/deliveries").text.replace('class="vh">Send again', "")
+    response = client.post(f"/admin/deliveries/{dead}/retry", data={"csrf_token": token_of(client.get("/").text)})
+    assert response.status_code == 404
+
+
+def test_a_dead_letter_is_sent_again(hub: SampleHub, sign_in: SignIn) -> None:
+    with hub.database.transaction() as session:
+        delivery = session.execute(select(Delivery.id).limit(1)).scalar_one()
+        session.execute(update(Delivery).where(Delivery.id == delivery).values(state="dead", finished_at=hub.clock()))
+    client, path = sign_in("高远"), f"/admin/deliveries/{delivery}"
+    page = client.get(path).text
+    assert text_of(page, "state") == "Dead letter"
+
+    response = client.post(f"{path}/retry", data={"csrf_token": token_of(page)})
+
+    assert response.headers["location"] == path
+    assert text_of(client.get(path).text, "state") == "Waiting"
+    again = client.post(f"{path}/retry", data={"csrf_token": token_of(page)})
+    assert again.status_code == 409
+    assert "Only dead letters are sent again" in again.text
+
+
+@pytest.mark.parametrize(
+    ("query", "count"), [("state=dead", 1), ("kind=deprovision&app=mail", 1), ("q=409", 1), ("app=nothing", 0)]
+)
+def test_deliveries_can_be_filtered(look: SignIn, query: str, count: int) -> None:
+    assert len(rows_of(look("高远").get(f"/admin/deliveries?{query}").text)) == count
+
+
+def _types(look: SignIn, query: str) -> set[str]:
+    page = look("何慕青").get(f"/audit/events?size=100&{query}").text
+    return set(re.findall(r'<dt>Type</dt><dd class="mono">([a-z_.]+)</dd>', page))
+
+
+def test_the_event_log_says_what_is_not_proven(look: SignIn) -> None:
+    page = look("何慕青").get("/audit/events").text
+
+    assert "No checkpoint has been signed yet." in page
+
+
+@pytest.mark.parametrize(
+    ("query", "types"),
+    [
+        ("action=receipt", {"receipt.issued"}),
+        ("action=person.suspended", {"person.suspended"}),
+        ("action=role", set()),
+        ("q=10.20.4.17&action=session", {"session.started"}),
+        ("q=nothing-like-this", set()),
+        ("from=2020-01-01&to=2020-01-02", set()),
+    ],
+)
+def test_events_are_found(look: SignIn, query: str, types: set[str]) -> None:
+    assert _types(look, query) == types
+
+
+def test_events_are_found_by_receipt_person_and_id(story: Story, look: SignIn) -> None:
+    person = story.hub.people[story.LEAVER]
+
+    assert "person.offboarded" in _types(look, f"q={story.receipt}") | _types(look, f"q={person}")
+    assert "person.offboarded" in _types(look, "q=xuhaoran&action=person")
+    assert _types(look, f"object={story.hub.people['吴建国']}&action=person.offboarded") == set()
+
+
+def test_an_event_opens_in_place_without_script(story: Story, look: SignIn) -> None:
+    with story.hub.database.read() as session:
+        row = session.execute(
+            select(audit_events.c.event_id, audit_events.c.id).where(audit_events.c.type == "receipt.issued").limit(1)
+        ).one()
+
+    page = look("何慕青").get(f"/audit/events?action=receipt&open={row.event_id}").text
+
+    assert f'<tr class="detail" id="d-{row.id}"><td' in page
+
+
+def test_events_follow_each_other_and_lead_back(look: SignIn) -> None:
+    client = look("何慕青")
+    first = client.get("/audit/events?size=25&action=delivery").text
+    older = links_of(first, "next")
+    assert older is not None
+    second = client.get(older).text
+    newer = links_of(second, "prev")
+    assert newer is not None
+
+    assert not set(rows_of(first)) & set(rows_of(second))
+    assert rows_of(client.get(newer).text) == rows_of(first)
+
+
+@pytest.mark.parametrize("query", ["from=x", "to=%00", "after=AAAA", "range=1y", "from=" + "9" * 200])
+def test_bad_parameters_of_the_log_are_dropped(look: SignIn, query: str) -> None:
+    assert look("何慕青").get(f"/audit/events?{query}").status_code == 200
+
+
+def test_the_chart_is_a_table_too(look: SignIn) -> None:
+    page = look("何慕青").get("/audit/events?view=table").text
+
+    assert '<th scope="col" class="n">Refused</th>' in page
+
+
+def test_every_event_type_has_its_words() -> None:
+    assert {str(kind) for kind in EventType} <= EVENT.keys()
+
+
+def test_every_stored_code_has_its_words() -> None:
+    assert {"pending", "leased", "done", "dead", "superseded"} == labels.DELIVERY_STATE.keys()
+    assert {"provision", "deprovision", "logout"} == labels.OPERATION.keys()
+
+
+def test_unknown_addresses_answer_as_they_were_asked(look: SignIn) -> None:
+    client = look("沈佳宁")
+
+    assert "Not found, or you may not see it" in client.get("/nothing").text
+    assert client.get("/nothing", headers={"accept": "application/json"}).json() == {"error": "not_found"}
+    assert client.put("/hr/people", headers={"accept": "*/*"}).status_code == 405
+
+
+@SQLITE
+@pytest.mark.parametrize("size", [1_000_000])
+def test_a_huge_form_is_refused_or_ignored(sign_in: SignIn, size: int) -> None:
+    response = sign_in("沈佳宁").post("/preferences", data={"language": "x" * size})
+
+    assert response.status_code < 500

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 from sqlalchemy import select
 
 from idhub.credentials import sessions, transactions
@@ -49,27 +48,27 @@ def test_logout_is_confirmed_ends_everything_and_returns(world: World, office: A
     assert len(world.events("logout.requested")) == 1
 
 
-@pytest.mark.parametrize(
-    "uri",
-    [
-        "https://office.example/bye?x=1",
-        "https://office.example/bye/",
-        "https://evil.example/bye",
-        "https://wiki.example/bye",
-        "https://office.example/callback",
-        "javascript:alert(1)",
-        "http://[::1",
-        "//evil",
-    ],
-)
-def test_only_a_registered_address_is_returned_to(world: World, office: App, uri: str) -> None:
+UNREGISTERED = [
+    "https://office.example/bye?x=1",
+    "https://office.example/bye/",
+    "https://evil.example/bye",
+    "https://wiki.example/bye",
+    "https://office.example/callback",
+    "javascript:alert(1)",
+    "http://[::1",
+    "//evil",
+]
+
+
+def test_only_a_registered_address_is_returned_to(world: World, office: App) -> None:
     """A32, keycloak#51712."""
     world.app("wiki", post_logout_redirect_uris=["https://wiki.example/bye"])
     world.sign_in(world.employee(office))
     hint = world.tokens(office)["id_token"]
-    for parameters in ({"id_token_hint": hint}, {"client_id": "office"}):
-        response = logout(world, post_logout_redirect_uri=uri, **parameters)
-        assert (response.status_code, response.text) == (400, "shown: invalid_logout_request")
+    for uri in UNREGISTERED:
+        for parameters in ({"id_token_hint": hint}, {"client_id": "office"}):
+            response = logout(world, post_logout_redirect_uri=uri, **parameters)
+            assert (response.status_code, response.text) == (400, "shown: invalid_logout_request"), uri
     assert world.authorize(office, prompt="none").headers["location"].startswith(office.redirect_uri)
 
 

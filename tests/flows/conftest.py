@@ -1,9 +1,9 @@
-"""A hub that runs as operators run it, with a few people and one application."""
+"""A hub that runs as operators run it, one for each database, with people of their own for each test."""
 
 import csv
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -15,22 +15,39 @@ from idhub.demo.browser import Browser
 from idhub.demo.hub import Hub
 from idhub.demo.processes import free_port
 from providers.hr_file import COLUMNS
+from tests.support.databases import Databases
 
 COMPANY = "总部"
 PASSWORD = "a-long-quiet-sentence-9"
-PEOPLE = {"QY000001": ("林晓", "regular"), "QY000002": ("王芳", "regular"), "QY000003": ("Jo Contractor", "contractor")}
+CONTRACTOR = "QY000001"
+PEOPLE = {CONTRACTOR: ("Jo Contractor", "contractor")} | {
+    f"QY{number:06}": (f"林晓{number}", "regular") for number in range(100, 120)
+}
 
 
-@dataclass(frozen=True)
+@dataclass
 class RunningHub:
-    """A hub with people who have passwords, and clients `portal-basic` and `portal-post` at address `application`."""
+    """A hub with people, and clients `portal-basic` and `portal-post` at the address `application`."""
 
     hub: Hub
     application: str
     application_port: int
     client_secret: str
+    unused: list[str] = field(default_factory=lambda: [number for number in PEOPLE if number != CONTRACTOR])
 
-    def sign_in(self, browser: Browser, start: str, number: str = "QY000001") -> signing_in.SignedIn:
+    def new_employee(self) -> str:
+        """The number of an employee whom no test has met, with a password."""
+        number = self.unused.pop()
+        self.give_password(number)
+        return number
+
+    def give_password(self, number: str) -> None:
+        """Let a person choose the password."""
+        link = self.hub.run("people", "invite", number).stdout.strip()
+        with Browser() as browser:
+            signing_in.set_first_password(browser, link, PASSWORD)
+
+    def sign_in(self, browser: Browser, start: str, number: str) -> signing_in.SignedIn:
         """Open an address that asks for sign-in and follow the pages."""
         return signing_in.sign_in(browser, start, number, PASSWORD)
 
@@ -60,7 +77,7 @@ def _application(method: str, address: str) -> dict[str, object]:
     return {
         "slug": f"portal-{method}",
         "name": {"en": "Portal", "zh": "门户"},
-        "owner": "QY000002",
+        "owner": "QY000100",
         "oidc": {
             "client_id": f"portal-{method}",
             "client_secret_file": "portal.secret",
@@ -72,25 +89,25 @@ def _application(method: str, address: str) -> dict[str, object]:
     }
 
 
-@pytest.fixture
-def running_hub(database_url: str, tmp_path: Path) -> Iterator[RunningHub]:
-    """`idhub serve` on an empty database of either kind, with people, passwords and one application."""
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def running_hub(
+    request: pytest.FixtureRequest, databases: Databases, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningHub]:
+    """`idhub serve` on an empty database of either kind, with people and one application that has two clients."""
+    folder = tmp_path_factory.mktemp("hub")
     port = free_port()
     application = f"http://127.0.0.1:{port}"
     secret = secrets.token_urlsafe(32)
-    (tmp_path / "portal.secret").write_text(secret + "\n")
+    (folder / "portal.secret").write_text(secret + "\n")
     document = {"applications": [_application(method, application) for method in ("basic", "post")]}
-    (tmp_path / "apps.yaml").write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
-    write_people(tmp_path / "people.csv")
-    hub = Hub(tmp_path, outbound_allow=f"127.0.0.1:{port}", settings={"IDHUB_DATABASE_URL": database_url})
-    try:
-        hub.start()
-        hub.run("people", "import", tmp_path / "people.csv")
-        hub.run("apply", tmp_path / "apps.yaml")
-        for number in PEOPLE:
-            with Browser() as browser:
-                link = hub.run("people", "invite", number).stdout.strip()
-                signing_in.set_first_password(browser, link, PASSWORD)
-        yield RunningHub(hub, application, port, secret)
-    finally:
-        hub.close()
+    (folder / "apps.yaml").write_text(yaml.safe_dump(document, allow_unicode=True), encoding="utf-8")
+    write_people(folder / "people.csv")
+    with databases.fresh(request.param, folder, migrated=False) as url:
+        hub = Hub(folder, outbound_allow=f"127.0.0.1:{port}", settings={"IDHUB_DATABASE_URL": url})
+        try:
+            hub.start()
+            hub.run("people", "import", folder / "people.csv")
+            hub.run("apply", folder / "apps.yaml")
+            yield RunningHub(hub, application, port, secret)
+        finally:
+            hub.close()

@@ -13,7 +13,7 @@ import pytest
 
 from idhub.demo.browser import Browser
 from idhub.demo.processes import Server
-from tests.flows.conftest import RunningHub
+from tests.flows.conftest import CONTRACTOR, PEOPLE, RunningHub
 
 pytestmark = pytest.mark.slow
 _SCRIPT = Path(__file__).parent / "relying_party.mjs"
@@ -40,6 +40,12 @@ def browser() -> Iterator[Browser]:
         yield opened
 
 
+@pytest.fixture
+def number(running_hub: RunningHub) -> str:
+    """An employee of this test alone."""
+    return running_hub.new_employee()
+
+
 def _ok(answer: httpx2.Response) -> dict[str, object]:
     assert answer.status_code == 200, answer.text
     document: dict[str, object] = answer.json()
@@ -48,16 +54,16 @@ def _ok(answer: httpx2.Response) -> dict[str, object]:
 
 @pytest.mark.parametrize("application", ["basic", "post"], indirect=True)
 def test_sign_in_refresh_introspection_revocation_and_logout(
-    running_hub: RunningHub, application: httpx2.Client, browser: Browser
+    running_hub: RunningHub, application: httpx2.Client, browser: Browser, number: str
 ) -> None:
-    signed_in = running_hub.sign_in(browser, f"{running_hub.application}/login")
+    signed_in = running_hub.sign_in(browser, f"{running_hub.application}/login", number)
     assert signed_in.page.status == 200, signed_in.page.html
     assert signed_in.asked_for_password
     assert '"token_type":"bearer"' in signed_in.page.html
 
     userinfo = _ok(application.get("/userinfo"))
-    assert userinfo["name"] == "林晓"
-    assert userinfo["email"] == "qy000001@qiyue.example"
+    assert userinfo["name"] == PEOPLE[number][0]
+    assert userinfo["email"] == f"{number.lower()}@qiyue.example"
     introspected = _ok(application.get("/introspect"))
     assert introspected["active"] is True
     assert introspected["sub"] == userinfo["sub"]
@@ -73,11 +79,11 @@ def test_sign_in_refresh_introspection_revocation_and_logout(
 
 
 def test_a_second_sign_in_needs_no_password_and_prompt_none_answers_at_once(
-    running_hub: RunningHub, application: httpx2.Client, browser: Browser
+    running_hub: RunningHub, application: httpx2.Client, browser: Browser, number: str
 ) -> None:
-    running_hub.sign_in(browser, f"{running_hub.application}/login")
+    running_hub.sign_in(browser, f"{running_hub.application}/login", number)
 
-    again = running_hub.sign_in(browser, f"{running_hub.application}/login?prompt=none")
+    again = running_hub.sign_in(browser, f"{running_hub.application}/login?prompt=none", number)
 
     assert again.page.status == 200
     assert not again.asked_for_password
@@ -94,25 +100,27 @@ def test_prompt_none_without_a_session_answers_login_required(
 
 
 def test_prompt_login_asks_for_the_password_again(
-    running_hub: RunningHub, application: httpx2.Client, browser: Browser
+    running_hub: RunningHub, application: httpx2.Client, browser: Browser, number: str
 ) -> None:
-    running_hub.sign_in(browser, f"{running_hub.application}/login")
+    running_hub.sign_in(browser, f"{running_hub.application}/login", number)
 
-    again = running_hub.sign_in(browser, f"{running_hub.application}/login?prompt=login")
+    again = running_hub.sign_in(browser, f"{running_hub.application}/login?prompt=login", number)
 
     assert again.page.status == 200
     assert again.asked_for_password
 
 
 def test_logout_at_the_hub_returns_to_the_application_and_ends_the_session(
-    running_hub: RunningHub, application: httpx2.Client, browser: Browser
+    running_hub: RunningHub, application: httpx2.Client, browser: Browser, number: str
 ) -> None:
     """RP-Initiated Logout 1.0 sections 2 and 3."""
-    running_hub.sign_in(browser, f"{running_hub.application}/login")
+    running_hub.sign_in(browser, f"{running_hub.application}/login", number)
 
     page = browser.get(f"{running_hub.application}/logout")
-    if page.path == "/logout" and page.forms:  # the hub may ask whether to
-        page = browser.submit(page, page.forms[0])
+    form = page.form(lambda form: form.action == "/logout")
+    assert form is not None, page.html
+    assert "Portal asks to sign you out" in page.text
+    page = browser.submit(page, form)
 
     assert page.url == f"{running_hub.application}/signed-out?state=bye", page.html
     assert browser.get(f"{running_hub.hub.address}/").login_form is not None
@@ -122,7 +130,9 @@ def test_logout_at_the_hub_returns_to_the_application_and_ends_the_session(
 def test_somebody_who_is_not_entitled_gets_a_page_and_the_application_gets_nothing(
     running_hub: RunningHub, application: httpx2.Client, browser: Browser
 ) -> None:
-    page = running_hub.sign_in(browser, f"{running_hub.application}/login", "QY000003").page
+    running_hub.give_password(CONTRACTOR)
+
+    page = running_hub.sign_in(browser, f"{running_hub.application}/login", CONTRACTOR).page
 
     assert page.url.startswith(running_hub.hub.address)
     assert page.status in {200, 403}
@@ -130,14 +140,14 @@ def test_somebody_who_is_not_entitled_gets_a_page_and_the_application_gets_nothi
 
 
 def test_offboarding_ends_what_the_application_holds(
-    running_hub: RunningHub, application: httpx2.Client, browser: Browser
+    running_hub: RunningHub, application: httpx2.Client, browser: Browser, number: str
 ) -> None:
-    running_hub.sign_in(browser, f"{running_hub.application}/login")
+    running_hub.sign_in(browser, f"{running_hub.application}/login", number)
 
-    running_hub.hub.run("offboard", "QY000001")
+    running_hub.hub.run("offboard", number)
 
     assert application.get("/refresh").json()["error"] == "invalid_grant"
     assert _ok(application.get("/introspect")) == {"active": False}
     assert application.get("/userinfo").status_code == 502
-    again = running_hub.sign_in(browser, f"{running_hub.application}/login")
+    again = running_hub.sign_in(browser, f"{running_hub.application}/login", number)
     assert not again.page.url.startswith(running_hub.application)

@@ -248,9 +248,17 @@ _LOST = (
     asyncpg.CrashShutdownError,
     asyncpg.CannotConnectNowError,
     asyncpg.InterfaceError,
+    # What asyncpg says of a connection that the server dropped between two uses.
+    asyncpg.InternalClientError,
     OSError,
 )
-_AGAIN = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+_AGAIN = (
+    asyncpg.SerializationError,
+    asyncpg.DeadlockDetectedError,
+    # A migration beside us changed a table that a prepared statement reads.
+    asyncpg.InvalidCachedStatementError,
+    asyncpg.FeatureNotSupportedError,
+)
 _HELD = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, TimeoutError)
 _ATTEMPTS: Final = 3
 

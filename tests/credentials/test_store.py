@@ -1,0 +1,248 @@
+"""The narrow store: one transaction an operation, locks that others hold, connections that are lost."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text
+
+from idhub.credentials.purge import purge_expired
+from idhub.credentials.statements import compile_statements
+from idhub.credentials.store import DURABLE, Operation, SqliteStore, Store, create_store
+from idhub.credentials.tables import AccessToken, AuthorizationCode, Grant, LoginTransaction, RefreshToken
+from idhub.errors import Unavailable
+from tests.oidc.world import App, World
+
+SQLITE = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+POSTGRESQL = pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+
+
+def ending(world: World, grant_id: str, *, then: Callable[[], None] | None = None, durable: bool = False) -> Any:
+    """An operation that ends a grant, and then does something else."""
+
+    def operation() -> Operation[int]:
+        if durable:
+            yield DURABLE, {}
+        rows = yield "grant.end", {"grant_id": grant_id, "reason": "test", "now": world.clock()}
+        if then is not None:
+            then()
+        return len(rows)
+
+    return operation
+
+
+def grant_of(world: World, office: App) -> str:
+    world.sign_in(world.employee(office))
+    world.tokens(office)
+    with world.database.read() as session:
+        return session.execute(select(Grant.id)).scalar_one()
+
+
+def using(world: World, work: Callable[[Store], Any]) -> Any:
+    """Run `work` with a store of its own, in an event loop of its own."""
+
+    async def run() -> Any:
+        store = create_store(world.settings, world.database, world.keyring)
+        try:
+            return await work(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(run())
+
+
+def is_ended(world: World) -> bool:
+    return world.count(Grant, Grant.ended_at.is_not(None)) == 1
+
+
+def test_every_statement_compiles_alike_for_both_databases() -> None:
+    ours, theirs = compile_statements("sqlite"), compile_statements("postgresql")
+    assert set(ours) == set(theirs)
+    for name, statement in ours.items():
+        other = theirs[name]
+        assert set(statement.names) - set(statement.constants) == set(other.names) - set(other.constants), name
+    assert theirs["principal.lock"].sql.endswith("FOR SHARE")
+
+
+def test_a_missing_parameter_is_a_defect_that_shows(world: World) -> None:
+    def operation() -> Operation[None]:
+        yield "grant.end", {"grant_id": "x"}
+
+    with pytest.raises(KeyError):
+        using(world, lambda store: store.write(operation))
+
+
+def test_an_operation_that_fails_leaves_nothing(world: World, office: App) -> None:
+    grant_id = grant_of(world, office)
+
+    def fail() -> None:
+        raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError):
+        using(world, lambda store: store.write(ending(world, grant_id, then=fail)))
+    assert not is_ended(world)
+    assert using(world, lambda store: store.write(ending(world, grant_id))) == 1
+    assert using(world, lambda store: store.write(ending(world, grant_id, durable=True))) == 0
+    assert is_ended(world)
+
+
+def test_a_durable_operation_begins_anew_and_happens_once(world: World, office: App) -> None:
+    grant_id = grant_of(world, office)
+    assert using(world, lambda store: store.write(ending(world, grant_id, durable=True))) == 1
+    assert is_ended(world)
+
+
+@SQLITE
+def test_durable_means_synchronous_full(world: World) -> None:
+    store = SqliteStore(world.database.engine.url.database or "", world.keyring)
+    for mode, expected in (("NORMAL", 1), ("FULL", 2)):
+        connection = store._connect(mode, 0)
+        assert connection.execute("PRAGMA synchronous").fetchone()[0] == expected
+        connection.close()
+
+
+def test_somebody_elses_lock_is_waited_for_and_the_loop_goes_on(world: World, office: App) -> None:
+    """D09: the event loop never waits for a lock; other requests are answered meanwhile."""
+    grant_id = grant_of(world, office)
+
+    async def work(store: Store) -> tuple[int, int]:
+        with world.database.transaction() as session:
+            session.execute(text("UPDATE grants SET end_reason = 'held' WHERE id = :id"), {"id": grant_id})
+            waiting = asyncio.create_task(store.write(ending(world, grant_id)))
+            ticks = 0
+            while ticks < 20:
+                await asyncio.sleep(0.01)
+                ticks += 1
+            assert not waiting.done()
+
+            def look() -> Operation[int]:
+                rows = yield "service.epochs", {"principal_id": "x", "now": world.clock()}
+                return len(rows)
+
+            assert await store.read(look) == 0, "reads do not wait"
+        return await waiting, ticks
+
+    assert using(world, work) == (1, 20)
+    assert is_ended(world)
+
+
+@SQLITE
+def test_a_lock_that_stays_is_a_503_and_changes_nothing(
+    world: World, office: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("idhub.credentials.store._BUSY_TIMEOUT_S", 0.1)
+    world.sign_in(world.employee(office))
+    code = world.code(office)
+    blocker = sqlite3.connect(world.database.engine.url.database or "", isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    try:
+        response = world.redeem(office, code)
+        assert response.status_code == 503
+        assert response.json()["error"] == "temporarily_unavailable"
+        assert int(response.headers["retry-after"]) >= 1
+    finally:
+        blocker.execute("ROLLBACK")
+        blocker.close()
+    assert world.count(AccessToken) == 0
+    assert world.redeem(office, code).status_code == 200
+
+
+@POSTGRESQL
+def test_a_lost_connection_is_replaced_and_the_operation_done_again(world: World, office: App) -> None:
+    """D03: the server drops every connection; the next request works."""
+    world.sign_in(world.employee(office))
+    tokens = world.tokens(office)
+    with world.database.transaction() as session:
+        session.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE application_name = 'idhub-store' AND datname = current_database()"
+            )
+        )
+    assert world.is_active(office, tokens["access_token"])
+    assert world.refresh(office, tokens["refresh_token"]).status_code == 200
+
+
+@POSTGRESQL
+def test_a_schema_change_beside_us_is_survived(world: World, office: App) -> None:
+    """Design section 9: version N-1 and N run side by side while a migration adds a column."""
+    world.sign_in(world.employee(office))
+    tokens = world.tokens(office)
+    assert world.is_active(office, tokens["access_token"])
+    with world.database.transaction() as session:
+        session.execute(text("ALTER TABLE grants ADD COLUMN later TEXT"))
+        session.execute(text("ALTER TABLE access_tokens ALTER COLUMN scope TYPE VARCHAR(2000)"))
+    assert world.is_active(office, tokens["access_token"])
+    assert world.refresh(office, tokens["refresh_token"]).status_code == 200
+
+
+@POSTGRESQL
+def test_a_database_that_does_not_answer_is_unavailable(world: World) -> None:
+    settings = world.settings.model_copy(update={"database_direct_url": "postgresql://x@127.0.0.1:1/x"})
+
+    async def run() -> None:
+        store = create_store(settings, world.database, world.keyring)
+        try:
+            await store.write(ending(world, "x"))
+        finally:
+            await store.close()
+
+    with pytest.raises(Unavailable):
+        asyncio.run(run())
+
+
+@POSTGRESQL
+def test_more_requests_than_connections_wait_their_turn(world: World, office: App) -> None:
+    grant_id = grant_of(world, office)
+
+    async def work(store: Store) -> list[int]:
+        return list(await asyncio.gather(*(store.write(ending(world, grant_id)) for _ in range(60))))
+
+    assert sum(using(world, work)) == 1
+    with world.database.read() as session:
+        used = session.execute(
+            text(
+                "SELECT count(*) FROM pg_stat_activity "
+                "WHERE application_name = 'idhub-store' AND datname = current_database()"
+            )
+        ).scalar_one()
+    assert used <= world.settings.database_pool_size // 2
+
+
+def test_what_has_long_expired_is_forgotten_and_the_rest_stays(world: World, office: App) -> None:
+    world.sign_in(world.employee(office))
+    world.tokens(office)
+    world.authorize(office, prompt="login")
+    assert purge_expired(world.database, now=world.clock() + timedelta(hours=23)) == 0
+    world.clock.advance(days=2)
+    world.sign_in(world.employee(office))
+    fresh = world.tokens(office)
+    assert purge_expired(world.database, now=world.clock()) == 4
+    for table in (AccessToken, AuthorizationCode, RefreshToken):
+        assert world.count(table) == 1, table
+    assert world.count(LoginTransaction) == 0
+    assert world.count(Grant) == 2
+    assert world.is_active(office, fresh["access_token"])
+
+
+def test_stores_in_several_threads_do_not_disturb_each_other(world: World, office: App) -> None:
+    """Workers of one machine: each its own store, one database."""
+    grant_id = grant_of(world, office)
+    results: list[int] = []
+
+    def worker() -> None:
+        async def work(store: Store) -> int:
+            return sum([await store.write(ending(world, grant_id)) for _ in range(20)])
+
+        results.append(using(world, work))
+
+    threads = [threading.Thread(target=worker) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert sorted(results) == [0, 0, 0, 1]

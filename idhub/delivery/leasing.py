@@ -23,6 +23,8 @@ from idhub.directory.tables import Installation
 from idhub.settings import Settings
 
 _UNFINISHED = ("pending", "leased")
+# Made once: an alias costs more to make than the statements that use it.
+_older, _later, _inner, _earlier, _row = (aliased(Delivery) for _ in range(5))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +96,9 @@ def _applications_with_pending() -> Select[Any]:
     """Applications that have pending rows, by a loose scan of the index: its cost does not grow with their rows."""
     first = select(func.min(Delivery.application_id).label("id")).where(Delivery.state == "pending")
     found = first.cte("waiting", recursive=True)
-    later = aliased(Delivery)
     following = (
-        select(func.min(later.application_id))
-        .where(later.state == "pending", later.application_id > found.c.id)
+        select(func.min(_later.application_id))
+        .where(_later.state == "pending", _later.application_id > found.c.id)
         .scalar_subquery()
     )
     found = found.union_all(select(following).where(found.c.id.is_not(None)))
@@ -106,9 +107,8 @@ def _applications_with_pending() -> Select[Any]:
 
 def is_head(row: Any) -> ColumnElement[bool]:
     """Whether nothing unfinished stands before this delivery in its lane. `row`: `Delivery` or an alias of it."""
-    older = aliased(Delivery)
     return ~exists().where(
-        older.lane == row.lane, older.seq < row.seq, older.state.in_([literal_column(f"'{s}'") for s in _UNFINISHED])
+        _older.lane == row.lane, _older.seq < row.seq, _older.state.in_([literal_column(f"'{s}'") for s in _UNFINISHED])
     )
 
 
@@ -138,16 +138,15 @@ def _heads_of(session: Session, applications: Sequence[str], each: int, *, now: 
     if session.connection().dialect.name == "postgresql":
         top = _due(now).where(Delivery.application_id == names.c.id).correlate(names).limit(each).lateral("top")
         return _fetch(session, select(top).select_from(names.join(top, true())))
-    inner = aliased(Delivery)
     ids = (
-        select(inner.id)
+        select(_inner.id)
         .where(
-            inner.state == "pending",
-            inner.application_id == names.c.id,
-            inner.next_attempt_at <= now,
-            is_head(inner),
+            _inner.state == "pending",
+            _inner.application_id == names.c.id,
+            _inner.next_attempt_at <= now,
+            is_head(_inner),
         )
-        .order_by(inner.next_attempt_at, inner.id)
+        .order_by(_inner.next_attempt_at)
         .limit(each)
         .correlate(names)
     )
@@ -171,7 +170,7 @@ def _due(now: datetime) -> Select[Any, Any, Any, Any]:
     return (
         select(Delivery.id, Delivery.application_id, Delivery.channel, Delivery.next_attempt_at)
         .where(Delivery.state == "pending", Delivery.next_attempt_at <= now, is_head(Delivery))
-        .order_by(Delivery.next_attempt_at, Delivery.id)
+        .order_by(Delivery.next_attempt_at)
     )
 
 
@@ -194,7 +193,7 @@ def _probes(session: Session, held: Sequence[Hold], in_flight: Counter[str], *, 
                     Delivery.next_attempt_at <= now,
                     is_head(Delivery),
                 )
-                .order_by(Delivery.next_attempt_at, Delivery.id)
+                .order_by(Delivery.next_attempt_at)
                 .limit(1)
             )
             found += _fetch(session, statement)
@@ -220,17 +219,17 @@ def _claim(
 ) -> list[LeasedDelivery]:
     if not ids:
         return []
-    row = aliased(Delivery)
-    earlier = aliased(Delivery)
     # Every attempt of the lane that has ended or been given up on is in its delivery's `quiet_after`; none is running.
     quiet_after = (
-        select(func.max(earlier.quiet_after))
-        .where(earlier.lane == Delivery.lane, earlier.seq <= Delivery.seq)
+        select(func.max(_earlier.quiet_after))
+        .where(_earlier.lane == Delivery.lane, _earlier.seq <= Delivery.seq)
         .scalar_subquery()
     )
-    free = select(row.id).where(row.id.in_(ids), row.state == "pending", row.next_attempt_at <= now, is_head(row))
+    # `lower` keeps SQLite from walking everything that is pending instead of looking up these few by their keys.
+    is_pending = func.lower(_row.state) == "pending"
+    free = select(_row.id).where(_row.id.in_(ids), is_pending, _row.next_attempt_at <= now, is_head(_row))
     if session.connection().dialect.name == "postgresql":
-        free = free.with_for_update(skip_locked=True, of=row)
+        free = free.with_for_update(skip_locked=True, of=_row)
     claimed = session.execute(
         update(Delivery)
         .where(Delivery.id.in_(free))

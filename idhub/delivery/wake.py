@@ -6,6 +6,7 @@ In one process by event; between machines by PostgreSQL's NOTIFY, which arrives 
 import asyncio
 import threading
 import weakref
+from contextlib import suppress
 
 from sqlalchemy import text
 from sqlalchemy.orm import Session
@@ -27,7 +28,8 @@ class Waker:
 
     def poke(self) -> None:
         """End the present wait, or the next one."""
-        if not self._loop.is_closed():
+        # The loop may have been closed meanwhile: nobody waits any more.
+        with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._event.set)
 
     async def wait(self, seconds: float) -> bool:

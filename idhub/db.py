@@ -199,6 +199,7 @@ def create_database(settings: Settings) -> Database:
             os.makedirs(folder, mode=0o700, exist_ok=True)
         engine = create_engine(
             url,
+            hide_parameters=True,
             pool_size=settings.database_pool_size,
             max_overflow=settings.database_pool_size,
             connect_args={"check_same_thread": False, "timeout": _BUSY_TIMEOUT_MS / 1000},
@@ -207,6 +208,7 @@ def create_database(settings: Settings) -> Database:
     else:
         engine = create_engine(
             url,
+            hide_parameters=True,
             pool_size=settings.database_pool_size,
             max_overflow=settings.database_pool_size,
             pool_pre_ping=True,

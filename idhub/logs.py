@@ -224,6 +224,8 @@ class RequestLog:
             return
         identity = f"req_{uuid4().hex}"
         mark = request_id.set(identity)
+        # Where pages and events read it: the number a person reads out is the one in the log.
+        scope.setdefault("state", {})["request_id"] = identity
         began = time.perf_counter()
         status = 500
 

@@ -32,6 +32,7 @@ from idhub.access.tables import Application, Criticality
 from idhub.access.uris import check_redirect_uri, check_web_uri
 from idhub.changes import Actor, Event, EventType, record
 from idhub.db import Database, new_id
+from idhub.delivery.addresses import OutboundPolicy, OutboundRefused
 from idhub.directory.organizations import bump_rules_version, find_organization, root_organization
 from idhub.directory.people import find_person
 from idhub.errors import Conflict, Invalid, NotFound
@@ -242,14 +243,20 @@ def apply(
     clock: Callable[[], datetime],
     actor: Actor,
     door: str,
+    outbound_allow: str = "",
     dry_run: bool = False,
 ) -> Applied:
     """Make the applications of the file what it says. Idempotent. Does not yet look at who is entitled.
+
+    Args:
+        outbound_allow: what the SSRF guard lets through beside public addresses (the setting of that name); an address
+            that deliveries could never reach is refused here already.
 
     Raises:
         IdhubError: the file cannot be used, or contradicts what is; nothing was written.
     """
     parsed = read_configuration(path)
+    _check_reachable(parsed, OutboundPolicy(outbound_allow))
     now = clock()
     applied: Applied
 
@@ -276,6 +283,24 @@ def apply(
     except _DryRun:
         pass
     return applied
+
+
+def _check_reachable(parsed: ConfigurationFile, policy: OutboundPolicy) -> None:
+    """Refuse addresses that the hub itself calls and the SSRF guard would not let it."""
+    for block in parsed.applications:
+        called = {
+            "oidc.backchannel_logout_uri": block.oidc.backchannel_logout_uri if block.oidc else None,
+            "scim.base_url": block.scim.base_url if block.scim else None,
+        }
+        for name, uri in called.items():
+            where = f"applications.{block.slug}.{name}"
+            if uri is None:
+                continue
+            check_web_uri(uri, field=where)
+            try:
+                policy.check_url(uri)
+            except OutboundRefused as error:
+                raise Invalid(f"{where}: {error.description}", field=where, rule=error.rule) from error
 
 
 def _register_services(

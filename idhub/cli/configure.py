@@ -38,7 +38,14 @@ def apply(
     with open_here() as hub:
         who = caller()
         applied = apply_configuration(
-            hub.database, hub.keyring, file, clock=hub.clock, actor=who.actor, door=who.door, dry_run=dry_run
+            hub.database,
+            hub.keyring,
+            file,
+            clock=hub.clock,
+            actor=who.actor,
+            door=who.door,
+            outbound_allow=hub.settings.outbound_allow,
+            dry_run=dry_run,
         )
         looked_at = 0
         if not dry_run:

@@ -103,7 +103,15 @@ def group(database: Database, settings: Settings, tmp_path: Path) -> Iterator[Gr
         )
         hub = open_hub(chosen)
         made = Group(hub, services)
-        apply(hub.database, hub.keyring, tmp_path / "apps.yaml", clock=utc_now, actor=COMMAND_LINE, door="cli")
+        apply(
+            hub.database,
+            hub.keyring,
+            tmp_path / "apps.yaml",
+            clock=utc_now,
+            actor=COMMAND_LINE,
+            door="cli",
+            outbound_allow=allowed,
+        )
         reevaluate_pending(hub.database, clock=utc_now)
         made.person, made.colleague = made.hire("林晓雯", "QY1"), made.hire("王磊", "QY2")
         made.work_until(lambda: all(len(service.users) == 2 for service in services.values()))

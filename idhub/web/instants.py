@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 from idhub.errors import Invalid
 from idhub.pages import N_
 
-_CLOCK = re.compile(r"(?:[T\s,]+)(\d{1,2}):(\d{2})(?::\d{2})?$")
+_CLOCK = re.compile(r"(?:[tT\s,]+)(\d{1,2}):(\d{2})(?::\d{2})?$")
 _WEEKDAYS = {"一": 0, "二": 1, "三": 2, "四": 3, "五": 4, "六": 5, "日": 6, "天": 6}
 _EN_WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
 _DAYS = {"今天": 0, "today": 0, "明天": 1, "tomorrow": 1, "后天": 2}

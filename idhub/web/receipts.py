@@ -68,6 +68,11 @@ class Shown:
         return sorted(late, key=lambda line: line.deadline or self.as_of)
 
     @property
+    def dead(self) -> int:
+        """Rows whose delivery was given up and waits for somebody."""
+        return sum(line.row.state == "dead" for line in self.lines)
+
+    @property
     def deviations(self) -> Sequence[Line]:
         """Rows that did not go as planned: more than one attempt, or overdue."""
         return [line for line in self.lines if line.row.attempts > 1 or line.is_overdue]

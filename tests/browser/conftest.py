@@ -118,6 +118,5 @@ def open_visit(
         reduced_motion="reduce",
     )
     if name is not None:
-        cookie = {"name": "idhub_session", "value": served.hub.sign_in(name), "url": served.url}
-        context.add_cookies([cookie])  # type: ignore[list-item] - a TypedDict's shape
+        context.add_cookies([{"name": "idhub_session", "value": served.hub.sign_in(name), "url": served.url}])
     return Visit(context, served)

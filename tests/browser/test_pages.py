@@ -29,7 +29,7 @@ PAGES: dict[str, tuple[str, Callable[[Served], str]]] = {
     "apps": ("高远", lambda s: "/admin/apps"),
     "app": ("高远", lambda s: "/admin/apps/plm"),
     "deliveries": ("高远", lambda s: "/admin/deliveries"),
-    "events": ("何慕青", lambda s: "/audit/events?action=case"),
+    "events": ("何慕青", lambda s: "/audit/events?action=receipt&range=7d"),
     "events-empty": ("何慕青", lambda s: "/audit/events?q=nothing-like-this"),
     "not-found": ("郑可欣", lambda s: "/hr/people"),
 }

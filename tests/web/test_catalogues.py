@@ -3,10 +3,19 @@
 import re
 from pathlib import Path
 
+from babel.messages.catalog import Message
+
 from idhub.pages.language import load_catalog
 from tests.web.messages import marked_messages
 
 LOCALE = Path("idhub/web/locale")
+
+
+def _strings(message: Message) -> list[str]:
+    string = message.string
+    return [string] if isinstance(string, str) else [str(one) for one in string or ()]
+
+
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")
 
 
@@ -15,9 +24,7 @@ def test_every_marked_sentence_has_its_chinese_one() -> None:
     missing = []
     for message, places in marked_messages().items():
         translated = catalog.get(message if isinstance(message, str) else message[0])
-        if translated is None or not all(
-            [translated.string] if isinstance(translated.string, str) else translated.string
-        ):
+        if translated is None or not all(_strings(translated)):
             missing.append(f"{places[0]}: {message!r}")
 
     assert not missing, "\n".join(missing)
@@ -34,7 +41,7 @@ def test_translations_keep_their_placeholders() -> None:
     for message in load_catalog(LOCALE, "zh-CN"):
         if message.id:
             source = message.id if isinstance(message.id, str) else message.id[-1]
-            strings = [message.string] if isinstance(message.string, str) else message.string
+            strings = _strings(message)
             for string in strings:
                 assert set(_PLACEHOLDER.findall(string)) == set(_PLACEHOLDER.findall(source)), source
 
@@ -42,7 +49,7 @@ def test_translations_keep_their_placeholders() -> None:
 def test_chinese_wording_follows_the_rules() -> None:
     """No courtesy words, terms of the glossary only, a blank between Han characters and Latin letters or digits."""
     for message in load_catalog(LOCALE, "zh-CN"):
-        strings = [message.string] if isinstance(message.string, str) else list(message.string or ())
+        strings = _strings(message)
         for string in strings:
             assert not re.search("请注意|成功地|系统提示|您|用户|帐号|账户|权限项|僵尸", string), string
             assert not re.search(r"[一-鿿][A-Za-z0-9%]|[A-Za-z0-9s)][一-鿿]", re.sub(r"\)s", ")s", string)), string

@@ -91,6 +91,7 @@ def test_pages_follow_each_other_and_lead_back(sign_in: SignIn, monkeypatch: pyt
     client = sign_in("沈佳宁")
     path: str | None = "/hr/people?size=4&sort=-start"
     seen: list[list[str]] = []
+    back: str | None = None
     while path is not None:
         page = client.get(path).text
         seen.append(rows_of(page))

@@ -23,7 +23,7 @@ from idhub.db import new_id
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.directory.organizations import OrganizationView, all_organizations, department_paths
-from idhub.directory.tables import Standing
+from idhub.directory.tables import EmploymentState, Standing
 from idhub.errors import Conflict, IdhubError, NotFound, NotPermitted
 from idhub.lifecycle import cases as case_book
 from idhub.lifecycle import intake, records, rules
@@ -304,13 +304,17 @@ def _entitle(
 def person_document(
     state: State, organizations: Mapping[str, OrganizationView], paths: Mapping[str, str]
 ) -> dict[str, Any]:
-    """The person as rules see them: live employments only."""
+    """The person as rules see them: posts that are active now; one still to begin or suspended entitles to nothing."""
     return {
         "id": state.id,
         "displayName": state.person["display_name"],
         "email": state.person.get("email"),
         "locale": state.person.get("locale"),
-        "employments": [_post_document(p, organizations[p.organization_id], paths) for p in state.posts if p.is_live],
+        "employments": [
+            _post_document(p, organizations[p.organization_id], paths)
+            for p in state.posts
+            if p.state == EmploymentState.ACTIVE
+        ],
     }
 
 

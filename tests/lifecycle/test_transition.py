@@ -70,6 +70,24 @@ def test_last_working_day_ends_at_the_next_local_midnight_also_when_clocks_chang
     assert world.principal(person).access_ends_at == ends_at
 
 
+def test_post_still_to_begin_entitles_nobody_who_is_active_elsewhere(world: World) -> None:
+    person = world.hire(organization_id=world.berlin)
+    later = world.facts(starts_on=date(2026, 12, 16))
+    world.change(intake.AddEmployment(principal_id=person, employment=later)).only()
+    assert world.entitled(person) == {world.wiki}
+    world.at(datetime(2026, 12, 15, 16, tzinfo=UTC))
+    assert apply_due(world.database, now=world.clock()) == 1
+    assert world.entitled(person) == {world.wiki, world.office}
+
+
+def test_suspended_post_entitles_nobody_who_is_active_elsewhere(world: World) -> None:
+    person = world.hire()
+    hq = world.employments(person)[0]
+    world.change(intake.AddEmployment(principal_id=person, employment=world.facts(organization_id=world.berlin))).only()
+    world.change(intake.Suspend(principal_id=person, employment_id=hq.id)).only()
+    assert world.entitled(person) == {world.wiki}
+
+
 def test_leave_that_came_due_during_downtime_ends_everything_at_the_next_run(world: World) -> None:
     person = world.hire(ends_on=date(2026, 11, 23))
     world.sign_in(person, "office")

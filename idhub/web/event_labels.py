@@ -19,6 +19,8 @@ EVENT: Mapping[str, str] = {
     "person.credentials_ended": N_("Everything issued was ended"),
     "person.change_refused": N_("Change refused"),
     "person.erased": N_("Personal values erased"),
+    "service.registered": N_("Service identity registered"),
+    "service.changed": N_("Service identity changed"),
     "principal.handed_over": N_("Service or device handed over"),
     "employment.started": N_("Employment began"),
     "employment.changed": N_("Employment changed"),

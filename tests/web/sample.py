@@ -9,6 +9,8 @@ from sqlalchemy import select
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
+from audit.checkpoint import Ed25519Signer, FileWitness
+from audit.sequencer import Sequencer
 from idhub.access.applications import ApplicationWish, OidcWish, ScimWish, configure
 from idhub.access.tables import Account, Application, Criticality
 from idhub.authority import LOCAL, HubRole, assign_role
@@ -208,6 +210,13 @@ class SampleHub:
             self.database, self.services.keyring, issuer=self.settings.issuer, now=self.clock(), log_size=1200
         )
 
+    def seal_log(self) -> None:
+        """Take every event into the tree and sign a checkpoint."""
+        signer = Ed25519Signer(self.services.keyring.signing_key("checkpoint").private)
+        witness = FileWitness(self.settings.effective_witness_file)
+        sequencer = Sequencer(self.database.engine, signer, [witness], "sample", origin="sample/audit")
+        sequencer.run_once(self.clock(), checkpoint=True)
+
     def sign_in(self, name: str) -> str:
         """Start a session; returns the value of its cookie."""
         person_id = self.people[name]
@@ -253,6 +262,7 @@ class Story:
         self._clock.advance(seconds=4)
         hub.deliver(outcome=answer)
         hub.sign_receipts()
+        hub.seal_log()
         self._clock.advance(minutes=52)
         return self
 

@@ -134,10 +134,21 @@ def _types(look: SignIn, query: str) -> set[str]:
     return set(re.findall(r'<dt>Type</dt><dd class="mono">([a-z_.]+)</dd>', page))
 
 
-def test_the_event_log_says_what_is_not_proven(look: SignIn) -> None:
+def test_the_event_log_says_what_is_proven_and_what_is_not(look: SignIn) -> None:
     page = look("何慕青").get("/audit/events").text
 
+    assert "Signed through event" in page
+    assert re.search(r"\d+ events? not yet proven", page)
+    assert "not yet in the signed log" in page
+    sealed = look("何慕青").get("/audit/events?action=receipt").text
+    assert "under the signed checkpoint" in sealed
+
+
+def test_a_log_without_a_checkpoint_is_not_called_proven(hub: SampleHub, sign_in: SignIn) -> None:
+    page = sign_in("何慕青").get("/audit/events").text
+
     assert "No checkpoint has been signed yet." in page
+    assert "Signed through" not in page
 
 
 @pytest.mark.parametrize(

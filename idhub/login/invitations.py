@@ -20,8 +20,6 @@ from idhub.credentials.sessions import read_epochs
 from idhub.credentials.tables import Invitation
 from idhub.directory.tables import Employment, Person, Principal, PrincipalKind, Standing
 from idhub.errors import Conflict, NotFound
-from idhub.keys import Keyring
-from idhub.login import throttling
 from idhub.login.passwords import store_password
 from idhub.login.sign_in import Browser, Minted, replace_credentials
 from idhub.settings import Settings
@@ -137,7 +135,6 @@ def look_up(session: Session, token: str, *, now: datetime) -> Invited | None:
 
 def redeem(
     session: Session,
-    keyring: Keyring,
     settings: Settings,
     token: str,
     new_hash: str,
@@ -186,7 +183,6 @@ def redeem(
         assert epochs is not None  # noqa: S101 - the row is locked
         store_password(session, principal_id, new_hash, enrolment_epoch=epochs.enrolment, now=now)
     _supersede(session, principal_id, now=now)
-    throttling.forgive(session, keyring, principal_id)
     record(
         session,
         [_event(kind, invited, browser, now=now) for kind in (EventType.INVITATION_USED, EventType.PASSWORD_SET)],

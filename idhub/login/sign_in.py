@@ -117,7 +117,7 @@ def prepare(session: Session, keyring: Keyring, username: str, *, browser: Brows
     person = here[0] if len(here) == 1 else None
     name_index = keyring.blind_index("login_name", names[-1])
     attempt = Attempt(
-        name=person.id if person is not None else name_index,
+        name=throttling.name_of(person.id, person.access_epoch) if person is not None else name_index,
         address=browser.address,
         device_hash=_device_of(session, browser.device_token, person.id if person is not None else "", now=now),
     )

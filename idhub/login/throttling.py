@@ -61,7 +61,7 @@ class Attempt:
     """One try, as throttling sees it.
 
     Args:
-        name: the principal's id, or the normal form of a name that is nobody's.
+        name: whom it is about: `name_of` a principal, or the keyed hash of a name that is nobody's.
         address: of the client, from `client_address`.
         device_hash: of a remembered device that belongs to this very person; None otherwise.
     """
@@ -86,6 +86,11 @@ class Admission:
     def is_admitted(self) -> bool:
         """Whether the password may be looked at."""
         return self.limit is None
+
+
+def name_of(principal_id: str, access_epoch: int) -> str:
+    """How a person is counted. The epoch goes up with a new password, which so starts from nothing in every lane."""
+    return f"{principal_id}:{access_epoch}"
 
 
 def claim(session: Session, keyring: Keyring, attempt: Attempt, *, now: datetime) -> Admission:
@@ -136,12 +141,6 @@ def release(session: Session, keyring: Keyring, attempt: Attempt, *, lane: Lane)
             .values(failures=Throttle.failures - 1)
             .execution_options(synchronize_session=False)
         )
-
-
-def forgive(session: Session, keyring: Keyring, principal_id: str) -> None:
-    """Forget what strangers did to a person: a new password starts from nothing."""
-    keys = _Keys(keyring, Attempt(principal_id, ""))
-    _forget(session, [keys.of_lane("stranger", PERSON), keys.of_lane("stranger", CONSECUTIVE)])
 
 
 def purge(session: Session, *, now: datetime, keep: timedelta = timedelta(days=90)) -> int:

@@ -16,7 +16,7 @@ from idhub.credentials.predicate import usable_session
 from idhub.credentials.sessions import end_session
 from idhub.credentials.tables import SessionParticipant, SsoSession
 from idhub.directory.tables import Principal
-from idhub.errors import Invalid, NotFound, NotPermitted, Unavailable
+from idhub.errors import Invalid, NotFound, Unavailable
 from idhub.login import sign_in
 from idhub.login.passwords import MAX_PASSWORD_BYTES, check_policy, context_words, normalize, read_password
 from idhub.login.sign_in import PasswordChange
@@ -35,6 +35,7 @@ _PASSWORD_FORM = form_of(
 )  # fmt: skip
 
 _WRONG = N_("The current password is wrong.")
+_TOO_OFTEN = N_("The current password was wrong too often in this session. Sign out and in again.")
 _SAME = N_("The new password is the current one. Choose another.")
 _METHODS: Mapping[str, str] = {"pwd": N_("Password")}
 
@@ -217,10 +218,10 @@ class _Security:
                 browser=browser_of(request, self._pages, self._trusted), now=now,
             )  # fmt: skip
         if change.admission.retry_after is not None:
-            words, headers = wait_words(services, request, TOO_MANY, change.admission.retry_after)
-            return self._page(request, visitor, errors={"": words}, status=429, headers=headers)
+            sentence, headers = wait_words(services, request, TOO_MANY, change.admission.retry_after)
+            return self._page(request, visitor, errors={"": sentence}, status=429, headers=headers)
         if not change.admission.is_admitted:
-            raise NotPermitted("The current password was wrong too often. Sign in again.", rule="login.limit")
+            return self._page(request, visitor, errors={"": self._pages.gettext(request, _TOO_OFTEN)}, status=429)
         return visitor, change, current, new
 
     def _refuse(self, request: Request, visitor: Visitor, change: PasswordChange) -> Response:

@@ -15,7 +15,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
 from idhub.changes import Actor, Event, EventType, record
+from idhub.login.throttling import trusted_networks
 from idhub.pages import N_
+from idhub.web.browser import browser_of
 from idhub.web.services import WebServices
 from idhub.web.visit import page_router, request_id
 
@@ -136,7 +138,7 @@ class RefusalLog:
 def record_refusal(services: WebServices, log: RefusalLog, request: Request, rule: str, field: str = "") -> None:
     """Record that a request was refused, unless this minute's record of its kind was made already."""
     now = services.clock()
-    address = request.client.host if request.client else "unknown"
+    address = browser_of(request, services.pages, trusted_networks(services.settings.trusted_proxies)).address
     count = log.due(address, rule, now=now)
     if not count:
         return

@@ -313,9 +313,7 @@ class _FirstSignIn(_Pages):
         browser = browser_of(request, self.pages, self.trusted)
         old = signed_in_as(services.database, request, self.pages, now=now)
         with services.database.transaction() as session:
-            outcome = invitations.redeem(
-                session, services.keyring, services.settings, token, new_hash, browser=browser, now=now
-            )
+            outcome = invitations.redeem(session, services.settings, token, new_hash, browser=browser, now=now)
         if outcome is None:
             return self._unusable(request)
         if isinstance(outcome, Invited):

@@ -16,8 +16,9 @@ from idhub.credentials.sessions import authenticate, end_session, participants_o
 from idhub.credentials.tables import SessionParticipant, SsoSession
 from idhub.credentials.transactions import Transaction
 from idhub.delivery.tables import Delivery
+from idhub.login.throttling import trusted_networks
 from idhub.pages import N_, Language
-from idhub.web.browser import ENDED_COOKIE, TRANSACTION_COOKIE, cookie, form_targets, take_session
+from idhub.web.browser import ENDED_COOKIE, TRANSACTION_COOKIE, browser_of, cookie, form_targets, take_session
 from idhub.web.forms import Form, form_of
 from idhub.web.services import WebServices
 from idhub.web.visit import SESSION_COOKIE, SignInRequired, request_id
@@ -182,6 +183,7 @@ def add_routes(router: APIRouter, services: WebServices) -> None:
 
 def _add_logout(router: APIRouter, services: WebServices) -> None:
     pages, is_secure = services.pages, services.settings.is_https
+    trusted = trusted_networks(services.settings.trusted_proxies)
 
     @router.get("/logout")
     def show_logout(request: Request, transaction: str = "") -> Response:
@@ -221,8 +223,8 @@ def _add_logout(router: APIRouter, services: WebServices) -> None:
             if signed_in is not None:
                 # ASVS 10.6.2: nobody is signed out by a link or another site's form.
                 pages.check_form(request, form["csrf_token"], session_id=signed_in.session_id)
-                peer = request.client.host if request.client else None
-                actor = Actor(kind="person", id=signed_in.principal_id, session_id=signed_in.session_id, ip=peer)
+                address = browser_of(request, pages, trusted).address
+                actor = Actor(kind="person", id=signed_in.principal_id, session_id=signed_in.session_id, ip=address)
                 end_session(session, signed_in.session_id, reason="logout", now=now, actor=actor)
             asked = _load(session, services, request, form["transaction"])
         response = _see_other(transactions.resume_url(asked) if asked is not None else "/logout")

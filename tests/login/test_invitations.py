@@ -1,6 +1,7 @@
 """`idhub.login.invitations`: one-time links work once, for the right person, in time."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
@@ -15,7 +16,7 @@ from idhub.lifecycle.intake import AddEmployment, EmploymentFacts, EndCredential
 from idhub.login import invitations, throttling
 from idhub.login.invitations import Invited
 from idhub.login.sign_in import Minted, Refusal
-from tests.login.world import PASSWORD, World
+from tests.login.world import HERE, PASSWORD, World
 
 
 def look_up(world: World, token: str) -> Invited | None:
@@ -156,6 +157,19 @@ def test_a_reset_opens_what_strangers_had_closed(world: World) -> None:
     assert not world.prepare(number).admission.is_admitted
     world.redeem(world.invite(principal_id, "reset_password"), "seven copper bridges")
     assert isinstance(world.sign_in(number, "seven copper bridges"), Minted)
+
+
+def test_a_reset_opens_the_own_browser_after_a_hundred_wrong_tries(world: World) -> None:
+    """NIST SP 800-63B-4 section 3.2.2: the lane stays closed for that password, not for the next."""
+    principal_id, number = world.person()
+    own = replace(HERE, device_token=world.minted(number, remember=True).device_token)
+    for _ in range(throttling.CONSECUTIVE.count):
+        assert world.prepare(number, own).admission.is_admitted
+        world.clock.advance(seconds=90)
+    closed = world.prepare(number, own).admission
+    assert closed.lane == "device" and closed.limit is throttling.CONSECUTIVE
+    world.redeem(world.invite(principal_id, "reset_password"), "seven copper bridges")
+    assert isinstance(world.sign_in(number, "seven copper bridges", browser=own), Minted)
 
 
 def test_somebody_who_starts_later_may_choose_a_password_but_gets_no_session(world: World) -> None:

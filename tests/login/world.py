@@ -85,9 +85,7 @@ class World:
     ) -> Minted | invitations.Invited | None:
         new_hash = hashed or self.pool.hash(normalize(password)).result()
         with self.database.transaction() as session:
-            return invitations.redeem(
-                session, self.keyring, self.settings, token, new_hash, browser=HERE, now=self.clock()
-            )
+            return invitations.redeem(session, self.settings, token, new_hash, browser=HERE, now=self.clock())
 
     def prepare(self, username: str, browser: Browser = HERE) -> Prepared:
         with self.database.transaction(durable=False) as session:

@@ -166,11 +166,13 @@ class CancelOffboarding:
 
     Args:
         previous_ends: last working days that the schedule overwrote, by employment; the one door fills them in.
+        previous_instants: of those that ended at an instant of their own, that instant.
     """
 
     principal_id: str
     reason: str | None = None
     previous_ends: Mapping[str, date | None] = field(default_factory=dict)
+    previous_instants: Mapping[str, datetime] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

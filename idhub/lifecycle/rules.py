@@ -103,6 +103,8 @@ def make_post(employment_id: str, facts: intake.EmploymentFacts, places: Places)
     """
     if facts.ends_on is not None and facts.ends_on < facts.starts_on:
         raise Invalid("The end date lies before the start date.", field="end_date", rule="end_before_start")
+    # Whether it has begun is for `settle` to say.
+    state = EmploymentState.STAGED if facts.state == EmploymentState.ACTIVE else facts.state
     return Post(
         id=employment_id,
         organization_id=facts.organization_id,
@@ -115,7 +117,7 @@ def make_post(employment_id: str, facts: intake.EmploymentFacts, places: Places)
         manager_id=facts.manager_id,
         ends_on=facts.ends_on,
         ends_at=None if facts.ends_on is None else places.end_of(facts.organization_id, facts.ends_on),
-        state=facts.state,
+        state=state,
     )
 
 
@@ -154,10 +156,10 @@ def _settle_post(post: Post, *, now: datetime) -> Post:
         return post
     if post.ends_at is not None and now >= post.ends_at:
         return replace(post, state=EmploymentState.ENDED)
-    if post.state == EmploymentState.SUSPENDED:
-        return post
-    wanted = EmploymentState.STAGED if now < post.starts_at else EmploymentState.ACTIVE
-    return post if post.state == wanted else replace(post, state=wanted)
+    if post.state == EmploymentState.STAGED and now >= post.starts_at:
+        return replace(post, state=EmploymentState.ACTIVE)
+    # What has begun stays begun: a `now` that was read a little earlier elsewhere is no leave.
+    return post
 
 
 def _standing(posts: tuple[Post, ...]) -> Standing:
@@ -174,8 +176,10 @@ def _standing(posts: tuple[Post, ...]) -> Standing:
 
 def _window(posts: tuple[Post, ...], *, now: datetime) -> tuple[datetime, datetime | None]:
     """The stretch without gaps that contains `now`, else the next to come, else the last that was."""
-    usable = [p for p in posts if p.state in {EmploymentState.ACTIVE, EmploymentState.STAGED}]
-    spans = sorted(((p.starts_at, p.ends_at) for p in usable or posts), key=lambda span: span[0])
+    usable = [p for p in posts if p.state in {EmploymentState.ACTIVE, EmploymentState.STAGED}] or posts
+    # Posts that were taken back before they began give nobody a window.
+    usable = [p for p in usable if p.ends_at is None or p.starts_at < p.ends_at] or usable
+    spans = sorted(((p.starts_at, p.ends_at) for p in usable), key=lambda span: span[0])
     merged: list[tuple[datetime, datetime | None]] = []
     for start, end in spans:
         if merged and (merged[-1][1] is None or start <= merged[-1][1]):
@@ -192,9 +196,13 @@ def _window(posts: tuple[Post, ...], *, now: datetime) -> tuple[datetime, dateti
 def apply(state: State, change: intake.Change, places: Places, *, now: datetime) -> State:
     """What the change makes of the principal, settled for `now`.
 
+    What has come due by `now` comes first, whether a worker has looked or not: a leave whose time has come is a leave,
+    and a change after it brings nothing from before back.
+
     Raises:
         IdhubError: the change contradicts what is; nothing follows from it.
     """
+    state = settle(state, now=now)
     match change:
         case intake.AddEmployment():
             raise TypeError("an employment needs an id: use `add_employment`")
@@ -211,7 +219,7 @@ def apply(state: State, change: intake.Change, places: Places, *, now: datetime)
         case intake.Offboard():
             edited = _offboard(state, change, places, now=now)
         case intake.CancelOffboarding():
-            edited = _cancel(state, change.previous_ends, places)
+            edited = _cancel(state, change, places)
         case intake.EndCredentials():
             edited = replace(state, access_epoch=state.access_epoch + 1)
         case _:
@@ -227,6 +235,7 @@ def add_employment(state: State, post: Post, *, now: datetime) -> State:
     Raises:
         Conflict: too many employments, or the same number in the same company is already theirs and live.
     """
+    state = settle(state, now=now)
     same = next(
         (
             p
@@ -254,24 +263,36 @@ def _edit_post(state: State, employment_id: str, edit: Any) -> State:
 
 
 _MOVABLE = frozenset({"organization_id", "department_id", "title", "manager_id", "type", "starts_on", "ends_on"})
+_NEVER_EMPTY = ("organization_id", "type", "starts_on")
 
 
 def _move(post: Post, values: Mapping[str, Any], places: Places) -> Post:
     unknown = set(values) - _MOVABLE
     if unknown:
         raise Invalid(f"{sorted(unknown)[0]} cannot be moved.", field=sorted(unknown)[0], rule="move.field")
+    for name in _NEVER_EMPTY:
+        if name in values and values[name] is None:
+            raise Invalid(f"{name} must not be empty.", field=name, rule="required")
     moved = replace(post, **values)
     if moved.ends_on is not None and moved.ends_on < moved.starts_on:
         raise Invalid("The end date lies before the start date.", field="end_date", rule="end_before_start")
     starts_at = places.midnight(moved.organization_id, moved.starts_on)
-    ends_at = moved.ends_at
-    if "ends_on" in values or "organization_id" in values:
+    is_corrected = "ends_on" in values and (moved.ends_on != post.ends_on or post.ends_at is None)
+    ends_at = post.ends_at
+    # An instant that an offboarding named stays: only a new date, or the midnight of another place, is derived anew.
+    if is_corrected or (moved.organization_id != post.organization_id and _ends_at_midnight(post, places)):
         ends_at = None if moved.ends_on is None else places.end_of(moved.organization_id, moved.ends_on)
     state = moved.state
-    if state == EmploymentState.ENDED and "ends_on" in values:
+    if state == EmploymentState.ENDED and is_corrected:
         # A corrected end date brings the post back; standing is derived again.
-        state = EmploymentState.ACTIVE
+        state = EmploymentState.STAGED
+    elif state == EmploymentState.ACTIVE and starts_at != post.starts_at:
+        state = EmploymentState.STAGED
     return replace(moved, starts_at=starts_at, ends_at=ends_at, state=state)
+
+
+def _ends_at_midnight(post: Post, places: Places) -> bool:
+    return post.ends_on is not None and post.ends_at == places.end_of(post.organization_id, post.ends_on)
 
 
 def _end(post: Post, change: intake.EndEmployment, places: Places, *, now: datetime) -> Post:
@@ -315,7 +336,7 @@ def _release(state: State, employment_id: str | None) -> State:
 
 
 def _release_post(post: Post) -> Post:
-    return replace(post, state=EmploymentState.ACTIVE) if post.state == EmploymentState.SUSPENDED else post
+    return replace(post, state=EmploymentState.STAGED) if post.state == EmploymentState.SUSPENDED else post
 
 
 def _offboard(state: State, change: intake.Offboard, places: Places, *, now: datetime) -> State:
@@ -327,19 +348,24 @@ def _offboard(state: State, change: intake.Offboard, places: Places, *, now: dat
     return replace(state, posts=tuple(_ending(p, ends_at, places) if p.is_live else p for p in state.posts))
 
 
-def _cancel(state: State, ends: Mapping[str, date | None], places: Places) -> State:
+def end_by(state: State, ends_at: datetime, places: Places, *, now: datetime) -> State:
+    """The state with every live post over by `ends_at`: what was scheduled is taken back, never merely overwritten."""
+    posts = tuple(_ending(post, ends_at, places) if post.is_live else post for post in state.posts)
+    return settle(replace(state, posts=posts), now=now)
+
+
+def _cancel(state: State, change: intake.CancelOffboarding, places: Places) -> State:
     if state.standing == Standing.LEFT:
         raise Conflict("The person has left already; rehire them instead.", field="person", rule="cancel.left")
-    return replace(
-        state, posts=tuple(_ending_as_before(p, ends[p.id], places) if p.id in ends else p for p in state.posts)
-    )
+    return replace(state, posts=tuple(_ending_as_before(post, change, places) for post in state.posts))
 
 
-def _ending_as_before(post: Post, last_day: date | None, places: Places) -> Post:
-    if not post.is_live:
+def _ending_as_before(post: Post, change: intake.CancelOffboarding, places: Places) -> Post:
+    if not post.is_live or post.id not in change.previous_ends:
         return post
-    ends_at = None if last_day is None else places.end_of(post.organization_id, last_day)
-    return replace(post, ends_on=last_day, ends_at=ends_at)
+    last_day = change.previous_ends[post.id]
+    derived = None if last_day is None else places.end_of(post.organization_id, last_day)
+    return replace(post, ends_on=last_day, ends_at=change.previous_instants.get(post.id, derived))
 
 
 def main_post(posts: tuple[Post, ...]) -> Post:

@@ -38,6 +38,7 @@ class CodeRequest:
     scope: str
     nonce: str | None
     ip: str | None
+    request_id: str | None = None
 
 
 def issue_code(
@@ -130,6 +131,7 @@ def issue_code(
         door="oidc",
         target_kind="client",
         target_id=request.client_id,
+        request_id=request.request_id,
         person_id=principal_id,
         application_id=row.application_id,
         details={"grant": grant_id, "scope": request.scope},
@@ -141,6 +143,7 @@ def issue_code(
         door="oidc",
         target_kind="session",
         target_id=session_id,
+        request_id=request.request_id,
         person_id=principal_id,
         application_id=row.application_id,
         details={"client": request.client_id},

@@ -134,6 +134,7 @@ class Authorization:
             scope=request.scope,
             nonce=request.nonce,
             ip=browser.ip,
+            request_id=browser.request_id,
         )
         with gateway.database.transaction(durable=False) as session:
             code = issue_code(session, signed.session_id, code_request, now=browser.now, settings=gateway.settings)

@@ -30,6 +30,8 @@ class OAuthError(Exception):
         self.description = description
         self.reason = f"{error}.{reason}" if reason else error
         self.retry_after = retry_after
+        self.is_recorded = False
+        """Its event was written by the transaction that refused."""
         self.client_id: str | None = None
         """Registered client that was spoken for without proof, for the audit log; nobody's word otherwise."""
 
@@ -58,8 +60,10 @@ def invalid_request(description: str, *, reason: str | None = None) -> OAuthErro
     return OAuthError("invalid_request", description, reason=reason)
 
 
-def invalid_grant(reason: str) -> OAuthError:
+def invalid_grant(reason: str, *, is_recorded: bool = False) -> OAuthError:
     """`invalid_grant` with one sentence for all causes: who holds a stolen code learns nothing from it."""
-    return OAuthError(
+    error = OAuthError(
         "invalid_grant", "The grant is invalid, expired, already used or was issued to another client.", reason=reason
     )
+    error.is_recorded = is_recorded
+    return error

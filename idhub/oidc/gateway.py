@@ -15,6 +15,8 @@ from idhub.credentials.sessions import SignedIn, authenticate
 from idhub.credentials.store import Store
 from idhub.db import Database
 from idhub.keys import Keyring
+from idhub.login.throttling import client_address, trusted_networks
+from idhub.logs import request_id
 from idhub.oidc.errors import OAuthError, ShownError
 from idhub.oidc.journal import Journal
 from idhub.oidc.notices import ErrorNotice
@@ -61,7 +63,8 @@ class Browser:
     now: datetime
     session_token: str | None
     browser_token: str | None
-    ip: str | None
+    ip: str
+    request_id: str | None
 
 
 class Gateway:
@@ -75,15 +78,18 @@ class Gateway:
         self.reader = TokenReader(services.keyring, services.settings.issuer)
         self._journal = Journal(services.store)
         self._prefix = services.settings.cookie_prefix
+        self._trusted = trusted_networks(services.settings.trusted_proxies)
 
     def browser(self, request: Request) -> Browser:
         """What this browser brought."""
+        peer = request.client.host if request.client else ""
         return Browser(
             request,
             self.services.clock(),
             request.cookies.get(f"{self._prefix}session"),
             request.cookies.get(f"{self._prefix}browser"),
-            request.client.host if request.client else None,
+            client_address(peer, request.headers.getlist("x-forwarded-for"), self._trusted),
+            request_id.get(),
         )
 
     def parameters(self, request: Request, body: bytes | None) -> Parameters:
@@ -145,7 +151,7 @@ class Gateway:
                 lambda: self._journal.count(
                     EventType.AUTHORIZATION_REFUSED,
                     client_id=client_id,
-                    address=browser.ip or "",
+                    address=browser.ip,
                     now=browser.now,
                     reason=reason,
                 )
@@ -160,6 +166,7 @@ class Gateway:
             target_id=client_id or "unknown",
             outcome="failure",
             reason=reason,
+            request_id=browser.request_id,
             person_id=signed.principal_id,
             application_id=application_id,
         )

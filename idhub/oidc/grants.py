@@ -24,7 +24,10 @@ from idhub.settings import Settings
 _VERIFIER: Final = re.compile(r"[A-Za-z0-9._~-]{43,128}")
 # RFC 9068 tokens are believed by verifiers that never ask; that is how long a leaver's may go on working there.
 _SELF_CONTAINED_MAX: Final = timedelta(minutes=5)
-_OAUTH_SERVICE_SCOPES_EXCLUDED: Final = frozenset(SCOPES)
+_PERSON_SCOPES: Final = frozenset(SCOPES)
+
+# Whoever makes up a value meets no row, and so no transaction that records it.
+_NOT_FOUND: Final = frozenset({"code_unknown", "refresh_unknown"})
 
 GRANT_TYPES: Final = ("authorization_code", "refresh_token", "client_credentials")
 
@@ -111,7 +114,9 @@ class Grants:
             )
         )
         if outcome == Refused("scope_exceeds_grant"):
-            raise OAuthError("invalid_scope", "scope exceeds what was granted.", reason="exceeds_grant")
+            exceeds = OAuthError("invalid_scope", "scope exceeds what was granted.", reason="exceeds_grant")
+            exceeds.is_recorded = True
+            raise exceeds
         return self._answer(client, outcome, values, now)
 
     async def _client_credentials(
@@ -121,10 +126,10 @@ class Grants:
         # RFC 6749 section 4.4: confidential clients only.
         if principal_id is None or client.is_public:
             raise OAuthError("unauthorized_client", "This client has no service identity.", reason="no_service")
-        allowed = client.scopes - _OAUTH_SERVICE_SCOPES_EXCLUDED
+        allowed = client.scopes - _PERSON_SCOPES
         wanted = parameters.get("scope")
-        values_wanted = sorted(allowed) if wanted is None else scope_values(wanted)
-        if not set(values_wanted) <= allowed:
+        scope = sorted(allowed) if wanted is None else scope_values(wanted)
+        if not set(scope) <= allowed:
             raise OAuthError("invalid_scope", "scope names something that this client may not ask for.")
         values, mint = self._prepare(client, has_refresh=False)
         outcome = await self._store.write(
@@ -132,7 +137,7 @@ class Grants:
                 caller,
                 principal_id=principal_id,
                 application_id=client.application_id,
-                scope=" ".join(values_wanted),
+                scope=" ".join(scope),
                 mint=mint,
                 now=now,
             )
@@ -163,7 +168,7 @@ class Grants:
         self, client: Client, outcome: Issued | Refused, values: _Values, now: datetime, *, has_id_token: bool = True
     ) -> dict[str, Any]:
         if isinstance(outcome, Refused):
-            raise RecordedRefusal(outcome.reason)
+            raise invalid_grant(outcome.reason, is_recorded=outcome.reason not in _NOT_FOUND)
         access = values.access
         if client.has_self_contained_tokens:
             access = access_token(self._keyring, self._settings.issuer, client, outcome, jti=values.access, now=now)
@@ -180,11 +185,3 @@ class Grants:
                 self._keyring, self._settings.issuer, client, outcome, access_value=access, now=now
             )
         return answer
-
-
-class RecordedRefusal(OAuthError):
-    """`invalid_grant` whose transaction has already written its event, unless nothing was found at all."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__("invalid_grant", str(invalid_grant(reason).description), reason=reason)
-        self.is_recorded = reason not in {"code_unknown", "refresh_unknown"}

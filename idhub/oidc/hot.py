@@ -5,7 +5,7 @@ clear OAuth error or the truth; never a 5xx for what the caller did.
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -22,10 +22,12 @@ from idhub.credentials.spending import Active, Caller
 from idhub.credentials.store import Store
 from idhub.errors import Unavailable
 from idhub.keys import Keyring
+from idhub.login.throttling import Network, client_address, trusted_networks
+from idhub.logs import request_id
 from idhub.oidc.claims import person_claims
 from idhub.oidc.clients import Client, ClientCache, GuessLimit, presented, verify
 from idhub.oidc.errors import OAuthError, invalid_request
-from idhub.oidc.grants import Grants, RecordedRefusal
+from idhub.oidc.grants import Grants
 from idhub.oidc.journal import Journal
 from idhub.oidc.metadata import (
     DISCOVERY_PATHS,
@@ -121,6 +123,7 @@ class Endpoints:
         self.clock = services.clock
         self.store = services.store
         self.journal = Journal(self.store)
+        self.trusted = trusted_networks(services.settings.trusted_proxies)
         self._clients = ClientCache(self.store)
         self._limit = GuessLimit()
         self._reader = TokenReader(services.keyring, services.settings.issuer)
@@ -139,7 +142,7 @@ class Endpoints:
             caller = self._caller(client, request)
             return _json(await self._grants.answer(client, caller, parameters, now=now))
         except OAuthError as error:
-            if not (isinstance(error, RecordedRefusal) and error.is_recorded):
+            if not error.is_recorded:
                 await self._refused(error, client, caller, request, EventType.TOKEN_REFUSED, now)
             raise
 
@@ -324,6 +327,7 @@ class _HotEndpoint:
         self._handler = handler
         self._clock = endpoints.clock
         self._journal = endpoints.journal
+        self._trusted = endpoints.trusted
         self._methods = methods
         self._realm = realm
 
@@ -345,12 +349,13 @@ class _HotEndpoint:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         now = self._clock()
+        address = _address(scope, self._trusted)
         try:
             try:
-                request = await _read(scope, receive)
+                request = await _read(scope, receive, address)
             except OAuthError as error:
                 self._journal.count(
-                    EventType.REQUEST_REFUSED, client_id=None, address=_address(scope), now=now, reason=error.reason
+                    EventType.REQUEST_REFUSED, client_id=None, address=address, now=now, reason=error.reason
                 )
                 raise
             return await self._handler(request, now)
@@ -382,7 +387,7 @@ class _HotEndpoint:
         return f'Bearer realm="idhub", error="{error.error}", error_description="{error.description}"'.encode()
 
 
-async def _read(scope: Scope, receive: Receive) -> Request:
+async def _read(scope: Scope, receive: Receive, address: str) -> Request:
     too_large = invalid_request("The request is too large.", reason="too_large")
     headers: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
@@ -409,14 +414,18 @@ async def _read(scope: Scope, receive: Receive) -> Request:
         headers,
         scope.get("query_string", b""),
         b"".join(parts),
-        _address(scope),
-        scope.get("state", {}).get("request_id"),
+        address,
+        request_id.get(),
     )
 
 
-def _address(scope: Scope) -> str:
+def _address(scope: Scope, trusted: Sequence[Network]) -> str:
     client = scope.get("client")
-    return str(client[0]) if client else ""
+    peer = str(client[0]) if client else ""
+    if not trusted:
+        return peer
+    forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    return client_address(peer, forwarded, trusted)
 
 
 def mount_hot(app: Starlette, services: HotServices) -> Endpoints:

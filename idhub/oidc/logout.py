@@ -111,6 +111,7 @@ def _note(session: Session, browser: Browser, signed: SignedIn, client: Client |
         door="oidc",
         target_kind="session",
         target_id=signed.session_id,
+        request_id=browser.request_id,
         person_id=signed.principal_id,
         application_id=client.application_id if client is not None else None,
         details={"client": client.client_id} if client is not None else {},

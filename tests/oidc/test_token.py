@@ -168,6 +168,7 @@ def test_scope_may_shrink_and_never_grow(world: World, office: App) -> None:
     token = world.tokens(office, scope="openid email")["refresh_token"]
     wider = world.refresh(office, token, scope="openid phone")
     assert error_of(wider) == (400, "invalid_scope", "scope exceeds what was granted.")
+    assert world.reasons("token.refused") == ["invalid_grant.scope_exceeds_grant"]
     narrow = world.refresh(office, token, scope="openid").json()
     assert narrow["scope"] == "openid"
     assert world.refresh(office, narrow["refresh_token"]).json()["scope"] == "openid email"
@@ -492,3 +493,18 @@ def test_a_changed_registration_counts_within_a_second(world: World, office: App
     time.sleep(1.05)
     assert error_of(world.refresh(office, tokens["refresh_token"]))[1] == "invalid_client"
     assert world.count(RefreshToken, RefreshToken.spent_at.is_not(None)) == 0
+
+
+def test_addresses_are_those_that_trusted_proxies_vouch_for(world: World, office: App) -> None:
+    """B07, T06: X-Forwarded-For of anybody else is not believed, so a new one per guess helps nobody."""
+    wrong = ("office", "wrong")
+    answers = [
+        world.http.post(
+            "/oauth2/token", data={"grant_type": "x"}, auth=wrong, headers={"X-Forwarded-For": f"198.51.100.{number}"}
+        )
+        for number in range(25)
+    ]
+    assert answers[-1].status_code == 429
+    world.flush()
+    counted = [event for event in world.events("token.refused") if "details" in event]
+    assert {event["actor"].get("ip") for event in counted} == {"testclient"}

@@ -127,7 +127,8 @@ def configure(session: Session, wish: ApplicationWish, *, seal: Seal, now: datet
         Invalid: a rule cannot be used.
     """
     application = session.execute(
-        select(Application).where(Application.slug == wish.slug).with_for_update()
+        # NO KEY UPDATE: entitlements and deliveries that name the application are written meanwhile.
+        select(Application).where(Application.slug == wish.slug).with_for_update(key_share=True)
     ).scalar_one_or_none()
     difference = Difference(wish.slug, application.id if application else new_id("app"))
     values: dict[str, Any] = {

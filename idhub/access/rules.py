@@ -44,7 +44,7 @@ PERSON_ATTRIBUTES: Mapping[str, AttributeSpec] = {
         },
     ),
 }
-"""What a rule may ask. `employments` holds those that are active now; `within` the codes of the company and all above it."""
+"""What a rule may ask. `employments` holds those active now; `within` the codes of the company and all above it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Cases: one joiner, mover or leaver run, its number, its frozen plan rows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -13,6 +13,7 @@ from idhub.db import bulk_insert, chunked, new_id, upsert
 from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.lifecycle.intake import Offboard
 from idhub.lifecycle.ports import ApplicationTerms
+from idhub.lifecycle.rules import Post
 from idhub.lifecycle.tables import Case, CaseNumber, CaseRow, ReceiptDue
 
 LEAVER = "leaver"
@@ -71,17 +72,57 @@ def _take_numbers(session: Session, month: str, count: int) -> int:
     return last - count + 1
 
 
-def scheduled_cases(session: Session, principal_ids: Sequence[str]) -> dict[str, Any]:
-    """Scheduled leaver cases by principal: rows with id, effective_at, plan."""
-    found: dict[str, Any] = {}
+@dataclass(slots=True)
+class Scheduled:
+    """A leaver's case whose time has not come."""
+
+    id: str
+    effective_at: datetime
+    plan: dict[str, Any]
+    is_amended: bool = False
+
+    def note_end(self, employment_id: str, last_day: date | None) -> None:
+        """A last working day that was said after the schedule: it holds if the offboarding is cancelled."""
+        self.plan = {
+            **self.plan,
+            "previous_ends": {
+                **self.plan.get("previous_ends", {}),
+                employment_id: None if last_day is None else last_day.isoformat(),
+            },
+            "previous_instants": {
+                key: value for key, value in self.plan.get("previous_instants", {}).items() if key != employment_id
+            },
+        }
+        self.is_amended = True
+
+    def note_further(self, plan: Mapping[str, Any]) -> None:
+        """Ends of posts that a repeated offboarding ends and the first did not know."""
+        for name in ("previous_ends", "previous_instants"):
+            self.plan = {**self.plan, name: {**plan.get(name, {}), **self.plan.get(name, {})}}
+        self.is_amended = True
+
+
+def scheduled_cases(session: Session, principal_ids: Sequence[str]) -> dict[str, Scheduled]:
+    """Scheduled leaver cases by principal, locked."""
+    found: dict[str, Scheduled] = {}
     for part in chunked(principal_ids):
         rows = session.execute(
             select(Case.principal_id, Case.id, Case.effective_at, Case.plan)
             .where(Case.principal_id.in_(part), Case.kind == LEAVER, Case.state == SCHEDULED)
             .with_for_update()
         )
-        found.update({row.principal_id: row for row in rows})
+        found.update({row.principal_id: Scheduled(row.id, row.effective_at, row.plan) for row in rows})
     return found
+
+
+def amend(session: Session, scheduled: Scheduled) -> None:
+    """Store what was noted in a scheduled case's plan."""
+    session.execute(
+        update(Case)
+        .where(Case.id == scheduled.id)
+        .values(plan=scheduled.plan)
+        .execution_options(synchronize_session=False)
+    )
 
 
 def scheduled_case(session: Session, principal_id: str) -> str | None:
@@ -229,7 +270,25 @@ def touch(session: Session, case_ids: Sequence[str], *, now: datetime) -> None:
         )
 
 
+def plan_of(posts: Iterable[Post], fingerprint: str | None) -> dict[str, Any]:
+    """What a case keeps of the moment it was opened: the preview that was confirmed, and the ends it overwrites.
+
+    A post that ends at an instant of its own is among the `previous_instants` too.
+    """
+    live = [post for post in posts if post.is_live]
+    return {
+        "fingerprint": fingerprint,
+        "previous_ends": {p.id: None if p.ends_on is None else p.ends_on.isoformat() for p in live},
+        "previous_instants": {p.id: p.ends_at.isoformat() for p in live if p.ends_at is not None},
+    }
+
+
 def previous_ends(plan: Mapping[str, Any]) -> dict[str, date | None]:
     """Last working days that a scheduled case overwrote, by employment."""
     stored: Mapping[str, str | None] = plan.get("previous_ends", {})
     return {key: None if value is None else date.fromisoformat(value) for key, value in stored.items()}
+
+
+def previous_instants(plan: Mapping[str, Any]) -> dict[str, datetime]:
+    """Instants at which posts would have ended that a scheduled case overwrote, by employment."""
+    return {key: datetime.fromisoformat(value) for key, value in plan.get("previous_instants", {}).items()}

@@ -53,6 +53,12 @@ class Written:
         return self.after.standing == Standing.LEFT and (self.before is None or self.before.standing != Standing.LEFT)
 
     @property
+    def begins(self) -> bool:
+        """Whether access begins for somebody whom a look at all people (`reevaluation`) passes over."""
+        is_outside = self.before is None or self.before.standing == Standing.LEFT
+        return is_outside and self.after.standing != Standing.LEFT
+
+    @property
     def exited(self) -> bool:
         """Whether credentials issued so far died."""
         return self.before is not None and self.after.access_epoch != self.before.access_epoch
@@ -74,7 +80,9 @@ def load(session: Session, principal_ids: Iterable[str]) -> dict[str, State]:
             )
             .where(Principal.id.in_(part), Principal.kind == PrincipalKind.PERSON)
             .order_by(Principal.id)
-            .with_for_update()
+            # NO KEY UPDATE on PostgreSQL: excludes whoever mints or plans (FOR SHARE), and lets rows be written that
+            # only name the person (a report's manager), which would otherwise deadlock two batches.
+            .with_for_update(key_share=True)
         ).all()
         people = {
             row.id: {name: getattr(row, name) for name in PERSON_FIELDS}

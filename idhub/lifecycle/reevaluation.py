@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session
 
 from idhub.changes import SYSTEM, Actor
 from idhub.db import Database
@@ -26,20 +28,19 @@ def reevaluate_pending(
 ) -> int:
     """Bring entitlements up to the newest rules, if they are behind. Returns how many people were looked at.
 
-    Several processes may call it at once; a batch is one transaction and moves a stored mark forward.
+    Several processes may call it at once. A batch is one transaction, and the stored mark moves forward after it;
+    nothing is lost when a process stops in between: the batch is looked at again.
     """
     looked_at = 0
     total: int | None = None
+    people = (Principal.kind == PrincipalKind.PERSON, Principal.standing != Standing.LEFT)
     while True:
-        with database.transaction() as session:
+        with database.read() as session:
             mark = session.execute(
-                select(
-                    Installation.rules_version, Installation.evaluated_version, Installation.evaluated_up_to
-                ).with_for_update()
+                select(Installation.rules_version, Installation.evaluated_version, Installation.evaluated_up_to)
             ).one_or_none()
             if mark is None or mark.rules_version == mark.evaluated_version:
                 return looked_at
-            people = (Principal.kind == PrincipalKind.PERSON, Principal.standing != Standing.LEFT)
             if total is None:
                 total = session.execute(select(func.count()).select_from(Principal).where(*people)).scalar_one()
             batch = (
@@ -52,17 +53,30 @@ def reevaluate_pending(
                 .scalars()
                 .all()
             )
-            if batch:
+        if batch:
+            with database.transaction() as session:
                 transition(session, [Reevaluate(principal_id=p) for p in batch], now=clock(), actor=actor, door=door)
-                values: dict[str, int | str | None] = {"evaluated_up_to": batch[-1]}
-            else:
-                values = {"evaluated_version": mark.rules_version, "evaluated_up_to": None}
-            session.execute(
-                update(Installation)
-                .where(Installation.rules_version == mark.rules_version)
-                .values(**values)
-                .execution_options(synchronize_session=False)
-            )
+        # In a transaction of its own: held while people are locked, the row would deadlock with transitions that read
+        # the rules under it (`transition._entitle`).
+        with database.transaction() as session:
+            _move_mark(session, mark, batch[-1] if batch else None)
         looked_at += len(batch)
         if progress is not None and total:
             progress(min(looked_at, total), total)
+
+
+def _move_mark(session: Session, mark: Any, last: str | None) -> None:
+    """Forward from where this process read it; another that was quicker, or newer rules, win."""
+    values: dict[str, int | str | None] = {"evaluated_up_to": last}
+    if last is None:
+        values["evaluated_version"] = mark.rules_version
+    session.execute(
+        update(Installation)
+        .where(
+            Installation.rules_version == mark.rules_version,
+            Installation.evaluated_version == mark.evaluated_version,
+            Installation.evaluated_up_to.is_not_distinct_from(mark.evaluated_up_to),
+        )
+        .values(**values)
+        .execution_options(synchronize_session=False)
+    )

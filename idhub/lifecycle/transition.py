@@ -23,10 +23,11 @@ from idhub.db import new_id
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.directory.organizations import OrganizationView, all_organizations, department_paths
-from idhub.directory.tables import EmploymentState, Standing
+from idhub.directory.tables import EmploymentState, Installation, Standing
 from idhub.errors import Conflict, IdhubError, NotFound, NotPermitted
 from idhub.lifecycle import cases as case_book
 from idhub.lifecycle import intake, records, rules
+from idhub.lifecycle.cases import Scheduled
 from idhub.lifecycle.doors import ENDS_EMPLOYMENTS, Door
 from idhub.lifecycle.events import events_of, service_events
 from idhub.lifecycle.ports import ApplicationTerms, Batch, planners_of
@@ -80,12 +81,13 @@ def transition(
     if came_through not in ENDS_EMPLOYMENTS and not all(isinstance(c, intake.EndCredentials) for c in changes):
         raise NotPermitted("Nobody's standing changes through this door.", rule="door")
     result = TransitionResult()
-    organizations = all_organizations(session)
-    places = Places({organization.id: organization.time_zone for organization in organizations.values()})
     known = records.load(
         session,
         (c.principal_id for c in changes if not isinstance(c, intake.Onboard | intake.RegisterService)),
     )
+    # Read after the locks: who held them may have made the company that somebody is in now.
+    organizations = all_organizations(session)
+    places = Places({organization.id: organization.time_zone for organization in organizations.values()})
     scheduled = case_book.scheduled_cases(session, sorted(known))
     states: dict[str, State] = dict(known)
     marks: list[tuple[str, str | None, intake.SourceMark]] = []
@@ -133,7 +135,7 @@ def transition(
 
 
 def _decide(
-    state: State | None, change: intake.Change, places: Places, scheduled: Mapping[str, Any], *, now: datetime
+    state: State | None, change: intake.Change, places: Places, scheduled: Mapping[str, Scheduled], *, now: datetime
 ) -> tuple[State, str | None]:
     """The state after the change, and the employment that a source's record speaks of."""
     if isinstance(change, intake.Onboard):
@@ -158,20 +160,29 @@ def _decide(
         grown = rules.add_employment(state, post, now=now)
         number = (post.organization_id, post.employee_number)
         return grown, next(p.id for p in grown.posts if (p.organization_id, p.employee_number) == number)
+    case = scheduled.get(change.principal_id)
     if isinstance(change, intake.CancelOffboarding):
-        case = scheduled.get(change.principal_id)
         if case is None:
             raise Conflict("No offboarding of this person is scheduled.", field="person", rule="cancel.none")
-        change = replace(change, previous_ends=case_book.previous_ends(case.plan))
-    employment_id = getattr(change, "employment_id", None)
-    return rules.apply(state, change, places, now=now), employment_id
+        change = replace(
+            change,
+            previous_ends=case_book.previous_ends(case.plan),
+            previous_instants=case_book.previous_instants(case.plan),
+        )
+    after = rules.apply(state, change, places, now=now)
+    if isinstance(change, intake.Move) and case is not None and now < case.effective_at:
+        # A scheduled leave is taken back by cancelling it, not by a file that does not know of it.
+        if "ends_on" in change.values:
+            case.note_end(change.employment_id, change.values["ends_on"])
+        after = rules.end_by(after, case.effective_at, places, now=now)
+    return after, getattr(change, "employment_id", None)
 
 
 def _follow(
     session: Session,
     written: Sequence[Written],
     reasons: Mapping[str, intake.Change],
-    scheduled: Mapping[str, Any],
+    scheduled: Mapping[str, Scheduled],
     organizations: Mapping[str, OrganizationView],
     result: TransitionResult,
     *,
@@ -268,6 +279,10 @@ def _entitle(
 ) -> list[EntitlementChange]:
     """Entitlements follow rules and standing: the active have what rules want, the suspended keep, others lose."""
     active = [w.after for w in written if w.after.standing == Standing.ACTIVE]
+    if any(w.begins for w in written):
+        # Whoever looks at everybody after a change of rules does not see these yet: the change waits for us, or we
+        # for it.
+        session.execute(select(Installation.id).with_for_update(read=True))
     birthright = current_rules(session) if active else []
     paths = (
         department_paths(session, (p.department_id for s in active for p in s.posts if p.department_id and p.is_live))
@@ -382,7 +397,7 @@ def _open_cases(
     session: Session,
     written: Sequence[Written],
     reasons: Mapping[str, intake.Change],
-    scheduled: Mapping[str, Any],
+    scheduled: Mapping[str, Scheduled],
     result: TransitionResult,
     *,
     now: datetime,
@@ -397,16 +412,19 @@ def _open_cases(
         known = scheduled.get(principal_id)
         wish = reason if isinstance(reason, intake.Offboard) else None
         if w.has_left and w.before is not None:
+            effective_at = min(now, w.after.ends_at or now)
             if known is not None:
                 running[principal_id] = known.id
-                case_book.take_over(session, known.id, effective_at=now, wish=wish)
+                case_book.take_over(session, known.id, effective_at=effective_at, wish=wish)
             else:
-                due.append(_new_case(w, wish, effective_at=w.after.ends_at or now))
+                due.append(_new_case(w, wish, effective_at=effective_at))
         elif isinstance(reason, intake.CancelOffboarding) and known is not None:
             case_book.cancel(session, known.id, now=now)
         elif wish is not None and w.after.standing != Standing.LEFT:
-            effective_at = w.after.ends_at or now
+            effective_at = max((p.ends_at for p in w.after.posts if p.is_live and p.ends_at), default=now)
             if known is not None:
+                known.note_further(case_book.plan_of((w.before or w.after).posts, None))
+                case_book.amend(session, known)
                 case_book.take_over(session, known.id, effective_at=effective_at, wish=wish)
                 result.cases[principal_id] = known.id
             else:
@@ -415,6 +433,11 @@ def _open_cases(
             earlier = case_book.latest_case(session, principal_id)
             if earlier is not None:
                 result.cases[principal_id] = earlier
+        elif known is not None and known.effective_at <= now:
+            # Its time has come and nobody left: a post that was added later goes on.
+            case_book.cancel(session, known.id, now=now)
+        elif known is not None and known.is_amended:
+            case_book.amend(session, known)
     running |= case_book.open_cases(session, due, state=case_book.RUNNING, now=now, actor=actor.id)
     result.cases |= running
     result.cases |= case_book.open_cases(session, later, state=case_book.SCHEDULED, now=now, actor=actor.id)
@@ -429,10 +452,5 @@ def _new_case(w: Written, wish: intake.Offboard | None, *, effective_at: datetim
         effective_at=effective_at,
         is_emergency=bool(wish and wish.is_emergency),
         reason=wish.reason if wish else None,
-        plan={
-            "fingerprint": wish.plan_fingerprint if wish else None,
-            "previous_ends": {
-                p.id: None if p.ends_on is None else p.ends_on.isoformat() for p in before.posts if p.is_live
-            },
-        },
+        plan=case_book.plan_of(before.posts, wish.plan_fingerprint if wish else None),
     )

@@ -1,5 +1,6 @@
 """What a change makes of a principal: pure decisions, over random lives and over the edges of calendars."""
 
+import itertools
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -127,7 +128,7 @@ def test_epochs_never_go_down_and_go_up_with_every_exit(
     life: list[tuple[int, tuple[str, Any, Any]]], offset: int
 ) -> None:
     states = _lived(life, START.date() + timedelta(days=offset))
-    for (_, before), (_, after) in zip(states, states[1:], strict=False):
+    for (_, before), (_, after) in itertools.pairwise(states):
         assert after.access_epoch >= before.access_epoch
         assert after.enrolment_epoch >= before.enrolment_epoch
         if before.standing == Standing.ACTIVE and after.standing != Standing.ACTIVE:

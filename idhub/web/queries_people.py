@@ -8,8 +8,9 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import Account, Application, Entitlement
-from idhub.authority import Action, Subject, visible_organizations
+from idhub.authority import Action, Subject, scope_roots, visible_organizations
 from idhub.credentials.tables import SsoSession
+from idhub.directory.organizations import root_organization
 from idhub.directory.tables import Department, Employment, Organization, OrganizationClosure, Person, Principal
 from idhub.lifecycle.tables import Case
 from idhub.web.listing import Page, Spec, Statement, View, like_terms, page_of, values
@@ -54,8 +55,10 @@ class OpenCase:
     is_emergency: bool
 
 
-_NUMBER = func.coalesce(Employment.employee_number, "")
-_START = func.coalesce(Employment.starts_at, Principal.created_at)
+def sees_everything(session: Session, subject: Subject, action: Action) -> bool:
+    """Whether the subject's scope holds the whole tree: then no filter stands between an index and the order."""
+    roots = scope_roots(session, subject, action)
+    return roots is None or root_organization(session) in roots
 
 
 def people_statement(view: View, session: Session, subject: Subject) -> Statement:
@@ -64,7 +67,7 @@ def people_statement(view: View, session: Session, subject: Subject) -> Statemen
         select(
             Person.id,
             Person.display_name,
-            _NUMBER.label("employee_number"),
+            Employment.employee_number,
             Organization.name.label("company"),
             Organization.name_en.label("company_en"),
             Department.path.label("department"),
@@ -73,15 +76,16 @@ def people_statement(view: View, session: Session, subject: Subject) -> Statemen
             Principal.standing,
             Employment.starts_on,
             Employment.ends_on,
-            _START.label("sort_start"),
+            Employment.starts_at,
         )
+        # Everybody has a main employment; inner joins let the index of numbers deliver the order of 120,000 people.
+        .join(Employment, and_(Employment.principal_id == Person.id, Employment.id == Person.main_employment_id))
         .join(Principal, Principal.id == Person.id)
-        .outerjoin(Employment, Employment.id == Person.main_employment_id)
-        .outerjoin(Organization, Organization.id == Principal.organization_id)
+        .join(Organization, Organization.id == Principal.organization_id)
         .outerjoin(Department, Department.id == Employment.department_id)
     )
     visible = visible_organizations(session, subject, Action.PEOPLE_READ)
-    if visible is not None:
+    if visible is not None and not sees_everything(session, subject, Action.PEOPLE_READ):
         statement = statement.where(Principal.organization_id.in_(visible))
     for pattern in like_terms(view.value("q")):
         statement = statement.where(Person.search_terms.like(pattern, escape="\\"))
@@ -106,7 +110,7 @@ def list_people(view: View, session: Session, statement: Statement) -> Page[Pers
         view,
         lambda s: [PersonRow(*values(row)) for row in session.execute(s)],
         statement,
-        by=_START if by_start else _NUMBER,
+        by=(Employment.starts_at if by_start else Employment.employee_number).expression,
         id_=Person.id,
         key=lambda row: (row.sort_start if by_start else row.employee_number, row.id),
     )

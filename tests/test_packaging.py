@@ -73,3 +73,43 @@ def test_passlib_is_absent_and_libpass_serves_its_name() -> None:
     assert metadata.version("libpass")
     with pytest.raises(metadata.PackageNotFoundError):
         metadata.version("passlib")
+
+
+def _run_with_only(
+    programs: dict[str, str], script: str, *arguments: str, folder: Path
+) -> "subprocess.CompletedProcess[str]":
+    """Run a script of `.ci` on a machine that has nothing but these programs."""
+    folder.mkdir(exist_ok=True)
+    for name, body in programs.items():
+        (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+        (folder / name).chmod(0o755)
+    command = ["/bin/sh", ROOT / ".ci" / script, *arguments]
+    return subprocess.run(command, env={"PATH": str(folder)}, capture_output=True, text=True, check=False)
+
+
+def test_a_machine_without_python_is_told_what_to_do(tmp_path: Path) -> None:
+    done = _run_with_only({}, "environment", str(tmp_path / "venv"), folder=tmp_path / "bin")
+
+    assert done.returncode == 1
+    assert "idhub needs Python 3.11 or later" in done.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+def test_an_old_python_is_not_used(tmp_path: Path) -> None:
+    old = {"python3": "exit 1", "python3.11": "exit 1"}
+
+    done = _run_with_only(old, "environment", str(tmp_path / "venv"), folder=tmp_path / "bin")
+
+    assert done.returncode == 1
+    assert "install one, or name it" in done.stderr
+
+
+def test_without_root_or_sudo_the_command_for_missing_packages_is_printed(tmp_path: Path) -> None:
+    machine = {"id": "echo 1000", "apt-get": "exit 9", "ls": "exit 2"}
+
+    done = _run_with_only(machine, "system-packages", folder=tmp_path / "bin")
+
+    assert done.returncode == 1
+    for package in ("postgresql", "chromium", "fonts-noto-cjk", "nodejs", "npm"):
+        assert package in done.stderr
+    assert "sudo apt-get update && sudo apt-get install" in done.stderr

@@ -83,7 +83,9 @@ class DeliveryLoop:
                     # Whoever woke us may not have committed yet: look several times, ever less often.
                     self._wait = _SHORTEST_WAIT
                 else:
-                    longest = _LONGEST_WAIT_WORKING if self._sending else _LONGEST_WAIT_IDLE
+                    # A command beside us on the same SQLite file cannot wake us; PostgreSQL can.
+                    told = self._database.dialect == "postgresql" and not self._sending
+                    longest = _LONGEST_WAIT_IDLE if told else _LONGEST_WAIT_WORKING
                     self._wait = min(self._wait * 2, longest)
             await self._finish()
         finally:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+import structlog
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
@@ -24,7 +25,7 @@ from idhub.lifecycle import cases
 from idhub.lifecycle.receipt_document import TYP, ReceiptRow, commit, is_complete, payload, wrap
 from idhub.lifecycle.tables import Case, CaseRow, Receipt, ReceiptDue
 
-_BATCH = 20
+_LOG = structlog.get_logger(__name__)
 _DELIVERY_STATES: Mapping[str, str] = {"done": "done", "dead": "dead"}
 
 
@@ -197,27 +198,32 @@ def sign_due(database: Database, keyring: Keyring, *, issuer: str, now: datetime
         log_size: size of the sealed audit log, stated in the receipt as its position.
     """
     signed = 0
+    failed: list[str] = []
     while True:
-        with database.transaction() as session:
-            # Claimed before the deliveries are read: a settle in between waits, and marks the case due again.
-            case_ids = (
-                session.execute(
+        case_id: str | None = None
+        try:
+            with database.transaction() as session:
+                # Claimed before the deliveries are read: a settle in between waits, and marks the case due again.
+                case_id = session.execute(
                     select(ReceiptDue.case_id)
+                    .where(ReceiptDue.case_id.not_in(failed))
                     .order_by(ReceiptDue.since)
-                    .limit(_BATCH)
+                    .limit(1)
                     .with_for_update(skip_locked=True)
+                ).scalar()
+                if case_id is None:
+                    return signed
+                session.execute(
+                    delete(ReceiptDue).where(ReceiptDue.case_id == case_id).execution_options(synchronize_session=False)
                 )
-                .scalars()
-                .all()
-            )
-            if not case_ids:
-                return signed
-            session.execute(
-                delete(ReceiptDue).where(ReceiptDue.case_id.in_(case_ids)).execution_options(synchronize_session=False)
-            )
-            for case_id in case_ids:
                 _sign(session, keyring, case_id, issuer=issuer, now=now, log_size=log_size)
-        signed += len(case_ids)
+            signed += 1
+        except Exception:
+            # One receipt that cannot be signed stays due, and holds up no other.
+            if case_id is None:
+                raise
+            failed.append(case_id)
+            _LOG.exception("receipt.not_signed", case=case_id)
 
 
 def _sign(

@@ -65,14 +65,6 @@ def test_letters_on_application_marks_can_be_read(colour: str) -> None:
     assert _contrast("#FFFFFF", colour) >= 4.5
 
 
-def _used_icons() -> set[str]:
-    text = "\n".join(
-        p.read_text() for p in [*WEB.rglob("*.html"), *WEB.rglob("*.py"), *Path("idhub/pages").rglob("*.py")]
-    )
-    sprite = set(re.findall(r'<symbol id="([a-z0-9-]+)"', (WEB / "static" / "icons.svg").read_text()))
-    return {name for name in sprite if re.search(rf"[\"']{name}[\"']", text)}
-
-
 def test_templates_name_icons_that_exist() -> None:
     sprite = set(re.findall(r'<symbol id="([a-z0-9-]+)"', (WEB / "static" / "icons.svg").read_text()))
     named = {
@@ -82,6 +74,8 @@ def test_templates_name_icons_that_exist() -> None:
     }
 
     assert {name for pair in named for name in pair if name} <= sprite
+    labels = "\n".join(path.read_text() for path in WEB.glob("*.py"))
+    assert set(re.findall(r'Label\("[a-z]+", [^"\n]*"[^"]*"\)*, "([a-z0-9-]+)"\)', labels)) <= sprite
 
 
 def test_licences_of_vendored_files_lie_beside_them() -> None:

@@ -24,13 +24,16 @@ from idhub.directory.tables import (
     SourceRecord,
     Standing,
 )
+from idhub.lifecycle import periods
 from idhub.lifecycle.intake import RegisterService, SourceMark
+from idhub.lifecycle.periods import Period
 from idhub.lifecycle.rules import Post, State, main_post
 
 PERSON_FIELDS = ("display_name", "given_name", "family_name", "email", "mobile", "locale", "national_id_hash")
 ROTATION_PERIOD = timedelta(days=14)
 """How long services and devices of a leaver may keep their credentials."""
-_FACTS = ("organization_id", "department_id", "employee_number", "type", "title", "manager_id")
+_LONGEST_LINE = 12
+"""Managers above a leaver who are asked before what they owned has no owner; ends also where managers form a ring."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,14 +259,6 @@ def _post_row(principal_id: str, post: Post) -> dict[str, Any]:
     }
 
 
-def _facts(post: Post) -> dict[str, Any]:
-    return {**{name: getattr(post, name) for name in _FACTS}, "state": post.state, "ends_at": _iso(post.ends_at)}
-
-
-def _iso(value: datetime | None) -> str | None:
-    return None if value is None else value.isoformat()
-
-
 def _write_posts(session: Session, written: Sequence[Written], *, now: datetime) -> None:
     new: list[tuple[str, Post]] = []
     changed: list[tuple[str, Post, Post]] = []
@@ -293,55 +288,46 @@ def _write_posts(session: Session, written: Sequence[Written], *, now: datetime)
 def _write_periods(
     session: Session, new: Sequence[Post], changed: Sequence[tuple[Post, Post]], *, now: datetime
 ) -> None:
-    """Both time axes: what is believed no longer is closed, what was stays as a row with its end."""
-    rows: list[dict[str, Any]] = []
-    for post in new:
-        ended = post.state == EmploymentState.ENDED
-        rows.append(_period(post.id, post.starts_at, post.ends_at if ended else None, _facts(post), now=now))
-    relevant = {after.id: (before, after) for before, after in changed if _facts(before) != _facts(after)}
+    """Both time axes: what is believed no longer is closed and kept, what is believed from now on is added."""
+    rows = [_period(post.id, period, now=now) for post in new for period in periods.after_change((), post, now=now)]
+    relevant = {after.id: after for before, after in changed if periods.differs(before, after)}
+    doubted: list[str] = []
     for part in chunked(sorted(relevant)):
-        open_rows = session.execute(
+        believed: dict[str, dict[str, Period]] = {}
+        for row in session.execute(
             select(
-                EmploymentPeriod.id, EmploymentPeriod.employment_id, EmploymentPeriod.valid_from, EmploymentPeriod.facts
-            ).where(
-                EmploymentPeriod.employment_id.in_(part),
-                EmploymentPeriod.superseded_at.is_(None),
-                EmploymentPeriod.valid_to.is_(None),
-            )
-        ).all()
-        for closing in chunked([row.id for row in open_rows]):
-            session.execute(
-                update(EmploymentPeriod)
-                .where(EmploymentPeriod.id.in_(closing))
-                .values(superseded_at=now)
-                .execution_options(synchronize_session=False)
-            )
-        began = {row.employment_id: row for row in open_rows}
+                EmploymentPeriod.id,
+                EmploymentPeriod.employment_id,
+                EmploymentPeriod.valid_from,
+                EmploymentPeriod.valid_to,
+                EmploymentPeriod.facts,
+            ).where(EmploymentPeriod.employment_id.in_(part), EmploymentPeriod.superseded_at.is_(None))
+        ):
+            believed.setdefault(row.employment_id, {})[row.id] = Period(row.valid_from, row.valid_to, row.facts)
         for employment_id in part:
-            _, after = relevant[employment_id]
-            row = began.get(employment_id)
-            ended = after.state == EmploymentState.ENDED
-            at = after.ends_at if ended and after.ends_at is not None else now
-            start = row.valid_from if row is not None else after.starts_at
-            if row is not None and start < at:
-                rows.append(_period(employment_id, start, at, row.facts, now=now))
-            if not ended:
-                begins = max(start, at) if row is not None else after.starts_at
-                rows.append(_period(employment_id, begins, None, _facts(after), now=now))
+            held = believed.get(employment_id, {})
+            wanted = periods.after_change(list(held.values()), relevant[employment_id], now=now)
+            doubted += [key for key, period in held.items() if period not in wanted]
+            rows += [_period(employment_id, p, now=now) for p in wanted if p not in held.values()]
+    for part in chunked(doubted):
+        session.execute(
+            update(EmploymentPeriod)
+            .where(EmploymentPeriod.id.in_(part))
+            .values(superseded_at=now)
+            .execution_options(synchronize_session=False)
+        )
     bulk_insert(session, EmploymentPeriod, rows)
 
 
-def _period(
-    employment_id: str, start: datetime, end: datetime | None, facts: Mapping[str, Any], *, now: datetime
-) -> dict[str, Any]:
+def _period(employment_id: str, period: Period, *, now: datetime) -> dict[str, Any]:
     return {
         "id": new_id("prd"),
         "employment_id": employment_id,
-        "valid_from": start,
-        "valid_to": end,
+        "valid_from": period.valid_from,
+        "valid_to": period.valid_to,
         "recorded_at": now,
         "superseded_at": None,
-        "facts": facts,
+        "facts": period.facts,
     }
 
 
@@ -408,7 +394,8 @@ def hand_over_owned(
 ) -> list[tuple[str, str, str | None]]:
     """Give services and devices of leavers to their manager, with a deadline to rotate their credentials.
 
-    One leaver must not stop production: what the person owned goes on, what was personal is dead.
+    One leaver must not stop production: what the person owned goes on, what was personal is dead. A manager who has
+    left too, or leaves in the same batch, takes nothing over: the next one above does.
 
     Args:
         leavers: leaver -> manager who takes over, None when there is none.
@@ -418,17 +405,48 @@ def hand_over_owned(
     handed: list[tuple[str, str, str | None]] = []
     for part in chunked(sorted(leavers)):
         rows = session.execute(
-            select(Principal.id, Principal.owner_id).where(Principal.owner_id.in_(part)).with_for_update()
+            select(Principal.id, Principal.owner_id)
+            .where(Principal.owner_id.in_(part))
+            .order_by(Principal.id)
+            .with_for_update(key_share=True)
         ).all()
+        takers = _takers(session, {row.owner_id: leavers[row.owner_id] for row in rows if row.owner_id is not None})
         for owned_id, leaver in ((row.id, row.owner_id) for row in rows if row.owner_id is not None):
             session.execute(
                 update(Principal)
                 .where(Principal.id == owned_id)
-                .values(owner_id=leavers[leaver], rotation_due_at=now + ROTATION_PERIOD, version=Principal.version + 1)
+                .values(owner_id=takers[leaver], rotation_due_at=now + ROTATION_PERIOD, version=Principal.version + 1)
                 .execution_options(synchronize_session=False)
             )
-            handed.append((owned_id, leaver, leavers[leaver]))
+            handed.append((owned_id, leaver, takers[leaver]))
     return handed
+
+
+def _takers(session: Session, managers: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Leaver -> the nearest manager above who has not left; None where there is none within a few steps."""
+    takers: dict[str, str | None] = {}
+    above = dict(managers)
+    for _ in range(_LONGEST_LINE):
+        asked = sorted({manager for manager in above.values() if manager is not None})
+        found = {
+            row.id: (Standing(row.standing), row.manager_id)
+            for row in session.execute(
+                select(Principal.id, Principal.standing, Employment.manager_id)
+                .join(Person, Person.id == Principal.id)
+                .outerjoin(Employment, Employment.id == Person.main_employment_id)
+                .where(Principal.id.in_(asked))
+            )
+        }
+        for leaver, manager in list(above.items()):
+            standing, next_manager = found.get(manager or "", (Standing.LEFT, None))
+            if standing != Standing.LEFT or manager is None:
+                takers[leaver] = manager
+                del above[leaver]
+            else:
+                above[leaver] = next_manager
+        if not above:
+            break
+    return {**dict.fromkeys(managers), **takers}
 
 
 def write_services(

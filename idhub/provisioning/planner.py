@@ -44,16 +44,19 @@ class ScimPlanner:
         lost = [pair for pair in batch.lost if pair[1] in targets]
         reviewed = [pair for pair in batch.reviewed if pair[1] in targets]
         people = {principal_id for principal_id, _ in (*wanted, *lost, *reviewed)} | set(batch.leavers)
-        accounts = _accounts(session, sorted(people))
+        every = _accounts(session, sorted(people))
+        accounts = {pair: held[0] for pair, held in every.items()}
         wanted += [pair for pair in reviewed if pair not in accounts]
         new = self._make_accounts(session, [p for p in wanted if p not in accounts], accounts, now=now)
         leavers = set(batch.leavers)
-        ending = [pair for pair in lost if pair in accounts]
-        ending += [pair for pair in sorted(accounts) if pair[0] in leavers and pair[1] in targets]
+        over = dict.fromkeys(lost)
+        over |= dict.fromkeys(pair for pair in sorted(every) if pair[0] in leavers and pair[1] in targets)
+        # Access that ends, ends in every account that the person has there, not in the main one alone.
+        ending = [account for pair in over for account in every.get(pair, ())]
         _desire(session, [accounts[p].id for p in wanted if p not in new], ACTIVE, now=now)
-        _desire(session, [accounts[p].id for p in ending], INACTIVE, now=now)
+        _desire(session, [account.id for account in ending], INACTIVE, now=now)
         planned = [self._delivery(accounts[p], "provision", batch, Grade.E1, now=now) for p in dict.fromkeys(wanted)]
-        planned += [self._delivery(accounts[p], "deprovision", batch, CEILING, now=now) for p in dict.fromkeys(ending)]
+        planned += [self._delivery(account, "deprovision", batch, CEILING, now=now) for account in ending]
         return planned
 
     def _make_accounts(
@@ -113,7 +116,8 @@ class ScimPlanner:
         targets = set(session.execute(select(ScimTarget.application_id)).scalars())
         held = {hold.application_id for hold in queue.holds(session)}
         rows = []
-        for (_, application_id), account in sorted(_accounts(session, [principal_id]).items()):
+        every = sorted(_accounts(session, [principal_id]).items())
+        for application_id, account in ((pair[1], account) for pair, held_there in every for account in held_there):
             if application_id not in targets:
                 continue
             notes = []
@@ -154,19 +158,19 @@ class _Account:
         self.user_name = user_name
 
 
-def _accounts(session: Session, principal_ids: Sequence[str]) -> dict[tuple[str, str], _Account]:
-    found: dict[tuple[str, str], _Account] = {}
+def _accounts(session: Session, principal_ids: Sequence[str]) -> dict[tuple[str, str], list[_Account]]:
+    """Accounts by (principal, application); the main one, which provisioning keeps, first."""
+    found: dict[tuple[str, str], list[_Account]] = {}
     for part in chunked(principal_ids):
         rows = session.execute(
             select(Account.id, Account.principal_id, Account.application_id, Account.known_state, Account.user_name)
             .where(Account.principal_id.in_(part))
-            .order_by(Account.id)
+            .order_by(Account.slot != "main", Account.id)
         )
         for account_id, principal_id, application_id, known_state, user_name in rows:
             if principal_id is not None:
-                found[principal_id, application_id] = _Account(
-                    account_id, principal_id, application_id, known_state, user_name
-                )
+                account = _Account(account_id, principal_id, application_id, known_state, user_name)
+                found.setdefault((principal_id, application_id), []).append(account)
     return found
 
 

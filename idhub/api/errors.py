@@ -1,5 +1,6 @@
 """The API's translator: every refusal as JSON that names the field and the rule, recorded, nothing changed."""
 
+import json
 from collections.abc import Callable, Coroutine, Mapping
 from datetime import datetime
 from typing import Any
@@ -15,7 +16,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from starlette.exceptions import HTTPException
 
 from idhub.api.access import ApiCaller, Unauthenticated, authenticate
-from idhub.api.shared import ApiServices
+from idhub.api.shared import PREFIX, ApiServices
 from idhub.changes import Event, EventType, record
 from idhub.errors import Conflict, IdhubError, Invalid, NotFound, NotPermitted, Unavailable
 
@@ -30,6 +31,7 @@ _STATUS: Mapping[type[IdhubError], tuple[int, str]] = {
     Unavailable: (503, "unavailable"),
 }
 _LONGEST = 300
+_LONGEST_NAME = 60
 
 
 def create_route_class(services: ApiServices) -> type[APIRoute]:
@@ -38,9 +40,11 @@ def create_route_class(services: ApiServices) -> type[APIRoute]:
     class ApiRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             inner = super().get_route_handler()
+            known = frozenset(parameter.alias for parameter in self.dependant.query_params)
 
             async def handle(request: Request) -> Response:
-                refusal = _unreadable(request)
+                request = _StrictRequest(request.scope, request.receive)
+                refusal = _unreadable(request, known)
                 if refusal is None:
                     try:
                         request.state.api_caller = await anyio.to_thread.run_sync(authenticate, services, request)
@@ -91,8 +95,33 @@ def error_response(request: Request, error: IdhubError | None) -> Response:
     return JSONResponse(body, status_code=status, headers=headers)
 
 
-def _unreadable(request: Request) -> IdhubError | None:
-    """What is refused unread: a body that is too large or does not tell, an address with control characters."""
+class _StrictRequest(Request):
+    """Reads JSON as RFC 8259 means it: no name twice in one object (section 4), no NaN or Infinity (section 6)."""
+
+    async def json(self) -> Any:
+        content = await self.body()
+        try:
+            return json.loads(content, object_pairs_hook=_once, parse_constant=_refuse_constant)
+        except json.JSONDecodeError:
+            raise
+        except (ValueError, RecursionError) as error:
+            # Not UTF-8, a name twice, a number of thousands of digits, a nest of thousands of brackets.
+            raise json.JSONDecodeError(str(error)[:_LONGEST], "", 0) from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _unreadable(request: Request, known: frozenset[str]) -> IdhubError | None:
+    """What is refused unread: a body that is too large or does not tell, an address that cannot be meant."""
     length = request.headers.get("content-length", "")
     is_named = length.isdecimal() or (not length and "transfer-encoding" not in request.headers)
     if not is_named or len(length) > len(str(MAX_BODY)) or int(length or 0) > MAX_BODY:
@@ -100,11 +129,21 @@ def _unreadable(request: Request) -> IdhubError | None:
     address = request.scope["path"] + unquote_to_bytes(request.scope["query_string"]).decode("latin-1")
     if any(c < " " or c == "\x7f" for c in address):
         return Invalid("The address must not contain control characters.", field="address", rule="control_character")
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
+        shown = name[:_LONGEST_NAME]
+        if name not in known:
+            return Invalid(f"There is no parameter {shown!r} here.", field=shown, rule="parameter.unknown")
+        if names.count(name) > 1:
+            return Invalid(f"The parameter {shown} stands twice.", field=shown, rule="parameter.repeated")
     return None
 
 
 def _first_problem(error: RequestValidationError) -> Invalid:
     first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        problem = (first.get("ctx") or {}).get("error", "it cannot be read")
+        return Invalid(f"body: not JSON: {problem}."[:_LONGEST], field="body", rule="json_invalid")
     where = ".".join(str(part) for part in first["loc"] if part not in {"body", "query", "path"}) or "body"
     where = where.encode("utf-8", "replace").decode()
     return Invalid(f"{where}: {first['msg']}."[:_LONGEST], field=where[:_LONGEST], rule=str(first["type"]))
@@ -136,7 +175,7 @@ def _write(services: ApiServices, request: Request, error: IdhubError, caller: A
         actor=caller.lifecycle.actor,
         door="api",
         target_kind="endpoint",
-        target_id=f"{request.method} {request.scope['route'].path}"[:200],
+        target_id=f"{request.method} {PREFIX}{request.scope['route'].path}"[:200],
         outcome="failure",
         reason=error.rule,
         request_id=caller.lifecycle.request_id,

@@ -7,12 +7,12 @@ names the field and the rule and changes nothing.
 from fastapi import APIRouter
 
 from idhub.api import people, records, standing
-from idhub.api.shared import ApiServices
+from idhub.api.shared import PREFIX, ApiServices
 
 
 def create_router(services: ApiServices) -> APIRouter:
     """Routes of `/api/v1`."""
-    router = APIRouter(prefix="/api/v1", tags=["v1"])
+    router = APIRouter(prefix=PREFIX, tags=["v1"])
     for area in (people, standing, records):
         router.include_router(area.create_router(services))
     return router

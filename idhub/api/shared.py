@@ -19,6 +19,7 @@ from idhub.lifecycle.transition import TransitionResult
 from idhub.oidc.journal import Journal
 from idhub.settings import Settings
 
+PREFIX = "/api/v1"
 T_co = TypeVar("T_co", covariant=True)
 
 

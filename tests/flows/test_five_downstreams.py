@@ -79,7 +79,7 @@ class Group:
 @pytest.fixture
 def group(database: Database, settings: Settings, tmp_path: Path) -> Iterator[Group]:
     with ExitStack() as stack:
-        services = {kind: stack.enter_context(StandIn(delay=0.05, retry_after=1)) for kind in KINDS}
+        services: dict[str, StandIn] = {kind: stack.enter_context(StandIn(delay=0.05, retry_after=1)) for kind in KINDS}
         (tmp_path / "scim.token").write_text("stand-in-token")
         applications = [
             {

@@ -83,7 +83,7 @@ def _run_with_only(
     for name, body in programs.items():
         (folder / name).write_text(f"#!/bin/sh\n{body}\n")
         (folder / name).chmod(0o755)
-    command = ["/bin/sh", ROOT / ".ci" / script, *arguments]
+    command = ["/bin/sh", str(ROOT / ".ci" / script), *arguments]
     return subprocess.run(command, env={"PATH": str(folder)}, capture_output=True, text=True, check=False)
 
 

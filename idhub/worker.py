@@ -15,22 +15,10 @@ from datetime import datetime, timedelta
 
 import structlog
 import uvloop
-from sqlalchemy import ColumnElement, and_, delete, exists, inspect, or_, select, tuple_
 
 from audit.errors import AuditError
 from audit.sequencer import Sequencer, lag
-from idhub.credentials.tables import (
-    AccessToken,
-    AuthorizationCode,
-    Grant,
-    LoginTransaction,
-    RefreshToken,
-    RememberedDevice,
-    SessionParticipant,
-    SsoSession,
-    Throttle,
-)
-from idhub.db import Base, Database
+from idhub.credentials.purge import purge_expired
 from idhub.delivery.http import OutboundHttp
 from idhub.delivery.leases import HeldLease, hold, release
 from idhub.delivery.loop import DeliveryLoop
@@ -52,14 +40,6 @@ _THREADS = 4
 _GRACE_SECONDS = 5.0
 
 _log = structlog.get_logger("idhub.worker")
-
-
-_PURGE_BATCH = 500
-_PURGE_BATCHES_A_RUN = 40
-# A little longer than they are valid: a late replay is still recognised as one.
-_KEEP_SPENT = timedelta(hours=24)
-# Lists of sessions stay readable for a while after the sessions have ended.
-_KEEP_ENDED = timedelta(days=90)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,55 +217,3 @@ class Worker:
             _log.exception("worker.job_failed", job="seal")
         for lease in self._leases.values():
             release(self._hub.database, lease, now=now)
-
-
-def purge_expired(database: Database, *, now: datetime) -> dict[str, int]:
-    """Delete credentials that are long dead, in small batches; returns how many by table.
-
-    Bounded: what is left over is for the next run. Nothing that still works, or whose replay must be recognised, goes.
-    """
-    removed: dict[str, int] = {}
-    for table, condition in _dead(now):
-        key = inspect(table).primary_key
-        for _ in range(_PURGE_BATCHES_A_RUN):
-            # Found in a read, so that the write lock is held for deletes by key alone.
-            with database.read() as session:
-                keys = [tuple(row) for row in session.execute(select(*key).where(condition).limit(_PURGE_BATCH))]
-            if keys:
-                with database.transaction(durable=False) as session:
-                    statement = delete(table).where(tuple_(*key).in_(keys), condition)
-                    done = session.execute(statement.execution_options(synchronize_session=False))
-                name = table.__tablename__
-                removed[name] = removed.get(name, 0) + int(getattr(done, "rowcount", 0))
-            if len(keys) < _PURGE_BATCH:
-                break
-    return removed
-
-
-def _dead(now: datetime) -> list[tuple[type[Base], ColumnElement[bool]]]:
-    """What may go, in the order in which rows refer to each other."""
-    spent, ended = now - _KEEP_SPENT, now - _KEEP_ENDED
-    over = and_(SsoSession.expires_at < ended, or_(SsoSession.ended_at.is_(None), SsoSession.ended_at < ended))
-    sessions_over = select(SsoSession.id).where(over)
-    grant_over = or_(Grant.ended_at < ended, and_(Grant.session_id.is_not(None), Grant.session_id.in_(sessions_over)))
-    no_tokens = and_(
-        *(~exists().where(table.grant_id == Grant.id) for table in (AccessToken, RefreshToken, AuthorizationCode))
-    )
-    no_grants = ~exists().where(Grant.session_id == SsoSession.id)
-    no_participants = ~exists().where(SessionParticipant.session_id == SsoSession.id)
-    return [
-        (AuthorizationCode, AuthorizationCode.expires_at < spent),
-        (AccessToken, AccessToken.expires_at < spent),
-        (RefreshToken, RefreshToken.expires_at < spent),
-        (LoginTransaction, LoginTransaction.expires_at < spent),
-        (RememberedDevice, RememberedDevice.expires_at < spent),
-        (
-            Throttle,
-            and_(
-                Throttle.window_started_at < spent, or_(Throttle.blocked_until.is_(None), Throttle.blocked_until < now)
-            ),
-        ),
-        (Grant, and_(grant_over, no_tokens)),
-        (SessionParticipant, SessionParticipant.session_id.in_(sessions_over)),
-        (SsoSession, and_(over, no_grants, no_participants)),
-    ]

@@ -1,43 +1,31 @@
-"""The worker as a whole: its jobs, their isolation, its end; what it purges."""
+"""The worker as a whole: its jobs, their isolation, its end."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
-from sqlalchemy import func, insert, select, text
+from sqlalchemy import func, select, text
 
 from audit.checkpoint import Ed25519Signer, FileWitness
 from audit.sequencer import Sequencer
 from audit.tables import audit_checkpoints
-from idhub.access.tables import OidcClient
 from idhub.changes import COMMAND_LINE, Event, EventType, record
-from idhub.credentials.tables import (
-    AccessToken,
-    AuthorizationCode,
-    Grant,
-    LoginTransaction,
-    RefreshToken,
-    SessionParticipant,
-    SsoSession,
-    Throttle,
-)
 from idhub.db import Database
 from idhub.delivery.channel import Channel, Grade, LeasedDelivery, Outcome
 from idhub.delivery.http import OutboundHttp
 from idhub.delivery.queue import plan
-from idhub.directory.tables import Installation, Principal
+from idhub.directory.tables import Installation
 from idhub.keys import Keyring
 from idhub.services import Hub
 from idhub.settings import Settings
-from idhub.worker import Worker, purge_expired
+from idhub.worker import Worker
 from tests.delivery.conftest import hub
 from tests.delivery.rows import DONE, delivery, row
 from tests.delivery.servers import until
-from tests.support.clock import Clock
 
 __all__ = ["hub"]
 
@@ -200,154 +188,6 @@ def test_an_idle_worker_writes_nothing(opened: Opened) -> None:
         assert state() == before
 
     run([opened], story)
-
-
-def seed_credentials(database: Database, clock: Clock) -> None:
-    """A session, grant, participant and one of each token, all expiring now, and as many that live."""
-    with database.transaction() as session:
-        session.execute(
-            insert(Principal).values(
-                id="per_1",
-                kind="person",
-                organization_id="org_1",
-                standing="active",
-                access_epoch=1,
-                enrolment_epoch=1,
-                access_starts_at=clock(),
-                created_at=clock(),
-                changed_at=clock(),
-            )
-        )
-        session.execute(
-            insert(OidcClient).values(
-                client_id="rp",
-                application_id="app_a",
-                auth_method="none",
-                redirect_uris=[],
-                post_logout_redirect_uris=[],
-                grant_types=[],
-                scopes=[],
-                access_token_format="jwt",
-                id_token_alg="ES256",
-                created_at=clock(),
-                changed_at=clock(),
-            )
-        )
-        epochs = {"access_epoch": 1, "enrolment_epoch": 1, "installation_epoch": 1}
-        for name, ends_at in (("old", clock()), ("live", clock() + timedelta(days=400))):
-            person = {"principal_id": "per_1"}
-            client = {"client_id": "rp", "application_id": "app_a"}
-            session.add(
-                SsoSession(
-                    id=f"ses_{name}",
-                    token_hash=name,
-                    authenticated_at=clock(),
-                    amr=[],
-                    created_at=clock(),
-                    last_seen_at=clock(),
-                    idle_expires_at=ends_at,
-                    expires_at=ends_at,
-                    **person,
-                    **epochs,
-                )
-            )
-            session.flush()
-            session.add(
-                SessionParticipant(
-                    id=f"par_{name}",
-                    session_id=f"ses_{name}",
-                    sid=name,
-                    sub="s",
-                    joined_at=clock(),
-                    last_used_at=clock(),
-                    **person,
-                    **client,
-                )
-            )
-            session.add(
-                Grant(
-                    id=f"grt_{name}",
-                    session_id=f"ses_{name}",
-                    scope="openid",
-                    created_at=clock(),
-                    **person,
-                    **client,
-                    **epochs,
-                )
-            )
-            session.flush()
-            token = {"grant_id": f"grt_{name}", "client_id": "rp"}
-            session.execute(
-                insert(AuthorizationCode).values(
-                    code_hash=name, redirect_uri="x", code_challenge="x", expires_at=ends_at, **token
-                )
-            )
-            issued = {"scope": "openid", "issued_at": clock(), "expires_at": ends_at, **token}
-            session.execute(insert(AccessToken).values(token_hash=name, audience="rp", **issued))
-            session.execute(
-                insert(RefreshToken).values(token_hash=name, family_id=name, idle_expires_at=ends_at, **issued)
-            )
-            session.execute(
-                insert(LoginTransaction).values(
-                    id_hash=name, browser_hash="b", protocol="none", request={}, created_at=clock(), expires_at=ends_at
-                )
-            )
-            session.execute(insert(Throttle).values(key=name, window_started_at=ends_at, failures=1))
-
-
-def left(database: Database) -> dict[str, list[str]]:
-    tables = (SsoSession, SessionParticipant, Grant, AuthorizationCode, AccessToken, RefreshToken, LoginTransaction)
-    with database.read() as session:
-        return {
-            table.__tablename__: sorted(
-                str(value) for value in session.execute(select(next(iter(table.__table__.primary_key)))).scalars()
-            )
-            for table in (*tables, Throttle)
-        }
-
-
-def test_only_what_is_long_dead_is_purged(hub: Database, clock: Clock) -> None:
-    seed_credentials(hub, clock)
-    clock.advance(hours=23)
-    assert purge_expired(hub, now=clock()) == {}, "a late replay must still be recognised"
-
-    clock.advance(hours=2)
-    removed = purge_expired(hub, now=clock())
-    assert removed == {
-        "authorization_codes": 1,
-        "access_tokens": 1,
-        "refresh_tokens": 1,
-        "login_transactions": 1,
-        "throttles": 1,
-    }
-    assert left(hub)["sessions"] == ["ses_live", "ses_old"]
-
-    clock.advance(days=90)
-    assert purge_expired(hub, now=clock()) == {"grants": 1, "session_participants": 1, "sessions": 1}
-    assert {
-        name: [one.removeprefix("ses_").removeprefix("par_").removeprefix("grt_") for one in ids]
-        for name, ids in left(hub).items()
-    } == {name: ["live"] for name in left(hub)}
-    assert purge_expired(hub, now=clock()) == {}
-
-
-def test_purging_is_bounded_and_goes_on_next_time(hub: Database, clock: Clock) -> None:
-    rows = [
-        {
-            "id_hash": f"t{i}",
-            "browser_hash": "b",
-            "protocol": "none",
-            "request": {},
-            "created_at": clock(),
-            "expires_at": clock(),
-        }
-        for i in range(1203)
-    ]
-    with hub.transaction() as session:
-        session.execute(insert(LoginTransaction), rows)
-    clock.advance(days=2)
-
-    assert purge_expired(hub, now=clock()) == {"login_transactions": 1203}
 
 
 def test_events_are_sealed_within_moments(opened: Opened) -> None:

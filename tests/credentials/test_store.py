@@ -4,16 +4,14 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 import pytest
 from sqlalchemy import select, text
 
-from idhub.credentials.purge import purge_expired
 from idhub.credentials.statements import compile_statements
 from idhub.credentials.store import DURABLE, Operation, SqliteStore, Store, create_store
-from idhub.credentials.tables import AccessToken, AuthorizationCode, Grant, LoginTransaction, RefreshToken
+from idhub.credentials.tables import AccessToken, Grant
 from idhub.errors import Unavailable
 from tests.oidc.world import App, World
 
@@ -211,22 +209,6 @@ def test_more_requests_than_connections_wait_their_turn(world: World, office: Ap
             )
         ).scalar_one()
     assert used <= world.settings.database_pool_size // 2
-
-
-def test_what_has_long_expired_is_forgotten_and_the_rest_stays(world: World, office: App) -> None:
-    world.sign_in(world.employee(office))
-    world.tokens(office)
-    world.authorize(office, prompt="login")
-    assert purge_expired(world.database, now=world.clock() + timedelta(hours=23)) == 0
-    world.clock.advance(days=2)
-    world.sign_in(world.employee(office))
-    fresh = world.tokens(office)
-    assert purge_expired(world.database, now=world.clock()) == 4
-    for table in (AccessToken, AuthorizationCode, RefreshToken):
-        assert world.count(table) == 1, table
-    assert world.count(LoginTransaction) == 0
-    assert world.count(Grant) == 2
-    assert world.is_active(office, fresh["access_token"])
 
 
 def test_stores_in_several_threads_do_not_disturb_each_other(world: World, office: App) -> None:

@@ -30,7 +30,7 @@ check: $(ENVIRONMENT) ## Linters, formatting, types and import contracts
 
 .PHONY: test
 test: $(ENVIRONMENT) system-packages $(NODE_MODULES) check ## Everything: check, then every test with real components
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest --numprocesses=auto --dist=worksteal
 
 .PHONY: format
 format: $(ENVIRONMENT) ## Let ruff sort imports and lay out the code

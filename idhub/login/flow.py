@@ -27,7 +27,6 @@ class Refusal(StrEnum):
 
     LOGIN_REQUIRED = "login_required"
     CONSENT_REQUIRED = "consent_required"
-    ACCOUNT_SELECTION_REQUIRED = "account_selection_required"
     ACCESS_DENIED = "access_denied"
 
 
@@ -90,7 +89,9 @@ def next_step(
     """
     is_silent = "none" in requirements.prompt
     if session is None or not _is_good_enough(transaction, session, requirements, now=now):
-        if is_silent:
+        # OIDC Core 3.1.2.1: who was named did not sign in; asking the other person again would go round for ever.
+        is_settled = session is not None and transaction.session_id == session.session_id
+        if is_silent or is_settled:
             return Decision(Step.REFUSE, Refusal.LOGIN_REQUIRED)
         return Decision(Step.SIGN_IN)
     if not requirements.is_entitled:

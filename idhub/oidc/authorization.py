@@ -15,12 +15,13 @@ from idhub.credentials.sessions import SignedIn, authenticate
 from idhub.credentials.tables import Consent
 from idhub.credentials.transactions import Transaction
 from idhub.directory.tables import Principal, SubjectIdentifier
+from idhub.login.flow import SessionFacts, TransactionFacts
 from idhub.oidc.authorize import (
     NOT_ENTITLED,
     AuthorizationRequest,
     Situation,
     error_url,
-    next_step,
+    next_page,
     no_entry,
     response_url,
     validate,
@@ -71,7 +72,7 @@ class Authorization:
             request = validate(draft, parameters, gateway.reader)
             known = self._know(browser, request, transaction)
             signed = known.signed
-            step = next_step(request, known.situation, now=browser.now)
+            step = next_page(request, known.situation, now=browser.now)
         except OAuthError as error:
             return self._refuse(browser, draft, transaction, error, signed)
         if step == "no_entry" and signed is not None:
@@ -92,13 +93,8 @@ class Authorization:
         with self._gateway.database.read() as session:
             signed = authenticate(session, browser.session_token, now=browser.now)
             if signed is None:
-                return _Known(None, Situation(is_signed_in=False))
-            sub = session.execute(
-                select(SubjectIdentifier.sub).where(
-                    SubjectIdentifier.principal_id == signed.principal_id,
-                    SubjectIdentifier.sector == (client.sector or PUBLIC_SECTOR),
-                )
-            ).scalar()
+                return _Known(None, Situation())
+            hinted = None if request.hinted_sub is None else self._named(session, client, request.hinted_sub)
             consented = session.execute(
                 select(Consent.scope)
                 .join(Principal, Principal.id == Consent.principal_id)
@@ -111,17 +107,33 @@ class Authorization:
             is_entitled = session.execute(
                 select(entitled(browser.now, principal_id=signed.principal_id, application_id=client.application_id))
             ).scalar_one()
-        answer = cast("Literal['allow', 'deny'] | None", transaction.consent if transaction is not None else None)
         situation = Situation(
-            is_signed_in=True,
+            session=SessionFacts(
+                session_id=signed.session_id,
+                principal_id=signed.principal_id,
+                authenticated_at=signed.authenticated_at,
+            ),
+            transaction=TransactionFacts()
+            if transaction is None
+            else TransactionFacts(
+                session_id=transaction.session_id,
+                consent=cast("Literal['allow', 'deny'] | None", transaction.consent),
+            ),
             is_entitled=bool(is_entitled),
-            is_fresh=transaction is not None and transaction.session_id == signed.session_id,
-            authenticated_at=signed.authenticated_at,
-            sub=sub,
-            consent=answer,
+            hinted_principal_id=hinted,
             remembered_scope=frozenset((consented or "").split()),
         )
         return _Known(signed, situation)
+
+    @staticmethod
+    def _named(session: Session, client: Client, sub: str) -> str:
+        """The person whom the client knows by `sub`; empty when there is none."""
+        found = session.execute(
+            select(SubjectIdentifier.principal_id).where(
+                SubjectIdentifier.sector == (client.sector or PUBLIC_SECTOR), SubjectIdentifier.sub == sub
+            )
+        ).scalar()
+        return found or ""
 
     def _issue(
         self, browser: Browser, request: AuthorizationRequest, transaction: Transaction | None, signed: SignedIn

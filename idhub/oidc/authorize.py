@@ -5,12 +5,14 @@ Before client and redirect URI are verified an error is shown (`ShownError`); af
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 from urllib.parse import urlencode
 
+from idhub.login import flow
+from idhub.login.flow import SessionFacts, TransactionFacts
 from idhub.oidc.claims import SCOPES
 from idhub.oidc.clients import Client
 from idhub.oidc.errors import OAuthError, ShownError, invalid_request
@@ -200,47 +202,65 @@ class Situation:
     """What is known of the browser and the person when the next step is chosen.
 
     Args:
-        is_fresh: the session was established by a sign-in within this very transaction.
-        sub: of the signed-in person towards this client, where it exists.
-        has_consented: allow or deny, as answered in this transaction; None: not asked.
+        session: of the signed-in person, None when nobody is.
+        transaction: what has happened in this sign-in so far.
+        hinted_principal_id: whom `id_token_hint` names; None: there is no hint; empty: nobody any more.
         remembered_scope: scopes that the person allowed this client before.
     """
 
-    is_signed_in: bool
+    session: SessionFacts | None = None
+    transaction: TransactionFacts = field(default_factory=TransactionFacts)
     is_entitled: bool = False
-    is_fresh: bool = False
-    authenticated_at: datetime | None = None
-    sub: str | None = None
-    consent: Literal["allow", "deny"] | None = None
+    hinted_principal_id: str | None = None
     remembered_scope: frozenset[str] = frozenset()
 
 
-Step = Literal["login", "no_entry", "consent", "issue"]
+Page = Literal["login", "no_entry", "consent", "issue"]
 NOT_ENTITLED: Final = "not_entitled"
+_PAGES: Final[Mapping[flow.Step, Page]] = {
+    flow.Step.SIGN_IN: "login",
+    flow.Step.CONSENT: "consent",
+    flow.Step.RESUME: "issue",
+}
 
 
-def next_step(request: AuthorizationRequest, situation: Situation, *, now: datetime) -> Step:
-    """What comes next for this request: signing in, a page that helps, asking, or a code.
+def next_page(request: AuthorizationRequest, situation: Situation, *, now: datetime) -> Page:
+    """What comes next for this request, as `login.flow` decides: signing in, a page that helps, asking, or a code.
 
     Raises:
         OAuthError: login_required, consent_required, access_denied: to be redirected to the client.
     """
-    if not situation.is_signed_in or not _is_recent(request, situation, now):
-        return _or_refuse(request, "login", "login_required", "The person must sign in.")
-    if request.hinted_sub is not None and request.hinted_sub != situation.sub:
-        # OIDC Core section 3.1.2.1: never the tokens of whoever happens to be signed in.
-        if situation.is_fresh:
-            raise OAuthError("login_required", "Another person signed in than id_token_hint names.", reason="hint")
-        return _or_refuse(request, "login", "login_required", "Another person is signed in than id_token_hint names.")
-    if not situation.is_entitled:
+    decision = flow.next_step(
+        situation.transaction,
+        situation.session,
+        flow.Requirements(
+            prompt=request.prompts,
+            max_age=request.max_age,
+            principal_id=situation.hinted_principal_id,
+            needs_consent=_needs_consent(request, situation),
+            is_entitled=situation.is_entitled,
+        ),
+        now=now,
+    )
+    if decision.step is not flow.Step.REFUSE:
+        return _PAGES[decision.step]
+    if decision.reason is flow.Refusal.ACCESS_DENIED and not situation.is_entitled:
         if "none" in request.prompts:
             raise no_entry()
         return "no_entry"
-    if situation.consent == "deny":
-        raise OAuthError("access_denied", "The person did not allow it.", reason="consent_denied")
-    if _must_ask(request, situation):
-        return _or_refuse(request, "consent", "consent_required", "The person must allow it.")
-    return "issue"
+    raise _refusal(decision, situation)
+
+
+def _refusal(decision: flow.Decision, situation: Situation) -> OAuthError:
+    if decision.reason is flow.Refusal.ACCESS_DENIED:
+        return OAuthError("access_denied", "The person did not allow it.", reason="consent_denied")
+    if decision.reason is flow.Refusal.CONSENT_REQUIRED:
+        return OAuthError("consent_required", "The person must allow it.")
+    session, hinted = situation.session, situation.hinted_principal_id
+    if session is not None and hinted not in {None, session.principal_id}:
+        # OIDC Core section 3.1.2.1: never the tokens of whoever happens to be signed in.
+        return OAuthError("login_required", "Another person is signed in than id_token_hint names.", reason="hint")
+    return OAuthError("login_required", "The person must sign in.")
 
 
 def no_entry() -> OAuthError:
@@ -248,29 +268,11 @@ def no_entry() -> OAuthError:
     return OAuthError("access_denied", "The person may not use this application.", reason=NOT_ENTITLED)
 
 
-def _is_recent(request: AuthorizationRequest, situation: Situation, now: datetime) -> bool:
-    if situation.is_fresh:
-        return True
-    # Everybody has one account here, so choosing another one means signing in as somebody else.
-    if request.prompts & {"login", "select_account"}:
-        return False
-    if request.max_age is None or situation.authenticated_at is None:
-        return True
-    return now - situation.authenticated_at <= request.max_age
-
-
-def _must_ask(request: AuthorizationRequest, situation: Situation) -> bool:
-    if situation.consent == "allow":
-        return False
-    if "consent" in request.prompts or request.client.is_public:
+def _needs_consent(request: AuthorizationRequest, situation: Situation) -> bool:
+    # Whoever knows a public client's id can speak for it: the person is asked each time.
+    if request.client.is_public:
         return True
     return request.client.requires_consent and not set(request.scope.split()) <= situation.remembered_scope
-
-
-def _or_refuse(request: AuthorizationRequest, step: Step, error: str, description: str) -> Step:
-    if "none" in request.prompts:
-        raise OAuthError(error, description)
-    return step
 
 
 def response_url(redirect_uri: str, issuer: str, state: str | None, **values: Any) -> str:

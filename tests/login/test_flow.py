@@ -75,8 +75,13 @@ def test_prompt_none_with_an_old_session_is_login_required() -> None:
 
 def test_a_hint_at_somebody_else_asks_for_another_sign_in() -> None:
     assert decide(Requirements(principal_id="per_2")) == Decision(Step.SIGN_IN)
+
+
+def test_a_sign_in_by_somebody_else_than_the_hint_names_is_refused() -> None:
+    """OIDC Core 3.1.2.1; asking once more would go round for ever."""
     established = TransactionFacts(session_id="ses_1")
-    assert decide(Requirements(principal_id="per_2"), transaction=established) == Decision(Step.SIGN_IN)
+    refused = Decision(Step.REFUSE, Refusal.LOGIN_REQUIRED)
+    assert decide(Requirements(principal_id="per_2"), transaction=established) == refused
 
 
 def test_somebody_who_may_not_enter_is_refused_before_being_asked_for_consent() -> None:

@@ -210,7 +210,7 @@ def assign_role(
     row = session.execute(
         select(Principal.enrolment_epoch, Principal.standing, Principal.kind)
         .where(Principal.id == principal_id)
-        .with_for_update()
+        .with_for_update(key_share=True)
     ).one()
     if row.standing == Standing.LEFT or row.kind != "person":
         raise Conflict("Hub roles are for people who have not left.", field="person", rule="role.standing")
@@ -256,7 +256,7 @@ def remove_role(session: Session, principal_id: str, role: HubRole, *, now: date
     Raises:
         Conflict: they are the last administrator.
     """
-    if role == HubRole.ADMINISTRATOR and administrators(session) == [principal_id]:
+    if role == HubRole.ADMINISTRATOR and is_last_administrator(session, principal_id):
         raise Conflict("This is the last administrator; name another first.", field="person", rule="last_administrator")
     return len(
         session.execute(
@@ -275,7 +275,26 @@ def remove_role(session: Session, principal_id: str, role: HubRole, *, now: date
 
 def administrators(session: Session) -> list[str]:
     """People who are administrators now, locked, so that two last ones cannot remove each other at once."""
-    held = (
+    held = _administrators()
+    session.execute(
+        select(Principal.id).where(Principal.id.in_(held)).order_by(Principal.id).with_for_update(key_share=True)
+    )
+    return list(session.execute(held.distinct()).scalars())
+
+
+def is_last_administrator(session: Session, principal_id: str) -> bool:
+    """Whether nobody else is an administrator now. Locks administrators, but only when the person is one.
+
+    Whoever then changes the person holds their lock already; locking the administrators on the way to somebody else
+    would run into batches that lock people in order.
+    """
+    if session.execute(_administrators().where(RoleAssignment.principal_id == principal_id)).first() is None:
+        return False
+    return administrators(session) == [principal_id]
+
+
+def _administrators() -> Select[str]:
+    return (
         select(RoleAssignment.principal_id)
         .join(Principal, Principal.id == RoleAssignment.principal_id)
         .where(
@@ -285,5 +304,3 @@ def administrators(session: Session) -> list[str]:
             Principal.standing == Standing.ACTIVE,
         )
     )
-    session.execute(select(Principal.id).where(Principal.id.in_(held)).order_by(Principal.id).with_for_update())
-    return list(session.execute(held.distinct()).scalars())

@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from idhub.authority import Action, Subject, administrators, authorize
+from idhub.authority import Action, Subject, authorize, is_last_administrator
 from idhub.changes import Actor
 from idhub.db import new_id
 from idhub.directory.people import PersonView, show_person
@@ -110,7 +110,11 @@ def move(
     session: Session, caller: Caller, principal_id: str, *, employment_id: str, values: Mapping[str, Any], now: datetime
 ) -> TransitionResult:
     """Change a person's post: company, department, title, manager, type, dates."""
-    _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
+    person = _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
+    post = next((post for post in person.employments if post.id == employment_id), None)
+    if post is not None:
+        # A further post of somebody of ours may be another company's.
+        authorize(session, caller.subject, Action.PEOPLE_CHANGE, organization_id=post.organization_id)
     if values.get("organization_id") is not None:
         authorize(session, caller.subject, Action.PEOPLE_CHANGE, organization_id=values["organization_id"])
     if values.get("manager_id") == principal_id:
@@ -205,7 +209,7 @@ def _protect(session: Session, caller: Caller, principal_id: str) -> None:
         return
     if caller.subject.principal_id == principal_id:
         raise Conflict("You cannot end your own access here; ask a colleague.", field="person", rule="self")
-    if administrators(session) == [principal_id]:
+    if is_last_administrator(session, principal_id):
         raise Conflict("This is the last administrator; name another first.", field="person", rule="last_administrator")
 
 

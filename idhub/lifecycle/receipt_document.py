@@ -23,6 +23,7 @@ ALGORITHM = "ES256"
 SCHEMA = 1
 _SALT_BYTES = 16
 _MAX_BYTES = 5_000_000
+_SHOWN = 80
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,13 +154,17 @@ def verify(content: bytes, jwks: Mapping[str, Any]) -> Verdict:
     """
     token, disclosures = _read(content)
     keys = _keys(jwks)
-    unverified_kid = _unverified_kid(token)
-    key = keys.get(unverified_kid)
+    unverified = _unverified_header(token)
+    unverified_kid = str(unverified["kid"])[:_SHOWN]
+    key = keys.get(str(unverified["kid"]))
     if key is None:
         return Verdict((f"no published receipt key is named {unverified_kid!r}",), kid=unverified_kid)
+    if unverified.get("alg") != ALGORITHM:
+        # RFC 8725 section 3.1: the algorithm is the key's, whatever the file says.
+        return Verdict((f"alg is {str(unverified.get('alg'))[:_SHOWN]!r}, not {ALGORITHM!r}",), kid=unverified_kid)
     try:
         signed = jws.deserialize_compact(token, key, algorithms=[ALGORITHM])
-    except (JoseError, ValueError) as error:
+    except (JoseError, ValueError, TypeError, KeyError) as error:
         return Verdict((f"the signature does not verify ({type(error).__name__})",), kid=unverified_kid)
     problems: list[str] = []
     header = signed.headers()
@@ -172,9 +177,12 @@ def verify(content: bytes, jwks: Mapping[str, Any]) -> Verdict:
     except orjson.JSONDecodeError:
         return Verdict(("the signed content is not JSON",), kid=unverified_kid)
     problems += _check_claims(claims)
+    if not isinstance(claims, dict):
+        return Verdict(tuple(problems), kid=unverified_kid)
     disclosed = {}
     for name, (salt, value) in disclosures.items():
-        expected = (claims.get("personal") or {}).get(name)
+        personal = claims.get("personal")
+        expected = personal.get(name) if isinstance(personal, dict) else None
         if not isinstance(expected, str) or not hmac.compare_digest(commitment(name, salt, value), expected):
             problems.append(f"the disclosed {name} is not what was signed")
         else:
@@ -187,18 +195,22 @@ def _read(content: bytes) -> tuple[str, dict[str, tuple[str, str]]]:
         raise Unreadable("the file is too large for a receipt")
     try:
         document = orjson.loads(content)
-        token = document["receipt"]
-        disclosures = {str(name): (str(pair[0]), str(pair[1])) for name, pair in document["disclosures"].items()}
-    except (orjson.JSONDecodeError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise Unreadable("the file is not a receipt: it needs `receipt` and `disclosures`") from error
-    if not isinstance(token, str) or token.count(".") != 2:
+    except orjson.JSONDecodeError as error:
+        raise Unreadable("the file is not JSON") from error
+    if not isinstance(document, dict) or not isinstance(document.get("disclosures"), dict):
+        raise Unreadable("the file is not a receipt: it needs `receipt` and `disclosures`")
+    token, disclosures = document.get("receipt"), document["disclosures"]
+    if not isinstance(token, str) or token.count(".") != 2 or not token.isascii():
         raise Unreadable("`receipt` is not a compact JWS")
-    return token, disclosures
+    for name, pair in disclosures.items():
+        if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
+            raise Unreadable(f"the disclosure of {name[:_SHOWN]!r} is not a salt and a value")
+    return token, {name: (pair[0], pair[1]) for name, pair in disclosures.items()}
 
 
-def _keys(jwks: Mapping[str, Any]) -> dict[str, ECKey]:
+def _keys(jwks: Any) -> dict[str, ECKey]:
     keys: dict[str, ECKey] = {}
-    listed = jwks.get("keys")
+    listed = jwks.get("keys") if isinstance(jwks, Mapping) else None
     if not isinstance(listed, list):
         raise Unreadable("the key file is not a JWK set")
     for entry in listed:
@@ -206,14 +218,14 @@ def _keys(jwks: Mapping[str, Any]) -> dict[str, ECKey]:
             continue
         try:
             keys[str(entry["kid"])] = ECKey.import_key({n: entry[n] for n in ("kty", "crv", "x", "y")})
-        except (JoseError, KeyError, ValueError) as error:
-            raise Unreadable(f"a receipt key of the set cannot be used: {entry.get('kid')!r}") from error
+        except (JoseError, KeyError, ValueError, TypeError, AttributeError) as error:
+            raise Unreadable(f"a receipt key of the set cannot be used: {str(entry.get('kid'))[:_SHOWN]!r}") from error
     if not keys:
         raise Unreadable("the key set holds no receipt key")
     return keys
 
 
-def _unverified_kid(token: str) -> str:
+def _unverified_header(token: str) -> dict[str, Any]:
     head = token.partition(".")[0]
     try:
         header = orjson.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))
@@ -221,17 +233,29 @@ def _unverified_kid(token: str) -> str:
         raise Unreadable("the receipt's header is not JSON") from error
     if not isinstance(header, dict) or not isinstance(header.get("kid"), str):
         raise Unreadable("the receipt names no key")
-    return str(header["kid"])
+    return header
 
 
 def _check_claims(claims: Any) -> list[str]:
     if not isinstance(claims, dict) or claims.get("schema") != SCHEMA or not isinstance(claims.get("rows"), list):
         return ["the signed content is not a receipt of a known schema"]
-    done = all(
-        isinstance(row, dict)
-        and row.get("state") == "done"
-        and int(row.get("grade", 0)) >= int(row.get("required_grade", 0))
-        and int(row.get("grade", 0)) <= int(row.get("ceiling", 0))
-        for row in claims["rows"]
-    )
-    return [] if bool(claims.get("complete")) == done else ["`complete` contradicts the rows"]
+    done = all(_is_done(row) for row in claims["rows"])
+    problems = [] if claims.get("complete") is done else ["`complete` contradicts the rows"]
+    if any(not _is_within_ceiling(row) for row in claims["rows"]):
+        problems.append("a grade is above what its channel can prove")
+    return problems
+
+
+def _grade(row: Any, name: str) -> int | None:
+    value = row.get(name, 0) if isinstance(row, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _is_done(row: Any) -> bool:
+    grade, required = _grade(row, "grade"), _grade(row, "required_grade")
+    return grade is not None and required is not None and row.get("state") == "done" and grade >= required
+
+
+def _is_within_ceiling(row: Any) -> bool:
+    grade, ceiling = _grade(row, "grade"), _grade(row, "ceiling")
+    return grade is not None and ceiling is not None and grade <= ceiling

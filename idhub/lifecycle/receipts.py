@@ -18,6 +18,7 @@ from idhub.changes import SYSTEM, Event, EventType, record
 from idhub.db import Database
 from idhub.delivery.channel import Grade
 from idhub.delivery.tables import Delivery
+from idhub.directory.names import LONGEST, may_name
 from idhub.directory.people import show_person
 from idhub.errors import NotFound
 from idhub.keys import Keyring
@@ -71,10 +72,12 @@ def find_case(session: Session, text: str) -> str:
     Raises:
         NotFound: there is none.
     """
-    found = session.execute(select(Case.id).where((Case.id == text) | (Case.number == text))).scalar()
-    found = found or cases.latest_case(session, text)
+    found = None
+    if may_name(text):
+        found = session.execute(select(Case.id).where((Case.id == text) | (Case.number == text))).scalar()
+        found = found or cases.latest_case(session, text)
     if found is None:
-        raise NotFound(f"There is no receipt {text!r}.", field="receipt", rule="receipt.unknown")
+        raise NotFound(f"There is no receipt {text[:LONGEST]!r}.", field="receipt", rule="receipt.unknown")
     return found
 
 

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from sqlalchemy import inspect, select
 from sqlalchemy.orm import Session
@@ -17,18 +18,18 @@ from idhub.changes import use_sealer
 from idhub.credentials.revoke import EndedParticipant
 from idhub.db import Database, create_database, new_id
 from idhub.delivery.channel import Channel
-from idhub.delivery.http import OutboundHttp
 from idhub.directory.organizations import install
 from idhub.directory.tables import Installation
 from idhub.errors import Unavailable
 from idhub.keys import Keyring, MasterKey, load_keyring
 from idhub.lifecycle.ports import use_planners
 from idhub.migrations import head_revision, is_current, migrate
-from idhub.provisioning.outbound import ScimChannel
 from idhub.provisioning.planner import ScimPlanner
 from idhub.settings import Settings
-from idhub.signals.backchannel import BackchannelLogoutChannel
 from idhub.signals.planner import BackchannelPlanner, tell_participants
+
+if TYPE_CHECKING:
+    from idhub.delivery.http import OutboundHttp
 
 Clock = Callable[[], datetime]
 
@@ -53,8 +54,12 @@ class Hub:
         """Plan the logouts of sessions that ended otherwise than by a transition."""
         tell_participants(session, participants, now=now)
 
-    def channels(self, http: OutboundHttp) -> Mapping[str, Channel]:
+    def channels(self, http: "OutboundHttp") -> Mapping[str, Channel]:
         """Every channel by name: the registry that the worker sends through."""
+        # Imported late: commands that send nothing need no HTTP client.
+        from idhub.provisioning.outbound import ScimChannel
+        from idhub.signals.backchannel import BackchannelLogoutChannel
+
         listed: list[Channel] = [
             ScimChannel(self.database, self.keyring, http, timeout=self.settings.delivery_timeout),
             BackchannelLogoutChannel(

@@ -3,8 +3,6 @@
 import itertools
 from functools import lru_cache
 
-from pypinyin import Style, lazy_pinyin
-
 # Readings of surnames that the general table gets wrong, beside the general ones (both are indexed).
 _SURNAMES = {
     "单": "shan",
@@ -36,6 +34,9 @@ def _is_han(char: str) -> bool:
 
 @lru_cache(maxsize=65_536)
 def _char_pinyin(char: str) -> str:
+    # Imported late: its phrase table costs half a second, and most commands name nobody in Chinese.
+    from pypinyin import Style, lazy_pinyin
+
     return "".join(lazy_pinyin(char, style=Style.NORMAL))
 
 

@@ -4,20 +4,25 @@ Entry points: `migrate` (bring a database to the newest schema), `is_current` (f
 """
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, inspect, text
 
 from idhub.db import Database
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
+HEAD = "r0001"
+"""The newest revision that this code knows; a test compares it with the scripts."""
 _LOCK = 0x1D_4B
 """PostgreSQL advisory lock (transaction level) under which one process migrates."""
 
 
-def _config() -> Config:
+def _config() -> "Config":
+    # Imported late, here and below: most starts find the schema current and need none of it.
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent))
     return config
@@ -25,12 +30,14 @@ def _config() -> Config:
 
 def head_revision() -> str:
     """The newest revision that this code knows."""
-    return ScriptDirectory.from_config(_config()).get_current_head() or ""
+    return HEAD
 
 
 def current_revision(connection: Connection) -> str | None:
     """The revision of the database; None when it is empty."""
-    return MigrationContext.configure(connection).get_current_revision()
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def is_current(database: Database) -> bool:
@@ -44,14 +51,18 @@ def migrate(database: Database) -> str | None:
 
     Safe to call from several processes at once: one does the work, the others wait.
     """
-    config = _config()
+    if is_current(database):
+        return HEAD
     with database.engine.connect() as connection:
         if database.dialect == "sqlite":
             connection.exec_driver_sql("BEGIN IMMEDIATE")
         else:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
         before = current_revision(connection)
-        if before != head_revision():
+        if before != HEAD:
+            from alembic import command
+
+            config = _config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
         connection.commit()

@@ -795,6 +795,21 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("principal_id", "client_id", name=op.f("pk_consents")),
     )
     op.create_table(
+        "delivery_holds",
+        sa.Column("application_id", sa.String(length=40), nullable=False),
+        sa.Column("channel", sa.String(length=40), nullable=False),
+        sa.Column("reason", sa.String(length=24), nullable=False),
+        sa.Column("note", sa.Text(), nullable=True),
+        sa.Column("refusals", sa.Integer(), nullable=False),
+        sa.Column("held_since", sa.BigInteger(), nullable=True),
+        sa.Column("next_probe_at", sa.BigInteger(), nullable=True),
+        sa.Column("held_by", sa.String(length=60), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["application_id"], ["applications.id"], name=op.f("fk_delivery_holds_application_id_applications")
+        ),
+        sa.PrimaryKeyConstraint("application_id", "channel", name=op.f("pk_delivery_holds")),
+    )
+    op.create_table(
         "delivery_attempts",
         sa.Column("delivery_id", sa.String(length=40), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ForeignKey, Integer, String, Text, delete, insert, select, tuple_, update
-from sqlalchemy.orm import Mapped, Session, mapped_column
+from sqlalchemy import delete, insert, select, tuple_, update
+from sqlalchemy.orm import Session
 
 from idhub.changes import SYSTEM, Actor, Event, EventType, record
-from idhub.db import Base, Instant
+from idhub.delivery.tables import DeliveryHold
 from idhub.delivery.wake import announce
 from idhub.errors import NotFound
 
@@ -27,25 +27,6 @@ EVERY_CHANNEL = "*"
 
 Queue = tuple[str, str]
 """Application and channel."""
-
-
-class DeliveryHold(Base):
-    """Why deliveries of an application wait. A row with `held_since` null only counts refusals."""
-
-    __tablename__ = "delivery_holds"
-
-    application_id: Mapped[str] = mapped_column(ForeignKey("applications.id"), primary_key=True)
-    channel: Mapped[str] = mapped_column(String(40), primary_key=True)
-    """Name of the channel whose credential is refused; * for a pause of the whole application."""
-    reason: Mapped[str] = mapped_column(String(24))
-    """unauthorized (its credential is refused), paused (by a person)."""
-    note: Mapped[str | None] = mapped_column(Text)
-    refusals: Mapped[int] = mapped_column(Integer, default=0)
-    """401s in a row."""
-    held_since: Mapped[datetime | None] = mapped_column(Instant)
-    next_probe_at: Mapped[datetime | None] = mapped_column(Instant)
-    """When one delivery is let through to see; null: never, somebody must resume it."""
-    held_by: Mapped[str] = mapped_column(String(60))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +83,7 @@ def pause(session: Session, application_id: str, *, now: datetime, actor: Actor,
     if not _count(changed):
         row = {"application_id": application_id, "channel": EVERY_CHANNEL, "reason": PAUSED, "refusals": 0, **values}
         session.execute(insert(DeliveryHold).values(row))
-    _record(session, application_id, EVERY_CHANNEL, "deliveries.paused", now=now, actor=actor)
+    _record(session, application_id, EVERY_CHANNEL, EventType.DELIVERY_HELD, PAUSED, now=now, actor=actor)
 
 
 def resume(session: Session, application_id: str, *, now: datetime, actor: Actor) -> None:
@@ -116,7 +97,7 @@ def resume(session: Session, application_id: str, *, now: datetime, actor: Actor
     )
     if not _count(removed):
         raise NotFound("The deliveries of this application are not held.", rule="hold.none")
-    _record(session, application_id, EVERY_CHANNEL, "deliveries.resumed", now=now, actor=actor)
+    _record(session, application_id, EVERY_CHANNEL, EventType.DELIVERY_RESUMED, None, now=now, actor=actor)
     announce(session)
 
 
@@ -151,7 +132,7 @@ def note_answers(session: Session, refused: Mapping[Queue, int], accepted: set[Q
     for queue in sorted(accepted & known.keys()):
         session.execute(delete(DeliveryHold).where(key == queue))
         if known[queue][1] is not None:
-            _record(session, *queue, "deliveries.resumed", now=now, actor=SYSTEM)
+            _record(session, *queue, EventType.DELIVERY_RESUMED, None, now=now, actor=SYSTEM)
             announce(session)
     for queue in sorted(refused.keys() - accepted):
         _refuse(session, queue, refused[queue], known.get(queue), now=now)
@@ -179,12 +160,15 @@ def _refuse(
     else:
         session.execute(update(DeliveryHold).where(*where).values(values))
     if is_held and held_since is None:
-        _record(session, *queue, "deliveries.held", now=now, actor=SYSTEM)
+        _record(session, *queue, EventType.DELIVERY_HELD, UNAUTHORIZED, now=now, actor=SYSTEM)
 
 
-def _record(session: Session, application_id: str, channel: str, reason: str, *, now: datetime, actor: Actor) -> None:
+def _record(
+    session: Session, application_id: str, channel: str, kind: EventType, reason: str | None, *, now: datetime,
+    actor: Actor,
+) -> None:  # fmt: skip
     event = Event(
-        type=EventType.APPLICATION_CHANGED,
+        type=kind,
         at=now,
         actor=actor,
         door="worker" if actor == SYSTEM else "console",

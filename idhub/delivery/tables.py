@@ -1,4 +1,4 @@
-"""Tables of delivery: one row per effect, one per attempt."""
+"""Tables of delivery: one row per effect, one per attempt, and what holds a queue up."""
 
 from datetime import datetime
 from typing import Any
@@ -83,3 +83,22 @@ class Lease(Base):
     holder: Mapped[str] = mapped_column(String(60))
     token: Mapped[int] = mapped_column(Integer)
     until: Mapped[datetime] = mapped_column(Instant)
+
+
+class DeliveryHold(Base):
+    """Why deliveries of an application wait. A row with `held_since` null only counts refusals."""
+
+    __tablename__ = "delivery_holds"
+
+    application_id: Mapped[str] = mapped_column(ForeignKey("applications.id"), primary_key=True)
+    channel: Mapped[str] = mapped_column(String(40), primary_key=True)
+    """Name of the channel whose credential is refused; * for a pause of the whole application."""
+    reason: Mapped[str] = mapped_column(String(24))
+    """unauthorized (its credential is refused), paused (by a person)."""
+    note: Mapped[str | None] = mapped_column(Text)
+    refusals: Mapped[int] = mapped_column(Integer, default=0)
+    """401s in a row."""
+    held_since: Mapped[datetime | None] = mapped_column(Instant)
+    next_probe_at: Mapped[datetime | None] = mapped_column(Instant)
+    """When one delivery is let through to see; null: never, somebody must resume it."""
+    held_by: Mapped[str] = mapped_column(String(60))

@@ -28,7 +28,8 @@ def plan(session: Session, planned: Sequence[PlannedDelivery], *, now: datetime)
 
     A provision that still waits (or was given up) becomes moot, and is superseded, by a later deprovision of its
     lane, and by a later provision unless a case of its own waits for its proof. A deprovision or logout is never
-    superseded: each is sent and proven. The event of the later delivery names what it supersedes.
+    superseded: each is sent and proven. The event of the later delivery names what it supersedes, and each of those
+    has an event of its own.
 
     Runs in the caller's transaction, which must hold the locks of the principals concerned (design, invariant 2):
     the order within a lane rests on them.
@@ -71,6 +72,9 @@ def plan(session: Session, planned: Sequence[PlannedDelivery], *, now: datetime)
         rows.append(row)
         replaced = superseded.pop(delivery.lane, []) if index == lanes[delivery.lane] else []
         events.append(_event(delivery_id, delivery, seq, replaced, now=now))
+        events.extend(_moot(one.id, one.case_id, delivery, delivery_id, now=now) for one in replaced)
+        if is_moot:
+            events.append(_moot(delivery_id, delivery.case_id, planned[last], None, now=now))
     bulk_insert(session, Delivery, rows)
     record(session, events)
     announce(session)
@@ -150,4 +154,23 @@ def _event(
         case_id=delivery.case_id,
         delivery_id=delivery_id,
         details=details,
+    )
+
+
+def _moot(
+    delivery_id: str, case_id: str | None, later: PlannedDelivery, later_id: str | None, *, now: datetime
+) -> Event:
+    """The event of a superseded delivery. `later` is of its lane, so of its account; planned with it, it has no id."""
+    return Event(
+        type=EventType.DELIVERY_SUPERSEDED,
+        at=now,
+        actor=SYSTEM,
+        door="system",
+        target_kind="delivery",
+        target_id=delivery_id,
+        person_id=later.principal_id,
+        application_id=later.application_id,
+        case_id=case_id,
+        delivery_id=delivery_id,
+        details={"by": later_id, "operation": later.operation} if later_id else {"operation": later.operation},
     )

@@ -49,6 +49,9 @@ EVENT: Mapping[str, str] = {
     "delivery.retried": N_("Delivery to be tried again"),
     "delivery.dead": N_("Delivery became a dead letter"),
     "delivery.requeued": N_("Delivery sent again"),
+    "delivery.superseded": N_("Delivery superseded"),
+    "delivery.held": N_("Deliveries held"),
+    "delivery.resumed": N_("Deliveries resumed"),
     "case.opened": N_("Case opened"),
     "case.completed": N_("Case completed"),
     "receipt.issued": N_("Receipt signed"),
@@ -116,7 +119,9 @@ GROUP: Mapping[str, str] = {
     "hub": N_("Hub"),
 }
 
-_WARN = frozenset({"delivery.retried", "import.quarantined", "login.throttled", "person.offboarding_scheduled"})
+_WARN = frozenset(
+    {"delivery.retried", "delivery.held", "import.quarantined", "login.throttled", "person.offboarding_scheduled"}
+)
 _BAD = frozenset({"delivery.dead", "code.replayed", "token.replayed", "person.offboarded", "hub.recovery"})
 _OK = frozenset({"delivery.done", "case.completed", "person.onboarded", "person.reactivated", "person.rehired"})
 

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import insert, select, text
 
 from audit.tables import audit_events
+from idhub.changes import EventType
 from idhub.db import Database
 from idhub.delivery.channel import Outcome, PlannedDelivery
 from idhub.delivery.queue import lease, settle
@@ -58,6 +59,16 @@ def add_case(hub: Database, clock: Clock, case_id: str) -> None:
         )
 
 
+def moot(hub: Database) -> dict[str, tuple[str | None, str | None]]:
+    """Superseded deliveries by their events: the case they were of, and what superseded them."""
+    with hub.read() as session:
+        bodies = session.execute(
+            select(audit_events.c.body).where(audit_events.c.type == EventType.DELIVERY_SUPERSEDED)
+        ).scalars()
+        events = [orjson.loads(body) for body in bodies]
+    return {one["delivery_id"]: (one.get("case_id"), one["details"].get("by")) for one in events}
+
+
 def due(hub: Database) -> list[str]:
     with hub.read() as session:
         return sorted(session.execute(text("SELECT case_id FROM receipts_due")).scalars())
@@ -78,6 +89,13 @@ def test_a_deprovision_supersedes_provisions_that_wait(hub: Database, clock: Clo
         body = session.execute(about).scalars().first()
     assert body is not None
     assert orjson.loads(body)["details"]["supersedes"] == [first, second]
+    assert moot(hub) == {first: ("cas_j", last), second: ("cas_k", last)}
+
+
+def test_what_is_moot_when_it_is_planned_says_so_too(hub: Database, clock: Clock) -> None:
+    first, second = put(hub, clock, provision(), delivery())
+    assert states(hub, first, second) == ["superseded", "pending"]
+    assert moot(hub) == {first: (None, None)}
 
 
 def test_a_provision_in_flight_is_not_superseded(hub: Database, clock: Clock, settings: Settings) -> None:

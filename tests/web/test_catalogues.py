@@ -5,7 +5,9 @@ from pathlib import Path
 
 from babel.messages.catalog import Message
 
+from audit.events import EventType
 from idhub.pages.language import load_catalog
+from idhub.web.event_labels import EVENT
 from tests.web.messages import marked_messages
 
 LOCALE = Path("idhub/web/locale")
@@ -14,6 +16,10 @@ LOCALE = Path("idhub/web/locale")
 def _strings(message: Message) -> list[str]:
     string = message.string
     return [string] if isinstance(string, str) else [str(one) for one in string or ()]
+
+
+def test_every_event_has_its_word_and_no_word_is_left_over() -> None:
+    assert set(EVENT) == {event.value for event in EventType}
 
 
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s")

@@ -28,6 +28,8 @@ T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _BUSY_TIMEOUT_MS = 10_000
+# Longer than the first waits of SQLite's busy handler (1, 2, 5, 10 ms).
+_GIVE_WAY_SECONDS = 0.012
 # psycopg allows 65,535 bound values a statement; SQLite 32,766.
 MAX_IN_VALUES = 5_000
 
@@ -184,6 +186,11 @@ class Database:
                     yield session
                 finally:
                     connection.rollback()
+
+    def give_way(self) -> None:
+        """Let others write before bulk work takes the lock again: SQLite queues nobody, waiters look now and then."""
+        if self.dialect == "sqlite":
+            time.sleep(_GIVE_WAY_SECONDS)
 
     def dispose(self) -> None:
         """Close every pooled connection."""

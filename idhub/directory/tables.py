@@ -7,64 +7,21 @@ except to close `superseded_at`.
 """
 
 from datetime import date, datetime
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Boolean, CheckConstraint, Date, ForeignKey, Index, Integer, LargeBinary, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from idhub.db import Base, Instant, JsonText
+from idhub.directory.kinds import EmploymentState as EmploymentState  # noqa: PLC0414
+from idhub.directory.kinds import EmploymentType as EmploymentType  # noqa: PLC0414
+from idhub.directory.kinds import OrganizationKind as OrganizationKind  # noqa: PLC0414
+from idhub.directory.kinds import PrincipalKind as PrincipalKind  # noqa: PLC0414
+from idhub.directory.kinds import Standing as Standing  # noqa: PLC0414
 
 _STAGED = text("state = 'staged'")
 _LIVE = text("state <> 'ended'")
 _BELIEVED = text("superseded_at IS NULL")
-
-
-class PrincipalKind(StrEnum):
-    """What can act."""
-
-    PERSON = "person"
-    SERVICE = "service"
-    DEVICE = "device"
-
-
-class Standing(StrEnum):
-    """Whether a principal may act at all."""
-
-    STAGED = "staged"
-    """Known, access not begun."""
-    ACTIVE = "active"
-    SUSPENDED = "suspended"
-    """Access held back; factors survive."""
-    LEFT = "left"
-
-
-class EmploymentType(StrEnum):
-    """Kinds of employment that the HR file names."""
-
-    REGULAR = "regular"
-    CONTRACTOR = "contractor"
-    INTERN = "intern"
-    DISPATCHED = "dispatched"
-
-
-class EmploymentState(StrEnum):
-    """State of one employment; the principal's standing follows from all of them."""
-
-    STAGED = "staged"
-    ACTIVE = "active"
-    SUSPENDED = "suspended"
-    ENDED = "ended"
-
-
-class OrganizationKind(StrEnum):
-    """Kinds of organization; dealers and suppliers are external."""
-
-    GROUP = "group"
-    COMPANY = "company"
-    SUBSIDIARY = "subsidiary"
-    DEALER = "dealer"
-    SUPPLIER = "supplier"
 
 
 class Installation(Base):

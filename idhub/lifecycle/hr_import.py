@@ -296,9 +296,7 @@ class _Run:
                 continue
             spent = max(time.perf_counter() - began, 1e-4)
             self.size = max(_SMALLEST, min(_LARGEST, int(len(part) * slice_seconds / spent)))
-            if self.database.dialect == "sqlite":
-                # One writer at a time: whoever waits for the lock must find it free now and then.
-                time.sleep(0.001)
+            self.database.give_way()
 
     def _apply(self, rows: Sequence[HrRow], *, is_retry: bool = False) -> Iterator[BatchPlan]:
         """Apply rows in one transaction; when it fails as a whole, halve it until the row that does is alone."""

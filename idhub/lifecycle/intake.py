@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime
 from typing import Any
 
-from idhub.directory.tables import EmploymentState, EmploymentType
+from idhub.directory.kinds import EmploymentState, EmploymentType
 from idhub.errors import Invalid
 
 _CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})

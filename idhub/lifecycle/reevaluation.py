@@ -60,6 +60,7 @@ def reevaluate_pending(
         # the rules under it (`transition._entitle`).
         with database.transaction() as session:
             _move_mark(session, mark, batch[-1] if batch else None)
+        database.give_way()
         looked_at += len(batch)
         if progress is not None and total:
             progress(min(looked_at, total), total)

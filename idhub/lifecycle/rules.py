@@ -10,7 +10,7 @@ from datetime import date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from idhub.directory.tables import EmploymentState, EmploymentType, Standing
+from idhub.directory.kinds import EmploymentState, EmploymentType, Standing
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.lifecycle import intake
 

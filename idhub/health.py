@@ -30,6 +30,7 @@ from idhub.delivery.tables import Delivery
 from idhub.directory.tables import Installation
 from idhub.errors import IdhubError
 from idhub.keys import PURPOSES
+from idhub.login.passwords import HashingPool
 from idhub.migrations import is_current
 from idhub.services import Hub
 
@@ -44,6 +45,10 @@ class Services(Protocol):
     @property
     def hub(self) -> Hub:
         """The open installation."""
+
+    @property
+    def hashing(self) -> HashingPool:
+        """Where passwords wait to be hashed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +136,9 @@ def _slugs(session: Session) -> dict[str, str]:
 class _Collector:
     """Reads the database when Prometheus asks."""
 
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
+    def __init__(self, services: Services) -> None:
+        self._hub = services.hub
+        self._hashing = services.hashing
         self._events: dict[tuple[str, str], int] = {}
         self._seen_through: int | None = None
 
@@ -140,19 +146,20 @@ class _Collector:
         """Every metric, as of now."""
         now = self._hub.clock()
         up = GaugeMetricFamily("idhub_database_up", "1 when the database answers.")
+        hashing = _gauge("idhub_hashing_queue_depth", "Passwords being hashed or waiting for it.", self._hashing.depth)
         try:
             with self._hub.database.read() as session:
                 found = [*self._deliveries(session, now), *self._credentials(session, now), self._audit(session)]
                 sealing = sequencer_lag(session.connection(), now)
         except SQLAlchemyError:
             up.add_metric([], 0)
-            return [up]
+            return [up, hashing]
         up.add_metric([], 1)
         gauges = (
             ("idhub_sequencer_pending_events", "Audit events without a place in the log.", sealing.pending),
             ("idhub_sequencer_lag_seconds", "Age of the oldest of them.", sealing.oldest.total_seconds()),
         )
-        return [up, *found, *(_gauge(*one) for one in gauges)]
+        return [up, hashing, *found, *(_gauge(*one) for one in gauges)]
 
     def _deliveries(self, session: Session, now: datetime) -> Iterable[Metric]:
         slugs = _slugs(session)
@@ -248,7 +255,7 @@ def create_router(services: Services) -> APIRouter:
     hub = services.hub
     router = APIRouter(include_in_schema=False)
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Collector(hub))
+    registry.register(_Collector(services))
 
     def look_ready() -> tuple[int, bytes]:
         found = readiness(hub, now=hub.clock())

@@ -36,7 +36,7 @@ def opened(hub: Database, settings: Settings, keyring: Keyring, clock: Clock) ->
 
 def client(opened: Hub) -> TestClient:
     app = FastAPI()
-    app.include_router(health.create_router(SimpleNamespace(hub=opened)))
+    app.include_router(health.create_router(SimpleNamespace(hub=opened, hashing=SimpleNamespace(depth=3))))
     return TestClient(app)
 
 
@@ -181,6 +181,7 @@ def test_metrics_count_deliveries_holds_and_events(opened: Hub, clock: Clock, se
     assert 'idhub_delivery_oldest_seconds{application="app-a"} 5.0' in shown
     assert "idhub_sequencer_pending_events 0.0" in shown
     assert 'idhub_credentials_alive{kind="session"} 0.0' in shown
+    assert "idhub_hashing_queue_depth 3.0" in shown
     assert sum(float(line.split()[-1]) for line in shown.splitlines() if 'state="dead"' in line) == 1
 
 

@@ -237,6 +237,11 @@ class HashingPool:
         self._dummy = self._argon2.hash(secrets.token_urlsafe(24))
         self._cost = time.perf_counter() - started
 
+    @property
+    def depth(self) -> int:
+        """How many passwords are being hashed or wait for it, in this process."""
+        return self._outstanding
+
     def hash(self, password: str) -> "Future[str]":
         """Hash a normalized password.
 

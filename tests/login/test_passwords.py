@@ -183,6 +183,7 @@ def test_a_full_queue_refuses_at_once_and_recovers(settings: Settings) -> None:
     with pytest.raises(Unavailable) as refused:
         pool.hash("quiet harbour lantern")
     assert refused.value.retry_after.total_seconds() >= 1
+    assert pool.depth == 3
     gate.set()
     assert [future.result(5) for future in running] == ["done"] * 3
     pool._cost = 0.001

@@ -32,7 +32,7 @@ from idhub.pages import Pages
 from idhub.pages.render import create_pages
 from idhub.services import Hub
 from idhub.settings import Settings
-from idhub.web import account, login, protocol_pages
+from idhub.web import login, protocol_pages
 from idhub.web.errors import render_error
 from idhub.web.routes import create_router as create_pages_router
 from idhub.worker import Worker
@@ -133,8 +133,7 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
     mount_hot(app, services)
     app.include_router(create_oidc(services))
     app.include_router(create_api(services))
-    for area in (login, account):
-        app.include_router(area.create_router(services))
+    app.include_router(login.create_router(services))
     app.include_router(create_pages_router(services))
     app.include_router(health.create_router(services))
     _publish_keys(app, services)

@@ -5,7 +5,6 @@
 Pages never call each other: each ends by sending the browser to `resume_url`, and the protocol decides what is next.
 """
 
-import secrets
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -20,8 +19,6 @@ from idhub.directory.tables import Person
 from idhub.settings import Settings
 
 Protocol = Literal["oidc", "oidc_logout", "none"]
-BROWSER_TOKEN_MIN = 16
-"""A shorter pre-session cookie is not one of ours and is replaced."""
 _RESUME: dict[str, str] = {"oidc": "/oauth2/authorize/resume", "oidc_logout": "/oauth2/logout/resume"}
 
 
@@ -46,11 +43,6 @@ class Transaction:
     consent: str | None
     created_at: datetime
     expires_at: datetime
-
-
-def new_browser_token() -> str:
-    """A value for the pre-session cookie that binds transactions to one browser."""
-    return secrets.token_urlsafe(32)
 
 
 def begin(

@@ -31,6 +31,7 @@ from idhub.oidc.clients import Client, find_client
 from idhub.oidc.errors import OAuthError, ShownError
 from idhub.oidc.gateway import Browser, Gateway
 from idhub.oidc.parameters import Parameters
+from idhub.pages import new_browser_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,7 @@ class Authorization:
 
     def _store(self, browser: Browser, request: AuthorizationRequest) -> tuple[str, str | None]:
         known = browser.browser_token
-        new_token = None if known and len(known) >= transactions.BROWSER_TOKEN_MIN else transactions.new_browser_token()
+        new_token = None if known else new_browser_token()
         with self._gateway.database.transaction(durable=False) as session:
             transaction_id = transactions.begin(
                 session,

@@ -5,7 +5,7 @@ Before client and redirect URI are verified an error is shown (`ShownError`); af
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -128,9 +128,14 @@ def _check_scope(draft: AuthorizationRequest, parameters: Parameters) -> None:
     refused = [value for value in wanted if value in SCOPES and value not in draft.client.scopes]
     if refused:
         raise OAuthError("invalid_scope", f"This client may not ask for {refused[0]}.", reason="not_registered")
-    draft.scope = " ".join(value for value in wanted if value in draft.client.scopes)
+    draft.scope = permitted_scope(draft.client, wanted)
     if not draft.scope:
         raise OAuthError("invalid_scope", "scope names nothing that this client may ask for.", reason="empty")
+
+
+def permitted_scope(client: Client, wanted: Iterable[str]) -> str:
+    """What of the wanted scope this client may have, in the order asked for."""
+    return " ".join(value for value in wanted if value in client.scopes)
 
 
 def _check_pkce(draft: AuthorizationRequest, parameters: Parameters) -> None:

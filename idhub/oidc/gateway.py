@@ -22,9 +22,9 @@ from idhub.oidc.journal import Journal
 from idhub.oidc.notices import ErrorNotice
 from idhub.oidc.parameters import MAX_BODY, MAX_QUERY, Parameters, parse
 from idhub.oidc.tokens import TokenReader
+from idhub.pages.cookies import BROWSER_COOKIE, believed, set_browser_cookie
 from idhub.settings import Settings
 
-_BROWSER_SECONDS = 24 * 3600
 _FORM = "application/x-www-form-urlencoded"
 
 
@@ -87,7 +87,7 @@ class Gateway:
             request,
             self.services.clock(),
             request.cookies.get(f"{self._prefix}session"),
-            request.cookies.get(f"{self._prefix}browser"),
+            believed(request.cookies.get(self._prefix + BROWSER_COOKIE)),
             client_address(peer, request.headers.getlist("x-forwarded-for"), self._trusted),
             request_id.get(),
         )
@@ -120,15 +120,7 @@ class Gateway:
         """303, also after a POST: a 307 would carry the form on (RFC 9700 section 4.12)."""
         response = RedirectResponse(url, 303, headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
         if set_browser_token is not None:
-            response.set_cookie(
-                f"{self._prefix}browser",
-                set_browser_token,
-                max_age=_BROWSER_SECONDS,
-                path="/",
-                secure=self.settings.is_https,
-                httponly=True,
-                samesite="lax",
-            )
+            set_browser_cookie(response, self._prefix, set_browser_token, is_secure=self.settings.is_https)
         return response
 
     def show(self, browser: Browser, error: ShownError) -> Response:

@@ -15,6 +15,7 @@ from idhub.oidc.clients import Client, find_client
 from idhub.oidc.errors import OAuthError, ShownError
 from idhub.oidc.gateway import Browser, Gateway
 from idhub.oidc.parameters import Parameters
+from idhub.pages import new_browser_token
 
 _SIGNED_OUT_PAGE = "/logout"
 
@@ -58,7 +59,7 @@ class Logout:
             # Nothing is left to end, so there is nothing to ask.
             return gateway.redirect(_target_url(target, state))
         known = browser.browser_token
-        new_token = None if known and len(known) >= transactions.BROWSER_TOKEN_MIN else transactions.new_browser_token()
+        new_token = None if known else new_browser_token()
         request = {"post_logout_redirect_uri": target, "state": state}
         with gateway.database.transaction(durable=False) as session:
             transaction_id = transactions.begin(

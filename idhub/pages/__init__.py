@@ -7,12 +7,14 @@ hand in what is to be shown. Entry point: `create_pages`.
 """
 
 from idhub.pages.assets import Asset, Assets
+from idhub.pages.cookies import BROWSER_COOKIE, new_browser_token
 from idhub.pages.formats import Formatter
 from idhub.pages.language import LANGUAGES, N_, Language, load_translations, negotiate_language
 from idhub.pages.render import Pages, create_pages
-from idhub.pages.security import CsrfGuard, content_security_policy, safe_local_path, security_headers
+from idhub.pages.security import CsrfGuard, content_security_policy, form_target, safe_local_path, security_headers
 
 __all__ = [
+    "BROWSER_COOKIE",
     "LANGUAGES",
     "N_",
     "Asset",
@@ -23,8 +25,10 @@ __all__ = [
     "Pages",
     "content_security_policy",
     "create_pages",
+    "form_target",
     "load_translations",
     "negotiate_language",
+    "new_browser_token",
     "safe_local_path",
     "security_headers",
 ]

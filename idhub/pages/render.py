@@ -1,7 +1,7 @@
 """Rendering: a template, its language, its theme, its headers."""
 
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from gettext import GNUTranslations
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from idhub.pages.assets import Assets
+from idhub.pages.cookies import BROWSER_COOKIE, believed, new_browser_token, set_browser_cookie, set_cookie
 from idhub.pages.formats import Formatter
 from idhub.pages.language import LANGUAGES, Language, load_translations, negotiate_language
 from idhub.pages.security import CsrfGuard, security_headers
@@ -18,9 +19,7 @@ from idhub.settings import Settings
 
 _WEB = Path(__file__).resolve().parent.parent / "web"
 THEMES = ("auto", "light", "dark")
-_YEAR_SECONDS = 365 * 24 * 3600
-_PRE_SESSION_SECONDS = 24 * 3600
-_MIN_BINDING, _MAX_BINDING = 16, 64
+_YEAR = timedelta(days=365)
 
 
 class Pages:
@@ -95,22 +94,16 @@ class Pages:
 
     def set_choice(self, response: Response, name: str, value: str) -> None:
         """Remember a choice (`lang`, `theme`) in a cookie for a year."""
-        self._set_cookie(response, name, value, _YEAR_SECONDS)
-
-    def _set_cookie(self, response: Response, name: str, value: str, max_age: int) -> None:
-        response.set_cookie(
-            self.cookie_name(name), value, max_age=max_age, path="/", secure=self._is_https, httponly=True,
-            samesite="lax",
-        )  # fmt: skip
+        set_cookie(response, self.cookie_name(name), value, is_secure=self._is_https, lifetime=_YEAR)
 
     # ------------------------------------------------------------------ forms
 
     def binding(self, request: Request, session_id: str | None) -> str:
-        """What a form token of this browser is bound to: its session, else its pre-session cookie, else nothing."""
+        """What a form token of this browser is bound to: its session, else its `browser` cookie, else nothing."""
         if session_id:
             return f"session:{session_id}"
-        value = request.cookies.get(self.cookie_name("pre"), "")
-        return f"pre:{value}" if _MIN_BINDING <= len(value) <= _MAX_BINDING else ""
+        value = believed(request.cookies.get(self.cookie_name(BROWSER_COOKIE)))
+        return f"browser:{value}" if value else ""
 
     def check_form(self, request: Request, csrf_token: str, *, session_id: str | None = None) -> None:
         """Refuse a form that this browser was not given. `session_id` as when the form was rendered.
@@ -141,15 +134,15 @@ class Pages:
         `csrf_token`, `here` (path and query of this page), `now`, `request_id`, `site_name`, `issuer`.
 
         Args:
-            session_id: of the signed-in person; form tokens are bound to it. None binds them to a pre-session cookie,
-                which is set here when the browser has none.
+            session_id: of the signed-in person; form tokens are bound to it. None binds them to the `browser`
+                cookie, which is set here when the browser has none.
             form_action, frame_src: see `content_security_policy`.
         """
         binding = self.binding(request, session_id)
-        fresh_pre_session = ""
+        fresh_browser = ""
         if not binding:
-            fresh_pre_session = self.csrf.new_binding()
-            binding = f"pre:{fresh_pre_session}"
+            fresh_browser = new_browser_token()
+            binding = f"browser:{fresh_browser}"
         language = self.language(request)
         values: dict[str, Any] = {
             "theme": self.theme(request),
@@ -165,8 +158,8 @@ class Pages:
         response.headers.update(security_headers(personal=personal, form_action=form_action, frame_src=frame_src))
         response.headers["Content-Language"] = language
         response.headers["Vary"] = "Accept-Language, Cookie"
-        if fresh_pre_session:
-            self._set_cookie(response, "pre", fresh_pre_session, _PRE_SESSION_SECONDS)
+        if fresh_browser:
+            set_browser_cookie(response, self._prefix, fresh_browser, is_secure=self._is_https)
         return response
 
     def fragment(self, request: Request, template: str, context: Mapping[str, Any]) -> str:

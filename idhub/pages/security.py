@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Iterable
 from urllib.parse import unquote, urlsplit
@@ -12,6 +13,8 @@ from idhub.errors import NotPermitted
 
 _MAX_PATH = 2048
 _NONCE_CHARACTERS = 22
+# RFC 8252 section 7.1: a domain name in reverse; never `javascript:`, `data:` or the like, which have no dot.
+_PRIVATE_SCHEME = re.compile(r"[a-z][a-z0-9+-]*(?:\.[a-z0-9+-]+)+")
 _SAFE_FETCH_SITES = frozenset({"same-origin", "none"})
 
 
@@ -19,10 +22,11 @@ def content_security_policy(*, form_action: Iterable[str] = (), frame_src: Itera
     """The policy of a page: nothing but what the hub itself serves, no inline script or style, never framed.
 
     Args:
-        form_action: origins where a form of this page may end after redirects (sign-in, consent, logout).
+        form_action: addresses where a form of this page may end after redirects (sign-in, consent, logout): web
+            origins, or of installed applications their private scheme (RFC 8252 section 7.1).
         frame_src: origins that the logout page tells by front channel.
     """
-    forms = " ".join(["'self'", *sorted({_origin(url) for url in form_action})])
+    forms = " ".join(["'self'", *sorted({form_target(url) for url in form_action})])
     directives = [
         "default-src 'none'",
         "script-src 'self'",
@@ -38,6 +42,16 @@ def content_security_policy(*, form_action: Iterable[str] = (), frame_src: Itera
     if frames:
         directives.append("frame-src " + " ".join(frames))
     return "; ".join(directives)
+
+
+def form_target(url: str) -> str:
+    """What a policy calls the place where a form may end: an origin, or the scheme of an installed application.
+
+    Raises:
+        ValueError: neither.
+    """
+    scheme = url.partition(":")[0]
+    return f"{scheme}:" if _PRIVATE_SCHEME.fullmatch(scheme) and scheme != url else _origin(url)
 
 
 def _origin(url: str) -> str:
@@ -86,7 +100,7 @@ class CsrfGuard:
     """Tokens that bind a form to the browser it was given to, and the checks of a request that changes something.
 
     A token is a nonce and its HMAC over the binding: the session's id for a signed-in person, otherwise the value of
-    the pre-session cookie, so that nobody can be signed in to somebody else's account by a forged form either.
+    the `browser` cookie, so that nobody can be signed in to somebody else's account by a forged form either.
     """
 
     def __init__(self, secret: bytes, issuer: str) -> None:
@@ -95,11 +109,6 @@ class CsrfGuard:
         self._secret = secret
         parts = urlsplit(issuer)
         self._origin = f"{parts.scheme}://{parts.netloc}"
-
-    @staticmethod
-    def new_binding() -> str:
-        """A value for the pre-session cookie."""
-        return secrets.token_urlsafe(16)
 
     def token(self, binding: str) -> str:
         """A fresh token for this binding. Every page gets its own, so that compression leaks nothing."""

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from urllib.parse import urlsplit
 
 from fastapi import Request, Response
 
@@ -13,11 +13,10 @@ from idhub.credentials.transactions import Transaction
 from idhub.db import Database
 from idhub.login.sign_in import Browser, Minted
 from idhub.login.throttling import Network, client_address
-from idhub.pages import N_, Pages
+from idhub.pages import N_, Pages, cookies, form_target
 from idhub.web.visit import SESSION_COOKIE, request_id
 
 DEVICE_COOKIE = "device"
-TRANSACTION_COOKIE = "browser"
 ENDED_COOKIE = "ended"
 """Token of the session that was just ended in this browser: lets it see how its applications took it."""
 _ENDED_LIFETIME = timedelta(minutes=10)
@@ -101,10 +100,7 @@ def set_cookie(
     response: Response, pages: Pages, name: str, value: str, *, is_secure: bool, lifetime: timedelta | None = None
 ) -> None:
     """Give the browser a cookie that no script reads and no other site's form sends; None: until it is closed."""
-    response.set_cookie(
-        pages.cookie_name(name), value, max_age=None if lifetime is None else int(lifetime.total_seconds()), path="/",
-        secure=is_secure, httponly=True, samesite="lax",
-    )  # fmt: skip
+    cookies.set_cookie(response, pages.cookie_name(name), value, is_secure=is_secure, lifetime=lifetime)
 
 
 def drop_cookie(response: Response, pages: Pages, name: str, *, is_secure: bool) -> None:
@@ -130,12 +126,12 @@ def take_session(response: Response, pages: Pages, token: str | None, *, is_secu
 
 
 def form_targets(transaction: Transaction | None) -> tuple[str, ...]:
-    """Origins where a form of this sign-in may end after redirects, for the page's policy (brief section 3)."""
+    """Where a form of this sign-in may end after redirects, for the page's policy (brief section 3)."""
     if transaction is None:
         return ()
     found = []
     for name in ("redirect_uri", "post_logout_redirect_uri"):
-        parts = urlsplit(str(transaction.request.get(name) or ""))
-        if parts.scheme in {"http", "https"} and parts.hostname and parts.username is None:
-            found.append(f"{parts.scheme}://{parts.netloc}")
+        # What no policy can name is none of a registered client's addresses; the form then ends here.
+        with suppress(ValueError):
+            found.append(form_target(str(transaction.request.get(name) or "")))
     return tuple(found)

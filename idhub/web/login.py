@@ -25,9 +25,9 @@ from idhub.login.passwords import MAX_PASSWORD_BYTES, Verification, check_policy
 from idhub.login.sign_in import MAX_USERNAME, Browser, Minted, Prepared
 from idhub.login.throttling import trusted_networks
 from idhub.oidc.notices import ErrorNotice
-from idhub.pages import N_, safe_local_path
+from idhub.pages import BROWSER_COOKIE, N_, safe_local_path
 from idhub.web import account, protocol_pages
-from idhub.web.browser import TRANSACTION_COOKIE, browser_of, cookie, form_targets, give_session, signed_in_as
+from idhub.web.browser import browser_of, cookie, form_targets, give_session, signed_in_as
 from idhub.web.forms import Form, RefusalLog, form_of, form_router, record_refusal
 from idhub.web.hashing import BUSY, TOO_MANY, LoginServices, policy_sentence, wait_words
 from idhub.web.services import WebServices
@@ -214,7 +214,7 @@ class _Entrance(_Pages):
             )  # fmt: skip
             transaction = self._load(session, visit.request, visit.transaction)
             if isinstance(outcome, Minted) and transaction is not None:
-                browser_token = cookie(visit.request, self.pages, TRANSACTION_COOKIE) or ""
+                browser_token = cookie(visit.request, self.pages, BROWSER_COOKIE) or ""
                 transactions.establish(session, transaction.id, browser_token, session_id=outcome.session_id, now=now)
                 target = transactions.resume_url(transaction)
         if not isinstance(outcome, Minted):
@@ -224,7 +224,7 @@ class _Entrance(_Pages):
         return response
 
     def _load(self, session: Session, request: Request, transaction_id: str) -> Transaction | None:
-        browser_token = cookie(request, self.pages, TRANSACTION_COOKIE)
+        browser_token = cookie(request, self.pages, BROWSER_COOKIE)
         return transactions.load(session, transaction_id, browser_token, now=self.services.clock())
 
     def _again(

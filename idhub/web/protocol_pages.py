@@ -17,8 +17,10 @@ from idhub.credentials.tables import SessionParticipant, SsoSession
 from idhub.credentials.transactions import Transaction
 from idhub.delivery.tables import Delivery
 from idhub.login.throttling import trusted_networks
-from idhub.pages import N_, Language
-from idhub.web.browser import ENDED_COOKIE, TRANSACTION_COOKIE, browser_of, cookie, form_targets, take_session
+from idhub.oidc.authorize import permitted_scope
+from idhub.oidc.clients import find_client
+from idhub.pages import BROWSER_COOKIE, N_, Language
+from idhub.web.browser import ENDED_COOKIE, browser_of, cookie, form_targets, take_session
 from idhub.web.forms import Form, form_of
 from idhub.web.services import WebServices
 from idhub.web.visit import SESSION_COOKIE, SignInRequired, request_id
@@ -60,6 +62,11 @@ _NOTICES: Mapping[str, _Notice] = {
         N_("This link leads somewhere that was not agreed"),
         N_("The application asked to send you to an address that is not registered for it."),
         N_("Nothing was sent there. Tell the people who run the application, with the log number below."),
+    ),
+    "request_malformed": (
+        N_("This link is damaged"),
+        N_("The request of the application could not be read. Nothing was changed and nothing was sent to it."),
+        N_("Go back and try again. If it happens again, tell the service desk the log number below."),
     ),
     "invalid_logout_request": (
         N_("The application's request to sign you out could not be used"),
@@ -168,7 +175,7 @@ def add_routes(router: APIRouter, services: WebServices) -> None:
     @router.get("/error")
     def show_error(request: Request, transaction: str = "") -> Response:
         """What a sign-in ran into."""
-        browser_token = cookie(request, pages, TRANSACTION_COOKIE)
+        browser_token = cookie(request, pages, BROWSER_COOKIE)
         with services.database.read() as session:
             found = transactions.load(session, transaction, browser_token, now=services.clock())
         if found is None:
@@ -192,10 +199,9 @@ def _add_logout(router: APIRouter, services: WebServices) -> None:
         with services.database.read() as session:
             signed_in = authenticate(session, cookie(request, pages, SESSION_COOKIE), now=now)
             asked = _load(session, services, request, transaction)
-            if signed_in is None:
-                results = _results(session, cookie(request, pages, ENDED_COOKIE), pages.language(request))
-            else:
-                participants = participants_of(session, signed_in.session_id)
+            ended = None if signed_in else cookie(request, pages, ENDED_COOKIE)
+            results = _results(session, ended, pages.language(request))
+            participants = participants_of(session, signed_in.session_id) if signed_in else []
         if signed_in is None:
             if asked is not None:
                 return _see_other(transactions.resume_url(asked))
@@ -274,6 +280,7 @@ def _add_consent(router: APIRouter, services: WebServices) -> None:
         with services.database.read() as session:
             signed_in = authenticate(session, cookie(request, pages, SESSION_COOKIE), now=services.clock())
             asked = _load(session, services, request, transaction)
+            scope = _scope_of(session, asked)
         application = application_of(asked, pages.language(request))
         if asked is None or application is None:
             return notice(services, request, status=400, reason="transaction_gone")
@@ -283,7 +290,7 @@ def _add_consent(router: APIRouter, services: WebServices) -> None:
             "transaction": asked.id,
             "application": application,
             "name": signed_in.display_name,
-            "scopes": _scope_words(services, request, str(asked.request.get("scope") or "")),
+            "scopes": _scope_words(services, request, scope),
         }
         return pages.render(
             request, "login/consent.html", context, session_id=signed_in.session_id, form_action=form_targets(asked)
@@ -293,7 +300,7 @@ def _add_consent(router: APIRouter, services: WebServices) -> None:
     def answer_consent(request: Request, form: Annotated[Form, Depends(_CONSENT_FORM)]) -> Response:
         """Note the answer and go back to the protocol, which acts on it."""
         now = services.clock()
-        browser_token = cookie(request, pages, TRANSACTION_COOKIE) or ""
+        browser_token = cookie(request, pages, BROWSER_COOKIE) or ""
         with services.database.transaction() as session:
             signed_in = authenticate(session, cookie(request, pages, SESSION_COOKIE), now=now)
             if signed_in is None:
@@ -316,12 +323,20 @@ def _add_consent(router: APIRouter, services: WebServices) -> None:
                     person_id=signed_in.principal_id,
                     application_id=asked.application_id,
                     request_id=request_id(request),
-                    details={"scope": str(asked.request.get("scope") or "")},
+                    details={"scope": _scope_of(session, asked)},
                 )
                 record(session, [event])
         if asked is None:
             return notice(services, request, status=400, reason="transaction_gone")
         return _see_other(transactions.resume_url(asked))
+
+
+def _scope_of(session: Session, asked: Transaction | None) -> str:
+    """What an answer of yes would give: of the scope that was asked for, what this client may have."""
+    client = find_client(session, asked.client_id) if asked is not None and asked.client_id else None
+    if client is None or asked is None:
+        return ""
+    return permitted_scope(client, str(asked.request.get("scope") or "").split())
 
 
 def _scope_words(services: WebServices, request: Request, scope: str) -> list[tuple[str, str]]:
@@ -336,7 +351,7 @@ def _scope_words(services: WebServices, request: Request, scope: str) -> list[tu
 
 
 def _load(session: Session, services: WebServices, request: Request, transaction_id: str) -> Transaction | None:
-    browser_token = cookie(request, services.pages, TRANSACTION_COOKIE)
+    browser_token = cookie(request, services.pages, BROWSER_COOKIE)
     return transactions.load(session, transaction_id, browser_token, now=services.clock())
 
 

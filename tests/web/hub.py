@@ -1,6 +1,6 @@
 """A hub's sign-in pages behind a real HTTP interface, composed as `idhub.app` does, without the worker."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,7 @@ from idhub.db import Database, new_id
 from idhub.directory.organizations import root_organization
 from idhub.keys import Keyring
 from idhub.login.passwords import HashingPool
-from idhub.pages import Pages, create_pages
+from idhub.pages import Pages, create_pages, new_browser_token
 from idhub.settings import Settings
 from idhub.web import login, shared
 from idhub.web.visit import frame_of, page_router, visitor_of
@@ -62,7 +62,14 @@ def create_app(world: World) -> FastAPI:
     return app
 
 
-def make_application(world: World, slug: str = "office", *, owner_id: str | None = None, is_told: bool = True) -> str:
+def make_application(
+    world: World,
+    slug: str = "office",
+    *,
+    owner_id: str | None = None,
+    is_told: bool = True,
+    scopes: Sequence[str] = ("openid",),
+) -> str:
     """An application with an OIDC client of the same name; returns its id."""
     now, application_id = world.clock(), new_id("app")
     with world.database.transaction() as session:
@@ -77,7 +84,7 @@ def make_application(world: World, slug: str = "office", *, owner_id: str | None
             insert(OidcClient).values(
                 client_id=slug, application_id=application_id, auth_method="client_secret_basic",
                 redirect_uris=[CALLBACK], post_logout_redirect_uris=[], grant_types=["authorization_code"],
-                scopes=["openid"], access_token_format="jwt", id_token_alg="ES256", created_at=now, changed_at=now,
+                scopes=list(scopes), access_token_format="jwt", id_token_alg="ES256", created_at=now, changed_at=now,
                 backchannel_logout_uri=f"http://127.0.0.1:1/{slug}" if is_told else None,
             )
         )  # fmt: skip
@@ -98,7 +105,7 @@ def join(world: World, session_id: str, principal_id: str, application_id: str, 
 
 def begin(world: World, **values: Any) -> tuple[str, str]:
     """A login transaction, as a protocol begins one: its id and the token of its browser."""
-    browser_token = transactions.new_browser_token()
+    browser_token = new_browser_token()
     with world.database.transaction() as session:
         transaction_id = transactions.begin(
             session, browser_token=browser_token, now=world.clock(), settings=world.settings, **values

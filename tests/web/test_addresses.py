@@ -2,7 +2,7 @@
 
 import pytest
 
-from idhub.pages import content_security_policy, safe_local_path
+from idhub.pages import content_security_policy, form_target, safe_local_path
 
 
 @pytest.mark.parametrize(
@@ -49,3 +49,33 @@ def test_a_refused_address_goes_to_the_named_default() -> None:
 def test_a_policy_takes_origins_only(origin: str) -> None:
     with pytest.raises(ValueError, match="http or https origins"):
         content_security_policy(form_action=[origin])
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        ("https://app.example/callback?x=1", "https://app.example"),
+        ("http://127.0.0.1:9001/cb", "http://127.0.0.1:9001"),
+        ("http://[::1]:9001/cb", "http://[::1]:9001"),
+        ("com.example.app:/cb", "com.example.app:"),
+        ("com.example.app://cb;script-src *", "com.example.app:"),
+    ],
+)
+def test_a_form_may_end_at_a_web_origin_or_in_an_installed_application(address: str, target: str) -> None:
+    """RFC 8252 section 7.1."""
+    assert form_target(address) == target
+    assert content_security_policy(form_action=[address]).endswith(f"form-action 'self' {target}")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["javascript:alert(1)", "data:text/html,x", "file:///x", "com.app", "com.app;x:/cb", " com.app:/", "a b:/"],
+)
+def test_a_form_ends_nowhere_else(address: str) -> None:
+    with pytest.raises(ValueError, match="http or https origins"):
+        form_target(address)
+
+
+def test_a_frame_is_never_an_installed_application() -> None:
+    with pytest.raises(ValueError, match="http or https origins"):
+        content_security_policy(frame_src=["com.example.app:/cb"])

@@ -20,7 +20,9 @@ from idhub.errors import Unavailable
 from idhub.keys import Keyring
 from idhub.lifecycle.intake import Offboard, Suspend
 from idhub.login import throttling
+from idhub.pages import new_browser_token
 from idhub.settings import Settings
+from idhub.web import protocol_pages
 from tests.login.world import PASSWORD, World, make_world
 from tests.support.clock import Clock
 from tests.web.hub import CALLBACK, begin, create_app, join, make_application
@@ -285,7 +287,7 @@ def test_nobody_is_sent_to_another_site_after_signing_in(world: World, person: P
 
 
 def protocol(world: World, **request: str) -> tuple[str, str]:
-    application = make_application(world)
+    application = make_application(world, scopes=["openid", "profile", "files.read", "offline_access"])
     values = {"redirect_uri": CALLBACK, **request}
     return begin(world, protocol="oidc", request=values, client_id="office", application_id=application)
 
@@ -307,11 +309,28 @@ def test_the_page_names_the_application_and_the_sign_in_resumes_there(world: Wor
 
 
 @on_sqlite
+def test_a_sign_in_may_end_in_an_installed_application(world: World, person: Person) -> None:
+    """RFC 8252 section 7.1; without its scheme in `form-action` the browser would stop at the last step."""
+    transaction, browser = protocol(world, redirect_uri="com.example.office:/callback")
+    person.set_cookie("browser", browser)
+    page = person.get(f"/login?transaction={transaction}")
+    assert page.headers["content-security-policy"].endswith("form-action 'self' com.example.office:")
+
+
+@pytest.mark.parametrize(
+    "reason",
+    ["unknown_client", "invalid_redirect_uri", "transaction_gone", "request_malformed", "invalid_logout_request"],
+)
+def test_every_error_that_is_shown_has_its_sentences(reason: str) -> None:
+    assert reason in protocol_pages._NOTICES
+
+
+@on_sqlite
 def test_a_transaction_of_another_browser_is_not_shown(world: World, person: Person) -> None:
     """T03: a sign-in begun elsewhere cannot be finished here."""
     _, number = world.person()
     transaction, _ = protocol(world)
-    person.set_cookie("browser", transactions.new_browser_token())
+    person.set_cookie("browser", new_browser_token())
     page = person.get(f"/login?transaction={transaction}")
     assert page.status_code == 400
     assert "notice-transaction_gone" in page.text
@@ -659,7 +678,7 @@ def test_what_ended_is_shown_to_its_browser_alone(world: World, person: Person) 
 
 def consent(world: World, person: Person) -> tuple[str, str, str]:
     _, number = world.person()
-    transaction, browser = protocol(world, scope="openid profile email offline_access files.read")
+    transaction, browser = protocol(world, scope="openid profile offline_access files.read payroll.write")
     person.set_cookie("browser", browser)
     person.sign_in(number, path=f"/login?transaction={transaction}")
     page = person.get(f"/consent?transaction={transaction}").text
@@ -678,6 +697,8 @@ def test_consent_is_asked_in_plain_words_and_noted(
         "允许 办公 访问？" in page
         and "查看你的姓名和工号" in page
         and "files.read" in page
+        # What this client may not have is not given, so it is not asked about.
+        and "payroll.write" not in page
         and "openid" not in page.split("<main")[1]
     )
     data = {"csrf_token": hidden(page, "csrf_token", last=True), "transaction": transaction, "consent": answer}

@@ -1,0 +1,43 @@
+"""The hub's own cookies: how each is given, and the one that tells browsers apart before anybody has signed in.
+
+`browser` binds sign-ins in progress and the forms of people who are not signed in to one browser.
+"""
+
+import secrets
+from datetime import timedelta
+
+from starlette.responses import Response
+
+BROWSER_COOKIE = "browser"
+_BROWSER_LIFETIME = timedelta(hours=24)
+_SHORTEST, _LONGEST = 16, 64
+
+
+def new_browser_token() -> str:
+    """A value for the `browser` cookie: 256 random bits."""
+    return secrets.token_urlsafe(32)
+
+
+def believed(value: str | None) -> str | None:
+    """The value of a `browser` cookie if it can be one of ours; anything else is replaced."""
+    if value is None or not _SHORTEST <= len(value) <= _LONGEST or not value.isascii():
+        return None
+    return value
+
+
+def set_cookie(response: Response, name: str, value: str, *, is_secure: bool, lifetime: timedelta | None) -> None:
+    """Give the browser a cookie that no script reads and no other site's form sends.
+
+    Args:
+        name: in full, with the installation's prefix.
+        lifetime: None: until the browser is closed.
+    """
+    response.set_cookie(
+        name, value, max_age=None if lifetime is None else int(lifetime.total_seconds()), path="/", secure=is_secure,
+        httponly=True, samesite="lax",
+    )  # fmt: skip
+
+
+def set_browser_cookie(response: Response, prefix: str, value: str, *, is_secure: bool) -> None:
+    """Give the browser its `browser` cookie."""
+    set_cookie(response, prefix + BROWSER_COOKIE, value, is_secure=is_secure, lifetime=_BROWSER_LIFETIME)

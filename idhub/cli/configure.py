@@ -1,5 +1,6 @@
 """`idhub apply`, `export`, `role`, `token`, `keys`: configuration and authority."""
 
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -49,7 +50,7 @@ def apply(
         )
         looked_at = 0
         if not dry_run:
-            with Progress(console=Console(stderr=True), transient=True) as bar:
+            with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
                 task = bar.add_task("who is entitled", total=None)
                 looked_at = reevaluate_pending(
                     hub.database,

@@ -38,6 +38,7 @@ def import_people(
             TimeElapsedColumn(),
             console=_stderr(),
             transient=True,
+            disable=not sys.stderr.isatty(),
         ) as bar,
     ):
         task = bar.add_task("importing", total=None)
@@ -57,6 +58,7 @@ def import_people(
         )
     data = {**plain(report), "refused": plain(report.problems), "refused_rows": report.refused}
     del data["problems"]
+    data["dry_run"] = data.pop("is_dry_run")
     show(data, as_json=json, lines=_import_lines(data))
     sys.exit(QUARANTINED if report.quarantined else REFUSED if report.refused else ALL_IN)
 

@@ -23,6 +23,16 @@ if TYPE_CHECKING:
     from tests.support.databases import DatabaseKind, Databases
 
 
+_LONGEST_ID = 24
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Ids that every process of a run agrees on: what is long or random is named by its place alone."""
+    if isinstance(val, str | bytes) and len(val) > _LONGEST_ID:
+        return argname
+    return None
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_settings_from_outside() -> None:
     """Settings in the caller's environment must not decide what a test sees."""

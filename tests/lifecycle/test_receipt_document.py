@@ -369,7 +369,6 @@ def test_file_that_is_no_receipt_is_unreadable(content: bytes) -> None:
         {"keys": [{n: v for n, v in PUBLIC.items() if n != "y"}]},
         {"keys": [{n: v for n, v in PUBLIC.items() if n != "kid"}]},
     ],
-    ids=repr,
 )
 def test_key_file_that_is_none_is_unreadable(jwks: Any) -> None:
     with pytest.raises(Unreadable):

@@ -6,6 +6,7 @@ the route, command or worker that opened the transaction does.
 """
 
 import base64
+import hashlib
 import os
 import threading
 import time
@@ -136,6 +137,16 @@ def upsert(session: Session, model: type[Base]) -> Any:
     """An INSERT on `model` that takes `on_conflict_do_update` / `_nothing`, for the session's database."""
     build = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
     return build(model.__table__)  # type: ignore[arg-type]
+
+
+def wait_alone(session: Session, name: str) -> None:
+    """Let one transaction at a time pass here, of those that ask for the same name; until it ends.
+
+    On PostgreSQL an advisory lock of the transaction (it passes a pooler); on SQLite writers are alone anyway.
+    """
+    if session.get_bind().dialect.name != "sqlite":
+        key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big", signed=True)
+        session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
 
 
 class Database:

@@ -6,6 +6,7 @@ name (`context`), so that values cannot be swapped between rows; migrations keep
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import hmac
 import os
@@ -26,7 +27,7 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from sqlalchemy import LargeBinary, String, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from idhub.db import Base, Database, Instant, JsonText
+from idhub.db import Base, Database, Instant, JsonText, wait_alone
 from idhub.errors import Invalid, NotFound, Unavailable
 
 Purpose = Literal["token", "event", "receipt", "checkpoint"]
@@ -96,16 +97,7 @@ class MasterKey:
             Invalid: the file does not hold 32 bytes in base64.
         """
         if create and not path.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            encoded = base64.b64encode(os.urandom(_MASTER_KEY_BYTES)) + b"\n"
-            try:
-                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            except FileExistsError:
-                return cls.load(path, create=False)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(encoded)
-                file.flush()
-                os.fsync(file.fileno())
+            _make_file(path, base64.b64encode(os.urandom(_MASTER_KEY_BYTES)) + b"\n")
         try:
             text = path.read_bytes().strip()
         except OSError as error:
@@ -114,7 +106,7 @@ class MasterKey:
             ) from error
         try:
             raw = base64.b64decode(text, validate=True)
-        except binascii.Error as error:
+        except (binascii.Error, ValueError) as error:
             raise Invalid(f"The master key {path} is not base64.", field="master_key_file", rule="key.form") from error
         if len(raw) != _MASTER_KEY_BYTES:
             raise Invalid(f"The master key {path} must be 32 bytes.", field="master_key_file", rule="key.length")
@@ -146,6 +138,27 @@ class MasterKey:
     def blind_index(self, context: str, text: str) -> str:
         """Keyed hash (hex) of `text` within `context`: equal texts compare equal, nothing else can be learned."""
         return hmac.new(self._blind, context.encode() + b"\0" + text.encode(), "sha256").hexdigest()
+
+
+def _make_file(path: Path, content: bytes) -> None:
+    """Write a file (0600) that is there whole or not at all, also after a loss of power; one that is there stays."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        with contextlib.suppress(FileExistsError):
+            os.link(draft, path)
+    finally:
+        draft.unlink()
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _derive(raw: bytes, name: str) -> bytes:
@@ -223,6 +236,8 @@ def load_keyring(database: Database, master: MasterKey, *, now: datetime) -> Key
     ]
     if missing:
         with database.transaction() as session:
+            # Two nodes that start at once on an empty database make one set of keys.
+            wait_alone(session, "signing keys")
             present = {(k.purpose, k.alg) for k in _load(session, master)[0]}
             for purpose, alg in missing:
                 if (purpose, alg) not in present:
@@ -230,6 +245,12 @@ def load_keyring(database: Database, master: MasterKey, *, now: datetime) -> Key
         with database.read() as session:
             loaded = _load(session, master)
     return Keyring(master, *loaded)
+
+
+def has_keys(database: Database) -> bool:
+    """Whether keys were ever made in this database. The schema must be there."""
+    with database.read() as session:
+        return session.execute(select(SigningKeyRow.kid).limit(1)).first() is not None
 
 
 def rotate(session: Session, keyring: Keyring, purpose: Purpose, alg: str, *, now: datetime) -> str:

@@ -16,12 +16,12 @@ from audit.checkpoint import Ed25519Signer, FileWitness
 from audit.sequencer import Sequencer
 from idhub.changes import use_sealer
 from idhub.credentials.revoke import EndedParticipant
-from idhub.db import Database, create_database, new_id
+from idhub.db import Database, create_database, new_id, wait_alone
 from idhub.delivery.channel import Channel
 from idhub.directory.organizations import install
 from idhub.directory.tables import Installation
 from idhub.errors import Unavailable
-from idhub.keys import Keyring, MasterKey, load_keyring
+from idhub.keys import Keyring, MasterKey, has_keys, load_keyring
 from idhub.lifecycle.ports import use_planners
 from idhub.migrations import head_revision, is_current, migrate
 from idhub.provisioning.planner import ScimPlanner
@@ -115,12 +115,31 @@ def open_hub(settings: Settings, *, clock: Clock = utc_now) -> Hub:
         migrate(database)
     elif not is_current(database):
         raise Unavailable(f"The database schema is not {head_revision()}. Run `idhub migrate`, then start again.")
-    master = MasterKey.load(settings.effective_master_key_file, create=is_new)
+    if is_new and settings.master_key_file is None:
+        _refuse_orphaned_key(database, settings)
+    master = MasterKey.load(settings.effective_master_key_file, create=is_new and not has_keys(database))
     now = clock()
     keyring = load_keyring(database, master, now=now)
     use_sealer(database, keyring)
     use_planners(database, [ScimPlanner(settings.delivery_timeout), BackchannelPlanner(settings.delivery_timeout)])
     if is_new:
         with database.transaction() as session:
+            wait_alone(session, "install")
             install(session, time_zone=settings.time_zone, now=now)
     return Hub(settings, database, keyring, clock, f"{socket.gethostname()[:24]}-{new_id('node')[5:]}")
+
+
+def _refuse_orphaned_key(database: Database, settings: Settings) -> None:
+    """A key in the data folder whose database is gone: starting would quietly begin an empty hub in its place.
+
+    A key that was provided from outside (`IDHUB_MASTER_KEY_FILE`) may well be there before the first start.
+
+    Raises:
+        Unavailable: the sentence says what to do.
+    """
+    path = settings.effective_master_key_file
+    if path.exists() and not has_keys(database):
+        raise Unavailable(
+            f"The database is empty, but there is a master key {path}: the database that it belongs to is missing. "
+            "Restore it, or remove the key if this is a new installation."
+        )

@@ -1,10 +1,12 @@
 """Every setting, with its unit and default. Environment `IDHUB_*` beats `idhub.toml`; read once, at start."""
 
 import os
+import tomllib
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -91,6 +93,15 @@ class Settings(BaseSettings):
             raise ValueError("must have no path")
         return value.rstrip("/")
 
+    @field_validator("time_zone")
+    @classmethod
+    def _zone_is_known(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError("must be an IANA time zone such as Asia/Shanghai") from error
+        return value
+
     @model_validator(mode="after")
     def _lease_outlives_deadline(self) -> "Settings":
         if self.delivery_lease <= self.delivery_timeout:
@@ -162,6 +173,8 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
 
     try:
         return _WithToml(**overrides)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise Invalid(f"{toml_file} is not TOML: {error}", field="config", rule="config.form") from error
     except ValidationError as error:
         parts = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors(include_input=False)]
         raise Invalid(

@@ -1,0 +1,239 @@
+"""Transactions, column types and identifiers, on both databases."""
+
+import threading
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import func, select, text, update
+from sqlalchemy.exc import DBAPIError
+
+from idhub.db import (
+    MAX_IN_VALUES,
+    Database,
+    bulk_insert,
+    chunked,
+    from_micros,
+    new_id,
+    to_micros,
+    upsert,
+    wait_alone,
+)
+from idhub.delivery.tables import Lease
+from idhub.lifecycle.tables import CaseNumber
+
+NOW = datetime(2026, 11, 23, 2, 0, 0, 123456, tzinfo=UTC)
+
+
+def _last(database: Database, month: str = "2026-11") -> int | None:
+    with database.read() as session:
+        return session.execute(select(CaseNumber.last).where(CaseNumber.month == month)).scalar()
+
+
+def _put(database: Database, last: int) -> None:
+    with database.transaction() as session:
+        session.add(CaseNumber(month="2026-11", last=last))
+
+
+# ---------------------------------------------------------------------- instants
+
+
+@given(st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30), timezones=st.just(UTC)))  # noqa: DTZ001 - bounds
+def test_instant_survives_to_the_microsecond(value: datetime) -> None:
+    assert from_micros(to_micros(value)) == value
+
+
+def test_instant_without_a_zone_is_a_defect() -> None:
+    with pytest.raises(ValueError, match="timezone-aware"):
+        to_micros(datetime(2026, 1, 1))  # noqa: DTZ001 - that is the point
+
+
+@pytest.mark.parametrize("zone", [UTC, timezone(timedelta(hours=8)), timezone(timedelta(hours=-5, minutes=-30))])
+def test_instant_is_stored_and_compared_whatever_its_zone(database: Database, zone: timezone) -> None:
+    value = NOW.astimezone(zone)
+    with database.transaction() as session:
+        session.add(Lease(name="a", holder="h", token=1, until=value))
+    with database.read() as session:
+        found = session.execute(select(Lease.until).where(Lease.until == NOW)).scalar_one()
+        assert (found, found.tzinfo) == (NOW, UTC)
+        earlier = select(Lease.name).where(Lease.until < NOW + timedelta(microseconds=1))
+        assert session.execute(earlier).scalar() == "a"
+        assert session.execute(select(Lease.name).where(Lease.until < NOW)).scalar() is None
+
+
+# ---------------------------------------------------------------------- transactions
+
+
+class _Stop(Exception):
+    pass
+
+
+def test_transaction_commits_whole_or_not_at_all(database: Database) -> None:
+    with pytest.raises(_Stop), database.transaction() as session:
+        session.add(CaseNumber(month="2026-11", last=1))
+        session.flush()
+        raise _Stop
+    assert _last(database) is None
+    _put(database, 1)
+    assert _last(database) == 1
+
+
+def test_what_cannot_be_flushed_at_the_end_rolls_back_and_is_raised(database: Database) -> None:
+    _put(database, 1)
+    with pytest.raises(DBAPIError), database.transaction() as session:
+        session.add(CaseNumber(month="2026-12", last=1))
+        session.add(CaseNumber(month="2026-11", last=1))
+    assert _last(database, "2026-12") is None
+
+
+def test_connection_is_clean_after_a_failure(database: Database) -> None:
+    for _ in range(30):
+        with pytest.raises(DBAPIError), database.transaction() as session:
+            session.execute(text("SELECT * FROM no_such_table"))
+    _put(database, 1)
+    assert _last(database) == 1
+
+
+def test_read_sees_one_snapshot_and_changes_nothing(database: Database) -> None:
+    _put(database, 1)
+    with database.read() as session:
+        assert session.execute(select(CaseNumber.last)).scalar() == 1
+        with database.transaction() as other:
+            other.execute(update(CaseNumber).values(last=2))
+        assert session.execute(select(CaseNumber.last)).scalar() == 1
+    assert _last(database) == 2
+
+
+def test_read_writes_nothing_that_stays(database: Database) -> None:
+    try:
+        with database.read() as session:
+            session.execute(text("INSERT INTO case_numbers (month, last) VALUES ('2026-11', 1)"))
+    except DBAPIError:
+        # PostgreSQL refuses at once.
+        pass
+    assert _last(database) is None
+
+
+def test_two_writers_lose_no_update(database: Database) -> None:
+    _put(database, 0)
+    barrier = threading.Barrier(4)
+    errors: list[BaseException] = []
+
+    def count() -> None:
+        try:
+            barrier.wait(20)
+            for _ in range(5):
+                with database.transaction(durable=False) as session:
+                    statement = select(CaseNumber.last).where(CaseNumber.month == "2026-11").with_for_update()
+                    last = session.execute(statement).scalar_one()
+                    session.execute(update(CaseNumber).values(last=last + 1))
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+    assert _last(database) == 20
+
+
+def test_waiting_alone_lets_one_pass_at_a_time(database: Database) -> None:
+    inside, most = 0, 0
+    lock = threading.Lock()
+
+    def enter() -> None:
+        nonlocal inside, most
+        with database.transaction() as session:
+            wait_alone(session, "door")
+            with lock:
+                inside += 1
+                most = max(most, inside)
+            session.execute(select(func.count()).select_from(CaseNumber))
+            with lock:
+                inside -= 1
+
+    threads = [threading.Thread(target=enter) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert (inside, most) == (0, 1)
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("durable", "level"), [(True, 2), (False, 1)])
+def test_durability_is_set_for_each_transaction_anew(database: Database, durable: bool, level: int) -> None:
+    for _ in range(3):
+        with database.transaction(durable=not durable):
+            pass
+        with database.transaction(durable=durable) as session:
+            assert session.execute(text("PRAGMA synchronous")).scalar() == level
+            assert session.execute(text("PRAGMA foreign_keys")).scalar() == 1
+            assert session.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_postgresql_waits_with_a_bound_and_keeps_no_idle_transaction(database: Database) -> None:
+    with database.transaction() as session:
+        assert session.execute(text("SHOW idle_in_transaction_session_timeout")).scalar() == "1min"
+        assert session.execute(text("SHOW lock_timeout")).scalar() == "30s"
+        assert session.execute(text("SHOW timezone")).scalar() == "UTC"
+        assert session.execute(text("SHOW transaction_isolation")).scalar() == "read committed"
+
+
+# ---------------------------------------------------------------------- statements
+
+
+def test_many_rows_go_in_and_long_lists_are_cut(database: Database) -> None:
+    months = [f"{n:07d}" for n in range(MAX_IN_VALUES + 7)]
+    with database.transaction() as session:
+        assert bulk_insert(session, CaseNumber, ({"month": m, "last": 1} for m in months)) == len(months)
+        assert bulk_insert(session, CaseNumber, ()) == 0
+        found = 0
+        for part in chunked(months):
+            found += session.execute(
+                select(func.count()).select_from(CaseNumber).where(CaseNumber.month.in_(part))
+            ).scalar_one()
+    assert found == len(months)
+
+
+@given(st.lists(st.integers(), max_size=50), st.integers(1, 20))
+def test_chunks_are_the_whole_in_order(items: list[int], size: int) -> None:
+    parts: list[Any] = list(chunked(items, size))
+    assert [item for part in parts for item in part] == items
+    assert all(0 < len(part) <= size for part in parts)
+
+
+def test_upsert_updates_what_is_there(database: Database) -> None:
+    for expected in (1, 2):
+        with database.transaction() as session:
+            statement = upsert(session, CaseNumber).values(month="2026-11", last=1)
+            session.execute(
+                statement.on_conflict_do_update(index_elements=["month"], set_={"last": CaseNumber.last + 1})
+            )
+        assert _last(database) == expected
+
+
+# ---------------------------------------------------------------------- identifiers
+
+
+def test_identifiers_are_unique_ordered_and_of_one_form_across_threads() -> None:
+    made: list[list[str]] = [[] for _ in range(4)]
+
+    def make(into: list[str]) -> None:
+        into.extend(new_id("per") for _ in range(6_000))
+
+    threads = [threading.Thread(target=make, args=(into,)) for into in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for one in made:
+        assert one == sorted(one)
+    every = [one for part in made for one in part]
+    assert len(set(every)) == len(every)
+    assert all(len(one) == 30 and one.startswith("per_") and one[4:].isalnum() and one.islower() for one in every)

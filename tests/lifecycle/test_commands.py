@@ -1,0 +1,276 @@
+"""What console, API and command line may ask, for whom, and in which words they are refused."""
+
+from datetime import date, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from audit.tables import audit_events
+from idhub.authority import Action, HubRole, Subject, assign_role
+from idhub.changes import COMMAND_LINE, Actor
+from idhub.directory.organizations import root_organization
+from idhub.directory.tables import Principal, Standing
+from idhub.errors import Conflict, IdhubError, Invalid, NotFound, NotPermitted
+from idhub.lifecycle import commands, intake
+from idhub.lifecycle.commands import Caller
+from idhub.lifecycle.doors import ENDS_EMPLOYMENTS, Door
+from idhub.lifecycle.transition import transition
+from tests.lifecycle.world import CALLER, World
+
+
+def _token(*actions: Action, organization: str | None = None) -> Caller:
+    subject = Subject(actions=frozenset(actions), organization_id=organization)
+    return Caller(subject=subject, actor=Actor(kind="client", id="tok_1"), door="api", request_id="req_1")
+
+
+def _signed_in(person: str) -> Caller:
+    return Caller(subject=Subject(principal_id=person), actor=Actor(kind="person", id=person), door="console")
+
+
+def _do(world: World, name: str, caller: Caller, *args: Any, **values: Any) -> Any:
+    with world.database.transaction() as session:
+        return getattr(commands, name)(session, caller, *args, now=world.clock(), **values)
+
+
+def _counts(world: World) -> tuple[int, int]:
+    with world.database.read() as session:
+        people = session.execute(select(func.count()).select_from(Principal)).scalar_one()
+        return people, session.execute(select(func.count()).select_from(audit_events)).scalar_one()
+
+
+def _post(world: World, **values: Any) -> dict[str, Any]:
+    return {
+        "organization_id": world.hq,
+        "employee_number": "N1",
+        "employment_type": "regular",
+        "starts_on": date(2026, 1, 1),
+        **values,
+    }
+
+
+@pytest.mark.parametrize(
+    ("person", "post", "field", "rule"),
+    [
+        ({"display_name": ""}, {}, "display_name", "required"),
+        ({"display_name": "  "}, {}, "display_name", "required"),
+        ({}, {}, "display_name", "required"),
+        ({"display_name": "x" * 201}, {}, "display_name", "too_long"),
+        ({"display_name": "a\u202eb"}, {}, "display_name", "control_character"),
+        ({"display_name": "a\0b"}, {}, "display_name", "control_character"),
+        ({"display_name": "a\ud800b"}, {}, "display_name", "control_character"),
+        ({"display_name": "a\nb"}, {}, "display_name", "control_character"),
+        ({"display_name": "a", "email": "a@b"}, {}, "email", "email_form"),
+        ({"display_name": "a", "email": "a@b.example, c@d.example"}, {}, "email", "email_form"),
+        ({"display_name": "a", "mobile": "call me"}, {}, "mobile", "mobile_form"),
+        ({"display_name": "a", "national_id_hash": "x"}, {}, "national_id_hash", "attribute.unknown"),
+        ({"display_name": "a", "standing": "active"}, {}, "standing", "attribute.unknown"),
+        ({"display_name": "a"}, {"employee_number": ""}, "employee_number", "required"),
+        ({"display_name": "a"}, {"employee_number": "a/b"}, "employee_number", "number_form"),
+        ({"display_name": "a"}, {"employee_number": "a b"}, "employee_number", "number_form"),
+        ({"display_name": "a"}, {"employee_number": "x" * 65}, "employee_number", "too_long"),
+        ({"display_name": "a"}, {"employment_type": "king"}, "employment_type", "employment_type"),
+        ({"display_name": "a"}, {"ends_on": date(2025, 12, 31)}, "end_date", "end_before_start"),
+        ({"display_name": "a"}, {"title": "x" * 201}, "title", "too_long"),
+    ],
+)
+def test_newcomer_who_breaks_a_rule_is_refused_by_field_and_nothing_is_written(
+    world: World, person: dict[str, str], post: dict[str, Any], field: str, rule: str
+) -> None:
+    before = _counts(world)
+    with pytest.raises(Invalid) as refusal:
+        _do(world, "onboard", CALLER, person=person, **_post(world, **post))
+    assert (refusal.value.field, refusal.value.rule) == (field, rule)
+    assert _counts(world) == before
+
+
+def test_right_over_a_company_is_needed_for_each_command(world: World) -> None:
+    person = world.hire()
+    before = _counts(world), world.principal(person)
+    asked: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+        ("onboard", (), {"person": {"display_name": "a"}, **_post(world)}),
+        ("rehire", (person,), _post(world)),
+        ("move", (person,), {"employment_id": world.employments(person)[0].id, "values": {"title": "x"}}),
+        ("update_person", (person,), {"values": {"display_name": "x"}}),
+        ("suspend", (person,), {}),
+        ("reactivate", (person,), {}),
+        ("offboard", (person,), {}),
+        ("cancel_offboarding", (person,), {}),
+    ]
+    change, leave = Action.PEOPLE_CHANGE, Action.PEOPLE_OFFBOARD
+    for name, args, values in asked:
+        needed = leave if "offboard" in name else change
+        without = _token(*(set(Action) - {needed}))
+        elsewhere = _token(*Action, organization=world.berlin)
+        for caller in (without, elsewhere, Caller(subject=Subject(), actor=COMMAND_LINE, door="api")):
+            with pytest.raises(NotPermitted) as refusal:
+                _do(world, name, caller, *args, **values)
+            assert refusal.value.rule == f"authority.{needed.value}"
+    assert (_counts(world), world.principal(person)) == before
+
+
+def test_hr_leaves_and_administrators_do_not_offboard(world: World) -> None:
+    hr, administrator, person = world.hire(), world.hire(), world.hire()
+    for principal_id, role in ((hr, HubRole.HR), (administrator, HubRole.ADMINISTRATOR)):
+        with world.database.transaction() as session:
+            assign_role(
+                session,
+                principal_id,
+                role,
+                organization_id=root_organization(session),
+                now=world.clock(),
+                assigned_by="test",
+            )
+    with pytest.raises(NotPermitted):
+        _do(world, "offboard", _signed_in(administrator), person)
+    assert _do(world, "offboard", _signed_in(hr), person).left == [person]
+    (event,) = world.events("person.offboarded")
+    assert event.actor_id == hr
+
+
+@pytest.mark.parametrize("name", ["offboard", "suspend"])
+def test_nobody_ends_their_own_access_nor_the_last_administrators(world: World, name: str) -> None:
+    hr, administrator = world.hire(), world.hire()
+    for principal_id, role in ((hr, HubRole.HR), (administrator, HubRole.ADMINISTRATOR)):
+        with world.database.transaction() as session:
+            assign_role(
+                session,
+                principal_id,
+                role,
+                organization_id=root_organization(session),
+                now=world.clock(),
+                assigned_by="test",
+            )
+    for target, rule in ((hr, "self"), (administrator, "last_administrator")):
+        with pytest.raises(Conflict) as refusal:
+            _do(world, name, _signed_in(hr), target)
+        assert refusal.value.rule == rule
+        assert world.principal(target).standing == Standing.ACTIVE
+    # Whoever runs the command line owns the data folder.
+    _do(world, name, CALLER, administrator)
+    assert world.principal(administrator).standing != Standing.ACTIVE
+
+
+def test_emergency_names_no_time(world: World) -> None:
+    person = world.hire()
+    with pytest.raises(Invalid) as refusal:
+        _do(world, "offboard", CALLER, person, is_emergency=True, at=world.clock() + timedelta(days=1))
+    assert (refusal.value.field, refusal.value.rule) == ("effective_at", "emergency.time")
+    assert world.principal(person).access_ends_at is None
+
+
+def test_time_in_the_past_is_now(world: World) -> None:
+    person = world.hire()
+    result = _do(world, "offboard", CALLER, person, at=world.clock() - timedelta(days=9))
+    assert result.left == [person]
+    assert world.principal(person).access_ends_at == world.clock()
+
+
+@pytest.mark.parametrize("name", ["offboard", "suspend", "reactivate", "cancel_offboarding"])
+def test_nobody_is_not_found(world: World, name: str) -> None:
+    with pytest.raises(NotFound):
+        _do(world, name, CALLER, "per_unknown")
+
+
+def test_post_of_somebody_else_is_not_theirs(world: World) -> None:
+    person, other = world.hire(), world.hire()
+    with pytest.raises(NotFound) as refusal:
+        _do(
+            world,
+            "move",
+            CALLER,
+            person,
+            employment_id=world.employments(other)[0].id,
+            values={"title": "x"},
+        )
+    assert refusal.value.rule == "employment.unknown"
+    assert world.employments(other)[0].title is None
+
+
+def test_nobody_manages_themself(world: World) -> None:
+    person = world.hire()
+    post = world.employments(person)[0]
+    with pytest.raises(Invalid) as refusal:
+        _do(world, "move", CALLER, person, employment_id=post.id, values={"manager_id": person})
+    assert refusal.value.rule == "manager.self"
+
+
+@pytest.mark.parametrize("reason", ["x" * 501, "a\u202eb", "a\0b"])
+def test_reason_is_text_of_bounded_length(world: World, reason: str) -> None:
+    person = world.hire()
+    with pytest.raises(Invalid) as refusal:
+        _do(world, "offboard", CALLER, person, reason=reason)
+    assert refusal.value.field == "reason"
+
+
+def test_leave_asked_for_again_names_its_case_and_a_person_who_left_is_not_suspended(world: World) -> None:
+    person = world.hire()
+    case = _do(world, "offboard", CALLER, person).cases[person]
+    assert _do(world, "offboard", CALLER, person).cases[person] == case
+    for name, rule in (("suspend", "suspend.left"), ("reactivate", "reactivate.left")):
+        with pytest.raises(Conflict) as refusal:
+            _do(world, name, CALLER, person)
+        assert refusal.value.rule == rule
+
+
+def test_rehire_on_a_live_number_is_refused(world: World) -> None:
+    person = world.hire(employee_number="N1")
+    with pytest.raises(Conflict) as refusal:
+        _do(world, "rehire", CALLER, person, **_post(world))
+    assert refusal.value.rule == "employment.live_already"
+
+
+def test_number_of_another_person_is_taken_also_by_rehire(world: World) -> None:
+    world.hire(employee_number="N1")
+    person = world.hire()
+    _do(world, "offboard", CALLER, person)
+    with pytest.raises(Conflict) as refusal:
+        _do(world, "rehire", CALLER, person, **_post(world))
+    assert refusal.value.rule == "employee_number.taken"
+    assert world.principal(person).standing == Standing.LEFT
+
+
+# ---------------------------------------------------------------------- doors
+
+
+def test_unknown_door_is_a_defect(world: World) -> None:
+    person = world.hire()
+    with pytest.raises(ValueError, match="back"):
+        world.change(intake.Offboard(principal_id=person), door="back")
+
+
+@pytest.mark.parametrize("door", sorted(set(Door) - ENDS_EMPLOYMENTS))
+def test_door_that_ends_nobody_makes_no_change_of_standing(world: World, door: Door) -> None:
+    person = world.hire()
+    post = world.employments(person)[0]
+    changes: list[intake.Change] = [
+        intake.Offboard(principal_id=person),
+        intake.Suspend(principal_id=person),
+        intake.Reactivate(principal_id=person),
+        intake.Move(principal_id=person, employment_id=post.id, values={"title": "x"}),
+        intake.UpdatePerson(principal_id=person, values={"email": None}),
+        intake.AddEmployment(principal_id=person, employment=world.facts()),
+        intake.CancelOffboarding(principal_id=person),
+    ]
+    for change in changes:
+        with pytest.raises(NotPermitted) as refusal, world.database.transaction() as session:
+            transition(
+                session,
+                [intake.EndCredentials(principal_id=person), change],
+                now=world.clock(),
+                actor=COMMAND_LINE,
+                door=door,
+            )
+        assert refusal.value.rule == "door"
+    assert world.principal(person).access_epoch == 1
+    world.change(intake.EndCredentials(principal_id=person), door=door).only()
+    row = world.principal(person)
+    assert (row.standing, row.access_epoch, row.enrolment_epoch) == (Standing.ACTIVE, 2, 1)
+
+
+def test_refusal_of_one_change_is_an_error_for_one_and_a_line_for_many(world: World) -> None:
+    person = world.hire()
+    result = world.change(intake.CancelOffboarding(principal_id=person))
+    assert isinstance(result.refused[0].error, IdhubError)
+    with pytest.raises(Conflict):
+        result.only()

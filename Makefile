@@ -9,6 +9,8 @@ PYTHON := $(VENV)/bin/python
 ENVIRONMENT := $(VENV)/.installed
 NODE_MODULES := tests/node_modules/.installed
 SOURCES := idhub providers scim audit
+# Databases of tests live in memory where the machine offers it.
+TEMPORARY := $(if $(wildcard /dev/shm/.),PYTEST_DEBUG_TEMPROOT=/dev/shm)
 
 ##@ Use
 
@@ -30,7 +32,7 @@ check: $(ENVIRONMENT) ## Linters, formatting, types and import contracts
 
 .PHONY: test
 test: $(ENVIRONMENT) system-packages $(NODE_MODULES) check ## Everything: check, then every test with real components
-	$(PYTHON) -m pytest --numprocesses=auto --dist=worksteal
+	$(TEMPORARY) $(PYTHON) -m pytest --numprocesses=auto --dist=worksteal
 
 .PHONY: format
 format: $(ENVIRONMENT) ## Let ruff sort imports and lay out the code

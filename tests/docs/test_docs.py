@@ -1,0 +1,110 @@
+"""The documentation is what the code says, and leads where it says."""
+
+import re
+import runpy
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from idhub.api.configuration import ConfigurationFile
+from idhub.settings import Settings
+from providers.hr_file.rows import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Rule
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md"])
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+FENCED = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def links(page: Path) -> Iterator[str]:
+    text = FENCED.sub("", page.read_text("utf-8"))
+    return (target for target in LINK.findall(text) if not target.startswith(("http://", "https://", "mailto:")))
+
+
+def anchors(page: Path) -> set[str]:
+    heads = re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
+
+
+def test_generated_pages_are_what_the_code_says() -> None:
+    """Stale? Run `python docs/generate.py`."""
+    assert runpy.run_path(str(DOCS / "generate.py"))["stale"]() == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in links(page):
+        path, _, anchor = target.partition("#")
+        found = (page.parent / path).resolve() if path else page
+        assert found.exists(), f"{name(page)} links to {target}"
+        assert found.is_relative_to(ROOT)
+        if anchor and found.suffix == ".md":
+            assert anchor in anchors(found), f"{name(page)} links to {target}"
+
+
+def test_every_page_is_reached_from_the_readme() -> None:
+    seen, todo = set[Path](), [ROOT / "README.md"]
+    while todo:
+        page = todo.pop()
+        seen.add(page)
+        for target in links(page):
+            found = (page.parent / target.partition("#")[0]).resolve()
+            pages = sorted(found.glob("*.md")) if found.is_dir() else [found]
+            todo += [one for one in pages if one.suffix == ".md" and one.is_file() and one not in seen]
+    assert [name(page) for page in PAGES if page.resolve() not in {one.resolve() for one in seen}] == []
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if "reference" in page.parts], ids=name)
+def test_specifications_name_tests_that_exist(page: Path) -> None:
+    """A row that says "implemented" names the test that shows it."""
+    for path, test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text("utf-8")):
+        assert (ROOT / path).is_file(), f"{name(page)} names {path}"
+        if test:
+            assert f"def {test}(" in (ROOT / path).read_text("utf-8"), f"{name(page)} names {path}::{test}"
+
+
+def test_every_implemented_row_of_the_specifications_names_its_test() -> None:
+    rows = [line for line in (DOCS / "reference/specifications.md").read_text("utf-8").splitlines() if line[:1] == "|"]
+    held = [row for row in rows if "| implemented |" in row or "| partial |" in row]
+    assert len(held) > 20
+    assert [row for row in held if "`tests/" not in row] == []
+
+
+def test_configurations_in_the_documentation_are_ones() -> None:
+    shown = 0
+    for page in PAGES:
+        for language, block in FENCED.findall(page.read_text("utf-8")):
+            if language == "yaml" and block.startswith("applications:"):
+                ConfigurationFile.model_validate(yaml.safe_load(block))
+                shown += 1
+    assert shown >= 3
+
+
+def test_the_hr_file_page_names_every_column_and_rule() -> None:
+    text = (DOCS / "reference/hr-file.md").read_text("utf-8")
+    missing = [
+        word
+        for word in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, *(rule.value for rule in Rule))
+        if f"`{word}`" not in text
+    ]
+    assert missing == []
+
+
+def test_the_configuration_page_names_every_field() -> None:
+    text = (DOCS / "reference/configuration.md").read_text("utf-8")
+    definitions = ConfigurationFile.model_json_schema()["$defs"]
+    fields = {field for definition in definitions.values() for field in definition["properties"]}
+    assert [field for field in sorted(fields) if f"`{field}`" not in text] == []
+
+
+def test_settings_in_the_documentation_exist() -> None:
+    known = {f"IDHUB_{setting.upper()}" for setting in Settings.model_fields}
+    for page in PAGES:
+        assert set(re.findall(r"IDHUB_[A-Z0-9_]+", page.read_text("utf-8"))) <= known, name(page)

@@ -33,6 +33,7 @@ from idhub.access.uris import check_redirect_uri, check_web_uri
 from idhub.changes import Actor, Event, EventType, record
 from idhub.db import Database, new_id
 from idhub.delivery.addresses import OutboundPolicy, OutboundRefused
+from idhub.directory.calendar import FIRST_YEAR, LAST_YEAR
 from idhub.directory.organizations import bump_rules_version, find_organization, root_organization
 from idhub.directory.people import find_person
 from idhub.errors import Conflict, Invalid, NotFound
@@ -103,6 +104,15 @@ class OidcBlock(_Strict):
     native: bool = False
     sector: Text | None = None
     service_until: date | None = None
+
+    @field_validator("service_until")
+    @classmethod
+    def _service_ends_within_reach(cls, value: date | None) -> date | None:
+        if value is not None and not FIRST_YEAR <= value.year <= LAST_YEAR:
+            raise PydanticCustomError(
+                "date_range", "must lie between {first} and {last}", {"first": FIRST_YEAR, "last": LAST_YEAR}
+            )
+        return value
 
 
 class ScimBlock(_Strict):
@@ -188,11 +198,13 @@ class _NoDuplicates(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        seen = set()
+        seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"{key.value!r} stands twice", key.start_mark)
-            seen.add(key.value if isinstance(key.value, str) else id(key))
+            seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -399,6 +411,8 @@ def _wish(session: Session, block: ApplicationBlock, folder: Path) -> Applicatio
     criticality = Criticality(block.criticality)
     name = block.name if isinstance(block.name, Names) else Names(en=block.name)
     deadline = _duration(block.revocation_deadline, f"{where}.revocation_deadline")
+    # Before the home address, which may be made of a redirect URI: the field that is wrong is the one named.
+    oidc = _oidc_wish(block.oidc, folder, f"{where}.oidc") if block.oidc else None
     home = block.home_url or _home_of(block)
     return ApplicationWish(
         slug=block.slug,
@@ -413,7 +427,7 @@ def _wish(session: Session, block: ApplicationBlock, folder: Path) -> Applicatio
         revocation_deadline=deadline or DEADLINES[criticality],
         required_grade=int(block.required_evidence[1]) if block.required_evidence else REQUIRED[criticality],
         is_enabled=block.enabled,
-        oidc=_oidc_wish(block.oidc, folder, f"{where}.oidc") if block.oidc else None,
+        oidc=oidc,
         scim=_scim_wish(block.scim, folder, f"{where}.scim") if block.scim else None,
         rules=[(rule.role, rule.rule) for rule in block.entitle],
     )
@@ -450,7 +464,7 @@ def _oidc_wish(block: OidcBlock, folder: Path, where: str) -> OidcWish:
         )
     if "client_credentials" in grants and block.public:
         raise Invalid("A public client cannot act for itself.", field=f"{where}.grant_types", rule="client.public")
-    if "authorization_code" in grants and not block.redirect_uris:
+    if ("authorization_code" in grants or not grants) and not block.redirect_uris:
         raise Invalid("redirect_uris must not be empty.", field=f"{where}.redirect_uris", rule="required")
     lifetime = _duration(block.access_token_lifetime, f"{where}.access_token_lifetime")
     for uri in block.redirect_uris:

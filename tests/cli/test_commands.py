@@ -1,0 +1,403 @@
+"""Output and exit status of each command, as scripts rely on them."""
+
+import re
+import sqlite3
+import stat
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from idhub.credentials import opaque
+from tests.cli.conftest import FAULTY, LIN, WANG, Command, Done
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+TOKEN = re.compile(r"[A-Za-z0-9_.-]+\n")
+
+
+def one_sentence(done: Done) -> str:
+    """A failure: nothing on stdout, one line on stderr, exit status 1."""
+    assert done.code == 1, done
+    assert done.out == ""
+    assert done.err.count("\n") == 1, done.err
+    assert done.err.startswith("error")
+    assert "Traceback" not in done.err
+    return done.err
+
+
+def test_token_create_prints_the_token_and_nothing_else_on_an_empty_folder(idhub: Command) -> None:
+    done = idhub("token", "create", "--scope", "people:write", "--scope", "audit:read")
+    assert done.code == 0, done.err
+    assert TOKEN.fullmatch(done.out)
+    assert opaque.looks_valid("api", done.out.strip())
+    assert done.err == ""
+    key = idhub.folder / "data" / "master.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert stat.S_IMODE(key.parent.stat().st_mode) == 0o700
+    stored = b"".join(path.read_bytes() for path in key.parent.iterdir() if path.is_file())
+    assert done.out.strip().encode() not in stored, "stored as a hash only"
+
+
+def test_token_create_names_an_unknown_scope(idhub: Command) -> None:
+    assert "[scope]" in one_sentence(idhub("token", "create", "--scope", "everything"))
+    assert not (idhub.folder / "data" / "idhub.db").exists(), "refused before anything is made"
+
+
+def test_import_ends_with_what_happened(idhub: Command) -> None:
+    good = idhub.hr_file(WANG, LIN)
+    before = idhub("people", "import", str(good), "--dry-run", "--json")
+    assert before.code == 0
+    assert before.json["dry_run"] is True
+    assert one_sentence(idhub("people", "show", "QY1")), "a dry run writes nothing"
+    assert idhub("people", "import", str(good)).code == 0
+    assert idhub("people", "import", str(good)).code == 0, "the same file again changes nothing"
+    partly = idhub("people", "import", str(idhub.hr_file(WANG, LIN, FAULTY, name="b.csv")), "--json")
+    assert partly.code == 2
+    problems = {(row["line"], row["field"], row["rule"]) for row in partly.json["refused"]}
+    assert {line for line, _, _ in problems} == {4}
+    assert {field for _, field, _ in problems} >= {"name", "start_date"}
+
+
+def test_a_mass_leave_is_quarantined(idhub: Command) -> None:
+    rows = [f"N{i},员工{i},,,,,总部,研发,,,regular,2020-01-01,,active" for i in range(60)]
+    assert idhub("people", "import", str(idhub.hr_file(*rows))).code == 0
+    held = idhub("people", "import", str(idhub.hr_file(*rows[:30], name="half.csv")))
+    assert held.code == 3, held
+    listed = idhub("people", "held", "--json")
+    assert listed.code == 0
+    assert len(listed.json) == 30
+    assert idhub("people", "show", "N59", "--json").json["standing"] == "active", "nobody has left yet"
+    run = listed.json[0]["run_id"]
+    one_sentence(idhub("people", "release", run, "--approver", "N1"))
+
+
+@pytest.mark.parametrize("content", [b"", b"name,company\nx,y\n", b"\x00\x01\x02", "工号,姓名\n".encode("utf-16")])
+def test_a_file_that_is_no_hr_file_is_refused_in_a_sentence(idhub: Command, content: bytes) -> None:
+    assert "[file]" in one_sentence(idhub("people", "import", str(idhub.write("x.csv", content))))
+
+
+def test_a_file_that_is_not_there_is_said_so(idhub: Command) -> None:
+    assert "missing.csv" in one_sentence(idhub("people", "import", "missing.csv"))
+    assert "missing.yaml" in one_sentence(idhub("apply", "missing.yaml"))
+    one_sentence(idhub("people", "import", str(idhub.folder)))
+
+
+def test_the_lifecycle_of_one_person(staffed: Command) -> None:
+    shown = staffed("people", "show", "QY1", "--json").json
+    assert (shown["standing"], shown["main_employment_id"]) == ("active", shown["employments"][0]["id"])
+    hired = staffed(
+        "onboard", "--name", "何志强", "--company", "总部", "--employee-number", "007", "--start-date", "2026-01-05",
+        "--department", "试验/整车", "--manager", "QY1", "--json",
+    )  # fmt: skip
+    assert hired.code == 0, hired.err
+    assert hired.json["standing"] == "active"
+    assert staffed("suspend", "007", "--json").json["changed"] is True
+    assert staffed("suspend", "007").out == "was suspended already\n"
+    assert staffed("reactivate", "007").out == "reactivated\n"
+    moved = staffed("move", "007", "--title", "Lead", "--json")
+    assert moved.json["person"]["employments"][0]["title"] == "Lead"
+    plan = staffed("offboard", "007", "--dry-run", "--json").json
+    assert plan["dry_run"] is True
+    assert staffed("people", "show", "007", "--json").json["standing"] == "active"
+    later = staffed("offboard", "007", "--at", "2099-01-01T18:00+08:00", "--json").json
+    assert later["left"] is False
+    assert staffed("offboard", "007", "--cancel").out == "cancelled\n"
+    left = staffed("offboard", "007", "--emergency", "--reason", "dismissed", "--json").json
+    assert left["left"] is True
+    receipt = staffed("receipt", "show", left["case"], "--json").json
+    assert receipt["person_id"] == left["person"]
+    assert staffed("receipt", "show", "007", "--json").json["case_id"] == left["case"]
+    again = staffed(
+        "onboard",
+        "--name",
+        "何志强",
+        "--company",
+        "总部",
+        "--employee-number",
+        "007",
+        "--start-date",
+        "2026-01-05",
+        "--json",
+    )
+    assert again.json["id"] == left["person"], "a rehire"
+    assert again.json["enrolment_epoch"] == 2
+
+
+def test_a_dry_run_of_a_hire_writes_nothing(staffed: Command) -> None:
+    arguments = ("--name", "x", "--company", "总部", "--employee-number", "9", "--start-date", "2026-01-05")
+    assert staffed("onboard", *arguments, "--dry-run", "--json").json["dry_run"] is True
+    one_sentence(staffed("people", "show", "9"))
+
+
+REFUSALS: tuple[tuple[tuple[str, ...], str], ...] = (
+    (("offboard", "nobody"), "person"),
+    (("offboard", "QY1", "--at", "tomorrow"), "at"),
+    (("offboard", "QY1", "--at", "2026-01-01T00:00"), "at"),
+    (("offboard", "QY1", "--at", "0001-01-01T00:00+08:00"), "at"),
+    (("offboard", "QY1", "--at", "2099-01-01T00:00+08:00", "--emergency"), "effective_at"),
+    (("move", "QY1"), "move"),
+    (("move", "QY1", "--company", "nowhere"), "organization"),
+    (("move", "QY1", "--manager", "QY1"), "manager"),
+    (("move", "QY1", "--end-date", "9999-12-31"), "end_date"),
+    (("move", "QY1", "--department", "a//b"), "department"),
+    (("move", "QY1", "--employment-type", "king"), "employment_type"),
+    (("role", "assign", "QY1", "emperor"), "role"),
+    (("role", "assign", "QY1", "hr", "--organization", "nowhere"), "organization"),
+    (("keys", "rotate", "door"), "purpose"),
+    (("keys", "rotate", "receipt", "--alg", "none"), "alg"),
+    (("audit", "search", "--from", "yesterday"), "from"),
+    (("receipt", "show", "R-0"), "case"),
+    (("receipt", "export", "QY1"), "case"),
+    (("people", "invite", "nobody"), "person"),
+)
+
+
+def test_a_refusal_names_the_field(staffed: Command) -> None:
+    for arguments, field in REFUSALS:
+        sentence = one_sentence(staffed(*arguments))
+        assert f"[{field}]" in sentence, (arguments, sentence)
+
+
+def test_a_rule_of_onboarding_is_named(staffed: Command) -> None:
+    for changed, field in (
+        (("--start-date", "2026-02-30"), "start_date"),
+        (("--end-date", "2025-01-01"), "end_date"),
+        (("--employee-number", "a b"), "employee_number"),
+        (("--employee-number", "QY1"), "employee_number"),
+        (("--email", "not a mail"), "email"),
+        (("--mobile", "=1+1"), "mobile"),
+        (("--name", "a\u202eb"), "display_name"),
+    ):
+        arguments = {"--name": "x", "--company": "总部", "--employee-number": "9", "--start-date": "2026-01-05"}
+        arguments[changed[0]] = changed[1]
+        sentence = one_sentence(staffed("onboard", *(part for pair in arguments.items() for part in pair)))
+        assert f"[{field}]" in sentence, sentence
+
+
+def test_invite_prints_the_link_alone(staffed: Command) -> None:
+    done = staffed("people", "invite", "QY1")
+    assert done.code == 0, done.err
+    assert re.fullmatch(r"http://127\.0\.0\.1:8000/login/first[^\s]+\n", done.out)
+    assert "works once" in done.err
+
+
+def test_roles_are_given_and_taken(staffed: Command) -> None:
+    assert staffed("role", "assign", "QY1", "hr").out.endswith(" is hr now\n")
+    assert staffed("role", "assign", "QY1", "hr", "--json").json["changed"] is False
+    assert "[role]" in one_sentence(staffed("role", "assign", "QY1", "auditor")), "nobody audits what they did"
+    assert staffed("role", "remove", "QY1", "hr", "--json").json["changed"] is True
+    assert staffed("role", "assign", "QY1", "administrator").code == 0
+    assert "last administrator" in one_sentence(staffed("role", "remove", "QY1", "administrator"))
+
+
+APPS = """
+applications:
+  - slug: office
+    name: {en: Office, zh: 办公}
+    owner: QY1
+    oidc: {client_id: office, client_secret_file: office.secret, redirect_uris: ["http://127.0.0.1:9001/callback"]}
+    entitle:
+      - {role: member, rule: 'employments.company eq "总部"'}
+"""
+
+
+def test_apply_is_told_once_and_export_is_what_it_takes(staffed: Command) -> None:
+    staffed.write("office.secret", "s" * 43)
+    apps = str(staffed.write("apps.yaml", APPS))
+    dry = staffed("apply", apps, "--dry-run", "--json")
+    assert dry.code == 0, dry.err
+    assert dry.json["changes"][0]["new"] is True
+    assert staffed("export").out == "applications: []\n"
+    made = staffed("apply", apps)
+    assert made.out.startswith("+ office\n")
+    assert "s" * 43 not in made.out + made.err
+    again = staffed("apply", apps)
+    assert again.out == "nothing to change\n"
+    exported = staffed("export").out
+    assert "owner: 总部" not in exported or "QY1" in exported
+    back = staffed("apply", str(staffed.write("back.yaml", exported)))
+    assert (back.code, back.out) == (0, "nothing to change\n"), back
+    plan = staffed("offboard", "QY1", "--dry-run", "--json").json
+    assert [row["application"] for row in plan["rows"]] == ["office"], "apply looked at who is entitled"
+
+
+def test_a_configuration_is_refused_in_a_sentence(staffed: Command) -> None:
+    sentence = one_sentence(staffed("apply", str(staffed.write("apps.yaml", APPS))))
+    assert "[applications.office.oidc.client_secret_file]" in sentence
+
+
+def test_the_log_is_exported_and_verified_with_published_keys(staffed: Command) -> None:
+    exported = staffed("audit", "export")
+    assert exported.code == 0, exported.err
+    log = staffed.write("log.jsonl", exported.out)
+    assert staffed("audit", "verify").code == 0
+    keys = staffed.write("keys.json", _published_keys(staffed.folder / "data"))
+    verified = staffed("audit", "verify", str(log), "--keys", str(keys), "--json")
+    assert (verified.code, verified.json["valid"]) == (0, True)
+    text = exported.out
+    assert "person.onboarded" in text
+    bad = staffed.write("bad.jsonl", text.replace("person.onboarded", "person.onboardee", 1))
+    assert staffed("audit", "verify", str(bad), "--keys", str(keys)).code == 1
+    for arguments in (
+        (str(log),),
+        (str(log), "--keys", "nothing.json"),
+        ("nothing.jsonl", "--keys", str(keys)),
+        (str(staffed.write("junk", b"\xff\x00")), "--keys", str(keys)),
+        ("--witness", "nothing.log"),
+    ):
+        done = staffed("audit", "verify", *arguments)
+        assert done.code == 2, (arguments, done)
+        assert done.err.startswith("unreadable: ")
+        assert "Traceback" not in done.err
+
+
+def test_a_changed_event_in_the_database_is_found(staffed: Command) -> None:
+    assert staffed("audit", "export").code == 0
+    with sqlite3.connect(staffed.folder / "data" / "idhub.db") as database:
+        # Whoever owns the file can drop the guard; the log must tell all the same.
+        guards = database.execute("SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'audit_events'")
+        for (guard,) in guards.fetchall():
+            database.execute(f"DROP TRIGGER {guard}")
+        database.execute(
+            "UPDATE audit_events SET body = CAST(replace(body, 'person.onboarded', 'person.offboarded') AS BLOB) "
+            "WHERE id = (SELECT min(id) FROM audit_events WHERE type = 'person.onboarded')"
+        )
+    database.close()
+    done = staffed("audit", "verify", "--json")
+    assert (done.code, done.json["valid"]) == (1, False)
+
+
+def test_a_receipt_is_verified_with_published_keys_alone(staffed: Command) -> None:
+    case = staffed("offboard", "QY1", "--json").json["case"]
+    _sign_receipts(staffed.folder / "data")
+    exported = staffed("receipt", "export", case)
+    assert exported.code == 0, exported.err
+    file = staffed.write("receipt.json", exported.out)
+    keys = str(staffed.write("keys.json", _published_keys(staffed.folder / "data")))
+    elsewhere = {"IDHUB_DATA_DIR": str(staffed.folder / "nowhere")}
+    good = staffed("receipt", "verify", str(file), "--keys", keys, "--json", env=elsewhere)
+    assert (good.code, good.json["valid"], good.json["problems"]) == (0, True, [])
+    assert not (staffed.folder / "nowhere").exists(), "nothing but the file and the keys is used"
+    flipped = bytearray(exported.out.encode())
+    where = exported.out.encode().index(b'receipt": "') + 400
+    flipped[where] = ord("A") if flipped[where] != ord("A") else ord("B")
+    bad = staffed("receipt", "verify", str(staffed.write("bad.json", bytes(flipped))), "--keys", keys)
+    assert bad.code == 1, bad
+    assert bad.out.startswith("INVALID: ")
+    for arguments in (
+        ("nothing", "--keys", keys),
+        (str(file), "--keys", "nothing"),
+        (keys, "--keys", keys),
+        (str(file), "--keys", str(file)),
+    ):
+        done = staffed("receipt", "verify", *arguments)
+        assert done.code == 2, (arguments, done)
+        assert done.err.startswith("unreadable: ")
+
+
+def test_events_are_searched_page_by_page(staffed: Command) -> None:
+    first = staffed("audit", "search", "--action", "person.", "--size", "1", "--json")
+    assert first.code == 0, first.err
+    assert len(first.json["events"]) == 1
+    second = staffed("audit", "search", "--action", "person.", "--size", "1", "--after", first.json["next"], "--json")
+    assert second.json["events"][0] != first.json["events"][0]
+    one_sentence(staffed("audit", "search", "--after", "junk"))
+
+
+def test_keys_rotate_and_migrate_and_doctor(idhub: Command) -> None:
+    migrated = idhub("migrate")
+    assert (migrated.code, migrated.out) == (0, "")
+    assert "schema" in migrated.err
+    rotated = idhub("keys", "rotate", "receipt", "--json")
+    assert rotated.code == 0, rotated.err
+    assert rotated.json["purpose"] == "receipt"
+    checked = idhub("doctor", "--json")
+    assert {"name", "is_ok", "detail"} <= set(checked.json[0])
+    assert checked.code == (0 if all(finding["is_ok"] for finding in checked.json) else 1)
+
+
+def test_output_that_is_piped_is_not_wrapped(staffed: Command) -> None:
+    title = "Engineer-" * 20
+    assert staffed("move", "QY1", "--title", title).code == 0
+    shown = staffed("people", "show", "QY1", "--json", env={"COLUMNS": "40"})
+    assert title in shown.out
+    line = next(
+        line for line in staffed("people", "show", "QY1", env={"COLUMNS": "40"}).out.splitlines() if "QY1" in line
+    )
+    assert "总部" in line
+    assert "研发/底盘" in line
+
+
+def test_whoever_has_seen_enough_of_the_output_is_not_shown_a_traceback(staffed: Command) -> None:
+    command = f"{sys.executable} -m idhub.cli audit export | head -c 1"
+    done = subprocess.run(
+        ["sh", "-c", command],
+        cwd=staffed.folder,
+        env=dict(staffed.environment),
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    assert b"Traceback" not in done.stderr
+    assert b"Exception ignored" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"IDHUB_ISSUER": "http://idp.example"}, "issuer"),
+        ({"IDHUB_PASSWORD_MIN_LENGTH": "3"}, "password_min_length"),
+        ({"IDHUB_DATABASE_URL": "postgresql://nobody@127.0.0.1:1/none"}, "database"),
+        ({"IDHUB_DATABASE_URL": "oracle://x"}, "error"),
+        ({"IDHUB_DATA_DIR": "/proc/idhub"}, "/proc/idhub"),
+        ({"IDHUB_MASTER_KEY_FILE": "/proc/master.key"}, "master.key"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_one_sentence(idhub: Command, settings: dict[str, str], said: str) -> None:
+    assert said in one_sentence(idhub("doctor", env=settings))
+
+
+def test_an_unknown_setting_in_the_file_is_named(idhub: Command) -> None:
+    config = idhub.write("idhub.toml", 'isuer = "http://127.0.0.1:8000"\n')
+    assert "isuer" in one_sentence(idhub("--config", str(config), "doctor"))
+    assert "nothing.toml" in one_sentence(idhub("--config", "nothing.toml", "doctor"))
+    broken = idhub.write("broken.toml", "issuer = \n")
+    one_sentence(idhub("--config", str(broken), "doctor"))
+
+
+def test_the_environment_beats_the_file(idhub: Command) -> None:
+    config = str(idhub.write("idhub.toml", 'data_dir = "from-file"\n'))
+    assert idhub("--config", config, "migrate").code == 0
+    assert (idhub.folder / "from-file" / "idhub.db").exists()
+    assert idhub("--config", config, "migrate", env={"IDHUB_DATA_DIR": "from-env"}).code == 0
+    assert (idhub.folder / "from-env" / "idhub.db").exists()
+
+
+def _published_keys(data: Path) -> bytes:
+    """What `/.well-known/idhub-keys` of this data folder would answer."""
+    import orjson
+
+    from idhub.services import open_hub
+    from idhub.settings import Settings
+
+    hub = open_hub(Settings(data_dir=data))
+    try:
+        return orjson.dumps(hub.keyring.jwks("receipt", "checkpoint"))
+    finally:
+        hub.close()
+
+
+def _sign_receipts(data: Path) -> None:
+    """What the worker does within the second."""
+    from idhub.lifecycle.receipts import sign_due
+    from idhub.services import open_hub
+    from idhub.settings import Settings
+
+    hub = open_hub(Settings(data_dir=data))
+    try:
+        assert sign_due(hub.database, hub.keyring, issuer=hub.settings.issuer, now=datetime.now(UTC)) == 1
+    finally:
+        hub.close()

@@ -1,13 +1,17 @@
 """Composition root: a hub's services, its routers, its error translators, and the ASGI application they make."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 import anyio.to_thread
 import structlog
 from fastapi import FastAPI
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as DatabaseTimeout
 from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,16 +20,18 @@ from starlette.responses import JSONResponse, Response
 from idhub import health
 from idhub.api.errors import error_response
 from idhub.api.routes import create_router as create_api
+from idhub.changes import EventType
+from idhub.credentials.journal import Journal
 from idhub.credentials.revoke import EndedParticipant
 from idhub.credentials.store import Store, create_store
 from idhub.db import Database
 from idhub.delivery.http import OutboundHttp
-from idhub.errors import IdhubError, Invalid, NotFound
+from idhub.errors import IdhubError, Invalid, NotFound, Unavailable
 from idhub.keys import Keyring
 from idhub.login.passwords import HashingPool
+from idhub.login.throttling import client_address, trusted_networks
 from idhub.logs import RequestLog
 from idhub.oidc.hot import mount_hot
-from idhub.oidc.journal import Journal
 from idhub.oidc.notices import ErrorNotice
 from idhub.oidc.routes import create_router as create_oidc
 from idhub.pages import Pages
@@ -111,9 +117,12 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
         worker = Worker(hub, services.http) if with_worker else None
         if worker is not None:
             await worker.start()
+        counting = asyncio.create_task(services.journal.run())
         try:
             yield
         finally:
+            counting.cancel()
+            await asyncio.wait([counting])
             if worker is not None:
                 await worker.stop()
             await services.store.close()
@@ -137,29 +146,74 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
     app.include_router(create_pages_router(services))
     app.include_router(health.create_router(services))
     _publish_keys(app, services)
-    _translate_the_rest(app, services)
+    translate_the_rest(app, services)
     app.add_middleware(RequestLog, settings=hub.settings)
     return app
 
 
-def _translate_the_rest(app: FastAPI, services: Services) -> None:
-    """What no area's own translator saw: addresses that nobody serves, and exceptions that nobody expected."""
+class RestServices(Protocol):
+    """What the last translators use."""
+
+    @property
+    def settings(self) -> Settings:
+        """Settings of the installation."""
+
+    @property
+    def pages(self) -> Pages:
+        """What renders."""
+
+    @property
+    def journal(self) -> Journal:
+        """Counts refusals."""
+
+    @property
+    def clock(self) -> Callable[[], datetime]:
+        """The present."""
+
+
+def translate_the_rest(app: FastAPI, services: RestServices) -> None:
+    """Answer what no area's own translator saw: addresses that nobody serves, and faults of ours.
+
+    Browsers get a page, machines JSON; which of them is asking, the address tells.
+    """
+    trusted = trusted_networks(services.settings.trusted_proxies)
 
     def answer(request: Request, error: IdhubError | None) -> Response:
-        if request.url.path.startswith(_MACHINE_PATHS):
+        if request.scope["path"].startswith(_MACHINE_PATHS):
             return error_response(request, error)
         return render_error(services.pages, request, error)
 
     async def on_http(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 404
+        peer = request.client.host if request.client else "unknown"
+        services.journal.count(
+            EventType.REQUEST_REFUSED, door="api" if request.scope["path"].startswith("/api/") else "login",
+            target_kind="address", target_id=None, reason=f"route.{status}", now=services.clock(),
+            address=client_address(peer, request.headers.getlist("x-forwarded-for"), trusted),
+        )  # fmt: skip
+        if status not in {404, 405}:
+            return answer(request, Invalid("This cannot be read.", rule="request.form"))
         known = NotFound("There is no such address, or it takes another method.", rule="route")
-        return answer(request, known if status in {404, 405} else Invalid("This cannot be read.", rule="request.form"))
+        response = answer(request, known)
+        response.status_code = status
+        response.headers.update(getattr(error, "headers", None) or {})
+        return response
+
+    async def on_domain(request: Request, error: Exception) -> Response:
+        return answer(request, error if isinstance(error, IdhubError) else None)
+
+    async def on_database(request: Request, error: Exception) -> Response:
+        _LOG.warning("request.database_unavailable", exc_info=error)
+        return answer(request, Unavailable("The database cannot be reached; try again."))
 
     async def on_unexpected(request: Request, error: Exception) -> Response:
         _LOG.error("request.failed", exc_info=error)
         return answer(request, None)
 
     app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(IdhubError, on_domain)
+    for kind in (OperationalError, DatabaseTimeout):
+        app.add_exception_handler(kind, on_database)
     app.add_exception_handler(Exception, on_unexpected)
 
 

@@ -18,6 +18,8 @@ from idhub.db import Database
 from idhub.directory.tables import Installation, Principal, Standing
 from idhub.errors import IdhubError
 from idhub.lifecycle import commands
+from idhub.login.throttling import client_address, trusted_networks
+from idhub.settings import Settings
 
 SCHEME = "bearer"
 
@@ -27,6 +29,9 @@ class Unauthenticated(IdhubError):
 
 
 class _Services(Protocol):
+    @property
+    def settings(self) -> Settings: ...
+
     @property
     def database(self) -> Database: ...
 
@@ -57,13 +62,19 @@ def authenticate(services: _Services, request: Request) -> ApiCaller:
     if row is None:
         raise Unauthenticated("This token does not work (any more).", field="authorization", rule="token.dead")
     request_id = getattr(request.state, "request_id", None)
-    ip = request.client.host if request.client else None
     subject = Subject(
         principal_id=row.principal_id, actions=actions_of(row.scopes), organization_id=row.organization_id
     )
-    actor = Actor(kind="service", id=row.id, name=row.name, ip=ip)
+    actor = Actor(kind="service", id=row.id, name=row.name, ip=address_of(services, request))
     lifecycle = commands.Caller(subject=subject, actor=actor, door="api", request_id=request_id)
     return ApiCaller(row.id, subject, lifecycle)
+
+
+def address_of(services: _Services, request: Request) -> str:
+    """Where the request came from, as far as trusted proxies tell."""
+    peer = request.client.host if request.client else "unknown"
+    trusted = trusted_networks(services.settings.trusted_proxies)
+    return client_address(peer, request.headers.getlist("x-forwarded-for"), trusted)
 
 
 async def _caller_of(request: Request) -> ApiCaller:

@@ -15,7 +15,7 @@ from fastapi.routing import APIRoute
 from sqlalchemy.exc import IntegrityError, OperationalError
 from starlette.exceptions import HTTPException
 
-from idhub.api.access import ApiCaller, Unauthenticated, authenticate
+from idhub.api.access import ApiCaller, Unauthenticated, address_of, authenticate
 from idhub.api.shared import PREFIX, ApiServices
 from idhub.changes import Event, EventType, record
 from idhub.errors import Conflict, IdhubError, Invalid, NotFound, NotPermitted, Unavailable
@@ -158,13 +158,19 @@ def _from_http(error: HTTPException) -> IdhubError:
 async def _record(services: ApiServices, request: Request, error: IdhubError) -> None:
     """Of an authenticated caller an event of its own; of anybody else one in the count of the minute."""
     now = services.clock()
-    ip = request.client.host if request.client else "unknown"
     caller: ApiCaller | None = getattr(request.state, "api_caller", None)
     reason = error.rule or "invalid"
     if caller is None:
-        services.journal.count(EventType.REQUEST_REFUSED, client_id=None, address=ip, now=now, reason=reason[:60])
+        services.journal.count(
+            EventType.REQUEST_REFUSED, door="api", target_kind="endpoint", target_id=_endpoint(request),
+            address=address_of(services, request), now=now, reason=reason,
+        )  # fmt: skip
         return
     await anyio.to_thread.run_sync(_write, services, request, error, caller, now)
+
+
+def _endpoint(request: Request) -> str:
+    return f"{request.method} {PREFIX}{request.scope['route'].path}"
 
 
 def _write(services: ApiServices, request: Request, error: IdhubError, caller: ApiCaller, now: datetime) -> None:
@@ -175,7 +181,7 @@ def _write(services: ApiServices, request: Request, error: IdhubError, caller: A
         actor=caller.lifecycle.actor,
         door="api",
         target_kind="endpoint",
-        target_id=f"{request.method} {PREFIX}{request.scope['route'].path}"[:200],
+        target_id=_endpoint(request),
         outcome="failure",
         reason=error.rule,
         request_id=caller.lifecycle.request_id,

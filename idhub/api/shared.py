@@ -10,13 +10,13 @@ from sqlalchemy.orm import Session
 
 from idhub.api.access import ApiCaller
 from idhub.authority import Action, authorize, visible_organizations
+from idhub.credentials.journal import Journal
 from idhub.db import Database
 from idhub.directory.calendar import parse_day, parse_instant
 from idhub.directory.people import PersonView, find_person, show_person
 from idhub.errors import Invalid, NotFound, NotPermitted
 from idhub.keys import Keyring
 from idhub.lifecycle.transition import TransitionResult
-from idhub.oidc.journal import Journal
 from idhub.settings import Settings
 
 PREFIX = "/api/v1"

@@ -5,20 +5,18 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from anyio import from_thread
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import transactions
+from idhub.credentials.journal import Journal
 from idhub.credentials.sessions import SignedIn, authenticate
-from idhub.credentials.store import Store
 from idhub.db import Database
 from idhub.keys import Keyring
 from idhub.login.throttling import client_address, trusted_networks
 from idhub.logs import request_id
 from idhub.oidc.errors import OAuthError, ShownError
-from idhub.oidc.journal import Journal
 from idhub.oidc.notices import ErrorNotice
 from idhub.oidc.parameters import MAX_BODY, MAX_QUERY, Parameters, parse
 from idhub.oidc.tokens import TokenReader
@@ -48,8 +46,8 @@ class BrowserServices(Protocol):
         """The present, aware UTC."""
 
     @property
-    def store(self) -> Store:
-        """Takes what is counted."""
+    def journal(self) -> Journal:
+        """Counts refusals of nobody in particular."""
 
     def error_page(self, request: Request, notice: ErrorNotice, /) -> Response:
         """The page of an error that is shown."""
@@ -76,7 +74,7 @@ class Gateway:
         self.database = services.database
         self.issuer = services.settings.issuer
         self.reader = TokenReader(services.keyring, services.settings.issuer)
-        self._journal = Journal(services.store)
+        self._journal = services.journal
         self._prefix = services.settings.cookie_prefix
         self._trusted = trusted_networks(services.settings.trusted_proxies)
 
@@ -139,15 +137,10 @@ class Gateway:
     ) -> None:
         """Record a refusal: of a signed-in person as an event of its own, of anybody else in the count."""
         if signed is None:
-            from_thread.run_sync(
-                lambda: self._journal.count(
-                    EventType.AUTHORIZATION_REFUSED,
-                    client_id=client_id,
-                    address=browser.ip,
-                    now=browser.now,
-                    reason=reason,
-                )
-            )
+            self._journal.count(
+                EventType.AUTHORIZATION_REFUSED, door="oidc", target_kind="client", target_id=client_id,
+                address=browser.ip, now=browser.now, reason=reason,
+            )  # fmt: skip
             return
         event = Event(
             type=EventType.AUTHORIZATION_REFUSED,

@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from idhub.changes import EventType
 from idhub.credentials import opaque, spending
+from idhub.credentials.journal import Journal
 from idhub.credentials.predicate import Refused
 from idhub.credentials.spending import Active, Caller
 from idhub.credentials.store import Store
@@ -28,7 +29,6 @@ from idhub.oidc.claims import person_claims
 from idhub.oidc.clients import Client, ClientCache, GuessLimit, presented, verify
 from idhub.oidc.errors import OAuthError, invalid_request
 from idhub.oidc.grants import Grants
-from idhub.oidc.journal import Journal
 from idhub.oidc.metadata import (
     DISCOVERY_PATHS,
     INTROSPECT_PATH,
@@ -66,6 +66,10 @@ class HotServices(Protocol):
     @property
     def store(self) -> Store:
         """The narrow store; who made it closes it."""
+
+    @property
+    def journal(self) -> Journal:
+        """Counts reads and refusals of nobody in particular."""
 
     @property
     def keyring(self) -> Keyring:
@@ -122,7 +126,7 @@ class Endpoints:
         self._keyring = services.keyring
         self.clock = services.clock
         self.store = services.store
-        self.journal = Journal(self.store)
+        self.journal = services.journal
         self.trusted = trusted_networks(services.settings.trusted_proxies)
         self._clients = ClientCache(self.store)
         self._limit = GuessLimit()
@@ -161,7 +165,7 @@ class Endpoints:
         except OAuthError as error:
             await self._refused(error, client, caller, request, EventType.REQUEST_REFUSED, now)
             raise
-        self.journal.count(EventType.TOKEN_INTROSPECTED, client_id=client.client_id, address=request.address, now=now)
+        self._read(EventType.TOKEN_INTROSPECTED, client.client_id, request, now)
         # RFC 7662 section 4: who may ask about a token is the client it was issued to, and the resource it is for.
         if active is None or (
             client.client_id != active.client_id and active.audience not in {client.audience, client.client_id}
@@ -213,11 +217,9 @@ class Endpoints:
             if "openid" not in scope or subject.person is None:
                 raise OAuthError("insufficient_scope", "The token does not permit reading userinfo.")
         except OAuthError as error:
-            self.journal.count(
-                EventType.REQUEST_REFUSED, client_id=None, address=request.address, now=now, reason=error.reason
-            )
+            self.count_refusal(EventType.REQUEST_REFUSED, error, request.address, now)
             raise
-        self.journal.count(EventType.USERINFO_READ, client_id=active.client_id, address=request.address, now=now)
+        self._read(EventType.USERINFO_READ, active.client_id, request, now)
         return _json(person_claims(scope, active.sub, subject.person, subject.employments))
 
     async def discovery(self, request: Request, now: datetime) -> Answer:
@@ -259,7 +261,23 @@ class Endpoints:
         proven = caller if client is not None and not client.is_public else None
         if client is not None:
             error.client_id = client.client_id
-        await self.journal.refused(error, kind=kind, caller=proven, address=request.address, now=now)
+        if proven is None:
+            self.count_refusal(kind, error, request.address, now)
+        else:
+            await self.journal.refused(kind, caller=proven, reason=error.reason, now=now)
+
+    def count_refusal(self, kind: EventType, error: OAuthError, address: str, now: datetime) -> None:
+        """Count a refusal of nobody in particular."""
+        self.journal.count(
+            kind, door="oidc", target_kind="client", target_id=error.client_id, address=address, now=now,
+            reason=error.reason,
+        )  # fmt: skip
+
+    def _read(self, kind: EventType, client_id: str, request: Request, now: datetime) -> None:
+        self.journal.count(
+            kind, door="oidc", target_kind="client", target_id=client_id, address=request.address, now=now,
+            reader=client_id,
+        )  # fmt: skip
 
     def _hash(self, token: str) -> tuple[str | None, bool]:
         """What the token is stored under, and whether it is a refresh token; None: it cannot be one of ours."""
@@ -326,7 +344,7 @@ class _HotEndpoint:
     def __init__(self, handler: Handler, endpoints: Endpoints, methods: frozenset[str], realm: str) -> None:
         self._handler = handler
         self._clock = endpoints.clock
-        self._journal = endpoints.journal
+        self._refused = endpoints.count_refusal
         self._trusted = endpoints.trusted
         self._methods = methods
         self._realm = realm
@@ -354,9 +372,7 @@ class _HotEndpoint:
             try:
                 request = await _read(scope, receive, address)
             except OAuthError as error:
-                self._journal.count(
-                    EventType.REQUEST_REFUSED, client_id=None, address=address, now=now, reason=error.reason
-                )
+                self._refused(EventType.REQUEST_REFUSED, error, address, now)
                 raise
             return await self._handler(request, now)
         except OAuthError as error:

@@ -10,7 +10,7 @@ from idhub.pages.assets import Asset, Assets
 from idhub.pages.cookies import BROWSER_COOKIE, new_browser_token
 from idhub.pages.formats import Formatter
 from idhub.pages.language import LANGUAGES, N_, Language, load_translations, negotiate_language
-from idhub.pages.render import Pages, create_pages
+from idhub.pages.render import Pages, create_pages, local_address
 from idhub.pages.security import CsrfGuard, content_security_policy, form_target, safe_local_path, security_headers
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "create_pages",
     "form_target",
     "load_translations",
+    "local_address",
     "negotiate_language",
     "new_browser_token",
     "safe_local_path",

@@ -5,6 +5,7 @@ from datetime import UTC, datetime, timedelta
 from gettext import GNUTranslations
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
@@ -20,6 +21,7 @@ from idhub.settings import Settings
 _WEB = Path(__file__).resolve().parent.parent / "web"
 THEMES = ("auto", "light", "dark")
 _YEAR = timedelta(days=365)
+_PATH_CHARACTERS = "/:@!$&'()*+,;=~"
 
 
 class Pages:
@@ -146,7 +148,7 @@ class Pages:
         language = self.language(request)
         values: dict[str, Any] = {
             "theme": self.theme(request),
-            "here": _here(request),
+            "here": local_address(request),
             "csrf_token": self.csrf.token(binding),
             "now": datetime.now(UTC),
             "request_id": getattr(request.state, "request_id", ""),
@@ -168,8 +170,10 @@ class Pages:
         return self._environments[self.language(request)].get_template(template).render(values)
 
 
-def _here(request: Request) -> str:
-    return request.url.path + (f"?{request.url.query}" if request.url.query else "")
+def local_address(request: Request) -> str:
+    """Path and query of a request. The Host header, which anybody may write, has no part in it."""
+    query = request.scope["query_string"].decode("latin-1")
+    return quote(request.scope["path"], safe=_PATH_CHARACTERS, errors="replace") + (f"?{query}" if query else "")
 
 
 def create_pages(settings: Settings, csrf_secret: bytes) -> Pages:

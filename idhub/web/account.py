@@ -20,7 +20,6 @@ from idhub.errors import Invalid, NotFound, Unavailable
 from idhub.login import sign_in
 from idhub.login.passwords import MAX_PASSWORD_BYTES, check_policy, context_words, normalize, read_password
 from idhub.login.sign_in import PasswordChange
-from idhub.login.throttling import trusted_networks
 from idhub.pages import N_
 from idhub.web.browser import DeviceName, browser_of, device_name, give_session
 from idhub.web.forms import Form, form_of, form_router
@@ -174,7 +173,6 @@ class _Security:
     def __init__(self, services: LoginServices) -> None:
         self._services = services
         self._pages = services.pages
-        self._trusted = trusted_networks(services.settings.trusted_proxies)
 
     def show(self, request: Request, *, is_changed: bool) -> Response:
         with self._services.database.read() as session:
@@ -215,7 +213,7 @@ class _Security:
         with services.database.transaction(durable=False) as session:
             change = sign_in.prepare_change(
                 session, services.keyring, visitor.principal_id, visitor.session_id,
-                browser=browser_of(request, self._pages, self._trusted), now=now,
+                browser=browser_of(request, self._services), now=now,
             )  # fmt: skip
         if change.admission.retry_after is not None:
             sentence, headers = wait_words(services, request, TOO_MANY, change.admission.retry_after)
@@ -226,7 +224,7 @@ class _Security:
 
     def _refuse(self, request: Request, visitor: Visitor, change: PasswordChange) -> Response:
         with self._services.database.transaction(durable=False) as session:
-            browser = browser_of(request, self._pages, self._trusted)
+            browser = browser_of(request, self._services)
             sign_in.refuse_change(session, change, browser=browser, now=self._services.clock())
         errors = {"current_password": self._pages.gettext(request, _WRONG)}
         return self._page(request, visitor, errors=errors, status=403)
@@ -236,7 +234,7 @@ class _Security:
         with services.database.transaction() as session:
             minted = sign_in.change_password(
                 session, services.keyring, services.settings, change, new_hash,
-                browser=browser_of(request, self._pages, self._trusted), now=services.clock(),
+                browser=browser_of(request, self._services), now=services.clock(),
             )  # fmt: skip
         response = RedirectResponse("/account/security?changed=1", status_code=303)
         give_session(response, self._pages, minted, is_secure=services.settings.is_https)

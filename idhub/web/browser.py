@@ -12,9 +12,9 @@ from idhub.credentials.sessions import SignedIn, authenticate
 from idhub.credentials.transactions import Transaction
 from idhub.db import Database
 from idhub.login.sign_in import Browser, Minted
-from idhub.login.throttling import Network, client_address
 from idhub.pages import N_, Pages, cookies, form_target
-from idhub.web.visit import SESSION_COOKIE, request_id
+from idhub.web.services import WebServices
+from idhub.web.visit import SESSION_COOKIE, address_of, request_id
 
 DEVICE_COOKIE = "device"
 ENDED_COOKIE = "ended"
@@ -70,13 +70,12 @@ def device_name(user_agent: str | None) -> DeviceName:
     return DeviceName(browser, "", "world")
 
 
-def browser_of(request: Request, pages: Pages, trusted: Sequence[Network]) -> Browser:
+def browser_of(request: Request, services: WebServices) -> Browser:
     """The facts of a request that sign-in uses."""
-    peer = request.client.host if request.client else "unknown"
     return Browser(
-        address=client_address(peer, request.headers.getlist("x-forwarded-for"), trusted),
+        address=address_of(request, services),
         user_agent=request.headers.get("user-agent"),
-        device_token=cookie(request, pages, DEVICE_COOKIE),
+        device_token=cookie(request, services.pages, DEVICE_COOKIE),
         request_id=request_id(request),
     )
 

@@ -23,15 +23,14 @@ from idhub.login import invitations, sign_in
 from idhub.login.invitations import Invited
 from idhub.login.passwords import MAX_PASSWORD_BYTES, Verification, check_policy, context_words, normalize
 from idhub.login.sign_in import MAX_USERNAME, Browser, Minted, Prepared
-from idhub.login.throttling import trusted_networks
 from idhub.oidc.notices import ErrorNotice
 from idhub.pages import BROWSER_COOKIE, N_, safe_local_path
 from idhub.web import account, protocol_pages
 from idhub.web.browser import browser_of, cookie, form_targets, give_session, signed_in_as
-from idhub.web.forms import Form, RefusalLog, form_of, form_router, record_refusal
+from idhub.web.forms import Form, form_of, form_router
 from idhub.web.hashing import BUSY, TOO_MANY, LoginServices, policy_sentence, wait_words
 from idhub.web.services import WebServices
-from idhub.web.visit import SESSION_COOKIE
+from idhub.web.visit import SESSION_COOKIE, note_refusal
 
 _NO_MATCH = N_("Sign-in name or password is wrong. Check both and try again.")
 _CLOSED = N_(
@@ -115,8 +114,6 @@ class _Pages:
     def __init__(self, services: LoginServices) -> None:
         self.services = services
         self.pages = services.pages
-        self.trusted = trusted_networks(services.settings.trusted_proxies)
-        self.refusals = RefusalLog()
         self.host = urlsplit(services.settings.issuer).netloc
 
     def is_forged(self, request: Request, token: str) -> bool:
@@ -128,9 +125,9 @@ class _Pages:
         try:
             self.pages.check_form(request, token)
         except NotPermitted as refused:
-            record_refusal(self.services, self.refusals, request, refused.rule or "csrf", "csrf_token")
             if refused.rule == "csrf.cross_site":
                 raise
+            note_refusal(self.services, request, refused.rule or "csrf", "csrf_token")
             return True
         return False
 
@@ -158,7 +155,7 @@ class _Entrance(_Pages):
     async def submit(self, request: Request, form: Form) -> Response:
         visit = _Visit(
             request=request,
-            browser=browser_of(request, self.pages, self.trusted),
+            browser=browser_of(request, self.services),
             username=form["username"].strip(),
             transaction=form["transaction"],
             return_to=_local(form["return_to"]),
@@ -184,7 +181,7 @@ class _Entrance(_Pages):
         try:
             password = normalize(form["password"])
         except Invalid as refused:
-            record_refusal(self.services, self.refusals, visit.request, refused.rule or "password", "password")
+            note_refusal(self.services, visit.request, refused.rule or "password", "password")
             return self._again(visit, {"password": self.pages.gettext(visit.request, _PASSWORD_UNUSABLE)}, 400)
         with self.services.database.transaction(durable=False) as session:
             prepared = sign_in.prepare(
@@ -295,7 +292,7 @@ class _FirstSignIn(_Pages):
             else:
                 words = context_words(session, invited.principal_id, site_name=self.services.settings.login_name)
         if invited is None:
-            record_refusal(self.services, self.refusals, request, "invitation.unusable", "token")
+            note_refusal(self.services, request, "invitation.unusable", "token")
             return self._unusable(request)
         if is_forged:
             errors = {"": self.pages.gettext(request, _OPEN_TOO_LONG)}
@@ -310,7 +307,7 @@ class _FirstSignIn(_Pages):
 
     def _redeem(self, request: Request, token: str, new_hash: str) -> Response:
         services, now = self.services, self.services.clock()
-        browser = browser_of(request, self.pages, self.trusted)
+        browser = browser_of(request, self.services)
         old = signed_in_as(services.database, request, self.pages, now=now)
         with services.database.transaction() as session:
             outcome = invitations.redeem(session, services.settings, token, new_hash, browser=browser, now=now)

@@ -16,14 +16,13 @@ from idhub.credentials.sessions import authenticate, end_session, participants_o
 from idhub.credentials.tables import SessionParticipant, SsoSession
 from idhub.credentials.transactions import Transaction
 from idhub.delivery.tables import Delivery
-from idhub.login.throttling import trusted_networks
 from idhub.oidc.authorize import permitted_scope
 from idhub.oidc.clients import find_client
 from idhub.pages import BROWSER_COOKIE, N_, Language
-from idhub.web.browser import ENDED_COOKIE, browser_of, cookie, form_targets, take_session
+from idhub.web.browser import ENDED_COOKIE, cookie, form_targets, take_session
 from idhub.web.forms import Form, form_of
 from idhub.web.services import WebServices
-from idhub.web.visit import SESSION_COOKIE, SignInRequired, request_id
+from idhub.web.visit import SESSION_COOKIE, SignInRequired, address_of, request_id
 
 _MAX_TOKEN = 100
 _LOGOUT_FORM = form_of("csrf_token", limits={"csrf_token": 200}, optional={"transaction": _MAX_TOKEN})
@@ -190,7 +189,6 @@ def add_routes(router: APIRouter, services: WebServices) -> None:
 
 def _add_logout(router: APIRouter, services: WebServices) -> None:
     pages, is_secure = services.pages, services.settings.is_https
-    trusted = trusted_networks(services.settings.trusted_proxies)
 
     @router.get("/logout")
     def show_logout(request: Request, transaction: str = "") -> Response:
@@ -229,7 +227,7 @@ def _add_logout(router: APIRouter, services: WebServices) -> None:
             if signed_in is not None:
                 # ASVS 10.6.2: nobody is signed out by a link or another site's form.
                 pages.check_form(request, form["csrf_token"], session_id=signed_in.session_id)
-                address = browser_of(request, pages, trusted).address
+                address = address_of(request, services)
                 actor = Actor(kind="person", id=signed_in.principal_id, session_id=signed_in.session_id, ip=address)
                 end_session(session, signed_in.session_id, reason="logout", now=now, actor=actor)
             asked = _load(session, services, request, form["transaction"])

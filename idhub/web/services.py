@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Protocol
 
+from idhub.credentials.journal import Journal
 from idhub.db import Database
 from idhub.keys import Keyring
 from idhub.pages import Pages
@@ -28,6 +29,10 @@ class WebServices(Protocol):
     @property
     def pages(self) -> Pages:
         """What renders."""
+
+    @property
+    def journal(self) -> Journal:
+        """Counts refusals of nobody in particular."""
 
     @property
     def clock(self) -> Callable[[], datetime]:

@@ -8,13 +8,14 @@ from starlette.responses import RedirectResponse, Response
 from idhub.pages import LANGUAGES, safe_local_path
 from idhub.pages.render import THEMES
 from idhub.web.services import WebServices
+from idhub.web.visit import page_router
 
 _FOREVER = "public, max-age=31536000, immutable"
 
 
 def create_router(services: WebServices) -> APIRouter:
     """Routes for `/static/...` and `/preferences`."""
-    router = APIRouter(include_in_schema=False)
+    router = page_router(services)
     pages = services.pages
 
     @router.get("/static/{version}/{name:path}")

@@ -6,20 +6,31 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, FastAPI, Request, Response
+import structlog
+from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, RedirectResponse
+from starlette.responses import RedirectResponse
 
 from idhub.authority import Action, HubRole, Subject, may, roles_of
-from idhub.changes import Actor
+from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials.sessions import SignedIn, authenticate
-from idhub.errors import IdhubError, Invalid, NotFound, NotPermitted
+from idhub.errors import Conflict, IdhubError, Invalid, NotFound, NotPermitted, Unavailable
+from idhub.login.throttling import client_address, trusted_networks
+from idhub.pages import N_, local_address
 from idhub.web.errors import render_error
 from idhub.web.frame import Frame, build_frame
+from idhub.web.reading import BoundedRequest, BrokenForm, check_form, check_path, render_broken_form
 from idhub.web.services import WebServices
+
+_RACE = N_("Somebody changed the same thing at this moment. Look and try again.")
+# Answers of a form that was read and not accepted; other refusals have events of their own.
+_REFUSED = frozenset({400, 409, 422})
+_LOG = structlog.get_logger("idhub.web")
 
 SESSION_COOKIE = "session"
 
@@ -58,22 +69,36 @@ def visitor_of(session: Session, request: Request, services: WebServices, *, now
     Raises:
         SignInRequired: there is no usable session.
     """
-    cookie = request.cookies.get(services.pages.cookie_name(SESSION_COOKIE))
-    signed_in = authenticate(session, cookie, now=now)
+    signed_in = authenticate(session, _session_cookie(request, services), now=now)
     if signed_in is None:
         raise SignInRequired
     roles = {role for role, _ in roles_of(session, signed_in.principal_id)}
     return Visitor(
         signed_in=signed_in,
         roles=tuple(role for role in HubRole if role in roles),
-        actor=Actor(
-            kind="person",
-            id=signed_in.principal_id,
-            name=signed_in.display_name,
-            session_id=signed_in.session_id,
-            ip=request.client.host if request.client else None,
-        ),
+        actor=_actor_of(signed_in, address_of(request, services)),
     )
+
+
+def _actor_of(signed_in: SignedIn, address: str) -> Actor:
+    return Actor(
+        kind="person",
+        id=signed_in.principal_id,
+        name=signed_in.display_name,
+        session_id=signed_in.session_id,
+        ip=address,
+    )
+
+
+def _session_cookie(request: Request, services: WebServices) -> str | None:
+    return request.cookies.get(services.pages.cookie_name(SESSION_COOKIE))
+
+
+def address_of(request: Request, services: WebServices) -> str:
+    """Where the request came from, as far as trusted proxies tell."""
+    peer = request.client.host if request.client else "unknown"
+    trusted = trusted_networks(services.settings.trusted_proxies)
+    return client_address(peer, request.headers.getlist("x-forwarded-for"), trusted)
 
 
 def require(session: Session, visitor: Visitor, action: Action, *, organization_id: str | None = None) -> None:
@@ -91,7 +116,7 @@ def frame_of(visitor: Visitor, request: Request, services: WebServices) -> Frame
     return build_frame(
         visitor.signed_in.display_name,
         visitor.roles,
-        request.url.path,
+        request.scope["path"],
         lambda message: services.pages.gettext(request, message),
     )
 
@@ -108,80 +133,118 @@ def page_router(services: WebServices) -> APIRouter:
 
 def _page_route(services: WebServices) -> type[APIRoute]:
     class PageRoute(APIRoute):
-        """Translates errors of the domain into pages: the one translator of the web."""
+        """Translates errors of the domain into pages, and records them: the one translator of the web."""
 
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handler = super().get_route_handler()
 
-            async def handle(request: Request) -> Response:
+            async def handle(received: Request) -> Response:
+                request = BoundedRequest(received.scope, received.receive)
                 try:
-                    return await handler(request)
+                    check_path(request)
+                    if request.method == "POST":
+                        await check_form(request)
+                    response = await handler(request)
                 except SignInRequired:
+                    if request.method == "POST":
+                        await run_in_threadpool(note_refusal, services, request, "sign_in_required")
                     return _to_sign_in(request)
-                except IdhubError as error:
-                    return render_error(services.pages, request, error)
-                except RequestValidationError:
-                    broken = Invalid("The address or form could not be read.", rule="request.malformed")
-                    return render_error(services.pages, request, broken)
-                except HTTPException as error:
-                    if error.status_code in {401, 403}:
-                        return render_error(services.pages, request, NotPermitted("", rule="request.refused"))
-                    broken = Invalid("The form could not be read.", rule="request.malformed")
-                    return render_error(services.pages, request, broken)
+                except BrokenForm as broken:
+                    await run_in_threadpool(note_refusal, services, request, broken.rule, broken.field)
+                    return render_broken_form(services.pages, request, broken)
+                except (IdhubError, RequestValidationError, HTTPException, IntegrityError, OperationalError) as error:
+                    refusal = _as_refusal(error)
+                    await run_in_threadpool(_note_error, services, request, refusal)
+                    return render_error(services.pages, request, refusal)
+                if request.method == "POST" and response.status_code in _REFUSED and not _is_noted(request):
+                    await run_in_threadpool(note_refusal, services, request, "form.refused")
+                return response
 
             return handle
 
     return PageRoute
 
 
+def _as_refusal(error: Exception) -> IdhubError:
+    if isinstance(error, IdhubError):
+        return error
+    if isinstance(error, IntegrityError):
+        _LOG.warning("web.lost_a_race", exc_info=error)
+        return Conflict(_RACE, rule="race")
+    if isinstance(error, OperationalError):
+        _LOG.warning("web.database_unavailable", exc_info=error)
+        return Unavailable("The database cannot be reached; try again.")
+    if isinstance(error, HTTPException) and error.status_code in {401, 403}:
+        return NotPermitted("", rule="request.refused")
+    return Invalid("The address or form could not be read.", rule="request.malformed")
+
+
+def _note_error(services: WebServices, request: Request, error: IdhubError) -> None:
+    if isinstance(error, Unavailable):
+        return
+    rule = error.rule or "invalid"
+    is_denied = isinstance(error, NotFound | NotPermitted) and rule.startswith("authority")
+    kind = EventType.AUTHORIZATION_DENIED if is_denied else EventType.REQUEST_REFUSED
+    note_refusal(services, request, rule, error.field or "", kind=kind)
+
+
+def note_refusal(
+    services: WebServices,
+    request: Request,
+    reason: str,
+    field: str = "",
+    *,
+    kind: EventType = EventType.REQUEST_REFUSED,
+) -> None:
+    """Record that a request was refused: of a signed-in person as an event of its own, of anybody else in the count."""
+    request.state.is_refusal_noted = True
+    now = services.clock()
+    route = request.scope.get("route")
+    target = f"{request.method} {getattr(route, 'path', 'unknown')}"
+    address = address_of(request, services)
+    try:
+        signed_in = _signed_in(services, request, now=now)
+        if signed_in is None:
+            services.journal.count(
+                kind, door="login", target_kind="page", target_id=target, address=address, now=now, reason=reason
+            )
+            return
+        event = Event(
+            type=kind,
+            at=now,
+            actor=_actor_of(signed_in, address),
+            door="console",
+            target_kind="page",
+            target_id=target,
+            outcome="failure",
+            reason=reason,
+            request_id=request_id(request),
+            person_id=signed_in.principal_id,
+            details={"field": field} if field else {},
+        )
+        with services.database.transaction(durable=False) as session:
+            record(session, [event])
+    except OperationalError as failure:
+        _LOG.warning("web.refusal_not_recorded", exc_info=failure)
+
+
+def _signed_in(services: WebServices, request: Request, *, now: datetime) -> SignedIn | None:
+    token = _session_cookie(request, services)
+    if token is None:
+        return None
+    with services.database.read() as session:
+        return authenticate(session, token, now=now)
+
+
+def _is_noted(request: Request) -> bool:
+    return getattr(request.state, "is_refusal_noted", False)
+
+
 def _to_sign_in(request: Request) -> Response:
     # A form whose session ended meanwhile is not repeated after sign-in: its page is shown again instead.
     target = "/"
     if request.method in {"GET", "HEAD"}:
-        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        target = local_address(request)
     response = RedirectResponse("/login?" + urlencode({"return_to": target}), status_code=303)
     response.headers["Cache-Control"] = "no-store"
     return response
-
-
-def install_translators(app: FastAPI, services: WebServices) -> None:
-    """Answer what no route answered: unknown addresses, wrong methods, and faults of ours.
-
-    Each protocol translates its own errors in its routes; these are the last ones. Browsers get a page, machines JSON.
-    """
-
-    def domain_error(request: Request, error: Exception) -> Response:
-        return _last_resort(services, request, error if isinstance(error, IdhubError) else None)
-
-    def sign_in(request: Request, _: Exception) -> Response:
-        return _to_sign_in(request)
-
-    def http_error(request: Request, error: Exception) -> Response:
-        status = error.status_code if isinstance(error, HTTPException) else 500
-        if not _wants_page(request):
-            body = {"error": "not_found" if status == 404 else "invalid_request"}
-            headers = error.headers if isinstance(error, HTTPException) else None
-            return JSONResponse(body, status_code=status, headers=headers)
-        if status == 404:
-            return render_error(services.pages, request, NotFound("Not found."))
-        response = render_error(services.pages, request, Invalid("The request could not be read."))
-        response.status_code = status
-        return response
-
-    app.add_exception_handler(SignInRequired, sign_in)
-    app.add_exception_handler(HTTPException, http_error)
-    app.add_exception_handler(IdhubError, domain_error)
-    app.add_exception_handler(Exception, domain_error)
-
-
-def _wants_page(request: Request) -> bool:
-    return "text/html" in request.headers.get("accept", "")
-
-
-def _last_resort(services: WebServices, request: Request, error: IdhubError | None) -> Response:
-    page = render_error(services.pages, request, error)
-    if _wants_page(request):
-        return page
-    code = {400: "invalid_request", 404: "not_found", 409: "conflict", 503: "temporarily_unavailable"}
-    body = {"error": code.get(page.status_code, "server_error"), "request_id": request_id(request)}
-    return JSONResponse(body, status_code=page.status_code, headers={"Cache-Control": "no-store"})

@@ -13,6 +13,7 @@ from sqlalchemy import select
 
 from idhub.credentials import opaque, sessions, spending
 from idhub.credentials.codes import CodeRequest, issue_code
+from idhub.credentials.journal import Journal
 from idhub.credentials.predicate import Refused
 from idhub.credentials.spending import Caller, Issued, Mint
 from idhub.credentials.store import Operation, Store, create_store
@@ -311,7 +312,7 @@ def test_fifty_redemptions_at_once_over_four_workers_succeed_once(
         workers = []
         for _ in range(4):
             store = create_store(world.settings, world.database, world.keyring)
-            services = Services(world.settings, world.database, world.keyring, world.clock, store)
+            services = Services(world.settings, world.database, world.keyring, world.clock, store, Journal(store))
             endpoints, http = stack.enter_context(running(services))
             workers.append(World(world.database, world.keyring, world.settings, world.clock, endpoints, http))
         gate = threading.Barrier(50)

@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import update
 
 from idhub.access.tables import Application, OidcClient
+from idhub.credentials.journal import Journal
 from idhub.credentials.tables import AccessToken, Grant, RefreshToken
 from idhub.directory.tables import Installation
 from tests.oidc.world import VERIFIER, App, Services, World, running
@@ -70,7 +71,7 @@ def test_single_use_survives_a_restart(world: World, office: App) -> None:
     database = create_database(world.settings)
     database.session_info.update(world.database.session_info)
     store = create_store(world.settings, database, world.keyring)
-    services = Services(world.settings, database, world.keyring, world.clock, store)
+    services = Services(world.settings, database, world.keyring, world.clock, store, Journal(store))
     try:
         with running(services) as (endpoints, http):
             after = World(database, world.keyring, world.settings, world.clock, endpoints, http)

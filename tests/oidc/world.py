@@ -23,6 +23,7 @@ from audit.tables import audit_events
 from idhub.access.tables import Application, Criticality, Entitlement, OidcClient
 from idhub.changes import use_sealer
 from idhub.credentials import sessions
+from idhub.credentials.journal import Journal
 from idhub.credentials.store import Store, create_store
 from idhub.db import Database, new_id
 from idhub.directory.organizations import install, root_organization
@@ -51,6 +52,7 @@ class Services:
     keyring: Keyring
     clock: Callable[[], datetime]
     store: Store
+    journal: Journal
 
     def error_page(self, request: Request, notice: ErrorNotice, /) -> Response:
         """A stand-in for the error page."""
@@ -357,6 +359,7 @@ def make_world(database: Database, keyring: Keyring, settings: Settings, clock: 
     use_sealer(database, keyring)
     with database.transaction() as session:
         install(session, time_zone="Asia/Shanghai", now=clock())
-    services = Services(settings, database, keyring, clock, create_store(settings, database, keyring))
+    store = create_store(settings, database, keyring)
+    services = Services(settings, database, keyring, clock, store, Journal(store))
     with running(services) as (endpoints, http):
         yield World(database, keyring, settings, clock, endpoints, http)

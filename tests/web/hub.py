@@ -1,5 +1,6 @@
 """A hub's sign-in pages behind a real HTTP interface, composed as `idhub.app` does, without the worker."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,6 +12,8 @@ from starlette.responses import Response
 
 from idhub.access.tables import Application, OidcClient
 from idhub.credentials import transactions
+from idhub.credentials.journal import Journal
+from idhub.credentials.store import create_store
 from idhub.credentials.tables import SessionParticipant
 from idhub.db import Database, new_id
 from idhub.directory.organizations import root_organization
@@ -35,12 +38,14 @@ class Services:
     pages: Pages
     clock: Callable[[], datetime]
     hashing: HashingPool
+    journal: Journal
 
 
 def create_app(world: World) -> FastAPI:
     """Sign-in, account and shared routes, with a portal that greets and resume addresses that tell their query."""
     pages = create_pages(world.settings, b"s" * 32)
-    services = Services(world.settings, world.database, world.keyring, pages, world.clock, world.pool)
+    journal = Journal(create_store(world.settings, world.database, world.keyring))
+    services = Services(world.settings, world.database, world.keyring, pages, world.clock, world.pool, journal)
     app = FastAPI()
     app.state.services = services
     app.include_router(login.create_router(services))
@@ -60,6 +65,11 @@ def create_app(world: World) -> FastAPI:
 
     app.include_router(others)
     return app
+
+
+def write_counts(app: FastAPI) -> None:
+    """What the journal counted, into the log, as happens once a minute."""
+    asyncio.run(app.state.services.journal.flush())
 
 
 def make_application(

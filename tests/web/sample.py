@@ -13,9 +13,12 @@ from audit.checkpoint import Ed25519Signer, FileWitness
 from audit.sequencer import Sequencer
 from idhub.access.applications import ApplicationWish, OidcWish, ScimWish, configure
 from idhub.access.tables import Account, Application, Criticality
+from idhub.app import translate_the_rest
 from idhub.authority import LOCAL, HubRole, assign_role
 from idhub.changes import COMMAND_LINE, use_sealer
+from idhub.credentials.journal import Journal
 from idhub.credentials.sessions import read_epochs, start_session
+from idhub.credentials.store import create_store
 from idhub.db import Database, new_id
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade, LeasedDelivery, Outcome
@@ -33,7 +36,6 @@ from idhub.provisioning.planner import ScimPlanner
 from idhub.settings import Settings
 from idhub.signals.planner import BackchannelPlanner
 from idhub.web.routes import create_router
-from idhub.web.visit import install_translators
 from tests.support.clock import Clock
 
 NAMES = (
@@ -73,6 +75,7 @@ class SampleServices:
     keyring: Keyring
     pages: Pages
     clock: Callable[[], datetime]
+    journal: Journal
 
 
 class SampleHub:
@@ -81,14 +84,15 @@ class SampleHub:
     def __init__(self, settings: Settings, database: Database, keyring: Keyring, clock: Callable[[], datetime]) -> None:
         use_sealer(database, keyring)
         use_planners(database, [ScimPlanner(settings.delivery_timeout), BackchannelPlanner(settings.delivery_timeout)])
+        journal = Journal(create_store(settings, database, keyring))
         pages = create_pages(settings, keyring.master.csrf_secret)
-        self.services = SampleServices(settings, database, keyring, pages, clock)
+        self.services = SampleServices(settings, database, keyring, pages, clock, journal)
         self.database, self.settings, self.clock = database, settings, clock
         self.people: dict[str, str] = {}
         self.organizations: dict[str, str] = {}
         self.app = FastAPI(redirect_slashes=False)
         self.app.include_router(create_router(self.services))
-        install_translators(self.app, self.services)
+        translate_the_rest(self.app, self.services)
         self.app.add_middleware(_RequestNumbers)
 
     def fill(self) -> "SampleHub":

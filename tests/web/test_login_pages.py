@@ -25,7 +25,7 @@ from idhub.settings import Settings
 from idhub.web import protocol_pages
 from tests.login.world import PASSWORD, World, make_world
 from tests.support.clock import Clock
-from tests.web.hub import CALLBACK, begin, create_app, join, make_application
+from tests.web.hub import CALLBACK, begin, create_app, join, make_application, write_counts
 
 NO_MATCH = "工号、手机号、邮箱或密码不正确，核对后再试。"
 ORIGIN = "http://127.0.0.1:8000"
@@ -396,6 +396,7 @@ def test_a_form_of_another_site_signs_nobody_in(world: World, person: Person, he
     answer = person.client.post("/login", data=data, headers=headers)
     assert answer.status_code == 403
     assert person.cookie("session") is None
+    write_counts(person.app)
     assert world.events("request.refused")[-1][1] == "csrf.cross_site"
 
 
@@ -439,6 +440,7 @@ def test_a_broken_form_is_refused_by_name_of_its_field_and_recorded(
     assert answer.status_code == status
     assert answer.headers["content-type"].startswith("text/html")
     assert field in answer.text
+    write_counts(person.app)
     assert world.events("request.refused") == [("failure", rule, None)]
 
 
@@ -482,9 +484,11 @@ def test_no_broken_form_is_our_fault(person: Person, path: str, body: bytes) -> 
 def test_refusals_of_one_caller_are_recorded_once_a_minute_with_their_number(world: World, person: Person) -> None:
     for _ in range(50):
         person.post_raw("/login", b"")
+    write_counts(person.app)
     assert len(world.events("request.refused")) == 1
     world.clock.advance(seconds=61)
     person.post_raw("/login", b"")
+    write_counts(person.app)
     assert len(world.events("request.refused")) == 2
 
 

@@ -1,8 +1,9 @@
 """Rendering: headers, form tokens, language and theme of a page that needs no database."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from fastapi import FastAPI, Form, Request
 from starlette.responses import Response
 from starlette.testclient import TestClient
 
+from idhub.credentials.journal import Journal
 from idhub.errors import NotFound, NotPermitted
 from idhub.pages import Pages, create_pages
 from idhub.settings import Settings
@@ -23,6 +25,16 @@ ORIGIN = "http://127.0.0.1:8000"
 @dataclass
 class _Services:
     pages: Pages
+    settings: Settings
+    journal: Journal
+    clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+
+
+class _NoStore:
+    """A store that nothing is written to."""
+
+    def on_flush(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Never calls back."""
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +45,9 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Pages:
 @pytest.fixture
 def client(pages: Pages) -> Iterator[TestClient]:
     app = FastAPI()
-    services = _Services(pages)
-    app.include_router(shared.create_router(services))  # type: ignore[arg-type]  # needs `pages` alone
+    settings = Settings(issuer=ORIGIN)
+    services = _Services(pages, settings, Journal(_NoStore()))  # type: ignore[arg-type]  # counts are not written
+    app.include_router(shared.create_router(services))  # type: ignore[arg-type]  # no database: nobody is signed in
 
     @app.exception_handler(NotPermitted)
     def refuse(request: Request, error: NotPermitted) -> Response:
@@ -151,10 +164,10 @@ def test_a_token_is_bound_to_the_session(pages: Pages) -> None:
     assert not pages.csrf.is_valid(token, "")
 
 
-def test_pre_session_cookie_is_http_only_and_lax(client: TestClient) -> None:
+def test_browser_cookie_is_http_only_and_lax(client: TestClient) -> None:
     cookie = client.get("/error-page").headers["set-cookie"]
 
-    assert cookie.startswith("idhub_pre=")
+    assert cookie.startswith("idhub_browser=")
     assert "HttpOnly" in cookie
     assert "SameSite=lax" in cookie
 

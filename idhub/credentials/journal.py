@@ -1,10 +1,11 @@
-"""What the hot endpoints tell the audit log beside what their transactions record.
+"""What is counted before it is written: reads, and refusals of nobody in particular.
 
-Reads and refusals of nobody in particular are counted per client, address and minute and written once a minute, so
-that junk cannot fill the disk. A refusal of an authenticated client is an event of its own.
+They are counted per target, address and minute and written once a minute, so that junk cannot fill the disk. A refusal
+of somebody who is authenticated is an event of its own: its door writes it at once. One journal serves every door.
 """
 
 import asyncio
+import threading
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
@@ -15,10 +16,11 @@ from idhub.changes import Actor, Event, EventType
 from idhub.credentials.spending import Caller
 from idhub.credentials.store import Operation, Store, record
 from idhub.errors import Unavailable
-from idhub.oidc.errors import OAuthError
 
 _WINDOW_SECONDS: Final = 60
 _MAX_KEYS: Final = 2_000
+_LONGEST_REASON: Final = 60
+_LONGEST_TARGET: Final = 200
 _MANY: Final = "many"
 _LOG = structlog.get_logger(__name__)
 
@@ -26,7 +28,10 @@ _LOG = structlog.get_logger(__name__)
 @dataclass(frozen=True, slots=True)
 class _Key:
     kind: EventType
-    client_id: str
+    door: str
+    target_kind: str
+    target_id: str
+    reader: str | None
     address: str
     reason: str | None
     minute: int
@@ -40,36 +45,44 @@ class _Count:
 
 
 class Journal:
-    """Counts and writes. Belongs to one event loop. What is left is written when the store closes."""
+    """Counts in any thread, writes from the event loop. What is left is written when the store closes."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._lock = threading.Lock()
         self._counts: dict[_Key, _Count] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._flushing: set[asyncio.Task[None]] = set()
         store.on_flush(self.flush)
 
     def count(
-        self, kind: EventType, *, client_id: str | None, address: str, now: datetime, reason: str | None = None
+        self,
+        kind: EventType,
+        *,
+        door: str,
+        target_kind: str,
+        target_id: str | None,
+        address: str,
+        now: datetime,
+        reason: str | None = None,
+        reader: str | None = None,
     ) -> None:
-        """Count a read, or (with a reason) an anonymous refusal."""
-        minute = int(now.timestamp()) // _WINDOW_SECONDS
-        key = _Key(kind, client_id or "unknown", address, reason, minute)
-        if key not in self._counts and len(self._counts) >= _MAX_KEYS:
-            key = _Key(kind, _MANY, _MANY, reason, minute)
-        counted = self._counts.setdefault(key, _Count(now, now))
-        counted.count += 1
-        counted.last_at = now
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(_WINDOW_SECONDS, self._begin_flush)
+        """Count a read (by the client `reader`), or with a reason an anonymous refusal. Blocks nobody.
 
-    async def refused(
-        self, error: OAuthError, *, kind: EventType, caller: Caller | None, address: str, now: datetime
-    ) -> None:
-        """Note a refusal: of an authenticated caller at once, of anybody else in the count."""
-        if caller is None:
-            self.count(kind, client_id=error.client_id, address=address, now=now, reason=error.reason)
-            return
+        Args:
+            target_id: what was asked for, out of a bounded set of names: never the caller's own words.
+        """
+        minute = int(now.timestamp()) // _WINDOW_SECONDS
+        target = (target_id or "unknown")[:_LONGEST_TARGET]
+        shortened = None if reason is None else reason[:_LONGEST_REASON]
+        key = _Key(kind, door, target_kind, target, reader, address, shortened, minute)
+        with self._lock:
+            if key not in self._counts and len(self._counts) >= _MAX_KEYS:
+                key = _Key(kind, door, target_kind, _MANY, None, _MANY, shortened, minute)
+            counted = self._counts.setdefault(key, _Count(now, now))
+            counted.count += 1
+            counted.last_at = now
+
+    async def refused(self, kind: EventType, *, caller: Caller, reason: str, now: datetime) -> None:
+        """Write the refusal of an authenticated client."""
         event = Event(
             type=kind,
             at=now,
@@ -78,17 +91,21 @@ class Journal:
             target_kind="client",
             target_id=caller.client_id,
             outcome="failure",
-            reason=error.reason,
+            reason=reason,
             request_id=caller.request_id,
         )
         await self._store.write(lambda: _append([event]))
 
+    async def run(self) -> None:
+        """Write what was counted, once a minute, until cancelled."""
+        while True:
+            await asyncio.sleep(_WINDOW_SECONDS)
+            await self.flush()
+
     async def flush(self) -> None:
         """Write what was counted. When the database does not take it, it is kept for the next time."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        counts, self._counts = self._counts, {}
+        with self._lock:
+            counts, self._counts = self._counts, {}
         events = [_event(key, counted) for key, counted in counts.items()]
         if not events:
             return
@@ -96,6 +113,10 @@ class Journal:
             await self._store.write(lambda: _append(events))
         except Unavailable as error:
             _LOG.warning("journal.kept", events=len(events), error=error.description)
+            self._keep(counts)
+
+    def _keep(self, counts: dict[_Key, _Count]) -> None:
+        with self._lock:
             for key, counted in counts.items():
                 later = self._counts.get(key)
                 if later is None:
@@ -103,29 +124,18 @@ class Journal:
                 else:
                     later.count += counted.count
                     later.first_at = counted.first_at
-            if self._timer is None:
-                self._timer = asyncio.get_running_loop().call_later(_WINDOW_SECONDS, self._begin_flush)
-
-    def _begin_flush(self) -> None:
-        self._timer = None
-        task = asyncio.get_running_loop().create_task(self.flush())
-        self._flushing.add(task)
-        task.add_done_callback(self._flushing.discard)
 
 
 def _event(key: _Key, counted: _Count) -> Event:
-    is_known = key.client_id not in {"unknown", _MANY}
-    is_read = key.reason is None
     ip = None if key.address in {_MANY, ""} else key.address
-    actor_id = key.client_id if is_known and is_read else "anonymous"
     return Event(
         type=key.kind,
         at=counted.last_at,
-        actor=Actor(kind="client" if actor_id != "anonymous" else "anonymous", id=actor_id, ip=ip),
-        door="oidc",
-        target_kind="client",
-        target_id=key.client_id,
-        outcome="success" if is_read else "failure",
+        actor=Actor(kind="client" if key.reader else "anonymous", id=key.reader or "anonymous", ip=ip),
+        door=key.door,
+        target_kind=key.target_kind,
+        target_id=key.target_id,
+        outcome="success" if key.reason is None else "failure",
         reason=key.reason,
         details={
             "count": counted.count,

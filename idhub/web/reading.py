@@ -1,0 +1,133 @@
+"""Reading what a browser sent, strictly: bounded, in one format, each field once, real text.
+
+What no page of ours sends never reaches a route: reading raises `BrokenForm`, and the route class of `idhub.web.visit`
+answers it with a page that names the field, and records it.
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from idhub.errors import NotFound
+from idhub.pages import N_, Pages
+
+MAX_BODY: Final = 65_536
+_MAX_PAIRS: Final = 100
+_FORM_TYPE: Final = "application/x-www-form-urlencoded"
+
+_SENTENCES: Mapping[str, str] = {
+    "form.content_type": N_("The form was sent in a format that is not accepted here."),
+    "form.too_large": N_("The form is too large."),
+    "form.malformed": N_("The form could not be read."),
+    "form.missing": N_("The field %(field)s is missing."),
+    "form.doubled": N_("The field %(field)s was sent twice."),
+    "form.too_long": N_("The field %(field)s is too long."),
+    "form.characters": N_("The field %(field)s has characters that are not accepted here."),
+}
+_STATUS: Mapping[str, int] = {"form.content_type": 415, "form.too_large": 413}
+_SHOWN_FIELD: Final = 60
+
+
+class BrokenForm(Exception):
+    """A request that no page of ours sends. `rule` is stable; `field` is the name in the form that is to blame."""
+
+    def __init__(self, rule: str, field: str = "") -> None:
+        super().__init__(f"{rule} {field}".strip())
+        self.rule = rule
+        self.field = field[:_SHOWN_FIELD]
+
+
+class BoundedRequest(Request):
+    """A request whose body is at most `MAX_BODY` bytes, whatever it says of its length."""
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """The body.
+
+        Raises:
+            BrokenForm: `form.too_large`.
+        """
+        size = 0
+        async for chunk in super().stream():
+            size += len(chunk)
+            if size > MAX_BODY:
+                raise BrokenForm("form.too_large")
+            yield chunk
+
+
+def check_path(request: Request) -> None:
+    """Refuse a path that nothing can have. Odd parameters are for the page, which leaves them out and says so.
+
+    Raises:
+        NotFound: control characters, or what is not text.
+    """
+    path: str = request.scope["path"]
+    if any(c < " " or c == "\x7f" or "\ud800" <= c <= "\udfff" for c in path):
+        raise NotFound("Not found.", rule="address.characters")
+
+
+async def read_pairs(request: Request) -> list[tuple[bytes, bytes]]:
+    """Names and values of a form, still encoded. The body stays readable.
+
+    Raises:
+        BrokenForm: another format, too large, cut off, or with more fields than any form of ours.
+    """
+    # A type that a page of another site could send without asking is refused before anything is read (T02).
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM_TYPE:
+        raise BrokenForm("form.content_type")
+    try:
+        body = await request.body()
+    except ClientDisconnect as error:
+        raise BrokenForm("form.malformed") from error
+    parts = [part for part in body.split(b"&") if part]
+    if len(parts) > _MAX_PAIRS:
+        raise BrokenForm("form.malformed")
+    split = (part.partition(b"=") for part in parts)
+    return [(name, value) for name, _, value in split]
+
+
+async def check_form(request: Request) -> None:
+    """Refuse a form of which two parsers could read different things, or that is not text.
+
+    Raises:
+        BrokenForm: see `read_pairs`; `form.doubled`, `form.characters`.
+    """
+    seen: set[str] = set()
+    for raw_name, raw_value in await read_pairs(request):
+        name = text_of(raw_name, "")
+        # Whichever of two values another parser would take, this one takes neither.
+        if name in seen:
+            raise BrokenForm("form.doubled", name)
+        seen.add(name)
+        text_of(raw_value, name)
+
+
+def text_of(raw: bytes, field: str) -> str:
+    """A decoded name (`field` empty) or value.
+
+    Raises:
+        BrokenForm: not UTF-8, or with a NUL character.
+    """
+    try:
+        text = unquote_to_bytes(raw.replace(b"+", b" ")).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise BrokenForm("form.characters" if field else "form.malformed", field) from error
+    if "\x00" in text:
+        raise BrokenForm("form.characters" if field else "form.malformed", field)
+    return text
+
+
+def render_broken_form(pages: Pages, request: Request, broken: BrokenForm) -> Response:
+    """The page for a form that could not be read: which field, and what to do."""
+    sentence = pages.gettext(request, _SENTENCES[broken.rule])
+    context = {
+        "title": pages.gettext(request, N_("The form could not be used")),
+        "sentence": sentence % {"field": broken.field} if "%(field)s" in sentence else sentence,
+        "next_step": pages.gettext(request, N_("Nothing was changed. Go back, reload the page and fill it in again.")),
+        "link": None,
+        # Never the request's own address, which may be what was broken.
+        "here": "/",
+    }
+    return pages.render(request, "error.html", context, _STATUS.get(broken.rule, 400))

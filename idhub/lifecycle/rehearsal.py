@@ -5,7 +5,7 @@ come, the first day is rehearsed too: that is when rules begin to entitle.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -18,6 +18,7 @@ from idhub.access.entitlements import held_by
 from idhub.access.tables import Account, Application
 from idhub.changes import SYSTEM
 from idhub.delivery import queue
+from idhub.delivery.holds import EVERY_CHANNEL
 from idhub.delivery.tables import Delivery
 from idhub.directory.people import PersonView, show_people, show_person
 from idhub.directory.tables import Standing
@@ -26,6 +27,12 @@ from idhub.lifecycle.transition import transition
 
 ChangeOfAccess = Literal["gained", "lost", "kept"]
 _ORDER: Sequence[ChangeOfAccess] = ("gained", "lost", "kept")
+_PROVISIONING: Mapping[str, str] = {
+    "absent": "create_account",
+    "inactive": "reactivate_account",
+    "active": "update_account",
+}
+"""What provisioning an account means, by what its application last confirmed."""
 Act = Callable[[], str]
 """Makes the change and returns the principal's id."""
 
@@ -36,7 +43,8 @@ class AccountAction:
 
     channel: str
     action: str
-    """create_account, reactivate_account, update_account, deactivate_account, end_sessions."""
+    """create_account, reactivate_account, update_account, deactivate_account, end_sessions; provision_account where the
+    application has not said what it has."""
     account: str | None
 
 
@@ -149,11 +157,19 @@ def _deliveries(session: Session, principal_id: str | None) -> dict[str, tuple[s
 
 
 def _accounts(session: Session, principal_id: str | None) -> dict[str, tuple[str, str | None]]:
-    """(what the application last confirmed, name there) by account."""
+    """(what provisioning would be of it now, name there) by account."""
     rows = session.execute(
-        select(Account.id, Account.known_state, Account.user_name).where(Account.principal_id == principal_id)
+        select(Account.id, Account.desired_state, Account.known_state, Account.user_name).where(
+            Account.principal_id == principal_id
+        )
     )
-    return {row.id: (row.known_state, row.user_name) for row in rows}
+    found: dict[str, tuple[str, str | None]] = {}
+    for row in rows:
+        action = _PROVISIONING.get(row.known_state, "provision_account")
+        if action == "update_account" and row.desired_state == "inactive":
+            action = "reactivate_account"
+        found[row.id] = (action, row.user_name)
+    return found
 
 
 def _effects(
@@ -187,17 +203,16 @@ def _effects(
                 change=change,
                 roles=after.get(row.id) or before.get(row.id, ()),
                 actions=[_action(channel, operation, accounts.get(key or "")) for _, channel, operation, key in mine],
-                is_held=any((row.id, channel) in held for _, channel, _, _ in mine),
+                is_held=any({(row.id, channel), (row.id, EVERY_CHANNEL)} & held for _, channel, _, _ in mine),
             )
         )
     return sorted(effects, key=lambda effect: (_ORDER.index(effect.change), effect.application))
 
 
 def _action(channel: str, operation: str, account: tuple[str, str | None] | None) -> AccountAction:
-    known_state, name = account or ("absent", None)
+    provisioning, name = account or ("create_account", None)
     if operation == "provision":
-        actions = {"active": "update_account", "inactive": "reactivate_account"}
-        action = actions.get(known_state, "create_account")
+        action = provisioning
     else:
         action = "deactivate_account" if operation == "deprovision" else "end_sessions"
     return AccountAction(channel=channel, action=action, account=name)

@@ -4,6 +4,7 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from idhub.directory.calendar import parse_day
 from idhub.errors import Invalid
 from idhub.pages import N_
 
@@ -47,6 +48,24 @@ def parse_instant(text: str, zone: str, *, now: datetime) -> datetime | None:
     except (ValueError, OverflowError) as error:
         raise Invalid(CANNOT_READ, field="effective_at", rule="instant.form") from error
     return local.astimezone(UTC)
+
+
+def parse_date(text: str, zone: str, *, now: datetime, field: str) -> date | None:
+    """The day that `text` names at a place; None for nothing. Years from 1900 to 2199.
+
+    Raises:
+        Invalid: rule `date.form` or `date.range`.
+    """
+    words = text.strip().lower()
+    if not words:
+        return None
+    try:
+        day = _day(words, now.astimezone(ZoneInfo(zone)).date()) if len(words) <= _MAX else None
+    except (ValueError, OverflowError):
+        day = None
+    if day is None:
+        raise Invalid(f"{field} must be a date such as 2026-11-30.", field=field, rule="date.form")
+    return parse_day(day.isoformat(), field=field)
 
 
 def _day(words: str, today: date) -> date:

@@ -72,6 +72,10 @@ CHANNEL: Mapping[str, str] = {
     "none": N_("Not told"),
 }
 ACTION: Mapping[str, str] = {
+    "create_account": N_("Create account"),
+    "reactivate_account": N_("Reactivate account"),
+    "update_account": N_("Update account"),
+    "provision_account": N_("Provision account"),
     "deactivate_account": N_("Deactivate account"),
     "end_sessions": N_("End sessions"),
     "nothing_known": N_("Nothing known to end"),
@@ -82,6 +86,11 @@ NOTE: Mapping[str, str] = {
     "not_told": N_("Cannot be told; ends when tokens expire"),
     "never_confirmed": N_("Account never confirmed"),
     "no_account": N_("No account known"),
+}
+CHANGE_OF_ACCESS: Mapping[str, Label] = {
+    "gained": Label("ok", N_("Gained"), "circle-plus"),
+    "lost": Label("warn", N_("Lost"), "circle-minus"),
+    "kept": Label("neutral", N_("Kept"), "circle-check"),
 }
 OUTCOME: Mapping[str, Label] = {
     "success": Label("ok", N_("Success")),

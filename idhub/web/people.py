@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
-from idhub.authority import Action
+from idhub.authority import Action, may
 from idhub.pages import N_, Formatter
 from idhub.web import labels, queries_people
 from idhub.web.labels import Label, Translate, translated
@@ -50,6 +50,7 @@ def create_router(services: WebServices) -> APIRouter:
             counts = queries_people.account_counts(session, ids)
             leaves = queries_people.open_leaves(session, ids)
             companies = queries_people.visible_companies(session, visitor.subject)
+            can_onboard = may(session, visitor.subject, Action.PEOPLE_CHANGE)
         formatter = pages.formatter(request)
         english = pages.language(request) == "en"
         company_names = [(code, (en or name) if english else name) for code, name, en in companies]
@@ -61,6 +62,7 @@ def create_router(services: WebServices) -> APIRouter:
             "view": view,
             "page": page,
             "counts": counts,
+            "can_onboard": can_onboard,
             "companies": company_names,
             "types": types,
             "states": states,

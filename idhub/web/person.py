@@ -175,6 +175,8 @@ def _show(
             ("receipts", t(N_("Receipts")), f"{path}?tab=receipts"),
             ("audit", t(N_("Audit")), f"{path}?tab=audit"),
         ],
+        "can_move": can_change and is_other and person.standing != Standing.LEFT,
+        "can_rehire": can_change and person.standing == Standing.LEFT,
         "can_suspend": can_change and is_other and person.standing in {Standing.ACTIVE, Standing.STAGED},
         "can_reactivate": can_change and is_other and person.standing == Standing.SUSPENDED,
         "can_offboard": can_offboard and is_other and person.standing != Standing.LEFT,

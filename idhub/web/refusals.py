@@ -20,6 +20,21 @@ _SENTENCES: Mapping[str, str] = {
     "delivery.overtaken": N_("A later delivery to the same account has overtaken this one."),
     "delivery.not_dead": N_("Only dead letters are sent again; this one is not dead any more."),
     "end_before_start": N_("The end lies before the start."),
+    "end.past": N_("The last day has passed. To end access now, use the offboarding preview."),
+    "date.form": N_("The date could not be read. Write it like 2026-11-30."),
+    "date.range": N_("The year must lie between 1900 and 2199."),
+    "email_form": N_("Write one address, such as name@company.example."),
+    "mobile_form": N_("Write digits only, with an optional leading +."),
+    "number_form": N_("An employee number has no blanks and no slashes."),
+    "employment_type": N_("Choose one of the listed types."),
+    "employee_number.taken": N_("Somebody in this company has this number already."),
+    "employment.live_already": N_("The person has this employment already."),
+    "employment.count": N_("The person has too many employments."),
+    "organization.unknown": N_("There is no such company, or you may not employ people there."),
+    "empty_path_part": N_("A part of the department path is empty."),
+    "too_deep": N_("The department path has too many levels."),
+    "manager.self": N_("Nobody manages themself."),
+    "manager.unknown": N_("Nobody is named so, or they have left. Write the employee number."),
 }
 
 

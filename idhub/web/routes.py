@@ -2,10 +2,37 @@
 
 from fastapi import APIRouter
 
-from idhub.web import applications, deliveries, events, offboarding, people, person, portal, receipts, shared
+from idhub.web import (
+    applications,
+    deliveries,
+    events,
+    moving,
+    offboarding,
+    onboarding,
+    people,
+    person,
+    pick,
+    portal,
+    receipts,
+    shared,
+)
 from idhub.web.services import WebServices
 
-_AREAS = (shared, portal, people, person, offboarding, receipts, applications, deliveries, events)
+# `/hr/people/new` is no person's id: onboarding comes before the page of one person.
+_AREAS = (
+    shared,
+    portal,
+    people,
+    onboarding,
+    moving,
+    pick,
+    person,
+    offboarding,
+    receipts,
+    applications,
+    deliveries,
+    events,
+)
 
 
 def create_router(services: WebServices) -> APIRouter:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
+import structlog
 from sqlalchemy import select, union
 
 from idhub.changes import SYSTEM
@@ -13,14 +14,19 @@ from idhub.lifecycle.receipts import mark_elapsed
 from idhub.lifecycle.transition import TransitionResult, transition
 
 _BATCH = 200
+_LOG = structlog.get_logger(__name__)
 
 
-def due_principals(database: Database, *, now: datetime, limit: int = _BATCH) -> Sequence[str]:
-    """People with an employment that should have begun or ended by `now`."""
+def due_principals(
+    database: Database, *, now: datetime, limit: int = _BATCH, besides: Sequence[str] = ()
+) -> Sequence[str]:
+    """People with an employment that should have begun or ended by `now`, `besides` left out."""
     begun = select(Employment.principal_id).where(
-        Employment.state == EmploymentState.STAGED, Employment.starts_at <= now
+        Employment.state == EmploymentState.STAGED, Employment.starts_at <= now, Employment.principal_id.not_in(besides)
     )
-    ended = select(Employment.principal_id).where(Employment.state != EmploymentState.ENDED, Employment.ends_at <= now)
+    ended = select(Employment.principal_id).where(
+        Employment.state != EmploymentState.ENDED, Employment.ends_at <= now, Employment.principal_id.not_in(besides)
+    )
     with database.read() as session:
         return session.execute(union(begun, ended).limit(limit)).scalars().all()
 
@@ -29,16 +35,35 @@ def apply_due(database: Database, *, now: datetime) -> int:
     """Make every start and end that has come due. Returns how many people changed.
 
     Access itself does not wait for this: the window is part of every check. What follows here is the rest:
-    entitlements, deliveries, cases, events.
+    entitlements, deliveries, cases, events. Somebody whose change fails holds up nobody else; it is tried again with
+    the next run.
     """
     changed = 0
-    while principal_ids := due_principals(database, now=now):
-        result = reevaluate(database, principal_ids, now=now)
-        changed += len(result.changed)
-        if not result.changed:
+    failed: list[str] = []
+    while principal_ids := due_principals(database, now=now, besides=failed):
+        failed_before = len(failed)
+        try:
+            done = len(reevaluate(database, principal_ids, now=now).changed)
+        except Exception:
+            _LOG.exception("due.batch_failed", people=len(principal_ids))
+            done = _one_by_one(database, principal_ids, failed, now=now)
+        changed += done
+        if not done and len(failed) == failed_before:
             break
     with database.transaction() as session:
         mark_elapsed(session, now=now)
+    return changed
+
+
+def _one_by_one(database: Database, principal_ids: Sequence[str], failed: list[str], *, now: datetime) -> int:
+    """Each alone, so that one who fails is found; appends those to `failed`."""
+    changed = 0
+    for principal_id in principal_ids:
+        try:
+            changed += len(reevaluate(database, [principal_id], now=now).changed)
+        except Exception:
+            _LOG.exception("due.failed", person=principal_id)
+            failed.append(principal_id)
     return changed
 
 

@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from idhub.credentials.predicate import may_act
-from idhub.directory.tables import Principal, Standing
+from idhub.directory.tables import Employment, Principal, Standing
 from idhub.lifecycle import intake
 from idhub.lifecycle.due import apply_due, due_principals
 from tests.lifecycle.world import World
@@ -103,3 +103,14 @@ def test_nothing_due_changes_nothing(world: World) -> None:
     world.clock.advance(days=400)
     assert apply_due(world.database, now=world.clock()) == 0
     assert world.principal(person) == before
+
+
+def test_somebody_whose_change_fails_holds_up_nobody_else(world: World) -> None:
+    broken, other = (world.hire(ends_on=date(2026, 11, 23)) for _ in range(2))
+    with world.database.transaction() as session:
+        session.execute(update(Employment).where(Employment.principal_id == broken).values(type="bogus"))
+    world.at(datetime(2026, 11, 25, tzinfo=UTC))
+    assert apply_due(world.database, now=world.clock()) == 1
+    assert world.principal(other).standing == Standing.LEFT
+    assert not _may_act(world, broken)
+    assert due_principals(world.database, now=world.clock()) == [broken]

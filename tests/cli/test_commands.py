@@ -41,6 +41,20 @@ def test_token_create_prints_the_token_and_nothing_else_on_an_empty_folder(idhub
     assert done.out.strip().encode() not in stored, "stored as a hash only"
 
 
+def test_the_command_is_a_program(idhub: Command) -> None:
+    """Started as people start it; the other tests fork this process instead, which is the same and faster."""
+    done = subprocess.run(
+        [sys.executable, "-m", "idhub.cli", "token", "create", "--scope", "audit:read"],
+        cwd=idhub.folder,
+        env=dict(idhub.environment),
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert TOKEN.fullmatch(done.stdout.decode())
+
+
 def test_token_create_names_an_unknown_scope(idhub: Command) -> None:
     assert "[scope]" in one_sentence(idhub("token", "create", "--scope", "everything"))
     assert not (idhub.folder / "data" / "idhub.db").exists(), "refused before anything is made"

@@ -162,17 +162,17 @@ class _Submission:
                 return act()
         except (Conflict, Invalid) as error:
             scene.rehearsal = None
-            self.refused(session, scene, reader, error)
-            return None
+            return self.refused(session, scene, reader, error)
 
-    def refused(self, session: Session, scene: Scene, reader: Reader, error: IdhubError) -> None:
-        """Say what the lifecycle refused."""
+    def refused(self, session: Session, scene: Scene, reader: Reader, error: IdhubError) -> str | None:
+        """Say what the lifecycle refused; returns the person's id when it is done all the same."""
         reader.refuse(error)
+        return None
 
 
 class _Onboarding(_Submission):
     def proceed(self, session: Session, scene: Scene, reader: Reader) -> str | None:
-        person = reader.person()
+        person = self._person = reader.person()
         post = scene.post = reader.post()
         if post is None:
             return None
@@ -185,15 +185,16 @@ class _Onboarding(_Submission):
             values = post.command_values(session, now=self.now)
             return commands.onboard(session, self.caller(scene.visitor), person=person, now=self.now, **values)
 
-        self._person = person
         return self.preview_or_make(session, scene, reader, act, None)
 
-    def refused(self, session: Session, scene: Scene, reader: Reader, error: IdhubError) -> None:
-        # Somebody else was quicker by a moment: the same answer as to whoever comes later.
-        if error.rule == "employee_number.taken" and scene.post is not None:
-            self._known(session, scene, scene.post, self._person)
+    def refused(self, session: Session, scene: Scene, reader: Reader, error: IdhubError) -> str | None:
+        # Somebody else, or the same press twice, was quicker by a moment: the same answer as to whoever comes later.
+        post = scene.post if error.rule == "employee_number.taken" else None
+        if post is not None and (done := self._known(session, scene, post, self._person)):
+            return done
         if not scene.errors:
             reader.refuse(error)
+        return None
 
     def _known(self, session: Session, scene: Scene, post: Post, person: dict[str, str | None]) -> str | None:
         """Whoever has or had the number: the person of the same form sent twice, a rehire, or a conflict."""

@@ -1,6 +1,7 @@
 """The form of a first day: what it refuses, what its preview shows, what confirming does, and who may."""
 
 import re
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, timedelta
 from typing import Any
 
@@ -125,6 +126,21 @@ def test_the_same_form_sent_twice_makes_one_person(hub: SampleHub, sign_in: Sign
 
     assert first.status_code == second.status_code == 303
     assert first.headers["location"] == second.headers["location"]
+    assert people(hub) == before + 1
+
+
+def test_two_presses_at_the_same_moment_make_one_person(hub: SampleHub, sign_in: SignIn) -> None:
+    before = people(hub)
+    presses = []
+    for _ in range(4):
+        client = sign_in(HR)
+        presses.append((client, preview(client)[1]))
+
+    with ThreadPoolExecutor(len(presses)) as pool:
+        answers = list(pool.map(lambda press: press[0].post(PATH, data=press[1]), presses))
+
+    assert [answer.status_code for answer in answers] == [303] * 4
+    assert len({answer.headers["location"] for answer in answers}) == 1
     assert people(hub) == before + 1
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, LargeBinary, cast, func, select
 
 from audit.checkpoint import ReadableWitness, VerifyingKey
 from audit.merkle import leaf_hash
@@ -26,6 +26,10 @@ _OPTIONAL: Final = (
 )
 
 
+# Read as bytes whatever tampering made of them: SQLite stores any type in any column.
+_BYTES: Final = (cast(_event.body, LargeBinary).label("body"), cast(_event.leaf_hash, LargeBinary).label("leaf_hash"))
+
+
 def verify_tables(
     connection: Connection, keys: Sequence[VerifyingKey], witness: ReadableWitness | None
 ) -> VerifyResult:
@@ -43,7 +47,7 @@ def verify_tables(
         _event_holds(checker, row)
         if len(checker.leaves) == TILE_SIZE:
             checker.next_tile()
-        checker.leaves.append(leaf_hash(bytes(row.body)))
+        checker.leaves.append(leaf_hash(_stored(row.body)))
         checker.result.events += 1
         _compare_here(connection, checker, notes)
     if checker.position != size:
@@ -98,10 +102,17 @@ def _compare_said(checker: LogChecker, notes: StoredCheckpoints) -> None:
     checker.compare_witness()
 
 
+def _stored(value: Any) -> bytes:
+    """Bytes of a column, also where tampering changed its type (SQLite lets it); those bytes then do not fit."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    return b"" if value is None else str(value).encode("utf-8", "surrogateescape")
+
+
 def _event_holds(checker: LogChecker, row: Any) -> None:
     """The columns must say what the body says, and the stored hash must be the body's."""
-    body = bytes(row.body)
-    if leaf_hash(body) != bytes(row.leaf_hash):
+    body = _stored(row.body)
+    if leaf_hash(body) != _stored(row.leaf_hash):
         checker.report("edited", f"event {row.event_id} does not have the hash stored beside it", row.position)
     try:
         said = orjson.loads(body)
@@ -122,13 +133,13 @@ def _waiting_hold(connection: Connection, checker: LogChecker) -> None:
     last_id = 0
     while True:
         page = connection.execute(
-            select(_event.id, _event.event_id, _event.body, _event.leaf_hash)
+            select(_event.id, _event.event_id, *_BYTES)
             .where(_event.position.is_(None), _event.id > last_id)
             .order_by(_event.id)
             .limit(_PAGE)
         ).all()
         for row in page:
-            if leaf_hash(bytes(row.body)) != bytes(row.leaf_hash):
+            if leaf_hash(_stored(row.body)) != _stored(row.leaf_hash):
                 checker.report("edited", f"event {row.event_id}, which has no place yet, was changed")
         if len(page) < _PAGE:
             return
@@ -136,10 +147,10 @@ def _waiting_hold(connection: Connection, checker: LogChecker) -> None:
 
 
 def _rows(connection: Connection, start: int) -> Iterator[Any]:
-    columns = [column for column in _event if column.name not in ("id", "xid", "class")]
+    columns = [c for c in _event if c.name not in ("id", "xid", "class", "body", "leaf_hash")]
     while True:
         page = connection.execute(
-            select(*columns, _event["class"].label("event_class"))
+            select(*columns, *_BYTES, _event["class"].label("event_class"))
             .where(_event.position >= start)
             .order_by(_event.position)
             .limit(_PAGE)

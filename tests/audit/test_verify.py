@@ -399,6 +399,16 @@ def test_live_tables_verify_and_the_unproven_tail_is_counted(trail: Trail) -> No
     assert (result.events, result.unproven, result.size) == (300, 2, 300)
 
 
+@pytest.mark.parametrize("column", ["body", "leaf_hash"])
+def test_a_column_whose_type_was_changed_is_a_finding_with_its_place(sqlite_trail: Trail, column: str) -> None:
+    """SQLite stores any type anywhere: `||` makes text of bytes."""
+    sqlite_trail.fill(300)
+    forge(sqlite_trail, f"UPDATE audit_events SET {column} = {column} || 'x' WHERE position = 270")
+    result = live(sqlite_trail)
+    assert (result.is_valid, result.first_bad) == (False, 270)
+    assert {finding.kind for finding in result.findings} >= {"edited"}
+
+
 def test_an_empty_trail_is_valid(trail: Trail) -> None:
     assert live(trail).findings == []
 

@@ -48,6 +48,7 @@ _SERVICE_LIFETIME = timedelta(days=365)
 _MAX_SECRET = 4_096
 _SLUG = r"^[a-z0-9][a-z0-9-]{0,58}[a-z0-9]$|^[a-z0-9]$"
 _DURATION = re.compile(r"(\d{1,6})\s*(s|m|h|d)?")
+_PLAIN_SECRET = re.compile(r"[A-Za-z0-9._~-]+")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 Grade = Literal["E0", "E1", "E2", "E3"]
 
@@ -455,6 +456,13 @@ def _home_of(block: ApplicationBlock) -> str | None:
 
 def _oidc_wish(block: OidcBlock, folder: Path, where: str) -> OidcWish:
     secret = _secret(block.client_secret_file, folder, f"{where}.client_secret_file")
+    if secret is not None and not _PLAIN_SECRET.fullmatch(secret):
+        # RFC 6749 section 2.3.1 wants others encoded, and many clients do not: they would fail at the first sign-in.
+        raise Invalid(
+            f"{where}.client_secret_file: use letters, digits, - . _ ~ only.",
+            field=f"{where}.client_secret_file",
+            rule="secret.characters",
+        )
     grants: Sequence[str] = ["authorization_code", "refresh_token"] if block.redirect_uris else []
     if block.grant_types is not None:
         grants = block.grant_types

@@ -22,7 +22,7 @@ def create_router(services: WebServices) -> APIRouter:
         with services.database.read() as session:
             visitor = visitor_of(session, request, services, now=services.clock())
             require(session, visitor, Action.PEOPLE_CHANGE)
-            found = candidates(session, visitor.subject, q[:_LONGEST])
+            found = candidates(session, visitor.subject, _typed(q))
         rows = []
         for one in found:
             company = (one.company_en or one.company) if english else one.company
@@ -37,10 +37,14 @@ def create_router(services: WebServices) -> APIRouter:
         with services.database.read() as session:
             visitor = visitor_of(session, request, services, now=services.clock())
             require(session, visitor, Action.PEOPLE_CHANGE)
-            found = companies(session, visitor.subject, q[:_LONGEST])
+            found = companies(session, visitor.subject, _typed(q))
         return _answer([{"value": one.code, "label": one.shown(english), "note": one.code} for one in found])
 
     return router
+
+
+def _typed(text: str) -> str:
+    return "".join(c for c in text if c.isprintable())[:_LONGEST]
 
 
 def _answer(rows: list[dict[str, str]]) -> Response:

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Form, Request
 from starlette.responses import RedirectResponse, Response
 
+from idhub.errors import NotFound
 from idhub.pages import LANGUAGES, safe_local_path
 from idhub.pages.render import THEMES
 from idhub.web.services import WebServices
@@ -23,7 +24,7 @@ def create_router(services: WebServices) -> APIRouter:
         """A static file. An address of another version is answered, but not kept: its page is being replaced."""
         asset = pages.assets.find(name)
         if asset is None:
-            return Response(status_code=404)
+            raise NotFound("Not found.", rule="static")
         headers = {
             "Cache-Control": _FOREVER if version == pages.assets.version else "no-cache",
             "X-Content-Type-Options": "nosniff",

@@ -10,7 +10,7 @@ import structlog
 from fastapi import APIRouter, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -30,6 +30,8 @@ from idhub.web.services import WebServices
 _RACE = N_("Somebody changed the same thing at this moment. Look and try again.")
 # Answers of a form that was read and not accepted; other refusals have events of their own.
 _REFUSED = frozenset({400, 409, 422})
+# DataError: text that the database cannot hold (PostgreSQL: NUL), or a number beyond its column.
+_KNOWN = (IdhubError, RequestValidationError, HTTPException, IntegrityError, DataError, OperationalError)
 _LOG = structlog.get_logger("idhub.web")
 
 SESSION_COOKIE = "session"
@@ -152,7 +154,7 @@ def _page_route(services: WebServices) -> type[APIRoute]:
                 except BrokenForm as broken:
                     await run_in_threadpool(note_refusal, services, request, broken.rule, broken.field)
                     return render_broken_form(services.pages, request, broken)
-                except (IdhubError, RequestValidationError, HTTPException, IntegrityError, OperationalError) as error:
+                except _KNOWN as error:
                     refusal = _as_refusal(error)
                     await run_in_threadpool(_note_error, services, request, refusal)
                     return render_error(services.pages, request, refusal)

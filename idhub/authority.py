@@ -14,7 +14,8 @@ from sqlalchemy import ForeignKey, Index, Integer, Select, String, select, text,
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from idhub.db import Base, Instant, new_id
-from idhub.directory.tables import OrganizationClosure, Principal, Standing
+from idhub.directory.kinds import Standing
+from idhub.directory.tables import OrganizationClosure, Principal
 from idhub.errors import Conflict, NotPermitted
 
 _HELD = text("removed_at IS NULL")

@@ -26,8 +26,9 @@ from idhub.authority import (
 from idhub.changes import Actor
 from idhub.credentials.tables import ApiToken
 from idhub.db import Database, new_id
+from idhub.directory.kinds import PrincipalKind, Standing
 from idhub.directory.organizations import bump_rules_version, root_organization
-from idhub.directory.tables import Organization, Principal, PrincipalKind, Standing
+from idhub.directory.tables import Organization, Principal
 from idhub.errors import Conflict, Invalid, NotPermitted
 from idhub.keys import Keyring
 from idhub.lifecycle import commands, intake

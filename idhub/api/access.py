@@ -15,7 +15,8 @@ from idhub.changes import Actor
 from idhub.credentials import opaque
 from idhub.credentials.tables import ApiToken
 from idhub.db import Database
-from idhub.directory.tables import Installation, Principal, Standing
+from idhub.directory.kinds import Standing
+from idhub.directory.tables import Installation, Principal
 from idhub.errors import IdhubError
 from idhub.lifecycle import commands
 from idhub.login.throttling import client_address, trusted_networks

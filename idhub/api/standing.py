@@ -13,8 +13,8 @@ from idhub.api.people import company_of, department_of, manager_of
 from idhub.api.shared import ApiServices, Body, Day, Instant, Reason, Text, outcome, visible
 from idhub.api.views import person_view
 from idhub.authority import Action
+from idhub.directory.kinds import EmploymentType
 from idhub.directory.people import show_person
-from idhub.directory.tables import EmploymentType
 from idhub.errors import Invalid, NotFound
 from idhub.lifecycle import commands
 from idhub.lifecycle.plan import preview

@@ -151,7 +151,7 @@ def move(
 
 
 def _employment_type(text: str) -> Any:
-    from idhub.directory.tables import EmploymentType
+    from idhub.directory.kinds import EmploymentType
 
     try:
         return EmploymentType(text)

@@ -16,7 +16,8 @@ from sqlalchemy.sql.selectable import Join
 
 from idhub.access.tables import Application, Entitlement, OidcClient
 from idhub.credentials.tables import Grant, SsoSession
-from idhub.directory.tables import Installation, Principal, Standing
+from idhub.directory.kinds import Standing
+from idhub.directory.tables import Installation, Principal
 
 Now = datetime | BindParameter[datetime]
 Criteria = dict[str, ColumnElement[bool]]

@@ -19,14 +19,8 @@ from idhub.access.tables import Application, OidcClient
 from idhub.credentials.predicate import grant_criteria, grant_source, installation_epoch, labelled, may_act
 from idhub.credentials.tables import AccessToken, AuthorizationCode, Grant, RefreshToken, SessionParticipant, SsoSession
 from idhub.db import Base, Instant, to_micros
-from idhub.directory.tables import (
-    Department,
-    Employment,
-    EmploymentState,
-    Organization,
-    Person,
-    Principal,
-)
+from idhub.directory.kinds import EmploymentState
+from idhub.directory.tables import Department, Employment, Organization, Person, Principal
 
 DialectName = Literal["sqlite", "postgresql"]
 

@@ -24,8 +24,9 @@ from idhub.demo.sample_names import (
     GERMAN_GIVEN,
     GERMAN_SURNAMES,
 )
+from idhub.directory.kinds import OrganizationKind
 from idhub.directory.organizations import all_organizations, create_organization, root_organization
-from idhub.directory.tables import Organization, OrganizationKind
+from idhub.directory.tables import Organization
 from providers.hr_file import COLUMNS, Rule
 
 GROUP_NAME: Final = "启岳汽车集团"

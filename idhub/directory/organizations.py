@@ -9,15 +9,9 @@ from sqlalchemy import insert, or_, select
 from sqlalchemy.orm import Session
 
 from idhub.db import bulk_insert, chunked, new_id
+from idhub.directory.kinds import OrganizationKind
 from idhub.directory.names import LONGEST, may_name
-from idhub.directory.tables import (
-    Department,
-    DepartmentClosure,
-    Installation,
-    Organization,
-    OrganizationClosure,
-    OrganizationKind,
-)
+from idhub.directory.tables import Department, DepartmentClosure, Installation, Organization, OrganizationClosure
 from idhub.errors import Conflict, Invalid, NotFound
 
 ROOT_CODE = "GROUP"

@@ -8,19 +8,9 @@ from sqlalchemy import Select, or_, select
 from sqlalchemy.orm import Session
 
 from idhub.db import chunked
+from idhub.directory.kinds import EmploymentState, EmploymentType, Standing
 from idhub.directory.names import LONGEST, login_name_candidates, may_name
-from idhub.directory.tables import (
-    Department,
-    Employment,
-    EmploymentState,
-    EmploymentType,
-    LoginName,
-    Organization,
-    Person,
-    Principal,
-    SourceRecord,
-    Standing,
-)
+from idhub.directory.tables import Department, Employment, LoginName, Organization, Person, Principal, SourceRecord
 from idhub.errors import Conflict, NotFound
 
 

@@ -13,11 +13,7 @@ from sqlalchemy import Boolean, CheckConstraint, Date, ForeignKey, Index, Intege
 from sqlalchemy.orm import Mapped, mapped_column
 
 from idhub.db import Base, Instant, JsonText
-from idhub.directory.kinds import EmploymentState as EmploymentState  # noqa: PLC0414
-from idhub.directory.kinds import EmploymentType as EmploymentType  # noqa: PLC0414
-from idhub.directory.kinds import OrganizationKind as OrganizationKind  # noqa: PLC0414
-from idhub.directory.kinds import PrincipalKind as PrincipalKind  # noqa: PLC0414
-from idhub.directory.kinds import Standing as Standing  # noqa: PLC0414
+from idhub.directory.kinds import EmploymentState, EmploymentType, OrganizationKind, PrincipalKind, Standing
 
 _STAGED = text("state = 'staged'")
 _LIVE = text("state <> 'ended'")

@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 from idhub.authority import Action, Subject, authorize, is_last_administrator
 from idhub.changes import Actor
 from idhub.db import new_id
+from idhub.directory.kinds import EmploymentType
 from idhub.directory.people import PersonView, show_person
-from idhub.directory.tables import EmploymentType
 from idhub.errors import Conflict, Invalid
 from idhub.lifecycle import intake
 from idhub.lifecycle.plan import preview

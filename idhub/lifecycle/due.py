@@ -8,7 +8,8 @@ from sqlalchemy import select, union
 
 from idhub.changes import SYSTEM
 from idhub.db import Database
-from idhub.directory.tables import Employment, EmploymentState
+from idhub.directory.kinds import EmploymentState
+from idhub.directory.tables import Employment
 from idhub.lifecycle.intake import Reevaluate
 from idhub.lifecycle.receipts import mark_elapsed
 from idhub.lifecycle.transition import TransitionResult, transition

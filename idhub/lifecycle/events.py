@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from idhub.access.entitlements import EntitlementChange
 from idhub.changes import Actor, Event, EventType
-from idhub.directory.tables import Standing
+from idhub.directory.kinds import Standing
 from idhub.errors import IdhubError
 from idhub.lifecycle import intake
 from idhub.lifecycle.records import Written

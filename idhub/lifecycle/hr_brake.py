@@ -15,7 +15,8 @@ from sqlalchemy.orm import Session
 
 from idhub.changes import Actor, Event, EventType, record
 from idhub.db import Database, bulk_insert, chunked, new_id
-from idhub.directory.tables import Employment, EmploymentState, Person, SourceRecord
+from idhub.directory.kinds import EmploymentState
+from idhub.directory.tables import Employment, Person, SourceRecord
 from idhub.errors import Conflict, NotFound
 from idhub.keys import Keyring
 from idhub.lifecycle import intake

@@ -10,8 +10,9 @@ from sqlalchemy.orm import Session
 
 from idhub.changes import Actor, Event, EventType, record
 from idhub.db import chunked
+from idhub.directory.kinds import OrganizationKind
 from idhub.directory.organizations import OrganizationView, all_organizations, create_organization, ensure_departments
-from idhub.directory.tables import Department, OrganizationKind
+from idhub.directory.tables import Department
 from providers.hr_file import HrRow
 
 _MAX_CODE = 60

@@ -25,7 +25,8 @@ from sqlalchemy.orm import Session
 
 from idhub.changes import Actor, Event, EventType, record
 from idhub.db import Database, new_id
-from idhub.directory.tables import Employment, EmploymentState, SourceRecord
+from idhub.directory.kinds import EmploymentState
+from idhub.directory.tables import Employment, SourceRecord
 from idhub.errors import Conflict, IdhubError, Invalid
 from idhub.keys import Keyring
 from idhub.lifecycle import hr_brake, intake

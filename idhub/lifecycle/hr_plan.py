@@ -19,13 +19,8 @@ from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
 from idhub.db import chunked, new_id
-from idhub.directory.tables import (
-    Employment,
-    EmploymentState,
-    EmploymentType,
-    Person,
-    SourceRecord,
-)
+from idhub.directory.kinds import EmploymentState, EmploymentType
+from idhub.directory.tables import Employment, Person, SourceRecord
 from idhub.keys import Keyring
 from idhub.lifecycle import intake
 from idhub.lifecycle.hr_companies import Companies

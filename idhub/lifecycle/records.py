@@ -10,20 +10,10 @@ from sqlalchemy.orm import Session
 
 from idhub.access.entitlements import entitle
 from idhub.db import bulk_insert, chunked, new_id, upsert
+from idhub.directory.kinds import EmploymentState, EmploymentType, PrincipalKind, Standing
 from idhub.directory.names import LoginNameKind, stored_login_name
 from idhub.directory.search_terms import search_terms
-from idhub.directory.tables import (
-    Employment,
-    EmploymentPeriod,
-    EmploymentState,
-    EmploymentType,
-    LoginName,
-    Person,
-    Principal,
-    PrincipalKind,
-    SourceRecord,
-    Standing,
-)
+from idhub.directory.tables import Employment, EmploymentPeriod, LoginName, Person, Principal, SourceRecord
 from idhub.lifecycle import periods
 from idhub.lifecycle.intake import RegisterService, SourceMark
 from idhub.lifecycle.periods import Period

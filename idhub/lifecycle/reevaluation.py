@@ -9,7 +9,8 @@ from sqlalchemy.orm import Session
 
 from idhub.changes import SYSTEM, Actor
 from idhub.db import Database
-from idhub.directory.tables import Installation, Principal, PrincipalKind, Standing
+from idhub.directory.kinds import PrincipalKind, Standing
+from idhub.directory.tables import Installation, Principal
 from idhub.lifecycle.intake import Reevaluate
 from idhub.lifecycle.transition import transition
 

@@ -20,8 +20,8 @@ from idhub.changes import SYSTEM
 from idhub.delivery import queue
 from idhub.delivery.holds import EVERY_CHANNEL
 from idhub.delivery.tables import Delivery
+from idhub.directory.kinds import Standing
 from idhub.directory.people import PersonView, show_people, show_person
-from idhub.directory.tables import Standing
 from idhub.lifecycle.intake import Reevaluate
 from idhub.lifecycle.transition import transition
 

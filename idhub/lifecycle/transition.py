@@ -22,8 +22,9 @@ from idhub.credentials import revoke
 from idhub.db import new_id
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade, PlannedDelivery
+from idhub.directory.kinds import EmploymentState, Standing
 from idhub.directory.organizations import OrganizationView, all_organizations, department_paths
-from idhub.directory.tables import EmploymentState, Installation, Standing
+from idhub.directory.tables import Installation
 from idhub.errors import Conflict, IdhubError, NotFound, NotPermitted
 from idhub.lifecycle import cases as case_book
 from idhub.lifecycle import intake, records, rules

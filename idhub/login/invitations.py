@@ -18,7 +18,8 @@ from idhub.credentials import opaque
 from idhub.credentials.predicate import installation_epoch, may_act
 from idhub.credentials.sessions import read_epochs
 from idhub.credentials.tables import Invitation
-from idhub.directory.tables import Employment, Person, Principal, PrincipalKind, Standing
+from idhub.directory.kinds import PrincipalKind, Standing
+from idhub.directory.tables import Employment, Person, Principal
 from idhub.errors import Conflict, NotFound
 from idhub.login.passwords import store_password
 from idhub.login.sign_in import Browser, Minted, replace_credentials

@@ -20,8 +20,9 @@ from idhub.credentials import opaque
 from idhub.credentials.predicate import installation_epoch
 from idhub.credentials.sessions import Epochs, end_session, lock_principal, read_epochs, start_session
 from idhub.credentials.tables import Grant, Password, RememberedDevice, SessionParticipant, SsoSession
+from idhub.directory.kinds import PrincipalKind, Standing
 from idhub.directory.names import login_name_candidates
-from idhub.directory.tables import LoginName, Principal, PrincipalKind, Standing
+from idhub.directory.tables import LoginName, Principal
 from idhub.errors import NotPermitted
 from idhub.keys import Keyring
 from idhub.lifecycle.intake import EndCredentials

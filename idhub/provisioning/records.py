@@ -14,7 +14,8 @@ from sqlalchemy.orm import Session, aliased
 from idhub.access.tables import Account, Application, Entitlement, ScimTarget
 from idhub.changes import SYSTEM, Event, EventType, record
 from idhub.delivery.channel import LeasedDelivery
-from idhub.directory.tables import Department, Employment, Organization, Person, Principal, Standing
+from idhub.directory.kinds import Standing
+from idhub.directory.tables import Department, Employment, Organization, Person, Principal
 from idhub.provisioning.mapping import PersonFacts
 
 _MAX_CONTROLS = 3

@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse, Response
 
 from idhub.authority import Action
+from idhub.directory.kinds import EmploymentState, Standing
 from idhub.directory.people import EmploymentView, PersonView
-from idhub.directory.tables import EmploymentState, Standing
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.lifecycle import commands
 from idhub.lifecycle.commands import Caller

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse, Response
 
 from idhub.authority import Action
+from idhub.directory.kinds import Standing
 from idhub.directory.people import PersonView
-from idhub.directory.tables import Standing
 from idhub.errors import Conflict, Invalid
 from idhub.lifecycle.commands import Caller, cancel_offboarding, offboard
 from idhub.lifecycle.plan import Plan, PlanRow, preview

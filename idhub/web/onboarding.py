@@ -9,8 +9,8 @@ from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse, Response
 
 from idhub.authority import Action, may
+from idhub.directory.kinds import Standing
 from idhub.directory.people import PersonView, show_person
-from idhub.directory.tables import Standing
 from idhub.errors import Conflict, IdhubError, Invalid
 from idhub.lifecycle import commands
 from idhub.lifecycle.commands import Caller

@@ -8,8 +8,8 @@ from starlette.responses import RedirectResponse, Response
 
 from idhub.authority import Action, may
 from idhub.changes import Event, EventType, record
+from idhub.directory.kinds import Standing
 from idhub.directory.people import PersonView, show_person, sources_of
-from idhub.directory.tables import Standing
 from idhub.errors import Conflict, Invalid
 from idhub.lifecycle.intake import Change, Reactivate, Suspend, clean_text
 from idhub.lifecycle.transition import transition

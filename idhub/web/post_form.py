@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo
 from fastapi import Request
 from sqlalchemy.orm import Session
 
+from idhub.directory.kinds import EmploymentType
 from idhub.directory.organizations import ensure_department, parse_department_path
 from idhub.directory.people import EmploymentView, PersonView
-from idhub.directory.tables import EmploymentType
 from idhub.errors import Conflict, IdhubError, Invalid, NotFound
 from idhub.lifecycle import intake
 from idhub.pages import N_, Formatter

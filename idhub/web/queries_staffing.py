@@ -7,18 +7,10 @@ from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from idhub.authority import Action, Subject, visible_organizations
+from idhub.directory.kinds import EmploymentState, Standing
 from idhub.directory.names import may_name
 from idhub.directory.people import find_person
-from idhub.directory.tables import (
-    Department,
-    Employment,
-    EmploymentState,
-    Organization,
-    OrganizationClosure,
-    Person,
-    Principal,
-    Standing,
-)
+from idhub.directory.tables import Department, Employment, Organization, OrganizationClosure, Person, Principal
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.web.listing import like_terms, values
 

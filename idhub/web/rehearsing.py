@@ -7,7 +7,7 @@ from typing import Any
 
 from fastapi import Request
 
-from idhub.directory.tables import Standing
+from idhub.directory.kinds import Standing
 from idhub.lifecycle.rehearsal import Effect, Rehearsal
 from idhub.pages import N_
 from idhub.web import labels

@@ -9,7 +9,8 @@ from sqlalchemy import insert
 from idhub.access.tables import Application, Criticality
 from idhub.changes import use_sealer
 from idhub.db import Database
-from idhub.directory.tables import Organization, OrganizationKind
+from idhub.directory.kinds import OrganizationKind
+from idhub.directory.tables import Organization
 from idhub.keys import Keyring
 from tests.support.clock import Clock
 

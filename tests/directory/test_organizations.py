@@ -4,6 +4,7 @@ import pytest
 from sqlalchemy import select
 
 from idhub.db import Database
+from idhub.directory.kinds import OrganizationKind
 from idhub.directory.organizations import (
     ROOT_CODE,
     all_organizations,
@@ -17,13 +18,7 @@ from idhub.directory.organizations import (
     parse_department_path,
     root_organization,
 )
-from idhub.directory.tables import (
-    Department,
-    DepartmentClosure,
-    Installation,
-    OrganizationClosure,
-    OrganizationKind,
-)
+from idhub.directory.tables import Department, DepartmentClosure, Installation, OrganizationClosure
 from idhub.errors import Conflict, Invalid, NotFound
 from tests.support.clock import Clock
 

@@ -25,9 +25,10 @@ from idhub.credentials import opaque
 from idhub.credentials.predicate import may_act
 from idhub.credentials.tables import ApiToken, RememberedDevice
 from idhub.db import new_id
+from idhub.directory.kinds import EmploymentType, OrganizationKind
 from idhub.directory.organizations import create_organization, find_organization, root_organization
 from idhub.directory.people import show_person
-from idhub.directory.tables import EmploymentType, OrganizationKind, Principal
+from idhub.directory.tables import Principal
 from idhub.lifecycle import commands, intake
 from idhub.lifecycle.commands import Caller
 from idhub.lifecycle.doors import Door

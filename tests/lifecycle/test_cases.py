@@ -8,7 +8,7 @@ from sqlalchemy import select, update
 
 from idhub.access.tables import Account, AccountKind, Application
 from idhub.db import new_id
-from idhub.directory.tables import EmploymentType, Standing
+from idhub.directory.kinds import EmploymentType, Standing
 from idhub.errors import Conflict
 from idhub.lifecycle import intake
 from idhub.lifecycle.due import apply_due

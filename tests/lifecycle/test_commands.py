@@ -9,8 +9,9 @@ from sqlalchemy import func, select
 from audit.tables import audit_events
 from idhub.authority import Action, HubRole, Subject, assign_role
 from idhub.changes import COMMAND_LINE, Actor
+from idhub.directory.kinds import Standing
 from idhub.directory.organizations import root_organization
-from idhub.directory.tables import Principal, Standing
+from idhub.directory.tables import Principal
 from idhub.errors import Conflict, IdhubError, Invalid, NotFound, NotPermitted
 from idhub.lifecycle import commands, intake
 from idhub.lifecycle.commands import Caller

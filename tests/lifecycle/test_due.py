@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy import select, update
 
 from idhub.credentials.predicate import may_act
-from idhub.directory.tables import Employment, Principal, Standing
+from idhub.directory.kinds import Standing
+from idhub.directory.tables import Employment, Principal
 from idhub.lifecycle import intake
 from idhub.lifecycle.due import apply_due, due_principals
 from tests.lifecycle.world import World

@@ -14,9 +14,10 @@ from audit.tables import audit_events
 from idhub.changes import Actor, use_sealer
 from idhub.db import Database
 from idhub.demo.sample import FAULTS, create_sample_organizations, write_hr_file
+from idhub.directory.kinds import EmploymentState, Standing
 from idhub.directory.organizations import install
 from idhub.directory.people import find_person, show_person
-from idhub.directory.tables import Department, Employment, EmploymentState, Organization, Person, Principal, Standing
+from idhub.directory.tables import Department, Employment, Organization, Person, Principal
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.keys import Keyring
 from idhub.lifecycle import intake

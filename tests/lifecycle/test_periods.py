@@ -12,7 +12,8 @@ from sqlalchemy import select
 from idhub.access.rules import set_rules
 from idhub.access.tables import Entitlement, EntitlementRule
 from idhub.db import new_id
-from idhub.directory.tables import EmploymentPeriod, EmploymentType, Principal, PrincipalKind, Standing
+from idhub.directory.kinds import EmploymentType, PrincipalKind, Standing
+from idhub.directory.tables import EmploymentPeriod, Principal
 from idhub.errors import IdhubError
 from idhub.lifecycle import intake, rules
 from idhub.lifecycle.periods import Period, after_change, differs
@@ -150,7 +151,7 @@ def test_end_in_the_past_cuts_what_was_believed_after_it() -> None:
 def _ended(post: Post, ends_at: datetime) -> Post:
     from dataclasses import replace
 
-    from idhub.directory.tables import EmploymentState
+    from idhub.directory.kinds import EmploymentState
 
     return replace(post, ends_at=ends_at, ends_on=ends_at.date(), state=EmploymentState.ENDED)
 

@@ -11,7 +11,7 @@ from idhub.changes import COMMAND_LINE
 from idhub.db import new_id
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade
-from idhub.directory.tables import EmploymentType
+from idhub.directory.kinds import EmploymentType
 from idhub.errors import NotFound
 from idhub.lifecycle import commands, intake
 from idhub.lifecycle.plan import Plan, preview

@@ -34,12 +34,13 @@ from idhub.db import new_id
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade, Outcome
 from idhub.delivery.tables import Delivery
+from idhub.directory.kinds import EmploymentType, OrganizationKind, Standing
 from idhub.directory.organizations import (
     bump_rules_version,
     create_organization,
     root_organization,
 )
-from idhub.directory.tables import EmploymentType, Installation, OrganizationKind, Principal, Standing
+from idhub.directory.tables import Installation, Principal
 from idhub.errors import Conflict, IdhubError, NotPermitted
 from idhub.keys import Keyring
 from idhub.lifecycle import commands, intake

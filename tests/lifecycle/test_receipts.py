@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 
 from idhub.access.tables import Application
 from idhub.delivery.tables import Delivery
-from idhub.directory.tables import EmploymentType
+from idhub.directory.kinds import EmploymentType
 from idhub.errors import NotFound
 from idhub.keys import Keyring, load_keyring, rotate
 from idhub.lifecycle import intake

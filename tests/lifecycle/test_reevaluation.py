@@ -5,8 +5,9 @@ from sqlalchemy import select, update
 
 from idhub.access.rules import set_rules
 from idhub.db import new_id
+from idhub.directory.kinds import EmploymentType
 from idhub.directory.organizations import bump_rules_version
-from idhub.directory.tables import EmploymentType, Installation
+from idhub.directory.tables import Installation
 from idhub.errors import Invalid
 from idhub.lifecycle import intake
 from idhub.lifecycle.reevaluation import reevaluate_pending

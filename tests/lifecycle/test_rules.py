@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from idhub.directory.tables import EmploymentState, EmploymentType, Standing
+from idhub.directory.kinds import EmploymentState, EmploymentType, Standing
 from idhub.errors import Conflict, IdhubError, Invalid, NotFound
 from idhub.lifecycle import intake, rules
 from idhub.lifecycle.rules import Places, Post, State, settle

@@ -11,8 +11,9 @@ from audit.tables import audit_events
 from idhub.access.tables import Entitlement
 from idhub.credentials.tables import Grant, SsoSession
 from idhub.db import new_id
+from idhub.directory.kinds import EmploymentType, PrincipalKind, Standing
 from idhub.directory.people import find_person
-from idhub.directory.tables import EmploymentPeriod, EmploymentType, Principal, PrincipalKind, Standing
+from idhub.directory.tables import EmploymentPeriod, Principal
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.lifecycle import commands, intake
 from idhub.lifecycle.due import apply_due

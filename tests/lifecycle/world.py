@@ -15,8 +15,9 @@ from idhub.changes import COMMAND_LINE, use_sealer
 from idhub.credentials.tables import Grant, SessionParticipant, SsoSession
 from idhub.db import Database, new_id
 from idhub.delivery.tables import Delivery
+from idhub.directory.kinds import EmploymentType, OrganizationKind
 from idhub.directory.organizations import create_organization, install, root_organization
-from idhub.directory.tables import EmploymentType, OrganizationKind, Principal
+from idhub.directory.tables import Principal
 from idhub.keys import Keyring
 from idhub.lifecycle import intake
 from idhub.lifecycle.commands import Caller

@@ -9,8 +9,9 @@ from sqlalchemy import update
 
 from idhub.credentials import opaque
 from idhub.credentials.tables import Invitation, SsoSession
+from idhub.directory.kinds import EmploymentType
 from idhub.directory.organizations import root_organization
-from idhub.directory.tables import EmploymentType, Installation
+from idhub.directory.tables import Installation
 from idhub.errors import Conflict, NotFound
 from idhub.lifecycle.intake import AddEmployment, EmploymentFacts, EndCredentials, Offboard, Reactivate, Suspend
 from idhub.login import invitations, throttling

@@ -15,8 +15,8 @@ from audit.tables import audit_events
 from idhub.changes import use_sealer
 from idhub.credentials.sessions import SignedIn, authenticate
 from idhub.db import Database, new_id
+from idhub.directory.kinds import EmploymentType
 from idhub.directory.organizations import install, root_organization
-from idhub.directory.tables import EmploymentType
 from idhub.keys import Keyring
 from idhub.lifecycle.intake import Change, EmploymentFacts, Onboard, PersonFacts
 from idhub.lifecycle.transition import transition

@@ -293,7 +293,8 @@ def test_every_door_before_the_first_day_and_after_the_last_nothing_is_granted(w
 
 
 def test_a_service_identity_is_refused_when_it_is_not_active(world: World) -> None:
-    from idhub.directory.tables import Principal, Standing
+    from idhub.directory.kinds import Standing
+    from idhub.directory.tables import Principal
 
     service = world.service()
     app = world.app("robot", grant_types=["client_credentials"], scopes=["parts.read"], service_principal_id=service)

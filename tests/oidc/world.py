@@ -26,8 +26,9 @@ from idhub.credentials import sessions
 from idhub.credentials.journal import Journal
 from idhub.credentials.store import Store, create_store
 from idhub.db import Database, new_id
+from idhub.directory.kinds import EmploymentType, PrincipalKind, Standing
 from idhub.directory.organizations import install, root_organization
-from idhub.directory.tables import EmploymentType, Principal, PrincipalKind, Standing
+from idhub.directory.tables import Principal
 from idhub.keys import Keyring
 from idhub.lifecycle.intake import Change, EmploymentFacts, Offboard, Onboard, PersonFacts, Reactivate, Suspend
 from idhub.lifecycle.transition import TransitionResult, transition

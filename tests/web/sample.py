@@ -22,8 +22,8 @@ from idhub.credentials.store import create_store
 from idhub.db import Database, new_id
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade, LeasedDelivery, Outcome
+from idhub.directory.kinds import EmploymentType, OrganizationKind
 from idhub.directory.organizations import create_organization, ensure_departments, install, root_organization
-from idhub.directory.tables import EmploymentType, OrganizationKind
 from idhub.keys import Keyring
 from idhub.lifecycle import receipts
 from idhub.lifecycle.commands import Caller, offboard, suspend

@@ -11,9 +11,10 @@ from starlette.testclient import TestClient
 
 from audit.tables import audit_events
 from idhub.delivery.tables import Delivery
+from idhub.directory.kinds import OrganizationKind, Standing
 from idhub.directory.organizations import create_organization
 from idhub.directory.people import PersonView, find_person, show_person
-from idhub.directory.tables import Department, OrganizationKind, Person, Principal, Standing
+from idhub.directory.tables import Department, Person, Principal
 from tests.support.clock import Clock
 from tests.web.conftest import SignIn
 from tests.web.html import rows_of, text_of, token_of

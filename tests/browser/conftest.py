@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 
 from idhub.db import create_database
 from idhub.keys import MasterKey, load_keyring
@@ -25,6 +25,8 @@ CHROMIUM_ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+# What a page shows, it shows at once; a machine that is busy with another test is another matter.
+expect.set_options(timeout=20_000)
 
 
 class Served:

@@ -36,7 +36,7 @@ class Served:
         self.story, self.hub, self.url = story, story.hub, url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """The sample hub on a free port of the loopback."""
     folder = tmp_path_factory.mktemp("browser")
@@ -63,9 +63,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             database.dispose()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium; its absence fails the test rather than skipping it."""
+    # Of this package alone: as long as it runs, no other test of the process can run an event loop.
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=CHROMIUM_ARGUMENTS)
         yield launched

@@ -7,7 +7,6 @@ from urllib.parse import SplitResult, urlsplit
 from idhub.errors import Invalid
 
 MAX_URI = 2_000
-_BRACKETED = re.compile(r"\[[0-9A-Fa-f:.]+\](?::[0-9]*)?")
 _FORBIDDEN_SCHEMES = frozenset({"javascript", "data", "vbscript", "file", "about", "blob", "ftp", "ws", "wss"})
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _CUSTOM_SCHEME_DOTS = 1
@@ -86,12 +85,6 @@ def _check_characters(value: str, *, field: str) -> None:
 def _split(value: str, *, field: str) -> SplitResult:
     try:
         parts = urlsplit(value)
-        authority = parts.netloc.rpartition("@")[2]
-        # Whether something may follow the brackets, versions of Python do not agree; here nothing but a port may.
-        if "[" in authority and not _BRACKETED.fullmatch(authority):
-            raise Invalid(
-                f"{field} names a host in a form that readers take differently.", field=field, rule="uri.host"
-            )
         port = parts.port
     except ValueError as error:
         raise Invalid(f"{field} cannot be read as an address.", field=field, rule="uri.form") from error

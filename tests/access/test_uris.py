@@ -45,7 +45,8 @@ REFUSED = (
     ("\x00javascript:alert(1)", "uri.characters"),
     # A07: malformed, oversized, not text.
     ("http://[::1", "uri.form"),
-    ("http://[::1]x:9/cb", "uri.host"),
+    # Some versions of Python refuse this themselves, others drop the `x` in silence.
+    ("http://[::1]x:9/cb", "uri.host or uri.form"),
     ("https://app.test:port/cb", "uri.form"),
     ("https://app.test:99999/cb", "uri.form"),
     ("https://app.test:0/cb", "uri.port"),
@@ -80,7 +81,8 @@ def test_an_address_of_an_application_may_be_registered(uri: str) -> None:
 def test_a_dangerous_address_is_refused_by_its_rule(uri: str, rule: str, is_native: bool) -> None:
     with pytest.raises(Invalid) as refused:
         check_redirect_uri(uri, field="redirect_uris", is_native=is_native)
-    assert (refused.value.field, refused.value.rule) == ("redirect_uris", rule)
+    assert refused.value.field == "redirect_uris"
+    assert refused.value.rule in rule.split(" or ")
     with pytest.raises(Invalid):
         check_web_uri(uri, field="home_url")
 

@@ -15,11 +15,12 @@ import os
 import re
 import time
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Final, Literal, Self, TypeAlias
+from operator import attrgetter
+from typing import Final, Literal, Self, TypeAlias, cast
 
 import orjson
 
@@ -257,12 +258,20 @@ def new_event_ids(count: int) -> list[str]:
     return [prefix + _PAIRS[number >> 10] + _PAIRS[number & 1023] for number in range(count)]
 
 
+# Names in details that were found clean: a few hundred in a running hub; bounded, should others choose them.
+_clean_names: Final[set[str]] = set()
+_CLEAN_NAMES_LIMIT: Final = 4_096
+
+
 def _name(key: object) -> str:
     if not isinstance(key, str):
         raise InvalidEvent("a key in an event's details is not text")
     # Sorting by code point equals RFC 8785's sorting by UTF-16 unit as long as names are ASCII.
     if not (key.isascii() and key.isprintable()):
         key = _UNSAFE_IN_NAME.sub(_visible, unicodedata.normalize("NFC", key))
+        return clean_text(key, IDENTIFIER_LIMIT)
+    if len(key) <= IDENTIFIER_LIMIT and len(_clean_names) < _CLEAN_NAMES_LIMIT:
+        _clean_names.add(str(key))
     return clean_text(key, IDENTIFIER_LIMIT)
 
 
@@ -292,7 +301,8 @@ def _canonical(value: object, depth: int = 0) -> JsonValue:
     raise InvalidEvent(f"a {type(value).__name__} in an event has no canonical form")
 
 
-def _identifier(text: str) -> str:
+def identifier(text: str) -> str:
+    """Return an identifier as it is stored."""
     return clean_text(text, IDENTIFIER_LIMIT)
 
 
@@ -305,20 +315,30 @@ _OPTIONAL: Final = (
     "delivery_id",
     "request_id",
 )
+_optional_texts: Final = attrgetter(*_OPTIONAL)
+_NAMELESS: Final = frozenset({"person", "anonymous"})
+_PLAIN: Final = frozenset({str, int, bool, type(None)})
+# An integer that is not exact everywhere, and a type that JSON has no word for, are refused instead of bent.
+_AT_ONCE: Final = (
+    orjson.OPT_SORT_KEYS
+    | orjson.OPT_STRICT_INTEGER
+    | orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+)
 
 
-def normalized(event: Event) -> Event:
+def _normalized(event: Event) -> Event:
     """Return `event` with every identifier as it will be stored, so that columns and body say the same."""
     changes: dict[str, object] = {}
     for name in ("door", "target_kind", "target_id", *_OPTIONAL):
         value = getattr(event, name)
         if value is not None:
-            cleaned = _identifier(value)
+            cleaned = identifier(value)
             if cleaned is not value:
                 changes[name] = cleaned
     actor = event.actor
     values = (actor.id, actor.name, actor.session_id, actor.ip)
-    safe = tuple(None if one is None else _identifier(one) for one in values)
+    safe = tuple(None if one is None else identifier(one) for one in values)
     if safe != values:
         changes["actor"] = Actor(actor.kind, safe[0] or "", safe[1] or "", safe[2], safe[3])
     return _replace(event, changes) if changes else event
@@ -338,14 +358,27 @@ def canonical_bytes(event: Event, *, event_id: str, commitments: Mapping[str, st
     Raises:
         InvalidEvent: something in the event has no canonical form.
     """
-    return encoded(normalized(event), event_id=event_id, commitments=commitments)
+    return encoded(event, event_id=event_id, commitments=commitments, micros=to_micros(event.at))[1]
 
 
-def encoded(event: Event, *, event_id: str, commitments: Mapping[str, str] | None) -> bytes:
-    """Return the canonical bytes of an event that `normalized` returned."""
-    who = event.actor
+def encoded(event: Event, *, event_id: str, commitments: Mapping[str, str] | None, micros: int) -> tuple[Event, bytes]:
+    """Return an event as its columns must show it, and its canonical bytes (`canonical_bytes`).
+
+    Nearly every event is clean as it comes: what the JSON encoder makes of it is canonical then, and a look at those
+    bytes shows whether it was. Anything else is cleaned text by text, at several times the cost.
+    """
+    body = _body(event, event_id, commitments, micros)
+    made = _encoded_at_once(event, body)
+    if made is not None:
+        return event, made
+    event = _normalized(event)
+    return event, _encoded_with_care(event, _body(event, event_id, commitments, micros))
+
+
+def _body(event: Event, event_id: str, commitments: Mapping[str, str] | None, micros: int) -> dict[str, object]:
+    who, kind = event.actor, event.type
     actor: dict[str, str] = {"id": who.id, "kind": who.kind}
-    if who.name and who.kind not in ("person", "anonymous"):
+    if who.name and who.kind not in _NAMELESS:
         actor["name"] = who.name
     if who.session_id is not None:
         actor["session_id"] = who.session_id
@@ -353,26 +386,66 @@ def encoded(event: Event, *, event_id: str, commitments: Mapping[str, str] | Non
         actor["ip"] = who.ip
     body: dict[str, object] = {
         "actor": actor,
-        "at": to_micros(event.at),
-        "class": event.type.event_class._value_,
+        "at": micros,
+        "class": kind.event_class._value_,
         "door": event.door,
         "event_id": event_id,
         "outcome": event.outcome,
         "schema_version": SCHEMA_VERSION,
         "target": {"id": event.target_id, "kind": event.target_kind},
-        "type": event.type._value_,
+        "type": kind._value_,
     }
-    for name in _OPTIONAL:
-        value = getattr(event, name)
-        if value is not None:
-            body[name] = value
+    for name, text in zip(_OPTIONAL, _optional_texts(event), strict=True):
+        if text is not None:
+            body[name] = text
+    if event.details:
+        body["details"] = event.details
+    if commitments:
+        body["personal"] = commitments
+    return body
+
+
+def _encoded_at_once(event: Event, body: Mapping[str, object]) -> bytes | None:
+    """Return the canonical bytes of an event that needs no cleaning, None when it may need some."""
+    if event.details and not _is_plain(event.details):
+        return None
+    try:
+        made = orjson.dumps(body, option=_AT_ONCE)
+    except TypeError:
+        return None
+    # What JSON escapes and what cleaning would change shows as a backslash, DEL or a byte beyond ASCII. No text is
+    # longer than allowed where the whole is not; identifiers have a lower limit of their own.
+    if b"\\" in made or not made.isascii() or b"\x7f" in made or len(made) > TEXT_LIMIT:
+        return None
+    who = event.actor
+    lengths = (len(who.id), len(who.name), len(event.target_id), len(event.target_kind), len(event.door))
+    if max(lengths) > IDENTIFIER_LIMIT:
+        return None
+    rest = [one for one in (who.session_id, who.ip, *_optional_texts(event)) if one]
+    return None if rest and len(max(rest, key=len)) > IDENTIFIER_LIMIT else made
+
+
+def _is_plain(value: object, depth: int = DEPTH_LIMIT) -> bool:
+    """Tell whether details hold only what has one text in JSON, under names that were found clean before."""
+    if type(value) is dict:
+        if not _clean_names.issuperset(value):
+            return False
+        items: Collection[object] = value.values()
+    elif type(value) in (list, tuple):
+        items = cast("Collection[object]", value)
+    else:
+        return type(value) in _PLAIN or isinstance(value, StrEnum)
+    if depth <= 0:
+        return False
+    return _PLAIN.issuperset(map(type, items)) or all(_is_plain(one, depth - 1) for one in items)
+
+
+def _encoded_with_care(event: Event, body: dict[str, object]) -> bytes:
     if event.details:
         body["details"] = _canonical(event.details)
-    if commitments:
-        body["personal"] = dict(commitments)
-    encoded_body = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
-    if len(encoded_body) > BODY_LIMIT and event.details:
+    made = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    if len(made) > BODY_LIMIT and event.details:
         details = orjson.dumps(body["details"], option=orjson.OPT_SORT_KEYS)
         body["details"] = {"bytes": len(details), "cut": True, "sha256": hashlib.sha256(details).hexdigest()}
-        encoded_body = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
-    return encoded_body
+        made = orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    return made

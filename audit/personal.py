@@ -22,7 +22,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from audit.errors import AuditError, InvalidEvent
-from audit.events import PERSONAL_LIMIT, Event, EventClass, clean_text
+from audit.events import PERSONAL_LIMIT, Event, EventClass, clean_text, identifier
 
 SALT_BYTES: Final = 16
 _KEY_BYTES: Final = 32
@@ -86,18 +86,22 @@ class PersonalBatch:
         Raises:
             InvalidEvent: a field is not a short lower-case name.
         """
-        person_id = event.person_id
+        person_id = None if event.person_id is None else identifier(event.person_id)
         random = os.urandom(SALT_BYTES * len(event.personal) + _NONCE_BYTES)
+        salts = random[:-_NONCE_BYTES].hex()
         commitments: dict[str, str] = {}
         plain: dict[str, tuple[str, str]] = {}
-        for number, (field, text) in enumerate(event.personal.items()):
+        indexed = is_indexed(event)
+        start = 0
+        for field, text in event.personal.items():
             if not _FIELD.fullmatch(field):
                 raise InvalidEvent("the name of a personal value must be short and in lower case")
             value = clean_text(text, PERSONAL_LIMIT)
-            salt = random[number * SALT_BYTES : (number + 1) * SALT_BYTES]
-            commitments[field] = commitment(salt, field, value)
-            plain[field] = (value, salt.hex())
-            if value and is_indexed(event):
+            end = start + SALT_BYTES
+            commitments[field] = commitment(random[start:end], field, value)
+            plain[field] = (value, salts[2 * start : 2 * end])
+            start = end
+            if indexed and value:
                 self.terms.append((index_term(value, self._sealer), event_id, person_id, at))
         key_id, cipher = self._cipher(person_id, event_id)
         nonce = random[-_NONCE_BYTES:]

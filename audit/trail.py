@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Table, delete, select
 
 from audit.errors import AuditError
-from audit.events import Event, encoded, new_event_ids, normalized, to_micros
-from audit.merkle import leaf_hash
+from audit.events import Event, encoded, new_event_ids, to_micros
+from audit.merkle import LEAF_PREFIX
 from audit.personal import PersonalBatch, Sealer, index_term
 from audit.tables import (
     audit_events,
@@ -106,11 +107,10 @@ def event_rows(events: Sequence[Event], *, sealer: Sealer) -> Rows:
     rows = Rows(event_ids=new_event_ids(len(events)))
     personal = PersonalBatch(sealer)
     for event_id, raw in zip(rows.event_ids, events, strict=True):
-        event = normalized(raw)
-        at = to_micros(event.at)
-        commitments = personal.add(event, event_id, at) if event.personal else None
-        body = encoded(event, event_id=event_id, commitments=commitments)
-        kind = event.type
+        at = to_micros(raw.at)
+        commitments = personal.add(raw, event_id, at) if raw.personal else None
+        event, body = encoded(raw, event_id=event_id, commitments=commitments, micros=at)
+        kind, who = event.type, event.actor
         rows.audit_events.append(
             (
                 event_id,
@@ -118,8 +118,8 @@ def event_rows(events: Sequence[Event], *, sealer: Sealer) -> Rows:
                 kind._value_,
                 kind.event_class._value_,
                 body,
-                leaf_hash(body),
-                event.actor.id,
+                sha256(LEAF_PREFIX + body).digest(),
+                who.id,
                 event.target_kind,
                 event.target_id,
                 event.outcome,
@@ -129,7 +129,7 @@ def event_rows(events: Sequence[Event], *, sealer: Sealer) -> Rows:
                 event.case_id,
                 event.delivery_id,
                 event.request_id,
-                event.actor.ip,
+                who.ip,
             )
         )
     rows.audit_person_keys = personal.keys

@@ -59,12 +59,13 @@ def _stay(stage: Stage) -> None:
     """Prepare sample sign-ins, print addresses, and wait for Ctrl-C."""
     password = "look around with open eyes"
     rows = []
-    for part, role in _ROLES.items():
-        person = stage.cast(part)
-        if role:
-            stage.hub.run("role", "assign", person.employee_number, role)
-        stage.first_password(person, password=password)
-        rows.append((part, person.name, person.employee_number, password))
+    with stage.tell.working("sample sign-ins are prepared"):
+        for part, role in _ROLES.items():
+            person = stage.cast(part)
+            if role:
+                stage.hub.run("role", "assign", person.employee_number, role)
+            stage.first_password(person, password=password)
+            rows.append((part, person.name, person.employee_number, password))
     stage.tell.table(("sign-in", "name", "username", "password"), rows)
     stage.tell.table(
         ("address", "what"),

@@ -58,7 +58,7 @@ class Histogram:
     height: float
 
 
-def histogram(counts: Sequence[tuple[datetime, int, int]], *, width: float = 1100, height: float = 56) -> Histogram:
+def histogram(counts: Sequence[tuple[datetime, int, int]], *, width: float = 1076, height: float = 56) -> Histogram:
     """Columns for (start, total, failed) counts at even distances. The axis starts at zero."""
     highest = max((total for _, total, _ in counts), default=0)
     top = _round_up(highest)

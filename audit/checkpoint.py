@@ -32,6 +32,7 @@ _SIGNATURE_MARK: Final = "\u2014 "
 _ED25519: Final = b"\x01"
 _TIME_PREFIX: Final = "time "
 _TAIL_BYTES: Final = 1 << 16
+Purpose = Literal["checkpoint", "export"]
 
 
 class Signer(Protocol):
@@ -70,18 +71,23 @@ class VerifyingKey:
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What the log was at a moment: its first `size` events hash to `root`."""
+    """What the log was at a moment: its first `size` events hash to `root`.
+
+    With purpose `export` it says that an export was made which ends there. One never passes for the other.
+    """
 
     origin: str
     size: int
     root: bytes
     signed_at: datetime
+    purpose: Purpose = "checkpoint"
 
     def body(self) -> str:
         """Return the text that is signed."""
         at = self.signed_at.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
         root = base64.b64encode(self.root).decode()
-        return f"{self.origin}\n{self.size}\n{root}\n{_TIME_PREFIX}{at}\n"
+        purpose = "" if self.purpose == "checkpoint" else f"{self.purpose}\n"
+        return f"{self.origin}\n{self.size}\n{root}\n{_TIME_PREFIX}{at}\n{purpose}"
 
 
 def load_keys(jwks: Mapping[str, Any]) -> list[VerifyingKey]:
@@ -121,7 +127,7 @@ def sign_checkpoint(checkpoint: Checkpoint, signer: Signer) -> str:
     return f"{body}\n{_SIGNATURE_MARK}{checkpoint.origin} {base64.b64encode(signature).decode()}\n"
 
 
-def parse_note(note: str) -> tuple[Checkpoint, list[tuple[str, bytes]]]:
+def parse_note(note: str, purpose: Purpose = "checkpoint") -> tuple[Checkpoint, list[tuple[str, bytes]]]:
     """Return the *unverified* checkpoint of a note and its signatures (key name, key id and signature).
 
     Raises:
@@ -142,7 +148,7 @@ def parse_note(note: str) -> tuple[Checkpoint, list[tuple[str, bytes]]]:
     if len(root) != HASH_SIZE or not time_line.startswith(_TIME_PREFIX) or signed_at.tzinfo is None:
         raise InvalidNote("a checkpoint's root or time cannot be read")
     signatures = [_parse_signature(line) for line in signature_block[:-1].split("\n")]
-    checkpoint = Checkpoint(origin, int(size), root, signed_at)
+    checkpoint = Checkpoint(origin, int(size), root, signed_at, purpose)
     if checkpoint.body() != body + "\n":
         raise InvalidNote("a checkpoint is not written as it would be signed")
     return checkpoint, signatures
@@ -159,13 +165,13 @@ def _parse_signature(line: str) -> tuple[str, bytes]:
     return name, signature
 
 
-def verify_note(note: str, keys: Iterable[VerifyingKey]) -> Checkpoint:
+def verify_note(note: str, keys: Iterable[VerifyingKey], purpose: Purpose = "checkpoint") -> Checkpoint:
     """Return the checkpoint of a note that one of `keys` signed under the note's own origin.
 
     Raises:
-        InvalidNote: the note has no form, or none of the keys signed it.
+        InvalidNote: the note has no form or another purpose, or none of the keys signed it.
     """
-    checkpoint, signatures = parse_note(note)
+    checkpoint, signatures = parse_note(note, purpose)
     message = checkpoint.body().encode()
     known = list(keys)
     for name, signature in signatures:

@@ -3,7 +3,8 @@
 Lines, in this order: a header; for each event `{"position":N,"body":CANONICAL}` with the stored bytes as they are,
 followed, if personal values are revealed, by `{"personal":...}` with values and salts; after each 256 events a tile of
 their leaf hashes, which lets a verifier name the place of a fault; each signed checkpoint right after the last event it
-covers; an end line. Tiles of events that retention removed come alone, marked `withheld`.
+covers; the hub's signed statement that the export is whole; an end line. Tiles of events that retention removed come
+alone, marked `withheld`.
 
 The export ends at the newest checkpoint: what is not proven yet is not exported as if it were.
 """
@@ -11,12 +12,13 @@ The export ends at the newest checkpoint: what is not proven yet is not exported
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, Final
 
 import orjson
 from sqlalchemy import Connection, func, select
 
-from audit.checkpoint import parse_note
+from audit.checkpoint import Checkpoint, Signer, parse_note, sign_checkpoint
 from audit.errors import AuditError
 from audit.personal import Sealer
 from audit.reveal import reveal
@@ -27,16 +29,24 @@ from audit.verify import FORMAT, FORMAT_VERSION, TILE_SIZE
 _PAGE: Final = 1_024
 
 
-def export_jsonl(connection: Connection, *, reveal_with: Sealer | None = None) -> Iterator[bytes]:
+def export_jsonl(
+    connection: Connection,
+    *,
+    reveal_with: Sealer | None = None,
+    sign_with: Signer | None = None,
+    now: datetime | None = None,
+) -> Iterator[bytes]:
     """Yield the lines of an export; memory stays flat. Call it in one snapshot (a read transaction).
 
-    With `reveal_with` personal values that have not been erased are opened and exported beside their events.
+    With `reveal_with` personal values that have not been erased are opened and exported beside their events. With
+    `sign_with` and `now` the hub states that the export is whole: a verifier can then tell it from one that was cut
+    short, although its witness has seen more since.
 
     Raises:
         AuditError: the log holds no checkpoint yet, or has a hole; sequence first, verify the database then.
     """
     newest = connection.execute(
-        select(audit_checkpoints.c.size, audit_checkpoints.c.note).order_by(audit_checkpoints.c.size.desc()).limit(1)
+        select(audit_checkpoints).order_by(audit_checkpoints.c.size.desc()).limit(1)
     ).one_or_none()
     if newest is None:
         raise AuditError("the log has no checkpoint yet; there is nothing that an export could prove")
@@ -47,6 +57,9 @@ def export_jsonl(connection: Connection, *, reveal_with: Sealer | None = None) -
     notes = StoredCheckpoints(connection)
     yield from _withheld_lines(connection, notes, withheld)
     yield from _event_lines(connection, notes, start=withheld, end=newest.size, sealer=reveal_with)
+    if sign_with is not None and now is not None:
+        whole = Checkpoint(origin, newest.size, bytes(newest.root), now, "export")
+        yield _line({"statement": sign_checkpoint(whole, sign_with)})
     yield _line({"end": {"size": newest.size}})
 
 
@@ -82,8 +95,8 @@ def _event_lines(
 
 
 def _note_lines(notes: StoredCheckpoints, size: int) -> Iterator[bytes]:
-    for note in notes.up_to(size):
-        yield _line({"checkpoint": note})
+    for stored in notes.up_to(size):
+        yield _line({"checkpoint": stored.note})
 
 
 def _line(value: dict[str, Any]) -> bytes:

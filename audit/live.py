@@ -1,20 +1,34 @@
-"""Verification of the live tables. Entry point: `audit.verify.verify_database`."""
+"""Verification of the live tables. Entry point: `audit.verify.verify_database`.
+
+Everything that the tables say is compared with the canonical bodies, and those with the signed checkpoints: columns,
+leaf hashes, tiles of every level, head, lease, decisions of retention; with a `Sealer` also the personal values and the
+search terms beside the events.
+
+Not compared, since nothing rests on them once an event has its place: `id` and `xid` of an event and the surrogate `id`
+of a term, `updated_at` of the head, `owner_id` and a past `expires_at` of the lease.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import orjson
 from sqlalchemy import Connection, LargeBinary, cast, func, select
 
+from audit.beside import SideTables
 from audit.checkpoint import ReadableWitness, VerifyingKey
-from audit.merkle import leaf_hash
-from audit.tables import audit_events, audit_head, audit_retention
-from audit.tiles import StoredCheckpoints, stored_tile
+from audit.events import EventType, to_micros
+from audit.merkle import EMPTY_ROOT, leaf_hash
+from audit.personal import Sealer
+from audit.tables import audit_checkpoints, audit_events, audit_head, audit_lease, audit_retention, audit_tiles
+from audit.tiles import StoredCheckpoints, split_hashes, tile_root
 from audit.verify import TILE_SIZE, LogChecker, VerifyResult, witnessed_checkpoints
 
 _PAGE: Final = 1_024
+# Longer than any sequencer ever takes its lease for, with some disagreement of clocks.
+_LEASE_BOUND: Final = timedelta(minutes=10)
 _event = audit_events.c
 _OPTIONAL: Final = (
     "person_id",
@@ -31,25 +45,38 @@ _BYTES: Final = (cast(_event.body, LargeBinary).label("body"), cast(_event.leaf_
 
 
 def verify_tables(
-    connection: Connection, keys: Sequence[VerifyingKey], witness: ReadableWitness | None
+    connection: Connection,
+    keys: Sequence[VerifyingKey],
+    witness: ReadableWitness | None,
+    *,
+    sealer: Sealer | None = None,
+    now: datetime | None = None,
 ) -> VerifyResult:
     """See `audit.verify.verify_database`."""
-    checker = LogChecker(keys, witnessed_checkpoints(witness, keys) if witness else ())
-    head = connection.execute(select(audit_head.c.size, audit_head.c.root)).one_or_none()
+    seen = witnessed_checkpoints(witness, keys) if witness else []
+    checker = LogChecker(keys, seen)
+    heads = connection.execute(select(audit_head).order_by(audit_head.c.id)).all()
+    head = next((one for one in heads if one.id == 1), None)
+    if len(heads) > 1:
+        checker.report("inserted", "the log has more than one head")
     size = head.size if head else 0
     notes = StoredCheckpoints(connection)
-    start = _removed(connection, checker, notes)
-    for row in _rows(connection, start):
-        if row.position != checker.position:
-            text = f"events {checker.position} to {row.position - 1} are missing"
-            checker.report("missing", text, checker.position, row.position)
-            checker.skip_to(row.position)
-        _event_holds(checker, row)
-        if len(checker.leaves) == TILE_SIZE:
-            checker.next_tile()
-        checker.leaves.append(leaf_hash(_stored(row.body)))
-        checker.result.events += 1
-        _compare_here(connection, checker, notes)
+    tiles = _Tiles(connection, checker)
+    beside = SideTables(connection, checker, sealer)
+    start = _removed(connection, checker, notes, tiles)
+    for page in _pages(connection, start):
+        said = [_event_holds(checker, row) for row in page]
+        beside.compare([(row, body) for row, body in zip(page, said, strict=True) if body is not None])
+        for row in page:
+            if row.position != checker.position:
+                text = f"events {checker.position} to {row.position - 1} are missing"
+                checker.report("missing", text, checker.position, row.position)
+                checker.skip_to(row.position)
+            if len(checker.leaves) == TILE_SIZE:
+                checker.next_tile()
+            checker.leaves.append(leaf_hash(stored_bytes(row.body)))
+            checker.result.events += 1
+            _compare_here(checker, notes, tiles)
     if checker.position != size:
         what = "truncated" if checker.position < size else "inserted"
         text = f"the head counts {size} events, {checker.position} are here"
@@ -57,6 +84,13 @@ def verify_tables(
     if notes.next is not None:
         text = f"a checkpoint covers {notes.next[0]} events, {checker.position} are here"
         checker.report("truncated", text, checker.position)
+    if head is not None:
+        _head_holds(checker, head)
+    _lease_holds(connection, checker, head, now)
+    tiles.finish()
+    _witnessed_are_kept(connection, checker, [one.size for one in seen])
+    _retention_holds(connection, checker)
+    beside.finish()
     result = checker.finish(allow_tail=True)
     waiting: int = connection.execute(
         select(func.count()).select_from(audit_events).where(_event.position.is_(None))
@@ -66,13 +100,90 @@ def verify_tables(
     return result
 
 
-def _removed(connection: Connection, checker: LogChecker, notes: StoredCheckpoints) -> int:
+class _Tiles:
+    """Compares the stored tiles of every level with those that the leaves make, as they become complete."""
+
+    def __init__(self, connection: Connection, checker: LogChecker) -> None:
+        self._connection = connection
+        self._checker = checker
+        self._roots: list[list[bytes]] = []
+        """For each level above the leaves, the roots of the tiles below that are complete, since the last whole one."""
+        self._numbers: list[int] = []
+
+    def leaf_tile(self, number: int) -> list[bytes] | None:
+        """Return the stored hashes of a tile of leaves; compare what stands above them."""
+        row = self._row(0, number)
+        if row is None:
+            return None
+        hashes = split_hashes(stored_bytes(row.hashes))
+        if len(hashes) == TILE_SIZE:
+            self._above(0, number, tile_root(hashes), stored_bytes(row.root))
+        return hashes
+
+    def finish(self) -> None:
+        """Find rows that no complete tile accounts for."""
+        for level, count in enumerate([self._checker.position // TILE_SIZE, *self._numbers]):
+            self._beyond(level, count)
+        extra = self._connection.execute(
+            select(audit_tiles.c.level).where((audit_tiles.c.level > len(self._numbers)) | (audit_tiles.c.level < 0))
+        ).first()
+        if extra is not None:
+            self._checker.report("inserted", f"a tile of level {extra.level} is stored, which the log has not reached")
+
+    def _beyond(self, level: int, count: int) -> None:
+        extra = self._connection.execute(
+            select(audit_tiles.c.tile)
+            .where(audit_tiles.c.level == level, (audit_tiles.c.tile >= count) | (audit_tiles.c.tile < 0))
+            .order_by(audit_tiles.c.tile)
+            .limit(1)
+        ).first()
+        if extra is not None:
+            place = max(0, extra.tile) * TILE_SIZE ** (level + 1)
+            text = f"tile {extra.tile} of level {level} covers events that are not here"
+            self._checker.report("inserted", text, place)
+
+    def _above(self, level: int, number: int, root: bytes, stored_root: bytes) -> None:
+        width = TILE_SIZE ** (level + 1)
+        start = number * width
+        if root != stored_root:
+            text = f"the root stored for tile {number} of level {level} is not the one of its hashes"
+            self._checker.report("tile", text, start, start + width)
+        if len(self._roots) == level:
+            self._roots.append([])
+            self._numbers.append(0)
+        waiting = self._roots[level]
+        waiting.append(root)
+        if len(waiting) < TILE_SIZE:
+            return
+        self._roots[level] = []
+        above = self._numbers[level]
+        self._numbers[level] += 1
+        row = self._row(level + 1, above)
+        start, width = above * width * TILE_SIZE, width * TILE_SIZE
+        if row is None:
+            self._checker.report("missing", f"tile {above} of level {level + 1} is missing", start, start + width)
+            return
+        if split_hashes(stored_bytes(row.hashes)) != waiting:
+            text = f"tile {above} of level {level + 1} does not hold the roots of the tiles below"
+            self._checker.report("tile", text, start, start + width)
+        self._above(level + 1, above, tile_root(waiting), stored_bytes(row.root))
+
+    def _row(self, level: int, number: int) -> Any:
+        return self._connection.execute(
+            select(
+                cast(audit_tiles.c.hashes, LargeBinary).label("hashes"),
+                cast(audit_tiles.c.root, LargeBinary).label("root"),
+            ).where(audit_tiles.c.level == level, audit_tiles.c.tile == number)
+        ).one_or_none()
+
+
+def _removed(connection: Connection, checker: LogChecker, notes: StoredCheckpoints, tiles: _Tiles) -> int:
     """Take in the tiles of events that retention has removed; return the position to go on from."""
     through: int = connection.execute(select(func.max(audit_retention.c.through_position))).scalar_one() or 0
     first = connection.execute(select(func.min(_event.position))).scalar_one()
     removed = min(through, through if first is None else first - first % TILE_SIZE)
     for number in range(removed // TILE_SIZE):
-        stored = stored_tile(connection, number)
+        stored = tiles.leaf_tile(number)
         if stored is None:
             checker.report("missing", f"the hashes of tile {number} are missing", number * TILE_SIZE)
             checker.break_off()
@@ -84,48 +195,108 @@ def _removed(connection: Connection, checker: LogChecker, notes: StoredCheckpoin
     return checker.position
 
 
-def _compare_here(connection: Connection, checker: LogChecker, notes: StoredCheckpoints) -> None:
+def _compare_here(checker: LogChecker, notes: StoredCheckpoints, tiles: _Tiles) -> None:
     """Compare with whatever was said about the log at exactly this size."""
     position = checker.position
     if position % TILE_SIZE == 0:
-        stored = stored_tile(connection, position // TILE_SIZE - 1)
+        stored = tiles.leaf_tile(position // TILE_SIZE - 1)
         if stored is None:
-            checker.report("missing", "a tile of hashes is missing", position - TILE_SIZE)
+            checker.report("missing", "a tile of hashes is missing", position - TILE_SIZE, position)
         else:
             checker.compare_tile(stored)
     _compare_said(checker, notes)
 
 
 def _compare_said(checker: LogChecker, notes: StoredCheckpoints) -> None:
-    for note in notes.up_to(checker.position):
-        checker.checkpoint(note)
+    for size, note, columns in notes.up_to(checker.position):
+        signed = checker.checkpoint(note)
+        if signed is not None and columns != (signed.size, signed.root, to_micros(signed.signed_at)):
+            text = f"the columns of the checkpoint of size {size} do not say what it says"
+            checker.report("edited", text, max(0, size - 1))
     checker.compare_witness()
 
 
-def _stored(value: Any) -> bytes:
+def stored_bytes(value: Any) -> bytes:
     """Bytes of a column, also where tampering changed its type (SQLite lets it); those bytes then do not fit."""
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)
     return b"" if value is None else str(value).encode("utf-8", "surrogateescape")
 
 
-def _event_holds(checker: LogChecker, row: Any) -> None:
-    """The columns must say what the body says, and the stored hash must be the body's."""
-    body = _stored(row.body)
-    if leaf_hash(body) != _stored(row.leaf_hash):
+def _event_holds(checker: LogChecker, row: Any) -> dict[str, Any] | None:
+    """The columns must say what the body says, and the stored hash must be the body's. Returns what it says."""
+    body = stored_bytes(row.body)
+    if leaf_hash(body) != stored_bytes(row.leaf_hash):
         checker.report("edited", f"event {row.event_id} does not have the hash stored beside it", row.position)
     try:
-        said = orjson.loads(body)
+        said: dict[str, Any] = orjson.loads(body)
         actor, target = said["actor"], said["target"]
         columns = (said["event_id"], said["at"], said["type"], said["class"], said["outcome"], actor["id"])
         columns += (actor.get("ip"), target["kind"], target["id"], *(said.get(name) for name in _OPTIONAL))
     except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
         checker.report("edited", f"event {row.event_id} has no canonical body", row.position)
-        return
+        return None
     stored = (row.event_id, row.at, row.type, row.event_class, row.outcome, row.actor_id)
     stored += (row.ip, row.target_kind, row.target_id, *(getattr(row, name) for name in _OPTIONAL))
     if stored != columns:
         checker.report("edited", f"the columns of event {row.event_id} do not say what it says", row.position)
+    return said
+
+
+def _head_holds(checker: LogChecker, head: Any) -> None:
+    frontier = checker.frontier()
+    if frontier is None or frontier.size != head.size:
+        return  # something worse was reported
+    stored = (stored_bytes(head.root), stored_bytes(head.frontier))
+    if stored != (frontier.root() if frontier.size else EMPTY_ROOT, frontier.to_bytes()):
+        checker.report("edited", "the head of the log does not fit its events", max(0, head.size - 1))
+
+
+def _lease_holds(connection: Connection, checker: LogChecker, head: Any, now: datetime | None) -> None:
+    """The lease guards nothing but work; a forged one would stop the sequencer."""
+    rows = connection.execute(select(audit_lease)).all()
+    if head is None:
+        return
+    if [row.name for row in rows] != ["sequencer"]:
+        checker.report("lease", "the sequencer's lease is missing, or another stands beside it")
+        return
+    if head.fencing > rows[0].fencing:
+        checker.report("lease", "the head of the log was moved under a lease that was never given")
+    if now is not None and rows[0].expires_at > to_micros(now + _LEASE_BOUND):
+        checker.report("lease", "the sequencer's lease was given for longer than any sequencer asks")
+
+
+def _witnessed_are_kept(connection: Connection, checker: LogChecker, sizes: Sequence[int]) -> None:
+    """A checkpoint is stored before a witness gets it: one that is only there was removed here."""
+    wanted = {size for size in sizes if size <= checker.position}
+    if not wanted:
+        return
+    kept = set(connection.scalars(select(audit_checkpoints.c.size).order_by(audit_checkpoints.c.size)))
+    for size in sorted(wanted - kept):
+        checker.report("missing", f"the checkpoint of size {size}, which the witness has, is missing", size - 1)
+
+
+def _retention_holds(connection: Connection, checker: LogChecker) -> None:
+    """The newest decision that let events go must stand in the log itself, which nobody can write afterwards."""
+    rows = connection.execute(select(audit_retention).order_by(audit_retention.c.through_position.desc())).all()
+    if not rows:
+        return
+    said = {}
+    for row in connection.execute(
+        select(_event.actor_id, _event.at, *_BYTES).where(_event.type == EventType.AUDIT_PRUNED.value)
+    ):
+        try:
+            details = orjson.loads(stored_bytes(row.body))["details"]
+            said[details["through_position"], row.at, row.actor_id, details["reason"]] = True
+        except (orjson.JSONDecodeError, KeyError, TypeError):
+            continue
+    newest = rows[0].through_position
+    for row in rows:
+        claim = (row.through_position, row.decided_at, row.actor_id, row.reason)
+        # Older decisions may have gone with the events that a newer one removed.
+        if claim not in said and (row.through_position == newest or checker.result.withheld == 0):
+            text = f"events below {row.through_position} were removed, or may be, by a decision that is not in the log"
+            checker.report("retention", text, 0, max(1, row.through_position))
 
 
 def _waiting_hold(connection: Connection, checker: LogChecker) -> None:
@@ -139,14 +310,14 @@ def _waiting_hold(connection: Connection, checker: LogChecker) -> None:
             .limit(_PAGE)
         ).all()
         for row in page:
-            if leaf_hash(_stored(row.body)) != _stored(row.leaf_hash):
+            if leaf_hash(stored_bytes(row.body)) != stored_bytes(row.leaf_hash):
                 checker.report("edited", f"event {row.event_id}, which has no place yet, was changed")
         if len(page) < _PAGE:
             return
         last_id = page[-1].id
 
 
-def _rows(connection: Connection, start: int) -> Iterator[Any]:
+def _pages(connection: Connection, start: int) -> Iterator[Sequence[Any]]:
     columns = [c for c in _event if c.name not in ("id", "xid", "class", "body", "leaf_hash")]
     while True:
         page = connection.execute(
@@ -155,7 +326,7 @@ def _rows(connection: Connection, start: int) -> Iterator[Any]:
             .order_by(_event.position)
             .limit(_PAGE)
         ).all()
-        yield from page
+        yield page
         if len(page) < _PAGE:
             return
         start = page[-1].position + 1

@@ -14,7 +14,8 @@ from typing import Final
 from sqlalchemy import Connection, delete, func, insert, select
 
 from audit.errors import NotRetainable
-from audit.events import Actor, clean_text, to_micros
+from audit.events import Actor, Event, EventType, clean_text, to_micros
+from audit.personal import Sealer
 from audit.tables import (
     audit_checkpoints,
     audit_events,
@@ -24,6 +25,7 @@ from audit.tables import (
     audit_terms,
 )
 from audit.tiles import TILE_SIZE
+from audit.trail import append
 from audit.verify import VerifyResult
 
 # Two tiles: what is left while a removal is under way always begins at a tile whose hashes are known.
@@ -40,10 +42,10 @@ class Decision:
     decided_at: datetime
 
 
-def decide(connection: Connection, decision: Decision, *, exported: VerifyResult) -> None:
+def decide(connection: Connection, decision: Decision, *, exported: VerifyResult, sealer: Sealer) -> None:
     """Write down that events below a position may be removed. `exported` is the verified export that holds them.
 
-    Record `audit.pruned` beside it, in the same transaction.
+    Appends `audit.pruned` in the same transaction: a decision that is not in the log is found by every verifier.
 
     Raises:
         NotRetainable: not a multiple of 256, not below a checkpoint, not more than before, or not in a valid export.
@@ -55,6 +57,7 @@ def decide(connection: Connection, decision: Decision, *, exported: VerifyResult
         raise NotRetainable("only whole tiles of 256 events below a checkpoint can be removed")
     if not exported.is_valid or exported.size < through or exported.withheld > before:
         raise NotRetainable("events are removed only after a valid export holds them")
+    reason = clean_text(decision.reason)
     connection.execute(
         insert(audit_retention),
         [
@@ -62,15 +65,31 @@ def decide(connection: Connection, decision: Decision, *, exported: VerifyResult
                 "through_position": through,
                 "decided_at": to_micros(decision.decided_at),
                 "actor_id": decision.actor.id,
-                "reason": clean_text(decision.reason),
+                "reason": reason,
             }
         ],
     )
+    pruned = Event(
+        type=EventType.AUDIT_PRUNED,
+        at=decision.decided_at,
+        actor=decision.actor,
+        door="audit",
+        target_kind="log",
+        target_id="events",
+        details={"through_position": through, "reason": reason},
+    )
+    append(connection, [pruned], sealer=sealer)
 
 
 def remove(connection: Connection) -> int:
-    """Delete some of the events that a decision covers; return how many. Call again until it returns 0."""
+    """Delete some of the events that a decision covers; return how many. Call again until it returns 0.
+
+    Raises:
+        NotRetainable: the decision is not under a checkpoint yet; without it nobody could tell removal from deletion.
+    """
     through = connection.execute(select(func.max(audit_retention.c.through_position))).scalar_one() or 0
+    if through and not _is_proven(connection):
+        raise NotRetainable("the decision has no checkpoint over it yet; try again in a second")
     first = connection.execute(select(func.min(audit_events.c.position))).scalar_one()
     if first is None:
         return 0
@@ -90,3 +109,11 @@ def remove(connection: Connection) -> int:
     )
     connection.execute(delete(audit_events).where(audit_events.c.id.in_([row.id for row in rows])))
     return len(rows)
+
+
+def _is_proven(connection: Connection) -> bool:
+    """Tell whether the newest decision's event lies under a signed checkpoint."""
+    sealed = connection.execute(select(func.max(audit_checkpoints.c.size))).scalar_one() or 0
+    decided = select(audit_events.c.position).where(audit_events.c.type == EventType.AUDIT_PRUNED.value)
+    newest = connection.execute(decided.order_by(audit_events.c.id.desc()).limit(1)).scalar_one_or_none()
+    return newest is not None and newest < sealed

@@ -167,7 +167,9 @@ class Sequencer:
         micros = to_micros(now)
         held = connection.execute(select(audit_lease).where(audit_lease.c.name == _LEASE)).one_or_none()
         if held is None:
-            empty_lease = {"name": _LEASE, "owner_id": "", "fencing": 0, "expires_at": 0}
+            # A lease that somebody removed begins where the head stands, or nobody could move that ever again.
+            reached = connection.execute(select(audit_head.c.fencing)).scalar_one_or_none() or 0
+            empty_lease = {"name": _LEASE, "owner_id": "", "fencing": reached, "expires_at": 0}
             connection.execute(on_conflict(audit_lease).values(empty_lease).on_conflict_do_nothing())
             empty_head = {"id": 1, "size": 0, "frontier": b"", "root": EMPTY_ROOT, "fencing": 0, "updated_at": micros}
             connection.execute(on_conflict(audit_head).values(empty_head).on_conflict_do_nothing())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import Connection, insert, select
 
@@ -145,31 +145,41 @@ def read_head(connection: Connection) -> TreeHead:
     return TreeHead(row.size, bytes(row.root), tree.node) if row else TreeHead(0, EMPTY_ROOT, tree.node)
 
 
+class StoredCheckpoint(NamedTuple):
+    """A signed note, and what the columns beside it say: size, root, time."""
+
+    size: int
+    note: str
+    columns: tuple[int, bytes, int]
+
+
 class StoredCheckpoints:
     """The signed notes in order of size, read a page at a time; `next` is the one that is due."""
 
     def __init__(self, connection: Connection) -> None:
         self._stored = self._read(connection)
-        self.next: tuple[int, str] | None = next(self._stored, None)
+        self.next: StoredCheckpoint | None = next(self._stored, None)
 
-    def up_to(self, size: int) -> Iterator[str]:
+    def up_to(self, size: int) -> Iterator[StoredCheckpoint]:
         """Yield, and move past, the notes that cover at most `size` events."""
         while self.next is not None and self.next[0] <= size:
-            note = self.next[1]
+            due = self.next
             self.next = next(self._stored, None)
-            yield note
+            yield due
 
     @staticmethod
-    def _read(connection: Connection) -> Iterator[tuple[int, str]]:
+    def _read(connection: Connection) -> Iterator[StoredCheckpoint]:
         size = -1
         while True:
             page = connection.execute(
-                select(audit_checkpoints.c.size, audit_checkpoints.c.note)
+                select(audit_checkpoints)
                 .where(audit_checkpoints.c.size > size)
                 .order_by(audit_checkpoints.c.size)
                 .limit(_PAGE)
             ).all()
-            yield from ((row.size, row.note) for row in page)
+            for row in page:
+                root = row.root if isinstance(row.root, bytes | memoryview) else b""
+                yield StoredCheckpoint(row.size, row.note, (row.size, bytes(root), row.signed_at))
             if len(page) < _PAGE:
                 return
             size = page[-1].size

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import sha256
 from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Table, delete, select
 
 from audit.errors import AuditError
-from audit.events import Event, encoded, new_event_ids, to_micros
+from audit.events import Actor, Event, EventType, encoded, new_event_ids, to_micros
 from audit.merkle import LEAF_PREFIX
 from audit.personal import PersonalBatch, Sealer, index_term
 from audit.tables import (
@@ -199,22 +200,39 @@ def position_of(connection: Connection, event_id: str) -> int | None:
     return position
 
 
-def erase_person(connection: Connection, person_id: str) -> int:
+# As many ids as one event has room for.
+_IDS_A_RECORD: Final = 400
+
+
+def erase_person(connection: Connection, person_id: str, *, actor: Actor, now: datetime, sealer: Sealer) -> int:
     """Delete every key, salt, personal value and index term of a person; return how many events lost their values.
 
     The events stay, with commitments that nobody can open any more; every proof holds. Runs in the caller's
-    transaction; record `person.erased` beside it. Copies of the values in backups end with those backups.
+    transaction and appends `person.erased` there: values that are missing without it are a finding of the verifier.
+    Copies of the values in backups end with those backups.
     """
     erased = connection.execute(delete(audit_personal).where(audit_personal.c.person_id == person_id)).rowcount
     connection.execute(delete(audit_person_keys).where(audit_person_keys.c.person_id == person_id))
     connection.execute(delete(audit_terms).where(audit_terms.c.person_id == person_id))
+    if erased:
+        record = Event(
+            type=EventType.PERSON_ERASED,
+            at=now,
+            actor=actor,
+            door="audit",
+            target_kind="person",
+            target_id=person_id,
+            person_id=person_id,
+            details={"events": erased},
+        )
+        append(connection, [record], sealer=sealer)
     return erased
 
 
-def erase_text(connection: Connection, text: str, *, sealer: Sealer) -> int:
+def erase_text(connection: Connection, text: str, *, actor: Actor, now: datetime, sealer: Sealer) -> int:
     """Delete what events that name no person hold about `text`, such as a user name that was typed.
 
-    Returns how many events lost their values. Runs in the caller's transaction.
+    Returns how many events lost their values. Runs in the caller's transaction; records itself as `erase_person` does.
     """
     holding = list(
         connection.scalars(
@@ -224,10 +242,20 @@ def erase_text(connection: Connection, text: str, *, sealer: Sealer) -> int:
         )
     )
     erased = 0
-    for start in range(0, len(holding), 500):
-        some = holding[start : start + 500]
+    for start in range(0, len(holding), _IDS_A_RECORD):
+        some = holding[start : start + _IDS_A_RECORD]
         # The key of an event without a person bears the event's id.
         erased += connection.execute(delete(audit_personal).where(audit_personal.c.event_id.in_(some))).rowcount
         connection.execute(delete(audit_person_keys).where(audit_person_keys.c.id.in_(some)))
         connection.execute(delete(audit_terms).where(audit_terms.c.event_id.in_(some)))
+        record = Event(
+            type=EventType.PERSON_ERASED,
+            at=now,
+            actor=actor,
+            door="audit",
+            target_kind="text",
+            target_id="typed",
+            details={"event_ids": some},
+        )
+        append(connection, [record], sealer=sealer)
     return erased

@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
@@ -26,13 +27,17 @@ from audit.merkle import HASH_SIZE, LEAF_PREFIX, Frontier
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from audit.personal import Sealer
+
 FORMAT: Final = "idhub-audit-export"
 FORMAT_VERSION: Final = 1
 TILE_SIZE: Final = 256
 _FINDINGS_LIMIT: Final = 50
 _LINE_LIMIT: Final = 1 << 20
+# `type` is the last name of a canonical body, so that such an event is known without reading it.
+_PRUNED: Final = b'"type":"audit.pruned"}'
 # Findings that only say between which positions something is wrong.
-_RANGES: Final = frozenset({"root", "order"})
+_RANGES: Final = frozenset({"root", "order", "tile", "retention"})
 
 
 class Unreadable(AuditError):
@@ -51,7 +56,11 @@ class Finding:
 
 @dataclass(slots=True)
 class VerifyResult:
-    """The outcome. `unproven` events have no checkpoint over them yet; `withheld` ones were removed by retention."""
+    """The outcome.
+
+    `unproven` events have no checkpoint over them yet; `withheld` ones were removed by retention. An export that the
+    hub signed as whole at `size` is valid although the witness has seen `beyond` more by now: they are not in it.
+    """
 
     findings: list[Finding] = field(default_factory=list)
     events: int = 0
@@ -64,6 +73,10 @@ class VerifyResult:
     revealed: int = 0
     unproven: int = 0
     witnessed_size: int | None = None
+    made_at: str | None = None
+    """When the hub signed that this export is whole; None without such a statement."""
+    beyond: int = 0
+    """Events that the witness has seen and that came after this export was made."""
 
     @property
     def is_valid(self) -> bool:
@@ -138,6 +151,14 @@ class LogChecker:
         self._tile_start = position - position % TILE_SIZE
         self.leaves = [b""] * (position % TILE_SIZE)
 
+    def frontier(self) -> Frontier | None:
+        """Return the tree of everything read so far, None after a structural fault."""
+        if self._is_broken:
+            return None
+        made = self._before_tile.copy()
+        made.extend(self.leaves)
+        return made
+
     def next_tile(self) -> None:
         """Begin the next tile: 256 leaves are there, and all that was said about them has been compared."""
         if not self._is_broken:
@@ -199,6 +220,24 @@ class LogChecker:
         self._proven = max(self._proven, signed.size)
         return signed
 
+    def export_statement(self, note: str) -> None:
+        """Check the signed statement that the export ends here and is whole."""
+        try:
+            signed = verify_note(note, self._keys, "export")
+        except InvalidNote as error:
+            self.report("signature", str(error), max(0, self.position - 1))
+            return
+        if self.result.origin is not None and signed.origin != self.result.origin:
+            self.report("origin", f"the export of another log, {signed.origin}, was signed", self.position)
+            return
+        if signed.size != self.position:
+            text = f"the export was signed with {signed.size} events, {self.position} are here"
+            kind = "truncated" if signed.size > self.position else "inserted"
+            self.report(kind, text, min(signed.size, self.position))
+            return
+        self._compare(signed.size, signed.root, "export's own statement")
+        self.result.made_at = signed.signed_at.isoformat()
+
     def witness_due(self) -> int | None:
         """Return the next size at which a witness's checkpoint must be compared."""
         return self._sizes_seen[-1] if self._sizes_seen else None
@@ -214,7 +253,9 @@ class LogChecker:
         """Return the result; events that no checkpoint covers are a fault unless `allow_tail`."""
         result = self.result
         self.compare_witness()
-        if self._sizes_seen:
+        if self._sizes_seen and result.made_at is not None:
+            result.beyond = self._newest_seen - self.position
+        elif self._sizes_seen:
             text = f"the witness has seen {self._newest_seen} events, here are {self.position}"
             self.report("truncated", text, self.position)
         tail = self.position - self._proven
@@ -268,6 +309,8 @@ class _ExportReader:
         self._last_body: bytes | None = None
         self._last_position = -1
         self._has_end = False
+        self._pruned = 0
+        """Below which position a decision in the log let events go."""
 
     def read(self, file: BinaryIO) -> None:
         """Read a whole export.
@@ -291,6 +334,8 @@ class _ExportReader:
                 if len(checker.leaves) == TILE_SIZE:
                     checker.next_tile()
                 checker.leaves.append(sha256(LEAF_PREFIX + self._last_body).digest())
+                if self._last_body.endswith(_PRUNED):
+                    self._note_decision(self._last_body)
                 position += 1
                 events += 1
                 if position == due:
@@ -304,6 +349,17 @@ class _ExportReader:
         self._result.events += events
         if not self._has_end:
             checker.report("truncated", "the export has no end line", checker.position)
+        if self._result.withheld > self._pruned:
+            text = f"events below {self._result.withheld} were removed by a decision that is not in the log"
+            checker.report("retention", text, self._pruned, self._result.withheld)
+
+    def _note_decision(self, body: bytes) -> None:
+        try:
+            through = json.loads(body)["details"]["through_position"]
+        except (ValueError, KeyError, TypeError):
+            return
+        if type(through) is int:
+            self._pruned = max(self._pruned, through)
 
     def _other(self, line: bytes) -> None:
         if len(line) > _LINE_LIMIT or not line.endswith(b"\n"):
@@ -325,6 +381,8 @@ class _ExportReader:
             self._checker.checkpoint(str(value["checkpoint"]))
         elif "personal" in value:
             self._personal(value["personal"])
+        elif "statement" in value:
+            self._checker.export_statement(str(value["statement"]))
         elif "end" in value:
             self._end(value["end"])
         else:
@@ -418,9 +476,17 @@ def witnessed_checkpoints(witness: ReadableWitness, keys: Sequence[VerifyingKey]
 
 
 def verify_export(
-    path: Path, *, keys: Sequence[VerifyingKey], witness: ReadableWitness | None = None, origin: str | None = None
+    path: Path,
+    *,
+    keys: Sequence[VerifyingKey],
+    witness: ReadableWitness | None = None,
+    origin: str | None = None,
+    made_after: datetime | None = None,
 ) -> VerifyResult:
     """Verify an export file against public keys and, if given, a witness.
+
+    A witness goes on after an export was made. What tells that from an export that was cut short is the hub's signed
+    statement in it; what tells an old export from a new one is `made_after`, an instant that it must not be older than.
 
     Raises:
         Unreadable: the file is not an export.
@@ -435,22 +501,33 @@ def verify_export(
     result = checker.finish(allow_tail=False)
     if not result.checkpoints and not result.findings:
         checker.report("signature", "the export holds no checkpoint: nothing in it is proven")
+    if made_after is not None and (result.made_at is None or datetime.fromisoformat(result.made_at) < made_after):
+        when = result.made_at or "no signed time"
+        checker.report("stale", f"the export is of {when}, not after {made_after.isoformat()}", checker.position)
     if origin is not None and result.origin != origin:
         checker.report("origin", f"this is the log {result.origin}, not {origin}")
     return result
 
 
 def verify_database(
-    connection: Connection, keys: Sequence[VerifyingKey], witness: ReadableWitness | None = None
+    connection: Connection,
+    keys: Sequence[VerifyingKey],
+    witness: ReadableWitness | None = None,
+    *,
+    sealer: Sealer | None = None,
+    now: datetime | None = None,
 ) -> VerifyResult:
     """Verify the live tables the same way; events without a checkpoint are counted as `unproven`, not a fault.
+
+    With `sealer` the personal values and search terms beside the events are opened and compared too; with `now` the
+    sequencer's lease is.
 
     Writes nothing. Call it in one snapshot (a read transaction).
     """
     # Here, because the stand-alone verifier must run without SQLAlchemy.
     from audit.live import verify_tables
 
-    return verify_tables(connection, keys, witness)
+    return verify_tables(connection, keys, witness, sealer=sealer, now=now)
 
 
 def read_keys(path: Path) -> list[VerifyingKey]:
@@ -484,8 +561,13 @@ def describe(result: VerifyResult) -> str:
         lines.append(f"note: events 0 to {result.withheld - 1} were removed by retention; their hashes are here")
     if result.unproven:
         lines.append(f"note: {result.unproven} events have no checkpoint over them yet")
+    if result.made_at is not None:
+        lines.append(f"whole: the hub signed that it exported these {result.size} events at {result.made_at}")
     if result.witnessed_size is not None:
         lines.append(f"witness: has seen {result.witnessed_size} events")
+    if result.beyond and result.witnessed_size is not None:
+        first, last = result.witnessed_size - result.beyond, result.witnessed_size - 1
+        lines.append(f"note: events {first} to {last} came after this export and are not in it")
     return "\n".join(lines)
 
 
@@ -496,13 +578,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--keys", type=Path, required=True, help="JWKS with the public checkpoint keys")
     parser.add_argument("--witness", type=Path, help="a witness's file of checkpoints")
     parser.add_argument("--origin", help="the log that it must be")
+    parser.add_argument("--made-after", type=datetime.fromisoformat, help="the export must not be older (ISO, zone)")
     parser.add_argument("--json", action="store_true", help="print the outcome as JSON")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.witness is not None and not chosen.witness.is_file():
             raise Unreadable(f"the witness file {chosen.witness} cannot be read")
         witness = FileWitness(chosen.witness) if chosen.witness else None
-        result = verify_export(chosen.export, keys=read_keys(chosen.keys), witness=witness, origin=chosen.origin)
+        if chosen.made_after is not None and chosen.made_after.tzinfo is None:
+            raise Unreadable("--made-after needs a time zone")
+        result = verify_export(
+            chosen.export,
+            keys=read_keys(chosen.keys),
+            witness=witness,
+            origin=chosen.origin,
+            made_after=chosen.made_after,
+        )
     except (AuditError, binascii.Error) as error:
         sys.stderr.write(f"unreadable: {error}\n")
         return 2

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from audit.checkpoint import FileWitness, load_keys
+from audit.checkpoint import Ed25519Signer, FileWitness, load_keys
 from audit.errors import AuditError, InvalidQuery
 from audit.export import export_jsonl
 from audit.search import Query, search
@@ -89,7 +89,8 @@ def export_events(
             _sequence(hub)
             with hub.database.read() as session:
                 sealer = hub.keyring if reveal else None
-                for line in export_jsonl(session.connection(), reveal_with=sealer):
+                signer = Ed25519Signer(hub.keyring.signing_key("checkpoint").private)
+                for line in export_jsonl(session.connection(), reveal_with=sealer, sign_with=signer, now=now):
                     sys.stdout.buffer.write(line)
         except AuditError as error:
             raise Invalid(str(error), field="log", rule="audit.export") from error
@@ -106,6 +107,7 @@ def verify_log(
     export: Annotated[Path | None, typer.Argument(help="An exported log; default: the live database.")] = None,
     keys: Annotated[Path | None, typer.Option(help="Published keys (JWK set); needed for an export.")] = None,
     witness: Annotated[Path | None, typer.Option(help="A witness's file of checkpoints.")] = None,
+    made_after: Annotated[str | None, typer.Option(help="The export must not be older; ISO time with zone.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Verify that no event was changed, removed, inserted or moved. Exit status 0 valid, 1 invalid, 2 unreadable."""
@@ -116,7 +118,8 @@ def verify_log(
         if export is not None:
             if keys is None:
                 raise AuditError("an export is verified with --keys; keys inside it are never trusted")
-            result = verify_export(export, keys=read_keys(keys), witness=seen_by)
+            oldest = parse_instant(made_after, field="made_after") if made_after else None
+            result = verify_export(export, keys=read_keys(keys), witness=seen_by, made_after=oldest)
         else:
             result = _verify_live(keys, seen_by)
     except (AuditError, OSError) as error:
@@ -133,4 +136,5 @@ def _verify_live(keys: Path | None, witness: FileWitness | None) -> VerifyResult
         own = hub.settings.effective_witness_file
         seen_by = witness or (FileWitness(own) if own.is_file() else None)
         with hub.database.read() as session:
-            return verify_database(session.connection(), trusted, seen_by)
+            connection = session.connection()
+            return verify_database(connection, trusted, seen_by, sealer=hub.keyring, now=hub.clock())

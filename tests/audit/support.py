@@ -104,7 +104,8 @@ class Trail:
     def export(self, name: str = "export.jsonl", *, reveal: bool = False) -> Path:
         path = self.folder / name
         with self.engine.connect() as connection, path.open("wb") as file:
-            file.writelines(export_jsonl(connection, reveal_with=self.sealer if reveal else None))
+            sealer = self.sealer if reveal else None
+            file.writelines(export_jsonl(connection, reveal_with=sealer, sign_with=self.signer, now=self.now))
         return path
 
     @contextmanager

@@ -29,7 +29,10 @@ def test_removed_events_leave_a_log_that_still_verifies(trail: Trail) -> None:
     ids = trail.fill(100)
     result = exported(trail)
     with trail.engine.begin() as connection:
-        decide(connection, DECISION, exported=result)
+        decide(connection, DECISION, exported=result, sealer=trail.sealer)
+    with trail.engine.begin() as connection, pytest.raises(NotRetainable, match="no checkpoint over it"):
+        remove(connection)
+    trail.seal()
     with trail.engine.begin() as connection:
         removed = 0
         while some := remove(connection):
@@ -37,12 +40,12 @@ def test_removed_events_leave_a_log_that_still_verifies(trail: Trail) -> None:
     assert removed == 512
     with trail.engine.connect() as connection:
         live = verify_database(connection, trail.keys, trail.witness)
-        assert (live.findings, live.events, live.withheld) == ([], 188, 512)
+        assert (live.findings, live.events, live.withheld) == ([], 189, 512)
         assert prove(connection, ids[0]) is not None
         for table in (audit_personal, audit_person_keys):
             assert connection.execute(select(func.count()).select_from(table)).scalar_one() == 88
     after = exported(trail)
-    assert (after.findings, after.events, after.withheld, after.size) == ([], 188, 512, 700)
+    assert (after.findings, after.events, after.withheld, after.size) == ([], 189, 512, 701)
     trail.append(event(1))
     trail.seal()
     assert exported(trail).is_valid
@@ -52,11 +55,13 @@ def test_checkpoints_within_removed_events_are_still_compared(trail: Trail) -> N
     for count in (100, 300, 200):
         trail.fill(count)
     with trail.engine.begin() as connection:
-        decide(connection, replace(DECISION, through_position=256), exported=exported(trail))
+        decide(connection, replace(DECISION, through_position=256), exported=exported(trail), sealer=trail.sealer)
+    trail.seal()
+    with trail.engine.begin() as connection:
         while remove(connection):
             pass
     result = exported(trail)
-    assert (result.findings, result.checkpoints, result.withheld) == ([], 3, 256)
+    assert (result.findings, result.checkpoints, result.withheld) == ([], 4, 256)
     with trail.without_guards() as connection:
         connection.execute(text("UPDATE audit_tiles SET hashes = root WHERE tile = 0"))
     with trail.engine.connect() as connection:
@@ -68,7 +73,7 @@ def test_only_whole_tiles_below_a_checkpoint_may_go(trail: Trail, through: int) 
     trail.fill(600)
     result = exported(trail)
     with trail.engine.begin() as connection, pytest.raises(NotRetainable, match="whole tiles"):
-        decide(connection, replace(DECISION, through_position=through), exported=result)
+        decide(connection, replace(DECISION, through_position=through), exported=result, sealer=trail.sealer)
 
 
 def test_nothing_goes_without_a_valid_export_of_it(trail: Trail) -> None:
@@ -80,7 +85,7 @@ def test_nothing_goes_without_a_valid_export_of_it(trail: Trail) -> None:
     with trail.engine.begin() as connection:
         for result in (early, broken, VerifyResult()):
             with pytest.raises(NotRetainable, match="valid export"):
-                decide(connection, DECISION, exported=result)
+                decide(connection, DECISION, exported=result, sealer=trail.sealer)
         assert remove(connection) == 0
 
 
@@ -91,7 +96,7 @@ def _finding() -> Finding:
 def test_what_no_decision_covers_cannot_be_deleted(trail: Trail) -> None:
     trail.fill(600)
     with trail.engine.begin() as connection:
-        decide(connection, DECISION, exported=exported(trail))
+        decide(connection, DECISION, exported=exported(trail), sealer=trail.sealer)
     with pytest.raises(DBAPIError, match="insert-only"), trail.engine.begin() as connection:
         connection.execute(audit_events.delete().where(audit_events.c.position >= 512))
     with pytest.raises(DBAPIError, match="insert-only"), trail.engine.begin() as connection:
@@ -109,10 +114,24 @@ def test_a_deletion_without_decision_is_not_taken_for_retention(trail: Trail) ->
 def test_an_export_taken_while_removal_is_under_way_is_valid(trail: Trail) -> None:
     trail.fill(1_100)
     with trail.engine.begin() as connection:
-        decide(connection, replace(DECISION, through_position=1_024), exported=exported(trail))
+        decide(connection, replace(DECISION, through_position=1_024), exported=exported(trail), sealer=trail.sealer)
+    trail.seal()
     with trail.engine.begin() as connection:
         assert remove(connection) == 512
     result = exported(trail)
-    assert (result.findings, result.withheld, result.events) == ([], 512, 588)
+    assert (result.findings, result.withheld, result.events) == ([], 512, 589)
     with trail.engine.connect() as connection:
         assert verify_database(connection, trail.keys, trail.witness).findings == []
+
+
+def test_a_decision_that_is_not_in_the_log_is_found_with_what_it_removed(trail: Trail) -> None:
+    """An owner of the database writes the row that retention would have written, and deletes what it covers."""
+    trail.fill(600)
+    with trail.without_guards() as connection:
+        connection.execute(text("INSERT INTO audit_retention VALUES (512, 1, 'per_auditor', 'old')"))
+        connection.execute(audit_events.delete().where(audit_events.c.position < 512))
+    with trail.engine.connect() as connection:
+        findings = verify_database(connection, trail.keys, trail.witness).findings
+    assert [(one.kind, one.position, one.until) for one in findings] == [("retention", 0, 512)]
+    findings = exported(trail).findings
+    assert [(one.kind, one.position, one.until) for one in findings] == [("retention", 0, 512)]

@@ -12,7 +12,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 
 from audit.errors import AuditError, InvalidEvent
-from audit.events import EventType
+from audit.events import Actor, EventType
 from audit.merkle import leaf_hash
 from audit.search import Query, search
 from audit.tables import audit_events, audit_person_keys, audit_personal, audit_terms
@@ -111,6 +111,10 @@ def test_a_personal_field_needs_a_plain_name(field: str) -> None:
         event_rows([event(1, personal={field: "x"})], sealer=MemorySealer())
 
 
+def by(trail: Trail) -> dict[str, Any]:
+    return {"actor": Actor("person", "per_officer"), "now": trail.now, "sealer": trail.sealer}
+
+
 def test_erasing_a_person_leaves_every_proof(trail: Trail) -> None:
     ids = trail.append(
         event(1, personal=PERSONAL),
@@ -120,16 +124,17 @@ def test_erasing_a_person_leaves_every_proof(trail: Trail) -> None:
     trail.seal()
     exported_before = trail.export("before.jsonl").read_bytes()
     with trail.engine.begin() as connection:
-        assert erase_person(connection, "per_1") == 2
-    assert counts(trail) == (3, 1, 1, 0)
+        assert erase_person(connection, "per_1", **by(trail)) == 2
+    assert counts(trail) == (4, 1, 1, 0)
     with trail.engine.connect() as connection:
-        assert verify_database(connection, trail.keys, trail.witness).findings == []
+        assert verify_database(connection, trail.keys, trail.witness, sealer=trail.sealer).findings == []
         proof = prove(connection, ids[0])
         erased = search(connection, Query(person_id="per_1"), sealer=trail.sealer).records
         kept = search(connection, Query(person_id="per_2"), sealer=trail.sealer).records
         assert search(connection, Query(personal_text="zhangsan"), sealer=trail.sealer).records == []
     assert proof is not None
-    assert [record.personal for record in erased] == [{"username": None}, {"name": None, "email": None}]
+    assert erased[0].type == EventType.PERSON_ERASED
+    assert [record.personal for record in erased[1:]] == [{"username": None}, {"name": None, "email": None}]
     assert not any(record.is_tampered for record in erased)
     assert kept[0].personal == {"name": "李四"}
     after = trail.export("after.jsonl", reveal=True)
@@ -141,9 +146,9 @@ def test_erasing_a_person_leaves_every_proof(trail: Trail) -> None:
 def test_erasing_a_person_leaves_others_of_the_batch(trail: Trail) -> None:
     trail.append(event(1, personal=PERSONAL), event(2, personal=PERSONAL))
     with trail.engine.begin() as connection:
-        assert erase_person(connection, "per_nobody") == 0
-        assert erase_person(connection, "per_1") == 1
-    assert counts(trail) == (2, 1, 1, 0)
+        assert erase_person(connection, "per_nobody", **by(trail)) == 0
+        assert erase_person(connection, "per_1", **by(trail)) == 1
+    assert counts(trail) == (3, 1, 1, 0)
 
 
 def test_what_was_typed_by_nobody_known_is_erased_by_its_text(trail: Trail) -> None:
@@ -155,9 +160,12 @@ def test_what_was_typed_by_nobody_known_is_erased_by_its_text(trail: Trail) -> N
     with trail.engine.begin() as connection:
         found = search(connection, Query(personal_text=" eve@example.COM "), sealer=trail.sealer).records
         assert [one.personal for one in found] == [{"username": "Eve@Example.com"}]
-        assert erase_text(connection, "eve@example.com", sealer=trail.sealer) == 1
+        assert erase_text(connection, "eve@example.com", **by(trail)) == 1
         assert search(connection, Query(personal_text="eve@example.com"), sealer=trail.sealer).records == []
-    assert counts(trail) == (2, 1, 1, 1)
+    assert counts(trail) == (3, 1, 1, 1)
+    trail.seal()
+    with trail.engine.connect() as connection:
+        assert verify_database(connection, trail.keys, trail.witness, sealer=trail.sealer).findings == []
 
 
 def test_changed_personal_values_are_shown_as_tampered(trail: Trail) -> None:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from audit.checkpoint import Checkpoint, Ed25519Signer, VerifyingKey, sign_check
 from audit.errors import AuditError, InvalidNote
 from audit.merkle import Frontier, leaf_hash
 from audit.tables import audit_checkpoints, audit_events, audit_head
-from audit.verify import Unreadable, VerifyResult, main, read_keys, verify_database, verify_export
+from audit.verify import Unreadable, VerifyResult, describe, main, read_keys, verify_database, verify_export
 from tests.audit.support import NOW, ORIGIN, Trail, event
 
 Lines = list[bytes]
@@ -216,6 +217,60 @@ def test_a_shortened_export_is_found_by_the_witness_alone(sqlite_trail: Trail, e
     assert [(one.kind, one.position) for one in result.findings] == [("truncated", 512)]
 
 
+def test_a_witness_that_has_gone_on_is_not_taken_for_truncation(sqlite_trail: Trail, export: Path) -> None:
+    """The export is whole as of its signed time; what came later is counted, and is not in it."""
+    sqlite_trail.fill(30)
+    result = verified(sqlite_trail, export, witness=True)
+    assert (result.findings, result.size, result.witnessed_size, result.beyond) == ([], SIZE, SIZE + 30, 30)
+    assert "note: events 700 to 729 came after this export and are not in it" in describe(result)
+    assert f"whole: the hub signed that it exported these 700 events at {result.made_at}" in describe(result)
+
+
+def without_statement(lines: Lines) -> Lines:
+    return [line for line in lines if not line.startswith(b'{"statement"')]
+
+
+def with_foreign_statement(lines: Lines) -> Lines:
+    signer = Ed25519Signer(Ed25519PrivateKey.generate())
+    note = sign_checkpoint(Checkpoint(ORIGIN, 512, bytes(32), NOW, "export"), signer)
+    return [*without_statement(lines)[:-1], json.dumps({"statement": note}).encode() + b"\n", lines[-1]]
+
+
+def with_a_checkpoint_as_statement(lines: Lines) -> Lines:
+    last = max(number for number, line in enumerate(lines) if line.startswith(b'{"checkpoint"'))
+    statement = lines[last].replace(b'{"checkpoint"', b'{"statement"')
+    return [*without_statement(lines)[:-1], statement, lines[-1]]
+
+
+def with_its_own_statement(lines: Lines) -> Lines:
+    return lines
+
+
+@pytest.mark.parametrize(
+    "forge", [without_statement, with_foreign_statement, with_a_checkpoint_as_statement, with_its_own_statement]
+)
+def test_an_export_that_was_cut_short_has_no_statement_to_show(
+    sqlite_trail: Trail, export: Path, forge: Callable[[Lines], Lines]
+) -> None:
+    lines = lines_of(export)
+    statement = next(line for line in lines if line.startswith(b'{"statement"'))
+    checkpoints = [number for number, line in enumerate(lines) if line.startswith(b'{"checkpoint"')]
+    short = renumbered([*lines[: checkpoints[1] + 1], statement])
+    result = verified(sqlite_trail, export, forge(short), witness=True)
+    assert ("truncated", 512) in {(one.kind, one.position) for one in result.findings}
+    assert result.beyond == 0
+
+
+def test_an_old_export_is_told_by_its_time(sqlite_trail: Trail, export: Path) -> None:
+    made = sqlite_trail.now
+    assert verify_export(export, keys=sqlite_trail.keys, made_after=made).is_valid
+    later = verify_export(export, keys=sqlite_trail.keys, made_after=made + timedelta(seconds=1))
+    assert [one.kind for one in later.findings] == ["stale"]
+    export.write_bytes(b"".join(without_statement(lines_of(export))))
+    unsigned = verify_export(export, keys=sqlite_trail.keys, made_after=made)
+    assert [one.kind for one in unsigned.findings] == ["stale"]
+
+
 def test_events_after_the_last_checkpoint_are_no_proof(sqlite_trail: Trail, export: Path) -> None:
     lines = lines_of(export)
     forged = lines[at(lines, 699)].replace(b'"position":699', b'"position":700')
@@ -260,7 +315,7 @@ def test_a_checkpoint_of_another_log_is_refused(sqlite_trail: Trail, export: Pat
 
 def test_a_fork_that_the_operator_signed_is_found_by_the_witness(sqlite_trail: Trail, export: Path) -> None:
     """Whoever holds the key can sign another history, but not take back what the witness has."""
-    lines = [line for line in lines_of(export) if not line.startswith(b'{"checkpoint"')]
+    lines = [line for line in lines_of(export) if not line.startswith((b'{"checkpoint"', b'{"statement"'))]
     edit(lines)
     forged = renumbered(lines)
     frontier = Frontier()

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from idhub.authority import Action, Subject, authorize, is_last_administrator
 from idhub.changes import Actor
 from idhub.db import new_id
-from idhub.directory.kinds import EmploymentType
+from idhub.directory.kinds import EmploymentType, PrincipalKind, Standing
 from idhub.directory.people import PersonView, show_person
-from idhub.errors import Conflict, Invalid
+from idhub.directory.tables import Department, Principal
+from idhub.errors import Conflict, Invalid, NotFound
 from idhub.lifecycle import intake
 from idhub.lifecycle.plan import preview
 from idhub.lifecycle.transition import TransitionResult, transition
@@ -53,6 +55,7 @@ def onboard(
         NotPermitted, Invalid, Conflict: as the rules say; nothing was written.
     """
     authorize(session, caller.subject, Action.PEOPLE_CHANGE, organization_id=organization_id)
+    _check_named(session, manager_id=manager_id, department_id=department_id, organization_id=organization_id)
     principal_id = new_id("per")
     change = intake.Onboard(
         principal_id=principal_id,
@@ -90,6 +93,7 @@ def rehire(
     """Give a known person a new employment; of one who has left, the rehire: nothing from before works again."""
     authorize(session, caller.subject, Action.PEOPLE_CHANGE, organization_id=organization_id)
     _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
+    _check_named(session, manager_id=manager_id, department_id=department_id, organization_id=organization_id)
     change = intake.AddEmployment(
         principal_id=principal_id,
         employment=_employment_facts(
@@ -119,6 +123,14 @@ def move(
         authorize(session, caller.subject, Action.PEOPLE_CHANGE, organization_id=values["organization_id"])
     if values.get("manager_id") == principal_id:
         raise Invalid("Nobody manages themself.", field="manager", rule="manager.self")
+    if post is not None:
+        manager_id = values.get("manager_id")
+        _check_named(
+            session,
+            manager_id=None if manager_id == post.manager_id else manager_id,
+            department_id=values.get("department_id"),
+            organization_id=values.get("organization_id") or post.organization_id,
+        )
     if "title" in values and values["title"] is not None:
         values = {**values, "title": intake.clean_text(values["title"], field_name="title")}
     change = intake.Move(principal_id=principal_id, employment_id=employment_id, values=values)
@@ -211,6 +223,24 @@ def _protect(session: Session, caller: Caller, principal_id: str) -> None:
         raise Conflict("You cannot end your own access here; ask a colleague.", field="person", rule="self")
     if is_last_administrator(session, principal_id):
         raise Conflict("This is the last administrator; name another first.", field="person", rule="last_administrator")
+
+
+def _check_named(session: Session, *, manager_id: str | None, department_id: str | None, organization_id: str) -> None:
+    """Refuse a manager who is not here, and a department that the company does not have."""
+    if manager_id is not None:
+        standing = session.execute(
+            select(Principal.standing).where(Principal.id == manager_id, Principal.kind == PrincipalKind.PERSON)
+        ).scalar()
+        if standing is None:
+            raise NotFound("There is no such manager.", field="manager", rule="manager.unknown")
+        if standing == Standing.LEFT:
+            raise Conflict("This manager has left; name somebody who is here.", field="manager", rule="manager.left")
+    if department_id is not None:
+        known = session.execute(
+            select(Department.id).where(Department.id == department_id, Department.organization_id == organization_id)
+        ).first()
+        if known is None:
+            raise NotFound("This company has no such department.", field="department", rule="department.unknown")
 
 
 def _reason(reason: str | None) -> str | None:

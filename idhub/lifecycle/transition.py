@@ -112,6 +112,11 @@ def transition(
     try:
         records.write(session, written, now=now)
     except IntegrityError as error:
+        # A foreign key: PostgreSQL says so by its code, SQLite in words.
+        if getattr(error.orig, "sqlstate", None) == "23503" or "FOREIGN KEY" in str(error.orig):
+            raise Conflict(
+                "A change names a company, department or manager that does not exist.", rule="reference.unknown"
+            ) from error
         raise Conflict(
             "Somebody in this company has this employee number already, or this national id is another person's.",
             field="employee_number",

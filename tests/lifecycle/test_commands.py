@@ -275,3 +275,76 @@ def test_refusal_of_one_change_is_an_error_for_one_and_a_line_for_many(world: Wo
     assert isinstance(result.refused[0].error, IdhubError)
     with pytest.raises(Conflict):
         result.only()
+
+
+def _naming(world: World, person: str, **values: Any) -> list[tuple[str, tuple[Any, ...], dict[str, Any]]]:
+    """Every command that names a manager or a department."""
+    employment_id = world.employments(person)[0].id
+    return [
+        ("onboard", (), {"person": {"display_name": "新人"}, **_post(world, **values)}),
+        ("rehire", (person,), _post(world, **values)),
+        ("move", (person,), {"employment_id": employment_id, "values": values}),
+    ]
+
+
+@pytest.mark.parametrize("what", ["left", "unknown", "a service"])
+def test_a_manager_is_somebody_who_is_here_whatever_the_door(world: World, what: str) -> None:
+    """Console, API and command line come through these commands alike."""
+    person, manager = world.hire("林晓雯"), "per_nobody"
+    rule = "manager.unknown"
+    if what == "left":
+        manager, rule = world.hire("何慕青"), "manager.left"
+        world.change(intake.Offboard(principal_id=manager))
+    elif what == "a service":
+        manager = "svc_one"
+        world.change(
+            intake.RegisterService(
+                principal_id=manager, organization_id=world.hq, application_id=world.office,
+                ends_at=world.clock() + timedelta(days=1), owner_id=None,
+            )
+        )  # fmt: skip
+    before = _counts(world)
+    for name, args, values in _naming(world, person, manager_id=manager):
+        with pytest.raises(IdhubError) as refused:
+            _do(world, name, CALLER, *args, **values)
+        assert (refused.value.field, refused.value.rule) == ("manager", rule), name
+    assert _counts(world) == before
+
+
+def test_a_department_is_one_of_the_company_whatever_the_door(world: World) -> None:
+    """Neither an unknown one nor another company's, and never reported as a number that is taken."""
+    from idhub.directory.organizations import ensure_department
+
+    person = world.hire("林晓雯")
+    with world.database.transaction() as session:
+        elsewhere = ensure_department(session, world.berlin, "研发", now=world.clock())
+    before = _counts(world)
+    for department in ("dep_nothing", elsewhere):
+        for name, args, values in _naming(world, person, department_id=department):
+            with pytest.raises(NotFound) as refused:
+                _do(world, name, CALLER, *args, **values)
+            assert (refused.value.field, refused.value.rule) == ("department", "department.unknown"), name
+    assert _counts(world) == before
+
+
+def test_a_manager_who_leaves_later_does_not_hold_up_their_people(world: World) -> None:
+    """Who was named while here stays named; another change of the post goes through."""
+    manager, person = world.hire("何慕青"), world.hire("林晓雯")
+    employment_id = world.employments(person)[0].id
+    _do(world, "move", CALLER, person, employment_id=employment_id, values={"manager_id": manager})
+    world.change(intake.Offboard(principal_id=manager))
+    _do(world, "move", CALLER, person, employment_id=employment_id, values={"title": "Lead", "manager_id": manager})
+    assert world.employments(person)[0].title == "Lead"
+
+
+@pytest.mark.parametrize("field", ["manager_id", "department_id"])
+def test_what_names_nothing_is_not_reported_as_a_taken_number(world: World, field: str) -> None:
+    """A file or a schedule comes without the commands: the one door itself says what was wrong."""
+    from idhub.db import new_id
+
+    person = intake.PersonFacts(display_name="新人")
+    change = intake.Onboard(principal_id=new_id("per"), person=person, employment=world.facts(**{field: "x_unknown"}))
+    with pytest.raises(Conflict) as refused:
+        world.change(change, door="hr_file")
+    assert refused.value.rule == "reference.unknown"
+    assert refused.value.field is None

@@ -93,8 +93,14 @@ class Minted:
     """How long the device cookie lives; None: until the browser is closed."""
 
 
-def prepare(session: Session, keyring: Keyring, username: str, *, browser: Browser, now: datetime) -> Prepared:
-    """Find out who is meant, read the epochs, and claim one try. A refused claim is recorded and keeps its writes."""
+def prepare(
+    session: Session, keyring: Keyring, username: str, *, browser: Browser, now: datetime, password: str | None = None
+) -> Prepared:
+    """Find out who is meant, read the epochs, and claim one try. A refused claim is recorded and keeps its writes.
+
+    Args:
+        password: what was typed, for the count of names that one password is tried for; not verified here.
+    """
     names = login_name_candidates(username)
     rows = session.execute(
         select(
@@ -121,6 +127,7 @@ def prepare(session: Session, keyring: Keyring, username: str, *, browser: Brows
         name=throttling.name_of(person.id, person.access_epoch) if person is not None else name_index,
         address=browser.address,
         device_hash=_device_of(session, browser.device_token, person.id if person is not None else "", now=now),
+        password=None if password is None else throttling.password_bucket(keyring, password),
     )
     admission = throttling.claim(session, keyring, attempt, now=now)
     if person is None:

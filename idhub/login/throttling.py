@@ -9,8 +9,12 @@ are no more than the limit; a success gives its claim back. Tries are counted in
 
 So whoever fills the strangers' lane of a director has not touched the director's own. Each lane is a window that
 empties steadily, and holds at most 100 failures without a success between them (NIST SP 800-63B-4 section 3.2.2). An
-address has a limit of its own, and a tighter one for *different* names, which is what spraying looks like. Unknown
-names are counted exactly as known ones. Keys are keyed hashes: the table names nobody.
+address has a limit of its own, and a tighter one for *different* names, which is what spraying looks like. Spraying
+from many addresses shows in the password: in the strangers' lane, one that was tried for many names is refused for a
+while, unread; whoever is known in their lane of device or place does not notice. Unknown names are counted exactly as
+known ones. Keys are keyed hashes: the table names nobody.
+
+Secrets of clients are counted here too, when they were wrong: a right one costs no write.
 """
 
 import ipaddress
@@ -54,6 +58,13 @@ PERSON = Limit("person", 10, timedelta(minutes=15))
 CONSECUTIVE = Limit("consecutive", 100, None)
 ADDRESS = Limit("address", 100, timedelta(minutes=15))
 SPRAY = Limit("spray", 30, timedelta(hours=1))
+SAME_PASSWORD = Limit("same_password", 20, timedelta(hours=1))
+"""Different names for which strangers try one password, from wherever."""
+CLIENT = Limit("client", 20, timedelta(minutes=1))
+"""Wrong secrets for one client from one address."""
+CLIENTS = Limit("clients", 30, timedelta(hours=1))
+"""Different clients whose secrets one address gets wrong; more is spraying, which is reported."""
+_PASSWORD_BUCKET_DIGITS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +75,13 @@ class Attempt:
         name: whom it is about: `name_of` a principal, or the keyed hash of a name that is nobody's.
         address: of the client, from `client_address`.
         device_hash: of a remembered device that belongs to this very person; None otherwise.
+        password: `password_bucket` of what was typed; None where the name alone is counted.
     """
 
     name: str
     address: str
     device_hash: str | None = None
+    password: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +106,15 @@ def name_of(principal_id: str, access_epoch: int) -> str:
     return f"{principal_id}:{access_epoch}"
 
 
+def password_bucket(keyring: Keyring, password: str) -> str:
+    """Which of 65,536 buckets a password falls into: enough to see one tried for many names, too little to guess it.
+
+    Sixteen bits of a keyed hash fit one password in 65,536, so that neither the table nor the table together with the
+    master key tells what was typed.
+    """
+    return keyring.blind_index("tried_passwords", password)[:_PASSWORD_BUCKET_DIGITS]
+
+
 def claim(session: Session, keyring: Keyring, attempt: Attempt, *, now: datetime) -> Admission:
     """Count one try before it is made, or refuse it. The refusal keeps its writes (style guide 4.5)."""
     keys = _Keys(keyring, attempt)
@@ -105,6 +127,9 @@ def claim(session: Session, keyring: Keyring, attempt: Attempt, *, now: datetime
                 if limit is SPRAY:
                     _forget(session, [keys.sprayed])
                 return Admission(lane, limit, _free_in(session, key, limit, now=now))
+    # Before the person is charged: a spray must not fill the strangers' lane of everybody that it names.
+    if lane == "stranger" and keys.password is not None and _is_sprayed(session, keys, keys.password, now=now):
+        return Admission(lane, SAME_PASSWORD, _free_in(session, keys.password, SAME_PASSWORD, now=now))
     for limit in (PERSON, CONSECUTIVE):
         key = keys.of_lane(lane, limit)
         if not _count(session, key, limit, now=now):
@@ -131,9 +156,10 @@ def release(session: Session, keyring: Keyring, attempt: Attempt, *, lane: Lane)
     freed = [keys.of_lane(lane, PERSON), keys.of_lane(lane, CONSECUTIVE)]
     if lane != "device":
         freed.append(keys.address)
-        marked = session.execute(delete(Throttle).where(Throttle.key == keys.sprayed).returning(Throttle.key)).first()
-        if marked is not None:
+        if _unmark(session, keys.sprayed):
             freed.append(keys.spray)
+    if lane == "stranger" and keys.password is not None and _unmark(session, keys.password_tried):
+        freed.append(keys.password)
     for key in freed:
         session.execute(
             update(Throttle)
@@ -141,6 +167,41 @@ def release(session: Session, keyring: Keyring, attempt: Attempt, *, lane: Lane)
             .values(failures=Throttle.failures - 1)
             .execution_options(synchronize_session=False)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class ClientGuess:
+    """What became of a wrong client secret.
+
+    Args:
+        retry_after: when this client may try again from this address; None: at once.
+        is_spray: this address gets the secrets of ever more clients wrong.
+    """
+
+    retry_after: timedelta | None
+    is_spray: bool
+
+
+def claim_client(
+    session: Session, keyring: Keyring, client_id: str, address: str, *, is_registered: bool, now: datetime
+) -> ClientGuess:
+    """Count a wrong secret of a client, over all processes and restarts.
+
+    Names that are nobody's leave no rows beyond the detector's thirty an hour and address: junk fills no table.
+    """
+    site = _site(address)
+
+    def key(*parts: str) -> str:
+        return keyring.blind_index("throttles", "\0".join(parts))
+
+    mark, spray = key("client sprayed", site, client_id), key("clients", site)
+    is_spray = _mark(session, mark, now=now) and not _count(session, spray, CLIENTS, now=now)
+    if is_spray:
+        _forget(session, [mark])
+    guessed = key("client", site, client_id)
+    if not is_registered or _count(session, guessed, CLIENT, now=now):
+        return ClientGuess(None, is_spray)
+    return ClientGuess(_free_in(session, guessed, CLIENT, now=now), is_spray)
 
 
 def purge(session: Session, *, now: datetime, keep: timedelta = timedelta(days=90)) -> int:
@@ -172,6 +233,8 @@ class _Keys:
         self.spray = self._key("spray", site)
         self.sprayed = self._key("sprayed", site, attempt.name)
         self.place = self._key("known place", site, attempt.name)
+        self.password = None if attempt.password is None else self._key("same password", attempt.password)
+        self.password_tried = self._key("password tried", attempt.password or "", attempt.name)
         self._site = site
 
     def of_lane(self, lane: str, limit: Limit) -> str:
@@ -247,6 +310,14 @@ def _free_in(session: Session, key: str, limit: Limit, *, now: datetime) -> time
     return interval - max(timedelta(0), now - started) % interval
 
 
+def _is_sprayed(session: Session, keys: _Keys, password_key: str, *, now: datetime) -> bool:
+    """Count this name among those that the password was tried for; True, and nothing counted: they are too many."""
+    if not _mark(session, keys.password_tried, now=now) or _count(session, password_key, SAME_PASSWORD, now=now):
+        return False
+    _forget(session, [keys.password_tried])
+    return True
+
+
 def _mark(session: Session, key: str, *, now: datetime) -> bool:
     """Note that this address tried this name; True when it is new within the spraying window."""
     window = SPRAY.window or timedelta(0)
@@ -257,6 +328,11 @@ def _mark(session: Session, key: str, *, now: datetime) -> bool:
         where=Throttle.window_started_at <= now - window,
     )
     return session.execute(statement.returning(Throttle.key)).first() is not None
+
+
+def _unmark(session: Session, key: str) -> bool:
+    """Take a mark back; whether there was one."""
+    return session.execute(delete(Throttle).where(Throttle.key == key).returning(Throttle.key)).first() is not None
 
 
 def _forget(session: Session, keys: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""Clients: their registration as the protocol needs it, their authentication, and a limit on guessing."""
+"""Clients: their registration as the protocol needs it, and their authentication."""
 
 import base64
 import binascii
@@ -22,9 +22,6 @@ from idhub.oidc.parameters import Parameters
 
 _CACHE_SECONDS: Final = 1.0
 _CACHE_SIZE: Final = 4_096
-_GUESSES: Final = 20
-_GUESS_WINDOW_SECONDS: Final = 60
-_GUESS_KEYS: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,42 +112,6 @@ class ClientCache:
 def _read_client(client_id: str) -> Operation[Client | None]:
     rows = yield "client.find", {"client_id": client_id}
     return _client(rows[0], is_raw=True) if rows else None
-
-
-class GuessLimit:
-    """How often wrong credentials are looked at, per client and address: twenty a minute in one process.
-
-    Secrets have 256 random bits, so this keeps noise down rather than thieves out; another address is not affected.
-    """
-
-    def __init__(self) -> None:
-        self._failures: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
-
-    def check(self, client_id: str, address: str) -> None:
-        """Refuse while there were too many failures.
-
-        Raises:
-            OAuthError: slow_down, with the seconds to wait.
-        """
-        since, failures = self._failures.get((client_id, address), (0.0, 0))
-        left = since + _GUESS_WINDOW_SECONDS - time.monotonic()
-        if failures >= _GUESSES and left > 0:
-            raise OAuthError(
-                "slow_down",
-                "Client authentication failed too often. Wait and try again.",
-                reason="client.throttled",
-                retry_after=max(1, int(left) + 1),
-            )
-
-    def failed(self, client_id: str, address: str) -> None:
-        """Count a failure."""
-        key, now = (client_id, address), time.monotonic()
-        since, failures = self._failures.pop(key, (now, 0))
-        if now - since > _GUESS_WINDOW_SECONDS:
-            since, failures = now, 0
-        self._failures[key] = since, failures + 1
-        while len(self._failures) > _GUESS_KEYS:
-            self._failures.popitem(last=False)
 
 
 @dataclass(frozen=True, slots=True)

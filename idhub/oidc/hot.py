@@ -21,14 +21,16 @@ from idhub.credentials.journal import Journal
 from idhub.credentials.predicate import Refused
 from idhub.credentials.spending import Active, Caller
 from idhub.credentials.store import Store
+from idhub.db import Database
 from idhub.errors import Unavailable
 from idhub.keys import Keyring
 from idhub.login.throttling import Network, client_address, trusted_networks
 from idhub.logs import request_id
 from idhub.oidc.claims import person_claims
-from idhub.oidc.clients import Client, ClientCache, GuessLimit, presented, verify
+from idhub.oidc.clients import Client, ClientCache, presented, verify
 from idhub.oidc.errors import OAuthError, invalid_request
 from idhub.oidc.grants import Grants
+from idhub.oidc.guessing import GuessLimit
 from idhub.oidc.metadata import (
     DISCOVERY_PATHS,
     INTROSPECT_PATH,
@@ -62,6 +64,10 @@ class HotServices(Protocol):
     @property
     def settings(self) -> Settings:
         """Settings of the installation."""
+
+    @property
+    def database(self) -> Database:
+        """Counts wrong secrets; nothing that succeeds touches it."""
 
     @property
     def store(self) -> Store:
@@ -129,7 +135,7 @@ class Endpoints:
         self.journal = services.journal
         self.trusted = trusted_networks(services.settings.trusted_proxies)
         self._clients = ClientCache(self.store)
-        self._limit = GuessLimit()
+        self._limit = GuessLimit(services.database, services.keyring, services.clock)
         self._reader = TokenReader(services.keyring, services.settings.issuer)
         self._grants = Grants(services.settings, services.keyring, self.store)
         self._discovery = _cached_document(metadata(services.settings.issuer))
@@ -238,10 +244,13 @@ class Endpoints:
         try:
             # Before the secret is looked at: a guess beyond the limit learns nothing.
             self._limit.check(shown.client_id, request.address)
-            return verify(found, shown)
+            try:
+                return verify(found, shown)
+            except OAuthError as wrong:
+                if await self._limit.failed(shown.client_id, request.address, is_registered=found is not None):
+                    wrong.reason = f"{wrong.error}.client.spray"
+                raise
         except OAuthError as error:
-            if error.error == "invalid_client":
-                self._limit.failed(shown.client_id, request.address)
             error.client_id = None if found is None else found.client_id
             raise
 

@@ -185,8 +185,9 @@ class _Entrance(_Pages):
             return self._again(visit, {"password": self.pages.gettext(visit.request, _PASSWORD_UNUSABLE)}, 400)
         with self.services.database.transaction(durable=False) as session:
             prepared = sign_in.prepare(
-                session, self.services.keyring, visit.username, browser=visit.browser, now=self.services.clock()
-            )
+                session, self.services.keyring, visit.username, browser=visit.browser, now=self.services.clock(),
+                password=password,
+            )  # fmt: skip
         if prepared.admission.is_admitted:
             return prepared, password
         if prepared.admission.retry_after is None:

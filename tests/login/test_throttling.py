@@ -4,18 +4,26 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import func, select
 
+from idhub.credentials.tables import Throttle
 from idhub.db import Database
 from idhub.keys import Keyring
 from idhub.login.throttling import (
     ADDRESS,
+    CLIENT,
+    CLIENTS,
     CONSECUTIVE,
     PERSON,
+    SAME_PASSWORD,
     SPRAY,
     Admission,
     Attempt,
+    ClientGuess,
     claim,
+    claim_client,
     client_address,
+    password_bucket,
     purge,
     release,
     succeed,
@@ -43,6 +51,22 @@ class Door:
             if admission.is_admitted:
                 succeed(session, self._keyring, attempt, lane=admission.lane, now=self.clock())
         return admission
+
+    def spray(self, number: int, bucket: str, device: str | None = None, address: str | None = None) -> Admission:
+        """One password for the next name, from an address of its own."""
+        attempt = Attempt(f"per_{number}", address or f"198.51.{number // 250}.{number % 250}", device, bucket)
+        with self._database.transaction() as session:
+            return claim(session, self._keyring, attempt, now=self.clock())
+
+    def guess(self, client_id: str, address: str = AWAY, *, is_registered: bool = True) -> ClientGuess:
+        with self._database.transaction() as session:
+            return claim_client(
+                session, self._keyring, client_id, address, is_registered=is_registered, now=self.clock()
+            )
+
+    def rows(self) -> int:
+        with self._database.read() as session:
+            return session.execute(select(func.count()).select_from(Throttle)).scalar_one()
 
     def release(self, name: str, admission: Admission, address: str = AWAY) -> None:
         with self._database.transaction() as session:
@@ -177,6 +201,69 @@ def test_an_own_success_does_not_reset_what_was_sprayed(door: Door) -> None:
     assert not door.fail("per_last").is_admitted
     door.succeed("per_attacker", AWAY, device="d" * 64)
     assert not door.fail("per_last").is_admitted
+
+
+def test_one_password_for_many_names_from_many_addresses_is_stopped(door: Door, keyring: Keyring) -> None:
+    """B08: a spray that no address gives away. Nobody's own count is touched by what was refused."""
+    bucket = password_bucket(keyring, "Welcome2026!")
+    assert all(door.spray(n, bucket).is_admitted for n in range(SAME_PASSWORD.count))
+    refused = door.spray(900, bucket)
+    assert refused.limit is SAME_PASSWORD
+    assert refused.retry_after is not None
+    assert refused.retry_after <= SAME_PASSWORD.window / SAME_PASSWORD.count  # type: ignore[operator]
+    for _ in range(PERSON.count):
+        assert door.fail("per_900").is_admitted, "the person was not charged"
+
+
+def test_a_spray_locks_out_nobody_who_is_known(door: Door, keyring: Keyring) -> None:
+    bucket, other = "abcd", "dcba"
+    door.succeed("per_1", HOME)
+    for n in range(SAME_PASSWORD.count + 5):
+        door.spray(n + 100, bucket)
+    assert not door.spray(950, bucket).is_admitted
+    assert door.spray(1, bucket, address=HOME).is_admitted, "from a place with a success before"
+    assert door.spray(951, bucket, device="d" * 64).is_admitted, "from a browser of their own"
+    assert door.spray(952, other).is_admitted, "with another password"
+    door.clock.advance(minutes=4)
+    assert door.spray(953, bucket).is_admitted, "and everybody when the spray pauses"
+
+
+def test_people_who_choose_alike_are_no_spray(door: Door) -> None:
+    """Successes count for nothing, and one person's repeated try counts once."""
+    for n in range(SAME_PASSWORD.count * 2):
+        attempt = Attempt(f"per_{n}", f"203.0.{n}.7", None, "abcd")
+        with door._database.transaction() as session:
+            admission = claim(session, door._keyring, attempt, now=door.clock())
+            assert admission.is_admitted
+            succeed(session, door._keyring, attempt, lane=admission.lane, now=door.clock())
+    for _ in range(PERSON.count):
+        door.spray(901, "abcd")
+    assert door.spray(902, "abcd").is_admitted
+
+
+def test_what_is_kept_of_a_tried_password_tells_nothing(keyring: Keyring) -> None:
+    """Sixteen bits of a keyed hash: one password in 65,536 fits."""
+    bucket = password_bucket(keyring, "quiet harbour lantern")
+    assert len(bucket) == 4
+    assert int(bucket, 16) < 65_536
+
+
+def test_wrong_client_secrets_are_counted_in_the_database(door: Door) -> None:
+    """B09: over all processes, and after a restart; per client and address."""
+    guesses = [door.guess("office") for _ in range(CLIENT.count + 1)]
+    assert [guess.retry_after is None for guess in guesses] == [True] * CLIENT.count + [False]
+    assert door.guess("wiki").retry_after is None
+    assert door.guess("office", HOME).retry_after is None
+    door.clock.advance(seconds=3)
+    assert door.guess("office").retry_after is None
+
+
+def test_an_address_that_gets_many_clients_wrong_is_reported_and_fills_no_table(door: Door) -> None:
+    """B08 for clients. Made-up names leave no rows of their own."""
+    told = [door.guess(f"client-{n}", is_registered=False).is_spray for n in range(CLIENTS.count + 200)]
+    assert told == [False] * CLIENTS.count + [True] * 200
+    assert door.rows() <= CLIENTS.count + 1
+    assert not door.guess("client-0", HOME).is_spray
 
 
 def test_one_address_cannot_hammer_one_name_for_ever(door: Door) -> None:

@@ -464,6 +464,44 @@ def test_guessing_a_secret_is_limited_per_client_and_address(world: World, offic
     assert {event["target"]["id"] for event in world.events("token.refused") if "details" in event} == {"office"}
 
 
+def test_wrong_secrets_are_counted_over_all_processes_and_restarts(world: World, office: App) -> None:
+    """B09. A second process learns of the limit with its first wrong guess."""
+    from idhub.credentials.journal import Journal
+    from idhub.credentials.store import create_store
+    from tests.oidc.world import Services, running
+
+    wrong = App("office", "wrong", office.application_id)
+    for _ in range(20):
+        assert world.token(wrong, grant_type="refresh_token").status_code == 401
+    store = create_store(world.settings, world.database, world.keyring)
+    again = Services(world.settings, world.database, world.keyring, world.clock, store, Journal(store))
+    with running(again) as (_, http):
+        guesses = [http.post("/oauth2/token", data={"grant_type": "x"}, auth=wrong.auth) for _ in range(2)]
+        assert [guess.status_code for guess in guesses] == [429, 429]
+        right = http.post("/oauth2/token", data={"grant_type": "x"}, auth=office.auth)
+        assert right.status_code == 429, "while it is closed, the right secret is not told from a wrong one"
+        world.clock.advance(minutes=1)
+
+
+def test_what_succeeds_writes_no_counter(world: World, office: App) -> None:
+    from idhub.credentials.tables import Throttle
+
+    world.sign_in(world.employee(office))
+    for _ in range(3):
+        world.tokens(office)
+    assert world.count(Throttle) == 0
+
+
+def test_an_address_that_gets_many_clients_wrong_is_in_the_log(world: World, office: App) -> None:
+    """B08 for clients: reported, and the right secret still works from that address."""
+    for number in range(33):
+        answer = world.http.post("/oauth2/token", data={"grant_type": "x"}, auth=(f"c{number}", "wrong"))
+        assert answer.status_code == 401
+    assert world.token(office, grant_type="x").status_code == 400
+    world.flush()
+    assert "invalid_client.client.spray" in world.reasons("token.refused")
+
+
 def test_a_public_client_needs_pkce_and_no_secret(world: World) -> None:
     from tests.oidc.test_authorize import answer
     from tests.oidc.world import query_of

@@ -23,6 +23,7 @@ from idhub.delivery.http import OutboundHttp
 from idhub.delivery.leases import HeldLease, hold, release
 from idhub.delivery.loop import DeliveryLoop
 from idhub.delivery.receipt_box import has_due
+from idhub.directory import search_index
 from idhub.lifecycle.due import apply_due
 from idhub.lifecycle.receipts import sign_due
 from idhub.lifecycle.reevaluation import reevaluate_pending
@@ -33,6 +34,7 @@ _CHECKPOINT_EVERY = 1.0
 _SIGN_EVERY = 0.25
 _DUE_EVERY = 1.0
 _PURGE_EVERY = 60.0
+_TEND_EVERY = 5.0
 _LONGEST_BACK_OFF = 30.0
 _SINGLETON_LEASE = timedelta(seconds=15)
 _THREADS = 4
@@ -137,6 +139,7 @@ class Worker:
             _Job("receipts", _SIGN_EVERY, self._sign_receipts),
             _Job("schedule", _DUE_EVERY, self._apply_due, singleton=True),
             _Job("purge", _PURGE_EVERY, self._purge, singleton=True),
+            _Job("search", _TEND_EVERY, lambda: search_index.tend(self._hub.database), singleton=True),
         ]
 
     async def _repeat(self, job: _Job, stop: asyncio.Event) -> None:

@@ -9,7 +9,19 @@ except to close `superseded_at`.
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Boolean, CheckConstraint, Date, ForeignKey, Index, Integer, LargeBinary, String, Text, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Date,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from idhub.db import Base, Instant, JsonText
@@ -18,6 +30,12 @@ from idhub.directory.kinds import EmploymentState, EmploymentType, OrganizationK
 _STAGED = text("state = 'staged'")
 _LIVE = text("state <> 'ended'")
 _BELIEVED = text("superseded_at IS NULL")
+_NOT_INDEXED = text("search_place IS NULL")
+_NOT_ACTIVE = text("standing <> 'active'")
+
+_Surrogate = BigInteger().with_variant(Integer(), "sqlite")
+# SQLite compares bytes by itself; PostgreSQL by the rules of a language unless told not to.
+ByteOrdered = Text().with_variant(Text(collation="C"), "postgresql")
 
 
 class Installation(Base):
@@ -98,7 +116,10 @@ class Principal(Base):
     """What can act. Standing, window and epochs are written by `lifecycle.transition` alone."""
 
     __tablename__ = "principals"
-    __table_args__ = (CheckConstraint("standing IN ('staged','active','suspended','left')", name="standing"),)
+    __table_args__ = (
+        CheckConstraint("standing IN ('staged','active','suspended','left')", name="standing"),
+        Index("ix_principals_not_active", "standing", "id", sqlite_where=_NOT_ACTIVE, postgresql_where=_NOT_ACTIVE),
+    )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     kind: Mapped[PrincipalKind] = mapped_column(String(16))
@@ -124,6 +145,10 @@ class Person(Base):
     """One human, for life. `id` is the principal's."""
 
     __tablename__ = "people"
+    __table_args__ = (
+        Index("uq_people_search_place", "search_place", unique=True),
+        Index("ix_people_not_indexed", "id", sqlite_where=_NOT_INDEXED, postgresql_where=_NOT_INDEXED),
+    )
 
     id: Mapped[str] = mapped_column(ForeignKey("principals.id"), primary_key=True)
     display_name: Mapped[str] = mapped_column(String(200))
@@ -136,9 +161,45 @@ class Person(Base):
     """Keyed hash; correlates one human across companies. The value itself is not kept."""
     main_employment_id: Mapped[str | None] = mapped_column(String(40))
     search_terms: Mapped[str] = mapped_column(Text, default="")
-    """Lower-case terms, blank-separated: characters, bigrams, pinyin, initials, numbers, mail, mobile."""
+    """Terms as `directory.search_terms` writes them; what stands in the index of this person."""
+    search_place: Mapped[int | None] = mapped_column(BigInteger)
+    """How the index names this person; null: not in it yet (`search_index.index_missing`)."""
     attribute_sources: Mapped[Any] = mapped_column(JsonText, default=dict)
     """Attribute name -> provider that won it by precedence."""
+
+
+class SearchShelf(Base):
+    """A part of the search index: people indexed together. Shelf 0 takes the few who come one by one."""
+
+    __tablename__ = "search_shelves"
+
+    id: Mapped[int] = mapped_column(_Surrogate, primary_key=True)
+    people: Mapped[int] = mapped_column(Integer)
+    """How many were put there; tells small shelves, which are merged, from full ones."""
+    tags: Mapped[str] = mapped_column(Text)
+    """Ends of the ids of their organizations, blank-separated; empty: any."""
+
+
+class SearchRun(Base):
+    """Places given out at once, `search_index.RUN` at most, and the shelf where their terms are now."""
+
+    __tablename__ = "search_runs"
+
+    id: Mapped[int] = mapped_column(_Surrogate, primary_key=True)
+    shelf_id: Mapped[int] = mapped_column(BigInteger, index=True)
+    people: Mapped[int] = mapped_column(Integer)
+
+
+class SearchBlock(Base):
+    """Sorted lines of a shelf, some fifty together (`search_index`). Personal data: it goes with the person."""
+
+    __tablename__ = "search_blocks"
+
+    shelf_id: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    first: Mapped[str] = mapped_column(ByteOrdered, primary_key=True)
+    """The first line."""
+    body: Mapped[str] = mapped_column(Text)
+    """Every line."""
 
 
 class LoginName(Base):

@@ -12,7 +12,8 @@ from idhub.access.entitlements import entitle
 from idhub.db import bulk_insert, chunked, new_id, upsert
 from idhub.directory.kinds import EmploymentState, EmploymentType, PrincipalKind, Standing
 from idhub.directory.names import LoginNameKind, stored_login_name
-from idhub.directory.search_terms import search_terms
+from idhub.directory.search_index import index_people, reindex_people
+from idhub.directory.search_terms import Searchable
 from idhub.directory.tables import Employment, EmploymentPeriod, LoginName, Person, Principal, SourceRecord
 from idhub.lifecycle import periods
 from idhub.lifecycle.intake import RegisterService, SourceMark
@@ -159,10 +160,10 @@ def _insert_principals(session: Session, states: Sequence[State], *, now: dateti
                 "id": s.id,
                 **{name: s.person.get(name) for name in PERSON_FIELDS},
                 "main_employment_id": main_post(s.posts).id,
-                "search_terms": _terms(s),
+                **indexed._asdict(),
                 "attribute_sources": {},
             }
-            for s in states
+            for s, indexed in zip(states, index_people(session, [_searchable(s) for s in states]), strict=True)
         ),
     )
 
@@ -207,7 +208,6 @@ def _update_principals(session: Session, changed: Sequence[tuple[State, State]],
             {
                 **{name: bindparam(f"new_{name}") for name in PERSON_FIELDS},
                 "main_employment_id": bindparam("main"),
-                "search_terms": bindparam("terms"),
             }
         ),
         [
@@ -215,19 +215,35 @@ def _update_principals(session: Session, changed: Sequence[tuple[State, State]],
                 "key": after.id,
                 **{f"new_{name}": after.person.get(name) for name in PERSON_FIELDS},
                 "main": main_post(after.posts).id,
-                "terms": _terms(after),
             }
             for _, after in changed
         ],
     )
+    found_anew = {
+        after.id: _searchable(after) for before, after in changed if _searchable(before) != _searchable(after)
+    }
+    if found_anew:
+        connection.execute(
+            update(people)  # type: ignore[arg-type]
+            .where(people.c.id == bindparam("key"))
+            .values(search_terms=bindparam("terms"), search_place=bindparam("place")),
+            [
+                {"key": person_id, "terms": indexed.search_terms, "place": indexed.search_place}
+                for person_id, indexed in reindex_people(session, found_anew).items()
+            ],
+        )
 
 
-def _terms(state: State) -> str:
+def _searchable(state: State) -> Searchable:
     person = state.person
-    western = " ".join(filter(None, (person.get("given_name"), person.get("family_name"))))
-    numbers = tuple(post.employee_number for post in state.posts)
-    return search_terms(
-        person["display_name"], western or None, keys=(*numbers, person.get("email"), person.get("mobile"))
+    return Searchable(
+        main_post(state.posts).organization_id,
+        person["display_name"],
+        person.get("given_name"),
+        person.get("family_name"),
+        tuple(post.employee_number for post in state.posts),
+        person.get("email"),
+        person.get("mobile"),
     )
 
 

@@ -61,7 +61,9 @@ def create_router(services: WebServices) -> APIRouter:
             held = {hold.application_id: hold for hold in queue.holds(session, [a.id for a in applications])}
             statement = queries_access.deliveries_statement(session, visitor.subject)
             dead = [] if view.is_filtered else queries_access.dead_letters(session, statement)
-            page = queries_access.list_deliveries(view, session, queries_access.filtered_deliveries(view, statement))
+            page = queries_access.list_deliveries(
+                view, session, queries_access.filtered_deliveries(view, session, statement)
+            )
             can_retry = may(session, visitor.subject, Action.DELIVERY_RETRY)
         names = {a.id: a.name if english else a.name_zh or a.name for a in applications}
         longest = max((h.waiting for h in health.values()), default=0) or 1

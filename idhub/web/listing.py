@@ -58,8 +58,11 @@ class View:
         dropped: list[str] = []
         for name in ("q", *spec.texts, *spec.extra):
             value = "".join(c for c in params.get(name, "") if c.isprintable()).strip()
-            if value:
-                self._values[name] = value[:MAX_TEXT]
+            if len(value) > MAX_TEXT:
+                # Cut, it would ask for something else.
+                dropped.append(name)
+            elif value:
+                self._values[name] = value
         for name, allowed in spec.choices.items():
             value = params.get(name, "")
             if value and value in allowed:
@@ -236,16 +239,6 @@ def _is_instant(column: ColumnElement[Any]) -> bool:
 def _cursor_of(key: tuple[Any, str]) -> str:
     value, row_id = key
     return Cursor(to_micros(value) if isinstance(value, datetime) else value, row_id).write()
-
-
-def like_terms(text: str) -> list[str]:
-    """Patterns for LIKE with escape `\\`, one a word, each matching the beginning of a search term."""
-    words = text.lower().split()[:6]
-    return [f"% {_escaped(word)}%" for word in words]
-
-
-def _escaped(word: str) -> str:
-    return word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
 
 
 def values(row: Any) -> list[Any]:

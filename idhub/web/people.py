@@ -22,6 +22,7 @@ _LEAVES = N_("Leaves %(day)s")
 _LEAVING = N_("Leave running since %(day)s")
 _EMERGENCY = N_("Emergency leave %(day)s")
 _ENDS = N_("Ends %(day)s")
+_TOO_MANY_TO_SORT = N_("Too many people match to sort them: the best hits come first. Search for more to sort.")
 
 
 def create_router(services: WebServices) -> APIRouter:
@@ -43,14 +44,15 @@ def create_router(services: WebServices) -> APIRouter:
             require(session, visitor, Action.PEOPLE_READ)
             if jump := jump_target(view.value("q")):
                 return RedirectResponse(jump, status_code=303)
-            statement = queries_people.people_statement(view, session, visitor.subject)
-            page = queries_people.list_people(view, session, statement)
-            found = queries_people.count_up_to(session, statement) if view.is_filtered else None
+            listing = queries_people.list_people(view, session, visitor.subject)
+            page = listing.page
             ids = [row.id for row in page.rows]
             counts = queries_people.account_counts(session, ids)
             leaves = queries_people.open_leaves(session, ids)
             companies = queries_people.visible_companies(session, visitor.subject)
             can_onboard = may(session, visitor.subject, Action.PEOPLE_CHANGE)
+        if not listing.is_sorted and (listing.found or 0) > queries_people.COUNT_LIMIT:
+            view.notices.append(t(_TOO_MANY_TO_SORT))
         formatter = pages.formatter(request)
         english = pages.language(request) == "en"
         company_names = [(code, (en or name) if english else name) for code, name, en in companies]
@@ -70,7 +72,7 @@ def create_router(services: WebServices) -> APIRouter:
             "standings": translated(labels.STANDING, t),
             "attention": _attention(page.rows, leaves, formatter, now, t),
             "chips": _chips(view, {"org": company_names, "type": types, "state": states}),
-            "found": _found(found, formatter, request, services),
+            "found": _found(listing.found, formatter, request, services),
         }
         return pages.render(request, "people.html", context, session_id=visitor.session_id)
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from idhub.access.tables import Account, Application, Entitlement, OidcClient, ScimTarget
 from idhub.authority import Action, Subject, visible_organizations
 from idhub.delivery.tables import Delivery, DeliveryAttempt
+from idhub.directory.search import named
 from idhub.directory.tables import Person
 from idhub.lifecycle.tables import Case
 from idhub.web.listing import Page, Spec, Statement, View, page_of, values
@@ -316,7 +317,7 @@ def deliveries_statement(session: Session, subject: Subject) -> Statement:
     return statement if visible is None else statement.where(Application.organization_id.in_(visible))
 
 
-def filtered_deliveries(view: View, statement: Statement) -> Statement:
+def filtered_deliveries(view: View, session: Session, statement: Statement) -> Statement:
     """The deliveries that the view asks for."""
     if state := view.value("state"):
         statement = statement.where(Delivery.state == state)
@@ -335,7 +336,7 @@ def filtered_deliveries(view: View, statement: Statement) -> Statement:
                 Delivery.id == text,
                 Case.number == text.upper(),
                 func.lower(Delivery.last_error).like(pattern, escape="\\"),
-                Person.search_terms.like(f"% {_literal(text.lower())}%", escape="\\"),
+                named(session, text),
                 Application.slug == text.lower(),
             )
         )

@@ -16,9 +16,10 @@ from idhub.access.tables import Application
 from idhub.authority import Action, Subject, scope_roots, visible_organizations
 from idhub.db import from_micros, to_micros
 from idhub.directory.organizations import root_organization
+from idhub.directory.search import find_people
 from idhub.directory.tables import Person
 from idhub.lifecycle.tables import Case
-from idhub.web.listing import Cursor, Statement, View, like_terms
+from idhub.web.listing import Cursor, Statement, View
 
 _E = audit_events.c
 _ID = re.compile(r"([a-z]{2,4})_[0-9a-z]{20,40}")
@@ -153,11 +154,7 @@ def _matches(session: Session, text: str) -> ColumnElement[bool]:
     case_id = session.execute(select(Case.id).where(Case.number == text.upper())).scalar()
     if case_id is not None:
         alternatives.append(_E.case_id == case_id)
-    people = select(Person.id).limit(_MAX_PEOPLE)
-    for pattern in like_terms(text):
-        people = people.where(Person.search_terms.like(pattern, escape="\\"))
-    ids = session.execute(people).scalars().all()
-    if ids:
+    if ids := find_people(session, text, select(Person.id), limit=_MAX_PEOPLE).ids:
         alternatives += [_E.person_id.in_(ids), _E.actor_id.in_(ids)]
     applications = session.execute(
         select(Application.id).where(

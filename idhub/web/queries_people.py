@@ -4,18 +4,21 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import Select, and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import Account, Application, Entitlement
 from idhub.authority import Action, Subject, scope_roots, visible_organizations
 from idhub.credentials.tables import SsoSession
 from idhub.directory.organizations import root_organization
+from idhub.directory.search import find_people
 from idhub.directory.tables import Department, Employment, Organization, OrganizationClosure, Person, Principal
 from idhub.lifecycle.tables import Case
-from idhub.web.listing import Page, Spec, Statement, View, like_terms, page_of, values
+from idhub.web.listing import Cursor, Page, Spec, Statement, View, page_of, values
 
-COUNT_LIMIT = 10_000
+COUNT_LIMIT = 1_000
+"""No page counts further, and no order but that of the search is offered beyond."""
+_BY_HIT = "hit"
 PEOPLE = Spec(
     path="/hr/people",
     sorts=("number", "start"),
@@ -87,24 +90,98 @@ def people_statement(view: View, session: Session, subject: Subject) -> Statemen
     visible = visible_organizations(session, subject, Action.PEOPLE_READ)
     if visible is not None and not sees_everything(session, subject, Action.PEOPLE_READ):
         statement = statement.where(Principal.organization_id.in_(visible))
-    for pattern in like_terms(view.value("q")):
-        statement = statement.where(Person.search_terms.like(pattern, escape="\\"))
     if view.value("state"):
         statement = statement.where(Principal.standing == view.value("state"))
     if view.value("type"):
         statement = statement.where(Employment.type == view.value("type"))
     if view.value("org"):
-        below = (
-            select(OrganizationClosure.descendant_id)
-            .join(Organization, Organization.id == OrganizationClosure.ancestor_id)
-            .where(or_(Organization.code == view.value("org"), Organization.id == view.value("org")))
-        )
-        statement = statement.where(Principal.organization_id.in_(below))
+        statement = statement.where(Principal.organization_id.in_(_below(view.value("org"))))
     return statement
 
 
-def list_people(view: View, session: Session, statement: Statement) -> Page[PersonRow]:
-    """One page of people."""
+def _below(company: str) -> Select[str]:
+    return (
+        select(OrganizationClosure.descendant_id)
+        .join(Organization, Organization.id == OrganizationClosure.ancestor_id)
+        .where(or_(Organization.code == company, Organization.id == company))
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A page of people, how many there are (one more than `COUNT_LIMIT` at most), and whether it is sorted as asked."""
+
+    page: Page[PersonRow]
+    found: int | None = None
+    is_sorted: bool = True
+
+
+def list_people(view: View, session: Session, subject: Subject) -> Listing:
+    """One page of the people that the subject may see and the view asks for; of a search, best hits first."""
+    statement = people_statement(view, session, subject)
+    if not view.value("q"):
+        page = _sorted_page(view, session, statement)
+        return Listing(page, count_up_to(session, statement) if view.is_filtered else None)
+    organizations = _searched_organizations(view, session, subject)
+    hits = find_people(
+        session, view.value("q"), statement, organizations=organizations, limit=COUNT_LIMIT + 1
+    )  # fmt: skip
+    found = COUNT_LIMIT + 1 if hits.has_more else len(hits.ids)
+    wants_order = bool(view.value("sort"))
+    if wants_order and found <= COUNT_LIMIT:
+        return Listing(_sorted_page(view, session, statement.where(Person.id.in_(hits.ids))), found)
+    cursor = view.after or view.before
+    if cursor is None:
+        ids = hits.ids[: view.size]
+        is_cut = len(hits.ids) > len(ids)
+        page = _hits_page(
+            session, statement, ids, following=ids[-1] if is_cut else hits.last if hits.has_more else None
+        )
+    else:
+        part = find_people(
+            session, view.value("q"), statement,
+            organizations=organizations, beside=cursor.id, backwards=view.before is not None, limit=view.size,
+        )  # fmt: skip
+        first, last = (part.ids[0], part.ids[-1]) if part.ids else (cursor.id, cursor.id)
+        if view.before is not None:
+            first = part.last or first
+            page = _hits_page(
+                session, statement, part.ids, following=last, preceding=first if part.has_more else None
+            )  # fmt: skip
+        else:
+            page = _hits_page(
+                session, statement, part.ids, following=part.last if part.has_more else None, preceding=first
+            )
+    return Listing(page, found, is_sorted=not wants_order)
+
+
+def _searched_organizations(view: View, session: Session, subject: Subject) -> Sequence[str] | None:
+    """Organizations to which scope and view limit a search; None: it goes everywhere."""
+    limits: list[Select[str]] = []
+    if not sees_everything(session, subject, Action.PEOPLE_READ):
+        visible = visible_organizations(session, subject, Action.PEOPLE_READ)
+        limits += [visible] if visible is not None else []
+    if view.value("org"):
+        limits.append(_below(view.value("org")))
+    if not limits:
+        return None
+    within = select(Organization.id).where(*(Organization.id.in_(limit) for limit in limits))
+    return session.execute(within).scalars().all()
+
+
+def _hits_page(
+    session: Session, statement: Statement, ids: Sequence[str], *, following: str | None, preceding: str | None = None
+) -> Page[PersonRow]:
+    """The rows of these people in this order, with the people beside which the neighbouring pages begin."""
+    rows = {row[0]: PersonRow(*values(row)) for row in session.execute(statement.where(Person.id.in_(ids)))}
+    return Page(
+        [rows[person_id] for person_id in ids if person_id in rows],
+        next=Cursor(_BY_HIT, following).write() if following else None,
+        previous=Cursor(_BY_HIT, preceding).write() if preceding else None,
+    )
+
+
+def _sorted_page(view: View, session: Session, statement: Statement) -> Page[PersonRow]:
     by_start = view.sort == "start"
     return page_of(
         view,

@@ -10,9 +10,10 @@ from sqlalchemy.orm import Session
 from idhub.access.tables import Application
 from idhub.authority import Action, Subject, visible_organizations
 from idhub.delivery.tables import Delivery
+from idhub.directory.search import named
 from idhub.directory.tables import Organization, Person
 from idhub.lifecycle.tables import Case, CaseRow, Receipt
-from idhub.web.listing import Page, Spec, Statement, View, like_terms, page_of, values
+from idhub.web.listing import Page, Spec, Statement, View, page_of, values
 
 RECEIPTS = Spec(
     path="/hr/receipts",
@@ -64,10 +65,8 @@ def receipts_statement(view: View, session: Session, subject: Subject) -> Statem
         statement = statement.where(Case.state == state)
     if month := view.value("month"):
         statement = statement.where(Case.number.like(f"R-{month[:7]}-%")) if _is_month(month) else statement
-    for pattern in like_terms(view.value("q")):
-        statement = statement.where(
-            or_(Person.search_terms.like(pattern, escape="\\"), Case.number == view.value("q").upper())
-        )
+    if text := view.value("q"):
+        statement = statement.where(or_(named(session, text), Case.number == text.upper()))
     return statement
 
 

@@ -10,9 +10,10 @@ from idhub.authority import Action, Subject, visible_organizations
 from idhub.directory.kinds import EmploymentState, Standing
 from idhub.directory.names import may_name
 from idhub.directory.people import find_person
+from idhub.directory.search import find_people
 from idhub.directory.tables import Department, Employment, Organization, OrganizationClosure, Person, Principal
 from idhub.errors import Conflict, Invalid, NotFound
-from idhub.web.listing import like_terms, values
+from idhub.web.listing import values
 
 PICKER_LIMIT = 20
 
@@ -123,13 +124,12 @@ def _companies(session: Session, subject: Subject) -> Select[str, str, str, str 
 
 def candidates(session: Session, subject: Subject, text: str, *, limit: int = PICKER_LIMIT) -> Sequence[Candidate]:
     """People who have not left and whose name, number, mail or mobile begins with every word of `text`."""
-    patterns = like_terms(text)
-    if not patterns:
-        return []
-    statement = _candidates(session, subject).order_by(Employment.employee_number, Person.id).limit(limit)
-    for pattern in patterns:
-        statement = statement.where(Person.search_terms.like(pattern, escape="\\"))
-    return [Candidate(*values(row)) for row in session.execute(statement)]
+    statement = _candidates(session, subject)
+    visible = visible_organizations(session, subject, Action.PEOPLE_READ)
+    organizations = None if visible is None else session.execute(visible).scalars().all()
+    hits = find_people(session, text, statement, organizations=organizations, limit=limit)
+    rows = {row[0]: Candidate(*values(row)) for row in session.execute(statement.where(Person.id.in_(hits.ids)))}
+    return [rows[person_id] for person_id in hits.ids[:limit] if person_id in rows]
 
 
 def manager_named(session: Session, subject: Subject, text: str) -> Candidate:

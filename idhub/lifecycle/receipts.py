@@ -235,6 +235,8 @@ def _sign(
     view = current(session, case_id, now=now)
     if view.local_done_at is None:
         return
+    # An answer may have been recorded since `now` was read: a receipt is never older than what it states.
+    now = max([now, *(datetime.fromisoformat(row.finished_at) for row in view.rows if row.finished_at)])
     person = show_person(session, view.person_id)
     commitments, disclosures = commit({"name": person.display_name, "employee_number": person.employee_number})
     version = view.version + 1

@@ -79,6 +79,19 @@ def test_done_below_the_required_grade_is_pending(world: World) -> None:
     assert _verdict(world, case).claims["complete"] is False
 
 
+def test_a_receipt_is_as_of_its_newest_evidence(world: World) -> None:
+    """The signer may have read the time before the answer that it states was recorded."""
+    case = _leave(world)
+    before = world.clock()
+    world.clock.advance(seconds=1)
+    world.settle(_scim(world, case), grade=2)
+    sign_due(world.database, world.keyring, issuer=ISSUER, now=before)
+    claims = _verdict(world, case).claims
+    (finished_at,) = [row["finished_at"] for row in claims["rows"] if row["channel"] == "scim"]
+    assert claims["as_of"] == finished_at
+    assert _versions(world, case)[-1].signed_at.isoformat() == finished_at
+
+
 def test_grade_is_never_above_the_ceiling_of_the_channel(world: World) -> None:
     case = _leave(world, office=1)
     for delivery in world.deliveries(case_id=case):

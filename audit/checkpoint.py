@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -232,7 +233,9 @@ class FileWitness:
                 file.seek(end - 1)
                 if file.read(1) != b"\n":
                     line = b"\n" + line
-            file.write(line)
+            if file.write(line) != len(line):
+                # What is there of it is passed over when reading; the note is offered again.
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
             os.fsync(file.fileno())
 
     def notes(self) -> Iterator[str]:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO, cast
@@ -178,7 +179,8 @@ class _StderrLogger:
         if stream is None or stream.closed:
             return
         line = message.encode("utf-8", "backslashreplace").decode() + "\n"
-        with _write_lock:
+        # A line that finds no room (the disk is full, the reader is gone) must not stop what it tells of.
+        with _write_lock, suppress(OSError):
             try:
                 stream.write(line)
             except UnicodeEncodeError:

@@ -8,10 +8,11 @@ the route, command or worker that opened the transaction does.
 import base64
 import hashlib
 import os
+import random
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeVar
@@ -21,9 +22,11 @@ from sqlalchemy import BigInteger, Dialect, Engine, MetaData, Text, create_engin
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import TypeDecorator
 
+from idhub import faults
 from idhub.settings import Settings
 
 T = TypeVar("T")
@@ -32,6 +35,11 @@ _MICROSECOND = timedelta(microseconds=1)
 _BUSY_TIMEOUT_MS = 10_000
 # Longer than the first waits of SQLite's busy handler (1, 2, 5, 10 ms).
 _GIVE_WAY_SECONDS = 0.012
+# PostgreSQL gives up one of several transactions that wait for each other, or that no order explains. Nothing of it
+# stands, so it may begin anew.
+_BEGIN_ANEW = frozenset({"40001", "40P01"})
+_ATTEMPTS = 5
+_FIRST_PAUSE_SECONDS = 0.02
 # psycopg allows 65,535 bound values a statement; SQLite 32,766.
 MAX_IN_VALUES = 5_000
 
@@ -150,6 +158,11 @@ def wait_alone(session: Session, name: str) -> None:
         session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
 
 
+def may_begin_anew(error: DBAPIError) -> bool:
+    """Whether the database ended a transaction for a reason that passes: a deadlock, or no order that explains it."""
+    return getattr(error.orig, "sqlstate", None) in _BEGIN_ANEW
+
+
 class Database:
     """One database: SQLite file or PostgreSQL. Thread-safe; one a process."""
 
@@ -180,10 +193,32 @@ class Database:
                 try:
                     yield session
                     session.flush()
+                    faults.at("commit.before")
                 except BaseException:
                     connection.rollback()
                     raise
                 connection.commit()
+                faults.at("commit.after")
+
+    def run(self, work: Callable[[Session], T], *, durable: bool = True) -> T:
+        """Run `work` in one write transaction, from its beginning again when PostgreSQL asks for that.
+
+        A transaction that PostgreSQL ended because of a deadlock or for want of an order (SQLSTATE 40P01, 40001) left
+        nothing behind. It is tried at most five times, after short waits of random length; then the error is raised.
+        `work` must keep nothing of an attempt that failed and do nothing outside of the database.
+        """
+        pause = _FIRST_PAUSE_SECONDS
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                with self.transaction(durable=durable) as session:
+                    return work(session)
+            except DBAPIError as error:
+                if not may_begin_anew(error):
+                    raise
+            time.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - spreads those who collided
+            pause *= 2
+        with self.transaction(durable=durable) as session:
+            return work(session)
 
     @contextmanager
     def read(self) -> Iterator[Session]:

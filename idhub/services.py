@@ -75,7 +75,7 @@ class Hub:
     def sequencer(self) -> Sequencer:
         """The sequencer of the audit log, one candidate a process."""
         return Sequencer(
-            self.database.engine,
+            self.database.transaction,
             Ed25519Signer(self.keyring.signing_key("checkpoint").private),
             [FileWitness(self.settings.effective_witness_file)],
             self.node,

@@ -1,14 +1,18 @@
 """Transactions, column types and identifiers, on both databases."""
 
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import psycopg.errors
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import func, select, text, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.orm import Session
 
 from idhub.db import (
     MAX_IN_VALUES,
@@ -237,3 +241,83 @@ def test_identifiers_are_unique_ordered_and_of_one_form_across_threads() -> None
     every = [one for part in made for one in part]
     assert len(set(every)) == len(every)
     assert all(len(one) == 30 and one.startswith("per_") and one[4:].isalnum() and one.islower() for one in every)
+
+
+# ---- transactions that may begin anew
+
+
+def _deadlock(database: Database, work_of: Callable[[str], Callable[[Session], str]]) -> list[str]:
+    """Two transactions that lock the same two rows in opposite order; both meet before either goes on."""
+    with ThreadPoolExecutor(2) as pool:
+        return [done.result(60) for done in [pool.submit(database.run, work_of(order)) for order in ("ab", "ba")]]
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_a_real_deadlock_is_run_again_and_both_commit_once(database: Database) -> None:
+    """D06: PostgreSQL ends one of the two; nothing of it stands, and it is run again."""
+    with database.transaction() as session:
+        session.execute(text("CREATE TABLE counters (name text PRIMARY KEY, value int)"))
+        session.execute(text("INSERT INTO counters VALUES ('a', 0), ('b', 0)"))
+    meeting = threading.Barrier(2)
+    attempts: list[str] = []
+
+    def work_of(order: str) -> Callable[[Session], str]:
+        def work(session: Session) -> str:
+            attempts.append(order)
+            for name in order:
+                session.execute(text("UPDATE counters SET value = value + 1 WHERE name = :name"), {"name": name})
+                if name == order[0] and len(attempts) <= 2:
+                    meeting.wait(10)
+            return order
+
+        return work
+
+    assert _deadlock(database, work_of) == ["ab", "ba"]
+    assert len(attempts) == 3, "one of them was run again, once"
+    with database.read() as session:
+        assert session.execute(text("SELECT value FROM counters ORDER BY name")).scalars().all() == [2, 2]
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_a_real_serialization_failure_is_run_again(database: Database) -> None:
+    with database.transaction() as session:
+        session.execute(text("CREATE TABLE counters (name text PRIMARY KEY, value int)"))
+        session.execute(text("INSERT INTO counters VALUES ('a', 0)"))
+    attempts: list[int] = []
+
+    def work(session: Session) -> int:
+        session.execute(text("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE"))
+        value: int = session.execute(text("SELECT value FROM counters")).scalar_one()
+        attempts.append(value)
+        if len(attempts) == 1:
+            with database.transaction() as other:
+                other.execute(text("UPDATE counters SET value = 10"))
+        session.execute(text("UPDATE counters SET value = :value"), {"value": value + 1})
+        return value + 1
+
+    assert database.run(work) == 11
+    assert attempts == [0, 10]
+
+
+def test_a_transaction_that_collides_for_ever_is_given_up_after_five_attempts(database: Database) -> None:
+    attempts: list[int] = []
+
+    def work(_session: Session) -> None:
+        attempts.append(1)
+        raise OperationalError("COMMIT", {}, psycopg.errors.DeadlockDetected("deadlock detected"))
+
+    with pytest.raises(OperationalError):
+        database.run(work)
+    assert len(attempts) == 5
+
+
+def test_any_other_error_is_raised_at_once(database: Database) -> None:
+    attempts: list[int] = []
+
+    def work(session: Session) -> None:
+        attempts.append(1)
+        session.execute(text("SELECT * FROM no_such_table"))
+
+    with pytest.raises(DBAPIError):
+        database.run(work)
+    assert attempts == [1]

@@ -23,6 +23,7 @@ import structlog
 from audit.events import Event
 from audit.personal import Sealer
 from audit.trail import INSERT_COLUMNS, TableName, event_rows, insert_statement
+from idhub import faults
 from idhub.credentials.statements import Statement, compile_statements
 from idhub.db import Database
 from idhub.errors import Unavailable
@@ -143,7 +144,7 @@ class SqliteStore(_Flushing):
             thread, is_durable = self._durable, True
         except sqlite3.OperationalError as error:
             if not _is_busy(error):
-                raise
+                raise _translated(error) from error
             thread, is_durable = self._waiting, False
         try:
             try:
@@ -151,9 +152,7 @@ class SqliteStore(_Flushing):
             except _NeedsDurable:
                 return await self._durable.run(lambda c: self._run(c, operation, begin, is_durable=True))
         except sqlite3.OperationalError as error:
-            if not _is_busy(error):
-                raise
-            raise Unavailable("The database is busy.", retry_after=timedelta(seconds=1)) from error
+            raise _translated(error) from error
 
     def _run(
         self,
@@ -168,11 +167,14 @@ class SqliteStore(_Flushing):
         try:
             result = self._drive(connection, operation(), is_durable=is_durable)
             if begin is not None:
+                faults.at("commit.before")
                 connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        if begin is not None:
+            faults.at("commit.after")
         return result
 
     def _drive(self, connection: sqlite3.Connection, steps: Operation[T], *, is_durable: bool) -> T:
@@ -240,6 +242,22 @@ class _Thread:
 def _is_busy(error: sqlite3.OperationalError) -> bool:
     # The primary code is in the low byte: SQLITE_BUSY_SNAPSHOT and its like are busy too.
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def _translated(error: sqlite3.OperationalError) -> Exception:
+    """What the caller is told: an outage passes, anything else is a defect of ours."""
+    if _is_busy(error):
+        return Unavailable("The database is busy.", retry_after=timedelta(seconds=1))
+    if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _NO_STORAGE:
+        _LOG.error("store.no_storage", error=getattr(error, "sqlite_errorname", ""))
+        return Unavailable("The database cannot be written.", retry_after=timedelta(seconds=5))
+    return error
+
+
+# The disk is full, broken, read-only or gone.
+_NO_STORAGE = frozenset(
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM}
+)
 
 
 _LOST = (
@@ -339,10 +357,12 @@ class PostgresStore(_Flushing):
             await connection.execute(begin)
         result = await self._drive(pinned, operation())
         if begin is not None:
+            faults.at("commit.before")
             try:
                 await connection.execute("COMMIT")
             except _LOST as error:
                 raise _CommitUnknown from error
+            faults.at("commit.after")
         return result
 
     async def _drive(self, pinned: _Pinned, steps: Operation[T]) -> T:

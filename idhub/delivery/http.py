@@ -23,6 +23,7 @@ import orjson
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
+from idhub import faults
 from idhub.delivery.addresses import OutboundPolicy, OutboundRefused
 from idhub.errors import Unavailable
 from idhub.settings import Settings
@@ -150,6 +151,7 @@ class OutboundHttp:
         """
         target = self.policy.check_url(url)
         sent_headers, body = _body(headers, json, data)
+        faults.at("send.before")
         try:
             async with (
                 asyncio.timeout(timeout.total_seconds()),
@@ -175,6 +177,9 @@ class OutboundHttp:
             raise OutboundRefused(
                 f"The request to {target.authority} is malformed.", rule="outbound.request"
             ) from error
+        finally:
+            # Passed whatever came of it: also after a time-out, when the other side may have acted.
+            faults.at("send.after")
 
     def _session(self) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()

@@ -47,6 +47,12 @@ image-steps: ## Run the steps of the Dockerfile in a scratch folder, without an 
 clean: ## Remove what make has built
 	rm -rf $(VENV) tests/node_modules dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
+##@ Long runs
+
+.PHONY: soak
+soak: $(ENVIRONMENT) system-packages ## Kill the hub at every fault point of four flows on both databases (about half an hour)
+	$(TEMPORARY) SOAK=1 $(PYTHON) -m pytest tests/flows/test_faults_killed.py --numprocesses=2 -q
+
 ##@ Set-up
 
 .PHONY: system-packages

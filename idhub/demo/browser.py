@@ -118,8 +118,9 @@ class _PageParser(HTMLParser):
 class Browser:
     """One person's browser. Cookies follow the host and ignore the port, as in every browser (RFC 6265 section 8.5)."""
 
-    def __init__(self, *, language: str = "zh-CN") -> None:
+    def __init__(self, *, language: str = "zh-CN", transport: httpx2.BaseTransport | None = None) -> None:
         self._client = httpx2.Client(
+            transport=transport,
             follow_redirects=True,
             timeout=_TIMEOUT_SECONDS,
             headers={"accept": "text/html", "accept-language": language, "user-agent": "idhub-demo (no JavaScript)"},

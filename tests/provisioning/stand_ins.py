@@ -29,6 +29,10 @@ class Seen:
     filter: str | None
     authorization: str | None
     body: Any
+    delivery: str | None = field(default=None, compare=False)
+    """X-Idhub-Delivery."""
+    at: float = field(default=0.0, compare=False)
+    """When it came, in seconds since 1970."""
 
 
 @dataclass
@@ -139,7 +143,8 @@ class _Handler(BaseHTTPRequestHandler):
         parts = urlsplit(self.path)
         asked = parse_qs(parts.query).get("filter", [None])[0]
         authorization = self.headers.get("Authorization")
-        service.seen.append(Seen(self.command, parts.path, asked, authorization, body))
+        delivery = self.headers.get("X-Idhub-Delivery")
+        service.seen.append(Seen(self.command, parts.path, asked, authorization, body, delivery, time.time()))
         if service.behaviour == "silent":
             service.wait_for_release()
             return

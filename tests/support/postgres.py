@@ -7,8 +7,9 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -52,8 +53,23 @@ def _programs() -> Path:
 class PostgresServer:
     """One running server. Databases are made from a template, which takes some 50 ms."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    def __init__(self, start: Callable[[int | None], tuple["subprocess.Popen[bytes]", int]]) -> None:
+        self._start = start
+        self.process, self.port = start(None)
+
+    def checkpoint(self) -> None:
+        """Write everything to the data files, so that a crash has nothing older to begin from."""
+        with psycopg.connect(self.url(), autocommit=True) as connection:
+            connection.execute("CHECKPOINT")
+
+    def stop_at_once(self) -> None:
+        """What `pg_ctl stop -m immediate` does: every connection is cut, nothing is written down, recovery follows."""
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait(20)
+
+    def start_again(self) -> None:
+        """On the port it had; returns when it accepts connections."""
+        self.process, _ = self._start(self.port)
 
     def url(self, database: str = "postgres") -> str:
         """The address of a database, as settings take it."""
@@ -74,8 +90,8 @@ class PostgresServer:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """Run a server until the block ends.
+def postgres_server(**options: str) -> Iterator[PostgresServer]:
+    """Run a server until the block ends. `options` are settings of PostgreSQL that differ from those of other tests.
 
     PostgreSQL refuses to run as root; then it runs as the user `postgres`, in a folder that this user owns.
 
@@ -98,10 +114,11 @@ def postgres_server() -> Iterator[PostgresServer]:
             os.chown(folder, owner.pw_uid, owner.pw_gid)
         data = folder / "data"
         _run_as(owner, [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"], folder)
-        process, port = _start(programs, data, folder, owner)
+        server = PostgresServer(partial(_start, programs, data, folder, owner, {**_OPTIONS, **options}))
         try:
-            yield PostgresServer(port)
+            yield server
         finally:
+            process = server.process
             process.send_signal(signal.SIGINT)  # "fast": disconnect everybody, then end
             try:
                 process.wait(20)
@@ -134,14 +151,19 @@ def _run_as(owner: pwd.struct_passwd | None, command: list[str | Path], folder: 
 
 
 def _start(
-    programs: Path, data: Path, folder: Path, owner: pwd.struct_passwd | None
+    programs: Path,
+    data: Path,
+    folder: Path,
+    owner: pwd.struct_passwd | None,
+    settings: Mapping[str, str],
+    fixed_port: int | None,
 ) -> tuple["subprocess.Popen[bytes]", int]:
     """Start on a free port; another process may take that port first, hence three tries."""
     user, group, extra_groups = _identity(owner)
     log = folder / "log"
     for _ in range(3):
-        port = free_port()
-        options = [f"--{name}={value}" for name, value in _OPTIONS.items()]
+        port = fixed_port or free_port()
+        options = [f"--{name}={value}" for name, value in settings.items()]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 [programs / "postgres", "-D", data, "-p", str(port), "-k", folder, *options],

@@ -108,11 +108,16 @@ def ranked_terms(stored: str) -> tuple[list[str], list[str], list[str]]:
 
 def first_match(stored: str, word: str) -> str | None:
     """Rank and term by which a person with these terms is found by `word`; of several the first. None: not at all."""
+    # Ranks, and terms within one, stand in order: the first place where a term begins so is the first match.
+    inners, tails = stored.find("  "), stored.rfind("  ")
+    if inners < 0:
+        inners = tails = len(stored)
+    found = stored.find(" " + word) if word else -1
+    if 0 <= found < tails:
+        return ("n" if found < inners else "i") + stored[found + 1 : stored.index(" ", found + 1)]
     tail = tail_of(word)
-    for rank, terms, beginning in zip(RANKS, ranked_terms(stored), (word, word, tail), strict=True):
-        found = [term for term in terms if term.startswith(beginning)] if beginning else []
-        if found:
-            return rank + min(found)
+    if tail and stored.startswith(tail, tails + 2):
+        return "r" + stored[tails + 2 :].rstrip()
     return None
 
 

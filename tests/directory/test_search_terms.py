@@ -106,3 +106,16 @@ def test_a_name_is_found_by_the_beginning_of_each_of_its_words(name: str, data: 
     han = [c for c in name if "\u4e00" <= c <= "\u9fff"]
     if not any(c in beginning for c in han):
         assert first_match(stored, beginning) is not None
+
+
+@given(
+    st.lists(st.text(alphabet="ab1", min_size=1, max_size=4), max_size=4), st.text(alphabet="1", max_size=6), st.data()
+)
+def test_the_first_match_is_the_least_in_the_order_of_ranks(names: list[str], digits: str, data: st.DataObject) -> None:
+    stored = terms_of(Searchable("org_1", "-".join(names), numbers=tuple(names[:1]), mobile=digits))
+    word = data.draw(st.text(alphabet="ab1", min_size=1, max_size=5))
+    fronts, inners, tails = ranked_terms(stored)
+    matches = ["n" + t for t in fronts if t.startswith(word)] or ["i" + t for t in inners if t.startswith(word)]
+    if not matches and len(word) > 3 and word.isdigit():
+        matches = ["r" + t for t in tails if t.startswith(word[::-1])]
+    assert first_match(stored, word) == (min(matches) if matches else None)

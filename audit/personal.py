@@ -22,7 +22,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from audit.errors import AuditError, InvalidEvent
-from audit.events import PERSONAL_LIMIT, Event, EventClass, clean_text, identifier
+from audit.events import PERSONAL_LIMIT, Event, EventClass, SealedValues, clean_text, identifier
 
 SALT_BYTES: Final = 16
 _KEY_BYTES: Final = 32
@@ -70,6 +70,17 @@ def is_indexed(event: Event) -> bool:
     return event.person_id is None or event.type.event_class is not EventClass.CHANGE
 
 
+def seal_ahead(event_id: str, person_id: str, values: Mapping[str, str], sealer: Sealer) -> SealedValues:
+    """Seal the personal values of an event to come, under the id (`new_event_ids`) that it will have.
+
+    Raises:
+        InvalidEvent: a field is not a short lower-case name.
+    """
+    batch = PersonalBatch(sealer)
+    commitments = batch.seal(values, event_id, identifier(person_id))
+    return SealedValues(event_id, person_id, commitments, batch.keys[0][2], batch.values[0][3])
+
+
 class PersonalBatch:
     """Seals the personal values of one batch of events, with one new key for each person in it."""
 
@@ -87,13 +98,25 @@ class PersonalBatch:
             InvalidEvent: a field is not a short lower-case name.
         """
         person_id = None if event.person_id is None else identifier(event.person_id)
-        random = os.urandom(SALT_BYTES * len(event.personal) + _NONCE_BYTES)
+        commitments = self.seal(event.personal, event_id, person_id)
+        if is_indexed(event):
+            for text in event.personal.values():
+                if value := clean_text(text, PERSONAL_LIMIT):
+                    self.terms.append((index_term(value, self._sealer), event_id, person_id, at))
+        return commitments
+
+    def seal(self, personal: Mapping[str, str], event_id: str, person_id: str | None) -> dict[str, str]:
+        """Seal values for an event; return their commitments.
+
+        Raises:
+            InvalidEvent: a field is not a short lower-case name.
+        """
+        random = os.urandom(SALT_BYTES * len(personal) + _NONCE_BYTES)
         salts = random[:-_NONCE_BYTES].hex()
         commitments: dict[str, str] = {}
         plain: dict[str, tuple[str, str]] = {}
-        indexed = is_indexed(event)
         start = 0
-        for field, text in event.personal.items():
+        for field, text in personal.items():
             if not _FIELD.fullmatch(field):
                 raise InvalidEvent("the name of a personal value must be short and in lower case")
             value = clean_text(text, PERSONAL_LIMIT)
@@ -101,13 +124,17 @@ class PersonalBatch:
             commitments[field] = commitment(random[start:end], field, value)
             plain[field] = (value, salts[2 * start : 2 * end])
             start = end
-            if indexed and value:
-                self.terms.append((index_term(value, self._sealer), event_id, person_id, at))
         key_id, cipher = self._cipher(person_id, event_id)
         nonce = random[-_NONCE_BYTES:]
         sealed = nonce + cipher.encrypt(nonce, orjson.dumps(plain), event_id.encode())
         self.values.append((event_id, key_id, person_id, sealed))
         return commitments
+
+    def take(self, ahead: SealedValues) -> dict[str, str]:
+        """Take in values that were sealed in advance; return their commitments."""
+        self.keys.append((ahead.event_id, ahead.person_id, ahead.sealed_key))
+        self.values.append((ahead.event_id, ahead.event_id, ahead.person_id, ahead.sealed_values))
+        return ahead.commitments
 
     def _cipher(self, person_id: str | None, event_id: str) -> tuple[str, AESGCM]:
         found = self._ciphers.get(person_id) if person_id is not None else None

@@ -10,11 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
+from itertools import chain
 from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Table, delete, select
 
-from audit.errors import AuditError
+from audit.errors import AuditError, InvalidEvent
 from audit.events import Actor, Event, EventType, encoded, new_event_ids, to_micros
 from audit.merkle import LEAF_PREFIX
 from audit.personal import PersonalBatch, Sealer, index_term
@@ -76,6 +77,7 @@ _TABLES: Final[dict[TableName, Table]] = {
 }
 # Below this, setting up a COPY costs more than it saves.
 _COPY_FROM: Final = 32
+_ROWS_A_STATEMENT: Final = 100
 
 
 @dataclass(slots=True)
@@ -107,9 +109,16 @@ def event_rows(events: Sequence[Event], *, sealer: Sealer) -> Rows:
     """
     rows = Rows(event_ids=new_event_ids(len(events)))
     personal = PersonalBatch(sealer)
-    for event_id, raw in zip(rows.event_ids, events, strict=True):
+    for place, raw in enumerate(events):
         at = to_micros(raw.at)
-        commitments = personal.add(raw, event_id, at) if raw.personal else None
+        event_id = rows.event_ids[place]
+        if raw.sealed is not None:
+            if raw.personal or raw.sealed.person_id != raw.person_id:
+                raise InvalidEvent("values sealed in advance are another event's")
+            event_id = rows.event_ids[place] = raw.sealed.event_id
+            commitments: dict[str, str] | None = personal.take(raw.sealed)
+        else:
+            commitments = personal.add(raw, event_id, at) if raw.personal else None
         event, body = encoded(raw, event_id=event_id, commitments=commitments, micros=at)
         kind, who = event.type, event.actor
         rows.audit_events.append(
@@ -168,7 +177,16 @@ def append(connection: Connection, events: Sequence[Event], *, sealer: Sealer) -
 
 def _insert(connection: Connection, table: TableName, values: list[tuple[Any, ...]]) -> None:
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(insert_statement(table, "qmark"), values)
+        whole = len(values) - len(values) % _ROWS_A_STATEMENT
+        if whole:
+            # Many rows a statement: its fixed cost, and the driver's round for each, are shared.
+            one = insert_statement(table, "qmark")
+            many = one + f", ({one.rpartition('(')[2]}" * (_ROWS_A_STATEMENT - 1)
+            for start in range(0, whole, _ROWS_A_STATEMENT):
+                some = tuple(chain.from_iterable(values[start : start + _ROWS_A_STATEMENT]))
+                connection.exec_driver_sql(many, some)
+        if whole < len(values):
+            connection.exec_driver_sql(insert_statement(table, "qmark"), values[whole:])
     elif connection.dialect.driver == "psycopg":
         if len(values) < _COPY_FROM:
             connection.exec_driver_sql(insert_statement(table, "format"), values)

@@ -5,24 +5,40 @@ rows are locked where they are read for change. A function takes `session` first
 the route, command or worker that opened the transaction does.
 """
 
-import base64
+import fcntl
 import hashlib
+import itertools
 import os
 import random
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from contextlib import contextmanager, suppress
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal, TypeVar
 
 import orjson
-from sqlalchemy import BigInteger, Dialect, Engine, MetaData, Text, create_engine, event, insert, text
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Dialect,
+    Engine,
+    MetaData,
+    Text,
+    cast,
+    create_engine,
+    event,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+)
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import TypeDecorator
 
@@ -33,8 +49,8 @@ T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _BUSY_TIMEOUT_MS = 10_000
-# Longer than the first waits of SQLite's busy handler (1, 2, 5, 10 ms).
-_GIVE_WAY_SECONDS = 0.012
+_POLL_SECONDS = 0.002
+_LONGEST_WAY_SECONDS = 0.25
 # PostgreSQL gives up one of several transactions that wait for each other, or that no order explains. Nothing of it
 # stands, so it may begin anew.
 _BEGIN_ANEW = frozenset({"40001", "40P01"})
@@ -42,6 +58,7 @@ _ATTEMPTS = 5
 _FIRST_PAUSE_SECONDS = 0.02
 # psycopg allows 65,535 bound values a statement; SQLite 32,766.
 MAX_IN_VALUES = 5_000
+_MAX_SQLITE_VALUES = 32_000
 
 
 class Base(DeclarativeBase):
@@ -96,36 +113,47 @@ class JsonText(TypeDecorator[Any]):
 
     def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
         """Store canonical JSON text."""
-        return None if value is None else orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
+        return None if value is None else json_text(value)
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """Read the JSON value."""
         return None if value is None else orjson.loads(value)
 
 
-_last_id_ms = 0
-_id_counter = 0
+_ID_ALPHABET = "0123456789abcdefghijklmnopqrstuv"
+_ID_PAIRS = tuple(high + low for high in _ID_ALPHABET for low in _ID_ALPHABET)
+_ID_ODD_BYTES = 7
+_last_id = 0
 _id_lock = threading.Lock()
 
 
-def new_id(prefix: str) -> str:
-    """A new identifier: `prefix_` and 26 characters, time-ordered within a process, 68 random bits.
+def new_ids(prefix: str, count: int) -> list[str]:
+    """New identifiers: `prefix_` and 26 characters, time-ordered within a process, 56 random bits.
 
     Identifiers are names, not secrets: nothing is authorized by knowing one.
     """
-    global _last_id_ms, _id_counter  # noqa: PLW0603 - one counter a process is the point
-    now_ms = time.time_ns() // 1_000_000
+    global _last_id  # noqa: PLW0603 - one counter a process is the point
+    # Milliseconds and a counter of 12 bits, which carries over into the milliseconds.
+    now = time.time_ns() // 1_000_000 << 12
     with _id_lock:
-        if now_ms <= _last_id_ms:
-            _id_counter += 1
-            if _id_counter > 0xFFF:
-                _last_id_ms += 1
-                _id_counter = 0
-        else:
-            _last_id_ms, _id_counter = now_ms, 0
-        value = (_last_id_ms << 12 | _id_counter) << 68
-    value |= int.from_bytes(os.urandom(9), "big") >> 4
-    return f"{prefix}_{base64.b32hexencode(value.to_bytes(16, 'big')).decode().rstrip('=').lower()}"
+        first = max(now, _last_id + 1)
+        _last_id = first + count - 1
+    odd = os.urandom(_ID_ODD_BYTES * count).hex()
+    ids = []
+    block, head = -1, ""
+    for number in range(count):
+        place = first + number
+        if place >> 10 != block:
+            block = place >> 10
+            head = f"{prefix}_" + "".join(_ID_PAIRS[block >> shift & 1023] for shift in (40, 30, 20, 10, 0))
+        start = number * _ID_ODD_BYTES * 2
+        ids.append(f"{head}{_ID_PAIRS[place & 1023]}{odd[start : start + _ID_ODD_BYTES * 2]}")
+    return ids
+
+
+def new_id(prefix: str) -> str:
+    """One new identifier (`new_ids`)."""
+    return new_ids(prefix, 1)[0]
 
 
 def chunked(items: Sequence[T], size: int = MAX_IN_VALUES) -> Iterator[Sequence[T]]:
@@ -140,6 +168,80 @@ def bulk_insert(session: Session, model: type[Base], rows: Iterable[Mapping[str,
     if listed:
         session.connection().execute(insert(model.__table__), listed)  # type: ignore[arg-type]
     return len(listed)
+
+
+# Rows of one INSERT: a statement's fixed cost (constraints, the driver's round) is shared, its text stays cached.
+_ROWS_A_STATEMENT = 100
+# Below this, setting up a COPY costs more than it saves.
+_COPY_FROM = 32
+
+
+def insert_rows(session: Session, model: type[Base], columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
+    """Insert many rows as the driver stores them, past SQLAlchemy: the path of bulk work.
+
+    Values are given in the database's own form (`to_micros`, JSON text, `stored_date`, plain `str`), one tuple a row.
+
+    Raises:
+        IntegrityError: as any insert.
+    """
+    if not rows:
+        return
+    connection = session.connection()
+    table = model.__tablename__
+    names = ", ".join(f'"{name}"' for name in columns)
+    if connection.dialect.name == "sqlite":
+        one = f"({', '.join('?' * len(columns))})"
+        head = f"INSERT INTO {table} ({names}) VALUES "  # noqa: S608 - names of our own tables
+        size = min(_ROWS_A_STATEMENT, _MAX_SQLITE_VALUES // len(columns))
+        whole = len(rows) - len(rows) % size
+        if whole:
+            many = head + ", ".join([one] * size)
+            for start in range(0, whole, size):
+                values = tuple(itertools.chain.from_iterable(rows[start : start + size]))
+                connection.exec_driver_sql(many, values)
+        if whole < len(rows):
+            connection.exec_driver_sql(head + one, list(rows[whole:]))
+        return
+    if len(rows) < _COPY_FROM:
+        marks = ", ".join(["%s"] * len(columns))
+        statement = f"INSERT INTO {table} ({names}) VALUES ({marks})"  # noqa: S608 - names of our own tables
+        connection.exec_driver_sql(statement, list(rows))
+        return
+    driver: Any = connection.connection.driver_connection
+    statement = f"COPY {table} ({names}) FROM STDIN"
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            for row in rows:
+                copy.write_row(row)
+    except driver_errors().IntegrityError as error:
+        raise IntegrityError(statement, None, error) from error
+
+
+def among(session: Session, values: Sequence[str]) -> Any:
+    """Many texts as one bound value: `column.in_(among(session, texts))` is compiled once, whatever their number."""
+    if session.get_bind().dialect.name == "sqlite":
+        each = func.json_each(orjson.dumps(list(values)).decode()).table_valued("value")
+        return select(each.c.value)
+    return select(func.unnest(cast(literal(list(values), ARRAY(Text)), ARRAY(Text))))
+
+
+def driver_errors() -> Any:
+    """The PostgreSQL driver's module; imported late, SQLite needs none of it."""
+    import psycopg
+
+    return psycopg
+
+
+def stored_date(session: Session) -> Callable[[date | None], Any]:
+    """How the session's database stores a date: SQLite as ISO text, PostgreSQL as it is."""
+    if session.get_bind().dialect.name == "sqlite":
+        return lambda day: None if day is None else day.isoformat()
+    return lambda day: day
+
+
+def json_text(value: Any) -> str:
+    """A JSON value as `JsonText` stores it."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()
 
 
 def upsert(session: Session, model: type[Base]) -> Any:
@@ -161,6 +263,54 @@ def wait_alone(session: Session, name: str) -> None:
 def may_begin_anew(error: DBAPIError) -> bool:
     """Whether the database ended a transaction for a reason that passes: a deadlock, or no order that explains it."""
     return getattr(error.orig, "sqlstate", None) in _BEGIN_ANEW
+
+
+@contextmanager
+def _line(path: str) -> Iterator[int]:
+    """The file beside an SQLite database on which those who wait to write hold a shared lock."""
+    descriptor = os.open(f"{path}-line", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def begin_immediate(connection: Any, path: str, *, patience: float = _BUSY_TIMEOUT_MS / 1000) -> None:
+    """Begin a write transaction on a sqlite3 connection; while another writes, stand in line (`Database.give_way`).
+
+    Raises:
+        sqlite3.OperationalError: the other did not end within `patience` seconds.
+    """
+    connection.execute("PRAGMA busy_timeout=0")
+    try:
+        if _begins(connection):
+            return
+        with _line(path) as line:
+            fcntl.flock(line, fcntl.LOCK_SH)
+            deadline = time.monotonic() + patience
+            while not _begins(connection):
+                if time.monotonic() > deadline:
+                    connection.execute("BEGIN IMMEDIATE")
+                    return
+                time.sleep(_POLL_SECONDS)
+    finally:
+        connection.execute(f"PRAGMA busy_timeout={int(patience * 1000)}")
+
+
+def _begins(connection: Any) -> bool:
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    except sqlite3.OperationalError as error:
+        if not is_busy(error):
+            raise
+        return False
+    return True
+
+
+def is_busy(error: sqlite3.OperationalError) -> bool:
+    """Whether another holds the lock."""
+    # The primary code is in the low byte: SQLITE_BUSY_SNAPSHOT and its like are busy too.
+    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 class Database:
@@ -188,7 +338,7 @@ class Database:
         with self.engine.connect() as connection:
             if self.dialect == "sqlite":
                 connection.exec_driver_sql("PRAGMA synchronous=" + ("FULL" if durable else "NORMAL"))
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
+                begin_immediate(connection.connection.driver_connection, self.engine.url.database or "")
             with Session(connection, expire_on_commit=False, info=self.session_info) as session:
                 try:
                     yield session
@@ -235,9 +385,19 @@ class Database:
                     connection.rollback()
 
     def give_way(self) -> None:
-        """Let others write before bulk work takes the lock again: SQLite queues nobody, waiters look now and then."""
-        if self.dialect == "sqlite":
-            time.sleep(_GIVE_WAY_SECONDS)
+        """Let everybody who stands in line write before bulk work takes the lock again. Costs nothing when nobody does.
+
+        SQLite queues nobody: who waits looks now and then, and bulk work would always be there first.
+        """
+        if self.dialect != "sqlite":
+            return
+        with _line(self.engine.url.database or "") as line:
+            deadline = time.monotonic() + _LONGEST_WAY_SECONDS
+            while time.monotonic() < deadline:
+                with suppress(BlockingIOError):
+                    fcntl.flock(line, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                time.sleep(_POLL_SECONDS)
 
     def dispose(self) -> None:
         """Close every pooled connection."""
@@ -304,6 +464,6 @@ def _use_wal(cursor: Any) -> None:
         except sqlite3.OperationalError:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(_GIVE_WAY_SECONDS)
+            time.sleep(_POLL_SECONDS)
         else:
             return

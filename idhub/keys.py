@@ -82,6 +82,8 @@ class MasterKey:
     """The key that seals everything else. Lives in a file that the database's owner need not be able to read."""
 
     def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        """The key itself, for a process of our own that seals too (`lifecycle.hr_ahead`); never for a log or a disk."""
         self._sealing = AESGCM(_derive(raw, "idhub seal 1"))
         self._blind = _derive(raw, "idhub blind index 1")
         self.csrf_secret = _derive(raw, "idhub csrf 1")

@@ -25,7 +25,7 @@ from audit.personal import Sealer
 from audit.trail import INSERT_COLUMNS, TableName, event_rows, insert_statement
 from idhub import faults
 from idhub.credentials.statements import Statement, compile_statements
-from idhub.db import Database
+from idhub.db import Database, begin_immediate, is_busy
 from idhub.errors import Unavailable
 from idhub.settings import Settings
 
@@ -143,7 +143,7 @@ class SqliteStore(_Flushing):
         except _NeedsDurable:
             thread, is_durable = self._durable, True
         except sqlite3.OperationalError as error:
-            if not _is_busy(error):
+            if not is_busy(error):
                 raise _translated(error) from error
             thread, is_durable = self._waiting, False
         try:
@@ -163,7 +163,10 @@ class SqliteStore(_Flushing):
         is_durable: bool,
     ) -> T:
         if begin is not None:
-            connection.execute(begin)
+            if connection is self._inline:
+                connection.execute(begin)
+            else:
+                begin_immediate(connection, self._path, patience=_BUSY_TIMEOUT_S)
         try:
             result = self._drive(connection, operation(), is_durable=is_durable)
             if begin is not None:
@@ -239,14 +242,9 @@ class _Thread:
             self._connection = None
 
 
-def _is_busy(error: sqlite3.OperationalError) -> bool:
-    # The primary code is in the low byte: SQLITE_BUSY_SNAPSHOT and its like are busy too.
-    return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
-
-
 def _translated(error: sqlite3.OperationalError) -> Exception:
     """What the caller is told: an outage passes, anything else is a defect of ours."""
-    if _is_busy(error):
+    if is_busy(error):
         return Unavailable("The database is busy.", retry_after=timedelta(seconds=1))
     if (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _NO_STORAGE:
         _LOG.error("store.no_storage", error=getattr(error, "sqlite_errorname", ""))

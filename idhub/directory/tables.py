@@ -28,7 +28,8 @@ from idhub.db import Base, Instant, JsonText
 from idhub.directory.kinds import EmploymentState, EmploymentType, OrganizationKind, PrincipalKind, Standing
 
 _STAGED = text("state = 'staged'")
-_LIVE = text("state <> 'ended'")
+_LIVE_WITH_END = text("state <> 'ended' AND ends_at IS NOT NULL")
+_OWNED = text("owner_id IS NOT NULL")
 _BELIEVED = text("superseded_at IS NULL")
 _NOT_INDEXED = text("search_place IS NULL")
 _NOT_ACTIVE = text("standing <> 'active'")
@@ -119,6 +120,7 @@ class Principal(Base):
     __table_args__ = (
         CheckConstraint("standing IN ('staged','active','suspended','left')", name="standing"),
         Index("ix_principals_not_active", "standing", "id", sqlite_where=_NOT_ACTIVE, postgresql_where=_NOT_ACTIVE),
+        Index("ix_principals_owner_id", "owner_id", sqlite_where=_OWNED, postgresql_where=_OWNED),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -131,7 +133,7 @@ class Principal(Base):
     access_starts_at: Mapped[datetime] = mapped_column(Instant)
     access_ends_at: Mapped[datetime | None] = mapped_column(Instant)
     """First instant without access; null: no end is known."""
-    owner_id: Mapped[str | None] = mapped_column(ForeignKey("principals.id"), index=True)
+    owner_id: Mapped[str | None] = mapped_column(ForeignKey("principals.id"))
     """Person who answers for a service identity or device."""
     rotation_due_at: Mapped[datetime | None] = mapped_column(Instant)
     """Set when the owner left: by then the credentials of this service or device must be replaced."""
@@ -211,7 +213,7 @@ class LoginName(Base):
     __tablename__ = "login_names"
 
     value: Mapped[str] = mapped_column(String(254), primary_key=True)
-    principal_id: Mapped[str] = mapped_column(ForeignKey("principals.id"), primary_key=True, index=True)
+    principal_id: Mapped[str] = mapped_column(ForeignKey("principals.id"), primary_key=True)
     kind: Mapped[str] = mapped_column(String(16))
     """employee_number, email, mobile."""
 
@@ -224,17 +226,17 @@ class Employment(Base):
         Index("uq_employments_number", "organization_id", "employee_number", unique=True),
         CheckConstraint("state IN ('staged','active','suspended','ended')", name="state"),
         Index("ix_employments_starts_due", "starts_at", sqlite_where=_STAGED, postgresql_where=_STAGED),
-        Index("ix_employments_ends_due", "ends_at", sqlite_where=_LIVE, postgresql_where=_LIVE),
+        Index("ix_employments_ends_due", "ends_at", sqlite_where=_LIVE_WITH_END, postgresql_where=_LIVE_WITH_END),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     principal_id: Mapped[str] = mapped_column(ForeignKey("principals.id"), index=True)
     organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
-    department_id: Mapped[str | None] = mapped_column(ForeignKey("departments.id"), index=True)
+    department_id: Mapped[str | None] = mapped_column(ForeignKey("departments.id"))
     employee_number: Mapped[str] = mapped_column(String(64), index=True)
     type: Mapped[EmploymentType] = mapped_column(String(16))
     title: Mapped[str | None] = mapped_column(String(200))
-    manager_id: Mapped[str | None] = mapped_column(ForeignKey("principals.id"), index=True)
+    manager_id: Mapped[str | None] = mapped_column(ForeignKey("principals.id"))
     state: Mapped[EmploymentState] = mapped_column(String(16))
     starts_on: Mapped[date] = mapped_column(Date)
     ends_on: Mapped[date | None] = mapped_column(Date)
@@ -269,7 +271,7 @@ class SourceRecord(Base):
     """What a provider said of somebody, last."""
 
     __tablename__ = "source_records"
-    __table_args__ = (Index("ix_source_records_scope", "provider", "scope", "state"),)
+    __table_args__ = (Index("ix_source_records_scope", "provider", "scope", "key"),)
 
     provider: Mapped[str] = mapped_column(String(60), primary_key=True)
     key: Mapped[str] = mapped_column(String(200), primary_key=True)

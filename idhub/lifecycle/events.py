@@ -10,13 +10,13 @@ from idhub.changes import Actor, Event, EventType
 from idhub.directory.kinds import Standing
 from idhub.errors import IdhubError
 from idhub.lifecycle import intake
-from idhub.lifecycle.records import Written
-from idhub.lifecycle.rules import Post, main_post
+from idhub.lifecycle.records import NOTHING_READY, Written
+from idhub.lifecycle.rules import Post, State, main_post
 
 if TYPE_CHECKING:
     from idhub.lifecycle.transition import TransitionResult
 
-_PERSONAL = ("display_name", "given_name", "family_name", "email", "mobile")
+PERSONAL = ("display_name", "given_name", "family_name", "email", "mobile")
 
 
 def events_of(
@@ -26,6 +26,7 @@ def events_of(
     handed: Iterable[tuple[str, str, str | None]],
     result: "TransitionResult",
     *,
+    ready: Mapping[str, intake.Ready] = NOTHING_READY,
     now: datetime,
     actor: Actor,
     door: str,
@@ -36,7 +37,10 @@ def events_of(
     events: list[Event] = []
     for w in written:
         if w.before != w.after:
-            events += _person_events(w, reasons.get(w.after.id), result.cases.get(w.after.id), common)
+            if w.before is None:
+                events.append(_onboarded(w.after, ready.get(w.after.id), common))
+                continue
+            events += _person_events(w, w.before, reasons.get(w.after.id), result.cases.get(w.after.id), common)
     organization_of = {w.after.id: main_post(w.after.posts).organization_id for w in written}
     for change in entitled:
         kind = EventType.ENTITLEMENT_ENTITLED if change.is_entitled else EventType.ENTITLEMENT_WITHDRAWN
@@ -107,10 +111,31 @@ def service_events(
     ]
 
 
+def _onboarded(after: State, ready: intake.Ready | None, common: Mapping[str, Any]) -> Event:
+    main = main_post(after.posts)
+    sealed = None if ready is None else ready.personal
+    return Event(
+        type=EventType.PERSON_ONBOARDED,
+        target_kind="person",
+        target_id=after.id,
+        person_id=after.id,
+        organization_id=main.organization_id,
+        details={
+            "standing": after.standing._value_,
+            "starts_at": after.starts_at.isoformat(),
+            "employments": [_post_details(post) for post in after.posts],
+            "number": main.employee_number,
+        },
+        personal={name: str(after.person[name]) for name in PERSONAL if after.person.get(name)} if not sealed else {},
+        sealed=sealed,
+        **common,
+    )
+
+
 def _person_events(
-    w: Written, reason: intake.Change | None, case_id: str | None, common: Mapping[str, Any]
+    w: Written, before: State, reason: intake.Change | None, case_id: str | None, common: Mapping[str, Any]
 ) -> list[Event]:
-    after, before = w.after, w.before
+    after = w.after
     main = main_post(after.posts)
     scope: dict[str, Any] = {
         "target_kind": "person",
@@ -121,21 +146,6 @@ def _person_events(
     }
     why = getattr(reason, "reason", None)
     note = {"reason_given": why} if why else {}
-    if before is None:
-        personal = {name: str(after.person[name]) for name in _PERSONAL if after.person.get(name)}
-        return [
-            Event(
-                type=EventType.PERSON_ONBOARDED,
-                details={
-                    "standing": after.standing,
-                    "starts_at": after.starts_at.isoformat(),
-                    "employments": [_post_details(post) for post in after.posts],
-                    "number": main.employee_number,
-                },
-                personal=personal,
-                **scope,
-            )
-        ]
     events: list[Event] = []
     if before.standing != after.standing:
         details = {
@@ -167,7 +177,7 @@ def _person_events(
     changed = sorted(name for name in after.person if after.person[name] != before.person.get(name))
     if changed:
         personal = {
-            name: str(after.person[name]) for name in changed if name in _PERSONAL and after.person[name] is not None
+            name: str(after.person[name]) for name in changed if name in PERSONAL and after.person[name] is not None
         }
         events.append(Event(type=EventType.PERSON_UPDATED, details={"fields": changed}, personal=personal, **scope))
     return events + _post_events(w, scope)
@@ -208,8 +218,8 @@ def _post_details(post: Post) -> dict[str, Any]:
         "organization": post.organization_id,
         "department": post.department_id,
         "number": post.employee_number,
-        "type": post.type,
-        "state": post.state,
+        "type": post.type._value_,
+        "state": post.state._value_,
         "starts_on": post.starts_on.isoformat(),
         "ends_on": _plain(post.ends_on),
     }

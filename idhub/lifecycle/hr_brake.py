@@ -20,7 +20,8 @@ from idhub.directory.tables import Employment, Person, SourceRecord
 from idhub.errors import Conflict, NotFound
 from idhub.keys import Keyring
 from idhub.lifecycle import intake
-from idhub.lifecycle.hr_plan import PROVIDER, Leaving
+from idhub.lifecycle.hr_ahead import PROVIDER
+from idhub.lifecycle.hr_plan import Leaving
 from idhub.lifecycle.tables import HeldChange, LeaveCount
 from idhub.lifecycle.transition import transition
 

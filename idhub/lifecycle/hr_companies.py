@@ -1,6 +1,6 @@
 """Companies and departments that an HR file names: found by name or code, made where unknown, listed."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from hashlib import blake2b
 from zoneinfo import ZoneInfo
@@ -51,6 +51,24 @@ class Companies:
         self._by_text[folded] = folded
         self._texts[folded] = text
         return folded
+
+    def is_unknown(self, key: str) -> bool:
+        """Whether the company behind a key was unknown when it was first named."""
+        return key in self._texts
+
+    def text_of(self, key: str) -> str:
+        """How the unknown company behind a key was written."""
+        return self._texts[key]
+
+    def learn(self, texts: Mapping[str, str]) -> None:
+        """Take over the keys of unknown companies that another reader of the same file met."""
+        for key, text in texts.items():
+            self._by_text.setdefault(key, key)
+            self._texts.setdefault(key, text)
+
+    def source_key(self, row: HrRow) -> str:
+        """Key of the row's source record."""
+        return f"{self.code_of(row.company_key)}/{row.employee_number}"
 
     def name_of(self, key: str) -> str:
         """How people call the company behind a key."""

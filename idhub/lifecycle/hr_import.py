@@ -12,7 +12,8 @@ Entry point: `import_file`.
 
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
@@ -30,23 +31,25 @@ from idhub.directory.tables import Employment, SourceRecord
 from idhub.errors import Conflict, IdhubError, Invalid
 from idhub.keys import Keyring
 from idhub.lifecycle import hr_brake, intake
+from idhub.lifecycle.hr_ahead import PROVIDER, Ahead, FileChanged, Joiner, Reader, ReaderApart, open_reader
 from idhub.lifecycle.hr_brake import DEFAULT_BRAKE, Brake
 from idhub.lifecycle.hr_companies import Companies
-from idhub.lifecycle.hr_plan import PROVIDER, BatchPlan, Leaving, Planner, unchanged
+from idhub.lifecycle.hr_plan import BatchPlan, Leaders, Leaving, Planner
 from idhub.lifecycle.tables import SourceRun
 from idhub.lifecycle.transition import transition
-from providers.hr_file import HrFile, HrFileRefused, HrRow, RefusedRow, RowProblem, Rule
+from providers.base import Completeness
+from providers.hr_file import HrFileRefused, HrRow, RefusedRow, RowProblem, Rule
 
 DOOR = "hr_file"
 MAX_LISTED = 1_000
 """Problems that a report keeps; beyond, they are only counted."""
 MAX_ROW_EVENTS = 200
 """Refused rows that get an event each; beyond, `import.finished` has their number."""
-_READ_AHEAD = 2_000
 # A transaction's length. SQLite has one writer at a time; below a hundred rows its fixed cost would be most of it.
 _SLICE_SECONDS = {"sqlite": 0.05, "postgresql": 0.5}
-_SMALLEST, _LARGEST = 100, 1_000
+_SMALLEST, _LARGEST = 250, 2_000
 _ABSENT_PAGE = 2_000
+NOBODY: Mapping[int, Joiner] = {}
 
 
 @dataclass(slots=True)
@@ -136,7 +139,7 @@ def import_file(
         companies = Companies(session)
         active = hr_brake.active_posts(session)
     try:
-        file = HrFile(path, company_key=companies.key)
+        reader = open_reader(database, path, companies, keyring)
     except HrFileRefused as error:
         rule = f"hr_file.{error.code}"
         if not dry_run:
@@ -145,14 +148,13 @@ def import_file(
                     session, [_finished(new_id("run"), actor, now=now, reason=rule, details={}, request_id=request_id)]
                 )
         raise Invalid(error.description, field="file", rule=rule) from error
-    with file:
+    with closing(reader):
         run = _Run(
             database=database,
-            path=path,
-            file=file,
+            reader=reader,
             companies=companies,
             keyring=keyring,
-            report=ImportReport(new_id("run"), file.digest, file.encoding, snapshot, dry_run),
+            report=ImportReport(new_id("run"), reader.digest, reader.encoding, snapshot, dry_run),
             now=now,
             actor=actor,
             brake=brake,
@@ -171,8 +173,7 @@ class _Run:
     """One file on its way in."""
 
     database: Database
-    path: Path
-    file: HrFile
+    reader: Reader | ReaderApart
     companies: Companies
     keyring: Keyring
     report: ImportReport
@@ -188,6 +189,7 @@ class _Run:
     deferred: "array[int]" = field(default_factory=lambda: array("Q"))
     named: dict[str, None] = field(default_factory=dict)
     """Keys of the companies that the file names."""
+    leaders: Leaders = field(default_factory=Leaders)
     humans: dict[str, str] = field(default_factory=dict)
     """In a dry run: people planned so far, by keyed national id."""
 
@@ -203,7 +205,7 @@ class _Run:
         newer: set[str] = set()
         for content_hash, counts in runs:
             spoke_for = set(counts.get("companies", ()))
-            if content_hash == self.file.digest:
+            if content_hash == self.reader.digest:
                 if newer & spoke_for:
                     raise Conflict(
                         "This file was imported before, and a newer one since; importing it again would undo that.",
@@ -216,38 +218,22 @@ class _Run:
     def run(self) -> ImportReport:
         """Do it all, in order."""
         report = self.report
-        report.unknown_columns = self.file.unknown_columns
+        report.unknown_columns = self.reader.unknown_columns
         self._begin()
-        for rows in _batches(self._accepted(), _READ_AHEAD):
-            self._take_in(rows)
+        for ahead in self.reader.batches():
+            self._take_in(ahead)
             self.progress(report.rows)
-        proof = self.file.completeness()
+        proof = self.reader.completeness()
         report.gaps = proof.gaps
         self._settle_managers()
         if report.is_snapshot:
-            self._find_absent()
+            self._find_absent(proof)
         self._let_go()
         report.created_companies = list(self.companies.created)
         report.created_departments = self.companies.created_departments
         self._finish()
         self.progress(report.rows)
         return report
-
-    def _accepted(self) -> Iterator[HrRow]:
-        report = self.report
-        for row in self.file.records():
-            report.rows += 1
-            if isinstance(row, RefusedRow):
-                report.refused += 1
-                self.on_refused(row)
-                if row.company is not None:
-                    self.named[row.company] = None
-                self._list(row.problems)
-                continue
-            self.named[row.company_key] = None
-            if row.notice is not None:
-                self._notice([row.notice])
-            yield row
 
     def _list(self, problems: Iterable[RowProblem]) -> None:
         room = MAX_LISTED - len(self.report.problems)
@@ -268,23 +254,30 @@ class _Run:
                     started_at=self.now,
                     is_complete=False,
                     is_snapshot=self.report.is_snapshot,
-                    content_hash=self.file.digest,
+                    content_hash=self.reader.digest,
                     counts={},
                     problems=[],
                     started_by=self.actor.id,
                 )
             )
 
-    def _take_in(self, rows: Sequence[HrRow]) -> None:
-        """Pass over rows that say nothing new, without a write; apply the others in small transactions."""
-        with self.database.read() as session:
-            same = unchanged(session, rows, self.companies)
-        self.report.unchanged += len(same)
-        news = [row for row in rows if row.line not in same]
-        for plan in self._apply_all(news):
+    def _take_in(self, ahead: Ahead) -> None:
+        """Note what a stretch of the file says; apply its news in small transactions."""
+        report = self.report
+        report.rows += ahead.rows
+        report.unchanged += ahead.unchanged
+        self.companies.learn(ahead.texts)
+        self.named.update(dict.fromkeys(ahead.named))
+        for refused in ahead.refused:
+            report.refused += 1
+            self.on_refused(refused)
+            self._list(refused.problems)
+        self._notice(ahead.notices)
+        joiners = {row.line: joiner for row, joiner in zip(ahead.news, ahead.joiners, strict=True) if joiner}
+        for plan in self._apply_all(ahead.news, joiners):
             self._account(plan)
 
-    def _apply_all(self, rows: Sequence[HrRow]) -> Iterator[BatchPlan]:
+    def _apply_all(self, rows: Sequence[HrRow], joiners: Mapping[int, Joiner] = NOBODY) -> Iterator[BatchPlan]:
         """Apply rows in transactions that grow or shrink towards the time slice."""
         slice_seconds = _SLICE_SECONDS[self.database.dialect]
         start = 0
@@ -292,23 +285,28 @@ class _Run:
             part = rows[start : start + self.size]
             start += len(part)
             began = time.perf_counter()
-            yield from self._apply(part)
+            yield from self._apply(part, joiners)
             if self.report.is_dry_run:
                 continue
             spent = max(time.perf_counter() - began, 1e-4)
             self.size = max(_SMALLEST, min(_LARGEST, int(len(part) * slice_seconds / spent)))
             self.database.give_way()
 
-    def _apply(self, rows: Sequence[HrRow], *, is_retry: bool = False) -> Iterator[BatchPlan]:
-        """Apply rows in one transaction; when it fails as a whole, halve it until the row that does is alone."""
+    def _apply(
+        self, rows: Sequence[HrRow], joiners: Mapping[int, Joiner] = NOBODY, *, is_retry: bool = False
+    ) -> Iterator[BatchPlan]:
+        """Apply rows in one transaction; when it fails as a whole, halve it until the row that does is alone.
+
+        Then nobody is taken for unknown any more because they were when the reader looked.
+        """
         if self.report.is_dry_run:
             with self.database.read() as session:
-                yield self._plan(session, rows, {})
+                yield self._plan(session, rows, {}, joiners)
             return
         mark = self.companies.mark()
         try:
             with self.database.transaction() as session:
-                plan = self._apply_in(session, rows)
+                plan = self._apply_in(session, rows, joiners)
         except (IdhubError, IntegrityError):
             self.companies.rewind(mark)
             with self.database.read() as session:
@@ -326,19 +324,23 @@ class _Run:
             return
         yield plan
 
-    def _apply_in(self, session: Session, rows: Sequence[HrRow]) -> BatchPlan:
+    def _apply_in(self, session: Session, rows: Sequence[HrRow], joiners: Mapping[int, Joiner]) -> BatchPlan:
         context: dict[str, Any] = {"now": self.now, "actor": self.actor, "door": DOOR}
         self.companies.ensure(session, (row.company_key for row in rows), **context)
         places = ((self.companies.id_of(row.company_key) or "", row.department) for row in rows)
         departments = self.companies.departments(session, places, **context)
-        plan = self._plan(session, rows, departments)
+        plan = self._plan(session, rows, departments, joiners)
         if plan.changes:
             result = transition(session, plan.changes, request_id=self.request_id, **context)
             self._refuse(plan, result.refused)
         return plan
 
     def _plan(
-        self, session: Session, rows: Sequence[HrRow], departments: dict[tuple[str, tuple[str, ...]], str]
+        self,
+        session: Session,
+        rows: Sequence[HrRow],
+        departments: dict[tuple[str, tuple[str, ...]], str],
+        joiners: Mapping[int, Joiner],
     ) -> BatchPlan:
         if self.report.is_dry_run:
             departments = self.companies.known_departments(session, rows)
@@ -351,6 +353,8 @@ class _Run:
             run_id=self.report.run_id,
             now=self.now,
             departments=departments,
+            joiners=joiners,
+            leaders=self.leaders,
         )
         return planner.run()
 
@@ -375,28 +379,28 @@ class _Run:
         """Second pass over the file, for rows whose manager stood further down, or nowhere."""
         if not self.deferred:
             return
-        lines = set(self.deferred)
-        with HrFile(self.path, company_key=self.companies.key) as again:
-            if again.digest != self.file.digest:
-                self.report.gaps = (*self.report.gaps, "the file was changed while it was read")
-                return
-            rows = (row for row in again.records() if isinstance(row, HrRow) and row.line in lines)
-            for part in _batches(rows, _READ_AHEAD):
-                if self.report.is_dry_run:
-                    self._notice([_unknown_manager(row) for row in part if not self._is_listed_manager(row)])
-                    continue
-                by_line = {row.line: row for row in part}
-                for plan in self._apply_all(part):
-                    self._notice([problem for problem in plan.problems if problem.rule is Rule.OWN_MANAGER])
-                    self._notice([_unknown_manager(by_line[line]) for line in plan.deferred])
+        try:
+            for part in self.reader.again(self.deferred):
+                self._settle(part)
+        except FileChanged:
+            self.report.gaps = (*self.report.gaps, "the file was changed while it was read")
 
-    def _is_listed_manager(self, row: HrRow) -> bool:
+    def _settle(self, part: Sequence[HrRow]) -> None:
+        if self.report.is_dry_run:
+            listed = self.reader.listed([self._manager_place(row) for row in part])
+            self._notice([_unknown_manager(row) for row, is_listed in zip(part, listed, strict=True) if not is_listed])
+            return
+        by_line = {row.line: row for row in part}
+        for plan in self._apply_all(part):
+            self._notice([problem for problem in plan.problems if problem.rule is Rule.OWN_MANAGER])
+            self._notice([_unknown_manager(by_line[line]) for line in plan.deferred])
+
+    def _manager_place(self, row: HrRow) -> tuple[str, str]:
         company = self.companies.key(row.manager_company) if row.manager_company else row.company_key
-        return self.file.has_listed(company, row.manager_employee_number or "")
+        return company, row.manager_employee_number or ""
 
-    def _find_absent(self) -> None:
+    def _find_absent(self, proof: Completeness) -> None:
         """Whom the file should list and does not; only where it proves that it is complete."""
-        proof = self.file.completeness()
         for key in self.named:
             organization_id = self.companies.id_of(key)
             if organization_id is None:
@@ -432,9 +436,10 @@ class _Run:
                 .order_by(SourceRecord.key)
                 .limit(_ABSENT_PAGE)
             ).all()
-            for row in page:
-                if not self.file.has_listed(key, row.employee_number):
-                    yield self._gone(row, organization_id)
+            listed = self.reader.listed([(key, row.employee_number) for row in page])
+            yield from (
+                self._gone(row, organization_id) for row, is_listed in zip(page, listed, strict=True) if not is_listed
+            )
             if len(page) < _ABSENT_PAGE:
                 return
             after = page[-1].key

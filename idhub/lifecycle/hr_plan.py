@@ -18,18 +18,18 @@ import orjson
 from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
-from idhub.db import chunked, new_id
+from idhub.db import among, chunked, new_id
 from idhub.directory.kinds import EmploymentState, EmploymentType
 from idhub.directory.tables import Employment, Person, SourceRecord
 from idhub.keys import Keyring
 from idhub.lifecycle import intake
+from idhub.lifecycle.hr_ahead import NATIONAL_ID, PROVIDER, Joiner, person_values, said_context, seal_said
 from idhub.lifecycle.hr_companies import Companies
 from providers.hr_file import HrRow, HrStatus, RowProblem, Rule
 
-PROVIDER = "hr_file"
-NATIONAL_ID = "person.national_id"
 SOON = timedelta(days=30)
 """An end date that comes nearer than this counts as a leave for the brake."""
+_MOST_LEADERS = 100_000
 _UNSETTLED = "?"
 """Marks the hash of a row that must be looked at again: its manager is unknown, or it was not applied."""
 
@@ -74,30 +74,39 @@ class _Said:
     raw: Mapping[str, Any]
 
 
-def source_key(code: str, employee_number: str) -> str:
-    """Key of a source record of the HR file."""
-    return f"{code}/{employee_number}"
+class Leaders:
+    """Managers that a file names, by (organization id, number): few people lead many. A number is never handed on."""
 
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], str] = {}
 
-def unchanged(session: Session, rows: Sequence[HrRow], companies: Companies) -> set[int]:
-    """Lines of rows that say exactly what they said last time."""
-    keys = {source_key(companies.code_of(row.company_key), row.employee_number): row for row in rows}
-    same: set[int] = set()
-    for part in chunked(list(keys), 1_000):
-        known = session.execute(
-            select(SourceRecord.key, SourceRecord.content_hash).where(
-                SourceRecord.provider == PROVIDER, SourceRecord.key.in_(part)
-            )
-        )
-        same.update(keys[key].line for key, content_hash in known if content_hash == keys[key].digest.hex())
-    return same
+    def find(self, session: Session, wanted: Mapping[str, set[str]]) -> None:
+        """Look up those not known yet."""
+        if len(self._known) > _MOST_LEADERS:
+            self._known.clear()
+        for organization_id, numbers in wanted.items():
+            missing = [number for number in numbers if (organization_id, number) not in self._known]
+            for part in chunked(missing, 1_000):
+                rows = session.execute(
+                    select(Employment.employee_number, Employment.principal_id).where(
+                        Employment.organization_id == organization_id,
+                        Employment.employee_number.in_(among(session, part)),
+                    )
+                )
+                self._known.update(((organization_id, number), principal_id) for number, principal_id in rows)
+
+    def get(self, place: tuple[str, str]) -> str | None:
+        """The principal, if found."""
+        return self._known.get(place)
 
 
 class Planner:
     """Plans one batch of rows inside one transaction; reads only.
 
-    `departments` are ids by (organization, path). `humans` are principals by keyed national id, of people planned and
-    not yet written: the batch's, or in a dry run all so far. A company that is not made (dry run) goes by its key.
+    `joiners` are, by line, rows about nobody known with what is ready of them (`hr_ahead`); `leaders` are shared by all
+    batches of a run. `departments` are ids by (organization, path). `humans` are principals by keyed national id, of
+    people planned and not yet written: the batch's, or in a dry run all so far. A company that is not made (dry run)
+    goes by its key.
     """
 
     def __init__(
@@ -111,16 +120,24 @@ class Planner:
         run_id: str,
         now: datetime,
         departments: Mapping[tuple[str, tuple[str, ...]], str],
+        joiners: Mapping[int, Joiner],
+        leaders: Leaders,
     ) -> None:
         self._rows, self._companies, self._keyring = rows, companies, keyring
         self._run_id, self._now, self._departments = run_id, now, departments
         self._humans = humans
+        self._joiners, self._leaders = joiners, leaders
         self.plan = BatchPlan()
-        self._national_ids = {
-            row.line: keyring.blind_index(NATIONAL_ID, row.national_id.upper()) for row in rows if row.national_id
-        }
+        self._national_ids: dict[int, str] = {}
+        for row in rows:
+            if row.national_id:
+                joiner = joiners.get(row.line)
+                human = joiner.national_id_hash if joiner else None
+                self._national_ids[row.line] = human or keyring.blind_index(NATIONAL_ID, row.national_id.upper())
         self._made: dict[tuple[str, str], str] = {}
-        self._posts = _load_posts(session, self._wanted_numbers())
+        numbers, managers = self._wanted_numbers()
+        self._posts = _load_posts(session, numbers)
+        leaders.find(session, managers)
         self._said = self._load_said(session)
         self._load_humans(session)
 
@@ -138,44 +155,51 @@ class Planner:
         return self._companies.id_of(company_key) or company_key
 
     def _key(self, row: HrRow) -> str:
-        return source_key(self._companies.code_of(row.company_key), row.employee_number)
+        return self._companies.source_key(row)
 
-    def _wanted_numbers(self) -> dict[str, set[str]]:
-        wanted: dict[str, set[str]] = {}
+    def _wanted_numbers(self) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
+        """Numbers by organization: of rows whose post may be known, and of managers."""
+        numbers: dict[str, set[str]] = {}
+        managers: dict[str, set[str]] = {}
         for row in self._rows:
-            wanted.setdefault(self._org(row.company_key), set()).add(row.employee_number)
+            if row.line not in self._joiners:
+                numbers.setdefault(self._org(row.company_key), set()).add(row.employee_number)
             if row.manager_employee_number:
-                wanted.setdefault(self._manager_place(row), set()).add(row.manager_employee_number)
-        return wanted
+                managers.setdefault(self._manager_place(row), set()).add(row.manager_employee_number)
+        return numbers, managers
 
     def _manager_place(self, row: HrRow) -> str:
         return self._org(self._companies.key(row.manager_company) if row.manager_company else row.company_key)
 
     def _load_said(self, session: Session) -> dict[str, _Said]:
         found: dict[str, _Said] = {}
-        for part in chunked([self._key(row) for row in self._rows], 1_000):
+        keys = [self._key(row) for row in self._rows if row.line not in self._joiners]
+        for part in chunked(keys, 1_000):
             for row in session.execute(
                 select(SourceRecord.key, SourceRecord.content_hash, SourceRecord.state, SourceRecord.raw_sealed).where(
-                    SourceRecord.provider == PROVIDER, SourceRecord.key.in_(part)
+                    SourceRecord.provider == PROVIDER, SourceRecord.key.in_(among(session, part))
                 )
             ):
-                raw = orjson.loads(self._keyring.open(_context(row.key), row.raw_sealed)) if row.raw_sealed else {}
+                raw = orjson.loads(self._keyring.open(said_context(row.key), row.raw_sealed)) if row.raw_sealed else {}
                 found[row.key] = _Said(row.content_hash, row.state, raw)
         return found
 
     def _load_humans(self, session: Session) -> None:
         unknown = set(self._national_ids.values()) - self._humans.keys()
         for part in chunked(sorted(unknown), 1_000):
-            rows = session.execute(select(Person.national_id_hash, Person.id).where(Person.national_id_hash.in_(part)))
+            rows = session.execute(
+                select(Person.national_id_hash, Person.id).where(Person.national_id_hash.in_(among(session, part)))
+            )
             self._humans.update({found: principal_id for found, principal_id in rows if found})
 
     def _plan_new(self, row: HrRow) -> None:
         """A number that its company never had: a new person, or a further post of a known one."""
         human = self._national_ids.get(row.line)
+        joiner = self._joiners.get(row.line)
         principal_id = self._humans.get(human) if human else None
         is_new = principal_id is None
         if principal_id is None:
-            principal_id = new_id("per")
+            principal_id = joiner.principal_id if joiner else new_id("per")
             if human:
                 self._humans[human] = principal_id
         self._made[(self._org(row.company_key), row.employee_number)] = principal_id
@@ -194,9 +218,10 @@ class Planner:
         )
         mark = self._mark(row, is_settled=is_settled)
         if is_new:
-            person = intake.PersonFacts(**_person_values(row), national_id_hash=human)
+            person = intake.PersonFacts(**person_values(row), national_id_hash=human)
+            ready = joiner.ready if joiner else None
             self.plan.changes.append(
-                intake.Onboard(principal_id=principal_id, person=person, employment=facts, source=mark)
+                intake.Onboard(principal_id=principal_id, person=person, employment=facts, source=mark, ready=ready)
             )
         else:
             self.plan.changes.append(intake.AddEmployment(principal_id=principal_id, employment=facts, source=mark))
@@ -212,6 +237,10 @@ class Planner:
     def _plan_known(self, row: HrRow, known: Row[Any]) -> None:
         human = self._national_ids.get(row.line)
         said = self._said.get(self._key(row))
+        if said is not None and said.content_hash == row.digest.hex():
+            # Another run has taken the same row in since the reader looked.
+            self.plan.count("unchanged")
+            return
         self.plan.lines[known.principal_id] = row.line
         if self._is_another_human(row, known, human):
             self._refuse(row, "employee_number", Rule.REUSED_EMPLOYEE_NUMBER)
@@ -321,7 +350,7 @@ class Planner:
         raw = said.raw if said else {}
         return {
             name: value
-            for name, value in _person_values(row).items()
+            for name, value in person_values(row).items()
             if value != getattr(known, name) and (value is not None or raw.get(name))
         }
 
@@ -356,8 +385,7 @@ class Planner:
         if row.manager_employee_number is None:
             return None, True
         place = (self._manager_place(row), row.manager_employee_number)
-        known = self._posts.get(place)
-        found = self._made.get(place) if known is None else known.principal_id
+        found = self._made.get(place) or self._leaders.get(place)
         if found == principal_id:
             problem = RowProblem(row.line, "manager_employee_number", Rule.OWN_MANAGER, row.manager_employee_number)
             self.plan.problems.append(problem)
@@ -372,17 +400,7 @@ class Planner:
 
     def _mark(self, row: HrRow, *, is_settled: bool, state: str | None = None) -> intake.SourceMark:
         key = self._key(row)
-        raw = {
-            **_person_values(row),
-            "status": row.status.value,
-            "company": row.company,
-            "department": "/".join(row.department),
-            "title": row.title,
-            "type": row.employment_type.value,
-            "start_date": row.start_on.isoformat(),
-            "end_date": row.end_on.isoformat() if row.end_on else None,
-            "manager": row.manager_employee_number,
-        }
+        joiner = self._joiners.get(row.line)
         return intake.SourceMark(
             provider=PROVIDER,
             key=key,
@@ -390,7 +408,7 @@ class Planner:
             content_hash=row.digest.hex() + ("" if is_settled else _UNSETTLED),
             generation=self._run_id,
             state=state or ("left" if self._is_over(row) else "present"),
-            raw_sealed=self._keyring.seal(_context(key), orjson.dumps(raw)),
+            raw_sealed=joiner.raw_sealed if joiner else seal_said(self._keyring, key, row),
         )
 
 
@@ -401,22 +419,8 @@ _NEW_STATES = {
 }
 
 
-def _person_values(row: HrRow) -> dict[str, Any]:
-    return {
-        "display_name": row.name,
-        "given_name": row.given_name or None,
-        "family_name": row.family_name or None,
-        "email": row.email,
-        "mobile": row.mobile,
-    }
-
-
 def _move(known: Row[Any], values: Mapping[str, Any]) -> intake.Move:
     return intake.Move(principal_id=known.principal_id, employment_id=known.id, values=values)
-
-
-def _context(key: str) -> str:
-    return f"source_records:{PROVIDER}:{key}"
 
 
 def _load_posts(session: Session, wanted: Mapping[str, set[str]]) -> dict[tuple[str, str], Row[Any]]:
@@ -433,7 +437,9 @@ def _load_posts(session: Session, wanted: Mapping[str, set[str]]) -> dict[tuple[
             rows = session.execute(
                 select(*columns)
                 .join(Person, Person.id == Employment.principal_id)
-                .where(Employment.organization_id == organization_id, Employment.employee_number.in_(part))
+                .where(
+                    Employment.organization_id == organization_id, Employment.employee_number.in_(among(session, part))
+                )
             )
             found.update({(row.organization_id, row.employee_number): row for row in rows})
     return found

@@ -9,20 +9,35 @@ from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from idhub.access.entitlements import entitle
-from idhub.db import bulk_insert, chunked, new_id, upsert
+from idhub.db import bulk_insert, chunked, insert_rows, json_text, new_ids, stored_date, to_micros
 from idhub.directory.kinds import EmploymentState, EmploymentType, PrincipalKind, Standing
 from idhub.directory.names import LoginNameKind, stored_login_name
-from idhub.directory.search_index import index_people, reindex_people
+from idhub.directory.search_index import Indexed, index_people, reindex_people
 from idhub.directory.search_terms import Searchable
 from idhub.directory.tables import Employment, EmploymentPeriod, LoginName, Person, Principal, SourceRecord
 from idhub.lifecycle import periods
-from idhub.lifecycle.intake import RegisterService, SourceMark
+from idhub.lifecycle.intake import Ready, RegisterService, SourceMark
 from idhub.lifecycle.periods import Period
 from idhub.lifecycle.rules import Post, State, main_post
 
 PERSON_FIELDS = ("display_name", "given_name", "family_name", "email", "mobile", "locale", "national_id_hash")
+_PRINCIPAL_COLUMNS = (
+    *("id", "kind", "organization_id", "standing", "access_epoch", "enrolment_epoch"),
+    *("access_starts_at", "access_ends_at", "version", "created_at", "changed_at"),
+)
+_PERSON_COLUMNS = ("id", *PERSON_FIELDS, "main_employment_id", "search_terms", "search_place", "attribute_sources")
+_POST_COLUMNS = (
+    *("id", "principal_id", "organization_id", "department_id", "employee_number", "type", "title", "manager_id"),
+    *("state", "starts_on", "starts_at", "ends_on", "ends_at", "created_at", "changed_at"),
+)
+_PERIOD_COLUMNS = ("id", "employment_id", "valid_from", "valid_to", "recorded_at", "facts")
+_SOURCE_COLUMNS = (
+    *("provider", "key", "scope", "principal_id", "employment_id", "raw_sealed", "content_hash", "state"),
+    *("generation", "seen_at"),
+)
 ROTATION_PERIOD = timedelta(days=14)
 """How long services and devices of a leaver may keep their credentials."""
+NOTHING_READY: Mapping[str, Ready] = {}
 _LONGEST_LINE = 12
 """Managers above a leaver who are asked before what they owned has no owner; ends also where managers form a ring."""
 
@@ -121,50 +136,60 @@ def load(session: Session, principal_ids: Iterable[str]) -> dict[str, State]:
     return states
 
 
-def write(session: Session, written: Sequence[Written], *, now: datetime) -> None:
-    """Store what changed between `before` and `after` of every principal."""
+def write(
+    session: Session, written: Sequence[Written], *, ready: Mapping[str, Ready] = NOTHING_READY, now: datetime
+) -> None:
+    """Store what changed between `before` and `after` of every principal.
+
+    Args:
+        ready: of principals that are new, what was made in advance of just these facts.
+    """
     new = [w.after for w in written if w.before is None]
     changed = [(w.before, w.after) for w in written if w.before is not None and w.before != w.after]
-    _insert_principals(session, new, now=now)
+    _insert_principals(session, new, ready, now=now)
     _update_principals(session, changed, now=now)
     _write_posts(session, written, now=now)
-    _write_login_names(session, new, [(b, a) for b, a in changed])
+    _write_login_names(session, new, [(b, a) for b, a in changed], ready)
 
 
-def _insert_principals(session: Session, states: Sequence[State], *, now: datetime) -> None:
-    bulk_insert(
+def _insert_principals(session: Session, states: Sequence[State], ready: Mapping[str, Ready], *, now: datetime) -> None:
+    at = to_micros(now)
+    insert_rows(
         session,
         Principal,
-        (
-            {
-                "id": s.id,
-                "kind": PrincipalKind.PERSON,
-                "organization_id": main_post(s.posts).organization_id,
-                "standing": s.standing,
-                "access_epoch": s.access_epoch,
-                "enrolment_epoch": s.enrolment_epoch,
-                "access_starts_at": s.starts_at,
-                "access_ends_at": s.ends_at,
-                "version": 1,
-                "created_at": now,
-                "changed_at": now,
-            }
+        _PRINCIPAL_COLUMNS,
+        [
+            (
+                s.id,
+                "person",
+                main_post(s.posts).organization_id,
+                s.standing._value_,
+                s.access_epoch,
+                s.enrolment_epoch,
+                to_micros(s.starts_at),
+                None if s.ends_at is None else to_micros(s.ends_at),
+                1,
+                at,
+                at,
+            )
             for s in states
-        ),
+        ],
     )
-    bulk_insert(
+    insert_rows(
         session,
         Person,
-        (
-            {
-                "id": s.id,
-                **{name: s.person.get(name) for name in PERSON_FIELDS},
-                "main_employment_id": main_post(s.posts).id,
-                **indexed._asdict(),
-                "attribute_sources": {},
-            }
-            for s, indexed in zip(states, index_people(session, [_searchable(s) for s in states]), strict=True)
-        ),
+        _PERSON_COLUMNS,
+        [
+            (
+                s.id,
+                *[s.person.get(name) for name in PERSON_FIELDS],
+                main_post(s.posts).id,
+                indexed.search_terms,
+                indexed.search_place,
+                "{}",
+            )
+            for s, indexed in zip(states, _index(session, states, ready), strict=True)
+        ],
     )
 
 
@@ -234,6 +259,11 @@ def _update_principals(session: Session, changed: Sequence[tuple[State, State]],
         )
 
 
+def _index(session: Session, states: Sequence[State], ready: Mapping[str, Ready]) -> list[Indexed]:
+    terms = [ready[state.id].search_terms if state.id in ready else None for state in states]
+    return index_people(session, [_searchable(state) for state in states], terms=terms)
+
+
 def _searchable(state: State) -> Searchable:
     person = state.person
     return Searchable(
@@ -265,6 +295,35 @@ def _post_row(principal_id: str, post: Post) -> dict[str, Any]:
     }
 
 
+def _insert_posts(session: Session, new: Sequence[tuple[str, Post]], *, now: datetime) -> None:
+    at, stored = to_micros(now), stored_date(session)
+    insert_rows(
+        session,
+        Employment,
+        _POST_COLUMNS,
+        [
+            (
+                post.id,
+                principal_id,
+                post.organization_id,
+                post.department_id,
+                post.employee_number,
+                post.type._value_,
+                post.title,
+                post.manager_id,
+                post.state._value_,
+                stored(post.starts_on),
+                to_micros(post.starts_at),
+                stored(post.ends_on),
+                None if post.ends_at is None else to_micros(post.ends_at),
+                at,
+                at,
+            )
+            for principal_id, post in new
+        ],
+    )
+
+
 def _write_posts(session: Session, written: Sequence[Written], *, now: datetime) -> None:
     new: list[tuple[str, Post]] = []
     changed: list[tuple[str, Post, Post]] = []
@@ -275,7 +334,7 @@ def _write_posts(session: Session, written: Sequence[Written], *, now: datetime)
                 new.append((w.after.id, post))
             elif known[post.id] != post:
                 changed.append((w.after.id, known[post.id], post))
-    bulk_insert(session, Employment, ({**_post_row(p, post), "created_at": now, "changed_at": now} for p, post in new))
+    _insert_posts(session, new, now=now)
     if changed:
         table = Employment.__table__
         names = [name for name in _post_row("", changed[0][2]) if name not in {"id", "principal_id"}]
@@ -295,7 +354,7 @@ def _write_periods(
     session: Session, new: Sequence[Post], changed: Sequence[tuple[Post, Post]], *, now: datetime
 ) -> None:
     """Both time axes: what is believed no longer is closed and kept, what is believed from now on is added."""
-    rows = [_period(post.id, period, now=now) for post in new for period in periods.after_change((), post, now=now)]
+    rows = [(post.id, period) for post in new for period in periods.after_change((), post, now=now)]
     relevant = {after.id: after for before, after in changed if periods.differs(before, after)}
     doubted: list[str] = []
     for part in chunked(sorted(relevant)):
@@ -314,7 +373,7 @@ def _write_periods(
             held = believed.get(employment_id, {})
             wanted = periods.after_change(list(held.values()), relevant[employment_id], now=now)
             doubted += [key for key, period in held.items() if period not in wanted]
-            rows += [_period(employment_id, p, now=now) for p in wanted if p not in held.values()]
+            rows += [(employment_id, p) for p in wanted if p not in held.values()]
     for part in chunked(doubted):
         session.execute(
             update(EmploymentPeriod)
@@ -322,77 +381,93 @@ def _write_periods(
             .values(superseded_at=now)
             .execution_options(synchronize_session=False)
         )
-    bulk_insert(session, EmploymentPeriod, rows)
+    at = to_micros(now)
+    insert_rows(
+        session,
+        EmploymentPeriod,
+        _PERIOD_COLUMNS,
+        [
+            (
+                key,
+                employment_id,
+                to_micros(p.valid_from),
+                None if p.valid_to is None else to_micros(p.valid_to),
+                at,
+                json_text(p.facts),
+            )
+            for key, (employment_id, p) in zip(new_ids("prd", len(rows)), rows, strict=True)
+        ],
+    )
 
 
-def _period(employment_id: str, period: Period, *, now: datetime) -> dict[str, Any]:
-    return {
-        "id": new_id("prd"),
-        "employment_id": employment_id,
-        "valid_from": period.valid_from,
-        "valid_to": period.valid_to,
-        "recorded_at": now,
-        "superseded_at": None,
-        "facts": period.facts,
+def login_names_of(numbers: Iterable[str], email: str | None, mobile: str | None) -> dict[str, LoginNameKind]:
+    """What a person may type to name themself, in its stored form, and its kind."""
+    names: dict[str, LoginNameKind] = {
+        stored_login_name("employee_number", number): "employee_number" for number in numbers
     }
-
-
-def _login_names(state: State) -> dict[str, str]:
-    names = {stored_login_name("employee_number", post.employee_number): "employee_number" for post in state.posts}
-    contacts: tuple[LoginNameKind, ...] = ("email", "mobile")
-    for kind in contacts:
-        value = state.person.get(kind)
-        if value:
-            names.setdefault(stored_login_name(kind, value), kind)
+    if email:
+        names.setdefault(stored_login_name("email", email), "email")
+    if mobile:
+        names.setdefault(stored_login_name("mobile", mobile), "mobile")
     return names
 
 
-def _write_login_names(session: Session, new: Sequence[State], changed: Sequence[tuple[State, State]]) -> None:
+def _login_names(state: State) -> dict[str, LoginNameKind]:
+    numbers = (post.employee_number for post in state.posts)
+    return login_names_of(numbers, state.person.get("email"), state.person.get("mobile"))
+
+
+def _write_login_names(
+    session: Session, new: Sequence[State], changed: Sequence[tuple[State, State]], ready: Mapping[str, Ready]
+) -> None:
     gone: list[tuple[str, str]] = []
-    rows = [
-        {"value": value, "principal_id": s.id, "kind": kind} for s in new for value, kind in _login_names(s).items()
-    ]
+    rows: list[tuple[str, str, str]] = []
+    for state in new:
+        made = ready.get(state.id)
+        names = _login_names(state) if made is None else made.login_names
+        rows += [(value, state.id, kind) for value, kind in names.items()]
     for before, after in changed:
         old, current = _login_names(before), _login_names(after)
         gone += [(after.id, value) for value in old if value not in current]
-        rows += [
-            {"value": value, "principal_id": after.id, "kind": kind}
-            for value, kind in current.items()
-            if value not in old
-        ]
+        rows += [(value, after.id, kind) for value, kind in current.items() if value not in old]
     for principal_id, value in gone:
         session.execute(delete(LoginName).where(LoginName.principal_id == principal_id, LoginName.value == value))
-    bulk_insert(session, LoginName, rows)
+    insert_rows(session, LoginName, ("value", "principal_id", "kind"), rows)
 
 
 def write_sources(session: Session, marks: Sequence[tuple[str, str | None, SourceMark]], *, now: datetime) -> None:
     """Store what providers said: (principal id, employment id, mark), the last word of each key."""
-    if not marks:
-        return
-    rows = [
-        {
-            "provider": mark.provider,
-            "key": mark.key,
-            "scope": mark.scope,
-            "principal_id": principal_id,
-            "employment_id": employment_id,
-            "raw_sealed": mark.raw_sealed,
-            "content_hash": mark.content_hash,
-            "state": mark.state,
-            "generation": mark.generation,
-            "seen_at": now,
-        }
+    at = to_micros(now)
+    rows = {
+        (mark.provider, mark.key): (
+            mark.provider,
+            mark.key,
+            mark.scope,
+            principal_id,
+            employment_id,
+            mark.raw_sealed,
+            mark.content_hash,
+            mark.state,
+            mark.generation,
+            at,
+        )
         for principal_id, employment_id, mark in marks
-    ]
-    statement = upsert(session, SourceRecord)
-    said = statement.excluded
-    session.connection().execute(
-        statement.on_conflict_do_update(
-            index_elements=["provider", "key"],
-            set_={name: said[name] for name in rows[0] if name not in {"provider", "key"}},
-        ),
-        rows,
-    )
+    }
+    said_before: list[tuple[Any, ...]] = []
+    for provider in {provider for provider, _ in rows}:
+        for part in chunked([key for of, key in rows if of == provider], 1_000):
+            found = session.execute(
+                select(SourceRecord.key).where(SourceRecord.provider == provider, SourceRecord.key.in_(part))
+            )
+            said_before += [rows.pop((provider, key)) for key in found.scalars()]
+    insert_rows(session, SourceRecord, _SOURCE_COLUMNS, list(rows.values()))
+    if said_before:
+        mark = "?" if session.get_bind().dialect.name == "sqlite" else "%s"
+        values = ", ".join(f"{name} = {mark}" for name in _SOURCE_COLUMNS[2:])
+        session.connection().exec_driver_sql(
+            f"UPDATE source_records SET {values} WHERE provider = {mark} AND key = {mark}",  # noqa: S608 - constants
+            [(*row[2:], *row[:2]) for row in said_before],
+        )
 
 
 def hand_over_owned(

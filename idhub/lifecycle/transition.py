@@ -4,7 +4,7 @@ One transaction, set-based: lock, decide (`rules`), write, re-evaluate entitleme
 of every registered channel, open cases, record events. The change, its deliveries and its events commit together.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,7 +19,7 @@ from idhub.access.rules import current_rules, wanted_by_rules
 from idhub.access.tables import Application
 from idhub.changes import Actor, record
 from idhub.credentials import revoke
-from idhub.db import new_id
+from idhub.db import new_ids
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.directory.kinds import EmploymentState, Standing
@@ -93,16 +93,26 @@ def transition(
     states: dict[str, State] = dict(known)
     marks: list[tuple[str, str | None, intake.SourceMark]] = []
     reasons: dict[str, intake.Change] = {}
+    ready: dict[str, intake.Ready] = {}
     services = records.write_services(session, [c for c in changes if isinstance(c, intake.RegisterService)], now=now)
+    new_posts = sum(isinstance(change, intake.Onboard | intake.AddEmployment) for change in changes)
+    employment_ids = iter(new_ids("emp", new_posts))
     for change in changes:
         if isinstance(change, intake.RegisterService):
             continue
         try:
-            state, employment_id = _decide(states.get(change.principal_id), change, places, scheduled, now=now)
+            state, employment_id = _decide(
+                states.get(change.principal_id), change, places, scheduled, employment_ids, now=now
+            )
         except IdhubError as error:
             result.refused.append(intake.Refused(change=change, error=error))
             continue
         states[change.principal_id] = state
+        if isinstance(change, intake.Onboard) and change.ready is not None:
+            ready[change.principal_id] = change.ready
+        elif ready and not isinstance(change, intake.SetSource):
+            # What was made in advance is of the first facts alone.
+            ready.pop(change.principal_id, None)
         if not isinstance(change, intake.Reevaluate | intake.SetSource):
             reasons[change.principal_id] = change
         source = getattr(change, "source", None)
@@ -110,7 +120,7 @@ def transition(
             marks.append((change.principal_id, employment_id, source))
     written = [Written(known.get(principal_id), state) for principal_id, state in states.items()]
     try:
-        records.write(session, written, now=now)
+        records.write(session, written, ready=ready, now=now)
     except IntegrityError as error:
         # A foreign key: PostgreSQL says so by its code, SQLite in words.
         if getattr(error.orig, "sqlstate", None) == "23503" or "FOREIGN KEY" in str(error.orig):
@@ -132,6 +142,7 @@ def transition(
         scheduled,
         organizations,
         result,
+        ready=ready,
         now=now,
         actor=actor,
         door=door,
@@ -141,28 +152,34 @@ def transition(
 
 
 def _decide(
-    state: State | None, change: intake.Change, places: Places, scheduled: Mapping[str, Scheduled], *, now: datetime
+    state: State | None,
+    change: intake.Change,
+    places: Places,
+    scheduled: Mapping[str, Scheduled],
+    employment_ids: Iterator[str],
+    *,
+    now: datetime,
 ) -> tuple[State, str | None]:
-    """The state after the change, and the employment that a source's record speaks of."""
+    """The state after the change, and the employment that a source's record speaks of. New ones take the next id."""
     if isinstance(change, intake.Onboard):
         if state is not None:
             raise Conflict("This person exists already.", field="person", rule="person.exists")
-        post = rules.make_post(new_id("emp"), change.employment, places)
-        blank = State(
-            id=change.principal_id,
-            standing=Standing.STAGED,
-            access_epoch=1,
-            enrolment_epoch=1,
-            starts_at=post.starts_at,
-            ends_at=post.ends_at,
-            person={name: getattr(change.person, name) for name in records.PERSON_FIELDS},
-            posts=(post,),
-        )
-        return rules.settle(blank, now=now), post.id
+        post = rules.make_post(next(employment_ids), change.employment, places)
+        person = change.person
+        values = {
+            "display_name": person.display_name,
+            "given_name": person.given_name,
+            "family_name": person.family_name,
+            "email": person.email,
+            "mobile": person.mobile,
+            "locale": person.locale,
+            "national_id_hash": person.national_id_hash,
+        }
+        return rules.join(change.principal_id, values, post, now=now), post.id
     if state is None:
         raise NotFound("There is no such person.", field="person", rule="person.unknown")
     if isinstance(change, intake.AddEmployment):
-        post = rules.make_post(new_id("emp"), change.employment, places)
+        post = rules.make_post(next(employment_ids), change.employment, places)
         grown = rules.add_employment(state, post, now=now)
         number = (post.organization_id, post.employee_number)
         return grown, next(p.id for p in grown.posts if (p.organization_id, p.employee_number) == number)
@@ -192,6 +209,7 @@ def _follow(
     organizations: Mapping[str, OrganizationView],
     result: TransitionResult,
     *,
+    ready: Mapping[str, intake.Ready],
     now: datetime,
     actor: Actor,
     door: str,
@@ -255,6 +273,7 @@ def _follow(
             entitled,
             handed,
             result,
+            ready=ready,
             now=now,
             actor=actor,
             door=door,
@@ -299,7 +318,7 @@ def _entitle(
     begun: list[tuple[str, tuple[str, str], str, str]] = []
     for w in written:
         state = w.after
-        if state.standing == Standing.SUSPENDED:
+        if state.standing == Standing.SUSPENDED or not (birthright or state.id in held):
             continue
         wanted = (
             wanted_by_rules(birthright, person_document(state, organizations, paths))
@@ -378,6 +397,8 @@ def _access(
             gone.setdefault(change.principal_id, set()).add((change.application_id, change.role))
     for w in written:
         principal_id = w.after.id
+        if principal_id not in held and principal_id not in begun:
+            continue
         had = {(h.application_id, h.role) for h in held.get(principal_id, ())}
         keeps = {application_id for application_id, _ in had - gone.get(principal_id, set())}
         now_has = keeps | begun.get(principal_id, set())
@@ -415,6 +436,8 @@ def _open_cases(
     later: list[case_book.NewCase] = []
     for w in written:
         principal_id, reason = w.after.id, reasons.get(w.after.id)
+        if w.before is None and not isinstance(reason, intake.Offboard | intake.CancelOffboarding):
+            continue
         known = scheduled.get(principal_id)
         wish = reason if isinstance(reason, intake.Offboard) else None
         if w.has_left and w.before is not None:

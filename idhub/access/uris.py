@@ -1,7 +1,7 @@
 """Rules for addresses of applications: what may be registered, and what a request may name."""
 
 import re
-from ipaddress import ip_address
+from ipaddress import IPv4Address, ip_address
 from urllib.parse import SplitResult, urlsplit
 
 from idhub.errors import Invalid
@@ -11,7 +11,11 @@ _FORBIDDEN_SCHEMES = frozenset({"javascript", "data", "vbscript", "file", "about
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _CUSTOM_SCHEME_DOTS = 1
 # What `urlsplit` drops in silence (`[::1]x:9`) or browsers decode (`app%2etest`) must not be read in two ways.
-_AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]+)?")
+_AUTHORITY = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[1-9][0-9]*)?")
+# RFC 3986 section 2. What browsers encode or drop by themselves (`"`, `<`, `{`, a lone %) would have two readings.
+_CHARACTERS = re.compile(r"(?:[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=-]|%[0-9A-Fa-f]{2})+")
+# URL Standard, "ends in a number": browsers read `2130706433`, `127.1` and `0x7f.1` as IPv4 addresses.
+_NUMBER = re.compile(r"(?:[0-9]+|0[xX][0-9A-Fa-f]*)")
 
 
 def check_web_uri(value: str, *, field: str) -> str:
@@ -33,6 +37,8 @@ def check_web_uri(value: str, *, field: str) -> str:
         raise Invalid(f"{field} has a host that cannot be one.", field=field, rule="uri.host")
     if host.endswith(".") or ".." in host:
         raise Invalid(f"{field} has a host with an empty part.", field=field, rule="uri.host")
+    if _NUMBER.fullmatch(host.rpartition(".")[2]) and not _is_ipv4(host):
+        raise Invalid(f"{field} has a host that browsers read as another.", field=field, rule="uri.host")
     if parts.scheme == "http" and not is_loopback(host):
         raise Invalid(f"{field} must be https; plain http is for loopback only.", field=field, rule="uri.http")
     _check_path(parts.path, field=field)
@@ -71,10 +77,17 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def _is_ipv4(host: str) -> bool:
+    try:
+        return str(IPv4Address(host)) == host
+    except ValueError:
+        return False
+
+
 def _check_characters(value: str, *, field: str) -> None:
     if not value or len(value) > MAX_URI:
         raise Invalid(f"{field} must have 1 to {MAX_URI} characters.", field=field, rule="uri.length")
-    if any(not "!" <= c <= "~" for c in value) or "\\" in value:
+    if not _CHARACTERS.fullmatch(value):
         raise Invalid(f"{field} has characters that no address has.", field=field, rule="uri.characters")
     if "*" in value:
         raise Invalid(f"{field} must not contain *; name each address.", field=field, rule="uri.wildcard")

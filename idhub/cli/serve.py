@@ -29,6 +29,7 @@ def serve(
     import uvicorn
 
     from idhub.app import create_app
+    from idhub.cli.protocol import BoundedProtocol
 
     chosen = settings()
     configure_logging(chosen)
@@ -41,7 +42,8 @@ def serve(
             host=host,
             port=port,
             loop="uvloop",
-            http="httptools",
+            http=BoundedProtocol,
+            ws="none",
             log_config=None,
             access_log=False,
             server_header=False,

@@ -26,14 +26,14 @@ from typing import Any, Final, Literal, Protocol
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from audit.errors import AuditError, InvalidNote
+from audit.errors import AuditError, ForeignLog, InvalidNote
 from audit.merkle import HASH_SIZE, NodeReader, consistency_proof, root_at, verify_consistency
 
 _SIGNATURE_MARK: Final = "\u2014 "
 _ED25519: Final = b"\x01"
 _TIME_PREFIX: Final = "time "
 _TAIL_BYTES: Final = 1 << 16
-Purpose = Literal["checkpoint", "export"]
+Purpose = Literal["checkpoint", "export", "recovery"]
 
 
 class Signer(Protocol):
@@ -74,7 +74,9 @@ class VerifyingKey:
 class Checkpoint:
     """What the log was at a moment: its first `size` events hash to `root`.
 
-    With purpose `export` it says that an export was made which ends there. One never passes for the other.
+    With purpose `export` it says that an export was made which ends there; with `recovery`, that the log goes on from
+    there after a backup was restored, and that what was signed beyond it before is of a history that is lost. One never
+    passes for the other.
     """
 
     origin: str
@@ -217,9 +219,17 @@ class FileWitness:
     A line that a crash cut short is passed over when reading and closed when the next one is written.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, end: int | None = None) -> None:
         self._path = path
+        self._end = end
         self.name = f"file:{path}"
+
+    def as_of_now(self) -> FileWitness:
+        """Return a witness of what the file holds at this moment: read it before the log that it is compared with."""
+        try:
+            return FileWitness(self._path, end=self._path.stat().st_size)
+        except FileNotFoundError:
+            return FileWitness(self._path, end=0)
 
     def publish(self, note: str, /) -> None:
         """Append a note, unless it is the last one already."""
@@ -250,6 +260,7 @@ class FileWitness:
             return
         with file:
             end = file.seek(0, os.SEEK_END)
+            end = end if self._end is None else min(end, self._end)
             rest = b""
             while end > 0:
                 start = max(0, end - _TAIL_BYTES)
@@ -339,6 +350,56 @@ class WitnessComparison:
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class LostHistory:
+    """Events `start` to `end - 1` that a witness saw, and that a recovery at `recovered_at` gave up."""
+
+    start: int
+    end: int
+    recovered_at: datetime
+
+
+def witnessed(
+    witness: ReadableWitness, keys: Iterable[VerifyingKey], *, origin: str | None = None
+) -> Iterator[Checkpoint | LostHistory]:
+    """Yield what a witness holds, newest first and every signature checked; a lost history as one range.
+
+    Raises:
+        InvalidNote: a note at the witness was signed by no known key or for another log.
+    """
+    known = list(keys)
+    floor: Checkpoint | None = None
+    lost = 0
+    for note in witness.notes():
+        try:
+            seen = verify_note(note, known, note_purpose(note))
+        except InvalidNote:
+            if floor is None:
+                raise
+            # Signed by a key that was lost together with the history it signed.
+            lost = max(lost, parse_note(note, note_purpose(note))[0].size)
+            continue
+        if origin is not None and seen.origin != origin:
+            raise ForeignLog(f"the witness holds a checkpoint of another log, {seen.origin}")
+        if floor is not None and seen.size > floor.size:
+            lost = max(lost, seen.size)
+            continue
+        if floor is not None and lost > floor.size:
+            yield LostHistory(floor.size, lost, floor.signed_at)
+            floor, lost = None, 0
+        if seen.purpose == "recovery":
+            floor = seen
+        yield seen
+    if floor is not None and lost > floor.size:
+        yield LostHistory(floor.size, lost, floor.signed_at)
+
+
+def note_purpose(note: str) -> Purpose:
+    """Return what a note claims to be for; its signature covers the claim."""
+    lines = note.partition("\n\n")[0].split("\n")
+    return "recovery" if len(lines) > 4 and lines[4] == "recovery" else "checkpoint"
+
+
 def compare_with_witness(
     head: TreeHead, witness: ReadableWitness, *, keys: Sequence[VerifyingKey], origin: str | None = None
 ) -> WitnessComparison:
@@ -348,10 +409,9 @@ def compare_with_witness(
         InvalidNote: a note at the witness was signed by no known key or for another log.
     """
     newest: Checkpoint | None = None
-    for note in witness.notes():
-        seen = verify_note(note, keys)
-        if origin is not None and seen.origin != origin:
-            raise InvalidNote(f"the witness holds a checkpoint of another log, {seen.origin}")
+    for seen in witnessed(witness, keys, origin=origin):
+        if isinstance(seen, LostHistory):
+            continue
         newest = newest or seen
         if seen.size > head.size:
             continue

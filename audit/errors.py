@@ -33,3 +33,7 @@ class StaleSequencer(AuditError):
 
 class NotRetainable(AuditError, ValueError):
     """A range of events may not be removed."""
+
+
+class ForeignLog(InvalidNote):
+    """A signed note is well, but of another log."""

@@ -53,8 +53,8 @@ def verify_tables(
     now: datetime | None = None,
 ) -> VerifyResult:
     """See `audit.verify.verify_database`."""
-    seen = witnessed_checkpoints(witness, keys) if witness else []
-    checker = LogChecker(keys, seen)
+    seen, lost = witnessed_checkpoints(witness, keys) if witness else ([], [])
+    checker = LogChecker(keys, seen, lost)
     heads = connection.execute(select(audit_head).order_by(audit_head.c.id)).all()
     head = next((one for one in heads if one.id == 1), None)
     if len(heads) > 1:
@@ -88,7 +88,7 @@ def verify_tables(
         _head_holds(checker, head)
     _lease_holds(connection, checker, head, now)
     tiles.finish()
-    _witnessed_are_kept(connection, checker, [one.size for one in seen])
+    _witnessed_are_kept(connection, checker, [one.size for one in seen if one.purpose == "checkpoint"])
     _retention_holds(connection, checker)
     beside.finish()
     result = checker.finish(allow_tail=True)

@@ -4,6 +4,9 @@ Any number may run; one works at a time, by a lease row with a fencing number in
 works through PgBouncer. The lease only saves work. What keeps the log right is that every piece moves the head by
 compare-and-swap on its size, together with the fencing number, in the transaction that gives out the positions.
 
+The order is a contract: events of one transaction stand in the order in which they were appended, and transactions of
+one writer in the order of their commits. Between writers there is no order but the one given here.
+
 A row is taken when its transaction is surely over. On PostgreSQL identity order is not commit order: a row counts
 when its `xid` lies below the snapshot's xmin, and a long transaction delays those after it but is never passed over.
 """
@@ -70,7 +73,10 @@ def lag(connection: Connection, now: datetime) -> Lag:
         return Lag(0, timedelta())
     first = connection.execute(
         select(audit_events.c.at).where(audit_events.c.position.is_(None)).order_by(audit_events.c.id).limit(1)
-    ).scalar_one()
+    ).scalar_one_or_none()
+    if first is None:
+        # Between two statements another sequencer took them all in.
+        return Lag(0, timedelta())
     return Lag(pending, max(timedelta(), now - from_micros(first)))
 
 
@@ -348,6 +354,8 @@ def _immediate(engine: Engine) -> TransactionFactory:
     def transaction() -> Iterator[Connection]:
         with engine.connect() as connection:
             if connection.dialect.name == "sqlite":
+                # What a witness has flushed must not be newer than what is on the disk here.
+                connection.exec_driver_sql("PRAGMA synchronous=FULL")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
                 yield connection

@@ -198,6 +198,9 @@ def _insert(connection: Connection, table: TableName, values: list[tuple[Any, ..
 
 
 def _copy(connection: Connection, table: TableName, values: list[tuple[Any, ...]]) -> None:
+    if not connection.in_transaction():
+        # The driver's own cursor begins nothing that SQLAlchemy knows of: its commit would then do nothing.
+        connection.begin()
     driver: Any = connection.connection.driver_connection
     names = ", ".join(f'"{name}"' for name in INSERT_COLUMNS[table])
     with driver.cursor() as cursor, cursor.copy(f"COPY {table} ({names}) FROM STDIN") as copy:

@@ -20,7 +20,16 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
-from audit.checkpoint import Checkpoint, FileWitness, ReadableWitness, VerifyingKey, load_keys, verify_note
+from audit.checkpoint import (
+    Checkpoint,
+    FileWitness,
+    LostHistory,
+    ReadableWitness,
+    VerifyingKey,
+    load_keys,
+    verify_note,
+    witnessed,
+)
 from audit.errors import AuditError, InvalidNote
 from audit.merkle import HASH_SIZE, LEAF_PREFIX, Frontier
 
@@ -75,6 +84,8 @@ class VerifyResult:
     witnessed_size: int | None = None
     made_at: str | None = None
     """When the hub signed that this export is whole; None without such a statement."""
+    lost: list[tuple[int, int, str]] = field(default_factory=list)
+    """Histories (from, until, when) that the witness saw and a restored backup lost, as the hub signed."""
     beyond: int = 0
     """Events that the witness has seen and that came after this export was made."""
 
@@ -110,8 +121,10 @@ class LogChecker:
     faults are still listed, up to fifty.
     """
 
-    def __init__(self, keys: Sequence[VerifyingKey], witnessed: Iterable[Checkpoint] = ()) -> None:
-        self.result = VerifyResult()
+    def __init__(
+        self, keys: Sequence[VerifyingKey], seen: Iterable[Checkpoint] = (), lost: Sequence[LostHistory] = ()
+    ) -> None:
+        self.result = VerifyResult(lost=[(one.start, one.end, one.recovered_at.isoformat()) for one in lost])
         self.leaves: list[bytes] = []
         """Leaf hashes since the last tile boundary; appended to by the reader."""
         self._keys = keys
@@ -123,10 +136,10 @@ class LogChecker:
         self._witnessed: dict[int, bytes] = {}
         self._signed: dict[int, Checkpoint] = {}
         self._newest_seen = 0
-        for seen in sorted(witnessed, key=lambda one: one.size):
-            if self._witnessed.setdefault(seen.size, seen.root) != seen.root:
-                self.report("forked", f"the witness holds two roots for size {seen.size}", seen.size - 1)
-            self._newest_seen = seen.size
+        for one in sorted(seen, key=lambda one: one.size):
+            if self._witnessed.setdefault(one.size, one.root) != one.root:
+                self.report("forked", f"the witness holds two roots for size {one.size}", one.size - 1)
+            self._newest_seen = one.size
         self._sizes_seen = sorted(self._witnessed, reverse=True)
         if self._sizes_seen:
             self.result.witnessed_size = self._sizes_seen[0]
@@ -466,13 +479,16 @@ def _json_object(line: bytes) -> dict[str, Any]:
     return value
 
 
-def witnessed_checkpoints(witness: ReadableWitness, keys: Sequence[VerifyingKey]) -> list[Checkpoint]:
-    """Return what a witness holds, with every signature checked.
+def witnessed_checkpoints(
+    witness: ReadableWitness, keys: Sequence[VerifyingKey]
+) -> tuple[list[Checkpoint], list[LostHistory]]:
+    """Return what a witness holds, with every signature checked, and the histories that recoveries gave up.
 
     Raises:
         InvalidNote: a note that no known key signed is among them.
     """
-    return [verify_note(note, keys) for note in witness.notes()]
+    held = list(witnessed(witness, keys))
+    return [one for one in held if isinstance(one, Checkpoint)], [one for one in held if isinstance(one, LostHistory)]
 
 
 def verify_export(
@@ -492,7 +508,20 @@ def verify_export(
         Unreadable: the file is not an export.
         InvalidNote: the witness holds what no known key signed.
     """
-    checker = LogChecker(keys, witnessed_checkpoints(witness, keys) if witness else ())
+    seen, lost = witnessed_checkpoints(witness, keys) if witness else ([], [])
+    return _verified(path, LogChecker(keys, seen, lost), origin=origin, made_after=made_after)
+
+
+def verify_export_of(path: Path, *, keys: Sequence[VerifyingKey], beginning: Checkpoint, origin: str) -> VerifyResult:
+    """Verify an export that must begin with what `beginning` says and may go on from there. Raises as above."""
+    checker = LogChecker(keys, [beginning] if beginning.size else [])
+    result = _verified(path, checker, origin=origin, made_after=None)
+    if result.size < beginning.size and result.is_valid:
+        checker.report("truncated", f"the export ends at {result.size}, before {beginning.size}", result.size)
+    return result
+
+
+def _verified(path: Path, checker: LogChecker, *, origin: str | None, made_after: datetime | None) -> VerifyResult:
     try:
         with path.open("rb") as file:
             _ExportReader(checker).read(file)
@@ -561,6 +590,11 @@ def describe(result: VerifyResult) -> str:
         lines.append(f"note: events 0 to {result.withheld - 1} were removed by retention; their hashes are here")
     if result.unproven:
         lines.append(f"note: {result.unproven} events have no checkpoint over them yet")
+    for start, end, when in result.lost:
+        lines.append(
+            f"RECOVERED: what the witness saw as events {start} to {end - 1} was lost with a restored backup; the hub "
+            f"signed at {when} that it goes on from {start}"
+        )
     if result.made_at is not None:
         lines.append(f"whole: the hub signed that it exported these {result.size} events at {result.made_at}")
     if result.witnessed_size is not None:

@@ -27,6 +27,7 @@ from idhub.credentials.tables import AccessToken, RefreshToken, SsoSession
 from idhub.delivery import overview
 from idhub.delivery.holds import holds
 from idhub.delivery.tables import Delivery
+from idhub.directory.organizations import recovery_reason
 from idhub.directory.tables import Installation
 from idhub.errors import IdhubError
 from idhub.keys import PURPOSES
@@ -61,17 +62,21 @@ class Finding:
 
 
 def readiness(hub: Hub, *, now: datetime) -> list[Finding]:
-    """What must hold for requests to be answered: database, schema, keys, sequencer, delivery queue."""
+    """What must hold for requests to be answered: database, no recovery, schema, keys, sequencer, delivery queue."""
     try:
         with hub.database.read() as session:
             epoch = session.execute(select(Installation.epoch).where(Installation.id == 1)).scalar()
             sealing = sequencer_lag(session.connection(), now)
             waiting = overview.lag(session, now=now)
+            recovery = recovery_reason(session)
         migrated = is_current(hub.database)
     except SQLAlchemyError:
         return [Finding("database", False, "The database does not answer."), _keys(hub)]
     return [
         Finding("database", epoch is not None, "answers" if epoch is not None else "The installation has no row."),
+        Finding(
+            "recovery", recovery is None, f"{recovery} See `idhub recover`." if recovery else "not in recovery mode"
+        ),
         Finding("migrations", migrated, "current" if migrated else "Run `idhub migrate`."),
         _keys(hub),
         Finding(
@@ -93,13 +98,9 @@ def check(hub: Hub, *, now: datetime) -> list[Finding]:
     if not found[0].is_ok:
         return found
     with hub.database.read() as session:
-        recovery = session.execute(select(Installation.recovery_reason).where(Installation.id == 1)).scalar()
         held = holds(session)
         dead = session.execute(select(func.count()).where(Delivery.state == "dead")).scalar_one()
         slugs = _slugs(session)
-    found.append(
-        Finding("recovery", recovery is None, recovery or "not in recovery mode"),
-    )
     names = ", ".join(f"{slugs.get(hold.application_id, hold.application_id)} ({hold.reason})" for hold in held)
     found.append(Finding("holds", not held, f"Deliveries stand still: {names}." if held else "no queue stands still"))
     found.append(

@@ -25,6 +25,7 @@ from idhub.keys import Keyring, MasterKey, has_keys, load_keyring
 from idhub.lifecycle.ports import use_planners
 from idhub.migrations import head_revision, is_current, migrate
 from idhub.provisioning.planner import ScimPlanner
+from idhub.recovery import Log, enter_when_behind
 from idhub.settings import Settings
 from idhub.signals.planner import BackchannelPlanner, tell_participants
 
@@ -82,6 +83,11 @@ class Hub:
             origin=log_origin(self.settings),
         )
 
+    @property
+    def log(self) -> Log:
+        """The audit log and its witness, as recovery looks at them."""
+        return Log(self.database, self.keyring, self.settings.effective_witness_file, log_origin(self.settings))
+
     def close(self) -> None:
         """Close the database."""
         self.database.dispose()
@@ -103,6 +109,8 @@ def log_origin(settings: Settings) -> str:
 def open_hub(settings: Settings, *, clock: Clock = utc_now) -> Hub:
     """Open the installation that `settings` name; make it on an empty database.
 
+    One that is behind its witness enters recovery mode (`idhub.recovery`).
+
     An empty database is migrated and gets keys; on SQLite an older schema is brought up to date too, on PostgreSQL
     that is `idhub migrate`.
 
@@ -121,6 +129,8 @@ def open_hub(settings: Settings, *, clock: Clock = utc_now) -> Hub:
     now = clock()
     keyring = load_keyring(database, master, now=now)
     use_sealer(database, keyring)
+    if not is_new:
+        enter_when_behind(Log(database, keyring, settings.effective_witness_file, log_origin(settings)), now=now)
     use_planners(database, [ScimPlanner(settings.delivery_timeout), BackchannelPlanner(settings.delivery_timeout)])
     if is_new:
         with database.transaction() as session:

@@ -24,6 +24,7 @@ from idhub.delivery.leases import HeldLease, hold, release
 from idhub.delivery.loop import DeliveryLoop
 from idhub.delivery.receipt_box import has_due
 from idhub.directory import search_index
+from idhub.directory.organizations import recovery_reason
 from idhub.lifecycle.due import apply_due
 from idhub.lifecycle.receipts import sign_due
 from idhub.lifecycle.reevaluation import reevaluate_pending
@@ -173,6 +174,8 @@ class Worker:
     def _seal(self) -> None:
         """Give new events their place in the log; sign a checkpoint at least each second while there are any."""
         now = self._hub.clock()
+        if self._is_recovering():
+            return
         is_late = self._checkpointed_at is None or now - self._checkpointed_at >= timedelta(seconds=_CHECKPOINT_EVERY)
         if not is_late:
             with self._hub.database.read() as session:
@@ -182,6 +185,11 @@ class Worker:
         else:
             self._checkpointed_at = now
         self._run_sequencer(now, checkpoint=False)
+
+    def _is_recovering(self) -> bool:
+        """Nothing is sealed while it is open from where the log goes on: that would be a fork."""
+        with self._hub.database.read() as session:
+            return recovery_reason(session) is not None
 
     def _run_sequencer(self, now: datetime, *, checkpoint: bool) -> None:
         if self._sequencer is None:
@@ -215,7 +223,8 @@ class Worker:
         """Seal what the last deliveries recorded, and let the next process take over at once."""
         now = self._hub.clock()
         try:
-            self._run_sequencer(now, checkpoint=True)
+            if not self._is_recovering():
+                self._run_sequencer(now, checkpoint=True)
         except AuditError:
             _log.exception("worker.job_failed", job="seal")
         for lease in self._leases.values():

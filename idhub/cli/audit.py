@@ -15,6 +15,7 @@ from audit.verify import VerifyResult, describe, read_keys, verify_database, ver
 from idhub.changes import Event, EventType, record
 from idhub.cli.console import JsonOption, app, caller, open_here, plain, say, show, table
 from idhub.directory.calendar import parse_instant
+from idhub.directory.organizations import recovery_reason
 from idhub.errors import Invalid
 from idhub.services import Hub, log_origin
 
@@ -98,7 +99,13 @@ def export_events(
 
 
 def _sequence(hub: Hub) -> None:
-    """Take in what is settled, so that an export is up to date even without a running worker."""
+    """Take in what is settled, so that an export is up to date even without a running worker.
+
+    Not in recovery mode: what is sealed before it is decided how the log goes on would be a fork.
+    """
+    with hub.database.read() as session:
+        if recovery_reason(session) is not None:
+            return
     hub.sequencer().run_once(hub.clock(), checkpoint=True)
 
 

@@ -14,6 +14,7 @@ import typer
 from idhub.authority import LOCAL
 from idhub.changes import COMMAND_LINE
 from idhub.lifecycle.commands import Caller
+from idhub.logs import configure_logging
 from idhub.services import Hub, open_hub
 from idhub.settings import Settings, load_settings
 
@@ -47,7 +48,10 @@ def settings(**overrides: Any) -> Settings:
 @contextmanager
 def open_here() -> Iterator[Hub]:
     """The installation that the settings name, open."""
-    hub = open_hub(settings())
+    chosen = settings()
+    # Logs go to stderr: what a command prints is data.
+    configure_logging(chosen)
+    hub = open_hub(chosen)
     try:
         yield hub
     finally:

@@ -16,6 +16,7 @@ from idhub.credentials.tables import SessionParticipant, SsoSession
 from idhub.db import new_id
 from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.delivery.queue import plan
+from idhub.directory.organizations import recovery_reason
 from idhub.directory.tables import Person, Principal
 from idhub.errors import NotPermitted
 from idhub.settings import Settings
@@ -107,7 +108,7 @@ def start_session(
     checked wins, because the session is stamped with the epochs read before that.
 
     Raises:
-        NotPermitted: rule `session.standing` or `session.epoch`.
+        NotPermitted: rule `session.recovery`, `session.standing` or `session.epoch`.
     """
     lock_principal(session, principal_id)
     row = session.execute(
@@ -118,6 +119,9 @@ def start_session(
             installation_epoch().label("installation_epoch"),
         ).where(Principal.id == principal_id)
     ).first()
+    if recovery_reason(session) is not None:
+        # Who has left since the backup is not known; their password is as good as anybody's (design section 8).
+        raise NotPermitted("The hub was restored and waits for its operator; nobody signs in.", rule="session.recovery")
     if row is None or not row.may_act:
         raise NotPermitted("Signing in is not possible at this time.", rule="session.standing")
     if epochs_read != Epochs(row.access_epoch, row.enrolment_epoch, row.installation_epoch):

@@ -19,7 +19,7 @@ from idhub.db import Database, bulk_insert
 from idhub.delivery.channel import Grade, LeasedDelivery
 from idhub.delivery.holds import Hold, Queue, claim_probe, held_queues, holds
 from idhub.delivery.tables import Delivery, DeliveryAttempt
-from idhub.directory.tables import Installation
+from idhub.directory.organizations import recovery_reason
 from idhub.settings import Settings
 
 _UNFINISHED = ("pending", "leased")
@@ -48,7 +48,7 @@ def lease(database: Database, *, worker: str, now: datetime, limit: int, setting
     if limit <= 0:
         return []
     with database.read() as session:
-        if session.execute(select(Installation.recovery_reason).where(Installation.id == 1)).scalar() is not None:
+        if recovery_reason(session) is not None:
             # Restored from a backup: what it would send may have been sent, or withdrawn, before (design section 8).
             return []
         chosen, probes = _choose(session, limit, settings.delivery_per_application, now=now)

@@ -253,6 +253,11 @@ def department_paths(session: Session, department_ids: Iterable[str]) -> Mapping
     return found
 
 
+def recovery_reason(session: Session) -> str | None:
+    """Why the hub is in recovery mode, None when it is not (`idhub.recovery`)."""
+    return session.execute(select(Installation.recovery_reason).where(Installation.id == 1)).scalar()
+
+
 def install(session: Session, *, time_zone: str, now: datetime) -> bool:
     """Make the installation row and the root organization of an empty hub. Returns False when they exist."""
     if session.execute(select(Installation.id)).first():

@@ -52,6 +52,11 @@ class Refusal(StrEnum):
     WRONG_PASSWORD = "login.wrong_password"  # noqa: S105 - a reason
     STANDING = "login.standing"
     EPOCH = "login.epoch"
+    RECOVERY = "login.recovery"
+
+
+_REASONS = {"session.standing": Refusal.STANDING, "session.recovery": Refusal.RECOVERY}
+"""What `start_session` refused, in the words of this log."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -179,7 +184,7 @@ def finish(
             user_agent=browser.user_agent, settings=settings,
         )  # fmt: skip
     except NotPermitted as refused:
-        reason = Refusal.STANDING if refused.rule == "session.standing" else Refusal.EPOCH
+        reason = _REASONS.get(refused.rule or "", Refusal.EPOCH)
         return _refuse(session, prepared, reason, browser=browser, now=now)
     if old_session_id is not None and old_owner is not None:
         _replace(session, old_session_id, session_id, is_same_person=old_owner == principal_id, now=now)

@@ -21,7 +21,7 @@ from audit.checkpoint import Ed25519Signer, FileWitness, VerifyingKey
 from audit.events import Actor, Event, EventType
 from audit.export import export_jsonl
 from audit.sequencer import Sequencer
-from audit.trail import append, install_guards, metadata
+from audit.trail import Sealer, append, install_guards, metadata
 
 NOW = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
 ORIGIN = "hub.example/audit"
@@ -67,7 +67,7 @@ class Trail:
     def __init__(self, url: str, folder: Path) -> None:
         self.folder = folder
         self.engine: Engine = create_engine(make_url(url))
-        self.sealer = MemorySealer()
+        self.sealer: Sealer = MemorySealer()
         private = Ed25519PrivateKey.generate()
         self.signer = Ed25519Signer(private)
         self.keys = [VerifyingKey("checkpoint-1", self.signer.public_key, private.public_key())]

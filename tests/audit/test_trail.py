@@ -111,6 +111,15 @@ def test_a_personal_field_needs_a_plain_name(field: str) -> None:
         event_rows([event(1, personal={field: "x"})], sealer=MemorySealer())
 
 
+@pytest.mark.parametrize("count", [1, 31, 32, 100])
+def test_a_batch_of_any_size_is_there_after_the_commit(trail: Trail, count: int) -> None:
+    """Also when appending is the first thing that a connection does."""
+    with trail.engine.connect() as connection:
+        append(connection, [event(number) for number in range(count)], sealer=trail.sealer)
+        connection.commit()
+    assert counts(trail)[0] == count
+
+
 def by(trail: Trail) -> dict[str, Any]:
     return {"actor": Actor("person", "per_officer"), "now": trail.now, "sealer": trail.sealer}
 

@@ -1,0 +1,59 @@
+"""`idhub recover`: see what a restored backup has lost, and leave recovery mode."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from idhub import recovery
+from idhub.cli.console import JsonOption, app, caller, open_here, plain, say, show
+from idhub.errors import Conflict
+
+
+@app.command()
+def recover(
+    export: Annotated[Path | None, typer.Option("--from", help="Export of the log from after the backup.")] = None,
+    plan: Annotated[str | None, typer.Option(help="Fingerprint of the preview; do what it shows.")] = None,
+    enter: Annotated[str | None, typer.Option(help="Enter recovery mode by hand; say why.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Recovery mode after a restored backup: without `--plan`, show what would be done; with it, do that and leave."""
+    with open_here() as hub:
+        now, log = hub.clock(), hub.log
+        if enter is not None:
+            is_new = recovery.enter(hub.database, enter, now=now)
+            say("recovery mode; nothing issued before works" if is_new else "the hub was in recovery mode already")
+        seen = recovery.preview(log, export, now=now)
+        if plan is None:
+            show({**plain(seen), "plan": seen.fingerprint, "done": False}, as_json=json, lines=_lines(seen))
+            return
+        if plan != seen.fingerprint:
+            raise Conflict(
+                f"This is not the plan that was shown: it is {seen.fingerprint} now. Look at it again.",
+                field="plan",
+                rule="recovery.plan",
+            )
+        changed = recovery.leave(log, caller(), seen, now=now)
+        hub.sequencer().run_once(hub.clock(), checkpoint=True)
+    data = {**plain(seen), "plan": seen.fingerprint, "done": True, "people_changed": changed}
+    show(data, as_json=json, lines=[f"recovered: {changed} people changed; take in the newest HR file now"])
+
+
+def _lines(seen: recovery.Preview) -> list[str]:
+    witnessed = "unknown" if seen.witnessed_size is None else str(seen.witnessed_size)
+    lost = (
+        "" if seen.witnessed_size is None else f", {max(0, seen.witnessed_size - seen.known_through)} of them unknown"
+    )
+    lines = [
+        f"recovery mode: {seen.reason}",
+        f"events: {seen.size} here, {witnessed} witnessed, {seen.known_through} known{lost}",
+        f"would leave: {len(seen.leave)}  {' '.join(seen.leave[:20])}".rstrip(),
+        f"would be suspended: {len(seen.suspend)}  {' '.join(seen.suspend[:20])}".rstrip(),
+        f"would lose a role: {', '.join(f'{person} {role}' for person, role in seen.roles) or 'nobody'}",
+    ]
+    if seen.absent:
+        lines.append(f"not in this database (hired after the backup): {len(seen.absent)}")
+    if seen.not_replayed:
+        counted = ", ".join(f"{count} {kind}" for kind, count in seen.not_replayed.items())
+        lines.append(f"not made again: {counted}")
+    return [*lines, "nothing has been written; to do this:", f"idhub recover --plan {seen.fingerprint} [--from EXPORT]"]

@@ -1,0 +1,320 @@
+"""Recovery mode: the hub finds itself behind its witness, as after restoring a backup.
+
+A restored database is a past: people who have left since are there again, and what was sent since is not known. So
+every process, before anything else, compares the log with its witness (`enter_when_behind`). Behind or forked, the
+installation epoch goes up, so that nothing issued before works; nobody signs in, deliveries are held, and the log is
+not sealed, until somebody has seen the `preview` and decided (`leave`).
+
+What is known of the lost time comes from an export of the log that outlived it: leaves, suspensions and removed roles
+are made again. The log goes on from where the backup stood; a note signed for the witness says so for ever.
+"""
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import structlog
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from audit.checkpoint import (
+    Checkpoint,
+    Ed25519Signer,
+    FileWitness,
+    WitnessComparison,
+    compare_with_witness,
+    load_keys,
+    sign_checkpoint,
+)
+from audit.errors import AuditError, ForeignLog, InvalidNote
+from audit.tables import audit_events
+from audit.tiles import read_head
+from audit.verify import describe, verify_export_of
+from idhub.authority import HubRole, remove_role
+from idhub.changes import SYSTEM, Event, EventType, record
+from idhub.db import Database
+from idhub.directory.kinds import Standing
+from idhub.directory.organizations import recovery_reason
+from idhub.directory.tables import Installation, Principal
+from idhub.errors import Conflict, Invalid
+from idhub.keys import Keyring
+from idhub.lifecycle import commands
+from idhub.lifecycle.commands import Caller
+
+_LOG = structlog.get_logger("idhub.recovery")
+_STANDINGS = {
+    EventType.PERSON_OFFBOARDED: Standing.LEFT,
+    EventType.PERSON_SUSPENDED: Standing.SUSPENDED,
+    EventType.PERSON_ONBOARDED: Standing.ACTIVE,
+    EventType.PERSON_STARTED: Standing.ACTIVE,
+    EventType.PERSON_REACTIVATED: Standing.ACTIVE,
+    EventType.PERSON_REHIRED: Standing.ACTIVE,
+}
+_REPLAYED = frozenset({*_STANDINGS, EventType.ROLE_ASSIGNED, EventType.ROLE_REMOVED})
+_REASON = "Restored backup: left according to the exported log."
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The log of this installation and its witness on this machine."""
+
+    database: Database
+    keyring: Keyring
+    witness_file: Path
+    origin: str
+
+    def compare(self) -> WitnessComparison:
+        """How the log stands to what the witness has seen.
+
+        Raises:
+            InvalidNote: the witness holds what no key of this installation signed.
+        """
+        # First the witness, then the log: what is sealed in between must not look missing.
+        witness = FileWitness(self.witness_file).as_of_now()
+        keys = load_keys(self.keyring.jwks("checkpoint"))
+        with self.database.read() as session:
+            return compare_with_witness(read_head(session.connection()), witness, keys=keys, origin=self.origin)
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What leaving recovery mode would do. Nothing of it has been done."""
+
+    reason: str
+    size: int
+    """Events in the log."""
+    witnessed_size: int | None
+    """Events that the witness has seen; None when it cannot be read."""
+    known_through: int
+    """Events known of: those in the log, or in the export that goes further."""
+    leave: tuple[str, ...] = ()
+    suspend: tuple[str, ...] = ()
+    roles: tuple[tuple[str, str], ...] = ()
+    """Person and hub role to take."""
+    absent: tuple[str, ...] = ()
+    """People of the lost time who are not in this database: they were hired after the backup."""
+    not_replayed: dict[str, int] = field(default_factory=dict)
+    """Changes of the lost time that are not made again, by type of event."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names this preview: what is done is what was seen."""
+        seen = [self.reason, self.size, self.known_through, self.leave, self.suspend, self.roles]
+        return hashlib.sha256(orjson.dumps(seen)).hexdigest()[:16]
+
+
+def enter_when_behind(log: Log, *, now: datetime) -> None:
+    """Compare the log with its witness; enter recovery mode when events that were witnessed are not here.
+
+    A witness file that is not there says nothing; one of another log is logged and left alone.
+    """
+    if not log.witness_file.exists():
+        return
+    try:
+        compared = log.compare()
+        if compared.state in ("behind", "forked") and _tell_of_earlier_recoveries(log):
+            compared = log.compare()
+    except ForeignLog as error:
+        _LOG.error("recovery.foreign_witness", detail=str(error))
+        return
+    except InvalidNote as error:
+        # A checkpoint key that was made after the backup: what it signed is not here either.
+        enter(log.database, f"The witness cannot be matched: {error}.", now=now)
+        return
+    if compared.state in ("behind", "forked"):
+        enter(log.database, f"The log does not hold what its witness has seen: {compared.detail}.", now=now)
+
+
+def enter(database: Database, reason: str, *, now: datetime) -> bool:
+    """Enter recovery mode: nothing issued before works any more. Returns False when the hub was in it already."""
+    with database.transaction() as session:
+        row = session.execute(select(Installation.epoch, Installation.recovery_reason).with_for_update()).first()
+        if row is None or row.recovery_reason is not None:
+            return False
+        session.execute(update(Installation).values(epoch=row.epoch + 1, recovery_reason=reason[:500]))
+        details = {"step": "entered", "reason": reason, "installation_epoch": row.epoch + 1}
+        record(session, [_event(details, now=now)])
+    _LOG.error("recovery.entered", reason=reason)
+    return True
+
+
+def preview(log: Log, export: Path | None, *, now: datetime) -> Preview:
+    """What is lost, and what of it an export of the log lets the hub make again. Writes nothing.
+
+    Raises:
+        Conflict: the hub is not in recovery mode.
+        Invalid: the export is not a valid one of this log, or does not begin as the log does.
+    """
+    with log.database.read() as session:
+        reason = recovery_reason(session)
+        head = read_head(session.connection())
+    if reason is None:
+        raise Conflict("The hub is not in recovery mode; there is nothing to recover.", rule="recovery.none")
+    try:
+        witnessed: int | None = log.compare().witnessed_size
+    except InvalidNote:
+        witnessed = None
+    seen = Preview(reason, head.size, witnessed, head.size)
+    if export is None:
+        return seen
+    _refuse_other_exports(log, export, Checkpoint(log.origin, head.size, head.root, now))
+    with log.database.read() as session:
+        return _folded(session, seen, list(_events(export, start=head.size)))
+
+
+def leave(log: Log, caller: Caller, seen: Preview, *, now: datetime) -> int:
+    """Make what was previewed, then leave recovery mode. Returns how many people changed.
+
+    Every step is a transaction of its own and may be repeated: after a fault, preview and leave once more.
+
+    Raises:
+        Conflict: the hub left recovery mode meanwhile.
+    """
+    changed = 0
+    for principal_id in seen.leave:
+        with log.database.transaction() as session:
+            changed += bool(commands.offboard(session, caller, principal_id, now=now, reason=_REASON).left)
+    for principal_id in seen.suspend:
+        with log.database.transaction() as session:
+            changed += bool(commands.suspend(session, caller, principal_id, now=now, reason=_REASON).changed)
+    for principal_id, role in seen.roles:
+        _take_role(log.database, caller, principal_id, HubRole(role), now=now)
+    note = _sign_off(log, caller, seen, now=now)
+    FileWitness(log.witness_file).publish(note)
+    _LOG.warning("recovery.left", size=seen.size, witnessed=seen.witnessed_size, people=changed)
+    return changed
+
+
+def _sign_off(log: Log, caller: Caller, seen: Preview, *, now: datetime) -> str:
+    """End the mode, and sign from where the log goes on. The note is in the event, should the witness not get it."""
+    with log.database.transaction() as session:
+        locked = session.execute(select(Installation.recovery_reason).with_for_update()).scalar()
+        if locked is None:
+            raise Conflict("The hub left recovery mode meanwhile.", rule="recovery.none")
+        head = read_head(session.connection())
+        signer = Ed25519Signer(log.keyring.signing_key("checkpoint").private)
+        note = sign_checkpoint(Checkpoint(log.origin, head.size, head.root, now, "recovery"), signer)
+        session.execute(update(Installation).values(recovery_reason=None))
+        details = {
+            "step": "left",
+            "size": head.size,
+            "witnessed_size": seen.witnessed_size,
+            "known_through": seen.known_through,
+            "people_left": len(seen.leave),
+            "people_suspended": len(seen.suspend),
+            "roles_taken": len(seen.roles),
+            "note": base64.b64encode(note.encode()).decode(),
+        }
+        record(session, [_event(details, now=now, caller=caller)])
+    return note
+
+
+def _tell_of_earlier_recoveries(log: Log) -> bool:
+    """Give the witness the notes of recoveries that it has not heard of; return whether there were any.
+
+    A crash came between, or another machine recovered: each machine has a witness of its own.
+    """
+    with log.database.read() as session:
+        bodies = session.execute(
+            select(audit_events.c.body)
+            .where(audit_events.c.type == EventType.HUB_RECOVERY.value)
+            .order_by(audit_events.c.id)
+        ).scalars()
+        notes = [base64.b64decode(note) for body in bodies if (note := orjson.loads(body)["details"].get("note"))]
+    witness = FileWitness(log.witness_file)
+    held = set(witness.notes())
+    missing = [note for note in (one.decode() for one in notes) if note not in held]
+    for note in missing:
+        witness.publish(note)
+    return bool(missing)
+
+
+def _refuse_other_exports(log: Log, export: Path, here: Checkpoint) -> None:
+    keys = load_keys(log.keyring.jwks("checkpoint"))
+    try:
+        result = verify_export_of(export, keys=keys, beginning=here, origin=log.origin)
+    except (AuditError, OSError) as error:
+        raise Invalid(f"{export} cannot be read: {error}", field="from", rule="recovery.export") from error
+    if not result.is_valid:
+        first = describe(result).splitlines()[0]
+        raise Invalid(f"{export} is not a valid export of this log: {first}", field="from", rule="recovery.export")
+
+
+def _events(export: Path, *, start: int) -> Iterator[dict[str, Any]]:
+    """Bodies of the events from `start` on; the export has been verified."""
+    with export.open("rb") as file:
+        for line in file:
+            if line.startswith(b'{"position":'):
+                value = orjson.loads(line)
+                if value["position"] >= start:
+                    yield value["body"]
+
+
+def _folded(session: Session, seen: Preview, lost: Sequence[dict[str, Any]]) -> Preview:
+    """What the lost events come to, as far as this database does not say it already."""
+    standings: dict[str, Standing] = {}
+    roles: dict[tuple[str, str], bool] = {}
+    others: Counter[str] = Counter()
+    for body in lost:
+        kind, person_id = body["type"], body.get("person_id")
+        if person_id and kind in _STANDINGS:
+            standings[person_id] = _STANDINGS[EventType(kind)]
+        elif person_id and kind in (EventType.ROLE_ASSIGNED, EventType.ROLE_REMOVED):
+            roles[person_id, body["details"]["role"]] = kind == EventType.ROLE_REMOVED
+        elif body["class"] == "change" and kind not in _REPLAYED:
+            others[kind] += 1
+    people = sorted({*standings, *(person_id for person_id, _ in roles)})
+    known: dict[str, Standing] = {}
+    for start in range(0, len(people), 500):
+        known |= {
+            row.id: row.standing
+            for row in session.execute(
+                select(Principal.id, Principal.standing).where(Principal.id.in_(people[start : start + 500]))
+            )
+        }
+    return Preview(
+        seen.reason,
+        seen.size,
+        seen.witnessed_size,
+        seen.size + len(lost),
+        leave=tuple(p for p in people if standings.get(p) == Standing.LEFT and known.get(p, Standing.LEFT) != "left"),
+        suspend=tuple(p for p in people if standings.get(p) == Standing.SUSPENDED and known.get(p) == "active"),
+        roles=tuple(sorted(key for key, is_removed in roles.items() if is_removed and key[0] in known)),
+        absent=tuple(p for p in people if p not in known),
+        not_replayed=dict(sorted(others.items())),
+    )
+
+
+def _take_role(database: Database, caller: Caller, principal_id: str, role: HubRole, *, now: datetime) -> None:
+    with database.transaction() as session:
+        if remove_role(session, principal_id, role, now=now):
+            event = Event(
+                type=EventType.ROLE_REMOVED,
+                at=now,
+                actor=caller.actor,
+                door=caller.door,
+                target_kind="person",
+                target_id=principal_id,
+                person_id=principal_id,
+                reason="recovery",
+                details={"role": role.value},
+            )
+            record(session, [event])
+
+
+def _event(details: dict[str, Any], *, now: datetime, caller: Caller | None = None) -> Event:
+    return Event(
+        type=EventType.HUB_RECOVERY,
+        at=now,
+        actor=SYSTEM if caller is None else caller.actor,
+        door="system" if caller is None else caller.door,
+        target_kind="log",
+        target_id="events",
+        details=details,
+    )

@@ -1,0 +1,244 @@
+"""Recovery mode: a real older backup is put back, and the hub notices, holds still and is led out of it."""
+
+import os
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.cli.conftest import Command
+from tests.support.databases import DatabaseKind, Databases
+from tests.support.postgres import _programs
+
+PEOPLE = tuple(
+    f"QY{n},员工{n},,,p{n}@qiyue.example,,总部,研发,Engineer,,regular,2020-01-01,,active" for n in range(1, 7)
+)
+
+
+class Backup:
+    """Takes and puts back a backup by the database's own means."""
+
+    def __init__(self, kind: DatabaseKind, url: str, folder: Path) -> None:
+        self._kind, self._url, self._folder = kind, url, folder
+
+    def take(self) -> None:
+        if self._kind == "sqlite":
+            source, copy = (
+                sqlite3.connect(self._folder / "data" / "idhub.db"),
+                sqlite3.connect(self._folder / "copy.db"),
+            )
+            source.backup(copy)
+            source.close()
+            copy.close()
+        else:
+            self._run("pg_dump", "--format=custom", f"--file={self._folder / 'copy.dump'}", self._url)
+
+    def put_back(self) -> None:
+        if self._kind == "sqlite":
+            for path in (self._folder / "data").glob("idhub.db*"):
+                path.unlink()
+            shutil.copy(self._folder / "copy.db", self._folder / "data" / "idhub.db")
+        else:
+            with psycopg.connect(self._url, autocommit=True) as connection:
+                connection.execute("DROP SCHEMA public CASCADE")
+                connection.execute("CREATE SCHEMA public")
+            self._run("pg_restore", f"--dbname={self._url}", str(self._folder / "copy.dump"))
+
+    @staticmethod
+    def _run(program: str, *arguments: str) -> None:
+        done = subprocess.run([_programs() / program, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == 0 or 'schema "public" already exists' in done.stderr, done.stderr
+
+
+@pytest.fixture
+def hub(
+    idhub: Command, database_kind: DatabaseKind, databases: Databases, tmp_path: Path
+) -> Iterator[tuple[Command, Backup]]:
+    """A hub with six people, and the means to set it back."""
+    if database_kind == "sqlite":
+        url = f"sqlite:///{tmp_path / 'data' / 'idhub.db'}"
+        made = Command(idhub.folder, {**idhub.environment, "IDHUB_DATABASE_URL": url})
+        yield staffed(made), Backup(database_kind, url, tmp_path)
+        return
+    with databases.fresh(database_kind, tmp_path, migrated=False) as url:
+        made = Command(idhub.folder, {**idhub.environment, "IDHUB_DATABASE_URL": url})
+        yield staffed(made), Backup(database_kind, url, tmp_path)
+
+
+def staffed(idhub: Command) -> Command:
+    assert idhub("people", "import", str(idhub.hr_file(*PEOPLE))).code == 0
+    for number in ("QY1", "QY4"):
+        assert idhub("role", "assign", number, "administrator").code == 0
+    assert idhub("audit", "export").code == 0
+    return idhub
+
+
+def exported(idhub: Command, name: str = "after.jsonl") -> str:
+    done = idhub("audit", "export")
+    assert done.code == 0, done.err
+    return str(idhub.write(name, done.out))
+
+
+def standing(idhub: Command, number: str) -> str:
+    return str(idhub("people", "show", number, "--json").json["standing"])
+
+
+def set_back(hub: tuple[Command, Backup], meanwhile: Callable[[Command], Any]) -> str:
+    """What happens to a hub between a backup and its return; the path of the last export of the lost time."""
+    idhub, backup = hub
+    backup.take()
+    meanwhile(idhub)
+    export = exported(idhub)
+    backup.put_back()
+    return export
+
+
+def a_busy_day(idhub: Command) -> None:
+    assert idhub("offboard", "QY2").code == 0
+    assert idhub("suspend", "QY3").code == 0
+    assert idhub("role", "remove", "QY4", "administrator").code == 0
+    assert idhub("offboard", "QY5").code == 0
+    assert idhub(
+        "onboard", "--name", "员工5", "--company", "总部", "--employee-number", "QY5", "--start-date", "2020-01-01"
+    ).code == 0  # fmt: skip
+    assert idhub(
+        "onboard", "--name", "新人", "--company", "总部", "--employee-number", "QY9", "--start-date", "2020-01-01"
+    ).code == 0  # fmt: skip
+    assert idhub("offboard", "QY9").code == 0
+
+
+def test_a_restored_backup_is_noticed_and_led_out_of(hub: tuple[Command, Backup]) -> None:
+    idhub, _ = hub
+    export = set_back(hub, a_busy_day)
+
+    past = idhub("people", "show", "QY2", "--json")
+    assert past.json["standing"] == "active"
+    assert "recovery.entered" in past.err
+    doctor = idhub("doctor", "--json")
+    recovery = next(one for one in doctor.json if one["name"] == "recovery")
+    assert (doctor.code, recovery["is_ok"]) == (1, False)
+    assert "witnessed events are missing" in recovery["detail"]
+    blind = idhub("recover", "--json").json
+    assert (blind["leave"], blind["done"], blind["known_through"]) == ([], False, blind["size"])
+    assert blind["witnessed_size"] > blind["size"]
+    seen = idhub("recover", "--from", export, "--json").json
+    people = {n: idhub("people", "show", n, "--json").json["id"] for n in ("QY2", "QY3", "QY4", "QY5")}
+    assert seen["leave"] == [people["QY2"]]
+    assert seen["suspend"] == [people["QY3"]]
+    assert seen["roles"] == [[people["QY4"], "administrator"]]
+    assert len(seen["absent"]) == 1
+    assert seen["known_through"] == seen["witnessed_size"]
+
+    other = idhub("recover", "--from", export, "--plan", blind["plan"])
+    assert (other.code, "not the plan that was shown" in other.err) == (1, True)
+    done = idhub("recover", "--from", export, "--plan", seen["plan"], "--json")
+    assert (done.code, done.json["people_changed"]) == (0, 2), done.err
+
+    assert [standing(idhub, n) for n in ("QY1", "QY2", "QY3", "QY5")] == ["active", "left", "suspended", "active"]
+    assert "was not administrator" in idhub("role", "remove", "QY4", "administrator").out
+    again = next(one for one in idhub("doctor", "--json").json if one["name"] == "recovery")
+    assert again["is_ok"]
+    assert idhub("recover").code == 1
+
+    # The log goes on; what was lost is said by whoever has the witness, from now on.
+    live = idhub("audit", "verify", "--json")
+    assert (live.code, live.json["findings"]) == (0, [])
+    assert [(start, end) for start, end, _ in live.json["lost"]] == [(blind["size"], seen["witnessed_size"])]
+    shown = idhub("audit", "verify")
+    assert f"RECOVERED: what the witness saw as events {blind['size']} to" in shown.out
+    found = idhub("audit", "search", "--action", "hub.recovery", "--json").json["events"]
+    assert [one["details"]["step"] for one in found] == ["left", "entered"]
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_nothing_issued_before_works_and_nobody_signs_in_meanwhile(hub: tuple[Command, Backup]) -> None:
+    from starlette.testclient import TestClient
+
+    from idhub.app import create_app
+    from idhub.services import open_hub
+    from idhub.settings import Settings
+
+    idhub, backup = hub
+    token = idhub("token", "create", "--scope", "people:read").out.strip()
+    backup.take()
+    assert idhub("offboard", "QY2").code == 0
+    exported(idhub)
+    settings = Settings(data_dir=idhub.folder / "data", database_url=idhub.environment["IDHUB_DATABASE_URL"])
+    headers = {"Authorization": f"Bearer {token}"}
+
+    def answers() -> tuple[int, int, Any]:
+        opened = open_hub(settings)
+        try:
+            client = TestClient(create_app(opened, with_worker=False), base_url=settings.issuer)
+            ready = client.get("/readyz")
+            return client.get("/api/v1/people", headers=headers).status_code, ready.status_code, ready.json()["failing"]
+        finally:
+            opened.close()
+
+    assert answers()[0] == 200
+    backup.put_back()
+    status, ready, failing = answers()
+    assert (status, ready, "recovery" in failing) == (401, 503, True)
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_a_recovery_that_the_witness_did_not_hear_of_is_told_to_it(hub: tuple[Command, Backup]) -> None:
+    """A crash between the commit and the witness, or a second machine with a witness of its own."""
+    idhub, _ = hub
+    set_back(hub, lambda idhub: idhub("offboard", "QY2"))
+    lost = (idhub.folder / "data" / "witness.log").read_bytes()
+    plan = idhub("recover", "--json").json["plan"]
+    assert idhub("recover", "--plan", plan).code == 0
+    (idhub.folder / "data" / "witness.log").write_bytes(lost)
+    assert next(one for one in idhub("doctor", "--json").json if one["name"] == "recovery")["is_ok"]
+    live = idhub("audit", "verify", "--json").json
+    assert (live["valid"], len(live["lost"])) == (True, 1)
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_a_hub_that_nobody_set_back_is_left_alone(hub: tuple[Command, Backup]) -> None:
+    idhub, _ = hub
+    assert idhub("offboard", "QY2").code == 0
+    exported(idhub)
+    refused = idhub("recover")
+    assert (refused.code, "not in recovery mode" in refused.err) == (1, True)
+    # By hand, where the witness was lost with the rest.
+    entered = idhub("recover", "--enter", "the old machine burnt", "--json")
+    assert (entered.code, entered.json["reason"]) == (0, "the old machine burnt")
+    assert idhub("recover", "--plan", entered.json["plan"]).code == 0
+    assert idhub("audit", "verify").code == 0
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_an_export_that_does_not_fit_is_refused(hub: tuple[Command, Backup]) -> None:
+    idhub, _ = hub
+    before = exported(idhub, "before.jsonl")
+    export = set_back(hub, a_busy_day)
+    lines = Path(export).read_bytes().splitlines(keepends=True)
+    forged = idhub.write("forged.jsonl", b"".join(line.replace(b"QY2", b"QY1") for line in lines))
+    for path in (str(forged), str(idhub.write("nonsense", "x")), str(idhub.folder / "absent")):
+        refused = idhub("recover", "--from", path)
+        assert (refused.code, "[from]" in refused.err) == (1, True), refused.err
+    assert os.path.exists(before)
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_a_checkpoint_key_made_after_the_backup_is_lost_history_too(hub: tuple[Command, Backup]) -> None:
+    idhub, _ = hub
+
+    def rotate(idhub: Command) -> None:
+        assert idhub("keys", "rotate", "checkpoint").code == 0
+        assert idhub("offboard", "QY2").code == 0
+
+    set_back(hub, rotate)
+    seen = idhub("recover", "--json").json
+    assert "cannot be matched" in seen["reason"]
+    assert seen["witnessed_size"] is None
+    assert idhub("recover", "--plan", seen["plan"]).code == 0
+    live = idhub("audit", "verify", "--json").json
+    assert (live["valid"], len(live["lost"])) == (True, 1)

@@ -16,7 +16,7 @@ from tests.support.databases import DatabaseKind, Databases
 from tests.support.postgres import _programs
 
 PEOPLE = tuple(
-    f"QY{n},员工{n},,,p{n}@qiyue.example,,总部,研发,Engineer,,regular,2020-01-01,,active" for n in range(1, 7)
+    f"QY{n},员工{n},,,p{n}@qiyue.example,,总部,研发,Engineer,,regular,2020-01-01,,active" for n in range(1, 5)
 )
 
 
@@ -59,7 +59,7 @@ class Backup:
 def hub(
     idhub: Command, database_kind: DatabaseKind, databases: Databases, tmp_path: Path
 ) -> Iterator[tuple[Command, Backup]]:
-    """A hub with six people, and the means to set it back."""
+    """A hub with four people, and the means to set it back."""
     if database_kind == "sqlite":
         url = f"sqlite:///{tmp_path / 'data' / 'idhub.db'}"
         made = Command(idhub.folder, {**idhub.environment, "IDHUB_DATABASE_URL": url})
@@ -102,14 +102,6 @@ def a_busy_day(idhub: Command) -> None:
     assert idhub("offboard", "QY2").code == 0
     assert idhub("suspend", "QY3").code == 0
     assert idhub("role", "remove", "QY4", "administrator").code == 0
-    assert idhub("offboard", "QY5").code == 0
-    assert idhub(
-        "onboard", "--name", "员工5", "--company", "总部", "--employee-number", "QY5", "--start-date", "2020-01-01"
-    ).code == 0  # fmt: skip
-    assert idhub(
-        "onboard", "--name", "新人", "--company", "总部", "--employee-number", "QY9", "--start-date", "2020-01-01"
-    ).code == 0  # fmt: skip
-    assert idhub("offboard", "QY9").code == 0
 
 
 def test_a_restored_backup_is_noticed_and_led_out_of(hub: tuple[Command, Backup]) -> None:
@@ -119,19 +111,14 @@ def test_a_restored_backup_is_noticed_and_led_out_of(hub: tuple[Command, Backup]
     past = idhub("people", "show", "QY2", "--json")
     assert past.json["standing"] == "active"
     assert "recovery.entered" in past.err
-    doctor = idhub("doctor", "--json")
-    recovery = next(one for one in doctor.json if one["name"] == "recovery")
-    assert (doctor.code, recovery["is_ok"]) == (1, False)
-    assert "witnessed events are missing" in recovery["detail"]
+    assert "witnessed events are missing" in reason(idhub)
+
     blind = idhub("recover", "--json").json
     assert (blind["leave"], blind["done"], blind["known_through"]) == ([], False, blind["size"])
     assert blind["witnessed_size"] > blind["size"]
     seen = idhub("recover", "--from", export, "--json").json
-    people = {n: idhub("people", "show", n, "--json").json["id"] for n in ("QY2", "QY3", "QY4", "QY5")}
-    assert seen["leave"] == [people["QY2"]]
-    assert seen["suspend"] == [people["QY3"]]
-    assert seen["roles"] == [[people["QY4"], "administrator"]]
-    assert len(seen["absent"]) == 1
+    assert seen["leave"] == [past.json["id"]]
+    assert (len(seen["suspend"]), [role for _, role in seen["roles"]]) == (1, ["administrator"])
     assert seen["known_through"] == seen["witnessed_size"]
 
     other = idhub("recover", "--from", export, "--plan", blind["plan"])
@@ -139,20 +126,20 @@ def test_a_restored_backup_is_noticed_and_led_out_of(hub: tuple[Command, Backup]
     done = idhub("recover", "--from", export, "--plan", seen["plan"], "--json")
     assert (done.code, done.json["people_changed"]) == (0, 2), done.err
 
-    assert [standing(idhub, n) for n in ("QY1", "QY2", "QY3", "QY5")] == ["active", "left", "suspended", "active"]
+    assert [standing(idhub, n) for n in ("QY2", "QY3")] == ["left", "suspended"]
     assert "was not administrator" in idhub("role", "remove", "QY4", "administrator").out
-    again = next(one for one in idhub("doctor", "--json").json if one["name"] == "recovery")
-    assert again["is_ok"]
-    assert idhub("recover").code == 1
+    assert reason(idhub) == "not in recovery mode"
 
     # The log goes on; what was lost is said by whoever has the witness, from now on.
     live = idhub("audit", "verify", "--json")
     assert (live.code, live.json["findings"]) == (0, [])
     assert [(start, end) for start, end, _ in live.json["lost"]] == [(blind["size"], seen["witnessed_size"])]
-    shown = idhub("audit", "verify")
-    assert f"RECOVERED: what the witness saw as events {blind['size']} to" in shown.out
     found = idhub("audit", "search", "--action", "hub.recovery", "--json").json["events"]
     assert [one["details"]["step"] for one in found] == ["left", "entered"]
+
+
+def reason(idhub: Command) -> str:
+    return str(next(one for one in idhub("doctor", "--json").json if one["name"] == "recovery")["detail"])
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
@@ -195,7 +182,7 @@ def test_a_recovery_that_the_witness_did_not_hear_of_is_told_to_it(hub: tuple[Co
     plan = idhub("recover", "--json").json["plan"]
     assert idhub("recover", "--plan", plan).code == 0
     (idhub.folder / "data" / "witness.log").write_bytes(lost)
-    assert next(one for one in idhub("doctor", "--json").json if one["name"] == "recovery")["is_ok"]
+    assert reason(idhub) == "not in recovery mode"
     live = idhub("audit", "verify", "--json").json
     assert (live["valid"], len(live["lost"])) == (True, 1)
 

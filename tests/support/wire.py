@@ -88,9 +88,22 @@ class Wire(asyncio.Protocol):
         """
         if self._transport is None or self._transport.is_closing():
             await self.connect()
-        assert self._transport is not None
+        self.write(request)
+        return await self.answer()
+
+    def write(self, request: bytes) -> None:
+        """Send a request at this very moment; its answer is to be awaited. The connection must be open."""
+        assert self._transport is not None, "not connected"
         self._waiting = asyncio.get_running_loop().create_future()
         self._transport.write(request)
+
+    async def answer(self) -> Answer:
+        """The answer to what was written.
+
+        Raises:
+            Cut: the connection ended first.
+        """
+        assert self._waiting is not None, "nothing was asked"
         try:
             async with asyncio.timeout(_PATIENCE):
                 return await self._waiting
@@ -166,14 +179,19 @@ def form(
     *,
     basic: tuple[str, str] | None = None,
     cookies: Mapping[str, str] | None = None,
+    forwarded_for: str | None = None,
 ) -> bytes:
-    """A POST of a form; `basic`: client id and secret."""
+    """A POST of a form; `basic`: client id and secret; `forwarded_for`: as a trusted proxy would write it."""
     authorization = None
     if basic is not None:
         pair = f"{quote(basic[0], safe='')}:{quote(basic[1], safe='')}"
         authorization = "Basic " + base64.b64encode(pair.encode()).decode()
     body = urlencode(fields).encode()
-    return _request("POST", path, cookies, authorization, "application/x-www-form-urlencoded", body)
+    made = _request("POST", path, cookies, authorization, "application/x-www-form-urlencoded", body)
+    if forwarded_for is None:
+        return made
+    first, _, rest = made.partition(b"\r\n")
+    return first + b"\r\nX-Forwarded-For: " + forwarded_for.encode() + b"\r\n" + rest
 
 
 def call(method: str, path: str, value: Any, *, bearer: str) -> bytes:

@@ -16,7 +16,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import OidcClient
-from idhub.credentials.store import Operation, Store
+from idhub.credentials.operations import Operation
+from idhub.credentials.store import Store
 from idhub.oidc.errors import OAuthError
 from idhub.oidc.parameters import Parameters
 
@@ -100,7 +101,7 @@ class ClientCache:
         kept = self._clients.get(client_id)
         if kept is not None and now - kept[0] <= _CACHE_SECONDS:
             return kept[1]
-        found = await self._store.read(lambda: _read_client(client_id))
+        found = await self._store.read(lambda: reading_client(client_id))
         self._clients.pop(client_id, None)
         if found is not None:
             self._clients[client_id] = now, found
@@ -109,7 +110,8 @@ class ClientCache:
         return found
 
 
-def _read_client(client_id: str) -> Operation[Client | None]:
+def reading_client(client_id: str) -> Operation[Client | None]:
+    """The registration, read now."""
     rows = yield "client.find", {"client_id": client_id}
     return _client(rows[0], is_raw=True) if rows else None
 

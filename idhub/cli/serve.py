@@ -14,7 +14,6 @@ from idhub.logs import configure_logging
 from idhub.migrations import head_revision
 from idhub.migrations import migrate as migrate_database
 from idhub.services import Hub, open_hub
-from idhub.settings import Settings
 
 _GRACE_SECONDS = 10
 _KEEP_ALIVE_SECONDS = 65
@@ -27,23 +26,19 @@ def serve(
     worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Run the worker in this process too.")] = True,
 ) -> None:
     """Serve the hub; on an empty data folder it migrates and makes keys first."""
-    run(settings(), host=host, port=port, with_worker=worker)
-
-
-def run(settings: Settings, *, host: str, port: int, with_worker: bool) -> None:
-    """Serve until a signal ends it."""
     import uvicorn
 
     from idhub.app import create_app
     from idhub.cli.protocol import BoundedProtocol
 
-    configure_logging(settings)
-    hub = open_hub(settings)
+    chosen = settings()
+    configure_logging(chosen)
+    hub = open_hub(chosen)
     try:
         _started(hub, "serve")
-        say(f"idhub on http://{host}:{port} as {settings.issuer}")
+        say(f"idhub on http://{host}:{port} as {chosen.issuer}")
         uvicorn.run(
-            create_app(hub, with_worker=with_worker),
+            create_app(hub, with_worker=worker),
             host=host,
             port=port,
             loop="uvloop",

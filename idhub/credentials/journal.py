@@ -13,9 +13,8 @@ from typing import Final
 import structlog
 
 from idhub.changes import Actor, Event, EventType
-from idhub.credentials.operations import Operation, record
 from idhub.credentials.spending import Caller
-from idhub.credentials.store import Store
+from idhub.credentials.store import Operation, Store, record
 from idhub.errors import Unavailable
 
 _WINDOW_SECONDS: Final = 60

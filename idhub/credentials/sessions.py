@@ -4,27 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import orjson
-from sqlalchemy import select, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import Application, OidcClient
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque
-from idhub.credentials.operations import LOCK, Operation, run_in
-from idhub.credentials.operations import record as recording
-from idhub.credentials.predicate import installation_epoch
+from idhub.credentials.predicate import installation_epoch, may_act, usable_session
 from idhub.credentials.revoke import EndedParticipant, end_sessions
 from idhub.credentials.tables import SessionParticipant, SsoSession
-from idhub.db import from_micros, new_id
+from idhub.db import new_id
 from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.delivery.queue import plan
-<<<<<<< HEAD
 from idhub.directory.organizations import recovery_reason
 from idhub.directory.tables import Person, Principal
-=======
-from idhub.directory.tables import Principal
->>>>>>> 161d204 (wip all)
 from idhub.errors import NotPermitted
 from idhub.settings import Settings
 
@@ -117,7 +110,6 @@ def start_session(
     Raises:
         NotPermitted: rule `session.recovery`, `session.standing` or `session.epoch`.
     """
-<<<<<<< HEAD
     lock_principal(session, principal_id)
     row = session.execute(
         select(
@@ -131,95 +123,79 @@ def start_session(
         # Who has left since the backup is not known; their password is as good as anybody's (design section 8).
         raise NotPermitted("The hub was restored and waits for its operator; nobody signs in.", rule="session.recovery")
     if row is None or not row.may_act:
-=======
-    return run_in(
-        session,
-        starting(
-            principal_id, epochs_read=epochs_read, amr=amr, now=now, ip=ip, user_agent=user_agent, settings=settings
-        ),
-    )
-
-
-def starting(
-    principal_id: str,
-    *,
-    epochs_read: Epochs,
-    amr: Sequence[str],
-    now: datetime,
-    ip: str | None,
-    user_agent: str | None,
-    settings: Settings,
-) -> Operation[tuple[str, str]]:
-    """See `start_session`."""
-    yield LOCK, {"principal_id": principal_id}
-    rows = yield "principal.epochs", {"principal_id": principal_id, "now": now}
-    if not rows or not rows[0]["ok_standing"]:
->>>>>>> 161d204 (wip all)
         raise NotPermitted("Signing in is not possible at this time.", rule="session.standing")
-    row = rows[0]
-    if epochs_read != Epochs(row["access_epoch"], row["enrolment_epoch"], row["installation_epoch"]):
+    if epochs_read != Epochs(row.access_epoch, row.enrolment_epoch, row.installation_epoch):
         raise NotPermitted("Something about your access changed while you signed in. Try again.", rule="session.epoch")
     token, session_id = opaque.make("ses"), new_id("ses")
     expires_at = now + settings.session_lifetime
-    yield (
-        "session.insert",
-        {
-            "id": session_id,
-            "token_hash": opaque.hash_of(token),
-            "principal_id": principal_id,
-            "access_epoch": epochs_read.access,
-            "enrolment_epoch": epochs_read.enrolment,
-            "installation_epoch": epochs_read.installation,
-            "authenticated_at": now,
-            "amr": orjson.dumps(list(amr)).decode(),
-            "created_at": now,
-            "last_seen_at": now,
-            "idle_expires_at": min(now + settings.session_idle, expires_at),
-            "expires_at": expires_at,
-            "ended_at": None,
-            "end_reason": None,
-            "ip": ip[:_MAX_IP] if ip else None,
-            "user_agent": user_agent[:_MAX_USER_AGENT] if user_agent else None,
-        },
+    session.execute(
+        insert(SsoSession).values(
+            id=session_id,
+            token_hash=opaque.hash_of(token),
+            principal_id=principal_id,
+            access_epoch=epochs_read.access,
+            enrolment_epoch=epochs_read.enrolment,
+            installation_epoch=epochs_read.installation,
+            authenticated_at=now,
+            amr=list(amr),
+            created_at=now,
+            last_seen_at=now,
+            idle_expires_at=min(now + settings.session_idle, expires_at),
+            expires_at=expires_at,
+            ip=ip[:_MAX_IP] if ip else None,
+            user_agent=user_agent[:_MAX_USER_AGENT] if user_agent else None,
+        )
     )
     actor = Actor(kind="person", id=principal_id, session_id=session_id, ip=ip)
-    started = Event(
-        type=EventType.SESSION_STARTED,
-        at=now,
-        actor=actor,
-        door="login",
-        target_kind="session",
-        target_id=session_id,
-        person_id=principal_id,
-        details={"amr": list(amr)},
+    record(
+        session,
+        [
+            Event(
+                type=EventType.SESSION_STARTED,
+                at=now,
+                actor=actor,
+                door="login",
+                target_kind="session",
+                target_id=session_id,
+                person_id=principal_id,
+                details={"amr": list(amr)},
+            )
+        ],
     )
-    yield recording([started])
     return token, session_id
 
 
 def authenticate(session: Session, token: str | None, *, now: datetime) -> SignedIn | None:
     """Who uses this session token now; None for everything that is not a usable session. A pure read."""
-    return run_in(session, authenticating(token, now=now))
-
-
-def authenticating(token: str | None, *, now: datetime) -> Operation[SignedIn | None]:
-    """See `authenticate`."""
     if not token or not opaque.looks_valid("ses", token):
         return None
-    rows = yield "session.find", {"token_hash": opaque.hash_of(token), "now": now}
-    if not rows:
+    row = session.execute(
+        select(
+            SsoSession.id,
+            SsoSession.principal_id,
+            SsoSession.amr,
+            SsoSession.authenticated_at,
+            SsoSession.last_seen_at,
+            SsoSession.expires_at,
+            Person.display_name,
+            Person.locale,
+        )
+        .join(Principal, Principal.id == SsoSession.principal_id)
+        .join(Person, Person.id == SsoSession.principal_id)
+        .where(SsoSession.token_hash == opaque.hash_of(token), usable_session(now))
+    ).first()
+    if row is None:
         return None
-    row = rows[0]
     return SignedIn(
-        principal_id=row["principal_id"],
-        session_id=row["id"],
-        display_name=row["display_name"],
-        locale=row["locale"],
-        amr=tuple(orjson.loads(row["amr"])),
-        authenticated_at=from_micros(row["authenticated_at"]),
-        csrf_binding=row["id"],
-        last_seen_at=from_micros(row["last_seen_at"]),
-        expires_at=from_micros(row["expires_at"]),
+        principal_id=row.principal_id,
+        session_id=row.id,
+        display_name=row.display_name,
+        locale=row.locale,
+        amr=tuple(row.amr),
+        authenticated_at=row.authenticated_at,
+        csrf_binding=row.id,
+        last_seen_at=row.last_seen_at,
+        expires_at=row.expires_at,
     )
 
 

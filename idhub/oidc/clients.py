@@ -16,8 +16,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import OidcClient
-from idhub.credentials.operations import Operation
-from idhub.credentials.store import Store
+from idhub.credentials.store import Operation, Store
 from idhub.oidc.errors import OAuthError
 from idhub.oidc.parameters import Parameters
 
@@ -101,7 +100,7 @@ class ClientCache:
         kept = self._clients.get(client_id)
         if kept is not None and now - kept[0] <= _CACHE_SECONDS:
             return kept[1]
-        found = await self._store.read(lambda: reading_client(client_id))
+        found = await self._store.read(lambda: _read_client(client_id))
         self._clients.pop(client_id, None)
         if found is not None:
             self._clients[client_id] = now, found
@@ -110,8 +109,7 @@ class ClientCache:
         return found
 
 
-def reading_client(client_id: str) -> Operation[Client | None]:
-    """The registration, read now."""
+def _read_client(client_id: str) -> Operation[Client | None]:
     rows = yield "client.find", {"client_id": client_id}
     return _client(rows[0], is_raw=True) if rows else None
 

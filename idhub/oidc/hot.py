@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import orjson
 import structlog
 from starlette.applications import Starlette
+from starlette.routing import Route
 
 from idhub.changes import EventType
 from idhub.credentials import opaque, spending
@@ -46,10 +47,7 @@ from idhub.settings import Settings
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
-HOT_PATHS: Final = (TOKEN_PATH, INTROSPECT_PATH, REVOKE_PATH, USERINFO_PATH, JWKS_PATH, *DISCOVERY_PATHS)
-"""Addresses that are answered here."""
 _FORM: Final = b"application/x-www-form-urlencoded"
 _MAX_BEARER: Final = 8_192
 _NO_STORE: Final = ((b"cache-control", b"no-store"), (b"pragma", b"no-cache"))
@@ -57,7 +55,6 @@ _ALWAYS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
-_JSON_ALWAYS: Final = ((b"content-type", b"application/json"), *_ALWAYS)
 _LOG = structlog.get_logger(__name__)
 
 
@@ -142,7 +139,6 @@ class Endpoints:
         self._reader = TokenReader(services.keyring, services.settings.issuer)
         self._grants = Grants(services.settings, services.keyring, self.store)
         self._discovery = _cached_document(metadata(services.settings.issuer))
-        self._jwks: tuple[object, Answer] = (None, Answer(b""))
 
     # ------------------------------------------------------------------ handlers
 
@@ -238,11 +234,7 @@ class Endpoints:
 
     async def jwks(self, request: Request, now: datetime) -> Answer:
         """Public keys of tokens and of event tokens (logout tokens among them)."""
-        # The same object as long as the keys are the same.
-        keys = self._keyring.published("token", "event")
-        if keys is not self._jwks[0]:
-            self._jwks = keys, _cached_document({"keys": keys})
-        return self._jwks[1]
+        return _cached_document(self._keyring.jwks("token", "event"))
 
     # ------------------------------------------------------------------ shared
 
@@ -372,10 +364,15 @@ class _HotEndpoint:
             answer = Answer(b"", 405, ((b"allow", allowed), *_NO_STORE))
         else:
             answer = await self._answer(scope, receive)
-        size = (b"content-length", b"%d" % len(answer.body))
-        headers = [size, *answer.headers, *(_JSON_ALWAYS if answer.body else _ALWAYS)]
+        body = b"" if scope["method"] == "HEAD" else answer.body
+        headers = [
+            (b"content-length", str(len(answer.body)).encode()),
+            *([(b"content-type", b"application/json")] if answer.body else []),
+            *answer.headers,
+            *_ALWAYS,
+        ]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
+        await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         now = self._clock()
@@ -416,13 +413,14 @@ class _HotEndpoint:
 
 
 async def _read(scope: Scope, receive: Receive, address: str) -> Request:
+    too_large = invalid_request("The request is too large.", reason="too_large")
     headers: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
         if name in headers and name in {b"authorization", b"content-type"}:
             raise invalid_request(f"{name.decode('ascii', 'replace')} is given more than once.", reason="header")
         headers[name] = value
     if len(scope.get("query_string", b"")) > MAX_QUERY:
-        raise _too_large()
+        raise too_large
     parts: list[bytes] = []
     size = 0
     has_more = scope["method"] == "POST"
@@ -433,7 +431,7 @@ async def _read(scope: Scope, receive: Receive, address: str) -> Request:
         part = message.get("body", b"")
         size += len(part)
         if size > MAX_BODY:
-            raise _too_large()
+            raise too_large
         parts.append(part)
         has_more = message.get("more_body", False)
     return Request(
@@ -446,10 +444,6 @@ async def _read(scope: Scope, receive: Receive, address: str) -> Request:
     )
 
 
-def _too_large() -> OAuthError:
-    return invalid_request("The request is too large.", reason="too_large")
-
-
 def _address(scope: Scope, trusted: Sequence[Network]) -> str:
     client = scope.get("client")
     peer = str(client[0]) if client else ""
@@ -459,21 +453,8 @@ def _address(scope: Scope, trusted: Sequence[Network]) -> str:
     return client_address(peer, forwarded, trusted)
 
 
-class HotPaths:
-    """ASGI middleware: requests for these paths are answered here, before any routing; the rest is passed on."""
-
-    def __init__(self, app: ASGIApp, *, table: Mapping[str, ASGIApp]) -> None:
-        self._app = app
-        self._table = table
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request to its endpoint."""
-        endpoint = self._table.get(scope["path"]) if scope["type"] == "http" else None
-        await (endpoint or self._app)(scope, receive, send)
-
-
-def create_hot(services: HotServices) -> tuple[Endpoints, dict[str, ASGIApp]]:
-    """The endpoints, and which application answers which path."""
+def mount_hot(app: Starlette, services: HotServices) -> Endpoints:
+    """Add the routes to the application."""
     endpoints = Endpoints(services)
     post, get = frozenset({"POST"}), frozenset({"GET", "HEAD"})
     table: list[tuple[str, Handler, frozenset[str], str]] = [
@@ -484,13 +465,8 @@ def create_hot(services: HotServices) -> tuple[Endpoints, dict[str, ASGIApp]]:
         (JWKS_PATH, endpoints.jwks, get, "Bearer"),
         *((path, endpoints.discovery, get, "Bearer") for path in DISCOVERY_PATHS),
     ]
-    return endpoints, {
-        path: _HotEndpoint(handler, endpoints, methods, realm) for path, handler, methods, realm in table
-    }
-
-
-def mount_hot(app: Starlette, services: HotServices) -> Endpoints:
-    """Put the endpoints in front of an application."""
-    endpoints, table = create_hot(services)
-    app.add_middleware(HotPaths, table=table)
+    # In front of everything else: a route is looked for in order.
+    app.router.routes[:0] = [
+        Route(path, _HotEndpoint(handler, endpoints, methods, realm)) for path, handler, methods, realm in table
+    ]
     return endpoints

@@ -6,7 +6,6 @@ from typing import Protocol
 
 from fastapi import Request
 
-from idhub.credentials.store import Store
 from idhub.errors import Invalid
 from idhub.login.passwords import HashingPool
 from idhub.pages import N_
@@ -28,10 +27,6 @@ _MAX_WAIT = timedelta(hours=1)
 
 class LoginServices(WebServices, Protocol):
     """The part of `idhub.app.Services` that signing in uses."""
-
-    @property
-    def store(self) -> Store:
-        """The narrow store: what every sign-in passes."""
 
     @property
     def hashing(self) -> HashingPool:

@@ -93,9 +93,6 @@ class PostgresServer:
 def postgres_server(*, on_disk: bool = False, **options: str) -> Iterator[PostgresServer]:
     """Run a server until the block ends. `options` are settings of PostgreSQL that differ from those of other tests.
 
-    Args:
-        on_disk: keep the data on the disk even where there is room in memory: for measurements.
-
     PostgreSQL refuses to run as root; then it runs as the user `postgres`, in a folder that this user owns.
 
     Raises:
@@ -110,13 +107,8 @@ def postgres_server(*, on_disk: bool = False, **options: str) -> Iterator[Postgr
             raise PostgresAbsent("There is no user `postgres` to run PostgreSQL as; root may not.") from error
     # In memory where the machine offers it: hundreds of databases are made and dropped.
     memory = Path("/dev/shm")  # noqa: S108 - a folder of our own is made in it
-<<<<<<< HEAD
     roomy = not on_disk and memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOM
     folder = Path(tempfile.mkdtemp(prefix="idhub-postgres-", dir=memory if roomy else "/var/tmp" if on_disk else None))  # noqa: S108
-=======
-    roomy = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > _ROOM
-    folder = Path(tempfile.mkdtemp(prefix="idhub-postgres-", dir=memory if roomy and not on_disk else None))
->>>>>>> 161d204 (wip all)
     try:
         if owner is not None:
             os.chown(folder, owner.pw_uid, owner.pw_gid)

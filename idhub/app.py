@@ -1,10 +1,12 @@
 """Composition root: a hub's services, its routers, its error translators, and the ASGI application they make."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from types import MappingProxyType
 from typing import Protocol
 
 import anyio.to_thread
@@ -16,6 +18,7 @@ from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from idhub import health
 from idhub.api.errors import error_response
@@ -31,7 +34,8 @@ from idhub.keys import Keyring
 from idhub.login.passwords import HashingPool
 from idhub.login.throttling import client_address, trusted_networks
 from idhub.logs import RequestLog
-from idhub.oidc.hot import mount_hot
+from idhub.oidc.hot import create_hot
+from idhub.oidc.metadata import AUTHORIZE_PATH, HOT_PATHS, RESUME_PATH
 from idhub.oidc.notices import ErrorNotice
 from idhub.oidc.routes import create_router as create_oidc
 from idhub.pages import Pages
@@ -46,7 +50,19 @@ from idhub.worker import Worker
 PUBLISHED_KEYS = "/.well-known/idhub-keys"
 _KEYS_MAX_AGE = 300
 _MACHINE_PATHS = ("/api/", "/oauth2/", "/.well-known/", "/healthz", "/readyz", "/metrics")
+# Nothing in these was chosen by a caller.
+_PLAIN_PATHS = (*HOT_PATHS, AUTHORIZE_PATH, RESUME_PATH, "/login")
 _LOG = structlog.get_logger(__name__)
+
+
+class _Application(FastAPI):
+    """FastAPI behind the endpoints that machines call at high rate: those pass none of its layers."""
+
+    front: Mapping[str, ASGIApp] = MappingProxyType({})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self.front.get(scope["path"]) if scope["type"] == "http" else None
+        await (endpoint or super().__call__)(scope, receive, send)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +145,7 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
             await services.http.close()
             services.hashing.close()
 
-    app = FastAPI(
+    app = _Application(
         title="idhub",
         version="1",
         lifespan=lifespan,
@@ -139,15 +155,17 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
-    mount_hot(app, services)
+    log = partial(RequestLog, settings=hub.settings, plain_paths=_PLAIN_PATHS)
+    app.front = {path: log(endpoint) for path, endpoint in create_hot(services)[1].items()}
+    # A route is looked for in order: what everybody passes comes first.
     app.include_router(create_oidc(services))
-    app.include_router(create_api(services))
     app.include_router(login.create_router(services))
+    app.include_router(create_api(services))
     app.include_router(create_pages_router(services))
     app.include_router(health.create_router(services))
     _publish_keys(app, services)
     translate_the_rest(app, services)
-    app.add_middleware(RequestLog, settings=hub.settings)
+    app.add_middleware(RequestLog, settings=hub.settings, plain_paths=_PLAIN_PATHS)
     return app
 
 

@@ -10,19 +10,20 @@ import contextlib
 import hashlib
 import hmac
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import orjson
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-from joserfc import jws
 from joserfc.jwk import ECKey, OKPKey, RSAKey
 from sqlalchemy import LargeBinary, String, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -73,9 +74,36 @@ class SigningKey:
         return self.key.private_key
 
     def sign_jws(self, typ: str, payload: bytes) -> str:
-        """Compact JWS over `payload` with `typ`, `alg` and `kid` in its header."""
-        header = {"alg": self.alg, "kid": self.kid, "typ": typ}
-        return jws.serialize_compact(header, payload, self.key, algorithms=[self.alg])
+        """Compact JWS (RFC 7515 section 7.1) over `payload` with `typ`, `alg` and `kid` in its header."""
+        signed = _header(self.alg, self.kid, typ) + _base64url(payload)
+        return (signed + b"." + _base64url(_SIGN[self.alg](self.private, signed))).decode()
+
+
+@cache
+def _header(alg: str, kid: str, typ: str) -> bytes:
+    """The protected header of every token of this kind, encoded, with the dot behind it."""
+    return _base64url(orjson.dumps({"alg": alg, "kid": kid, "typ": typ})) + b"."
+
+
+def _base64url(raw: bytes) -> bytes:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=")
+
+
+_ES256 = ec.ECDSA(SHA256())
+_RS256 = padding.PKCS1v15()
+
+
+def _sign_es256(key: Any, signed: bytes) -> bytes:
+    # RFC 7518 section 3.4: R and S as 32 bytes each, not the DER form that libraries return.
+    r, s = decode_dss_signature(key.sign(signed, _ES256))
+    return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+
+
+_SIGN: Mapping[str, Callable[[Any, bytes], bytes]] = {
+    "ES256": _sign_es256,
+    "RS256": lambda key, signed: bytes(key.sign(signed, _RS256, SHA256())),
+    "Ed25519": lambda key, signed: bytes(key.sign(signed)),
+}
 
 
 class MasterKey:
@@ -139,7 +167,7 @@ class MasterKey:
 
     def blind_index(self, context: str, text: str) -> str:
         """Keyed hash (hex) of `text` within `context`: equal texts compare equal, nothing else can be learned."""
-        return hmac.new(self._blind, context.encode() + b"\0" + text.encode(), "sha256").hexdigest()
+        return hmac.digest(self._blind, context.encode() + b"\0" + text.encode(), "sha256").hex()
 
 
 def _make_file(path: Path, content: bytes) -> None:
@@ -177,6 +205,7 @@ class Keyring:
         # Newest first, so that the first of a purpose and algorithm signs.
         self._keys = list(keys)
         self._retired = [dict(key) for key in retired]
+        self._published: dict[tuple[Purpose, ...], list[dict[str, Any]]] = {}
 
     def seal(self, context: str, plaintext: bytes) -> bytes:
         """See `MasterKey.seal`."""
@@ -211,9 +240,18 @@ class Keyring:
 
     def jwks(self, *purposes: Purpose) -> dict[str, Any]:
         """Public keys of the purposes, retired ones included as long as they are kept, newest first."""
-        keys = [dict(k.public_jwk) for k in self._keys if k.purpose in purposes]
-        keys += [{n: v for n, v in r.items() if n != "purpose"} for r in self._retired if r.get("purpose") in purposes]
-        return {"keys": keys}
+        return {"keys": [dict(key) for key in self.published(*purposes)]}
+
+    def published(self, *purposes: Purpose) -> list[dict[str, Any]]:
+        """The keys of `jwks`, not to be changed: the same object as long as this keyring publishes the same."""
+        found = self._published.get(purposes)
+        if found is None:
+            found = [dict(k.public_jwk) for k in self._keys if k.purpose in purposes]
+            found += [
+                {n: v for n, v in r.items() if n != "purpose"} for r in self._retired if r.get("purpose") in purposes
+            ]
+            self._published[purposes] = found
+        return found
 
     def verification_keys(self, *purposes: Purpose) -> dict[str, tuple[str, Any]]:
         """kid -> (algorithm, key object) of what verifies signatures of the purposes, retired keys included."""

@@ -4,17 +4,18 @@ Everything goes through here, the standard library's loggers included. What coul
 direction of a text is escaped; what looks like a credential is cut out of every value, wherever it was put.
 """
 
+import asyncio
 import logging
+import os
 import re
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal, TextIO, cast
-from uuid import uuid4
 
 import orjson
 import structlog
@@ -35,6 +36,7 @@ _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _REDACTED = "[redacted]"
 _PATH_LIMIT = 300
 _QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
+_METHODS = frozenset({"GET", "HEAD", "POST"})
 
 _SECRET_KEYS = re.compile(
     r"(?i)^(?:.*[_-])?(?:authorization|cookie|passwords?|passwd|secret|tokens?|assertion|api[_-]?key|private[_-]?key"
@@ -190,6 +192,30 @@ class _StderrLogger:
     log = debug = info = warn = warning = error = critical = fatal = exception = msg
 
 
+class _AccessLines:
+    """Lines of answered requests: those of one turn of the event loop are written in one call."""
+
+    def __init__(self, plain_paths: frozenset[str]) -> None:
+        self._plain_paths = plain_paths
+        self._lines: list[str] = []
+
+    def add(self, *, method: str, path: str, status: int, milliseconds: float, client: str | None, name: str) -> None:
+        """Write a line soon, in the form and with the redactions of every other."""
+        values = {"method": method, "path": path, "status": status, "milliseconds": milliseconds, "client": client}
+        # A path of ours, a known method, a number, the address of a socket: nothing to redact and nothing to escape.
+        is_plain = path in self._plain_paths and method in _METHODS
+        shown = values if is_plain else redact(values)
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        line = _json({"at": at, "level": "info", "event": "http.answered", **shown, "request_id": name})
+        if not self._lines:
+            asyncio.get_running_loop().call_soon(self._write)
+        self._lines.append(line if is_plain else escape(line))
+
+    def _write(self) -> None:
+        lines, self._lines = self._lines, []
+        _StderrLogger().msg("\n".join(lines))
+
+
 class _Bridge:
     """A record of the standard library to an event."""
 
@@ -214,9 +240,14 @@ class RequestLog:
     trusted proxies the address is theirs; who is behind them is in the audit events.
     """
 
-    def __init__(self, app: ASGIApp, *, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, *, settings: Settings, plain_paths: Iterable[str] = ()) -> None:
+        """Args:
+        plain_paths: paths of the hub that have no part of the caller's choice; their lines need no redaction.
+        """
         self._app = app
         self._is_debugging = settings.log_level == "debug"
+        self._is_logging = _LEVELS[settings.log_level] <= _LEVELS["info"]
+        self._lines = _AccessLines(frozenset(plain_paths)) if settings.log_format == "json" else None
         self._log = structlog.get_logger("idhub.http")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -224,7 +255,8 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        identity = f"req_{uuid4().hex}"
+        # Later ones are larger: an index of them grows at its end instead of everywhere.
+        identity = f"req_{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
         mark = request_id.set(identity)
         # Where pages and events read it: the number a person reads out is the one in the log.
         scope.setdefault("state", {})["request_id"] = identity
@@ -235,20 +267,28 @@ class RequestLog:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message = {**message, "headers": [*message.get("headers", ()), (b"x-request-id", identity.encode())]}
+                marked = (b"x-request-id", identity.encode())
+                message = {**message, "headers": [*message.get("headers", ()), marked]}
             await send(message)
 
         try:
             await self._app(scope, receive, send_marked)
         finally:
-            path = scope["path"][:_PATH_LIMIT]
-            if self._is_debugging or status >= 400 or path not in _QUIET_PATHS:
-                self._log.info(
-                    "http.answered",
-                    method=scope["method"],
-                    path=path,
-                    status=status,
-                    milliseconds=round((time.perf_counter() - began) * 1000, 1),
-                    client=scope["client"][0] if scope.get("client") else None,
-                )
+            if self._is_logging:
+                self._tell(scope, status, time.perf_counter() - began, identity)
             request_id.reset(mark)
+
+    def _tell(self, scope: Scope, status: int, seconds: float, identity: str) -> None:
+        path = scope["path"][:_PATH_LIMIT]
+        if path in _QUIET_PATHS and status < 400 and not self._is_debugging:
+            return
+        method, client = scope["method"], scope["client"][0] if scope.get("client") else None
+        milliseconds = round(seconds * 1000, 1)
+        if self._lines is not None:
+            self._lines.add(
+                method=method, path=path, status=status, milliseconds=milliseconds, client=client, name=identity
+            )
+            return
+        self._log.info(
+            "http.answered", method=method, path=path, status=status, milliseconds=milliseconds, client=client
+        )

@@ -143,7 +143,9 @@ class Settings(BaseSettings):
     @property
     def hashing_threads(self) -> int:
         """Threads that hash passwords."""
-        return self.hash_workers or os.cpu_count() or 1
+        # The cores that this process may use, where the system tells: in a container that is fewer than there are.
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        return self.hash_workers or usable or 1
 
 
 def load_settings(config: Path | None = None, **overrides: Any) -> Settings:

@@ -1,6 +1,7 @@
 """`idhub serve`, `worker`, `migrate`, `doctor`: running it."""
 
 import asyncio
+import gc
 import signal
 import sys
 from typing import Annotated
@@ -14,9 +15,11 @@ from idhub.logs import configure_logging
 from idhub.migrations import head_revision
 from idhub.migrations import migrate as migrate_database
 from idhub.services import Hub, open_hub
+from idhub.settings import Settings
 
 _GRACE_SECONDS = 10
 _KEEP_ALIVE_SECONDS = 65
+_OBJECTS_BEFORE_COLLECTION = 10_000
 
 
 @app.command()
@@ -26,19 +29,28 @@ def serve(
     worker: Annotated[bool, typer.Option("--worker/--no-worker", help="Run the worker in this process too.")] = True,
 ) -> None:
     """Serve the hub; on an empty data folder it migrates and makes keys first."""
+    run(settings(), host=host, port=port, with_worker=worker)
+
+
+def run(settings: Settings, *, host: str, port: int, with_worker: bool) -> None:
+    """Serve until a signal ends it."""
     import uvicorn
 
     from idhub.app import create_app
     from idhub.cli.protocol import BoundedProtocol
 
-    chosen = settings()
-    configure_logging(chosen)
-    hub = open_hub(chosen)
+    configure_logging(settings)
+    hub = open_hub(settings)
     try:
         _started(hub, "serve")
-        say(f"idhub on http://{host}:{port} as {chosen.issuer}")
+        application = create_app(hub, with_worker=with_worker)
+        # What is there now stays until the end: looking through it again and again would only delay requests.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(_OBJECTS_BEFORE_COLLECTION)
+        say(f"idhub on http://{host}:{port} as {settings.issuer}")
         uvicorn.run(
-            create_app(hub, with_worker=worker),
+            application,
             host=host,
             port=port,
             loop="uvloop",

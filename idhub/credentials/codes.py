@@ -4,28 +4,19 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from idhub.access.tables import Application, OidcClient
-from idhub.changes import Actor, Event, EventType, record
+from idhub.changes import Actor, Event, EventType
 from idhub.credentials import opaque
-from idhub.credentials.predicate import (
-    SESSION_CRITERIA,
-    Refused,
-    entitled,
-    first_failing,
-    labelled,
-    session_criteria,
-)
-from idhub.credentials.sessions import lock_principal
-from idhub.credentials.tables import AuthorizationCode, Grant, SessionParticipant, SsoSession
+from idhub.credentials.operations import LOCK, Operation, Row, record, run_in
+from idhub.credentials.predicate import SESSION_CRITERIA, Refused, first_failing
+from idhub.credentials.statements_browser import PUBLIC_SECTOR
 from idhub.db import new_id
-from idhub.directory.tables import Principal, SubjectIdentifier
 from idhub.settings import Settings
 
-PUBLIC_SECTOR = "public"
+__all__ = ["PUBLIC_SECTOR", "CodeRequest", "issue_code", "issuing_code", "subject_of"]
+
+_CRITERIA = (*SESSION_CRITERIA, "client_disabled", "application_disabled", "not_entitled")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,84 +35,65 @@ class CodeRequest:
 def issue_code(
     session: Session, session_id: str, request: CodeRequest, *, now: datetime, settings: Settings
 ) -> str | Refused:
+    """`issuing_code`, in the caller's transaction."""
+    return run_in(session, issuing_code(session_id, request, now=now, settings=settings))
+
+
+def issuing_code(
+    session_id: str, request: CodeRequest, *, now: datetime, settings: Settings
+) -> Operation[str | Refused]:
     """Issue a code under the session and return its value, or say which criterion of the use predicate failed.
 
     Locks the principal, then the session's row, and only then asks the predicate: a transition or a logout that began
     before is seen here, one that begins later sees the participant written here. The grant is stamped with the
     session's epochs, which were read before the password was checked.
     """
-    principal_id = session.execute(select(SsoSession.principal_id).where(SsoSession.id == session_id)).scalar()
-    if principal_id is None:
+    owners = yield "session.principal", {"session_id": session_id}
+    if not owners:
         return Refused("session_ended")
-    lock_principal(session, principal_id)
-    session.execute(
-        update(SsoSession)
-        .where(SsoSession.id == session_id, SsoSession.ended_at.is_(None), SsoSession.idle_expires_at > now)
-        .values(last_seen_at=now, idle_expires_at=now + settings.session_idle)
-    )
-    criteria = {
-        **session_criteria(now),
-        "client_disabled": OidcClient.is_enabled.is_(True),
-        "application_disabled": Application.is_enabled.is_(True),
-        "not_entitled": entitled(now, principal_id=SsoSession.principal_id, application_id=OidcClient.application_id),
-    }
-    row = session.execute(
-        select(
-            SsoSession.access_epoch,
-            SsoSession.enrolment_epoch,
-            SsoSession.installation_epoch,
-            SsoSession.authenticated_at,
-            OidcClient.application_id,
-            OidcClient.sector,
-            *labelled(criteria),
-        )
-        .join(Principal, Principal.id == SsoSession.principal_id)
-        .join(OidcClient, OidcClient.client_id == request.client_id)
-        .join(Application, Application.id == OidcClient.application_id)
-        .where(SsoSession.id == session_id)
-    ).one()
-    refused = first_failing(
-        dict(row._mapping), (*SESSION_CRITERIA, "client_disabled", "application_disabled", "not_entitled")
-    )
+    principal_id: str = owners[0]["principal_id"]
+    yield LOCK, {"principal_id": principal_id}
+    yield "session.extend", {"session_id": session_id, "idle_expires_at": now + settings.session_idle, "now": now}
+    row = (yield "code.check", {"session_id": session_id, "client_id": request.client_id, "now": now})[0]
+    refused = first_failing(row, _CRITERIA)
     if refused is not None:
         return refused
-    sub = subject_of(session, principal_id, row.sector or PUBLIC_SECTOR, now=now)
-    participant_id, has_joined = _join(
-        session,
-        session_id,
-        principal_id,
-        client_id=request.client_id,
-        application_id=row.application_id,
-        sub=sub,
-        now=now,
-    )
+    sub = row["sub"]
+    if sub is None:
+        sub = yield from _subject(principal_id, row["sector"], now)
+    participant_id, has_joined = yield from _join(row, session_id, principal_id, request.client_id, sub, now)
     grant_id, code = new_id("grt"), opaque.make("ac")
-    session.execute(
-        insert(Grant).values(
-            id=grant_id,
-            principal_id=principal_id,
-            client_id=request.client_id,
-            application_id=row.application_id,
-            session_id=session_id,
-            participant_id=participant_id,
-            scope=request.scope,
-            access_epoch=row.access_epoch,
-            enrolment_epoch=row.enrolment_epoch,
-            installation_epoch=row.installation_epoch,
-            authenticated_at=row.authenticated_at,
-            created_at=now,
-        )
+    yield (
+        "grant.issue",
+        {
+            "id": grant_id,
+            "principal_id": principal_id,
+            "client_id": request.client_id,
+            "application_id": row["application_id"],
+            "session_id": session_id,
+            "participant_id": participant_id,
+            "scope": request.scope,
+            "access_epoch": row["access_epoch"],
+            "enrolment_epoch": row["enrolment_epoch"],
+            "installation_epoch": row["installation_epoch"],
+            "authenticated_at": row["authenticated_at"],
+            "created_at": now,
+            "ended_at": None,
+            "end_reason": None,
+        },
     )
-    session.execute(
-        insert(AuthorizationCode).values(
-            code_hash=opaque.hash_of(code),
-            grant_id=grant_id,
-            client_id=request.client_id,
-            redirect_uri=request.redirect_uri,
-            code_challenge=request.code_challenge,
-            nonce=request.nonce,
-            expires_at=now + settings.code_lifetime,
-        )
+    yield (
+        "code.insert",
+        {
+            "code_hash": opaque.hash_of(code),
+            "grant_id": grant_id,
+            "client_id": request.client_id,
+            "redirect_uri": request.redirect_uri,
+            "code_challenge": request.code_challenge,
+            "nonce": request.nonce,
+            "expires_at": now + settings.code_lifetime,
+            "spent_at": None,
+        },
     )
     actor = Actor(kind="person", id=principal_id, session_id=session_id, ip=request.ip)
     issued = Event(
@@ -133,7 +105,7 @@ def issue_code(
         target_id=request.client_id,
         request_id=request.request_id,
         person_id=principal_id,
-        application_id=row.application_id,
+        application_id=row["application_id"],
         details={"grant": grant_id, "scope": request.scope},
     )
     joined = Event(
@@ -145,71 +117,57 @@ def issue_code(
         target_id=session_id,
         request_id=request.request_id,
         person_id=principal_id,
-        application_id=row.application_id,
+        application_id=row["application_id"],
         details={"client": request.client_id},
     )
-    record(session, [joined, issued] if has_joined else [issued])
+    yield record([joined, issued] if has_joined else [issued])
     return code
 
 
 def subject_of(session: Session, principal_id: str, sector: str, *, now: datetime) -> str:
     """The `sub` of the principal towards a sector, made on first use and kept for ever (OIDC Core section 8)."""
-    find = select(SubjectIdentifier.sub).where(
-        SubjectIdentifier.principal_id == principal_id, SubjectIdentifier.sector == sector
-    )
-    sub = session.execute(find).scalar()
-    if sub is None:
-        dialect = session.get_bind().dialect.name
-        new = sqlite.insert(SubjectIdentifier) if dialect == "sqlite" else postgresql.insert(SubjectIdentifier)
-        session.execute(
-            new.values(
-                principal_id=principal_id,
-                sector=sector,
-                # Not a client_id by any registration (RFC 9700 section 4.15): 160 random bits.
-                sub=secrets.token_hex(20),
-                is_active=True,
-                created_at=now,
-            ).on_conflict_do_nothing(index_elements=["principal_id", "sector"])
-        )
-        sub = session.execute(find).scalar_one()
+    return run_in(session, _subject(principal_id, sector, now))
+
+
+def _subject(principal_id: str, sector: str, now: datetime) -> Operation[str]:
+    who = {"principal_id": principal_id, "sector": sector}
+    found = yield "subject.find", who
+    if not found:
+        # Not a client_id by any registration (RFC 9700 section 4.15): 160 random bits.
+        made = {"sub": secrets.token_hex(20), "is_active": True, "created_at": now}
+        yield "subject.insert", {**who, **made}
+        found = yield "subject.find", who
+    sub: str = found[0]["sub"]
     return sub
 
 
 def _join(
-    session: Session,
-    session_id: str,
-    principal_id: str,
-    *,
-    client_id: str,
-    application_id: str,
-    sub: str,
-    now: datetime,
-) -> tuple[str, bool]:
+    row: Row, session_id: str, principal_id: str, client_id: str, sub: str, now: datetime
+) -> Operation[tuple[str, bool]]:
     """The participant row of this client in this session, alive; and whether it is new. The session's row is locked."""
-    row = session.execute(
-        select(SessionParticipant.id, SessionParticipant.ended_at).where(
-            SessionParticipant.session_id == session_id, SessionParticipant.client_id == client_id
-        )
-    ).first()
-    if row is None:
+    participant_id: str | None = row["participant_id"]
+    if participant_id is None:
         participant_id = new_id("par")
-        session.execute(
-            insert(SessionParticipant).values(
-                id=participant_id,
-                session_id=session_id,
-                principal_id=principal_id,
-                application_id=application_id,
-                client_id=client_id,
-                sid=secrets.token_hex(20),
-                sub=sub,
-                joined_at=now,
-                last_used_at=now,
-            )
+        yield (
+            "participant.insert",
+            {
+                "id": participant_id,
+                "session_id": session_id,
+                "principal_id": principal_id,
+                "application_id": row["application_id"],
+                "client_id": client_id,
+                "sid": secrets.token_hex(20),
+                "sub": sub,
+                "joined_at": now,
+                "last_used_at": now,
+                "token_expires_at": None,
+                "ended_at": None,
+            },
         )
         return participant_id, True
-    values: dict[str, object] = {"last_used_at": now}
-    if row.ended_at is not None:
-        # It was told that this session is over and may remember that: it comes back under another name.
-        values |= {"ended_at": None, "sid": secrets.token_hex(20), "joined_at": now, "token_expires_at": None}
-    session.execute(update(SessionParticipant).where(SessionParticipant.id == row.id).values(**values))
-    return row.id, row.ended_at is not None
+    if row["participant_ended_at"] is None:
+        yield "participant.use", {"participant_id": participant_id, "now": now}
+        return participant_id, False
+    # It was told that this session is over and may remember that: it comes back under another name.
+    yield "participant.return", {"participant_id": participant_id, "sid": secrets.token_hex(20), "now": now}
+    return participant_id, True

@@ -8,13 +8,14 @@ import asyncio
 import threading
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 import structlog
 
 from idhub.changes import Actor, Event, EventType
+from idhub.credentials.operations import Operation, record
 from idhub.credentials.spending import Caller
-from idhub.credentials.store import Operation, Store, record
+from idhub.credentials.store import Store
 from idhub.errors import Unavailable
 
 _WINDOW_SECONDS: Final = 60
@@ -25,8 +26,7 @@ _MANY: Final = "many"
 _LOG = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Key:
+class _Key(NamedTuple):
     kind: EventType
     door: str
     target_kind: str
@@ -75,9 +75,11 @@ class Journal:
         shortened = None if reason is None else reason[:_LONGEST_REASON]
         key = _Key(kind, door, target_kind, target, reader, address, shortened, minute)
         with self._lock:
-            if key not in self._counts and len(self._counts) >= _MAX_KEYS:
-                key = _Key(kind, door, target_kind, _MANY, None, _MANY, shortened, minute)
-            counted = self._counts.setdefault(key, _Count(now, now))
+            counted = self._counts.get(key)
+            if counted is None:
+                if len(self._counts) >= _MAX_KEYS:
+                    key = _Key(kind, door, target_kind, _MANY, None, _MANY, shortened, minute)
+                counted = self._counts.setdefault(key, _Count(now, now))
             counted.count += 1
             counted.last_at = now
 

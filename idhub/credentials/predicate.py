@@ -70,7 +70,7 @@ def epochs_hold(stamped: type[SsoSession] | type[Grant]) -> ColumnElement[bool]:
 def entitled(
     now: Now,
     *,
-    principal_id: InstrumentedAttribute[str] | str,
+    principal_id: InstrumentedAttribute[str] | BindParameter[str] | str,
     application_id: InstrumentedAttribute[str] | BindParameter[str] | str,
 ) -> Exists:
     """Some entitlement of the principal to the application is believed now and holds now."""

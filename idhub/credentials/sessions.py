@@ -4,20 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import insert, select, update
+import orjson
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import Application, OidcClient
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque
-from idhub.credentials.predicate import installation_epoch, may_act, usable_session
+from idhub.credentials.operations import LOCK, Operation, run_in
+from idhub.credentials.operations import record as recording
+from idhub.credentials.predicate import installation_epoch
 from idhub.credentials.revoke import EndedParticipant, end_sessions
 from idhub.credentials.tables import SessionParticipant, SsoSession
-from idhub.db import new_id
+from idhub.db import from_micros, new_id
 from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.delivery.queue import plan
-from idhub.directory.organizations import recovery_reason
-from idhub.directory.tables import Person, Principal
+from idhub.directory.tables import Principal
 from idhub.errors import NotPermitted
 from idhub.settings import Settings
 
@@ -110,92 +112,96 @@ def start_session(
     Raises:
         NotPermitted: rule `session.recovery`, `session.standing` or `session.epoch`.
     """
-    lock_principal(session, principal_id)
-    row = session.execute(
-        select(
-            may_act(now).label("may_act"),
-            Principal.access_epoch,
-            Principal.enrolment_epoch,
-            installation_epoch().label("installation_epoch"),
-        ).where(Principal.id == principal_id)
-    ).first()
-    if recovery_reason(session) is not None:
+    return run_in(
+        session,
+        starting(
+            principal_id, epochs_read=epochs_read, amr=amr, now=now, ip=ip, user_agent=user_agent, settings=settings
+        ),
+    )
+
+
+def starting(
+    principal_id: str,
+    *,
+    epochs_read: Epochs,
+    amr: Sequence[str],
+    now: datetime,
+    ip: str | None,
+    user_agent: str | None,
+    settings: Settings,
+) -> Operation[tuple[str, str]]:
+    """See `start_session`."""
+    yield LOCK, {"principal_id": principal_id}
+    rows = yield "principal.epochs", {"principal_id": principal_id, "now": now}
+    if rows and rows[0]["recovery_reason"] is not None:
         # Who has left since the backup is not known; their password is as good as anybody's (design section 8).
         raise NotPermitted("The hub was restored and waits for its operator; nobody signs in.", rule="session.recovery")
-    if row is None or not row.may_act:
+    if not rows or not rows[0]["ok_standing"]:
         raise NotPermitted("Signing in is not possible at this time.", rule="session.standing")
-    if epochs_read != Epochs(row.access_epoch, row.enrolment_epoch, row.installation_epoch):
+    row = rows[0]
+    if epochs_read != Epochs(row["access_epoch"], row["enrolment_epoch"], row["installation_epoch"]):
         raise NotPermitted("Something about your access changed while you signed in. Try again.", rule="session.epoch")
     token, session_id = opaque.make("ses"), new_id("ses")
     expires_at = now + settings.session_lifetime
-    session.execute(
-        insert(SsoSession).values(
-            id=session_id,
-            token_hash=opaque.hash_of(token),
-            principal_id=principal_id,
-            access_epoch=epochs_read.access,
-            enrolment_epoch=epochs_read.enrolment,
-            installation_epoch=epochs_read.installation,
-            authenticated_at=now,
-            amr=list(amr),
-            created_at=now,
-            last_seen_at=now,
-            idle_expires_at=min(now + settings.session_idle, expires_at),
-            expires_at=expires_at,
-            ip=ip[:_MAX_IP] if ip else None,
-            user_agent=user_agent[:_MAX_USER_AGENT] if user_agent else None,
-        )
+    yield (
+        "session.insert",
+        {
+            "id": session_id,
+            "token_hash": opaque.hash_of(token),
+            "principal_id": principal_id,
+            "access_epoch": epochs_read.access,
+            "enrolment_epoch": epochs_read.enrolment,
+            "installation_epoch": epochs_read.installation,
+            "authenticated_at": now,
+            "amr": orjson.dumps(list(amr)).decode(),
+            "created_at": now,
+            "last_seen_at": now,
+            "idle_expires_at": min(now + settings.session_idle, expires_at),
+            "expires_at": expires_at,
+            "ended_at": None,
+            "end_reason": None,
+            "ip": ip[:_MAX_IP] if ip else None,
+            "user_agent": user_agent[:_MAX_USER_AGENT] if user_agent else None,
+        },
     )
     actor = Actor(kind="person", id=principal_id, session_id=session_id, ip=ip)
-    record(
-        session,
-        [
-            Event(
-                type=EventType.SESSION_STARTED,
-                at=now,
-                actor=actor,
-                door="login",
-                target_kind="session",
-                target_id=session_id,
-                person_id=principal_id,
-                details={"amr": list(amr)},
-            )
-        ],
+    started = Event(
+        type=EventType.SESSION_STARTED,
+        at=now,
+        actor=actor,
+        door="login",
+        target_kind="session",
+        target_id=session_id,
+        person_id=principal_id,
+        details={"amr": list(amr)},
     )
+    yield recording([started])
     return token, session_id
 
 
 def authenticate(session: Session, token: str | None, *, now: datetime) -> SignedIn | None:
     """Who uses this session token now; None for everything that is not a usable session. A pure read."""
+    return run_in(session, authenticating(token, now=now))
+
+
+def authenticating(token: str | None, *, now: datetime) -> Operation[SignedIn | None]:
+    """See `authenticate`."""
     if not token or not opaque.looks_valid("ses", token):
         return None
-    row = session.execute(
-        select(
-            SsoSession.id,
-            SsoSession.principal_id,
-            SsoSession.amr,
-            SsoSession.authenticated_at,
-            SsoSession.last_seen_at,
-            SsoSession.expires_at,
-            Person.display_name,
-            Person.locale,
-        )
-        .join(Principal, Principal.id == SsoSession.principal_id)
-        .join(Person, Person.id == SsoSession.principal_id)
-        .where(SsoSession.token_hash == opaque.hash_of(token), usable_session(now))
-    ).first()
-    if row is None:
+    rows = yield "session.find", {"token_hash": opaque.hash_of(token), "now": now}
+    if not rows:
         return None
+    row = rows[0]
     return SignedIn(
-        principal_id=row.principal_id,
-        session_id=row.id,
-        display_name=row.display_name,
-        locale=row.locale,
-        amr=tuple(row.amr),
-        authenticated_at=row.authenticated_at,
-        csrf_binding=row.id,
-        last_seen_at=row.last_seen_at,
-        expires_at=row.expires_at,
+        principal_id=row["principal_id"],
+        session_id=row["id"],
+        display_name=row["display_name"],
+        locale=row["locale"],
+        amr=tuple(orjson.loads(row["amr"])),
+        authenticated_at=from_micros(row["authenticated_at"]),
+        csrf_binding=row["id"],
+        last_seen_at=from_micros(row["last_seen_at"]),
+        expires_at=from_micros(row["expires_at"]),
     )
 
 

@@ -12,8 +12,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from idhub.changes import Actor, Event, EventType
+from idhub.credentials.operations import DURABLE, Operation, Row, record
 from idhub.credentials.predicate import GRANT_CRITERIA, Refused, first_failing
-from idhub.credentials.store import DURABLE, Operation, Row, record
 from idhub.db import from_micros, new_id, to_micros
 
 OFFLINE_ACCESS = "offline_access"
@@ -186,16 +186,13 @@ def issue_for_service(
     """Store an access token for a service identity that acts for itself (RFC 6749 section 4.4)."""
     yield "principal.lock", {"principal_id": principal_id}
     about = {"application_id": application_id, "service_id": principal_id}
-    rows = yield "service.epochs", {"principal_id": principal_id, "now": now}
-    if not rows or not rows[0]["ok_standing"]:
-        return (yield from _refuse(caller, about, "standing", now))
-    epochs = rows[0]
-    find = {"client_id": caller.client_id, "principal_id": principal_id, "scope": scope}
-    found = yield "service.find", find
-    if found:
-        grant_id = found[0]["grant_id"]
-    else:
-        grant_id = new_id("grt")
+    find = {"client_id": caller.client_id, "principal_id": principal_id, "scope": scope, "now": now}
+    found = yield "service.use", find
+    if not found:
+        rows = yield "principal.epochs", {"principal_id": principal_id, "now": now}
+        if not rows or not rows[0]["ok_standing"]:
+            return (yield from _refuse(caller, about, "standing", now))
+        epochs, grant_id = rows[0], new_id("grt")
         yield (
             "grant.insert",
             {
@@ -215,7 +212,8 @@ def issue_for_service(
                 "end_reason": None,
             },
         )
-    grant = (yield "grant.use", {"grant_id": grant_id, "now": now})[0]
+        found = yield "grant.use", {"grant_id": grant_id, "now": now}
+    grant = found[0]
     refused = first_failing(grant, GRANT_CRITERIA)
     if refused is not None:
         return (yield from _refuse(caller, about, refused.reason, now))

@@ -4,7 +4,7 @@ A statement has a name and named parameters. Instants are passed as aware dateti
 both databases store; results come back as the drivers give them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -13,16 +13,21 @@ from typing import Any, Literal
 from sqlalchemy import Dialect, Executable, Text, bindparam, insert, or_, select, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from idhub.access.tables import Application, OidcClient
 from idhub.credentials.predicate import grant_criteria, grant_source, installation_epoch, labelled, may_act
+from idhub.credentials.statements_browser import browser_statements
 from idhub.credentials.tables import AccessToken, AuthorizationCode, Grant, RefreshToken, SessionParticipant, SsoSession
 from idhub.db import Base, Instant, to_micros
 from idhub.directory.kinds import EmploymentState
-from idhub.directory.tables import Department, Employment, Organization, Person, Principal
+from idhub.directory.tables import Department, Employment, Installation, Organization, Person, Principal
 
-DialectName = Literal["sqlite", "postgresql"]
+DriverName = Literal["sqlite", "postgresql", "psycopg"]
+"""sqlite3, asyncpg, psycopg."""
+LOCK_AT_ONCE = "principal.lock_at_once"
+"""`principal.lock` that does not wait: no row when somebody else holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,25 +35,64 @@ class Statement:
     """Compiled text, and how to bind named parameters to its places."""
 
     sql: str
-    names: tuple[str, ...]
-    constants: Mapping[str, Any]
+    template: tuple[Any, ...]
+    """Constants at their places, None where a parameter goes."""
+    places: tuple[tuple[int, str], ...]
 
     def bind(self, parameters: Mapping[str, Any]) -> list[Any]:
         """Values in the order of their places. A parameter that is missing is a defect (KeyError)."""
-        constants = self.constants
-        return [constants[name] if name in constants else _plain(parameters[name]) for name in self.names]
+        values = list(self.template)
+        for place, name in self.places:
+            value = parameters[name]
+            # An instant is stored as microseconds on both databases.
+            values[place] = to_micros(value) if type(value) is datetime else value
+        return values
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return to_micros(value)
-    return value
+_SOURCES: list[Callable[[bool], Mapping[str, Executable]]] = []
 
 
-def compile_statements(dialect: DialectName) -> dict[str, Statement]:
-    """Every statement of the store for one database, by name."""
-    target: Dialect = sqlite.dialect(paramstyle="qmark") if dialect == "sqlite" else PGDialect_asyncpg()  # type: ignore[no-untyped-call]
-    return {name: _compile(statement, target) for name, statement in _statements().items()}
+def add_statements(source: Callable[[bool], Mapping[str, Executable]]) -> None:
+    """Let operations of a package above this one yield statements of its own. Called when that is imported.
+
+    Args:
+        source: makes statements by name; is told whether they are for SQLite.
+    """
+    _SOURCES.append(source)
+
+
+class _Statements(dict[str, Statement]):
+    """Statements of one driver, compiled when first asked for a name that came later."""
+
+    def __init__(self, target: Dialect, is_sqlite: bool) -> None:
+        super().__init__()
+        self._target = target
+        self._is_sqlite = is_sqlite
+        self._known = 0
+        self._add({**_statements(), **browser_statements(is_sqlite=is_sqlite)})
+
+    def _add(self, statements: Mapping[str, Executable]) -> None:
+        self.update({name: _compile(statement, self._target) for name, statement in statements.items()})
+
+    def __missing__(self, name: str) -> Statement:
+        while self._known < len(_SOURCES):
+            self._add(_SOURCES[self._known](self._is_sqlite))
+            self._known += 1
+        if name not in self:
+            raise KeyError(name)
+        return self[name]
+
+
+def compile_statements(driver: DriverName) -> dict[str, Statement]:
+    """Every statement of the store for one driver, by name."""
+    target: Dialect
+    if driver == "sqlite":
+        target = sqlite.dialect(paramstyle="qmark")
+    elif driver == "psycopg":
+        target = PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call]
+    else:
+        target = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
+    return _Statements(target, driver == "sqlite")
 
 
 def _compile(statement: Executable, dialect: Dialect) -> Statement:
@@ -59,7 +103,10 @@ def _compile(statement: Executable, dialect: Dialect) -> Statement:
         for name, value in compiled.params.items()
         if not compiled.binds[name].required and value is not None
     }
-    return Statement(compiled.string, tuple(compiled.positiontup or ()), constants)
+    names = tuple(compiled.positiontup or ())
+    template = tuple(constants.get(name) for name in names)
+    places = tuple((place, name) for place, name in enumerate(names) if name not in constants)
+    return Statement(compiled.string, template, places)
 
 
 def _insert(model: type[Base]) -> Executable:
@@ -135,6 +182,9 @@ def _statements() -> dict[str, Executable]:
         "principal.lock": select(Principal.id)
         .where(Principal.id == _at("principal_id", Text()))
         .with_for_update(read=True),
+        LOCK_AT_ONCE: select(Principal.id)
+        .where(Principal.id == _at("principal_id", Text()))
+        .with_for_update(read=True, skip_locked=True),
         "grant.use": select(*grant_columns, *usable).select_from(grants).where(grant_id),
         # ---- codes
         "code.find": select(
@@ -202,15 +252,14 @@ def _statements() -> dict[str, Executable]:
         .values(ended_at=now, end_reason=_at("reason", Text()))
         .returning(Grant.id),
         "grant.insert": _insert(Grant),
-        "service.find": select(Grant.id.label("grant_id"))
-        .join(Principal, Principal.id == Grant.principal_id)
-        .where(*service_grant)
-        .limit(1),
-        "service.epochs": select(
+        "service.use": select(*grant_columns, *usable).select_from(grants).where(*service_grant).limit(1),
+        "principal.epochs": select(
             Principal.access_epoch,
             Principal.enrolment_epoch,
             installation_epoch().label("installation_epoch"),
             may_act(now).label("ok_standing"),
+            # Why the hub is in recovery mode, NULL when it is not.
+            select(Installation.recovery_reason).where(Installation.id == 1).scalar_subquery().label("recovery_reason"),
         ).where(Principal.id == _at("principal_id", Text())),
         "participant.residual": update(SessionParticipant)
         .where(

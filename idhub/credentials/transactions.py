@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, insert, select, update
+import orjson
 from sqlalchemy.orm import Session
 
-from idhub.access.tables import Application
 from idhub.credentials import opaque
-from idhub.credentials.tables import LoginTransaction
-from idhub.directory.tables import Person
+from idhub.credentials.operations import Operation, run_in
+from idhub.db import from_micros
 from idhub.settings import Settings
 
 Protocol = Literal["oidc", "oidc_logout", "none"]
@@ -61,46 +60,63 @@ def begin(
     Args:
         request: validated and bounded parameters; of protocol `none`, `{"path": local path}`.
     """
+    return run_in(
+        session,
+        beginning(
+            protocol=protocol, browser_token=browser_token, request=request, client_id=client_id,
+            application_id=application_id, now=now, settings=settings,
+        ),
+    )  # fmt: skip
+
+
+def beginning(
+    *,
+    protocol: Protocol,
+    browser_token: str,
+    request: dict[str, Any],
+    client_id: str | None = None,
+    application_id: str | None = None,
+    now: datetime,
+    settings: Settings,
+) -> Operation[str]:
+    """See `begin`."""
     transaction_id = opaque.make("tx")
-    session.execute(
-        insert(LoginTransaction).values(
-            id_hash=opaque.hash_of(transaction_id),
-            browser_hash=opaque.hash_of(browser_token),
-            protocol=protocol,
-            client_id=client_id,
-            application_id=application_id,
-            request=request,
-            created_at=now,
-            expires_at=now + settings.login_transaction_lifetime,
-        )
+    yield (
+        "transaction.insert",
+        {
+            "id_hash": opaque.hash_of(transaction_id),
+            "browser_hash": opaque.hash_of(browser_token),
+            "protocol": protocol,
+            "client_id": client_id,
+            "application_id": application_id,
+            "request": orjson.dumps(request, option=orjson.OPT_SORT_KEYS).decode(),
+            "session_id": None,
+            "refusal": None,
+            "consent": None,
+            "created_at": now,
+            "expires_at": now + settings.login_transaction_lifetime,
+            "completed_at": None,
+        },
     )
     return transaction_id
 
 
 def load(session: Session, transaction_id: str, browser_token: str | None, *, now: datetime) -> Transaction | None:
     """The transaction, for the browser that began it; None when unknown, of another browser, expired or complete."""
+    return run_in(session, loading(transaction_id, browser_token, now=now))
+
+
+def loading(transaction_id: str, browser_token: str | None, *, now: datetime) -> Operation[Transaction | None]:
+    """See `load`."""
     if not browser_token or not opaque.looks_valid("tx", transaction_id):
         return None
-    row = session.execute(
-        select(
-            LoginTransaction.protocol,
-            LoginTransaction.client_id,
-            LoginTransaction.application_id,
-            Application.name.label("application_name"),
-            Application.name_zh.label("application_name_zh"),
-            Person.display_name.label("application_owner"),
-            LoginTransaction.request,
-            LoginTransaction.session_id,
-            LoginTransaction.refusal,
-            LoginTransaction.consent,
-            LoginTransaction.created_at,
-            LoginTransaction.expires_at,
-        )
-        .outerjoin(Application, Application.id == LoginTransaction.application_id)
-        .outerjoin(Person, Person.id == Application.owner_id)
-        .where(*_open(transaction_id, browser_token, now))
-    ).first()
-    return None if row is None else Transaction(id=transaction_id, **row._mapping)
+    rows = yield "transaction.find", _open(transaction_id, browser_token, now)
+    if not rows:
+        return None
+    row = dict(rows[0])
+    row["request"] = orjson.loads(row["request"])
+    row |= {name: from_micros(row[name]) for name in ("created_at", "expires_at")}
+    return Transaction(id=transaction_id, **row)
 
 
 def establish(session: Session, transaction_id: str, browser_token: str, *, session_id: str, now: datetime) -> bool:
@@ -108,24 +124,24 @@ def establish(session: Session, transaction_id: str, browser_token: str, *, sess
 
     Forgets an earlier refusal and consent: they were another person's, perhaps.
     """
-    return _set(session, transaction_id, browser_token, now, session_id=session_id, refusal=None, consent=None)
+    return run_in(session, establishing(transaction_id, browser_token, session_id=session_id, now=now))
 
 
 def refuse(session: Session, transaction_id: str, browser_token: str, *, reason: str, now: datetime) -> bool:
     """Note why the sign-in cannot go on, for `/error?transaction=`. It stays open: someone else may try."""
-    return _set(session, transaction_id, browser_token, now, refusal=reason)
+    return run_in(session, refusing(transaction_id, browser_token, reason=reason, now=now))
 
 
 def answer_consent(
     session: Session, transaction_id: str, browser_token: str, *, answer: Literal["allow", "deny"], now: datetime
 ) -> bool:
     """Note the answer of the consent page; the protocol acts on it when the browser resumes."""
-    return _set(session, transaction_id, browser_token, now, consent=answer)
+    return run_in(session, _changing("answer", transaction_id, browser_token, now, answer=answer))
 
 
 def complete(session: Session, transaction_id: str, browser_token: str, *, now: datetime) -> bool:
     """Close the transaction. True for exactly one caller: only that one may answer the application."""
-    return _set(session, transaction_id, browser_token, now, completed_at=now)
+    return run_in(session, completing(transaction_id, browser_token, now=now))
 
 
 def resume_url(transaction: Transaction) -> str:
@@ -135,20 +151,25 @@ def resume_url(transaction: Transaction) -> str:
     return f"{_RESUME[transaction.protocol]}?transaction={transaction.id}"
 
 
-def _open(transaction_id: str, browser_token: str, now: datetime) -> list[ColumnElement[bool]]:
-    return [
-        LoginTransaction.id_hash == opaque.hash_of(transaction_id),
-        LoginTransaction.browser_hash == opaque.hash_of(browser_token),
-        LoginTransaction.completed_at.is_(None),
-        LoginTransaction.expires_at > now,
-    ]
+def establishing(transaction_id: str, browser_token: str, *, session_id: str, now: datetime) -> Operation[bool]:
+    """See `establish`."""
+    return _changing("establish", transaction_id, browser_token, now, session_id=session_id)
 
 
-def _set(session: Session, transaction_id: str, browser_token: str, now: datetime, **values: object) -> bool:
-    changed = session.execute(
-        update(LoginTransaction)
-        .where(*_open(transaction_id, browser_token, now))
-        .values(**values)
-        .returning(LoginTransaction.id_hash)
-    ).first()
-    return changed is not None
+def refusing(transaction_id: str, browser_token: str, *, reason: str, now: datetime) -> Operation[bool]:
+    """See `refuse`."""
+    return _changing("refuse", transaction_id, browser_token, now, reason=reason)
+
+
+def completing(transaction_id: str, browser_token: str, *, now: datetime) -> Operation[bool]:
+    """See `complete`."""
+    return _changing("complete", transaction_id, browser_token, now)
+
+
+def _open(transaction_id: str, browser_token: str, now: datetime) -> dict[str, Any]:
+    return {"id_hash": opaque.hash_of(transaction_id), "browser_hash": opaque.hash_of(browser_token), "now": now}
+
+
+def _changing(what: str, transaction_id: str, browser_token: str, now: datetime, **values: str) -> Operation[bool]:
+    changed = yield f"transaction.{what}", {**_open(transaction_id, browser_token, now), **values}
+    return bool(changed)

@@ -12,14 +12,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from sqlalchemy import and_, insert, select, update
+from sqlalchemy import Executable, and_, bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque
+from idhub.credentials.operations import Operation, run_in
+from idhub.credentials.operations import record as recording
 from idhub.credentials.predicate import installation_epoch
-from idhub.credentials.sessions import Epochs, end_session, lock_principal, read_epochs, start_session
+from idhub.credentials.sessions import Epochs, end_session, lock_principal, read_epochs, start_session, starting
+from idhub.credentials.statements import add_statements
+from idhub.credentials.statements_browser import every_column, instant, text
 from idhub.credentials.tables import Grant, Password, RememberedDevice, SessionParticipant, SsoSession
+from idhub.db import Instant
 from idhub.directory.kinds import PrincipalKind, Standing
 from idhub.directory.names import login_name_candidates
 from idhub.directory.tables import LoginName, Principal
@@ -106,47 +111,39 @@ def prepare(
     Args:
         password: what was typed, for the count of names that one password is tried for; not verified here.
     """
+    return run_in(session, preparing(keyring, username, browser=browser, now=now, password=password))
+
+
+def preparing(
+    keyring: Keyring, username: str, *, browser: Browser, now: datetime, password: str | None = None
+) -> Operation[Prepared]:
+    """See `prepare`."""
     names = login_name_candidates(username)
-    rows = session.execute(
-        select(
-            Principal.id,
-            Principal.access_epoch,
-            Principal.enrolment_epoch,
-            installation_epoch().label("installation_epoch"),
-            Principal.standing,
-            Password.hash,
-        )
-        .join(LoginName, LoginName.principal_id == Principal.id)
-        .outerjoin(
-            Password, and_(Password.principal_id == Principal.id, Password.enrolment_epoch == Principal.enrolment_epoch)
-        )
-        .where(LoginName.value.in_(names), Principal.kind == PrincipalKind.PERSON)
-        .distinct()
-        .limit(_MOST_NAMESAKES)
-    ).all()
+    rows = yield "login.find", {"name_1": names[0], "name_2": names[-1]}
     # A number is given to somebody else once its owner has left: only who is still here can be meant.
-    here = [row for row in rows if row.standing != Standing.LEFT] or rows
+    here = [row for row in rows if row["standing"] != Standing.LEFT] or rows
     person = here[0] if len(here) == 1 else None
     name_index = keyring.blind_index("login_name", names[-1])
+    device = yield from _device_of(browser.device_token, person["id"] if person is not None else "", now)
     attempt = Attempt(
-        name=throttling.name_of(person.id, person.access_epoch) if person is not None else name_index,
+        name=throttling.name_of(person["id"], person["access_epoch"]) if person is not None else name_index,
         address=browser.address,
-        device_hash=_device_of(session, browser.device_token, person.id if person is not None else "", now=now),
+        device_hash=device,
         password=None if password is None else throttling.password_bucket(keyring, password),
     )
-    admission = throttling.claim(session, keyring, attempt, now=now)
+    admission = yield from throttling.claiming(keyring, attempt, now=now)
     if person is None:
         reason = Refusal.AMBIGUOUS_NAME if rows else Refusal.UNKNOWN_NAME
         prepared = Prepared(attempt, admission, None, None, None, reason, name_index)
     else:
         reason = Refusal.WRONG_PASSWORD
-        if person.hash is None:
-            reason = Refusal.STANDING if person.standing == Standing.LEFT else Refusal.NO_PASSWORD
-        epochs = Epochs(person.access_epoch, person.enrolment_epoch, person.installation_epoch)
-        prepared = Prepared(attempt, admission, person.id, person.hash, epochs, reason, name_index)
+        if person["hash"] is None:
+            reason = Refusal.STANDING if person["standing"] == Standing.LEFT else Refusal.NO_PASSWORD
+        epochs = Epochs(person["access_epoch"], person["enrolment_epoch"], person["installation_epoch"])
+        prepared = Prepared(attempt, admission, person["id"], person["hash"], epochs, reason, name_index)
     if admission.limit is not None:
         reason_code = f"login.limit_{admission.limit.name}"
-        record(session, [_event(EventType.LOGIN_THROTTLED, prepared, browser, reason=reason_code, now=now)])
+        yield recording([_event(EventType.LOGIN_THROTTLED, prepared, browser, reason=reason_code, now=now)])
     return prepared
 
 
@@ -174,46 +171,58 @@ def finish(
             it is the same person's, and ends with a logout to its applications when it is another's.
         remember: the person called this browser their own.
     """
+    principal_id, old_owner = prepared.principal_id, None
+    if verification.matches and principal_id is not None:
+        old_owner = _lock_both(session, principal_id, old_session_id)
+    outcome = run_in(
+        session, finishing(keyring, settings, prepared, verification, browser=browser, remember=remember, now=now)
+    )
+    if isinstance(outcome, Minted) and old_session_id is not None and old_owner is not None:
+        _replace(session, old_session_id, outcome.session_id, is_same_person=old_owner == principal_id, now=now)
+    return outcome
+
+
+def finishing(
+    keyring: Keyring,
+    settings: Settings,
+    prepared: Prepared,
+    verification: Verification,
+    *,
+    browser: Browser,
+    remember: bool,
+    now: datetime,
+) -> Operation[Minted | Refusal]:
+    """See `finish`; for a browser that has no session yet."""
     if not verification.matches or prepared.principal_id is None or prepared.epochs is None:
-        return _refuse(session, prepared, prepared.reason, browser=browser, now=now)
+        return (yield from _refuse(prepared, prepared.reason, browser, now))
     principal_id = prepared.principal_id
-    old_owner = _lock_both(session, principal_id, old_session_id)
     try:
-        token, session_id = start_session(
-            session, principal_id, epochs_read=prepared.epochs, amr=PASSWORD_AMR, now=now, ip=browser.address,
+        token, session_id = yield from starting(
+            principal_id, epochs_read=prepared.epochs, amr=PASSWORD_AMR, now=now, ip=browser.address,
             user_agent=browser.user_agent, settings=settings,
         )  # fmt: skip
     except NotPermitted as refused:
         reason = _REASONS.get(refused.rule or "", Refusal.EPOCH)
-        return _refuse(session, prepared, reason, browser=browser, now=now)
-    if old_session_id is not None and old_owner is not None:
-        _replace(session, old_session_id, session_id, is_same_person=old_owner == principal_id, now=now)
+        return (yield from _refuse(prepared, reason, browser, now))
     if verification.replacement is not None:
-        session.execute(
-            update(Password)
-            .where(Password.principal_id == principal_id, Password.hash == prepared.stored_hash)
-            .values(hash=verification.replacement)
-        )
-    throttling.succeed(session, keyring, prepared.attempt, lane=prepared.admission.lane, now=now)
-    device_token, lifetime = _know_device(
-        session, principal_id, prepared.epochs.enrolment, browser.device_token, remember=remember, now=now
+        renewed = {"principal_id": principal_id, "old": prepared.stored_hash, "new": verification.replacement}
+        yield "password.renew", renewed
+    yield from throttling.succeeding(keyring, prepared.attempt, lane=prepared.admission.lane, now=now)
+    device_token, lifetime = yield from _know_device(
+        principal_id, prepared.epochs.enrolment, browser.device_token, remember=remember, now=now
     )
-    record(
-        session,
-        [
-            Event(
-                type=EventType.LOGIN_SUCCEEDED,
-                at=now,
-                actor=Actor(kind="person", id=principal_id, session_id=session_id, ip=browser.address),
-                door="login",
-                target_kind="person",
-                target_id=principal_id,
-                person_id=principal_id,
-                request_id=browser.request_id,
-                details={"amr": list(PASSWORD_AMR), "lane": prepared.admission.lane},
-            )
-        ],
+    succeeded = Event(
+        type=EventType.LOGIN_SUCCEEDED,
+        at=now,
+        actor=Actor(kind="person", id=principal_id, session_id=session_id, ip=browser.address),
+        door="login",
+        target_kind="person",
+        target_id=principal_id,
+        person_id=principal_id,
+        request_id=browser.request_id,
+        details={"amr": list(PASSWORD_AMR), "lane": prepared.admission.lane},
     )
+    yield recording([succeeded])
     return Minted(token, session_id, principal_id, device_token, lifetime)
 
 
@@ -339,50 +348,41 @@ def _replace(session: Session, old_id: str, new_id: str, *, is_same_person: bool
     end_session(session, old_id, reason="replaced", now=now)
 
 
-def _device_of(session: Session, token: str | None, principal_id: str, *, now: datetime) -> str | None:
+def _device_of(token: str | None, principal_id: str, now: datetime) -> Operation[str | None]:
     """Hash of the device cookie if it belongs to this very person in this enrolment; None otherwise."""
     if not token or not opaque.looks_valid("dev", token):
         return None
-    return session.execute(
-        select(RememberedDevice.token_hash)
-        .join(Principal, Principal.id == RememberedDevice.principal_id)
-        .where(
-            RememberedDevice.token_hash == opaque.hash_of(token),
-            RememberedDevice.principal_id == principal_id,
-            RememberedDevice.enrolment_epoch == Principal.enrolment_epoch,
-            RememberedDevice.expires_at > now,
-        )
-    ).scalar()
+    found = yield (
+        "device.find",
+        {"token_hash": opaque.hash_of(token), "principal_id": principal_id, "now": now},
+    )
+    return found[0]["token_hash"] if found else None
 
 
 def _know_device(
-    session: Session, principal_id: str, enrolment_epoch: int, token: str | None, *, remember: bool, now: datetime
-) -> tuple[str, timedelta | None]:
-    known = _device_of(session, token, principal_id, now=now)
+    principal_id: str, enrolment_epoch: int, token: str | None, *, remember: bool, now: datetime
+) -> Operation[tuple[str, timedelta | None]]:
+    known = yield from _device_of(token, principal_id, now)
     expires_at = now + (REMEMBERED if remember else SEEN)
     if known is not None and token is not None:
-        session.execute(
-            update(RememberedDevice)
-            .where(RememberedDevice.token_hash == known, RememberedDevice.expires_at < expires_at)
-            .values(expires_at=expires_at)
-            .execution_options(synchronize_session=False)
-        )
+        yield "device.extend", {"token_hash": known, "expires_at": expires_at}
         return token, REMEMBERED if remember else None
     made = opaque.make("dev")
-    session.execute(
-        insert(RememberedDevice).values(
-            token_hash=opaque.hash_of(made),
-            principal_id=principal_id,
-            enrolment_epoch=enrolment_epoch,
-            created_at=now,
-            expires_at=expires_at,
-        )
+    yield (
+        "device.insert",
+        {
+            "token_hash": opaque.hash_of(made),
+            "principal_id": principal_id,
+            "enrolment_epoch": enrolment_epoch,
+            "created_at": now,
+            "expires_at": expires_at,
+        },
     )
     return made, REMEMBERED if remember else None
 
 
-def _refuse(session: Session, prepared: Prepared, reason: Refusal, *, browser: Browser, now: datetime) -> Refusal:
-    record(session, [_event(EventType.LOGIN_FAILED, prepared, browser, reason=reason, now=now)])
+def _refuse(prepared: Prepared, reason: Refusal, browser: Browser, now: datetime) -> Operation[Refusal]:
+    yield recording([_event(EventType.LOGIN_FAILED, prepared, browser, reason=reason, now=now)])
     return reason
 
 
@@ -418,3 +418,46 @@ def _change_event(
         person_id=change.principal_id,
         request_id=browser.request_id,
     )
+
+
+def _statements(is_sqlite: bool) -> dict[str, Executable]:
+    now = bindparam("now", type_=Instant, required=True)
+    token_hash, principal_id = text("token_hash"), text("principal_id")
+    return {
+        "login.find": select(
+            Principal.id,
+            Principal.access_epoch,
+            Principal.enrolment_epoch,
+            installation_epoch().label("installation_epoch"),
+            Principal.standing,
+            Password.hash,
+        )
+        .join(LoginName, LoginName.principal_id == Principal.id)
+        .outerjoin(
+            Password, and_(Password.principal_id == Principal.id, Password.enrolment_epoch == Principal.enrolment_epoch)
+        )
+        .where(
+            or_(LoginName.value == text("name_1"), LoginName.value == text("name_2")),
+            Principal.kind == PrincipalKind.PERSON,
+        )
+        .distinct()
+        .limit(_MOST_NAMESAKES),
+        "password.renew": update(Password)
+        .where(Password.principal_id == principal_id, Password.hash == text("old"))
+        .values(hash=text("new")),
+        "device.find": select(RememberedDevice.token_hash)
+        .join(Principal, Principal.id == RememberedDevice.principal_id)
+        .where(
+            RememberedDevice.token_hash == token_hash,
+            RememberedDevice.principal_id == principal_id,
+            RememberedDevice.enrolment_epoch == Principal.enrolment_epoch,
+            RememberedDevice.expires_at > now,
+        ),
+        "device.extend": update(RememberedDevice)
+        .where(RememberedDevice.token_hash == token_hash, RememberedDevice.expires_at < instant("expires_at"))
+        .values(expires_at=instant("expires_at")),
+        "device.insert": every_column(RememberedDevice),
+    }
+
+
+add_statements(_statements)

@@ -23,12 +23,27 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
-from sqlalchemy import BigInteger, ColumnElement, and_, case, delete, literal, or_, select, type_coerce, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Executable,
+    and_,
+    bindparam,
+    case,
+    delete,
+    literal,
+    or_,
+    select,
+    type_coerce,
+    update,
+)
 from sqlalchemy.orm import Session
 
+from idhub.credentials.operations import Operation, run_in
+from idhub.credentials.statements import add_statements
+from idhub.credentials.statements_browser import conflicting, text
 from idhub.credentials.tables import Throttle
-from idhub.db import Instant, to_micros
+from idhub.db import Instant, from_micros
 from idhub.keys import Keyring
 
 Lane = Literal["device", "place", "stranger"]
@@ -64,6 +79,7 @@ CLIENT = Limit("client", 20, timedelta(minutes=1))
 """Wrong secrets for one client from one address."""
 CLIENTS = Limit("clients", 30, timedelta(hours=1))
 """Different clients whose secrets one address gets wrong; more is spraying, which is reported."""
+_LIMITS = (PERSON, CONSECUTIVE, ADDRESS, SPRAY, SAME_PASSWORD, CLIENT, CLIENTS)
 _PASSWORD_BUCKET_DIGITS = 4
 
 
@@ -117,56 +133,86 @@ def password_bucket(keyring: Keyring, password: str) -> str:
 
 def claim(session: Session, keyring: Keyring, attempt: Attempt, *, now: datetime) -> Admission:
     """Count one try before it is made, or refuse it. The refusal keeps its writes (style guide 4.5)."""
+    return run_in(session, claiming(keyring, attempt, now=now))
+
+
+def claiming(keyring: Keyring, attempt: Attempt, *, now: datetime) -> Operation[Admission]:
+    """See `claim`."""
     keys = _Keys(keyring, attempt)
-    lane = _lane(session, keys, now=now)
-    if lane != "device":
-        for limit, key in ((ADDRESS, keys.address), (SPRAY, keys.spray)):
-            if limit is SPRAY and not _mark(session, keys.sprayed, now=now):
-                continue
-            if not _count(session, key, limit, now=now):
-                if limit is SPRAY:
-                    _forget(session, [keys.sprayed])
-                return Admission(lane, limit, _free_in(session, key, limit, now=now))
+    lane: Lane = "device"
+    if attempt.device_hash is None:
+        known = yield "throttle.place", {"key": keys.place, "since": now - PLACE_MEMORY}
+        lane = "place" if known else "stranger"
+        if not (yield from _counted(keys.address, ADDRESS, now)):
+            return Admission(lane, ADDRESS, (yield from _free_in(keys.address, ADDRESS, now)))
+        if (yield from _is_one_too_many(keys.sprayed, keys.spray, SPRAY, now)):
+            return Admission(lane, SPRAY, (yield from _free_in(keys.spray, SPRAY, now)))
     # Before the person is charged: a spray must not fill the strangers' lane of everybody that it names.
-    if lane == "stranger" and keys.password is not None and _is_sprayed(session, keys, keys.password, now=now):
-        return Admission(lane, SAME_PASSWORD, _free_in(session, keys.password, SAME_PASSWORD, now=now))
+    if (
+        lane == "stranger"
+        and keys.password is not None
+        and (yield from _is_one_too_many(keys.password_tried, keys.password, SAME_PASSWORD, now))
+    ):
+        return Admission(lane, SAME_PASSWORD, (yield from _free_in(keys.password, SAME_PASSWORD, now)))
     for limit in (PERSON, CONSECUTIVE):
         key = keys.of_lane(lane, limit)
-        if not _count(session, key, limit, now=now):
-            return Admission(lane, limit, _free_in(session, key, limit, now=now))
+        if not (yield from _counted(key, limit, now)):
+            return Admission(lane, limit, (yield from _free_in(key, limit, now)))
     return Admission(lane)
+
+
+def _counted(key: str, limit: Limit, now: datetime) -> Operation[bool]:
+    """Count one against a limit, in one statement; False, and nothing counted, when it is used up."""
+    return bool((yield f"throttle.count.{limit.name}", {"key": key, "now": now}))
+
+
+def _is_one_too_many(mark: str, key: str, limit: Limit, now: datetime) -> Operation[bool]:
+    """Count what `mark` stands for, once in the limit's window; True, and nothing counted: they are too many."""
+    marking = {"key": mark, "since": now - (limit.window or timedelta(0)), "now": now}
+    if not (yield "throttle.mark", marking) or (yield from _counted(key, limit, now)):
+        return False
+    yield "throttle.unmark", {"key": mark}
+    return True
 
 
 def succeed(session: Session, keyring: Keyring, attempt: Attempt, *, lane: Lane, now: datetime) -> None:
     """The password was right: forget the person's failures, give back the address's claims, remember the place."""
+    run_in(session, succeeding(keyring, attempt, lane=lane, now=now))
+
+
+def succeeding(keyring: Keyring, attempt: Attempt, *, lane: Lane, now: datetime) -> Operation[None]:
+    """See `succeed`."""
     keys = _Keys(keyring, attempt)
-    release(session, keyring, attempt, lane=lane)
+    yield from _give_back(keys, lane)
     # A success says who is at the keyboard: failures before it are disregarded, whoever made them (section 3.2.2).
-    _forget(
-        session,
-        [keys.of_lane(one, limit) for one in ("device", "place", "stranger") for limit in (PERSON, CONSECUTIVE)],
-    )
-    insert = _insert(session).values(key=keys.place, window_started_at=now, failures=0)
-    session.execute(insert.on_conflict_do_update(index_elements=[Throttle.key], set_={"window_started_at": now}))
+    lanes: tuple[Lane, ...] = ("device", "place", "stranger")
+    forgotten = [keys.of_lane(one, limit) for one in lanes for limit in (PERSON, CONSECUTIVE)]
+    yield "throttle.forget", {f"key_{place}": key for place, key in enumerate(forgotten)}
+    yield "throttle.remember", {"key": keys.place, "now": now}
 
 
 def release(session: Session, keyring: Keyring, attempt: Attempt, *, lane: Lane) -> None:
     """Give a claim back: the try was never made (the hub was too busy), or it succeeded."""
+    run_in(session, releasing(keyring, attempt, lane=lane))
+
+
+def releasing(keyring: Keyring, attempt: Attempt, *, lane: Lane) -> Operation[None]:
+    """See `release`."""
     keys = _Keys(keyring, attempt)
-    freed = [keys.of_lane(lane, PERSON), keys.of_lane(lane, CONSECUTIVE)]
+    for limit in (PERSON, CONSECUTIVE):
+        yield "throttle.give_back", {"key": keys.of_lane(lane, limit)}
+    yield from _give_back(keys, lane)
+
+
+def _give_back(keys: "_Keys", lane: Lane) -> Operation[None]:
+    """What was claimed beside the person's own count."""
     if lane != "device":
-        freed.append(keys.address)
-        if _unmark(session, keys.sprayed):
-            freed.append(keys.spray)
-    if lane == "stranger" and keys.password is not None and _unmark(session, keys.password_tried):
-        freed.append(keys.password)
-    for key in freed:
-        session.execute(
-            update(Throttle)
-            .where(Throttle.key == key, Throttle.failures > 0)
-            .values(failures=Throttle.failures - 1)
-            .execution_options(synchronize_session=False)
-        )
+        yield "throttle.give_back", {"key": keys.address}
+        if (yield "throttle.unmark", {"key": keys.sprayed}):
+            yield "throttle.give_back", {"key": keys.spray}
+    is_counted = lane == "stranger" and keys.password is not None
+    if is_counted and (yield "throttle.unmark", {"key": keys.password_tried}):
+        yield "throttle.give_back", {"key": keys.password}
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,19 +235,31 @@ def claim_client(
 
     Names that are nobody's leave no rows beyond the detector's thirty an hour and address: junk fills no table.
     """
+    return run_in(session, _claiming_client(keyring, client_id, address, is_registered=is_registered, now=now))
+
+
+def _claiming_client(
+    keyring: Keyring, client_id: str, address: str, *, is_registered: bool, now: datetime
+) -> Operation[ClientGuess]:
     site = _site(address)
 
     def key(*parts: str) -> str:
         return keyring.blind_index("throttles", "\0".join(parts))
 
-    mark, spray = key("client sprayed", site, client_id), key("clients", site)
-    is_spray = _mark(session, mark, now=now) and not _count(session, spray, CLIENTS, now=now)
-    if is_spray:
-        _forget(session, [mark])
+    is_spray = yield from _is_one_too_many(key("client sprayed", site, client_id), key("clients", site), CLIENTS, now)
     guessed = key("client", site, client_id)
-    if not is_registered or _count(session, guessed, CLIENT, now=now):
+    if not is_registered or (yield from _counted(guessed, CLIENT, now)):
         return ClientGuess(None, is_spray)
-    return ClientGuess(_free_in(session, guessed, CLIENT, now=now), is_spray)
+    return ClientGuess((yield from _free_in(guessed, CLIENT, now)), is_spray)
+
+
+def _free_in(key: str, limit: Limit, now: datetime) -> Operation[timedelta | None]:
+    """When a used-up limit admits one again."""
+    if not limit.interval:
+        return None
+    started = from_micros((yield "throttle.started", {"key": key})[0]["window_started_at"])
+    interval = timedelta(microseconds=limit.interval)
+    return interval - max(timedelta(0), now - started) % interval
 
 
 def purge(session: Session, *, now: datetime, keep: timedelta = timedelta(days=90)) -> int:
@@ -257,86 +315,55 @@ def _site(address: str) -> str:
     return str(parsed)
 
 
-def _lane(session: Session, keys: _Keys, *, now: datetime) -> Lane:
-    if keys._attempt.device_hash is not None:
-        return "device"
-    known = session.execute(
-        select(Throttle.key).where(Throttle.key == keys.place, Throttle.window_started_at > now - PLACE_MEMORY)
-    ).first()
-    return "stranger" if known is None else "place"
-
-
-def _insert(session: Session) -> "postgresql.Insert | sqlite.Insert":
-    dialect = session.get_bind().dialect.name
-    return postgresql.insert(Throttle) if dialect == "postgresql" else sqlite.insert(Throttle)
-
-
-def _leaked(limit: Limit, now: datetime) -> ColumnElement[int]:
-    """How many failures the window has forgotten since it was last written."""
-    if not limit.interval:
-        return literal(0, BigInteger)
-    started = type_coerce(Throttle.window_started_at, BigInteger)
-    instant = literal(to_micros(now), BigInteger)
-    return case((started >= instant, 0), else_=(instant - started) // literal(limit.interval, BigInteger))
-
-
-def _count(session: Session, key: str, limit: Limit, *, now: datetime) -> bool:
-    """Count one against a limit, in one statement; False, and nothing counted, when it is used up."""
-    leaked, started = _leaked(limit, now), type_coerce(Throttle.window_started_at, BigInteger)
+def _count(limit: Limit, is_sqlite: bool) -> Executable:
+    """Count one against a limit, in one statement; no row, and nothing counted, when it is used up."""
+    now, started = bindparam("now", type_=Instant, required=True), type_coerce(Throttle.window_started_at, BigInteger)
+    leaked: ColumnElement[int] = literal(0, BigInteger)
+    if limit.interval:
+        instant = type_coerce(now, BigInteger)
+        # How many failures the window has forgotten since it was last written.
+        leaked = case((started >= instant, 0), else_=(instant - started) // literal(limit.interval, BigInteger))
     is_empty = leaked >= Throttle.failures
     moved = type_coerce(started + leaked * literal(limit.interval, BigInteger), Instant())
-    statement = (
-        _insert(session)
-        .values(key=key, window_started_at=now, failures=1)
+    return (
+        conflicting(Throttle, is_sqlite)
+        .values(key=text("key"), window_started_at=now, failures=1)
         .on_conflict_do_update(
             index_elements=[Throttle.key],
             set_={
                 "failures": case((is_empty, 1), else_=Throttle.failures - leaked + 1),
-                "window_started_at": case((is_empty, literal(now, Instant())), else_=moved),
+                "window_started_at": case((is_empty, now), else_=moved),
             },
             where=or_(is_empty, Throttle.failures - leaked < limit.count),
         )
         .returning(Throttle.failures)
     )
-    return session.execute(statement).first() is not None
 
 
-def _free_in(session: Session, key: str, limit: Limit, *, now: datetime) -> timedelta | None:
-    """When a used-up limit admits one again."""
-    if not limit.interval:
-        return None
-    started = session.execute(select(Throttle.window_started_at).where(Throttle.key == key)).scalar_one()
-    interval = timedelta(microseconds=limit.interval)
-    return interval - max(timedelta(0), now - started) % interval
+def _statements(is_sqlite: bool) -> dict[str, Executable]:
+    now, since = (bindparam(name, type_=Instant, required=True) for name in ("now", "since"))
+    is_key = Throttle.key == text("key")
+    noted = conflicting(Throttle, is_sqlite).values(key=text("key"), window_started_at=now, failures=0)
+    return {
+        **{f"throttle.count.{limit.name}": _count(limit, is_sqlite) for limit in _LIMITS},
+        "throttle.place": select(Throttle.key).where(is_key, Throttle.window_started_at > since),
+        "throttle.started": select(Throttle.window_started_at).where(is_key),
+        # Note that this address tried this name; a row when that is new within the spraying window.
+        "throttle.mark": noted.on_conflict_do_update(
+            index_elements=[Throttle.key], set_={"window_started_at": now}, where=Throttle.window_started_at <= since
+        ).returning(Throttle.key),
+        "throttle.unmark": delete(Throttle).where(is_key).returning(Throttle.key),
+        "throttle.give_back": update(Throttle)
+        .where(is_key, Throttle.failures > 0)
+        .values(failures=Throttle.failures - 1),
+        "throttle.forget": delete(Throttle).where(or_(*(Throttle.key == text(f"key_{place}") for place in range(6)))),
+        "throttle.remember": noted.on_conflict_do_update(
+            index_elements=[Throttle.key], set_={"window_started_at": now}
+        ),
+    }
 
 
-def _is_sprayed(session: Session, keys: _Keys, password_key: str, *, now: datetime) -> bool:
-    """Count this name among those that the password was tried for; True, and nothing counted: they are too many."""
-    if not _mark(session, keys.password_tried, now=now) or _count(session, password_key, SAME_PASSWORD, now=now):
-        return False
-    _forget(session, [keys.password_tried])
-    return True
-
-
-def _mark(session: Session, key: str, *, now: datetime) -> bool:
-    """Note that this address tried this name; True when it is new within the spraying window."""
-    window = SPRAY.window or timedelta(0)
-    statement = _insert(session).values(key=key, window_started_at=now, failures=0)
-    statement = statement.on_conflict_do_update(
-        index_elements=[Throttle.key],
-        set_={"window_started_at": now},
-        where=Throttle.window_started_at <= now - window,
-    )
-    return session.execute(statement.returning(Throttle.key)).first() is not None
-
-
-def _unmark(session: Session, key: str) -> bool:
-    """Take a mark back; whether there was one."""
-    return session.execute(delete(Throttle).where(Throttle.key == key).returning(Throttle.key)).first() is not None
-
-
-def _forget(session: Session, keys: Sequence[str]) -> None:
-    session.execute(delete(Throttle).where(Throttle.key.in_(keys)).execution_options(synchronize_session=False))
+add_statements(_statements)
 
 
 # ---------------------------------------------------------------- whose address

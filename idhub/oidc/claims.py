@@ -69,7 +69,7 @@ def _employment(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def access_token(keyring: Keyring, issuer: str, client: Client, issued: Issued, *, jti: str, now: datetime) -> str:
-    """A self-contained access token (RFC 9068 section 2)."""
+    """A self-contained access token (RFC 9068 section 2), signed as the client's ID tokens are."""
     claims: dict[str, Any] = {
         "iss": issuer,
         "sub": issued.sub,
@@ -84,7 +84,7 @@ def access_token(keyring: Keyring, issuer: str, client: Client, issued: Issued, 
         claims["auth_time"] = int(issued.authenticated_at.timestamp())
     if issued.sid is not None:
         claims["sid"] = issued.sid
-    return keyring.sign_jws("token", ACCESS_TOKEN_TYP, claims)
+    return keyring.sign_jws("token", ACCESS_TOKEN_TYP, claims, alg=client.id_token_alg)
 
 
 def id_token(keyring: Keyring, issuer: str, client: Client, issued: Issued, *, access_value: str, now: datetime) -> str:

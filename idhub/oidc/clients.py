@@ -16,7 +16,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import OidcClient
-from idhub.credentials.store import Operation, Store
+from idhub.credentials.operations import Operation
+from idhub.credentials.store import Store
 from idhub.oidc.errors import OAuthError
 from idhub.oidc.parameters import Parameters
 
@@ -100,7 +101,7 @@ class ClientCache:
         kept = self._clients.get(client_id)
         if kept is not None and now - kept[0] <= _CACHE_SECONDS:
             return kept[1]
-        found = await self._store.read(lambda: _read_client(client_id))
+        found = await self._store.read(lambda: reading_client(client_id))
         self._clients.pop(client_id, None)
         if found is not None:
             self._clients[client_id] = now, found
@@ -109,7 +110,8 @@ class ClientCache:
         return found
 
 
-def _read_client(client_id: str) -> Operation[Client | None]:
+def reading_client(client_id: str) -> Operation[Client | None]:
+    """The registration, read now."""
     rows = yield "client.find", {"client_id": client_id}
     return _client(rows[0], is_raw=True) if rows else None
 
@@ -146,20 +148,27 @@ def presented(authorization: bytes | None, parameters: Parameters) -> Presented:
 
 
 def _basic(authorization: bytes) -> tuple[str, str]:
-    refused = OAuthError("invalid_client", "The Authorization header is malformed.", reason="client.header")
     scheme, _, encoded = authorization.partition(b" ")
     if scheme.lower() != b"basic" or len(encoded) > 2_048:
-        raise refused
+        raise _malformed()
     try:
         decoded = base64.b64decode(encoded.strip(), validate=True)
         client_id, colon, secret = decoded.partition(b":")
         # RFC 6749 section 2.3.1: both parts are form-encoded before they are joined.
         parts = [unquote_to_bytes(part.replace(b"+", b" ")).decode() for part in (client_id, secret)]
     except (binascii.Error, UnicodeDecodeError) as error:
-        raise refused from error
+        raise _malformed() from error
     if not colon or not parts[0] or not all(part.isprintable() for part in parts):
-        raise refused
+        raise _malformed()
     return parts[0], parts[1]
+
+
+def _malformed() -> OAuthError:
+    return OAuthError("invalid_client", "The Authorization header is malformed.", reason="client.header")
+
+
+def _unproven() -> OAuthError:
+    return OAuthError("invalid_client", "Client authentication failed.", reason="client.proof")
 
 
 def verify(client: Client | None, shown: Presented) -> Client:
@@ -171,15 +180,14 @@ def verify(client: Client | None, shown: Presented) -> Client:
     given = hashlib.sha256((shown.secret or "").encode()).hexdigest()
     expected = client.secret_hash if client is not None and client.secret_hash is not None else "0" * 64
     is_secret_right = hmac.compare_digest(given, expected)
-    refused = OAuthError("invalid_client", "Client authentication failed.", reason="client.proof")
     if client is None or not client.is_enabled:
-        raise refused
+        raise _unproven()
     if client.is_public:
         if shown.method != "none":
-            raise refused
+            raise _unproven()
         return client
     if shown.method == "none" or client.secret_hash is None or not is_secret_right:
-        raise refused
+        raise _unproven()
     # Registered for one method, it uses that one (OIDC Registration 2, token_endpoint_auth_method).
     if shown.method != client.auth_method:
         raise OAuthError(

@@ -11,7 +11,10 @@ from starlette.responses import RedirectResponse, Response
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import transactions
 from idhub.credentials.journal import Journal
+from idhub.credentials.operations import Operation
+from idhub.credentials.operations import record as recording
 from idhub.credentials.sessions import SignedIn, authenticate
+from idhub.credentials.store import Store
 from idhub.db import Database
 from idhub.keys import Keyring
 from idhub.login.throttling import client_address, trusted_networks
@@ -46,6 +49,10 @@ class BrowserServices(Protocol):
         """The present, aware UTC."""
 
     @property
+    def store(self) -> Store:
+        """The narrow store: what every sign-in passes."""
+
+    @property
     def journal(self) -> Journal:
         """Counts refusals of nobody in particular."""
 
@@ -72,6 +79,7 @@ class Gateway:
         self.services = services
         self.settings = services.settings
         self.database = services.database
+        self.store = services.store
         self.issuer = services.settings.issuer
         self.reader = TokenReader(services.keyring, services.settings.issuer)
         self._journal = services.journal
@@ -136,13 +144,41 @@ class Gateway:
         application_id: str | None = None,
     ) -> None:
         """Record a refusal: of a signed-in person as an event of its own, of anybody else in the count."""
+        event = self._refusal(browser, reason, client_id, signed, application_id)
+        if event is not None:
+            with self.database.transaction(durable=False) as session:
+                record(session, [event])
+
+    async def tell_refusal(
+        self,
+        browser: Browser,
+        *,
+        reason: str,
+        client_id: str | None,
+        signed: SignedIn | None,
+        application_id: str | None = None,
+    ) -> None:
+        """`note_refusal`, on the event loop."""
+        event = self._refusal(browser, reason, client_id, signed, application_id)
+        if event is not None:
+            await self.store.write(lambda: _recording(event))
+
+    def _refusal(
+        self,
+        browser: Browser,
+        reason: str,
+        client_id: str | None,
+        signed: SignedIn | None,
+        application_id: str | None,
+    ) -> Event | None:
+        """The event to write; None: it was counted."""
         if signed is None:
             self._journal.count(
                 EventType.AUTHORIZATION_REFUSED, door="oidc", target_kind="client", target_id=client_id,
                 address=browser.ip, now=browser.now, reason=reason,
             )  # fmt: skip
-            return
-        event = Event(
+            return None
+        return Event(
             type=EventType.AUTHORIZATION_REFUSED,
             at=browser.now,
             actor=Actor(kind="person", id=signed.principal_id, session_id=signed.session_id, ip=browser.ip),
@@ -155,8 +191,6 @@ class Gateway:
             person_id=signed.principal_id,
             application_id=application_id,
         )
-        with self.database.transaction(durable=False) as session:
-            record(session, [event])
 
     def transaction(self, browser: Browser, parameters: Parameters, protocol: str) -> transactions.Transaction:
         """The login transaction that the browser resumes.
@@ -170,3 +204,7 @@ class Gateway:
         if found is None or found.protocol != protocol:
             raise ShownError("transaction_gone")
         return found
+
+
+def _recording(event: Event) -> Operation[None]:
+    yield recording([event])

@@ -13,7 +13,6 @@ from typing import Any, Final, Protocol
 import orjson
 import structlog
 from starlette.applications import Starlette
-from starlette.routing import Route
 
 from idhub.changes import EventType
 from idhub.credentials import opaque, spending
@@ -47,6 +46,7 @@ from idhub.settings import Settings
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _FORM: Final = b"application/x-www-form-urlencoded"
 _MAX_BEARER: Final = 8_192
@@ -55,6 +55,7 @@ _ALWAYS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
 )
+_JSON_ALWAYS: Final = ((b"content-type", b"application/json"), *_ALWAYS)
 _LOG = structlog.get_logger(__name__)
 
 
@@ -139,6 +140,7 @@ class Endpoints:
         self._reader = TokenReader(services.keyring, services.settings.issuer)
         self._grants = Grants(services.settings, services.keyring, self.store)
         self._discovery = _cached_document(metadata(services.settings.issuer))
+        self._jwks: tuple[object, Answer] = (None, Answer(b""))
 
     # ------------------------------------------------------------------ handlers
 
@@ -228,13 +230,17 @@ class Endpoints:
         self._read(EventType.USERINFO_READ, active.client_id, request, now)
         return _json(person_claims(scope, active.sub, subject.person, subject.employments))
 
-    async def discovery(self, request: Request, now: datetime) -> Answer:
+    def discovery(self) -> Answer:
         """OIDC Discovery 1.0 section 4; RFC 8414 section 3."""
         return self._discovery
 
-    async def jwks(self, request: Request, now: datetime) -> Answer:
+    def jwks(self) -> Answer:
         """Public keys of tokens and of event tokens (logout tokens among them)."""
-        return _cached_document(self._keyring.jwks("token", "event"))
+        # The same object as long as the keys are the same.
+        keys = self._keyring.published("token", "event")
+        if keys is not self._jwks[0]:
+            self._jwks = keys, _cached_document({"keys": keys})
+        return self._jwks[1]
 
     # ------------------------------------------------------------------ shared
 
@@ -347,6 +353,30 @@ def _cached_document(document: Mapping[str, Any]) -> Answer:
 Handler = Callable[[Request, datetime], Awaitable[Answer]]
 
 
+_READING: Final = frozenset({"GET", "HEAD"})
+
+
+class _Document:
+    """ASGI: a public document, the same for everybody; nothing of the request is looked at but its method."""
+
+    def __init__(self, current: Callable[[], Answer]) -> None:
+        self._current = current
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _send(scope, send, self._current() if scope["method"] in _READING else _other_method(_READING))
+
+
+def _other_method(methods: frozenset[str]) -> Answer:
+    return Answer(b"", 405, ((b"allow", ", ".join(sorted(methods)).encode()), *_NO_STORE))
+
+
+async def _send(scope: Scope, send: Send, answer: Answer) -> None:
+    size = (b"content-length", b"%d" % len(answer.body))
+    headers = [size, *answer.headers, *(_JSON_ALWAYS if answer.body else _ALWAYS)]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
+
+
 class _HotEndpoint:
     """ASGI: bounds, method, the translator of errors."""
 
@@ -359,20 +389,10 @@ class _HotEndpoint:
         self._realm = realm
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] not in self._methods:
-            allowed = ", ".join(sorted(self._methods)).encode()
-            answer = Answer(b"", 405, ((b"allow", allowed), *_NO_STORE))
+        if scope["method"] in self._methods:
+            await _send(scope, send, await self._answer(scope, receive))
         else:
-            answer = await self._answer(scope, receive)
-        body = b"" if scope["method"] == "HEAD" else answer.body
-        headers = [
-            (b"content-length", str(len(answer.body)).encode()),
-            *([(b"content-type", b"application/json")] if answer.body else []),
-            *answer.headers,
-            *_ALWAYS,
-        ]
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+            await _send(scope, send, _other_method(self._methods))
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         now = self._clock()
@@ -413,14 +433,13 @@ class _HotEndpoint:
 
 
 async def _read(scope: Scope, receive: Receive, address: str) -> Request:
-    too_large = invalid_request("The request is too large.", reason="too_large")
     headers: dict[bytes, bytes] = {}
     for name, value in scope["headers"]:
         if name in headers and name in {b"authorization", b"content-type"}:
             raise invalid_request(f"{name.decode('ascii', 'replace')} is given more than once.", reason="header")
         headers[name] = value
     if len(scope.get("query_string", b"")) > MAX_QUERY:
-        raise too_large
+        raise _too_large()
     parts: list[bytes] = []
     size = 0
     has_more = scope["method"] == "POST"
@@ -431,7 +450,7 @@ async def _read(scope: Scope, receive: Receive, address: str) -> Request:
         part = message.get("body", b"")
         size += len(part)
         if size > MAX_BODY:
-            raise too_large
+            raise _too_large()
         parts.append(part)
         has_more = message.get("more_body", False)
     return Request(
@@ -444,6 +463,10 @@ async def _read(scope: Scope, receive: Receive, address: str) -> Request:
     )
 
 
+def _too_large() -> OAuthError:
+    return invalid_request("The request is too large.", reason="too_large")
+
+
 def _address(scope: Scope, trusted: Sequence[Network]) -> str:
     client = scope.get("client")
     peer = str(client[0]) if client else ""
@@ -453,20 +476,38 @@ def _address(scope: Scope, trusted: Sequence[Network]) -> str:
     return client_address(peer, forwarded, trusted)
 
 
-def mount_hot(app: Starlette, services: HotServices) -> Endpoints:
-    """Add the routes to the application."""
+class HotPaths:
+    """ASGI middleware: requests for these paths are answered here, before any routing; the rest is passed on."""
+
+    def __init__(self, app: ASGIApp, *, table: Mapping[str, ASGIApp]) -> None:
+        self._app = app
+        self._table = table
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request to its endpoint."""
+        endpoint = self._table.get(scope["path"]) if scope["type"] == "http" else None
+        await (endpoint or self._app)(scope, receive, send)
+
+
+def create_hot(services: HotServices) -> tuple[Endpoints, dict[str, ASGIApp]]:
+    """The endpoints, and which application answers which path."""
     endpoints = Endpoints(services)
-    post, get = frozenset({"POST"}), frozenset({"GET", "HEAD"})
+    post, both = frozenset({"POST"}), frozenset({"GET", "HEAD", "POST"})
     table: list[tuple[str, Handler, frozenset[str], str]] = [
         (TOKEN_PATH, endpoints.token, post, "Basic"),
         (INTROSPECT_PATH, endpoints.introspect, post, "Basic"),
         (REVOKE_PATH, endpoints.revoke, post, "Basic"),
-        (USERINFO_PATH, endpoints.userinfo, get | post, "Bearer"),
-        (JWKS_PATH, endpoints.jwks, get, "Bearer"),
-        *((path, endpoints.discovery, get, "Bearer") for path in DISCOVERY_PATHS),
+        (USERINFO_PATH, endpoints.userinfo, both, "Bearer"),
     ]
-    # In front of everything else: a route is looked for in order.
-    app.router.routes[:0] = [
-        Route(path, _HotEndpoint(handler, endpoints, methods, realm)) for path, handler, methods, realm in table
-    ]
+    return endpoints, {
+        JWKS_PATH: _Document(endpoints.jwks),
+        **{path: _Document(endpoints.discovery) for path in DISCOVERY_PATHS},
+        **{path: _HotEndpoint(handler, endpoints, methods, realm) for path, handler, methods, realm in table},
+    }
+
+
+def mount_hot(app: Starlette, services: HotServices) -> Endpoints:
+    """Put the endpoints in front of an application."""
+    endpoints, table = create_hot(services)
+    app.add_middleware(HotPaths, table=table)
     return endpoints

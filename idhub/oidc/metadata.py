@@ -15,6 +15,8 @@ LOGOUT_PATH = "/oauth2/logout"
 LOGOUT_RESUME_PATH = "/oauth2/logout/resume"
 JWKS_PATH = "/oauth2/jwks"
 DISCOVERY_PATHS = ("/.well-known/openid-configuration", "/.well-known/oauth-authorization-server")
+HOT_PATHS = (TOKEN_PATH, INTROSPECT_PATH, REVOKE_PATH, USERINFO_PATH, JWKS_PATH, *DISCOVERY_PATHS)
+"""What `idhub.oidc.hot` answers, before any routing."""
 
 _SECRETS = ["client_secret_basic", "client_secret_post"]
 

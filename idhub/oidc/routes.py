@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -35,21 +36,23 @@ def create_router(services: BrowserServices) -> APIRouter:
     authorization, logout = Authorization(gateway), Logout(gateway)
     router = APIRouter(include_in_schema=False)
 
-    @router.api_route(AUTHORIZE_PATH, methods=["GET", "POST"])
-    def authorize(request: Request, body: _Body) -> Response:
+    async def authorize(request: Request) -> Response:
         browser = gateway.browser(request)
         try:
-            return authorization.begin(browser, gateway.parameters(request, body))
+            return await authorization.begin(browser, gateway.parameters(request, await _body(request)))
         except ShownError as error:
-            return gateway.show(browser, error)
+            return await run_in_threadpool(gateway.show, browser, error)
 
-    @router.get(RESUME_PATH)
-    def resume(request: Request) -> Response:
+    async def resume(request: Request) -> Response:
         browser = gateway.browser(request)
         try:
-            return authorization.resume(browser, gateway.parameters(request, None))
+            return await authorization.resume(browser, gateway.parameters(request, None))
         except ShownError as error:
-            return gateway.show(browser, error)
+            return await run_in_threadpool(gateway.show, browser, error)
+
+    # Plain routes: they take nothing that a framework would have to find out about.
+    router.add_route(AUTHORIZE_PATH, authorize, ["GET", "POST"], include_in_schema=False)
+    router.add_route(RESUME_PATH, resume, ["GET"], include_in_schema=False)
 
     @router.api_route(LOGOUT_PATH, methods=["GET", "POST"])
     def end_session(request: Request, body: _Body) -> Response:

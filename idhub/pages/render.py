@@ -1,5 +1,7 @@
 """Rendering: a template, its language, its theme, its headers."""
 
+import re
+import secrets
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from gettext import GNUTranslations
@@ -22,6 +24,11 @@ _WEB = Path(__file__).resolve().parent.parent / "web"
 THEMES = ("auto", "light", "dark")
 _YEAR = timedelta(days=365)
 _PATH_CHARACTERS = "/:@!$&'()*+,;=~"
+# The same in HTML, escaped or not.
+_UNESCAPED = re.compile(r"[A-Za-z0-9_.~/?=:-]*")
+# No page can hold it by itself: it is made anew in each process and nobody is told.
+_MARK = f"kept{secrets.token_hex(16)}"
+_MOST_KEPT = 256
 
 
 class Pages:
@@ -40,6 +47,7 @@ class Pages:
         self._formatters = {
             language: Formatter(language, settings.time_zone, self._translations[language]) for language in LANGUAGES
         }
+        self._kept: dict[tuple[object, ...], str] = {}
         self._environments = {language: self._environment(folder / "templates", language) for language in LANGUAGES}
 
     def _environment(self, templates: Path, language: Language) -> Environment:
@@ -129,6 +137,7 @@ class Pages:
         form_action: Iterable[str] = (),
         frame_src: Iterable[str] = (),
         headers: Mapping[str, str] | None = None,
+        keep: Iterable[str] | None = None,
     ) -> HTMLResponse:
         """An HTML page in the language and theme of the request, with every header that protects it.
 
@@ -139,6 +148,9 @@ class Pages:
             session_id: of the signed-in person; form tokens are bound to it. None binds them to the `browser`
                 cookie, which is set here when the browser has none.
             form_action, frame_src: see `content_security_policy`.
+            keep: names of `context` whose values are short, are the caller's own and need no escaping (identifiers).
+                The page is then rendered once for all their values, and kept for everybody whose remaining context
+                is the same.
         """
         binding = self.binding(request, session_id)
         fresh_browser = ""
@@ -155,7 +167,7 @@ class Pages:
             "frame": None,
             **context,
         }
-        body = self._environments[language].get_template(template).render(values)
+        body = self._body(language, template, values, keep=keep)
         response = HTMLResponse(body, status_code=status, headers=dict(headers or {}))
         response.headers.update(security_headers(personal=personal, form_action=form_action, frame_src=frame_src))
         response.headers["Content-Language"] = language
@@ -163,6 +175,27 @@ class Pages:
         if fresh_browser:
             set_browser_cookie(response, self._prefix, fresh_browser, is_secure=self._is_https)
         return response
+
+    def _body(self, language: Language, template: str, values: Mapping[str, Any], *, keep: Iterable[str] | None) -> str:
+        if keep is None:
+            return self._environments[language].get_template(template).render(values)
+        varying = {name: str(values[name]) for name in (*keep, "here", "csrf_token", "request_id")}
+        if not all(_UNESCAPED.fullmatch(value) for value in varying.values()):
+            return self._environments[language].get_template(template).render(values)
+        rest = {name: value for name, value in values.items() if name not in varying and name != "now"}
+        # Whether a value is there decides what the page shows; which one it is does not.
+        shape = tuple(name for name, value in varying.items() if value)
+        key = (language, template, shape, repr(sorted(rest.items(), key=lambda item: item[0])))
+        body = self._kept.get(key)
+        if body is None:
+            marks = {name: f"{_MARK}{name}{_MARK}" if value else "" for name, value in varying.items()}
+            body = self._environments[language].get_template(template).render({**values, **marks})
+            if len(self._kept) >= _MOST_KEPT:
+                self._kept.clear()
+            self._kept[key] = body
+        for name in shape:
+            body = body.replace(f"{_MARK}{name}{_MARK}", varying[name])
+        return body
 
     def fragment(self, request: Request, template: str, context: Mapping[str, Any]) -> str:
         """A part of a page as text, for server-sent events. Same variables as `render`, without a form token."""

@@ -152,4 +152,4 @@ class CsrfGuard:
             raise NotPermitted("The request came from another site. Nothing was changed.", rule="csrf.cross_site")
 
     def _mac(self, binding: str, nonce: str) -> str:
-        return hmac.new(self._secret, f"csrf\0{binding}\0{nonce}".encode(), hashlib.sha256).hexdigest()
+        return hmac.digest(self._secret, f"csrf\0{binding}\0{nonce}".encode(), "sha256").hex()

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from fastapi import Request
 
+from idhub.credentials.store import Store
 from idhub.errors import Invalid
 from idhub.login.passwords import HashingPool
 from idhub.pages import N_
@@ -27,6 +28,10 @@ _MAX_WAIT = timedelta(hours=1)
 
 class LoginServices(WebServices, Protocol):
     """The part of `idhub.app.Services` that signing in uses."""
+
+    @property
+    def store(self) -> Store:
+        """The narrow store: what every sign-in passes."""
 
     @property
     def hashing(self) -> HashingPool:

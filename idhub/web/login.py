@@ -1,12 +1,14 @@
 """Signing in: `/login`, and `/login/first` behind a one-time link. Plain forms that work without script.
 
-Handlers that hash a password are `async` for one reason: waiting in the hashing queue must not hold one of the threads
-that answer everybody else. What touches the database runs in those threads, in short transactions before and after.
+Everybody passes here each morning, so the way that succeeds runs on the event loop and the narrow store (design, "Two
+speeds"), as plain routes. What is rare (refusals, a browser that is somebody else's, one-time links) runs in threads;
+waiting in the hashing queue holds none of them.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 from urllib.parse import urlencode, urlsplit
 
@@ -16,13 +18,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse, Response
 
 from idhub.credentials import transactions
-from idhub.credentials.sessions import authenticate, end_session
+from idhub.credentials.operations import Operation
+from idhub.credentials.sessions import SignedIn, authenticate, authenticating, end_session
 from idhub.credentials.transactions import Transaction
 from idhub.errors import Invalid, NotPermitted, Unavailable
 from idhub.login import invitations, sign_in
 from idhub.login.invitations import Invited
 from idhub.login.passwords import MAX_PASSWORD_BYTES, Verification, check_policy, context_words, normalize
-from idhub.login.sign_in import MAX_USERNAME, Browser, Minted, Prepared
+from idhub.login.sign_in import MAX_USERNAME, Browser, Minted, Prepared, Refusal
 from idhub.oidc.notices import ErrorNotice
 from idhub.pages import BROWSER_COOKIE, N_, safe_local_path
 from idhub.web import account, protocol_pages
@@ -30,7 +33,7 @@ from idhub.web.browser import browser_of, cookie, form_targets, give_session, si
 from idhub.web.forms import Form, form_of, form_router
 from idhub.web.hashing import BUSY, TOO_MANY, LoginServices, policy_sentence, wait_words
 from idhub.web.services import WebServices
-from idhub.web.visit import SESSION_COOKIE, note_refusal
+from idhub.web.visit import SESSION_COOKIE, note_refusal, translated
 
 _NO_MATCH = N_("Sign-in name or password is wrong. Check both and try again.")
 _CLOSED = N_(
@@ -64,15 +67,18 @@ def create_router(services: LoginServices) -> APIRouter:
     router = form_router(services)
     entrance, first = _Entrance(services), _FirstSignIn(services)
 
-    @router.get("/login")
-    def show_sign_in(request: Request, transaction: str = "", return_to: str = "") -> Response:
+    async def show_sign_in(request: Request) -> Response:
         """The sign-in page; straight on for somebody who needs no sign-in."""
-        return entrance.show(request, transaction, return_to)
+        query = request.query_params
+        return await entrance.show(request, query.get("transaction", ""), query.get("return_to", ""))
 
-    @router.post("/login")
-    async def sign_in_with_password(request: Request, form: Annotated[Form, Depends(_LOGIN_FORM)]) -> Response:
+    async def sign_in_with_password(request: Request) -> Response:
         """Sign in, or say in one sentence that it did not work."""
-        return await entrance.submit(request, form)
+        return await entrance.submit(request, await _LOGIN_FORM(request))
+
+    # Plain routes, with the translator of every page: they take nothing that a framework would have to find out about.
+    router.add_route("/login", translated(services, show_sign_in), ["GET"], include_in_schema=False)
+    router.add_route("/login", translated(services, sign_in_with_password), ["POST"], include_in_schema=False)
 
     @router.get("/login/first")
     def show_first_sign_in(request: Request, token: str = "") -> Response:
@@ -135,13 +141,21 @@ class _Pages:
 class _Entrance(_Pages):
     """`/login`."""
 
-    def show(self, request: Request, transaction_id: str, return_to: str) -> Response:
+    async def show(self, request: Request, transaction_id: str, return_to: str) -> Response:
         now, target = self.services.clock(), _local(return_to)
-        with self.services.database.read() as session:
-            signed_in = authenticate(session, cookie(request, self.pages, SESSION_COOKIE), now=now)
-            transaction = self._load(session, request, transaction_id)
+        token = cookie(request, self.pages, SESSION_COOKIE)
+        browser_token = cookie(request, self.pages, BROWSER_COOKIE)
+
+        def looking() -> Operation[tuple[SignedIn | None, Transaction | None]]:
+            signed_in = yield from authenticating(token, now=now)
+            transaction = yield from transactions.loading(transaction_id, browser_token, now=now)
+            return signed_in, transaction
+
+        signed_in, transaction = await self.services.store.read(looking)
         if transaction_id and transaction is None:
-            return protocol_pages.notice(self.services, request, status=400, reason="transaction_gone")
+            return await run_in_threadpool(
+                protocol_pages.notice, self.services, request, status=400, reason="transaction_gone"
+            )
         if signed_in is not None:
             if transaction is None:
                 return _see_other(target)
@@ -161,39 +175,87 @@ class _Entrance(_Pages):
             return_to=_local(form["return_to"]),
             remember=bool(form["remember"]),
         )
-        checked = await run_in_threadpool(self._prepare, visit, form)
-        if isinstance(checked, Response):
-            return checked
-        prepared, password = checked
+        checked = self._check(visit, form)
+        if not isinstance(checked, str):
+            return await run_in_threadpool(checked)
+        now, keyring = self.services.clock(), self.services.keyring
+        prepared = await self.services.store.write(
+            lambda: sign_in.preparing(keyring, visit.username, browser=visit.browser, now=now, password=checked)
+        )
+        if not prepared.admission.is_admitted:
+            return await run_in_threadpool(self._throttled, visit, prepared)
         try:
-            verification = await asyncio.wrap_future(self.services.hashing.verify(password, prepared.stored_hash))
+            verification = await asyncio.wrap_future(self.services.hashing.verify(checked, prepared.stored_hash))
         except Unavailable as busy:
             return await run_in_threadpool(self._give_back, visit, prepared, busy)
-        return await run_in_threadpool(self._finish, visit, prepared, verification)
+        if cookie(request, self.pages, SESSION_COOKIE) is not None:
+            # What the browser still has must be ended, and perhaps others told: not for the event loop.
+            return await run_in_threadpool(self._finish, visit, prepared, verification)
+        return await self._finish_at_once(visit, prepared, verification)
 
-    def _prepare(self, visit: _Visit, form: Form) -> tuple[Prepared, str] | Response:
-        if self.is_forged(visit.request, form["csrf_token"]):
-            return self._again(visit, {"": self.pages.gettext(visit.request, _OPEN_TOO_LONG)}, 403)
+    def _check(self, visit: _Visit, form: Form) -> str | Callable[[], Response]:
+        """The password in the form that is hashed, or what answers instead (in a thread).
+
+        Raises:
+            NotPermitted: the form came from another site.
+        """
+        again, gettext = partial(self._again, visit), partial(self.pages.gettext, visit.request)
+        try:
+            self.pages.check_form(visit.request, form["csrf_token"])
+        except NotPermitted as refused:
+            if refused.rule == "csrf.cross_site":
+                raise
+            return partial(self._noted, visit, refused.rule or "csrf", "csrf_token", {"": gettext(_OPEN_TOO_LONG)}, 403)
         missing = {"username": _NAME_MISSING} if not visit.username else {}
         missing |= {"password": _PASSWORD_MISSING} if not form["password"] else {}
         if missing:
-            return self._again(visit, {n: self.pages.gettext(visit.request, s) for n, s in missing.items()}, 400)
+            return partial(again, {name: gettext(sentence) for name, sentence in missing.items()}, 400)
         try:
-            password = normalize(form["password"])
+            return normalize(form["password"])
         except Invalid as refused:
-            note_refusal(self.services, visit.request, refused.rule or "password", "password")
-            return self._again(visit, {"password": self.pages.gettext(visit.request, _PASSWORD_UNUSABLE)}, 400)
-        with self.services.database.transaction(durable=False) as session:
-            prepared = sign_in.prepare(
-                session, self.services.keyring, visit.username, browser=visit.browser, now=self.services.clock(),
-                password=password,
-            )  # fmt: skip
-        if prepared.admission.is_admitted:
-            return prepared, password
+            unusable = {"password": gettext(_PASSWORD_UNUSABLE)}
+            return partial(self._noted, visit, refused.rule or "password", "password", unusable, 400)
+
+    def _noted(self, visit: _Visit, rule: str, field: str, errors: Mapping[str, str], status: int) -> Response:
+        note_refusal(self.services, visit.request, rule, field)
+        return self._again(visit, errors, status)
+
+    def _throttled(self, visit: _Visit, prepared: Prepared) -> Response:
         if prepared.admission.retry_after is None:
             return self._again(visit, {"": self.pages.gettext(visit.request, _CLOSED)}, 429)
         words, headers = wait_words(self.services, visit.request, TOO_MANY, prepared.admission.retry_after)
         return self._again(visit, {"": words}, 429, headers)
+
+    async def _finish_at_once(self, visit: _Visit, prepared: Prepared, verification: Verification) -> Response:
+        services, now = self.services, self.services.clock()
+        browser_token = cookie(visit.request, self.pages, BROWSER_COOKIE)
+
+        def finishing() -> Operation[tuple[Minted | Refusal, Transaction | None]]:
+            outcome = yield from sign_in.finishing(
+                services.keyring, services.settings, prepared, verification, browser=visit.browser,
+                remember=visit.remember, now=now,
+            )  # fmt: skip
+            if not isinstance(outcome, Minted):
+                return outcome, None
+            transaction = yield from transactions.loading(visit.transaction, browser_token, now=now)
+            if transaction is not None:
+                yield from transactions.establishing(
+                    transaction.id, browser_token or "", session_id=outcome.session_id, now=now
+                )
+            return outcome, transaction
+
+        outcome, transaction = await services.store.write(finishing)
+        if not isinstance(outcome, Minted):
+            return await run_in_threadpool(self._no_match, visit)
+        return self._welcome(visit, outcome, transaction)
+
+    def _no_match(self, visit: _Visit) -> Response:
+        return self._again(visit, {"": self.pages.gettext(visit.request, _NO_MATCH)}, 403)
+
+    def _welcome(self, visit: _Visit, minted: Minted, transaction: Transaction | None) -> Response:
+        response = _see_other(visit.return_to if transaction is None else transactions.resume_url(transaction))
+        give_session(response, self.pages, minted, is_secure=self.services.settings.is_https)
+        return response
 
     def _give_back(self, visit: _Visit, prepared: Prepared, busy: Unavailable) -> Response:
         with self.services.database.transaction(durable=False) as session:
@@ -203,7 +265,6 @@ class _Entrance(_Pages):
 
     def _finish(self, visit: _Visit, prepared: Prepared, verification: Verification) -> Response:
         services, now = self.services, self.services.clock()
-        target = visit.return_to
         with services.database.transaction(durable=False) as session:
             old = authenticate(session, cookie(visit.request, self.pages, SESSION_COOKIE), now=now)
             outcome = sign_in.finish(
@@ -214,12 +275,9 @@ class _Entrance(_Pages):
             if isinstance(outcome, Minted) and transaction is not None:
                 browser_token = cookie(visit.request, self.pages, BROWSER_COOKIE) or ""
                 transactions.establish(session, transaction.id, browser_token, session_id=outcome.session_id, now=now)
-                target = transactions.resume_url(transaction)
         if not isinstance(outcome, Minted):
-            return self._again(visit, {"": self.pages.gettext(visit.request, _NO_MATCH)}, 403)
-        response = _see_other(target)
-        give_session(response, self.pages, outcome, is_secure=services.settings.is_https)
-        return response
+            return self._no_match(visit)
+        return self._welcome(visit, outcome, transaction)
 
     def _load(self, session: Session, request: Request, transaction_id: str) -> Transaction | None:
         browser_token = cookie(request, self.pages, BROWSER_COOKIE)
@@ -259,9 +317,11 @@ class _Entrance(_Pages):
             "host": self.host,
             "here": "/login?" + urlencode({"transaction": transaction.id} if transaction else {"return_to": return_to}),
         }
+        is_plain = not (username or errors or signed_in_name or context["return_to"])
         return self.pages.render(
-            request, "login/sign_in.html", context, status, form_action=form_targets(transaction), headers=headers
-        )
+            request, "login/sign_in.html", context, status, form_action=form_targets(transaction), headers=headers,
+            keep=("transaction",) if is_plain else None,
+        )  # fmt: skip
 
 
 class _FirstSignIn(_Pages):

@@ -135,36 +135,43 @@ def page_router(services: WebServices) -> APIRouter:
 
 def _page_route(services: WebServices) -> type[APIRoute]:
     class PageRoute(APIRoute):
-        """Translates errors of the domain into pages, and records them: the one translator of the web."""
+        """A route of pages."""
 
-        def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-            handler = super().get_route_handler()
-
-            async def handle(received: Request) -> Response:
-                request = BoundedRequest(received.scope, received.receive)
-                try:
-                    check_path(request)
-                    if request.method == "POST":
-                        await check_form(request)
-                    response = await handler(request)
-                except SignInRequired:
-                    if request.method == "POST":
-                        await run_in_threadpool(note_refusal, services, request, "sign_in_required")
-                    return _to_sign_in(request)
-                except BrokenForm as broken:
-                    await run_in_threadpool(note_refusal, services, request, broken.rule, broken.field)
-                    return render_broken_form(services.pages, request, broken)
-                except _KNOWN as error:
-                    refusal = _as_refusal(error)
-                    await run_in_threadpool(_note_error, services, request, refusal)
-                    return render_error(services.pages, request, refusal)
-                if request.method == "POST" and response.status_code in _REFUSED and not _is_noted(request):
-                    await run_in_threadpool(note_refusal, services, request, "form.refused")
-                return response
-
-            return handle
+        def get_route_handler(self) -> Handler:
+            return translated(services, super().get_route_handler())
 
     return PageRoute
+
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+
+def translated(services: WebServices, handler: Handler) -> Handler:
+    """A handler that answers errors of the domain with pages, and records them: the one translator of the web."""
+
+    async def handle(received: Request) -> Response:
+        request = BoundedRequest(received.scope, received.receive)
+        try:
+            check_path(request)
+            if request.method == "POST":
+                await check_form(request)
+            response = await handler(request)
+        except SignInRequired:
+            if request.method == "POST":
+                await run_in_threadpool(note_refusal, services, request, "sign_in_required")
+            return _to_sign_in(request)
+        except BrokenForm as broken:
+            await run_in_threadpool(note_refusal, services, request, broken.rule, broken.field)
+            return render_broken_form(services.pages, request, broken)
+        except _KNOWN as error:
+            refusal = _as_refusal(error)
+            await run_in_threadpool(_note_error, services, request, refusal)
+            return render_error(services.pages, request, refusal)
+        if request.method == "POST" and response.status_code in _REFUSED and not _is_noted(request):
+            await run_in_threadpool(note_refusal, services, request, "form.refused")
+        return response
+
+    return handle
 
 
 def _as_refusal(error: Exception) -> IdhubError:

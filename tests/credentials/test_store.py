@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
+from idhub.changes import Actor, Event, EventType
+from idhub.credentials.operations import DURABLE, LOCK, Operation, record
 from idhub.credentials.statements import compile_statements
-from idhub.credentials.store import DURABLE, Operation, SqliteStore, Store, create_store
+from idhub.credentials.store import SqliteStore, Store, create_store
 from idhub.credentials.tables import AccessToken, Grant
+from idhub.directory.tables import Principal
 from idhub.errors import Unavailable
 from tests.oidc.world import App, World
 
@@ -53,17 +56,102 @@ def using(world: World, work: Callable[[Store], Any]) -> Any:
     return asyncio.run(run())
 
 
+def event_of(world: World, reason: str) -> Event:
+    """A refusal, to be found again by its reason."""
+    return Event(
+        type=EventType.TOKEN_REFUSED, at=world.clock(), actor=Actor(kind="client", id="office"), door="oidc",
+        target_kind="client", target_id="office", outcome="failure", reason=reason,
+    )  # fmt: skip
+
+
 def is_ended(world: World) -> bool:
     return world.count(Grant, Grant.ended_at.is_not(None)) == 1
 
 
 def test_every_statement_compiles_alike_for_both_databases() -> None:
-    ours, theirs = compile_statements("sqlite"), compile_statements("postgresql")
-    assert set(ours) == set(theirs)
+    ours, theirs, third = (compile_statements(driver) for driver in ("sqlite", "postgresql", "psycopg"))
+    assert set(ours) == set(theirs) == set(third)
     for name, statement in ours.items():
-        other = theirs[name]
-        assert set(statement.names) - set(statement.constants) == set(other.names) - set(other.constants), name
+        for other in (theirs[name], third[name]):
+            assert {place[1] for place in statement.places} == {place[1] for place in other.places}, name
     assert theirs["principal.lock"].sql.endswith("FOR SHARE")
+    assert theirs["principal.lock_at_once"].sql.endswith("FOR SHARE SKIP LOCKED")
+
+
+def test_a_group_shares_its_transaction_and_each_gets_its_own_answer(world: World, office: App) -> None:
+    """Of fifty that end the same grant at once, one does."""
+    grant_id = grant_of(world, office)
+
+    async def work(store: Store) -> list[int]:
+        return list(await asyncio.gather(*(store.write(ending(world, grant_id)) for _ in range(50))))
+
+    results = using(world, work)
+    assert sorted(results) == [0] * 49 + [1]
+    assert is_ended(world)
+
+
+def test_one_that_fails_changes_nothing_for_its_neighbours(world: World, office: App) -> None:
+    """What the failing one wrote is gone, what the others wrote is there, and only it hears of the failure."""
+    grant_id = grant_of(world, office)
+
+    def fail() -> None:
+        raise RuntimeError("half-way")
+
+    def named(reason: str) -> Any:
+        def operation() -> Operation[None]:
+            yield record([event_of(world, reason)])
+
+        return operation
+
+    async def work(store: Store) -> list[Any]:
+        return list(
+            await asyncio.gather(
+                store.write(named("first")),
+                store.write(ending(world, grant_id, then=fail)),
+                store.write(named("second")),
+                return_exceptions=True,
+            )
+        )
+
+    first, failed, second = using(world, work)
+    assert (first, second) == (None, None)
+    assert isinstance(failed, RuntimeError)
+    assert not is_ended(world)
+    assert world.reasons("token.refused") == ["first", "second"], "each once, although the group began anew"
+
+
+def test_one_that_needs_the_disk_leaves_its_group_and_happens_once(world: World, office: App) -> None:
+    grant_id = grant_of(world, office)
+
+    async def work(store: Store) -> list[int]:
+        durable = store.write(ending(world, grant_id, durable=True))
+        return list(await asyncio.gather(durable, *(store.write(ending(world, "other")) for _ in range(3))))
+
+    assert using(world, work) == [1, 0, 0, 0]
+    assert is_ended(world)
+
+
+@POSTGRESQL
+def test_who_waits_for_a_principal_delays_none_of_its_group(world: World, office: App) -> None:
+    """A transition holds one principal: only the operation about that one waits for it."""
+    held, free = world.employee(office), world.employee(office, "李娜")
+
+    def locking(principal_id: str) -> Any:
+        def operation() -> Operation[str]:
+            yield LOCK, {"principal_id": principal_id}
+            return principal_id
+
+        return operation
+
+    async def work(store: Store) -> tuple[str, bool, str]:
+        with world.database.transaction() as session:
+            session.execute(select(Principal.id).where(Principal.id == held).with_for_update())
+            waiting = asyncio.create_task(store.write(locking(held)))
+            done = await asyncio.wait_for(store.write(locking(free)), 2)
+            still_waits = not waiting.done()
+        return done, still_waits, await waiting
+
+    assert using(world, work) == (free, True, held)
 
 
 def test_a_missing_parameter_is_a_defect_that_shows(world: World) -> None:
@@ -118,7 +206,7 @@ def test_somebody_elses_lock_is_waited_for_and_the_loop_goes_on(world: World, of
             assert not waiting.done()
 
             def look() -> Operation[int]:
-                rows = yield "service.epochs", {"principal_id": "x", "now": world.clock()}
+                rows = yield "principal.epochs", {"principal_id": "x", "now": world.clock()}
                 return len(rows)
 
             assert await store.read(look) == 0, "reads do not wait"
@@ -132,7 +220,7 @@ def test_somebody_elses_lock_is_waited_for_and_the_loop_goes_on(world: World, of
 def test_a_lock_that_stays_is_a_503_and_changes_nothing(
     world: World, office: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("idhub.credentials.store._BUSY_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("idhub.credentials.store_sqlite._BUSY_TIMEOUT_S", 0.1)
     world.sign_in(world.employee(office))
     code = world.code(office)
     blocker = sqlite3.connect(world.database.engine.url.database or "", isolation_level=None)

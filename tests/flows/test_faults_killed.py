@@ -37,7 +37,7 @@ MUST_BE_THERE = {
     "import": ("hr_import:_Run._apply", "hr_import:_Run._finish"),
     "sign-in": (
         "login:_Entrance._finish",
-        "Authorization._issue",
+        "Authorization._issuing",
         "Grants._authorization_code",
         "Grants._refresh_token",
     ),

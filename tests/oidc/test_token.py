@@ -3,6 +3,7 @@
 from datetime import date
 from typing import Any
 
+import jwt
 import pytest
 from sqlalchemy import update
 
@@ -548,3 +549,20 @@ def test_addresses_are_those_that_trusted_proxies_vouch_for(world: World, office
     world.flush()
     counted = [event for event in world.events("token.refused") if "details" in event]
     assert {event["actor"].get("ip") for event in counted} == {"testclient"}
+
+
+@pytest.mark.parametrize("alg", ["ES256", "RS256"])
+def test_a_self_contained_token_is_signed_as_its_client_is_registered(world: World, alg: str) -> None:
+    """RFC 9068 section 2.1; verified by a library that did not sign it."""
+    app = world.app(access_token_format="jwt", id_token_alg=alg)
+    world.sign_in(world.employee(app))
+    tokens = world.tokens(app)
+    keys = {key["kid"]: key for key in world.http.get("/oauth2/jwks").json()["keys"]}
+    for name in ("access_token", "id_token"):
+        header = jwt.get_unverified_header(tokens[name])
+        assert header["alg"] == alg
+        key = jwt.PyJWK(keys[header["kid"]])
+        claims = jwt.decode(tokens[name], key, algorithms=[alg], audience=app.client_id, options={"verify_exp": False,
+                            "verify_iat": False})  # fmt: skip
+        assert claims["iss"] == world.settings.issuer
+    assert world.is_active(app, tokens["access_token"])

@@ -136,7 +136,7 @@ def _name(frame: FrameType | None) -> str:
     while frame is not None:
         module = str(frame.f_globals.get("__name__", ""))
         code = frame.f_code
-        if module == "idhub.credentials.store":
+        if module.startswith("idhub.credentials.store"):
             # What runs has no frame of its own there: the operation is a generator that the driver drives.
             operation = frame.f_locals.get("operation", operation)
             if operation is not None:

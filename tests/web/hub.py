@@ -13,7 +13,7 @@ from starlette.responses import Response
 from idhub.access.tables import Application, OidcClient
 from idhub.credentials import transactions
 from idhub.credentials.journal import Journal
-from idhub.credentials.store import create_store
+from idhub.credentials.store import Store, create_store
 from idhub.credentials.tables import SessionParticipant
 from idhub.db import Database, new_id
 from idhub.directory.organizations import root_organization
@@ -38,14 +38,17 @@ class Services:
     pages: Pages
     clock: Callable[[], datetime]
     hashing: HashingPool
+    store: Store
     journal: Journal
 
 
 def create_app(world: World) -> FastAPI:
     """Sign-in, account and shared routes, with a portal that greets and resume addresses that tell their query."""
     pages = create_pages(world.settings, b"s" * 32)
-    journal = Journal(create_store(world.settings, world.database, world.keyring))
-    services = Services(world.settings, world.database, world.keyring, pages, world.clock, world.pool, journal)
+    store = create_store(world.settings, world.database, world.keyring)
+    services = Services(
+        world.settings, world.database, world.keyring, pages, world.clock, world.pool, store, Journal(store)
+    )
     app = FastAPI()
     app.state.services = services
     app.include_router(login.create_router(services))

@@ -57,6 +57,10 @@ soak: $(ENVIRONMENT) system-packages soak-races ## Kill the hub at every fault p
 soak-races: $(ENVIRONMENT) system-packages ## 1,000 people leave under 200 clients, on both databases; figures to build/soak.json
 	$(PYTHON) -m tests.benchmarks.soak
 
+.PHONY: bench
+bench: $(ENVIRONMENT) system-packages $(NODE_MODULES) ## Speed beside oidc-provider and django-oauth-toolkit (BENCH=quick or names of lines)
+	@$(PYTHON) -m tests.benchmarks.bench $(BENCH)
+
 ##@ Set-up
 
 .PHONY: system-packages

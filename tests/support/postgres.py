@@ -93,6 +93,9 @@ class PostgresServer:
 def postgres_server(*, on_disk: bool = False, **options: str) -> Iterator[PostgresServer]:
     """Run a server until the block ends. `options` are settings of PostgreSQL that differ from those of other tests.
 
+    Args:
+        on_disk: keep the data on the disk even where there is room in memory: for measurements.
+
     PostgreSQL refuses to run as root; then it runs as the user `postgres`, in a folder that this user owns.
 
     Raises:

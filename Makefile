@@ -61,6 +61,10 @@ soak-races: $(ENVIRONMENT) system-packages ## 1,000 people leave under 200 clien
 bench: $(ENVIRONMENT) system-packages $(NODE_MODULES) ## Speed beside oidc-provider and django-oauth-toolkit (BENCH=quick or names of lines)
 	@$(PYTHON) -m tests.benchmarks.bench $(BENCH)
 
+.PHONY: scale
+scale: $(ENVIRONMENT) ## Import a million people on SQLite while others sign in; figures to build/scale.json (PEOPLE=, DATABASE=)
+	$(PYTHON) -m tests.benchmarks.import_people --people $(or $(PEOPLE),1000000) --database $(or $(DATABASE),sqlite) --json build/scale.json
+
 ##@ Set-up
 
 .PHONY: system-packages

@@ -1,8 +1,9 @@
 """The mass-change brake of the HR file, and what two people release.
 
 More leaves than a company plausibly has, in one file or in 24 hours, are not believed: what the file says outright goes
-up to the limit, the rest is held. Absence is weaker than a word: once the limit is passed, nobody leaves for being
-absent. Held changes touch nobody until two different people have said so.
+up to the limit, the rest is held. A suspension, and a start put off, take access as a leave does and count as one.
+Absence is weaker than a word: once the limit is passed, nobody leaves for being absent. Held changes touch nobody until
+two different people have said so.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -106,26 +107,17 @@ def divide(
         if len(listed) <= allowed:
             go += listed
             continue
-        said = [each for each in listed if each.kind == "left"]
+        said = [each for each in listed if each.kind != "absent"]
         go += said[:allowed]
-        held += [*said[allowed:], *(each for each in listed if each.kind != "left")]
+        held += [*said[allowed:], *(each for each in listed if each.kind == "absent")]
     return go, held
 
 
 def end_posts(
     session: Session, leaving: Sequence[Leaving], *, now: datetime, actor: Actor, door: str, request_id: str | None
 ) -> tuple[int, list[intake.Refused]]:
-    """End the posts and count them for the brake's window. Returns how many people left, and what was refused."""
-    changes = [
-        intake.EndEmployment(
-            principal_id=each.principal_id,
-            employment_id=each.employment_id,
-            last_day=each.last_day,
-            reason=f"hr_file.{each.kind}",
-            source=each.mark,
-        )
-        for each in leaving
-    ]
+    """Take the access and count it for the brake's window. Returns how many people left, and what was refused."""
+    changes = [_wish(each) for each in leaving]
     result = transition(session, changes, now=now, actor=actor, door=door, request_id=request_id)
     counts: dict[str, int] = {}
     for each in leaving:
@@ -139,6 +131,19 @@ def end_posts(
         ],
     )
     return len(result.left), result.refused
+
+
+def _wish(each: Leaving) -> intake.Change:
+    reason = f"hr_file.{each.kind}"
+    principal_id, employment_id, mark = each.principal_id, each.employment_id, each.mark
+    if each.kind == "suspended":
+        return intake.Suspend(principal_id=principal_id, employment_id=employment_id, reason=reason, source=mark)
+    if each.kind == "put_off":
+        values = {"starts_on": each.last_day}
+        return intake.Move(principal_id=principal_id, employment_id=employment_id, values=values, source=mark)
+    return intake.EndEmployment(
+        principal_id=principal_id, employment_id=employment_id, last_day=each.last_day, reason=reason, source=mark
+    )
 
 
 def hold(
@@ -163,6 +168,7 @@ def hold(
             "scope": each.mark.scope,
             "content_hash": each.mark.content_hash,
             "state": each.mark.state,
+            "raw": each.mark.raw_sealed.hex() if each.mark.raw_sealed else None,
         }
         rows.append(
             {
@@ -308,9 +314,12 @@ def _release(database: Database, run_id: str, keyring: Keyring, approver: Actor,
 
 def _reopen(session: Session, row: HeldChange, keyring: Keyring, run_id: str) -> Leaving:
     said = orjson.loads(keyring.open(_context(row.id), row.change_sealed or b""))
-    raw = session.execute(
-        select(SourceRecord.raw_sealed).where(SourceRecord.provider == PROVIDER, SourceRecord.key == said["key"])
-    ).scalar_one_or_none()
+    raw = bytes.fromhex(said["raw"]) if said.get("raw") else None
+    if raw is None:
+        # Held by an older version: what was said before is all that is left.
+        raw = session.execute(
+            select(SourceRecord.raw_sealed).where(SourceRecord.provider == PROVIDER, SourceRecord.key == said["key"])
+        ).scalar_one_or_none()
     mark = intake.SourceMark(
         provider=PROVIDER,
         key=said["key"],

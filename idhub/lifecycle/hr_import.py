@@ -379,17 +379,20 @@ class _Run:
         """Second pass over the file, for rows whose manager stood further down, or nowhere."""
         if not self.deferred:
             return
+        unsettled: list[HrRow] = []
         try:
             for part in self.reader.again(self.deferred):
-                self._settle(part)
+                if self.report.is_dry_run:
+                    unsettled += part
+                else:
+                    self._settle(part)
         except FileChanged:
             self.report.gaps = (*self.report.gaps, "the file was changed while it was read")
+        # Asked when the rows have all been heard: the reader answers one question at a time.
+        listed = self.reader.listed([self._manager_place(row) for row in unsettled])
+        self._notice([_unknown_manager(row) for row, is_listed in zip(unsettled, listed, strict=True) if not is_listed])
 
     def _settle(self, part: Sequence[HrRow]) -> None:
-        if self.report.is_dry_run:
-            listed = self.reader.listed([self._manager_place(row) for row in part])
-            self._notice([_unknown_manager(row) for row, is_listed in zip(part, listed, strict=True) if not is_listed])
-            return
         by_line = {row.line: row for row in part}
         for plan in self._apply_all(part):
             self._notice([problem for problem in plan.problems if problem.rule is Rule.OWN_MANAGER])
@@ -466,7 +469,7 @@ class _Run:
     def _let_go(self) -> None:
         """Leaves, said and by absence, as far as the brake lets them."""
         report = self.report
-        report.would_leave = len(self.leaving)
+        report.would_leave = sum(each.kind in {"left", "absent"} for each in self.leaving)
         with self.database.read() as session:
             go, held = hr_brake.divide(session, self.leaving, self.active, self.brake, now=self.now)
         report.quarantined = len(held)

@@ -6,7 +6,8 @@ Decides and reads; writes nothing but companies and departments that do not exis
 - One human across companies is found by the keyed hash of the national id, never by a name, a mail or a number.
 - The file ends and revives what the file itself said. Somebody offboarded or suspended through another door comes back
   only by a start date after the leave, or by that other door.
-- Leaves are only collected: the mass-change brake decides on all of them together (`hr_brake`).
+- What takes access (a leave, a suspension, a start put off) is only collected: the mass-change brake decides on all of
+  it together (`hr_brake`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,12 @@ _UNSETTLED = "?"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Leaving:
-    """Somebody whose employment the file ends; `mark` is what the source will have said when it has."""
+    """Somebody whose access the file takes; `mark` is what the source will have said when it has.
+
+    Args:
+        kind: left or absent (the post ends), suspended, put_off (a post that has begun is to begin later).
+        last_day: last working day; of a post that is put off its new first day.
+    """
 
     kind: str
     organization_id: str
@@ -157,6 +163,9 @@ class Planner:
     def _key(self, row: HrRow) -> str:
         return self._companies.source_key(row)
 
+    def _today(self, row: HrRow) -> date:
+        return self._companies.today(row.company_key, now=self._now)
+
     def _wanted_numbers(self) -> tuple[dict[str, set[str]], dict[str, set[str]]]:
         """Numbers by organization: of rows whose post may be known, and of managers."""
         numbers: dict[str, set[str]] = {}
@@ -231,7 +240,7 @@ class Planner:
         """Of somebody who had left before the hub heard of them the end is known or, at the latest, yesterday."""
         if row.status is not HrStatus.LEFT:
             return row.end_on
-        yesterday = self._companies.today(row.company_key, now=self._now) - timedelta(days=1)
+        yesterday = self._today(row) - timedelta(days=1)
         return max(row.start_on, min(row.end_on or yesterday, yesterday))
 
     def _plan_known(self, row: HrRow, known: Row[Any]) -> None:
@@ -264,9 +273,18 @@ class Planner:
             return
         else:
             moved = self._moved(row, known, manager_id, keeps_end=False)
+            is_held = row.status is HrStatus.SUSPENDED and known.state != EmploymentState.SUSPENDED
+            is_put_off = known.state == EmploymentState.ACTIVE and row.start_on > self._today(row)
+            if is_held or is_put_off:
+                # Access ends with it, so that the brake has a word. A row that says both is looked at again.
+                if is_put_off:
+                    moved.pop("starts_on", None)
+                self._plan_changes(row, known, moved, changes)
+                self._take(row, known, is_held=is_held, is_settled=is_settled and not (is_held and is_put_off))
+                return
             if moved:
                 changes.append(_move(known, moved))
-            changes += self._standing(row, known, said)
+            changes += self._reactivation(row, known, said)
         self._finish(row, known, said, changes, is_settled=is_settled)
 
     def _is_another_human(self, row: HrRow, known: Row[Any], human: str | None) -> bool:
@@ -278,17 +296,31 @@ class Planner:
         return bool(known.state == EmploymentState.ENDED and known.display_name != row.name)
 
     def _is_over(self, row: HrRow) -> bool:
-        today = self._companies.today(row.company_key, now=self._now)
+        today = self._today(row)
         return row.status is HrStatus.LEFT or (row.end_on is not None and row.end_on < today)
 
     def _ends_soon(self, row: HrRow, known: Row[Any]) -> bool:
         """An end that is new or earlier than before, and near: a leave, as far as the brake is concerned."""
         if row.end_on is None or (known.ends_on is not None and known.ends_on <= row.end_on):
             return False
-        return row.end_on < self._companies.today(row.company_key, now=self._now) + SOON
+        return row.end_on < self._today(row) + SOON
+
+    def _take(self, row: HrRow, known: Row[Any], *, is_held: bool, is_settled: bool) -> None:
+        if is_held:
+            self.plan.count("suspended")
+        self.plan.leaving.append(
+            Leaving(
+                kind="suspended" if is_held else "put_off",
+                organization_id=known.organization_id,
+                principal_id=known.principal_id,
+                employment_id=known.id,
+                last_day=None if is_held else row.start_on,
+                mark=self._mark(row, is_settled=is_settled, state="present"),
+            )
+        )
 
     def _leave(self, row: HrRow, known: Row[Any], *, is_settled: bool) -> None:
-        today = self._companies.today(row.company_key, now=self._now)
+        today = self._today(row)
         last_day = row.end_on
         if row.status is HrStatus.LEFT and (last_day is None or last_day >= today):
             last_day = None
@@ -320,13 +352,9 @@ class Planner:
         self.plan.count("rehired")
         return True
 
-    def _standing(self, row: HrRow, known: Row[Any], said: _Said | None) -> list[intake.Change]:
-        is_held = known.state == EmploymentState.SUSPENDED
-        if row.status is HrStatus.SUSPENDED and not is_held:
-            self.plan.count("suspended")
-            return [intake.Suspend(principal_id=known.principal_id, employment_id=known.id)]
+    def _reactivation(self, row: HrRow, known: Row[Any], said: _Said | None) -> list[intake.Change]:
         was_held_by_file = said is not None and said.raw.get("status") == HrStatus.SUSPENDED
-        if row.status is HrStatus.ACTIVE and is_held and was_held_by_file:
+        if row.status is HrStatus.ACTIVE and known.state == EmploymentState.SUSPENDED and was_held_by_file:
             self.plan.count("reactivated")
             return [intake.Reactivate(principal_id=known.principal_id, employment_id=known.id)]
         return []

@@ -21,7 +21,7 @@ from idhub.directory.tables import Department, Employment, Organization, Person,
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.keys import Keyring
 from idhub.lifecycle import intake
-from idhub.lifecycle.hr_brake import Brake, approve_release, list_held
+from idhub.lifecycle.hr_brake import Brake, Release, approve_release, list_held
 from idhub.lifecycle.hr_import import ImportReport, import_file
 from idhub.lifecycle.tables import HeldChange, SourceRun
 from idhub.lifecycle.transition import transition
@@ -53,6 +53,9 @@ class Hub:
 
     def read(self, *rows: Mapping[str, str], **options: Any) -> ImportReport:
         return self.take(self.write(*rows), **options)
+
+    def release(self, run_id: str, approver: Actor) -> Release:
+        return approve_release(self.database, run_id, keyring=self.keyring, approver=approver, now=self.clock())
 
     def standing(self, number: str, company: str = "总部") -> str:
         with self.database.read() as session:
@@ -561,3 +564,82 @@ def test_sample_group_goes_in_but_for_its_dozen(hub: Hub, tmp_path: Path) -> Non
     with hub.database.read() as session:
         states = set(session.execute(select(Employment.state)).scalars())
     assert states == set(EmploymentState)
+
+
+def test_d29_slow_drain_is_stopped_by_the_rolling_window_and_ends_with_it(hub: Hub) -> None:
+    """4 % of 500 an hour is 20, the limit of one run: the first goes, every further one within 24 hours is held."""
+    hub.read(*people(500))
+    report = hub.read(*people(480))
+    assert (report.left, report.quarantined) == (20, 0)
+    for hour in range(1, 4):
+        hub.clock.advance(timedelta(hours=1))
+        report = hub.read(*people(480 - 19 * hour, title=f"第{hour}次"))
+        assert (report.left, report.quarantined, report.changed) == (0, 19 * hour, 480 - 19 * hour)
+    hub.clock.advance(timedelta(hours=24))
+    report = hub.read(*people(470))
+    assert (report.left, report.quarantined) == (10, 0)
+
+
+def test_d29_numbers_renamed_in_bulk_let_nobody_go(hub: Hub) -> None:
+    hub.read(*people(30))
+    report = hub.read(*(person(f"N{number:05}") for number in range(30)))
+    assert (report.new, report.absent, report.quarantined, report.left) == (30, 30, 30, 0)
+    assert hub.standing("00001") == Standing.ACTIVE
+
+
+def test_d29_everybody_in_another_company_lets_nobody_go(hub: Hub) -> None:
+    hub.read(*people(31))
+    moved = [person(f"{number:05}", company="柏林") for number in range(1, 31)]
+    report = hub.read(*moved, person("00031"))
+    assert (report.new, report.quarantined, report.left) == (30, 30, 0)
+    report = hub.read(*moved, person("00031"), snapshot=False)
+    assert (report.quarantined, report.left) == (0, 0)
+    assert hub.standing("00001") == Standing.ACTIVE
+
+
+@pytest.mark.parametrize("snapshot", [True, False])
+@pytest.mark.parametrize(
+    "wrong", [{"status": "left"}, {"end_date": "2026-12-01"}, {"status": "suspended"}, {"start_date": "2027-03-01"}]
+)
+def test_d29_whatever_takes_access_in_bulk_is_held_beyond_the_limit(
+    hub: Hub, wrong: dict[str, str], snapshot: bool
+) -> None:
+    hub.read(*people(50))
+    report = hub.read(*people(50, title="经理", **wrong), snapshot=snapshot)
+    assert (report.quarantined, report.changed) == (30, 50)
+    standings = [hub.standing(f"{number:05}") for number in range(1, 51)]
+    without = 0 if "end_date" in wrong else 20
+    assert standings.count(Standing.ACTIVE) == 50 - without
+    again = hub.read(*people(50, title="经理", **wrong), snapshot=snapshot, allow_replay=True)
+    assert again.quarantined == 30
+
+
+@pytest.mark.parametrize(
+    ("wrong", "standing"), [({"status": "suspended"}, "suspended"), ({"start_date": "2027-03-01"}, "staged")]
+)
+def test_release_lets_held_suspensions_and_late_starts_happen(hub: Hub, wrong: dict[str, str], standing: str) -> None:
+    hub.read(*people(25))
+    report = hub.read(*people(25, **wrong))
+    assert hub.standing("00025") == Standing.ACTIVE
+    assert hub.release(report.run_id, HR).state == "waiting"
+    with pytest.raises(Conflict, match="second person"):
+        hub.release(report.run_id, HR)
+    assert hub.release(report.run_id, BOSS).changes == 5
+    assert hub.standing("00025") == standing
+    hub.read(*people(25, title="经理"))
+    assert hub.standing("00025") == Standing.ACTIVE
+
+
+def test_large_file_read_ahead_by_another_process_says_the_same(hub: Hub, tmp_path: Path) -> None:
+    small, large = tmp_path / "small.csv", tmp_path / "large.csv"
+    with hub.database.transaction() as session:
+        create_sample_organizations(session, now=hub.clock())
+    write_hr_file(small, today=hub.clock().date(), people=400)
+    # Blank lines are passed over: the same rows in a file that is worth a process of its own.
+    large.write_bytes(small.read_bytes() + b"\n" * (1 << 20))
+    expected = hub.take(large, dry_run=True)
+    report = hub.take(large)
+    assert (report.new, report.refused) == (expected.new, expected.refused) == (400, len(FAULTS))
+    assert problems(report) == problems(expected)
+    again = hub.take(small, allow_replay=True)
+    assert (again.unchanged, again.new, again.absent) == (report.rows - report.refused, 0, 0)

@@ -1,0 +1,280 @@
+"""An HR file of a million people: rows a second, memory on the way, the same file again, and sign-ins meanwhile.
+
+    python -m tests.benchmarks.import_people [--people 120000] [--database sqlite] [--folder DIR] [--bare] [--json FILE]
+
+The import runs as `idhub people import` does, in a process of its own. Beside it, unless `--bare`, a `serve` process on
+the same database answers token requests and whole logins one after the other; what each took is measured from outside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from idhub.demo.browser import Browser
+from idhub.demo.processes import answers, free_port, wait_until
+from idhub.demo.sample import SampleFile, create_sample_organizations, write_hr_file
+from idhub.demo.signing_in import set_first_password, sign_in
+from idhub.services import open_hub
+from idhub.settings import Settings
+from tests.support.databases import DatabaseKind, Databases
+
+TODAY = date(2026, 11, 23)
+_SECRET = "benchmark-" + "0123456789" * 4
+_PASSWORD = "long enough for anybody 4711"
+_APPLICATIONS = """applications:
+  - slug: bench
+    name: {en: Bench, zh: 基准}
+    owner: BENCH1
+    criticality: normal
+    oidc:
+      client_id: bench
+      client_secret_file: bench.secret
+      redirect_uris: [http://127.0.0.1:9/callback]
+      grant_types: [authorization_code, client_credentials]
+    entitle:
+      - {role: member, rule: 'employments.type eq "regular"'}
+      - {role: guest, rule: 'employments.type eq "contractor"'}
+"""
+# Rows read and memory, told by the importing process on its standard error.
+_PROGRAM = """
+import os, sys, time, resource
+from pathlib import Path
+from idhub.changes import COMMAND_LINE
+from idhub.lifecycle.hr_import import import_file
+from idhub.services import open_hub
+from idhub.settings import load_settings
+
+def memory():
+    total = 0
+    mine = str(os.getpid())
+    for each in os.listdir("/proc"):
+        if each.isdigit():
+            try:
+                parent = open(f"/proc/{each}/stat").read().rsplit(")", 1)[1].split()[1]
+                if each == mine or parent == mine:
+                    total += int(open(f"/proc/{each}/statm").read().split()[1])
+            except OSError:
+                pass
+    return total * resource.getpagesize() // 2**20
+
+marks = [100_000, 500_000, 1_000_000]
+def progress(rows):
+    while marks and rows >= marks[0]:
+        print("memory", marks.pop(0), memory(), file=sys.stderr, flush=True)
+
+hub = open_hub(load_settings(None))
+began = time.perf_counter()
+report = import_file(
+    hub.database, Path(sys.argv[1]), keyring=hub.keyring, snapshot=True, dry_run=sys.argv[2] == "dry",
+    now=hub.clock(), actor=COMMAND_LINE, progress=progress,
+)
+seconds = time.perf_counter() - began
+print("memory", report.rows, memory(), file=sys.stderr)
+print("done", seconds, report.rows, report.refused, report.new, report.unchanged, report.changed, report.quarantined)
+hub.close()
+"""
+
+
+class Bench:
+    """A hub in a folder, a file of people, and what was measured."""
+
+    def __init__(self, kind: DatabaseKind, url: str, folder: Path, *, with_rules: bool) -> None:
+        self.kind, self.folder = kind, folder
+        self.figures: list[dict[str, Any]] = []
+        self._environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("IDHUB_")},
+            "IDHUB_DATA_DIR": str(folder),
+            "IDHUB_DATABASE_URL": url,
+            "IDHUB_MASTER_KEY_FILE": str(folder / "master.key"),
+        }
+        settings = Settings(data_dir=folder, database_url=url, master_key_file=folder / "master.key")
+        hub = open_hub(settings)
+        with hub.database.transaction() as session:
+            create_sample_organizations(session, now=hub.clock())
+        hub.close()
+        self.run(
+            "onboard", "--name", "基准", "--company", "HQ", "--employee-number", "BENCH1", "--start-date", "2020-01-01"
+        )
+        if with_rules:
+            (folder / "bench.secret").write_text(_SECRET)
+            (folder / "apps.yaml").write_text(_APPLICATIONS)
+            self.run("apply", str(folder / "apps.yaml"))
+
+    def run(self, *arguments: str) -> str:
+        """An idhub command; its standard output."""
+        command = [sys.executable, "-m", "idhub.cli", *arguments]
+        return subprocess.run(command, env=self._environment, check=True, capture_output=True, text=True).stdout
+
+    def note(self, name: str, value: float, unit: str) -> None:
+        """Keep and print one figure."""
+        durability = "every batch synced" if self.kind == "sqlite" else "synchronous_commit as the server says"
+        self.figures.append(
+            {"name": name, "value": round(value, 2), "unit": unit, "database": self.kind, "durability": durability}
+        )
+        print(f"  {name:<52} {value:>12,.1f} {unit}", flush=True)
+
+    def take(self, name: str, path: Path, *, dry_run: bool = False) -> list[str]:
+        """Import a file in a process of its own; note rows a second and memory. Returns the report's numbers."""
+        command = [sys.executable, "-c", _PROGRAM, str(path), "dry" if dry_run else "real"]
+        done = subprocess.run(command, env=self._environment, check=True, capture_output=True, text=True)
+        for line in done.stderr.splitlines():
+            if line.startswith("memory "):
+                _, rows, megabytes = line.split()
+                self.note(f"{name}: memory after {int(rows):,} rows", float(megabytes), "MB")
+        _, seconds, rows, *rest = done.stdout.split()
+        self.note(f"{name}", int(rows) / float(seconds), "rows/s")
+        return rest
+
+    @contextmanager
+    def signing_in(self, name: str) -> Iterator[None]:
+        """Token requests and whole logins at a `serve` process, until the block ends; notes how long they took."""
+        port = free_port()
+        address = f"http://127.0.0.1:{port}"
+        environment = {**self._environment, "IDHUB_ISSUER": address, "IDHUB_LOG_LEVEL": "error"}
+        command = [sys.executable, "-m", "idhub.cli", "serve", "--port", str(port)]
+        with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as server:
+            try:
+                wait_until(lambda: answers(port), seconds=60, what="the hub")
+                over = threading.Event()
+                took: dict[str, list[float]] = {"token": [], "login": []}
+                works = [lambda: _token(address), lambda: _login(address)]
+                threads = [
+                    threading.Thread(target=_repeat, args=(work, took[what], over))
+                    for what, work in zip(took, works, strict=True)
+                ]
+                for thread in threads:
+                    thread.start()
+                yield
+                over.set()
+                for thread in threads:
+                    thread.join()
+                for what, values in took.items():
+                    if len(values) > 1:
+                        part = statistics.quantiles(values, n=100)
+                        self.note(f"{name}: {what}, p50 of {len(values)}", part[49] * 1000, "ms")
+                        self.note(f"{name}: {what}, p99", part[98] * 1000, "ms")
+            finally:
+                server.terminate()
+
+    def invite(self) -> None:
+        """Give the one who signs in a password, through the real pages."""
+        link = self.run("people", "invite", "HQ/BENCH1").strip()
+        port = int(link.split(":")[2].split("/")[0])
+        with subprocess.Popen(
+            [sys.executable, "-m", "idhub.cli", "serve", "--port", str(port)],
+            env={**self._environment, "IDHUB_LOG_LEVEL": "error"},
+            stderr=subprocess.DEVNULL,
+        ) as server:
+            try:
+                wait_until(lambda: answers(port), seconds=60, what="the hub")
+                set_first_password(Browser(), link, _PASSWORD)
+            finally:
+                server.terminate()
+
+
+def _repeat(work: Any, took: list[float], over: threading.Event) -> None:
+    while not over.is_set():
+        began = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - began)
+        time.sleep(0.02)
+
+
+def _token(address: str) -> None:
+    key = base64.b64encode(f"bench:{_SECRET}".encode()).decode()
+    request = urllib.request.Request(
+        f"{address}/oauth2/token",
+        data=b"grant_type=client_credentials",
+        headers={"Authorization": f"Basic {key}", "Content-Type": "application/x-www-form-urlencoded"},
+    )
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        answer.read()
+
+
+def _login(address: str) -> None:
+    if not sign_in(Browser(), f"{address}/", "BENCH1", _PASSWORD).asked_for_password:
+        raise RuntimeError("the hub did not ask for a password")
+
+
+def changed_file(path: Path, target: Path, *, every: int) -> None:
+    """A copy of an HR file in which one row in `every` has another title."""
+    with path.open(encoding="utf-8-sig", newline="") as source, target.open("w", encoding="utf-8", newline="") as out:
+        for number, line in enumerate(source):
+            out.write(
+                line.replace("工程师", "专家工程师").replace("操作工", "高级操作工") if number % every == 1 else line
+            )
+
+
+def shortened_file(path: Path, target: Path) -> None:
+    """A copy that lists one row in ten."""
+    with path.open(encoding="utf-8-sig", newline="") as source, target.open("w", encoding="utf-8", newline="") as out:
+        for number, line in enumerate(source):
+            if number == 0 or number % 10 == 1:
+                out.write(line)
+
+
+def measure(people: int, kind: DatabaseKind, folder: Path, url: str, *, bare: bool) -> list[dict[str, Any]]:
+    """Every figure, in order; the folder and the database are empty before."""
+    path = folder / "people.csv"
+    written: SampleFile = write_hr_file(path, today=TODAY, people=people, faults=people // 100)
+    bench = Bench(kind, url, folder, with_rules=not bare)
+    name = f"import of {people:,} people"
+    if bare:
+        rest = bench.take(name, path)
+    else:
+        bench.invite()
+        with bench.signing_in("sign-ins with nothing else"):
+            time.sleep(10)
+        with bench.signing_in("sign-ins during the import"):
+            rest = bench.take(f"{name}, two rules, beside serve", path)
+    refused, new = int(rest[0]), int(rest[1])
+    if (refused, new) != (len(written.faults), people):
+        raise SystemExit(f"{refused} rows refused and {new} people made, not {len(written.faults)} and {people}")
+    bench.take("the same file again", path)
+    bench.take("the same file, dry run", path, dry_run=True)
+    changed_file(path, folder / "changed.csv", every=100)
+    bench.take("a file with about 1 % changes", folder / "changed.csv")
+    shortened_file(path, folder / "short.csv")
+    rest = bench.take("a file that lists one in ten", folder / "short.csv")
+    bench.note("held by the brake, of that file", float(rest[4]), "people")
+    return bench.figures
+
+
+def main() -> None:
+    """Measure and print; write the figures where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--people", type=int, default=120_000)
+    parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
+    parser.add_argument("--folder", type=Path, help="Where a scratch folder for files and the database is made.")
+    parser.add_argument("--bare", action="store_true", help="Neither rules nor a serve process beside the import.")
+    parser.add_argument("--json", type=Path, help="Write the figures there.")
+    options = parser.parse_args()
+    print(f"{options.people:,} people on {options.database}, {os.cpu_count()} cores, {datetime.now(UTC):%Y-%m-%d}")
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=options.folder)))
+        databases = Databases(folder / "server")
+        stack.callback(databases.close)
+        url = stack.enter_context(databases.fresh(options.database, folder, migrated=False))
+        figures = measure(options.people, options.database, folder, url, bare=options.bare)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(figures, ensure_ascii=False, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -84,7 +84,8 @@ def create_router(services: ApiServices) -> APIRouter:
     @router.post("/people", status_code=201)
     def onboard_person(caller: Caller, body: OnboardBody) -> Any:
         """Hire a person. Whoever had this number in this company and left is rehired."""
-        with database.transaction() as session:
+
+        def work(session: Session) -> Any:
             now = services.clock()
             post = _post(session, caller, body.employment, now=now)
             known = session.execute(
@@ -101,6 +102,8 @@ def create_router(services: ApiServices) -> APIRouter:
                 person_id = commands.onboard(session, caller.lifecycle, person=person, now=now, **post)
             return person_view(show_person(session, person_id))
 
+        return database.run(work)
+
     @router.get("/people/{person}")
     def read_person(caller: Caller, person: str) -> Any:
         """One person: by id, employee number, mail or mobile."""
@@ -110,22 +113,28 @@ def create_router(services: ApiServices) -> APIRouter:
     @router.patch("/people/{person}")
     def update_person(caller: Caller, person: str, body: UpdateBody) -> Any:
         """Change attributes."""
-        with database.transaction() as session:
+
+        def work(session: Session) -> Any:
             found = visible(session, caller, person, Action.PEOPLE_CHANGE)
             values = body.model_dump(exclude_unset=True)
             commands.update_person(session, caller.lifecycle, found.id, values=values, now=services.clock())
             return person_view(show_person(session, found.id))
 
+        return database.run(work)
+
     @router.post("/people/{person}/employments", status_code=201)
     def add_employment(caller: Caller, person: str, body: EmploymentBody) -> Any:
         """A further employment; of one who has left, the rehire: nothing from before works again."""
-        with database.transaction() as session:
+
+        def work(session: Session) -> Any:
             now = services.clock()
             found = visible(session, caller, person, Action.PEOPLE_CHANGE)
             result = commands.rehire(
                 session, caller.lifecycle, found.id, now=now, **_post(session, caller, body, now=now)
             )
             return {**outcome(result), "person": person_view(show_person(session, found.id))}
+
+        return database.run(work)
 
     return router
 

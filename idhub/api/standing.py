@@ -45,7 +45,7 @@ class MoveBody(Body):
     end_date: Day | None = None
 
 
-def create_router(services: ApiServices) -> APIRouter:
+def create_router(services: ApiServices) -> APIRouter:  # noqa: C901 - one route after the other  # noqa: C901 - one route after the other
     """Routes of standing."""
     router = APIRouter(route_class=create_route_class(services))
     database = services.database
@@ -53,20 +53,26 @@ def create_router(services: ApiServices) -> APIRouter:
     @router.post("/people/{person}/suspend")
     def suspend_person(caller: Caller, person: str, body: ReasonBody) -> Any:
         """Hold access back: sessions and tokens die at once."""
-        with database.transaction() as session:
+
+        def work(session: Session) -> Any:
             found = visible(session, caller, person, Action.PEOPLE_CHANGE)
             return outcome(
                 commands.suspend(session, caller.lifecycle, found.id, now=services.clock(), reason=body.reason)
             )
 
+        return database.run(work)
+
     @router.post("/people/{person}/reactivate")
     def reactivate_person(caller: Caller, person: str, body: ReasonBody) -> Any:
         """Undo a suspension."""
-        with database.transaction() as session:
+
+        def work(session: Session) -> Any:
             found = visible(session, caller, person, Action.PEOPLE_CHANGE)
             return outcome(
                 commands.reactivate(session, caller.lifecycle, found.id, now=services.clock(), reason=body.reason)
             )
+
+        return database.run(work)
 
     @router.get("/people/{person}/offboarding")
     def preview_offboarding(
@@ -104,7 +110,8 @@ def create_router(services: ApiServices) -> APIRouter:
     @router.post("/people/{person}/offboarding")
     def offboard_person(caller: Caller, person: str, body: OffboardBody) -> Any:
         """End all access, now or at a time. When this answers, nothing of theirs works here any more."""
-        with database.transaction() as session:
+
+        def work(session: Session) -> Any:
             found = visible(session, caller, person, Action.PEOPLE_OFFBOARD)
             result = commands.offboard(
                 session,
@@ -117,17 +124,23 @@ def create_router(services: ApiServices) -> APIRouter:
             )
             return outcome(result)
 
+        return database.run(work)
+
     @router.delete("/people/{person}/offboarding")
     def cancel_offboarding(caller: Caller, person: str) -> Any:
         """Take a scheduled offboarding back before its time."""
-        with database.transaction() as session:
+
+        def work(session: Session) -> Any:
             found = visible(session, caller, person, Action.PEOPLE_OFFBOARD)
             return outcome(commands.cancel_offboarding(session, caller.lifecycle, found.id, now=services.clock()))
+
+        return database.run(work)
 
     @router.post("/people/{person}/move")
     def move_person(caller: Caller, person: str, body: MoveBody) -> Any:
         """Change a post."""
-        with database.transaction() as session:
+
+        def work(session: Session) -> Any:
             now = services.clock()
             found = visible(session, caller, person, Action.PEOPLE_CHANGE)
             employment_id = body.employment or found.main_employment_id
@@ -137,6 +150,8 @@ def create_router(services: ApiServices) -> APIRouter:
             values = _move_values(session, caller, body, post.organization_id, now=now)
             result = commands.move(session, caller.lifecycle, found.id, employment_id=post.id, values=values, now=now)
             return {**outcome(result), "person": person_view(show_person(session, found.id))}
+
+        return database.run(work)
 
     return router
 

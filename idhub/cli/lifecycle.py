@@ -1,6 +1,7 @@
 """`idhub onboard`, `move`, `suspend`, `reactivate`, `offboard`: the lifecycle of one person."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -30,14 +31,12 @@ class _DryRun(Exception):
 
 def _run(hub: Hub, act: Callable[[Session, datetime], Any], *, dry_run: bool = False) -> Any:
     """Run `act` in one transaction; of a dry run, roll it back."""
+    if not dry_run:
+        return hub.database.run(lambda session: act(session, hub.clock()))
     result: Any = None
-    try:
-        with hub.database.transaction() as session:
-            result = act(session, hub.clock())
-            if dry_run:
-                raise _DryRun
-    except _DryRun:
-        pass
+    with suppress(_DryRun), hub.database.transaction() as session:
+        result = act(session, hub.clock())
+        raise _DryRun
     return result
 
 

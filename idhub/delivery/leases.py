@@ -34,8 +34,7 @@ def hold(database: Database, name: str, holder: str, *, now: datetime, lifetime:
             return None
         if row.until - now > lifetime / 2:
             return HeldLease(name, holder, row.token)
-    with database.transaction(durable=False) as session:
-        return _take(session, name, holder, now=now, until=now + lifetime)
+    return database.run(lambda session: _take(session, name, holder, now=now, until=now + lifetime), durable=False)
 
 
 def _take(session: Session, name: str, holder: str, *, now: datetime, until: datetime) -> HeldLease | None:

@@ -54,7 +54,8 @@ def lease(database: Database, *, worker: str, now: datetime, limit: int, setting
         chosen, probes = _choose(session, limit, settings.delivery_per_application, now=now)
     if not chosen:
         return []
-    with database.transaction() as session:
+
+    def claim(session: Session) -> list[LeasedDelivery]:
         allowed = [
             candidate.id
             for candidate in chosen
@@ -62,6 +63,8 @@ def lease(database: Database, *, worker: str, now: datetime, limit: int, setting
             or claim_probe(session, queue, now=now, interval=settings.delivery_lease)
         ]
         return _claim(session, allowed, worker, now=now, settings=settings)
+
+    return database.run(claim)
 
 
 def _choose(

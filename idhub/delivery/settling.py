@@ -87,8 +87,7 @@ def settle_all(
 
     An outcome whose lease was taken over, or expired and was given back, changes nothing.
     """
-    with database.transaction() as session:
-        return _settle(session, results, now=now, settings=settings, is_lost=False)
+    return database.run(lambda session: _settle(session, results, now=now, settings=settings, is_lost=False))
 
 
 def expire_leases(database: Database, *, now: datetime, settings: Settings) -> int:
@@ -100,7 +99,8 @@ def expire_leases(database: Database, *, now: datetime, settings: Settings) -> i
     with database.read() as session:
         if session.execute(select(Delivery.id).where(*expired).limit(1)).first() is None:
             return 0
-    with database.transaction() as session:
+
+    def give_back(session: Session) -> int:
         statement = select(*_LEASED_COLUMNS).where(*expired).order_by(Delivery.id).with_for_update(skip_locked=True)
         lost = [
             (
@@ -110,6 +110,8 @@ def expire_leases(database: Database, *, now: datetime, settings: Settings) -> i
             for row in session.execute(statement)
         ]
         return len(_settle(session, lost, now=now, settings=settings, is_lost=True))
+
+    return database.run(give_back)
 
 
 _LEASED_COLUMNS = (

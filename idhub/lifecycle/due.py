@@ -57,8 +57,7 @@ def apply_due(database: Database, *, now: datetime) -> int:
         changed += done
         if not done and len(failed) == failed_before:
             break
-    with database.transaction() as session:
-        mark_elapsed(session, now=now)
+    database.run(lambda session: mark_elapsed(session, now=now))
     return changed
 
 
@@ -76,6 +75,5 @@ def _one_by_one(database: Database, principal_ids: Sequence[str], failed: list[s
 
 def reevaluate(database: Database, principal_ids: Sequence[str], *, now: datetime) -> TransitionResult:
     """Look at these people again, in one transaction."""
-    with database.transaction() as session:
-        changes = [Reevaluate(principal_id=principal_id) for principal_id in principal_ids]
-        return transition(session, changes, now=now, actor=SYSTEM, door="schedule")
+    changes = [Reevaluate(principal_id=principal_id) for principal_id in principal_ids]
+    return database.run(lambda session: transition(session, changes, now=now, actor=SYSTEM, door="schedule"))

@@ -115,12 +115,11 @@ class Run:
         """Write down what was seen of the account, with its events, in one short transaction."""
         now = self.clock.now()
 
-        def written() -> None:
-            # A leave waits for the disk; what a provision saw can be seen again after a loss of power.
-            with self._database.transaction(durable=self.delivery.operation == "deprovision") as session:
-                records.note_account(session, self.delivery, values, seen_at=seen_at, events=events, now=now)
+        def write(session: Session) -> None:
+            records.note_account(session, self.delivery, values, seen_at=seen_at, events=events, now=now)
 
-        await asyncio.to_thread(written)
+        # A leave waits for the disk; what a provision saw can be seen again after a loss of power.
+        await asyncio.to_thread(self._database.run, write, durable=self.delivery.operation == "deprovision")
 
     def outcome(
         self,

@@ -51,7 +51,7 @@ clean: ## Remove what make has built
 
 .PHONY: soak
 soak: $(ENVIRONMENT) system-packages soak-races ## Kill the hub at every fault point of four flows on both databases (about half an hour)
-	$(TEMPORARY) SOAK=1 $(PYTHON) -m pytest tests/flows/test_faults_killed.py --numprocesses=2 -q
+	$(TEMPORARY) SOAK=1 $(PYTHON) -m pytest tests/flows/test_faults_killed.py --numprocesses=2
 
 .PHONY: soak-races
 soak-races: $(ENVIRONMENT) system-packages ## 1,000 people leave under 200 clients, on both databases; figures to build/soak.json

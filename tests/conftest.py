@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 
 _LONGEST_ID = 24
+# What these say when they fail is all that is known of a trial.
+pytest.register_assert_rewrite("tests.flows.fault_checks", "tests.flows.fault_flows", "tests.flows.fault_scene")
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
@@ -31,6 +33,27 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     if isinstance(val, str | bytes) and len(val) > _LONGEST_ID:
         return argname
     return None
+
+
+@pytest.fixture
+def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Say what was measured: a line at the end of the run, whichever process of it ran the test."""
+    return lambda line: request.node.user_properties.append(("figure", line))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print the figures that tests have said."""
+    reports = [report for found in terminalreporter.stats.values() for report in found]
+    said = {
+        line: None
+        for report in reports
+        for name, line in getattr(report, "user_properties", ())
+        if name == "figure" and getattr(report, "when", "") == "call"
+    }
+    if said:
+        terminalreporter.section("figures")
+        for line in said:
+            terminalreporter.line(str(line))
 
 
 @pytest.fixture(scope="session", autouse=True)

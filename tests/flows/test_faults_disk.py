@@ -167,7 +167,7 @@ def _until(work: Callable[[], bool]) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["no space", "no growth"])
 def test_a_full_disk_is_said_and_survived(
-    prepared: Prepared, tmp_path: Path, kind: Literal["no space", "no growth"], capsys: pytest.CaptureFixture[str]
+    prepared: Prepared, tmp_path: Path, kind: Literal["no space", "no growth"], figure: Callable[[str], None]
 ) -> None:
     with full_disk(kind, tmp_path / "disk"), copied(prepared, tmp_path / "disk" / "hub") as scene:
         scene.start("serve")
@@ -226,12 +226,11 @@ def test_a_full_disk_is_said_and_survived(
             present = set(session.execute(select(Employment.employee_number)).scalars())
         assert set(clients.onboarded) <= present, "an acknowledged change is lost"
         assert not present & set(clients.refused), "a refused change was made"
-    with capsys.disabled():
-        print(
-            f"\nSQLite, {kind}: refused with up to {failed_at[-1]} pages left ({len(failed_at)} steps);"
-            f" {clients.statuses[503]} answers of 503; work went on {max(resumed):.2f} s after there was space,"
-            f" at most; {len(clients.onboarded)} changes acknowledged, 0 lost"
-        )
+    figure(
+        f"SQLite, {kind}: refused with up to {failed_at[-1]} pages left ({len(failed_at)} steps);"
+        f" {clients.statuses[503]} answers of 503; work went on {max(resumed):.2f} s after there was space,"
+        f" at most; {len(clients.onboarded)} changes acknowledged, 0 lost"
+    )
 
 
 @contextmanager

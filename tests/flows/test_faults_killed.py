@@ -5,15 +5,17 @@ Then a copy of the prepared hub is made for every point, one process of it dies 
 place. Everything must come to rest by itself, be what was asked for, and pass `fault_checks`.
 
 `make test` tries every function's commit or send once, on one of the databases and on one side, which rotate by day;
-`make soak` (SOAK=1) tries all of them. FAULTS_ROTATION=n repeats the choice of a day.
+`make soak` (SOAK=1) tries all of them. FAULTS_ROTATION=n repeats the choice of a day, FAULTS_ONLY=text tries the points
+whose names contain it.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import date
@@ -29,6 +31,7 @@ from tests.support.nursery import Nursery
 
 ALL = os.environ.get("SOAK") == "1"
 ROTATION = int(os.environ.get("FAULTS_ROTATION", date.today().toordinal()))  # noqa: DTZ011 - any day will do
+ONLY = os.environ.get("FAULTS_ONLY")
 AT_ONCE = 8
 """Trials beside each other; most of the time they wait for a lease to end."""
 ORDINALS = 2
@@ -51,7 +54,6 @@ MUST_BE_THERE = {
         "receipts:sign_due",
         "Sequencer._pieces",
         "Sequencer._checkpoint",
-        "delivery.leases:hold",
     ),
     "rehire": ("onboard_person", "provision:", "settling:settle_all"),
 }
@@ -86,7 +88,7 @@ class Figures:
         took = sorted(self.recovery) or [0.0]
         flows = ", ".join(f"{name} {self.died[name]}" for name in sorted(self.died))
         return (
-            f"\nSIGKILL on {kind}: {sum(self.died.values())} points tried ({flows}), {len(self.missed)} not reached,"
+            f"SIGKILL on {kind}: {sum(self.died.values())} points tried ({flows}), {len(self.missed)} not reached,"
             f" {len(self.violations)} violations; {self.unknown} requests cut off and asked again; at rest after"
             f" {took[len(took) // 2]:.1f} s in the middle, {took[-1]:.1f} s at most; {seconds:.0f} s in all"
         )
@@ -182,7 +184,7 @@ def _try(prepared: Prepared, folder: Path, point: Point, number: int) -> Scene:
 @pytest.mark.slow
 @pytest.mark.timeout(3600 if ALL else 900)
 def test_a_hub_killed_at_any_commit_or_send_completes_by_itself(
-    prepared: Prepared, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    prepared: Prepared, tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
     began = time.monotonic()
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -197,7 +199,8 @@ def test_a_hub_killed_at_any_commit_or_send_completes_by_itself(
             assert any(point.name == other for point in points), f"{other} is never passed"
 
         figures = Figures()
-        wanted = points if ALL else _choose(points, prepared.kind)
+        wanted = points if ALL or ONLY else _choose(points, prepared.kind)
+        wanted = [point for point in wanted if ONLY is None or ONLY in str(point)]
         trials = {pool.submit(_try, prepared, tmp_path, point, n): point for n, point in enumerate(wanted)}
         for done, trial in enumerate(as_completed(trials), 1):
             point = trials[trial]
@@ -213,10 +216,9 @@ def test_a_hub_killed_at_any_commit_or_send_completes_by_itself(
             else:
                 figures.missed.append(point)
             if ALL and done % 20 == 0:
-                with capsys.disabled():
-                    print(f"  {prepared.kind}: {done} of {len(wanted)} points", flush=True)
-    with capsys.disabled():
-        print(figures.report(prepared.kind, time.monotonic() - began), flush=True)
+                print(f"  {prepared.kind}: {done} of {len(wanted)} points", file=sys.__stderr__, flush=True)
+    figure(figures.report(prepared.kind, time.monotonic() - began))
     assert not figures.violations, "\n\n".join(figures.violations[:5])
-    # A poll may pass a point fewer times in a trial than when it was noted.
-    assert len(figures.missed) <= len(wanted) // 10, [str(point) for point in figures.missed]
+    # A poll may pass a point fewer times in a trial than when it was noted; hardly ever not at all.
+    never = [str(point) for point in figures.missed if point.ordinal == 1]
+    assert len(never) <= len(wanted) // 10, never

@@ -142,7 +142,7 @@ def _authorize() -> dict[str, str]:
 
 @pytest.mark.slow
 def test_the_hub_recovers_by_itself_when_postgresql_is_stopped_at_once(
-    prepared: Prepared, server: PostgresServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    prepared: Prepared, server: PostgresServer, tmp_path: Path, figure: Callable[[str], None]
 ) -> None:
     offboarding = next(flow for flow in FLOWS if flow.name == "offboarding")
     with copied(prepared, tmp_path / "hub") as scene:
@@ -192,15 +192,14 @@ def test_the_hub_recovers_by_itself_when_postgresql_is_stopped_at_once(
         for role in tuple(scene.children):
             scene.stop(role)
         check(scene)
-    with capsys.disabled():
-        slowest = max(max(seconds) for seconds in recovered.values())
-        refused = sum(client.statuses[503] for client in clients)
-        print(
-            f"\nPostgreSQL stopped at once {STOPS} times: {sum(len(c.acknowledged) for c in clients)} requests"
-            f" answered, {refused} with 503; every kind of request worked again after {slowest:.2f} s at most;"
-            f" slowest answer {max(client.slowest for client in clients):.2f} s;"
-            f" {len(onboarded.acknowledged)} people acknowledged, {len(lost)} lost;"
-            f" of {len(onboarded.unknown)} unknown {resolved} had been committed;"
-            f" an offboarding delivered and signed {worker_seconds:.1f} s later"
-        )
+    slowest = max(max(seconds) for seconds in recovered.values())
+    refused = sum(client.statuses[503] for client in clients)
+    figure(
+        f"PostgreSQL stopped at once {STOPS} times: {sum(len(c.acknowledged) for c in clients)} requests"
+        f" answered, {refused} with 503; every kind of request worked again after {slowest:.2f} s at most;"
+        f" slowest answer {max(client.slowest for client in clients):.2f} s;"
+        f" {len(onboarded.acknowledged)} people acknowledged, {len(lost)} lost;"
+        f" of {len(onboarded.unknown)} unknown {resolved} had been committed;"
+        f" an offboarding delivered and signed {worker_seconds:.1f} s later"
+    )
     assert not lost

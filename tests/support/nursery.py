@@ -176,21 +176,25 @@ class _Points:
             ordinal = self._passed[name]
             if self._out is not None:
                 self._out.write(f"{os.getpid()} {name}\n")
-            fails = (
-                "fail" in self._wanted and moment == "commit.before" and self._chance.random() < self._wanted["fail"]
-            )
+            share = self._wanted.get("fail", 0.0) if moment == "commit.before" else 0.0
+            fails = self._chance.random() < share
+            if fails and self._out is not None:
+                self._out.write(f"{os.getpid()} {name} failed\n")
         if self._wanted.get("kill") == name and ordinal == self._wanted.get("ordinal", 1):
             os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(60)  # the signal is on its way: nothing more may happen in this thread
         if fails:
-            _collide()
+            _collide(str(sys._getframe(2).f_globals["__name__"]))
 
 
-def _collide() -> None:
-    """What SQLAlchemy raises when PostgreSQL ends a transaction for want of an order."""
+def _collide(where: str) -> None:
+    """Raise what the driver there raises when PostgreSQL ends a transaction for want of an order."""
+    import asyncpg
     import psycopg.errors
     from sqlalchemy.exc import OperationalError
 
+    if where == "idhub.credentials.store":
+        raise asyncpg.SerializationError("could not serialize access")
     raise OperationalError("COMMIT", {}, psycopg.errors.SerializationFailure("could not serialize access"))
 
 
@@ -245,7 +249,7 @@ def _serve() -> None:
     gc.freeze()
     ended: dict[int, int] = {}
     doings: dict[str, Callable[[Mapping[str, Any]], Any]] = {
-        "start": _start,
+        "start": lambda order: _start(order, ended),
         "status": lambda order: _status(int(order["status"]), ended),
         "signal": lambda order: _signal(order, ended),
     }
@@ -256,10 +260,12 @@ def _serve() -> None:
         sys.stdout.buffer.flush()
 
 
-def _start(order: Mapping[str, Any]) -> int:
+def _start(order: Mapping[str, Any], ended: dict[int, int]) -> int:
     pid = os.fork()
     if pid == 0:
         _become(order)
+    # Numbers come again: what an earlier process of this number ended with is not how this one ended.
+    ended.pop(pid, None)
     return pid
 
 

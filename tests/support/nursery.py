@@ -193,7 +193,7 @@ def _collide(where: str) -> None:
     import psycopg.errors
     from sqlalchemy.exc import OperationalError
 
-    if where == "idhub.credentials.store":
+    if where == "idhub.credentials.store_postgres":
         raise asyncpg.SerializationError("could not serialize access")
     raise OperationalError("COMMIT", {}, psycopg.errors.SerializationFailure("could not serialize access"))
 

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal, TypeVar
 
@@ -44,6 +44,7 @@ from sqlalchemy.types import TypeDecorator
 
 from idhub import faults
 from idhub.settings import Settings
+from idhub.turns import Turns
 
 T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -321,6 +322,8 @@ class Database:
         self.dialect: Literal["sqlite", "postgresql"] = "sqlite" if engine.dialect.name == "sqlite" else "postgresql"
         self.session_info: dict[str, Any] = {}
         """What every session of this database carries in `info`: registered by `idhub.app`, read by its owner."""
+        self.turns = Turns(_BUSY_TIMEOUT_MS / 1000)
+        """Of SQLite's writers in this process. PostgreSQL's do not wait for each other."""
 
     @property
     def url(self) -> str:
@@ -335,7 +338,10 @@ class Database:
             durable: SQLite only: wait for the disk (`synchronous=FULL`). Sessions and tokens pass False and may
                 forget their last moments after a loss of power; PostgreSQL decides by its own settings.
         """
-        with self.engine.connect() as connection:
+        with (
+            self.turns.mine() if self.dialect == "sqlite" else nullcontext(),
+            self.engine.connect() as connection,
+        ):
             if self.dialect == "sqlite":
                 connection.exec_driver_sql("PRAGMA synchronous=" + ("FULL" if durable else "NORMAL"))
                 begin_immediate(connection.connection.driver_connection, self.engine.url.database or "")

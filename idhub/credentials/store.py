@@ -71,5 +71,5 @@ class Store(Protocol):
 def create_store(settings: Settings, database: Database, sealer: Sealer) -> Store:
     """The store for the database that the settings name. Opens nothing before it is used."""
     if database.dialect == "sqlite":
-        return SqliteStore(database.engine.url.database or "", sealer)
+        return SqliteStore(database.engine.url.database or "", sealer, database.turns)
     return PostgresStore(settings, database, sealer)

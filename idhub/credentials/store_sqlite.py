@@ -20,6 +20,7 @@ from idhub.credentials.operations import DEFERRED, DURABLE, LOCK, RECORD, Operat
 from idhub.credentials.statements import compile_statements
 from idhub.db import begin_immediate, is_busy
 from idhub.errors import Unavailable
+from idhub.turns import Turns
 
 T = TypeVar("T")
 _BUSY_TIMEOUT_S: Final = 5.0
@@ -56,8 +57,9 @@ class _Group:
 class SqliteStore(Grouping):
     """One connection for the loop; one, behind a thread each, for those who wait, for those who sync, for the log."""
 
-    def __init__(self, path: str, sealer: Sealer) -> None:
+    def __init__(self, path: str, sealer: Sealer, turns: Turns) -> None:
         super().__init__()
+        self._turns = turns
         self._path = path
         self._sealer = sealer
         self._statements = compile_statements("sqlite")
@@ -122,7 +124,7 @@ class SqliteStore(Grouping):
     async def _wait(self, group: list[Waiting]) -> None:
         operations = [one.operation for one in group]
         try:
-            outcomes = await self._waiting.run(lambda c: self._together(c, operations, is_durable=False))
+            outcomes = await self._waiting.run(lambda c: self._in_turn(c, operations, is_durable=False))
         except sqlite3.OperationalError as error:
             outcomes = [_Failed(error)] * len(group)
         finally:
@@ -133,7 +135,7 @@ class SqliteStore(Grouping):
 
     async def _sync(self, one: Waiting) -> None:
         try:
-            outcomes = await self._durable.run(lambda c: self._together(c, [one.operation], is_durable=True))
+            outcomes = await self._durable.run(lambda c: self._in_turn(c, [one.operation], is_durable=True))
         except sqlite3.OperationalError as error:
             outcomes = [_Failed(error)]
         self._settle([one], outcomes)
@@ -148,6 +150,12 @@ class SqliteStore(Grouping):
                 one.fail(_translated(outcome.error))
             else:
                 one.settle(outcome)
+
+    def _in_turn(
+        self, connection: sqlite3.Connection, operations: Sequence[Callable[[], Operation[Any]]], *, is_durable: bool
+    ) -> list[Any]:
+        with self._turns.mine():
+            return self._together(connection, operations, is_durable=is_durable)
 
     def _together(
         self, connection: sqlite3.Connection, operations: Sequence[Callable[[], Operation[Any]]], *, is_durable: bool

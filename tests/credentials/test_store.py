@@ -184,7 +184,7 @@ def test_a_durable_operation_begins_anew_and_happens_once(world: World, office: 
 
 @SQLITE
 def test_durable_means_synchronous_full(world: World) -> None:
-    store = SqliteStore(world.database.engine.url.database or "", world.keyring)
+    store = SqliteStore(world.database.engine.url.database or "", world.keyring, world.database.turns)
     for mode, expected in (("NORMAL", 1), ("FULL", 2)):
         connection = store._connect(mode, 0)
         assert connection.execute("PRAGMA synchronous").fetchone()[0] == expected

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import Entitlement
@@ -15,6 +15,27 @@ from idhub.db import bulk_insert, chunked, new_id
 
 Key = tuple[str, str]
 """(application id, role)"""
+
+
+# Made once: building a statement costs more than what it asks.
+_HELD = select(
+    Entitlement.id,
+    Entitlement.principal_id,
+    Entitlement.application_id,
+    Entitlement.role,
+    Entitlement.reason_kind,
+    Entitlement.reason_ref,
+    Entitlement.valid_from,
+).where(
+    Entitlement.principal_id.in_(bindparam("people", expanding=True)),
+    Entitlement.superseded_at.is_(None),
+    Entitlement.valid_to.is_(None),
+)
+_SUPERSEDE = (
+    update(Entitlement)
+    .where(Entitlement.id.in_(bindparam("ids", expanding=True)))
+    .values(superseded_at=bindparam("at"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +67,7 @@ def held_by(session: Session, principal_ids: Sequence[str]) -> dict[str, list[He
     """Entitlements that hold now, by principal."""
     found: dict[str, list[Held]] = {}
     for part in chunked(principal_ids):
-        rows = session.execute(
-            select(
-                Entitlement.id,
-                Entitlement.principal_id,
-                Entitlement.application_id,
-                Entitlement.role,
-                Entitlement.reason_kind,
-                Entitlement.reason_ref,
-                Entitlement.valid_from,
-            ).where(
-                Entitlement.principal_id.in_(part),
-                Entitlement.superseded_at.is_(None),
-                Entitlement.valid_to.is_(None),
-            )
-        )
+        rows = session.connection().execute(_HELD, {"people": part})
         for row in rows:
             found.setdefault(row.principal_id, []).append(Held(*row))
     return found
@@ -85,7 +92,7 @@ def difference(
 def withdraw(session: Session, held: Sequence[Held], *, now: datetime) -> None:
     """End entitlements: close the belief, keep what was as a row with its end."""
     for part in chunked([h.id for h in held]):
-        session.execute(update(Entitlement).where(Entitlement.id.in_(part)).values(superseded_at=now))
+        session.connection().execute(_SUPERSEDE, {"ids": part, "at": now})
     bulk_insert(
         session,
         Entitlement,

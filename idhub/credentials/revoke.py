@@ -4,16 +4,59 @@ The epochs alone make every credential unusable; ending the rows as well keeps l
 participants whose applications must be told.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
-from sqlalchemy import and_, or_, select, update
+from sqlalchemy import BindParameter, Select, Update, and_, bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import OidcClient
 from idhub.credentials.tables import Grant, Invitation, RememberedDevice, SessionParticipant, SsoSession
-from idhub.db import chunked
+from idhub.db import Instant, chunked
+
+_PEOPLE: BindParameter[Any] = bindparam("people", expanding=True)
+_AT = bindparam("at", type_=Instant())
+
+
+def _ending(kind: type[SsoSession] | type[Grant]) -> Update:
+    return (
+        update(kind)
+        .where(kind.principal_id.in_(_PEOPLE), kind.ended_at.is_(None))
+        .values(ended_at=_AT, end_reason=bindparam("reason"))
+    )
+
+
+# Made once: building a statement costs more than what it asks.
+_END_SESSIONS = _ending(SsoSession).returning(SsoSession.principal_id)
+_END_GRANTS = _ending(Grant).returning(Grant.principal_id)
+_SPEND_INVITATIONS = (
+    update(Invitation).where(Invitation.principal_id.in_(_PEOPLE), Invitation.spent_at.is_(None)).values(spent_at=_AT)
+)
+_FORGET_DEVICES = (
+    update(RememberedDevice)
+    .where(RememberedDevice.principal_id.in_(_PEOPLE), RememberedDevice.expires_at > _AT)
+    .values(expires_at=_AT)
+)
+_PARTICIPANTS = (
+    select(
+        SessionParticipant.id,
+        SessionParticipant.principal_id,
+        SessionParticipant.application_id,
+        SessionParticipant.client_id,
+        SessionParticipant.sid,
+        SessionParticipant.sub,
+        OidcClient.backchannel_logout_uri,
+        SessionParticipant.token_expires_at,
+    )
+    .join(OidcClient, OidcClient.client_id == SessionParticipant.client_id)
+    .where(SessionParticipant.ended_at.is_(None))
+)
+_THEIR_PARTICIPANTS = _PARTICIPANTS.where(SessionParticipant.principal_id.in_(_PEOPLE))
+_END_PARTICIPANTS = (
+    update(SessionParticipant).where(SessionParticipant.id.in_(bindparam("ids", expanding=True))).values(ended_at=_AT)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,43 +89,21 @@ def end_credentials(session: Session, principal_ids: Sequence[str], *, reason: s
     """
     ended = Ended()
     for part in chunked(principal_ids):
-        rows = session.execute(
-            update(SsoSession)
-            .where(SsoSession.principal_id.in_(part), SsoSession.ended_at.is_(None))
-            .values(ended_at=now, end_reason=reason)
-            .returning(SsoSession.principal_id)
-            .execution_options(synchronize_session=False)
-        )
-        for (principal_id,) in rows:
+        connection, whose = session.connection(), {"people": part, "at": now}
+        for (principal_id,) in connection.execute(_END_SESSIONS, {**whose, "reason": reason}):
             ended.sessions[principal_id] = ended.sessions.get(principal_id, 0) + 1
-        rows = session.execute(
-            update(Grant)
-            .where(Grant.principal_id.in_(part), Grant.ended_at.is_(None))
-            .values(ended_at=now, end_reason=reason)
-            .returning(Grant.principal_id)
-            .execution_options(synchronize_session=False)
-        )
-        for (principal_id,) in rows:
+        for (principal_id,) in connection.execute(_END_GRANTS, {**whose, "reason": reason}):
             ended.grants[principal_id] = ended.grants.get(principal_id, 0) + 1
-        ended.participants += _end_participants(session, SessionParticipant.principal_id.in_(part), now=now)
+        ended.participants += _end_participants(session, _THEIR_PARTICIPANTS, whose, now=now)
     return ended
 
 
 def end_enrolments(session: Session, principal_ids: Sequence[str], *, now: datetime) -> None:
     """Spend invitations and forget remembered devices of people who have left; their epoch is over anyway."""
     for part in chunked(principal_ids):
-        session.execute(
-            update(Invitation)
-            .where(Invitation.principal_id.in_(part), Invitation.spent_at.is_(None))
-            .values(spent_at=now)
-            .execution_options(synchronize_session=False)
-        )
-        session.execute(
-            update(RememberedDevice)
-            .where(RememberedDevice.principal_id.in_(part), RememberedDevice.expires_at > now)
-            .values(expires_at=now)
-            .execution_options(synchronize_session=False)
-        )
+        whose = {"people": part, "at": now}
+        session.connection().execute(_SPEND_INVITATIONS, whose)
+        session.connection().execute(_FORGET_DEVICES, whose)
 
 
 def end_application_access(
@@ -103,7 +124,7 @@ def end_application_access(
         matches = or_(
             *(and_(SessionParticipant.principal_id == p, SessionParticipant.application_id == a) for p, a in part)
         )
-        told += _end_participants(session, matches, now=now)
+        told += _end_participants(session, _PARTICIPANTS.where(matches), now=now)
     return told
 
 
@@ -123,30 +144,14 @@ def end_sessions(session: Session, session_ids: Sequence[str], *, reason: str, n
             .values(ended_at=now, end_reason=reason)
             .execution_options(synchronize_session=False)
         )
-        told += _end_participants(session, SessionParticipant.session_id.in_(part), now=now)
+        told += _end_participants(session, _PARTICIPANTS.where(SessionParticipant.session_id.in_(part)), now=now)
     return told
 
 
-def _end_participants(session: Session, criterion: object, *, now: datetime) -> list[EndedParticipant]:
-    rows = session.execute(
-        select(
-            SessionParticipant.id,
-            SessionParticipant.principal_id,
-            SessionParticipant.application_id,
-            SessionParticipant.client_id,
-            SessionParticipant.sid,
-            SessionParticipant.sub,
-            OidcClient.backchannel_logout_uri,
-            SessionParticipant.token_expires_at,
-        )
-        .join(OidcClient, OidcClient.client_id == SessionParticipant.client_id)
-        .where(SessionParticipant.ended_at.is_(None), criterion)  # type: ignore[arg-type]
-    ).all()
+def _end_participants(
+    session: Session, statement: Select[*tuple[Any, ...]], parameters: Mapping[str, Any] | None = None, *, now: datetime
+) -> list[EndedParticipant]:
+    rows = session.connection().execute(statement, parameters or {}).all()
     for part in chunked([row.id for row in rows]):
-        session.execute(
-            update(SessionParticipant)
-            .where(SessionParticipant.id.in_(part))
-            .values(ended_at=now)
-            .execution_options(synchronize_session=False)
-        )
+        session.connection().execute(_END_PARTICIPANTS, {"ids": part, "at": now})
     return [EndedParticipant(*row) for row in rows]

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import and_, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from idhub.changes import SYSTEM, Event, EventType, record
@@ -14,6 +14,13 @@ from idhub.delivery.channel import PlannedDelivery
 from idhub.delivery.receipt_box import touch_cases
 from idhub.delivery.tables import Delivery
 from idhub.delivery.wake import announce
+
+# Made once: building a statement costs more than what it asks.
+_LAST_PLACES = (
+    select(Delivery.lane, func.max(Delivery.seq))
+    .where(Delivery.lane.in_(bindparam("lanes", expanding=True)))
+    .group_by(Delivery.lane)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +100,7 @@ def _lanes_before(session: Session, lanes: Sequence[str]) -> dict[str, int]:
     """Last place taken in each lane."""
     found: dict[str, int] = {}
     for part in chunked(lanes):
-        statement = select(Delivery.lane, func.max(Delivery.seq)).where(Delivery.lane.in_(part)).group_by(Delivery.lane)
-        for lane, seq in session.execute(statement):
+        for lane, seq in session.connection().execute(_LAST_PLACES, {"lanes": part}):
             found[lane] = seq
     return found
 

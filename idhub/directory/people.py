@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 
-from sqlalchemy import Select, or_, select
+from sqlalchemy import Select, bindparam, or_, select
 from sqlalchemy.orm import Session
 
 from idhub.db import chunked
@@ -115,33 +115,63 @@ def _named(value: str, within: Select[str] | None) -> Select[str]:
     return statement.limit(2)
 
 
+# Made once: building a statement costs more than what it asks.
+_PEOPLE = (
+    select(
+        Person.id,
+        Person.display_name,
+        Person.given_name,
+        Person.family_name,
+        Person.email,
+        Person.mobile,
+        Person.locale,
+        Principal.standing,
+        Principal.organization_id,
+        Principal.access_starts_at,
+        Principal.access_ends_at,
+        Principal.access_epoch,
+        Principal.enrolment_epoch,
+        Principal.version,
+        Person.main_employment_id,
+        Principal.created_at,
+    )
+    .join(Principal, Principal.id == Person.id)
+    .where(Person.id.in_(bindparam("ids", expanding=True)))
+)
+_EMPLOYMENTS = (
+    select(
+        Employment.principal_id,
+        Employment.id,
+        Employment.organization_id,
+        Employment.department_id,
+        Employment.employee_number,
+        Employment.type,
+        Employment.title,
+        Employment.manager_id,
+        Employment.state,
+        Employment.starts_on,
+        Employment.ends_on,
+        Employment.starts_at,
+        Employment.ends_at,
+        Organization.name,
+        Organization.name_en,
+        Organization.code,
+        Organization.time_zone,
+        Department.path,
+    )
+    .join(Organization, Organization.id == Employment.organization_id)
+    .outerjoin(Department, Department.id == Employment.department_id)
+    .where(Employment.principal_id.in_(bindparam("ids", expanding=True)))
+    .order_by(Employment.starts_at, Employment.id)
+)
+
+
 def show_people(session: Session, principal_ids: Sequence[str]) -> dict[str, PersonView]:
     """People by id, each with employments, in three queries whatever their number."""
     views: dict[str, PersonView] = {}
     for part in chunked(principal_ids):
         employments = _employments(session, part)
-        rows = session.execute(
-            select(
-                Person.id,
-                Person.display_name,
-                Person.given_name,
-                Person.family_name,
-                Person.email,
-                Person.mobile,
-                Person.locale,
-                Principal.standing,
-                Principal.organization_id,
-                Principal.access_starts_at,
-                Principal.access_ends_at,
-                Principal.access_epoch,
-                Principal.enrolment_epoch,
-                Principal.version,
-                Person.main_employment_id,
-                Principal.created_at,
-            )
-            .join(Principal, Principal.id == Person.id)
-            .where(Person.id.in_(part))
-        )
+        rows = session.connection().execute(_PEOPLE, {"ids": part})
         for row in rows:
             values = row._mapping
             views[row.id] = PersonView(
@@ -164,38 +194,24 @@ def show_person(session: Session, principal_id: str) -> PersonView:
 
 
 def _employments(session: Session, principal_ids: Sequence[str]) -> Mapping[str, Sequence[EmploymentView]]:
-    rows = session.execute(
-        select(
-            Employment,
-            Organization.name,
-            Organization.name_en,
-            Organization.code,
-            Organization.time_zone,
-            Department.path,
-        )
-        .join(Organization, Organization.id == Employment.organization_id)
-        .outerjoin(Department, Department.id == Employment.department_id)
-        .where(Employment.principal_id.in_(principal_ids))
-        .order_by(Employment.starts_at, Employment.id)
-    ).all()
-    manager_ids = {row.Employment.manager_id for row in rows if row.Employment.manager_id}
+    rows = session.connection().execute(_EMPLOYMENTS, {"ids": principal_ids}).all()
+    manager_ids = {row.manager_id for row in rows if row.manager_id}
     managers: dict[str, str] = {}
     for part in chunked(sorted(manager_ids)):
         found = session.execute(select(Person.id, Person.display_name).where(Person.id.in_(part)))
         managers.update((row.id, row.display_name) for row in found)
     result: dict[str, list[EmploymentView]] = {}
-    for row in rows:
-        e = row.Employment
+    for e in rows:
         result.setdefault(e.principal_id, []).append(
             EmploymentView(
                 id=e.id,
                 organization_id=e.organization_id,
-                company=row.name,
-                company_en=row.name_en,
-                company_code=row.code,
-                time_zone=row.time_zone,
+                company=e.name,
+                company_en=e.name_en,
+                company_code=e.code,
+                time_zone=e.time_zone,
                 department_id=e.department_id,
-                department=row.path,
+                department=e.path,
                 employee_number=e.employee_number,
                 type=EmploymentType(e.type),
                 title=e.title,

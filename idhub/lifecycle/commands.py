@@ -183,7 +183,7 @@ def offboard(
     _protect(session, caller, principal_id)
     if is_emergency and at is not None:
         raise Invalid("An emergency leave is now; leave the time out.", field="effective_at", rule="emergency.time")
-    plan = preview(session, person.id, effective_at=at, now=now)
+    plan = preview(session, person.id, effective_at=at, now=now, person=person)
     change = intake.Offboard(
         principal_id=principal_id,
         at=at,

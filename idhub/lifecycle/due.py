@@ -6,12 +6,14 @@ from typing import Any
 
 import structlog
 from sqlalchemy import literal_column, select, union
+from sqlalchemy.orm import Session
 
 from idhub.changes import SYSTEM
 from idhub.db import Database
 from idhub.directory.kinds import EmploymentState
 from idhub.directory.tables import Employment
 from idhub.lifecycle.intake import Reevaluate
+from idhub.lifecycle.pace import Pace
 from idhub.lifecycle.receipts import mark_elapsed
 from idhub.lifecycle.transition import TransitionResult, transition
 
@@ -47,16 +49,18 @@ def apply_due(database: Database, *, now: datetime) -> int:
     """
     changed = 0
     failed: list[str] = []
-    while principal_ids := due_principals(database, now=now, besides=failed):
+    pace = Pace(database.dialect)
+    while principal_ids := due_principals(database, now=now, limit=pace.size, besides=failed):
         failed_before = len(failed)
         try:
-            done = len(reevaluate(database, principal_ids, now=now).changed)
+            done = len(reevaluate(database, principal_ids, now=now, pace=pace).changed)
         except Exception:
             _LOG.exception("due.batch_failed", people=len(principal_ids))
             done = _one_by_one(database, principal_ids, failed, now=now)
         changed += done
         if not done and len(failed) == failed_before:
             break
+        database.give_way()
     database.run(lambda session: mark_elapsed(session, now=now))
     return changed
 
@@ -73,7 +77,15 @@ def _one_by_one(database: Database, principal_ids: Sequence[str], failed: list[s
     return changed
 
 
-def reevaluate(database: Database, principal_ids: Sequence[str], *, now: datetime) -> TransitionResult:
+def reevaluate(
+    database: Database, principal_ids: Sequence[str], *, now: datetime, pace: Pace | None = None
+) -> TransitionResult:
     """Look at these people again, in one transaction."""
     changes = [Reevaluate(principal_id=principal_id) for principal_id in principal_ids]
-    return database.run(lambda session: transition(session, changes, now=now, actor=SYSTEM, door="schedule"))
+    learning = pace or Pace(database.dialect)
+
+    def work(session: Session) -> TransitionResult:
+        with learning.work_on(len(changes)):
+            return transition(session, changes, now=now, actor=SYSTEM, door="schedule")
+
+    return database.run(work)

@@ -23,11 +23,11 @@ from idhub.keys import Keyring
 from idhub.lifecycle import intake
 from idhub.lifecycle.hr_ahead import PROVIDER
 from idhub.lifecycle.hr_plan import Leaving
+from idhub.lifecycle.pace import Pace
 from idhub.lifecycle.tables import HeldChange, LeaveCount
 from idhub.lifecycle.transition import transition
 
 HELD, RELEASED, DROPPED = "held", "released", "dropped"
-_RELEASE_BATCH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +283,7 @@ def approve_release(database: Database, run_id: str, *, keyring: Keyring, approv
 
 def _release(database: Database, run_id: str, keyring: Keyring, approver: Actor, *, now: datetime) -> Release:
     changes = left = 0
+    pace = Pace(database.dialect)
     while True:
         with database.transaction() as session:
             rows = (
@@ -290,15 +291,16 @@ def _release(database: Database, run_id: str, keyring: Keyring, approver: Actor,
                     select(HeldChange)
                     .where(HeldChange.run_id == run_id, HeldChange.state == HELD)
                     .order_by(HeldChange.id)
-                    .limit(_RELEASE_BATCH)
+                    .limit(pace.size)
                     .with_for_update()
                 )
                 .scalars()
                 .all()
             )
             if rows:
-                leaving = [_reopen(session, row, keyring, run_id) for row in rows]
-                gone, _ = end_posts(session, leaving, now=now, actor=approver, door="hr_file", request_id=None)
+                with pace.work_on(len(rows)):
+                    leaving = [_reopen(session, row, keyring, run_id) for row in rows]
+                    gone, _ = end_posts(session, leaving, now=now, actor=approver, door="hr_file", request_id=None)
                 left += gone
                 changes += len(rows)
                 session.execute(
@@ -307,9 +309,10 @@ def _release(database: Database, run_id: str, keyring: Keyring, approver: Actor,
                     .values(state=RELEASED, second_approver=approver.id, decided_at=now)
                     .execution_options(synchronize_session=False)
                 )
-                continue
-            record(session, [_released(run_id, approver, "released", changes, now=now)])
-            return Release("released", changes, left)
+            else:
+                record(session, [_released(run_id, approver, "released", changes, now=now)])
+                return Release("released", changes, left)
+        database.give_way()
 
 
 def _reopen(session: Session, row: HeldChange, keyring: Keyring, run_id: str) -> Leaving:

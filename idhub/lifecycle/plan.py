@@ -8,13 +8,15 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import BindParameter, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import Application, Entitlement
 from idhub.credentials.tables import Grant, RefreshToken, SsoSession
+from idhub.db import Instant
 from idhub.delivery.channel import Grade
 from idhub.directory.people import PersonView, show_person
 from idhub.directory.tables import Principal
@@ -66,23 +68,65 @@ class Plan:
         return max((row.exposure for row in self.rows if row.exposure is not None), default=timedelta())
 
 
-def preview(session: Session, principal_id: str, *, effective_at: datetime | None, now: datetime) -> Plan:
+# Made once: building a statement costs more than what it asks.
+_WHOSE: BindParameter[Any] = bindparam("whose")
+_NOW = bindparam("now", type_=Instant())
+_ENTITLED = select(Entitlement.application_id).where(
+    Entitlement.principal_id == _WHOSE, Entitlement.superseded_at.is_(None), Entitlement.valid_to.is_(None)
+)
+_WILL_END = select(
+    select(func.count())
+    .where(SsoSession.principal_id == _WHOSE, SsoSession.ended_at.is_(None), SsoSession.expires_at > _NOW)
+    .scalar_subquery()
+    .label("sessions"),
+    select(func.count())
+    .where(Grant.principal_id == _WHOSE, Grant.ended_at.is_(None))
+    .scalar_subquery()
+    .label("grants"),
+    select(func.count())
+    .select_from(RefreshToken)
+    .join(Grant, Grant.id == RefreshToken.grant_id)
+    .where(
+        Grant.principal_id == _WHOSE,
+        Grant.ended_at.is_(None),
+        RefreshToken.spent_at.is_(None),
+        RefreshToken.revoked_at.is_(None),
+        RefreshToken.expires_at > _NOW,
+    )
+    .scalar_subquery()
+    .label("refresh_tokens"),
+    select(func.count()).where(Principal.owner_id == _WHOSE).scalar_subquery().label("owned"),
+)
+_APPLICATIONS = select(
+    Application.id,
+    Application.slug,
+    Application.name,
+    Application.name_zh,
+    Application.required_grade,
+    Application.revocation_deadline_seconds,
+).where(Application.id.in_(bindparam("ids", expanding=True)))
+
+
+def preview(
+    session: Session,
+    principal_id: str,
+    *,
+    effective_at: datetime | None,
+    now: datetime,
+    person: PersonView | None = None,
+) -> Plan:
     """The plan of a leave of one person, in a bounded number of queries.
+
+    Args:
+        person: the person of that id, where the caller has read them in this transaction.
 
     Raises:
         NotFound: there is no such person.
     """
-    person = show_person(session, principal_id)
+    person = person or show_person(session, principal_id)
     known = [row for planner in planners_of(session) for row in planner.preview(session, principal_id, now=now)]
-    entitled = set(
-        session.execute(
-            select(Entitlement.application_id).where(
-                Entitlement.principal_id == principal_id,
-                Entitlement.superseded_at.is_(None),
-                Entitlement.valid_to.is_(None),
-            )
-        ).scalars()
-    )
+    connection = session.connection()
+    entitled = set(connection.execute(_ENTITLED, {"whose": principal_id}).scalars())
     bare = entitled - {row.application_id for row in known}
     known += [
         PreviewRow(
@@ -96,51 +140,26 @@ def preview(session: Session, principal_id: str, *, effective_at: datetime | Non
         for application_id in sorted(bare)
     ]
     rows = _rows(session, known, entitled)
+    ends = connection.execute(_WILL_END, {"whose": principal_id, "now": now}).one()
     at = effective_at if effective_at is not None and effective_at > now else now
     return Plan(
         person=person,
         as_of=now,
         effective_at=at,
         rows=rows,
-        sessions=_count(
-            session, SsoSession.principal_id == principal_id, SsoSession.ended_at.is_(None), SsoSession.expires_at > now
-        ),
-        grants=_count(session, Grant.principal_id == principal_id, Grant.ended_at.is_(None)),
-        refresh_tokens=session.execute(
-            select(func.count())
-            .select_from(RefreshToken)
-            .join(Grant, Grant.id == RefreshToken.grant_id)
-            .where(
-                Grant.principal_id == principal_id,
-                Grant.ended_at.is_(None),
-                RefreshToken.spent_at.is_(None),
-                RefreshToken.revoked_at.is_(None),
-                RefreshToken.expires_at > now,
-            )
-        ).scalar_one(),
-        owned=_count(session, Principal.owner_id == principal_id),
+        sessions=ends.sessions,
+        grants=ends.grants,
+        refresh_tokens=ends.refresh_tokens,
+        owned=ends.owned,
         scheduled_case=scheduled_case(session, principal_id),
         fingerprint=fingerprint(person, rows),
     )
 
 
-def _count(session: Session, *criteria: ColumnElement[bool]) -> int:
-    return session.execute(select(func.count()).where(*criteria)).scalar_one()
-
-
 def _rows(session: Session, known: Sequence[PreviewRow], entitled: set[str]) -> list[PlanRow]:
     applications = {
         row.id: row
-        for row in session.execute(
-            select(
-                Application.id,
-                Application.slug,
-                Application.name,
-                Application.name_zh,
-                Application.required_grade,
-                Application.revocation_deadline_seconds,
-            ).where(Application.id.in_({row.application_id for row in known}))
-        )
+        for row in session.connection().execute(_APPLICATIONS, {"ids": sorted({row.application_id for row in known})})
     }
     rows = []
     for row in known:

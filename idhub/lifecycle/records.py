@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy import BindParameter, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from idhub.access.entitlements import entitle
@@ -38,6 +38,90 @@ _SOURCE_COLUMNS = (
 ROTATION_PERIOD = timedelta(days=14)
 """How long services and devices of a leaver may keep their credentials."""
 NOTHING_READY: Mapping[str, Ready] = {}
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+# Made once: building a statement costs more than what it asks.
+_LOCKED = (
+    select(
+        Principal.id,
+        Principal.standing,
+        Principal.access_epoch,
+        Principal.enrolment_epoch,
+        Principal.access_starts_at,
+        Principal.access_ends_at,
+    )
+    .where(Principal.id.in_(_IDS), Principal.kind == PrincipalKind.PERSON)
+    .order_by(Principal.id)
+    # NO KEY UPDATE on PostgreSQL: excludes whoever mints or plans (FOR SHARE), and lets rows be written that
+    # only name the person (a report's manager), which would otherwise deadlock two batches.
+    .with_for_update(key_share=True)
+)
+_PEOPLE = select(Person.id, *(getattr(Person, name) for name in PERSON_FIELDS)).where(Person.id.in_(_IDS))
+_POSTS = (
+    select(
+        Employment.principal_id,
+        Employment.id,
+        Employment.organization_id,
+        Employment.employee_number,
+        Employment.type,
+        Employment.starts_on,
+        Employment.starts_at,
+        Employment.department_id,
+        Employment.title,
+        Employment.manager_id,
+        Employment.ends_on,
+        Employment.ends_at,
+        Employment.state,
+    )
+    .where(Employment.principal_id.in_(_IDS))
+    .order_by(Employment.starts_at, Employment.id)
+)
+_BELIEVED = select(
+    EmploymentPeriod.id,
+    EmploymentPeriod.employment_id,
+    EmploymentPeriod.valid_from,
+    EmploymentPeriod.valid_to,
+    EmploymentPeriod.facts,
+).where(EmploymentPeriod.employment_id.in_(_IDS), EmploymentPeriod.superseded_at.is_(None))
+_DOUBT = update(EmploymentPeriod).where(EmploymentPeriod.id.in_(_IDS)).values(superseded_at=bindparam("at"))
+_UPDATE_PRINCIPAL = (
+    update(Principal)
+    .where(Principal.id == bindparam("key"))
+    .values(
+        organization_id=bindparam("organization"),
+        standing=bindparam("new_standing"),
+        access_epoch=bindparam("access"),
+        enrolment_epoch=bindparam("enrolment"),
+        access_starts_at=bindparam("starts"),
+        access_ends_at=bindparam("ends"),
+        version=Principal.version + 1,
+        changed_at=bindparam("at"),
+    )
+)
+_DESCRIBE = (
+    update(Person)
+    .where(Person.id == bindparam("key"))
+    .values({**{name: bindparam(f"new_{name}") for name in PERSON_FIELDS}, "main_employment_id": bindparam("main")})
+)
+_FIND_ANEW = (
+    update(Person)
+    .where(Person.id == bindparam("key"))
+    .values(search_terms=bindparam("terms"), search_place=bindparam("place"))
+)
+_POST_FIELDS = (
+    "organization_id", "department_id", "employee_number", "type", "title", "manager_id", "state", "starts_on",
+    "starts_at", "ends_on", "ends_at",
+)  # fmt: skip
+_UPDATE_POST = (
+    update(Employment)
+    .where(Employment.id == bindparam("key"))
+    .values({**{name: bindparam(f"new_{name}") for name in _POST_FIELDS}, "changed_at": bindparam("at")})
+)
+_OWNED = (
+    select(Principal.id, Principal.owner_id)
+    .where(Principal.owner_id.in_(_IDS))
+    .order_by(Principal.id)
+    .with_for_update(key_share=True)
+)
 _LONGEST_LINE = 12
 """Managers above a leaver who are asked before what they owned has no owner; ends also where managers form a ring."""
 
@@ -77,49 +161,14 @@ def load(session: Session, principal_ids: Iterable[str]) -> dict[str, State]:
     """People by id, their principal rows locked until the transaction ends, in one order for all callers."""
     states: dict[str, State] = {}
     for part in chunked(sorted(set(principal_ids))):
-        row: Any
-        principals = session.execute(
-            select(
-                Principal.id,
-                Principal.standing,
-                Principal.access_epoch,
-                Principal.enrolment_epoch,
-                Principal.access_starts_at,
-                Principal.access_ends_at,
-            )
-            .where(Principal.id.in_(part), Principal.kind == PrincipalKind.PERSON)
-            .order_by(Principal.id)
-            # NO KEY UPDATE on PostgreSQL: excludes whoever mints or plans (FOR SHARE), and lets rows be written that
-            # only name the person (a report's manager), which would otherwise deadlock two batches.
-            .with_for_update(key_share=True)
-        ).all()
+        connection, whose = session.connection(), {"ids": part}
+        principals = connection.execute(_LOCKED, whose).all()
         people = {
-            row.id: {name: getattr(row, name) for name in PERSON_FIELDS}
-            for row in session.execute(
-                select(Person.id, *(getattr(Person, name) for name in PERSON_FIELDS)).where(Person.id.in_(part))
-            )
+            row.id: {name: getattr(row, name) for name in PERSON_FIELDS} for row in connection.execute(_PEOPLE, whose)
         }
         posts: dict[str, list[Post]] = {}
-        for row in session.execute(
-            select(
-                Employment.principal_id,
-                Employment.id,
-                Employment.organization_id,
-                Employment.employee_number,
-                Employment.type,
-                Employment.starts_on,
-                Employment.starts_at,
-                Employment.department_id,
-                Employment.title,
-                Employment.manager_id,
-                Employment.ends_on,
-                Employment.ends_at,
-                Employment.state,
-            )
-            .where(Employment.principal_id.in_(part))
-            .order_by(Employment.starts_at, Employment.id)
-        ):
-            principal_id, *values = tuple(row)
+        for principal_id, *facts in connection.execute(_POSTS, whose):
+            values: list[Any] = list(facts)
             values[3], values[-1] = EmploymentType(values[3]), EmploymentState(values[-1])
             posts.setdefault(principal_id, []).append(Post(*values))
         for row in principals:
@@ -196,21 +245,8 @@ def _insert_principals(session: Session, states: Sequence[State], ready: Mapping
 def _update_principals(session: Session, changed: Sequence[tuple[State, State]], *, now: datetime) -> None:
     if not changed:
         return
-    connection = session.connection()
-    principals = Principal.__table__
-    connection.execute(
-        update(principals)  # type: ignore[arg-type]
-        .where(principals.c.id == bindparam("key"))
-        .values(
-            organization_id=bindparam("organization"),
-            standing=bindparam("new_standing"),
-            access_epoch=bindparam("access"),
-            enrolment_epoch=bindparam("enrolment"),
-            access_starts_at=bindparam("starts"),
-            access_ends_at=bindparam("ends"),
-            version=principals.c.version + 1,
-            changed_at=bindparam("at"),
-        ),
+    session.connection().execute(
+        _UPDATE_PRINCIPAL,
         [
             {
                 "key": after.id,
@@ -225,38 +261,35 @@ def _update_principals(session: Session, changed: Sequence[tuple[State, State]],
             for _, after in changed
         ],
     )
-    people = Person.__table__
-    connection.execute(
-        update(people)  # type: ignore[arg-type]
-        .where(people.c.id == bindparam("key"))
-        .values(
-            {
-                **{name: bindparam(f"new_{name}") for name in PERSON_FIELDS},
-                "main_employment_id": bindparam("main"),
-            }
-        ),
-        [
-            {
-                "key": after.id,
-                **{f"new_{name}": after.person.get(name) for name in PERSON_FIELDS},
-                "main": main_post(after.posts).id,
-            }
-            for _, after in changed
-        ],
-    )
+    described = [after for before, after in changed if _described(before) != _described(after)]
+    if described:
+        session.connection().execute(
+            _DESCRIBE,
+            [
+                {
+                    "key": after.id,
+                    **{f"new_{name}": after.person.get(name) for name in PERSON_FIELDS},
+                    "main": main_post(after.posts).id,
+                }
+                for after in described
+            ],
+        )
     found_anew = {
         after.id: _searchable(after) for before, after in changed if _searchable(before) != _searchable(after)
     }
     if found_anew:
-        connection.execute(
-            update(people)  # type: ignore[arg-type]
-            .where(people.c.id == bindparam("key"))
-            .values(search_terms=bindparam("terms"), search_place=bindparam("place")),
+        session.connection().execute(
+            _FIND_ANEW,
             [
                 {"key": person_id, "terms": indexed.search_terms, "place": indexed.search_place}
                 for person_id, indexed in reindex_people(session, found_anew).items()
             ],
         )
+
+
+def _described(state: State) -> tuple[Any, ...]:
+    """What the person's own row says."""
+    return dict(state.person), main_post(state.posts).id
 
 
 def _index(session: Session, states: Sequence[State], ready: Mapping[str, Ready]) -> list[Indexed]:
@@ -336,14 +369,10 @@ def _write_posts(session: Session, written: Sequence[Written], *, now: datetime)
                 changed.append((w.after.id, known[post.id], post))
     _insert_posts(session, new, now=now)
     if changed:
-        table = Employment.__table__
-        names = [name for name in _post_row("", changed[0][2]) if name not in {"id", "principal_id"}]
         session.connection().execute(
-            update(table)  # type: ignore[arg-type]
-            .where(table.c.id == bindparam("key"))
-            .values({**{name: bindparam(f"new_{name}") for name in names}, "changed_at": bindparam("at")}),
+            _UPDATE_POST,
             [
-                {"key": post.id, "at": now, **{f"new_{name}": _post_row("", post)[name] for name in names}}
+                {"key": post.id, "at": now, **{f"new_{name}": getattr(post, name) for name in _POST_FIELDS}}
                 for _, _, post in changed
             ],
         )
@@ -359,15 +388,7 @@ def _write_periods(
     doubted: list[str] = []
     for part in chunked(sorted(relevant)):
         believed: dict[str, dict[str, Period]] = {}
-        for row in session.execute(
-            select(
-                EmploymentPeriod.id,
-                EmploymentPeriod.employment_id,
-                EmploymentPeriod.valid_from,
-                EmploymentPeriod.valid_to,
-                EmploymentPeriod.facts,
-            ).where(EmploymentPeriod.employment_id.in_(part), EmploymentPeriod.superseded_at.is_(None))
-        ):
+        for row in session.connection().execute(_BELIEVED, {"ids": part}):
             believed.setdefault(row.employment_id, {})[row.id] = Period(row.valid_from, row.valid_to, row.facts)
         for employment_id in part:
             held = believed.get(employment_id, {})
@@ -375,12 +396,7 @@ def _write_periods(
             doubted += [key for key, period in held.items() if period not in wanted]
             rows += [(employment_id, p) for p in wanted if p not in held.values()]
     for part in chunked(doubted):
-        session.execute(
-            update(EmploymentPeriod)
-            .where(EmploymentPeriod.id.in_(part))
-            .values(superseded_at=now)
-            .execution_options(synchronize_session=False)
-        )
+        session.connection().execute(_DOUBT, {"ids": part, "at": now})
     at = to_micros(now)
     insert_rows(
         session,
@@ -485,12 +501,9 @@ def hand_over_owned(
     """
     handed: list[tuple[str, str, str | None]] = []
     for part in chunked(sorted(leavers)):
-        rows = session.execute(
-            select(Principal.id, Principal.owner_id)
-            .where(Principal.owner_id.in_(part))
-            .order_by(Principal.id)
-            .with_for_update(key_share=True)
-        ).all()
+        rows = session.connection().execute(_OWNED, {"ids": part}).all()
+        if not rows:
+            continue
         takers = _takers(session, {row.owner_id: leavers[row.owner_id] for row in rows if row.owner_id is not None})
         for owned_id, leaver in ((row.id, row.owner_id) for row in rows if row.owner_id is not None):
             session.execute(

@@ -12,9 +12,9 @@ from idhub.db import Database
 from idhub.directory.kinds import PrincipalKind, Standing
 from idhub.directory.tables import Installation, Principal
 from idhub.lifecycle.intake import Reevaluate
+from idhub.lifecycle.pace import Pace
 from idhub.lifecycle.transition import transition
 
-_BATCH = 250
 Progress = Callable[[int, int], None]
 """(done, of how many)"""
 
@@ -33,6 +33,7 @@ def reevaluate_pending(
     nothing is lost when a process stops in between: the batch is looked at again.
     """
     looked_at = 0
+    pace = Pace(database.dialect)
     total: int | None = None
     people = (Principal.kind == PrincipalKind.PERSON, Principal.standing != Standing.LEFT)
     while True:
@@ -49,13 +50,13 @@ def reevaluate_pending(
                     select(Principal.id)
                     .where(*people, Principal.id > (mark.evaluated_up_to or ""))
                     .order_by(Principal.id)
-                    .limit(_BATCH)
+                    .limit(pace.size)
                 )
                 .scalars()
                 .all()
             )
         if batch:
-            with database.transaction() as session:
+            with database.transaction() as session, pace.work_on(len(batch)):
                 transition(session, [Reevaluate(principal_id=p) for p in batch], now=clock(), actor=actor, door=door)
         # In a transaction of its own: held while people are locked, the row would deadlock with transitions that read
         # the rules under it (`transition._entitle`).

@@ -7,6 +7,7 @@ of every registered channel, open cases, record events. The change, its deliveri
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import Any
 
 from sqlalchemy import select
@@ -23,7 +24,7 @@ from idhub.db import new_ids
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.directory.kinds import EmploymentState, Standing
-from idhub.directory.organizations import OrganizationView, all_organizations, department_paths
+from idhub.directory.organizations import OrganizationView, department_paths, organizations_of
 from idhub.directory.tables import Installation
 from idhub.errors import Conflict, IdhubError, NotFound, NotPermitted
 from idhub.lifecycle import cases as case_book
@@ -87,7 +88,7 @@ def transition(
         (c.principal_id for c in changes if not isinstance(c, intake.Onboard | intake.RegisterService)),
     )
     # Read after the locks: who held them may have made the company that somebody is in now.
-    organizations = all_organizations(session)
+    organizations = organizations_of(session, _places_of(known.values(), changes))
     places = Places({organization.id: organization.time_zone for organization in organizations.values()})
     scheduled = case_book.scheduled_cases(session, sorted(known))
     states: dict[str, State] = dict(known)
@@ -149,6 +150,17 @@ def transition(
         request_id=request_id,
     )
     return result
+
+
+def _places_of(states: Iterable[State], changes: Sequence[intake.Change]) -> set[str]:
+    """Organizations whose local time decides: of posts that are, and of those that are wished."""
+    places = {post.organization_id for state in states for post in state.posts}
+    for change in changes:
+        if isinstance(change, intake.Onboard | intake.AddEmployment):
+            places.add(change.employment.organization_id)
+        elif isinstance(change, intake.Move) and change.values.get("organization_id") is not None:
+            places.add(change.values["organization_id"])
+    return places
 
 
 def _decide(
@@ -216,7 +228,7 @@ def _follow(
     request_id: str | None,
 ) -> None:
     """Everything that follows from standing and attributes, in the same transaction."""
-    terms = _terms(session)
+    terms = _Terms(session)
     held = entitlements.held_by(session, [w.after.id for w in written if w.before is not None])
     entitled = _entitle(session, written, held, organizations, now=now)
     access = _access(written, held, entitled)
@@ -282,16 +294,28 @@ def _follow(
     )
 
 
-def _terms(session: Session) -> dict[str, ApplicationTerms]:
-    rows = session.execute(select(Application.id, Application.revocation_deadline_seconds, Application.required_grade))
-    return {
-        row.id: ApplicationTerms(
-            row.id,
-            timedelta(seconds=row.revocation_deadline_seconds),
-            None if row.required_grade is None else Grade(row.required_grade),
-        )
-        for row in rows
-    }
+_DEMANDS = select(Application.id, Application.revocation_deadline_seconds, Application.required_grade)
+
+
+class _Terms(Mapping[str, ApplicationTerms]):
+    """What every application demands of a leave, read at the first question: most transitions ask none."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    @cached_property
+    def _demands(self) -> dict[str, tuple[int, int | None]]:
+        return {row[0]: (row[1], row[2]) for row in self._session.connection().execute(_DEMANDS)}
+
+    def __getitem__(self, application_id: str) -> ApplicationTerms:
+        seconds, grade = self._demands[application_id]
+        return ApplicationTerms(application_id, timedelta(seconds=seconds), None if grade is None else Grade(grade))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._demands)
+
+    def __len__(self) -> int:
+        return len(self._demands)
 
 
 def _entitle(

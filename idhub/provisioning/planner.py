@@ -17,6 +17,20 @@ CEILING = Grade.E2
 ACTIVE, INACTIVE, ABSENT = "active", "inactive", "absent"
 
 
+# Made once: building a statement costs more than what it asks.
+_TARGETS = select(ScimTarget.application_id)
+_ACCOUNTS = (
+    select(Account.id, Account.principal_id, Account.application_id, Account.known_state, Account.user_name)
+    .where(Account.principal_id.in_(bindparam("people", expanding=True)))
+    .order_by(Account.slot != "main", Account.id)
+)
+_DESIRE = (
+    update(Account)
+    .where(Account.id == bindparam("key"))
+    .values(desired_state=bindparam("state"), changed_at=bindparam("at"))
+)
+
+
 def lane_of(account_id: str) -> str:
     """Lane of an account: its deliveries go one by one, in order."""
     return f"scim:{account_id}"
@@ -37,7 +51,7 @@ class ScimPlanner:
 
     def plan(self, session: Session, batch: Batch, *, now: datetime) -> list[PlannedDelivery]:
         """Provision who gained access or changed; deprovision who lost it; of leavers, every account they ever had."""
-        targets = set(session.execute(select(ScimTarget.application_id)).scalars())
+        targets = set(session.connection().execute(_TARGETS).scalars())
         if not targets:
             return []
         wanted = [pair for pair in (*batch.gained, *batch.changed) if pair[1] in targets]
@@ -113,7 +127,7 @@ class ScimPlanner:
 
     def preview(self, session: Session, principal_id: str, *, now: datetime) -> list[PreviewRow]:
         """One row per account the person has or had, and per target entitled to whose account is not made yet."""
-        targets = set(session.execute(select(ScimTarget.application_id)).scalars())
+        targets = set(session.connection().execute(_TARGETS).scalars())
         held = {hold.application_id for hold in queue.holds(session)}
         rows = []
         every = sorted(_accounts(session, [principal_id]).items())
@@ -162,11 +176,7 @@ def _accounts(session: Session, principal_ids: Sequence[str]) -> dict[tuple[str,
     """Accounts by (principal, application); the main one, which provisioning keeps, first."""
     found: dict[tuple[str, str], list[_Account]] = {}
     for part in chunked(principal_ids):
-        rows = session.execute(
-            select(Account.id, Account.principal_id, Account.application_id, Account.known_state, Account.user_name)
-            .where(Account.principal_id.in_(part))
-            .order_by(Account.slot != "main", Account.id)
-        )
+        rows = session.connection().execute(_ACCOUNTS, {"people": part})
         for account_id, principal_id, application_id, known_state, user_name in rows:
             if principal_id is not None:
                 account = _Account(account_id, principal_id, application_id, known_state, user_name)
@@ -177,10 +187,6 @@ def _accounts(session: Session, principal_ids: Sequence[str]) -> dict[tuple[str,
 def _desire(session: Session, account_ids: Sequence[str], state: str, *, now: datetime) -> None:
     if not account_ids:
         return
-    table = Account.__table__
     session.connection().execute(
-        update(table)  # type: ignore[arg-type]
-        .where(table.c.id == bindparam("key"))
-        .values(desired_state=state, changed_at=bindparam("at")),
-        [{"key": account_id, "at": now} for account_id in account_ids],
+        _DESIRE, [{"key": account_id, "state": state, "at": now} for account_id in account_ids]
     )

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import OidcClient
@@ -15,6 +15,17 @@ from idhub.lifecycle.ports import ApplicationTerms, Batch, PreviewRow
 
 CHANNEL = "backchannel_logout"
 CEILING = Grade.E1
+_TAKING_PART = (
+    select(
+        SessionParticipant.application_id,
+        SessionParticipant.id,
+        SessionParticipant.token_expires_at,
+        OidcClient.backchannel_logout_uri,
+    )
+    .join(OidcClient, OidcClient.client_id == SessionParticipant.client_id)
+    .where(SessionParticipant.principal_id == bindparam("whose"), SessionParticipant.ended_at.is_(None))
+    .order_by(SessionParticipant.application_id, SessionParticipant.id)
+)
 
 
 def plan_logout(
@@ -73,17 +84,7 @@ class BackchannelPlanner:
 
     def preview(self, session: Session, principal_id: str, *, now: datetime) -> list[PreviewRow]:
         """One row per application that a session of the person is in."""
-        rows = session.execute(
-            select(
-                SessionParticipant.application_id,
-                SessionParticipant.id,
-                SessionParticipant.token_expires_at,
-                OidcClient.backchannel_logout_uri,
-            )
-            .join(OidcClient, OidcClient.client_id == SessionParticipant.client_id)
-            .where(SessionParticipant.principal_id == principal_id, SessionParticipant.ended_at.is_(None))
-            .order_by(SessionParticipant.application_id, SessionParticipant.id)
-        )
+        rows = session.connection().execute(_TAKING_PART, {"whose": principal_id})
         held = {hold.application_id for hold in queue.holds(session)}
         preview = []
         for application_id, _, token_expires_at, logout_uri in rows:

@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     hash_workers: int = Field(0, ge=0, le=64, description="Threads that hash passwords. 0: one a core.")
     hash_queue_seconds: float = Field(1.0, gt=0, description="Seconds of queued hashing past which the answer is 503.")
 
-    delivery_workers: int = Field(64, ge=1, le=1000, description="Deliveries in flight at once in one worker.")
+    delivery_workers: int = Field(320, ge=1, le=1000, description="Deliveries in flight at once in one worker.")
     delivery_per_application: int = Field(
         16, ge=1, le=1000, description="Deliveries in flight at once to one application."
     )

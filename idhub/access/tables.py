@@ -10,6 +10,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 from idhub.db import Base, Instant, JsonText
 
 _CURRENT = text("superseded_at IS NULL AND valid_to IS NULL")
+_ALIVE = text("known_state = 'active' AND desired_state = 'active' AND external_id IS NOT NULL")
+"""Accounts that may serve as the control of a read-back."""
 
 
 class Criticality(StrEnum):
@@ -167,6 +169,7 @@ class Account(Base):
     __table_args__ = (
         Index("uq_accounts_principal", "application_id", "principal_id", "slot", unique=True),
         Index("ix_accounts_external", "application_id", "external_id"),
+        Index("ix_accounts_alive", "application_id", "observed_at", sqlite_where=_ALIVE, postgresql_where=_ALIVE),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)

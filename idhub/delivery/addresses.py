@@ -4,15 +4,19 @@ Public addresses by https are allowed. Anything else only when `settings.outboun
 http in addition only when that host is this machine itself.
 """
 
+import re
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import urlsplit
 
 from idhub.errors import Invalid
 
+_NEVER_IN_A_URL = re.compile(r'[\x00-\x20\\"<>^`{|}\x7f]')
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LOWEST_UNPRIVILEGED_PORT = 1024
 _MAX_URL = 4096
+_MOST_REMEMBERED = 4_096
 # Special purposes that older Pythons count as global: IANA special-purpose address registries.
 _SPECIAL = tuple(
     ip_network(text)
@@ -55,6 +59,8 @@ class OutboundPolicy:
     """
 
     def __init__(self, allow: str) -> None:
+        self._allowed: set[tuple[str, int, str]] = set()
+        """What has passed the rules for addresses, which never change."""
         self._named = frozenset(_parse_entry(entry) for entry in allow.split(",") if entry.strip())
 
     def check_url(self, url: str) -> Target:
@@ -84,6 +90,14 @@ class OutboundPolicy:
         Raises:
             OutboundRefused: the hub does not connect there.
         """
+        if (host, port, address) in self._allowed:
+            return
+        self._check_address(host, port, address)
+        if len(self._allowed) >= _MOST_REMEMBERED:
+            self._allowed.clear()
+        self._allowed.add((host, port, address))
+
+    def _check_address(self, host: str, port: int, address: str) -> None:
         found = ip_address(address.partition("%")[0])
         is_named = (host, port) in self._named
         if _is_this_machine(host) and not _plain(found).is_loopback:
@@ -97,7 +111,7 @@ class OutboundPolicy:
             )
 
     def _parse(self, url: str) -> Target:
-        if len(url) > _MAX_URL or not url.isascii() or any(c <= " " or c in '\\"<>^`{|}\x7f' for c in url):
+        if len(url) > _MAX_URL or not url.isascii() or _NEVER_IN_A_URL.search(url):
             raise OutboundRefused("The URL is too long or has characters that a URL cannot have.", rule="outbound.url")
         try:
             parts = urlsplit(url)
@@ -128,6 +142,8 @@ def _parse_entry(entry: str) -> tuple[str, int]:
     return parts.hostname, port
 
 
+# Pure, and asked several times for each of thousands of requests to few hosts.
+@lru_cache(maxsize=4_096)
 def _literal(host: str) -> IPv4Address | IPv6Address | None:
     try:
         return ip_address(host)
@@ -135,6 +151,7 @@ def _literal(host: str) -> IPv4Address | IPv6Address | None:
         return None
 
 
+@lru_cache(maxsize=4_096)
 def _is_this_machine(host: str) -> bool:
     literal = _literal(host)
     if literal is not None:

@@ -46,9 +46,9 @@ class Hold:
         return self.next_probe_at is not None and self.next_probe_at <= now
 
 
-def holds(session: Session, application_ids: Iterable[str] | None = None) -> list[Hold]:
-    """Queues that stand still, by application."""
-    statement = select(
+_COUNTED = select(DeliveryHold.application_id, DeliveryHold.channel, DeliveryHold.refusals, DeliveryHold.held_since)
+_HELD = (
+    select(
         DeliveryHold.application_id,
         DeliveryHold.channel,
         DeliveryHold.reason,
@@ -56,10 +56,18 @@ def holds(session: Session, application_ids: Iterable[str] | None = None) -> lis
         DeliveryHold.held_since,
         DeliveryHold.next_probe_at,
         DeliveryHold.held_by,
-    ).where(DeliveryHold.held_since.is_not(None))
+    )
+    .where(DeliveryHold.held_since.is_not(None))
+    .order_by(DeliveryHold.application_id, DeliveryHold.channel)
+)
+
+
+def holds(session: Session, application_ids: Iterable[str] | None = None) -> list[Hold]:
+    """Queues that stand still, by application."""
+    statement = _HELD
     if application_ids is not None:
         statement = statement.where(DeliveryHold.application_id.in_(list(application_ids)))
-    rows = session.execute(statement.order_by(DeliveryHold.application_id, DeliveryHold.channel))
+    rows = session.connection().execute(statement)
     return [
         Hold(*row[:4], held_since=row.held_since, next_probe_at=row.next_probe_at, held_by=row.held_by)
         for row in rows
@@ -121,13 +129,10 @@ def note_answers(session: Session, refused: Mapping[Queue, int], accepted: set[Q
     if not concerned:
         return
     key = tuple_(DeliveryHold.application_id, DeliveryHold.channel)
+    # There are few, mostly none: fewer than there are applications.
     known: dict[Queue, tuple[int, datetime | None]] = {
         (row.application_id, row.channel): (row.refusals, row.held_since)
-        for row in session.execute(
-            select(
-                DeliveryHold.application_id, DeliveryHold.channel, DeliveryHold.refusals, DeliveryHold.held_since
-            ).where(key.in_(concerned))
-        )
+        for row in session.connection().execute(_COUNTED)
     }
     for queue in sorted(accepted & known.keys()):
         session.execute(delete(DeliveryHold).where(key == queue))

@@ -5,17 +5,31 @@ turns, each within its bulkhead. The attempt and its total deadline are stored b
 """
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import orjson
-from sqlalchemy import CTE, ColumnElement, Select, exists, func, literal_column, select, true, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Integer,
+    Select,
+    Text,
+    bindparam,
+    exists,
+    func,
+    literal_column,
+    select,
+    true,
+    update,
+)
 from sqlalchemy.orm import Session, aliased
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from idhub.changes import SYSTEM, Event, EventType, record
-from idhub.db import Database, bulk_insert
+from idhub.db import Database, Instant, bulk_insert
 from idhub.delivery.channel import Grade, LeasedDelivery
 from idhub.delivery.holds import Hold, Queue, claim_probe, held_queues, holds
 from idhub.delivery.tables import Delivery, DeliveryAttempt
@@ -25,6 +39,11 @@ from idhub.settings import Settings
 _UNFINISHED = ("pending", "leased")
 # Made once: an alias costs more to make than the statements that use it.
 _older, _later, _inner, _earlier, _row = (aliased(Delivery) for _ in range(5))
+
+
+_IN_FLIGHT = (
+    select(Delivery.application_id, func.count()).where(Delivery.state == "leased").group_by(Delivery.application_id)
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,15 +89,11 @@ def lease(database: Database, *, worker: str, now: datetime, limit: int, setting
 def _choose(
     session: Session, limit: int, per_application: int, *, now: datetime
 ) -> tuple[list[_Candidate], set[Queue]]:
-    waiting = [row for row in session.execute(_applications_with_pending()).scalars() if row is not None]
+    connection = session.connection()
+    waiting = [row for row in connection.execute(_WAITING).scalars() if row is not None]
     if not waiting:
         return [], set()
-    counts = session.execute(
-        select(Delivery.application_id, func.count())
-        .where(Delivery.state == "leased")
-        .group_by(Delivery.application_id)
-    )
-    in_flight = Counter({row[0]: row[1] for row in counts})
+    in_flight = Counter({row[0]: row[1] for row in connection.execute(_IN_FLIGHT)})
     held = holds(session)
     whole, by_channel = held_queues(held)
     # Those with the least in flight first: nobody waits behind a busy neighbour.
@@ -106,6 +121,9 @@ def _applications_with_pending() -> Select[Any]:
     )
     found = found.union_all(select(following).where(found.c.id.is_not(None)))
     return select(found.c.id)
+
+
+_WAITING = _applications_with_pending()
 
 
 def is_head(row: Any) -> ColumnElement[bool]:
@@ -137,10 +155,21 @@ def _heads(
 def _heads_of(session: Session, applications: Sequence[str], each: int, *, now: datetime) -> list[_Candidate]:
     if len(applications) == 1:
         return _fetch(session, _due(now).where(Delivery.application_id == applications[0]).limit(each))
-    names = _listed(session, applications)
-    if session.connection().dialect.name == "postgresql":
+    is_postgresql = session.connection().dialect.name == "postgresql"
+    listed = ",".join(applications) if is_postgresql else orjson.dumps(list(applications)).decode()
+    values = {"applications": listed, "now": now, "each": each}
+    return _fetch(session, _HEADS[is_postgresql], values)
+
+
+def _first_of_each(*, is_postgresql: bool) -> Select[Any, Any, Any, Any]:
+    """The first few of every application of a list, with a statement that does not change with their number."""
+    listed, each, now = bindparam("applications", type_=Text()), bindparam("each", type_=Integer()), _NOW
+    if is_postgresql:
+        names = select(func.unnest(func.string_to_array(listed, ",")).label("id")).cte("listed")
         top = _due(now).where(Delivery.application_id == names.c.id).correlate(names).limit(each).lateral("top")
-        return _fetch(session, select(top).select_from(names.join(top, true())))
+        return select(top).select_from(names.join(top, true()))
+    value = func.json_each(listed).table_valued("value")
+    names = select(value.c.value.label("id")).cte("listed")
     ids = (
         select(_inner.id)
         .where(
@@ -153,23 +182,12 @@ def _heads_of(session: Session, applications: Sequence[str], each: int, *, now: 
         .limit(each)
         .correlate(names)
     )
-    return _fetch(
-        session,
-        select(Delivery.id, Delivery.application_id, Delivery.channel, Delivery.next_attempt_at).select_from(
-            names.join(Delivery, Delivery.id.in_(ids))
-        ),
+    return select(Delivery.id, Delivery.application_id, Delivery.channel, Delivery.next_attempt_at).select_from(
+        names.join(Delivery, Delivery.id.in_(ids))
     )
 
 
-def _listed(session: Session, values: Sequence[str]) -> CTE:
-    """A one-column relation of the values, with a statement that does not change with their number."""
-    if session.connection().dialect.name == "postgresql":
-        return select(func.unnest(func.string_to_array(",".join(values), ",")).label("id")).cte("listed")
-    each = func.json_each(orjson.dumps(list(values)).decode()).table_valued("value")
-    return select(each.c.value.label("id")).cte("listed")
-
-
-def _due(now: datetime) -> Select[Any, Any, Any, Any]:
+def _due(now: datetime | BindParameter[datetime]) -> Select[Any, Any, Any, Any]:
     return (
         select(Delivery.id, Delivery.application_id, Delivery.channel, Delivery.next_attempt_at)
         .where(Delivery.state == "pending", Delivery.next_attempt_at <= now, is_head(Delivery))
@@ -177,8 +195,15 @@ def _due(now: datetime) -> Select[Any, Any, Any, Any]:
     )
 
 
-def _fetch(session: Session, statement: Select[Any, Any, Any, Any]) -> list[_Candidate]:
-    return [_Candidate(*row) for row in session.execute(statement)]
+_NOW: BindParameter[datetime] = bindparam("now", type_=Instant())
+# Made once, for SQLite and for PostgreSQL: building a statement costs more than what it asks.
+_HEADS = (_first_of_each(is_postgresql=False), _first_of_each(is_postgresql=True))
+
+
+def _fetch(
+    session: Session, statement: Select[Any, Any, Any, Any], values: Mapping[str, Any] | None = None
+) -> list[_Candidate]:
+    return [_Candidate(*row) for row in session.connection().execute(statement, values)]
 
 
 def _probes(session: Session, held: Sequence[Hold], in_flight: Counter[str], *, now: datetime) -> list[_Candidate]:
@@ -217,11 +242,7 @@ def _take_turns(
     return [row for *_, row in ranked[:limit]]
 
 
-def _claim(
-    session: Session, ids: Sequence[str], worker: str, *, now: datetime, settings: Settings
-) -> list[LeasedDelivery]:
-    if not ids:
-        return []
+def _claiming(*, skips_locked: bool) -> ReturningUpdate[*tuple[Any, ...]]:
     # Every attempt of the lane that has ended or been given up on is in its delivery's `quiet_after`; none is running.
     quiet_after = (
         select(func.max(_earlier.quiet_after))
@@ -230,10 +251,11 @@ def _claim(
     )
     # `lower` keeps SQLite from walking everything that is pending instead of looking up these few by their keys.
     is_pending = func.lower(_row.state) == "pending"
-    free = select(_row.id).where(_row.id.in_(ids), is_pending, _row.next_attempt_at <= now, is_head(_row))
-    if session.connection().dialect.name == "postgresql":
+    is_due = _row.next_attempt_at <= bindparam("now", type_=Instant())
+    free = select(_row.id).where(_row.id.in_(bindparam("ids", expanding=True)), is_pending, is_due, is_head(_row))
+    if skips_locked:
         free = free.with_for_update(skip_locked=True, of=_row)
-    claimed = session.execute(
+    return (
         update(Delivery)
         .where(Delivery.id.in_(free))
         .values(
@@ -242,8 +264,8 @@ def _claim(
             # The fence: equal to the attempt's number for as long as both only go up together, here.
             lease_token=Delivery.attempts + 1,
             quiet_after=quiet_after,
-            leased_by=worker,
-            leased_until=now + settings.delivery_lease,
+            leased_by=bindparam("worker"),
+            leased_until=bindparam("until"),
         )
         .returning(
             Delivery.id,
@@ -260,9 +282,22 @@ def _claim(
             Delivery.required_grade,
             Delivery.deadline_at,
             Delivery.quiet_after,
-        ),
-        execution_options={"synchronize_session": False},
-    ).all()
+        )
+    )
+
+
+# Made once: building a statement costs more than what it asks.
+_CLAIM = (_claiming(skips_locked=False), _claiming(skips_locked=True))
+
+
+def _claim(
+    session: Session, ids: Sequence[str], worker: str, *, now: datetime, settings: Settings
+) -> list[LeasedDelivery]:
+    if not ids:
+        return []
+    connection = session.connection()
+    values = {"ids": list(ids), "now": now, "worker": worker, "until": now + settings.delivery_lease}
+    claimed = connection.execute(_CLAIM[connection.dialect.name == "postgresql"], values).all()
     leased = [
         LeasedDelivery(
             id=c.id,

@@ -22,16 +22,21 @@ from idhub.delivery.settling import expire_leases, settle_all
 from idhub.delivery.wake import Waker
 from idhub.errors import IdhubError
 from idhub.settings import Settings
+from idhub.turns import bulk_work
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _SHORTEST_WAIT = 0.005
+_LONGEST_WAIT_FULL = 0.02
 _LONGEST_WAIT_WORKING = 0.2
 _LONGEST_WAIT_IDLE = 1.0
 _SLOW_AFTER = 1.0
 # All sends together, slow ones included, never exceed this many times `delivery_workers`.
 _SLOW_FACTOR = 4
+# Leased or settled in one commit: some 50 ms of work, after which others may write to a SQLite database.
+_MOST_AT_ONCE = 150
+_FEWEST_AT_ONCE = 32
 _EXPIRE_EVERY = 1.0
 _AFTER_FAILURE = 1.0
 _DATABASE_THREADS = 2
@@ -66,6 +71,7 @@ class DeliveryLoop:
         self._answers: list[tuple[LeasedDelivery, Outcome]] = []
         self._answered = asyncio.Event()
         self._settling = asyncio.Lock()
+        self._fewest = max(1, min(_FEWEST_AT_ONCE, settings.delivery_workers // 8))
         self._wait = _SHORTEST_WAIT
         self._expired_at = float("-inf")
 
@@ -104,12 +110,19 @@ class DeliveryLoop:
                 lost = await self._in_thread(expire_leases, self._database, now=self._clock(), settings=self._settings)
                 if lost:
                     _log.warning("delivery.leases_expired", count=lost)
-            if free <= 0:
+            if free < self._fewest:
+                # Many are in flight, and a round costs the same for one as for many: wait for more to end.
+                self._wait = min(self._wait, _LONGEST_WAIT_FULL)
                 return False
             # Taken before the lease, so that the deadline kept here is never later than the one stored.
             began = loop.time()
             leased = await self._in_thread(
-                lease, self._database, worker=self._worker, now=self._clock(), limit=free, settings=self._settings
+                lease,
+                self._database,
+                worker=self._worker,
+                now=self._clock(),
+                limit=min(free, _MOST_AT_ONCE),
+                settings=self._settings,
             )
         except Exception:
             # The loop must outlive its database: it comes back, leases do not get lost.
@@ -167,9 +180,11 @@ class DeliveryLoop:
             await self._settle_batch()
 
     async def _settle_batch(self) -> None:
-        answers, self._answers = self._answers, []
+        answers, self._answers = self._answers[:_MOST_AT_ONCE], self._answers[_MOST_AT_ONCE:]
         if not answers:
             return
+        if self._answers:
+            self._answered.set()
         try:
             kept = await self._record(answers)
         except DBAPIError:
@@ -208,11 +223,15 @@ class DeliveryLoop:
         if self._sending:
             await asyncio.wait(self._sending, timeout=self._settings.delivery_timeout.total_seconds())
         # Waits for a batch that is being recorded; what fails now is found by its lease's end.
-        await self._settle_answers()
+        for _ in range(1 + len(self._answers) // _MOST_AT_ONCE):
+            await self._settle_answers()
 
     async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: function(*args, **kwargs))
+        def worked() -> T:
+            with bulk_work():
+                return function(*args, **kwargs)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, worked)
 
 
 async def _poke_on(stop: asyncio.Event, waker: Waker) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import String, column, select, table
+from sqlalchemy import String, bindparam, column, select, table
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
@@ -16,11 +16,13 @@ from idhub.db import Instant, chunked
 
 _receipts_due = table("receipts_due", column("case_id", String), column("since", Instant))
 _cases = table("cases", column("id", String))
+_ANY = select(_receipts_due.c.case_id).limit(1)
+_KNOWN = select(_cases.c.id).where(_cases.c.id.in_(bindparam("ids", expanding=True)))
 
 
 def has_due(session: Session) -> bool:
     """Whether a receipt waits to be signed again."""
-    return session.execute(select(_receipts_due.c.case_id).limit(1)).first() is not None
+    return session.connection().execute(_ANY).first() is not None
 
 
 def touch_cases(session: Session, case_ids: Iterable[str | None], *, now: datetime) -> None:
@@ -33,12 +35,12 @@ def touch_cases(session: Session, case_ids: Iterable[str | None], *, now: dateti
     wanted = sorted({case_id for case_id in case_ids if case_id})
     is_postgresql = session.connection().dialect.name == "postgresql"
     for part in chunked(wanted):
-        known = sorted(session.execute(select(_cases.c.id).where(_cases.c.id.in_(part))).scalars())
+        known = sorted(session.connection().execute(_KNOWN, {"ids": part}).scalars())
         if not known:
             continue
         values = [{"case_id": case_id, "since": now} for case_id in known]
         statement: Any = (postgresql_insert if is_postgresql else sqlite_insert)(_receipts_due)
         statement = statement.on_conflict_do_update(
-            index_elements=[_receipts_due.c.case_id], set_={"since": statement.excluded.since}
+            index_elements=[_receipts_due.c.case_id], set_={"since": _receipts_due.c.since}
         )
         session.connection().execute(statement, values)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import BindParameter, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from audit.events import clean_text
 from idhub.changes import SYSTEM, Actor, Event, EventType, record
-from idhub.db import Database
+from idhub.db import Database, Instant
 from idhub.delivery.channel import Grade, LeasedDelivery, Outcome
 from idhub.delivery.holds import Queue, note_answers
 from idhub.delivery.receipt_box import touch_cases
@@ -143,7 +143,8 @@ def _settle(
     by_id = {leased.id: (leased, outcome) for leased, outcome in results}
     rows = _current(session, sorted(by_id))
     mine = {i: row for i, row in rows.items() if row.lease_token == by_id[i][0].attempt}
-    spent = _attempts_before_last_death(session, sorted(mine))
+    # A first attempt has no earlier one that it could have been given up with.
+    spent = _attempts_before_last_death(session, sorted(i for i, row in mine.items() if row.lease_token > 1))
     deliveries, attempts, events, touched = [], [], [], []
     refused: Counter[Queue] = Counter()
     accepted: set[Queue] = set()
@@ -173,38 +174,75 @@ def _settle(
     return set(mine)
 
 
-def _current(session: Session, ids: Sequence[str]) -> dict[str, Any]:
-    statement = (
-        select(
-            Delivery.id,
-            Delivery.lease_token,
-            Delivery.grade,
-            Delivery.evidence,
-            Delivery.quiet_after,
-            Delivery.first_sent_at,
-            DeliveryAttempt.started_at,
-            DeliveryAttempt.deadline_at.label("attempt_deadline_at"),
-        )
-        .join(
-            DeliveryAttempt,
-            (DeliveryAttempt.delivery_id == Delivery.id) & (DeliveryAttempt.number == Delivery.lease_token),
-        )
-        .where(Delivery.id.in_(ids), Delivery.state == "leased")
-        # In one order, so that two settling workers cannot lock each other out.
-        .order_by(Delivery.id)
-        .with_for_update(of=Delivery)
+# Made once: building a statement costs more than what it asks.
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+_CURRENT = (
+    select(
+        Delivery.id,
+        Delivery.lease_token,
+        Delivery.grade,
+        Delivery.evidence,
+        Delivery.quiet_after,
+        Delivery.first_sent_at,
+        DeliveryAttempt.started_at,
+        DeliveryAttempt.deadline_at.label("attempt_deadline_at"),
     )
-    return {row.id: row for row in session.execute(statement)}
+    .join(
+        DeliveryAttempt,
+        (DeliveryAttempt.delivery_id == Delivery.id) & (DeliveryAttempt.number == Delivery.lease_token),
+    )
+    # `lower` keeps SQLite from walking everything that is leased instead of looking up these few by their keys.
+    .where(Delivery.id.in_(_IDS), func.lower(Delivery.state) == "leased")
+    # In one order, so that two settling workers cannot lock each other out.
+    .order_by(Delivery.id)
+    .with_for_update(of=Delivery)
+)
+_DEATHS = (
+    select(DeliveryAttempt.delivery_id, func.max(DeliveryAttempt.number))
+    .where(DeliveryAttempt.delivery_id.in_(_IDS), DeliveryAttempt.outcome == "dead")
+    .group_by(DeliveryAttempt.delivery_id)
+)
+_SETTLE = (
+    update(Delivery)
+    .where(Delivery.id == bindparam("b_id"), Delivery.lease_token == bindparam("b_token"))
+    .values(
+        state=bindparam("b_state"),
+        grade=bindparam("b_grade"),
+        evidence=bindparam("b_evidence"),
+        next_attempt_at=bindparam("b_next"),
+        quiet_after=bindparam("b_quiet"),
+        leased_until=None,
+        leased_by=None,
+        last_error=bindparam("b_error"),
+        last_status=bindparam("b_status"),
+        first_sent_at=bindparam("b_first_sent"),
+        answered_at=func.coalesce(bindparam("b_answered", type_=Instant()), Delivery.answered_at),
+        finished_at=bindparam("b_finished"),
+    )
+)
+_CLOSE = (
+    update(DeliveryAttempt)
+    .where(DeliveryAttempt.delivery_id == bindparam("b_id"), DeliveryAttempt.number == bindparam("b_number"))
+    .values(
+        ended_at=bindparam("b_ended"),
+        outcome=bindparam("b_outcome"),
+        grade=bindparam("b_grade"),
+        status_code=bindparam("b_status"),
+        error=bindparam("b_error"),
+        evidence=bindparam("b_evidence"),
+    )
+)
+
+
+def _current(session: Session, ids: Sequence[str]) -> dict[str, Any]:
+    return {row.id: row for row in session.connection().execute(_CURRENT, {"ids": ids})}
 
 
 def _attempts_before_last_death(session: Session, ids: Sequence[str]) -> dict[str, int]:
     """A delivery that was put back starts counting anew after the attempt that it was given up with."""
-    statement = (
-        select(DeliveryAttempt.delivery_id, func.max(DeliveryAttempt.number))
-        .where(DeliveryAttempt.delivery_id.in_(ids), DeliveryAttempt.outcome == "dead")
-        .group_by(DeliveryAttempt.delivery_id)
-    )
-    return {row[0]: row[1] for row in session.execute(statement)}
+    if not ids:
+        return {}
+    return {row[0]: row[1] for row in session.connection().execute(_DEATHS, {"ids": ids})}
 
 
 def _delivery_values(
@@ -261,40 +299,8 @@ def _write(
 ) -> None:
     if not deliveries:
         return
-    connection = session.connection()
-    table, tries = Delivery.__table__, DeliveryAttempt.__table__
-    connection.execute(
-        update(Delivery)
-        .where(table.c.id == bindparam("b_id"), table.c.lease_token == bindparam("b_token"))
-        .values(
-            state=bindparam("b_state"),
-            grade=bindparam("b_grade"),
-            evidence=bindparam("b_evidence"),
-            next_attempt_at=bindparam("b_next"),
-            quiet_after=bindparam("b_quiet"),
-            leased_until=None,
-            leased_by=None,
-            last_error=bindparam("b_error"),
-            last_status=bindparam("b_status"),
-            first_sent_at=bindparam("b_first_sent"),
-            answered_at=func.coalesce(bindparam("b_answered", type_=table.c.answered_at.type), table.c.answered_at),
-            finished_at=bindparam("b_finished"),
-        ),
-        deliveries,
-    )
-    connection.execute(
-        update(DeliveryAttempt)
-        .where(tries.c.delivery_id == bindparam("b_id"), tries.c.number == bindparam("b_number"))
-        .values(
-            ended_at=bindparam("b_ended"),
-            outcome=bindparam("b_outcome"),
-            grade=bindparam("b_grade"),
-            status_code=bindparam("b_status"),
-            error=bindparam("b_error"),
-            evidence=bindparam("b_evidence"),
-        ),
-        attempts,
-    )
+    session.connection().execute(_SETTLE, deliveries)
+    session.connection().execute(_CLOSE, attempts)
 
 
 def _note(leased: LeasedDelivery, outcome: Outcome, refused: Counter[Queue], accepted: set[Queue]) -> None:

@@ -5,6 +5,7 @@ control read of a live account in the same run; either begun only after every ea
 stalled write may land late. A service that answers 200 and shows the account active has proven nothing beyond E1.
 """
 
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -12,6 +13,7 @@ from typing import Literal
 from idhub.changes import EventType
 from idhub.delivery.channel import Grade, Outcome
 from idhub.errors import Invalid
+from idhub.provisioning import records
 from idhub.provisioning.mapping import user_name_of
 from idhub.provisioning.run import Run, id_of
 from scim.errors import RemoteNotFound, RemoteRefused
@@ -35,50 +37,69 @@ async def deprovision(run: Run) -> Outcome:
         RemoteError, NeedsSomebody: translated by the channel; `run.grade` keeps what was proven before.
     """
     looked_up_at = run.clock.now()
-    users = await _accounts(run)
-    switched_off = [user for user in users if is_active(user) is not False]
-    if switched_off and not run.was_on:
-        # Somebody or a late create switched it on: written down first, so that switching it off has its event.
-        await run.note(_known(run, "active", users), seen_at=looked_up_at)
-    for user in switched_off:
-        await run.client.set_active(user, False)
-    if switched_off:
-        # Each write was accepted; nothing is known yet of what it did.
-        run.grade = Grade.E1
-    run.evidence["action"] = "deactivated" if switched_off else ("none" if users else "nothing_found")
+    users = {id_of(user): user for user in await _accounts(run)}
+    switched_off = {user_id for user_id, user in users.items() if is_active(user) is not False}
+    await _switch_off(run, switched_off, users, seen_at=looked_up_at)
+    seen = {user_id: await _read_back(run, user_id) for user_id in users}
+    missed = {user_id for user_id, each in seen.items() if each.state == "active"} - switched_off
+    if missed:
+        # A search may be behind: what it showed as off is on.
+        await _switch_off(run, missed, users, seen_at=seen[min(missed)].began_at)
+        seen |= {user_id: await _read_back(run, user_id) for user_id in sorted(missed)}
+        switched_off |= missed
+    run.evidence.setdefault("action", "none" if users else "nothing_found")
     # The look-up that found nobody is the read-back.
-    seen = [await _read_back(run, id_of(user)) for user in users] or [Seen("gone", looked_up_at)]
-    return await _judge(run, seen, users, looked_up_at=looked_up_at, was_on=run.was_on or bool(switched_off))
+    every = list(seen.values()) or [Seen("gone", looked_up_at)]
+    was_on = run.was_on or bool(switched_off)
+    return await _judge(run, every, list(users.values()), looked_up_at=looked_up_at, was_on=was_on)
+
+
+async def _switch_off(run: Run, user_ids: Set[str], users: Mapping[str, Resource], *, seen_at: datetime) -> None:
+    if not user_ids:
+        return
+    if not run.was_on:
+        # Somebody or a late create switched it on: written down first, so that switching it off has its event.
+        await run.note(_known(run, "active", list(users.values())), seen_at=seen_at)
+    for user_id in sorted(user_ids):
+        await run.client.set_active(users[user_id], False)
+    # Each write was accepted; nothing is known yet of what it did.
+    run.grade = Grade.E1
+    run.evidence["action"] = "deactivated"
 
 
 async def _accounts(run: Run) -> list[Resource]:
     """The linked account, and whatever else the application keeps under this principal's externalId or userName."""
     account = run.situation.account
+    refusal: RemoteRefused | None = None
     users: dict[str, Resource] = {}
-    if account.external_id is not None:
+    if account.principal_id is not None:
         try:
-            user = await run.client.get_user(account.external_id)
+            users = {id_of(user): user for user in await run.client.find_by_external_id(account.principal_id)}
+        except RemoteRefused as error:
+            # The service cannot search; the account we know of must be switched off all the same.
+            refusal = error
+            run.evidence["look_up"] = error.description
+    if account.external_id is not None:
+        # The search has mostly shown it already: one request less.
+        linked = users.get(account.external_id)
+        try:
+            linked = linked or await run.client.get_user(account.external_id)
         except RemoteNotFound:
             run.evidence["linked_account"] = "gone"
         else:
-            await run.ensure_ours(user)
-            users[id_of(user)] = user
-    if account.principal_id is None:
+            await run.ensure_ours(linked)
+            users[id_of(linked)] = linked
+    if users:
         return list(users.values())
-    try:
-        found = await run.client.find_by_external_id(account.principal_id)
-        user_name = _user_name(run)
-        if not found and not users and user_name is not None:
-            found = await run.client.find_by_user_name(user_name)
-            for user in found:
-                await run.ensure_ours(user)
-    except RemoteRefused as refusal:
-        if not users:
-            raise
-        # The service cannot search; the account we know of must be switched off all the same.
-        run.evidence["look_up"] = refusal.description
-        found = []
-    return list((users | {id_of(user): user for user in found}).values())
+    if refusal is not None:
+        raise refusal
+    user_name = _user_name(run)
+    if account.principal_id is None or user_name is None:
+        return []
+    found = await run.client.find_by_user_name(user_name)
+    for user in found:
+        await run.ensure_ours(user)
+    return found
 
 
 def _user_name(run: Run) -> str | None:
@@ -143,7 +164,7 @@ async def _control_read(run: Run) -> bool:
     """Whether an account known to be alive is found alive now: the same question can be answered with yes."""
     began_at = run.clock.now()
     users = [*await _named_control(run)]
-    for external_id in () if users else run.situation.controls:
+    for external_id in () if users else await run.read(lambda session: records.controls(session, run.delivery)):
         try:
             users.append(await run.client.get_user(external_id))
         except RemoteNotFound:

@@ -6,13 +6,15 @@ Every function runs in a short transaction of the caller's; none is open while a
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select, update
+from sqlalchemy import BindParameter, Update, bindparam, exists, literal_column, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from idhub.access.tables import Account, Application, Entitlement, ScimTarget
 from idhub.changes import SYSTEM, Event, EventType, record
+from idhub.db import Instant
 from idhub.delivery.channel import LeasedDelivery
 from idhub.directory.kinds import Standing
 from idhub.directory.tables import Department, Employment, Organization, Person, Principal
@@ -52,7 +54,7 @@ class Situation:
         is_enabled: whether the application is switched on.
         is_wanted: whether the principal may have this account now: standing, dates, entitlement.
         version: the principal's version that `person` and `is_wanted` were read at.
-        controls: the application's own ids of other accounts that were alive when last seen.
+        is_shared: whether our records give this user of the application to another account row as well.
     """
 
     target: Target
@@ -61,125 +63,172 @@ class Situation:
     version: int
     is_enabled: bool
     is_wanted: bool
-    controls: Sequence[str]
+    is_shared: bool
 
 
-def situation(session: Session, delivery: LeasedDelivery, *, now: datetime) -> Situation | None:
-    """Read what `delivery` is about; None when its account or its application's SCIM target is no more."""
-    row = session.execute(
-        select(
-            ScimTarget.base_url,
-            ScimTarget.token_sealed,
-            ScimTarget.user_name_attribute,
-            ScimTarget.dialect,
-            ScimTarget.control_user_name,
-            Application.is_enabled,
-            Account.id,
-            Account.principal_id,
-            Account.external_id,
-            Account.user_name,
-            Account.known_state,
-            Account.known_hash,
+def situations(session: Session, deliveries: Sequence[LeasedDelivery], *, now: datetime) -> list[Situation | None]:
+    """Read what each delivery is about, in a few queries however many they are.
+
+    None for one whose account, or whose application's SCIM target, is no more.
+    """
+    connection = session.connection()
+    accounts = {
+        row.id: row
+        for row in connection.execute(_ACCOUNTS, {"ids": sorted({d.account_id for d in deliveries if d.account_id})})
+    }
+    people_ids = {"ids": sorted({row.principal_id for row in accounts.values() if row.principal_id})}
+    people = {row.id: row for row in connection.execute(_PEOPLE, people_ids)}
+    versions = {row.id: row.version for row in connection.execute(_VERSIONS, people_ids)}
+    there = {"applications": sorted({row.application_id for row in accounts.values()})}
+    rights = connection.execute(_WANTED, {**people_ids, **there, "now": now})
+    wanted = {(row.principal_id, row.application_id) for row in rights}
+    shared = set(connection.execute(_SHARED, {"ids": sorted(accounts)}).scalars())
+    provisioned = {d.account_id for d in deliveries if d.operation == "provision"}
+    owners = {row.principal_id for row in accounts.values() if row.id in provisioned}
+    manager_ids = sorted({people[one].manager_id for one in owners & people.keys() if people[one].manager_id})
+    managers: dict[tuple[str, str], str | None] = {}
+    if manager_ids:
+        rows = connection.execute(_MANAGERS, {"ids": manager_ids, **there})
+        managers = {(row.principal_id, row.application_id): row.external_id for row in rows}
+    found: list[Situation | None] = []
+    for delivery in deliveries:
+        row = accounts.get(delivery.account_id or "")
+        if row is None or row.application_id != delivery.application_id:
+            found.append(None)
+            continue
+        person = people.get(row.principal_id or "")
+        found.append(
+            Situation(
+                target=Target(
+                    row.base_url, row.token_sealed, row.user_name_attribute, row.dialect, row.control_user_name
+                ),
+                account=AccountFacts(
+                    row.id, row.principal_id, row.external_id, row.user_name, row.known_state, row.known_hash
+                ),
+                person=person and _facts(person, managers.get((person.manager_id, row.application_id))),
+                version=versions.get(row.principal_id or "", 0),
+                is_enabled=row.is_enabled,
+                is_wanted=(row.principal_id, row.application_id) in wanted,
+                is_shared=row.id in shared,
+            )
         )
-        .join(Application, Application.id == ScimTarget.application_id)
-        .join(Account, Account.application_id == ScimTarget.application_id)
-        .where(ScimTarget.application_id == delivery.application_id, Account.id == delivery.account_id)
-    ).one_or_none()
-    if row is None:
-        return None
-    return Situation(
-        target=Target(row.base_url, row.token_sealed, row.user_name_attribute, row.dialect, row.control_user_name),
-        account=AccountFacts(row.id, row.principal_id, row.external_id, row.user_name, row.known_state, row.known_hash),
-        person=_person(session, row.principal_id, delivery.application_id),
-        version=version_of(session, row.principal_id),
-        is_enabled=row.is_enabled,
-        is_wanted=_is_wanted(session, row.principal_id, delivery.application_id, now=now),
-        controls=_controls(session, delivery.application_id, row.id),
+    return found
+
+
+def _facts(person: Any, manager_external_id: str | None) -> PersonFacts:
+    return PersonFacts(
+        principal_id=person.id,
+        display_name=person.display_name,
+        given_name=person.given_name,
+        family_name=person.family_name,
+        email=person.email,
+        mobile=person.mobile,
+        employee_number=person.employee_number,
+        title=person.title,
+        organization=person.organization,
+        department=person.department,
+        manager_external_id=manager_external_id,
     )
 
 
 def version_of(session: Session, principal_id: str | None) -> int:
     """The principal's version; 0 for an account without one."""
-    version = session.scalar(select(Principal.version).where(Principal.id == principal_id))
-    return version or 0
+    row = session.connection().execute(_VERSIONS, {"ids": [principal_id or ""]}).one_or_none()
+    return 0 if row is None else row.version
 
 
-def _person(session: Session, principal_id: str | None, application_id: str) -> PersonFacts | None:
-    manager_account = aliased(Account)
-    row = session.execute(
-        select(
-            Person.id,
-            Person.display_name,
-            Person.given_name,
-            Person.family_name,
-            Person.email,
-            Person.mobile,
-            Employment.employee_number,
-            Employment.title,
-            Organization.name.label("organization"),
-            Department.name.label("department"),
-            manager_account.external_id.label("manager_external_id"),
-        )
-        .outerjoin(Employment, Employment.id == Person.main_employment_id)
-        .outerjoin(Organization, Organization.id == Employment.organization_id)
-        .outerjoin(Department, Department.id == Employment.department_id)
-        .outerjoin(
-            manager_account,
-            and_(
-                manager_account.principal_id == Employment.manager_id,
-                manager_account.application_id == application_id,
-                manager_account.slot == "main",
-            ),
-        )
-        .where(Person.id == principal_id)
-    ).one_or_none()
-    if row is None:
-        return None
-    facts: dict[str, Any] = dict(row._mapping)
-    return PersonFacts(principal_id=facts.pop("id"), **facts)
-
-
-def holds_now(now: datetime) -> ColumnElement[bool]:
-    """Whether an entitlement row is the one that holds at `now`."""
-    return and_(
+# Made once: building a statement costs more than what it asks.
+_IDS: BindParameter[Any] = bindparam("ids", expanding=True)
+_APPLICATIONS: BindParameter[Any] = bindparam("applications", expanding=True)
+_NOW = bindparam("now", type_=Instant())
+_SEEN = bindparam("seen", type_=Instant())
+_ACCOUNTS = (
+    select(
+        ScimTarget.application_id,
+        ScimTarget.base_url,
+        ScimTarget.token_sealed,
+        ScimTarget.user_name_attribute,
+        ScimTarget.dialect,
+        ScimTarget.control_user_name,
+        Application.is_enabled,
+        Account.id,
+        Account.principal_id,
+        Account.external_id,
+        Account.user_name,
+        Account.known_state,
+        Account.known_hash,
+    )
+    .join(Application, Application.id == ScimTarget.application_id)
+    .join(Account, Account.application_id == ScimTarget.application_id)
+    .where(Account.id.in_(_IDS))
+)
+_PEOPLE = (
+    select(
+        Person.id,
+        Person.display_name,
+        Person.given_name,
+        Person.family_name,
+        Person.email,
+        Person.mobile,
+        Employment.employee_number,
+        Employment.title,
+        Employment.manager_id,
+        Organization.name.label("organization"),
+        Department.name.label("department"),
+    )
+    .outerjoin(Employment, Employment.id == Person.main_employment_id)
+    .outerjoin(Organization, Organization.id == Employment.organization_id)
+    .outerjoin(Department, Department.id == Employment.department_id)
+    .where(Person.id.in_(_IDS))
+)
+_VERSIONS = select(Principal.id, Principal.version).where(Principal.id.in_(_IDS))
+_WANTED = (
+    select(Entitlement.principal_id, Entitlement.application_id)
+    .join(Principal, Principal.id == Entitlement.principal_id)
+    .where(
+        Principal.id.in_(_IDS),
+        Entitlement.application_id.in_(_APPLICATIONS),
+        Principal.standing == Standing.ACTIVE,
+        Principal.access_starts_at <= _NOW,
+        or_(Principal.access_ends_at.is_(None), Principal.access_ends_at > _NOW),
         Entitlement.superseded_at.is_(None),
-        Entitlement.valid_from <= now,
-        or_(Entitlement.valid_to.is_(None), Entitlement.valid_to > now),
+        Entitlement.valid_from <= _NOW,
+        or_(Entitlement.valid_to.is_(None), Entitlement.valid_to > _NOW),
     )
+)
+_other = aliased(Account)
+_SHARED = select(Account.id).where(
+    Account.id.in_(_IDS),
+    exists().where(
+        _other.application_id == Account.application_id,
+        _other.external_id == Account.external_id,
+        _other.id != Account.id,
+    ),
+)
+_MANAGERS = select(Account.principal_id, Account.application_id, Account.external_id).where(
+    Account.principal_id.in_(_IDS), Account.application_id.in_(_APPLICATIONS), Account.slot == "main"
+)
+_CONTROLS = (
+    select(Account.external_id)
+    .where(
+        Account.application_id == bindparam("application"),
+        Account.id != bindparam("account"),
+        # Written out, so that the planner sees the index made for this question.
+        Account.known_state == literal_column("'active'"),
+        Account.desired_state == literal_column("'active'"),
+        Account.external_id.is_not(None),
+    )
+    .order_by(Account.observed_at.desc())
+    .limit(_MAX_CONTROLS)
+)
+_OBSERVED = select(Account.id, Account.observed_at).where(Account.id.in_(_IDS)).order_by(Account.id).with_for_update()
 
 
-def _is_wanted(session: Session, principal_id: str | None, application_id: str, *, now: datetime) -> bool:
-    entitled = exists().where(
-        Entitlement.principal_id == Principal.id, Entitlement.application_id == application_id, holds_now(now)
-    )
-    return (
-        session.scalar(
-            select(Principal.id).where(
-                Principal.id == principal_id,
-                Principal.standing == Standing.ACTIVE,
-                Principal.access_starts_at <= now,
-                or_(Principal.access_ends_at.is_(None), Principal.access_ends_at > now),
-                entitled,
-            )
-        )
-        is not None
-    )
-
-
-def _controls(session: Session, application_id: str, account_id: str) -> Sequence[str]:
-    rows = session.scalars(
-        select(Account.external_id)
-        .where(
-            Account.application_id == application_id,
-            Account.id != account_id,
-            Account.known_state == "active",
-            Account.desired_state == "active",
-            Account.external_id.is_not(None),
-        )
-        .order_by(Account.observed_at.desc())
-        .limit(_MAX_CONTROLS)
-    )
-    return [external_id for external_id in rows if external_id is not None]
+def controls(session: Session, delivery: LeasedDelivery) -> Sequence[str]:
+    """The application's own ids of other accounts that were alive when last seen, the most recently seen first."""
+    asked = {"application": delivery.application_id, "account": delivery.account_id or ""}
+    rows = session.connection().execute(_CONTROLS, asked)
+    return [row.external_id for row in rows]
 
 
 def is_linked_elsewhere(session: Session, delivery: LeasedDelivery, *, external_id: Any) -> bool:
@@ -198,44 +247,67 @@ def is_linked_elsewhere(session: Session, delivery: LeasedDelivery, *, external_
     )
 
 
-def note_account(
-    session: Session,
-    delivery: LeasedDelivery,
-    values: Mapping[str, Any],
-    *,
-    seen_at: datetime,
-    events: Sequence[EventType],
-    now: datetime,
-) -> bool:
-    """Write down what the application said of the account at `seen_at`, with the events of it.
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What an application said of an account at `seen_at`, with the events of it."""
 
-    False, and nothing is written, when something newer is known already: a worker that was stopped for a while must
-    not put old news over what was seen since.
+    delivery: LeasedDelivery
+    values: Mapping[str, Any]
+    seen_at: datetime
+    events: Sequence[EventType]
+    now: datetime
+
+
+def note_accounts(session: Session, notes: Sequence[Note]) -> list[bool]:
+    """Write down what applications said, with the events, in a few statements however many notes there are.
+
+    False for one that something newer is known of already, and nothing of it is written: a worker that was stopped for
+    a while must not put old news over what was seen since.
     """
-    written = session.execute(
+    connection = session.connection()
+    ids = sorted({note.delivery.account_id for note in notes if note.delivery.account_id})
+    observed = {row.id: row.observed_at for row in connection.execute(_OBSERVED, {"ids": ids})}
+    written: list[bool] = []
+    rows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    events: list[Event] = []
+    for note in notes:
+        account_id = note.delivery.account_id or ""
+        seen_before = observed.get(account_id)
+        is_news = account_id in observed and (seen_before is None or seen_before <= note.seen_at)
+        written.append(is_news)
+        if not is_news:
+            continue
+        observed[account_id] = note.seen_at
+        names = tuple(sorted(note.values))
+        row = {"key": account_id, "seen": note.seen_at, "at": note.now, **{f"new_{n}": note.values[n] for n in names}}
+        rows.setdefault(names, []).append(row)
+        events += [_event(event, account_id, note) for event in note.events]
+    for names, values in rows.items():
+        connection.execute(_noting(names), values)
+    record(session, events)
+    return written
+
+
+@lru_cache
+def _noting(names: tuple[str, ...]) -> Update:
+    # Asked again where the row is written: of several notes on one account in a set, the older never wins.
+    return (
         update(Account)
-        .where(Account.id == delivery.account_id, or_(Account.observed_at.is_(None), Account.observed_at <= seen_at))
-        .values(observed_at=seen_at, changed_at=now, **values)
-        .returning(Account.id)
-    ).scalar_one_or_none()
-    if written is None:
-        return False
-    record(
-        session,
-        [
-            Event(
-                type=event,
-                at=now,
-                actor=SYSTEM,
-                door="worker",
-                target_kind="account",
-                target_id=written,
-                person_id=delivery.principal_id,
-                application_id=delivery.application_id,
-                case_id=delivery.case_id,
-                delivery_id=delivery.id,
-            )
-            for event in events
-        ],
+        .where(Account.id == bindparam("key"), or_(Account.observed_at.is_(None), Account.observed_at <= _SEEN))
+        .values({**{n: bindparam(f"new_{n}") for n in names}, "observed_at": _SEEN, "changed_at": bindparam("at")})
     )
-    return True
+
+
+def _event(kind: EventType, account_id: str, note: Note) -> Event:
+    return Event(
+        type=kind,
+        at=note.now,
+        actor=SYSTEM,
+        door="worker",
+        target_kind="account",
+        target_id=account_id,
+        person_id=note.delivery.principal_id,
+        application_id=note.delivery.application_id,
+        case_id=note.delivery.case_id,
+        delivery_id=note.delivery.id,
+    )

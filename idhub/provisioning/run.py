@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from idhub.changes import EventType
 from idhub.db import Database
 from idhub.delivery.channel import Grade, LeasedDelivery, Outcome
+from idhub.delivery.together import Together
 from idhub.provisioning import records
 from scim.client import Exchange, ScimClient
 from scim.schemas import Resource, attribute
@@ -58,6 +59,7 @@ class Run:
         *,
         client: ScimClient,
         clock: Clock,
+        notes: Together[records.Note, bool],
     ) -> None:
         self.delivery = delivery
         self.situation = situation
@@ -66,6 +68,7 @@ class Run:
         self.grade = Grade.E0
         self.evidence: dict[str, Any] = {}
         self._database = database
+        self._notes = notes
 
     @property
     def was_on(self) -> bool:
@@ -105,21 +108,18 @@ class Run:
                 "Rename one of the two, or correct the externalId there."
             )
         user_id = attribute(user, "id")
-        taken = await self.read(
-            lambda session: records.is_linked_elsewhere(session, self.delivery, external_id=user_id)
-        )
+        if user_id == account.external_id:
+            taken = self.situation.is_shared
+        else:
+            taken = await self.read(
+                lambda session: records.is_linked_elsewhere(session, self.delivery, external_id=user_id)
+            )
         if taken:
             raise NeedsSomebody("The application's account of this name is already linked to another person.")
 
     async def note(self, values: Mapping[str, Any], *, seen_at: datetime, events: Sequence[EventType] = ()) -> None:
-        """Write down what was seen of the account, with its events, in one short transaction."""
-        now = self.clock.now()
-
-        def write(session: Session) -> None:
-            records.note_account(session, self.delivery, values, seen_at=seen_at, events=events, now=now)
-
-        # A leave waits for the disk; what a provision saw can be seen again after a loss of power.
-        await asyncio.to_thread(self._database.run, write, durable=self.delivery.operation == "deprovision")
+        """Write down what was seen of the account, with its events; committed when this returns."""
+        await self._notes.ask(records.Note(self.delivery, values, seen_at, events, self.clock.now()))
 
     def outcome(
         self,

@@ -325,3 +325,39 @@ def stopped_port() -> Iterator[int]:
     with StandIn() as gone:
         port = gone.port
     yield port
+
+
+def test_linked_account_takes_three_requests(scene: Scene, service: StandIn, leaver: Leaver) -> None:
+    """Search, change, read back: what the search shows is not read again before the change."""
+    assert scene.send_one(leaver.account, "deprovision").grade == Grade.E2
+    assert [(one.method, one.filter is not None) for one in service.seen] == [
+        ("GET", True),
+        ("PATCH", False),
+        ("GET", False),
+    ]
+
+
+def test_search_that_is_behind_hides_no_live_account(scene: Scene, service: StandIn, leaver: Leaver) -> None:
+    """The search still shows the account as it was, off; read by its id it is on: it is switched off all the same."""
+    service.users[leaver.user_id]["active"] = False
+
+    def catch_up(method: str, user_id: str) -> None:
+        if method == "GET" and user_id:
+            service.before = None
+            service.users[leaver.user_id]["active"] = True
+
+    service.before = catch_up
+    outcome = scene.send_one(leaver.account, "deprovision")
+    assert (outcome.kind, outcome.grade, outcome.evidence["action"]) == ("done", Grade.E2, "deactivated")
+    assert service.users[leaver.user_id]["active"] is False
+
+
+def test_many_leave_at_once_each_with_its_own_record(scene: Scene, service: StandIn) -> None:
+    """What attempts need of the database is asked together; nobody gets anybody else's answer."""
+    leavers = [Leaver(scene, service, name=f"person-{n}") for n in range(5)]
+    outcomes = scene.send(*(scene.delivery(one.account, "deprovision") for one in leavers))
+    assert [outcome.grade for outcome in outcomes] == [Grade.E2] * 5
+    for one in leavers:
+        assert scene.account(one.account)["known_state"] == "inactive"
+        assert scene.events(one.account) == ["account.deactivated"]
+        assert service.users[one.user_id]["active"] is False

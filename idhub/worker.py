@@ -29,10 +29,12 @@ from idhub.lifecycle.due import apply_due
 from idhub.lifecycle.receipts import sign_due
 from idhub.lifecycle.reevaluation import reevaluate_pending
 from idhub.services import Hub
+from idhub.turns import bulk_work
 
 _SEAL_EVERY = 0.2
 _CHECKPOINT_EVERY = 1.0
-_SIGN_EVERY = 0.25
+_SIGN_EVERY = 0.1
+_SIGN_PATIENCE = timedelta(seconds=2)
 _DUE_EVERY = 1.0
 _PURGE_EVERY = 60.0
 _TEND_EVERY = 5.0
@@ -159,7 +161,11 @@ class Worker:
                     await stop.wait()
 
     async def _in_thread(self, work: Callable[[], object]) -> object:
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+        def worked() -> object:
+            with bulk_work():
+                return work()
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, worked)
 
     def _hold(self, job: _Job) -> bool:
         # Outlives the pause between two runs, so that the work stays with one process while that one lives.
@@ -206,7 +212,14 @@ class Worker:
             if not has_due(session):
                 return
         hub = self._hub
-        sign_due(hub.database, hub.keyring, issuer=hub.settings.issuer, now=hub.clock(), log_size=self._log_size)
+        sign_due(
+            hub.database,
+            hub.keyring,
+            issuer=hub.settings.issuer,
+            now=hub.clock(),
+            log_size=self._log_size,
+            patience=_SIGN_PATIENCE,
+        )
 
     def _apply_due(self) -> None:
         changed = apply_due(self._hub.database, now=self._hub.clock())

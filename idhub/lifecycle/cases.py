@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from idhub.credentials.revoke import EndedParticipant
@@ -20,6 +20,22 @@ LEAVER = "leaver"
 SCHEDULED, RUNNING, COMPLETE, CANCELLED = "scheduled", "running", "complete", "cancelled"
 NO_ACCOUNT, NOT_TOLD = "no_account", "not_told"
 _DEFAULT_DEADLINE = timedelta(hours=24)
+
+
+# Made once: building a statement costs more than what it asks.
+_SCHEDULED = (
+    select(Case.principal_id, Case.id, Case.effective_at, Case.plan)
+    .where(Case.principal_id.in_(bindparam("people", expanding=True)), Case.kind == LEAVER, Case.state == SCHEDULED)
+    .with_for_update()
+)
+_SCHEDULED_OF = select(Case.id).where(
+    Case.principal_id == bindparam("person"), Case.kind == LEAVER, Case.state == SCHEDULED
+)
+_START = (
+    update(Case)
+    .where(Case.id == bindparam("key"))
+    .values(state=RUNNING, local_done_at=bindparam("at"), ended=bindparam("counts"))
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,11 +122,7 @@ def scheduled_cases(session: Session, principal_ids: Sequence[str]) -> dict[str,
     """Scheduled leaver cases by principal, locked."""
     found: dict[str, Scheduled] = {}
     for part in chunked(principal_ids):
-        rows = session.execute(
-            select(Case.principal_id, Case.id, Case.effective_at, Case.plan)
-            .where(Case.principal_id.in_(part), Case.kind == LEAVER, Case.state == SCHEDULED)
-            .with_for_update()
-        )
+        rows = session.connection().execute(_SCHEDULED, {"people": part})
         found.update({row.principal_id: Scheduled(row.id, row.effective_at, row.plan) for row in rows})
     return found
 
@@ -127,9 +139,7 @@ def amend(session: Session, scheduled: Scheduled) -> None:
 
 def scheduled_case(session: Session, principal_id: str) -> str | None:
     """Id of the person's scheduled leaver case."""
-    return session.execute(
-        select(Case.id).where(Case.principal_id == principal_id, Case.kind == LEAVER, Case.state == SCHEDULED)
-    ).scalar()
+    return session.connection().execute(_SCHEDULED_OF, {"person": principal_id}).scalar()
 
 
 def take_over(session: Session, case_id: str, *, effective_at: datetime, wish: Offboard | None) -> None:
@@ -171,13 +181,13 @@ def start_cases(
         cases: principal id -> case id.
         ended: principal id -> counts of sessions, grants, entitlements that ended.
     """
-    for principal_id, case_id in cases.items():
-        session.execute(
-            update(Case)
-            .where(Case.id == case_id)
-            .values(state=RUNNING, local_done_at=now, ended=dict(ended.get(principal_id, {})))
-            .execution_options(synchronize_session=False)
-        )
+    session.connection().execute(
+        _START,
+        [
+            {"key": case_id, "at": now, "counts": dict(ended.get(principal_id, {}))}
+            for principal_id, case_id in cases.items()
+        ],
+    )
 
 
 def freeze_rows(
@@ -261,11 +271,14 @@ def _instant(value: Any) -> datetime | None:
 
 
 def touch(session: Session, case_ids: Sequence[str], *, now: datetime) -> None:
-    """The receipts of these cases must be signed again; waits for whoever is signing them now."""
+    """The receipts of these cases must be signed again; waits for whoever is signing them now.
+
+    The instant of the first change since the last version stays: a receipt does not wait longer because more changes.
+    """
     if case_ids:
         statement = upsert(session, ReceiptDue)
         session.connection().execute(
-            statement.on_conflict_do_update(index_elements=["case_id"], set_={"since": statement.excluded.since}),
+            statement.on_conflict_do_update(index_elements=["case_id"], set_={"since": ReceiptDue.since}),
             [{"case_id": case_id, "since": now} for case_id in sorted(case_ids)],
         )
 

@@ -3,10 +3,13 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Boolean, ForeignKey, Index, Integer, LargeBinary, String, Text
+from sqlalchemy import Boolean, ForeignKey, Index, Integer, LargeBinary, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from idhub.db import Base, Instant, JsonText
+
+_ELAPSES = text("delivery_id IS NULL AND residual_until IS NOT NULL")
+"""Rows that end by expiry alone."""
 
 
 class Case(Base):
@@ -42,6 +45,7 @@ class CaseRow(Base):
     """One line of a case's plan, frozen when the case runs; its receipt line follows the delivery it names."""
 
     __tablename__ = "case_rows"
+    __table_args__ = (Index("ix_case_rows_elapsing", "case_id", sqlite_where=_ELAPSES, postgresql_where=_ELAPSES),)
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     case_id: Mapped[str] = mapped_column(ForeignKey("cases.id"), index=True)

@@ -15,7 +15,7 @@ from idhub.delivery.tables import Delivery
 from idhub.directory.kinds import EmploymentType
 from idhub.errors import NotFound
 from idhub.keys import Keyring, load_keyring, rotate
-from idhub.lifecycle import intake
+from idhub.lifecycle import cases, intake
 from idhub.lifecycle.due import apply_due
 from idhub.lifecycle.receipt_document import Unreadable, Verdict, verify
 from idhub.lifecycle.receipts import ReceiptView, current, export, find_case, sign_due
@@ -321,3 +321,38 @@ def test_times_of_a_receipt_are_in_order(world: World) -> None:
     row = next(r for r in claims["rows"] if r["channel"] == "scim")
     order = [claims["effective_at"], row["planned_at"], row["sent_at"], row["finished_at"], claims["as_of"]]
     assert [datetime.fromisoformat(t) for t in order] == sorted(datetime.fromisoformat(t) for t in order)
+
+
+def test_receipt_waits_for_what_is_under_way_and_no_longer_than_its_patience(world: World) -> None:
+    """A leave in many applications is one version, not one for each answer."""
+    case = _leave(world)
+    patience = timedelta(seconds=2)
+
+    def signed() -> int:
+        return sign_due(world.database, world.keyring, issuer=ISSUER, now=world.clock(), patience=patience)
+
+    assert signed() == 0
+    world.clock.advance(seconds=1)
+    assert signed() == 0
+    world.clock.advance(seconds=1)
+    assert signed() == 1
+    assert not _versions(world, case)[-1].is_complete
+
+
+def test_receipt_with_nothing_under_way_is_signed_at_once(world: World) -> None:
+    case = _leave(world)
+    world.settle(_scim(world, case), grade=2)
+    patience = timedelta(hours=1)
+    assert sign_due(world.database, world.keyring, issuer=ISSUER, now=world.clock(), patience=patience) == 1
+    (version,) = _versions(world, case)
+    assert version.is_complete
+
+
+def test_further_changes_do_not_make_a_receipt_wait_longer(world: World) -> None:
+    case = _leave(world, office=1)
+    patience = timedelta(seconds=2)
+    for _ in range(2):
+        world.clock.advance(seconds=1)
+        with world.database.transaction() as session:
+            cases.touch(session, [case], now=world.clock())
+    assert sign_due(world.database, world.keyring, issuer=ISSUER, now=world.clock(), patience=patience) == 1

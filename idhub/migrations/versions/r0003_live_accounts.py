@@ -1,13 +1,13 @@
 """Indexes of a leave: live accounts by application, for control reads; rows of cases that end by expiry alone.
 
-Revision: r0002
+Revision: r0003
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "r0002"
-down_revision = "r0001"
+revision = "r0003"
+down_revision = "r0002"
 branch_labels = None
 depends_on = None
 

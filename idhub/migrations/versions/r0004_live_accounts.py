@@ -1,13 +1,13 @@
 """Indexes of a leave: live accounts by application, for control reads; rows of cases that end by expiry alone.
 
-Revision: r0003
+Revision: r0004
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "r0003"
-down_revision = "r0002"
+revision = "r0004"
+down_revision = "r0003"
 branch_labels = None
 depends_on = None
 

@@ -96,13 +96,19 @@ class Bench:
     def __init__(self, kind: DatabaseKind, url: str, folder: Path, *, with_rules: bool) -> None:
         self.kind, self.folder = kind, folder
         self.figures: list[dict[str, Any]] = []
+        self._port = free_port()
+        self._address = f"http://127.0.0.1:{self._port}"
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("IDHUB_")},
             "IDHUB_DATA_DIR": str(folder),
             "IDHUB_DATABASE_URL": url,
             "IDHUB_MASTER_KEY_FILE": str(folder / "master.key"),
+            "IDHUB_ISSUER": self._address,
+            "IDHUB_LOG_LEVEL": "error",
         }
-        settings = Settings(data_dir=folder, database_url=url, master_key_file=folder / "master.key")
+        settings = Settings(
+            data_dir=folder, database_url=url, master_key_file=folder / "master.key", issuer=self._address
+        )
         hub = open_hub(settings)
         with hub.database.transaction() as session:
             create_sample_organizations(session, now=hub.clock())
@@ -136,55 +142,53 @@ class Bench:
             if line.startswith("memory "):
                 _, rows, megabytes = line.split()
                 self.note(f"{name}: memory after {int(rows):,} rows", float(megabytes), "MB")
-        _, seconds, rows, *rest = done.stdout.split()
+        *logged, numbers = done.stdout.splitlines()
+        if logged:
+            print(*logged, sep="\n", file=sys.stderr)
+        _, seconds, rows, *rest = numbers.split()
         self.note(f"{name}", int(rows) / float(seconds), "rows/s")
         return rest
 
     @contextmanager
     def signing_in(self, name: str) -> Iterator[None]:
         """Token requests and whole logins at a `serve` process, until the block ends; notes how long they took."""
-        port = free_port()
-        address = f"http://127.0.0.1:{port}"
-        environment = {**self._environment, "IDHUB_ISSUER": address, "IDHUB_LOG_LEVEL": "error"}
-        command = [sys.executable, "-m", "idhub.cli", "serve", "--port", str(port)]
-        with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as server:
+        with self._serving():
+            over = threading.Event()
+            took: dict[str, list[float]] = {"token": [], "login": []}
+            works = [lambda: _token(self._address), lambda: _login(self._address)]
+            threads = [
+                threading.Thread(target=_repeat, args=(work, took[what], over))
+                for what, work in zip(took, works, strict=True)
+            ]
+            for thread in threads:
+                thread.start()
             try:
-                wait_until(lambda: answers(port), seconds=60, what="the hub")
-                over = threading.Event()
-                took: dict[str, list[float]] = {"token": [], "login": []}
-                works = [lambda: _token(address), lambda: _login(address)]
-                threads = [
-                    threading.Thread(target=_repeat, args=(work, took[what], over))
-                    for what, work in zip(took, works, strict=True)
-                ]
-                for thread in threads:
-                    thread.start()
                 yield
+            finally:
                 over.set()
                 for thread in threads:
                     thread.join()
-                for what, values in took.items():
-                    if len(values) > 1:
-                        part = statistics.quantiles(values, n=100)
-                        self.note(f"{name}: {what}, p50 of {len(values)}", part[49] * 1000, "ms")
-                        self.note(f"{name}: {what}, p99", part[98] * 1000, "ms")
+        for what, values in took.items():
+            if len(values) > 1:
+                part = statistics.quantiles(values, n=100)
+                self.note(f"{name}: {what}, p50 of {len(values)}", part[49] * 1000, "ms")
+                self.note(f"{name}: {what}, p99", part[98] * 1000, "ms")
+
+    @contextmanager
+    def _serving(self) -> Iterator[None]:
+        command = [sys.executable, "-m", "idhub.cli", "serve", "--port", str(self._port)]
+        with subprocess.Popen(command, env=self._environment, stderr=subprocess.DEVNULL) as server:
+            try:
+                wait_until(lambda: answers(self._port), seconds=60, what="the hub")
+                yield
             finally:
                 server.terminate()
 
     def invite(self) -> None:
         """Give the one who signs in a password, through the real pages."""
         link = self.run("people", "invite", "HQ/BENCH1").strip()
-        port = int(link.split(":")[2].split("/")[0])
-        with subprocess.Popen(
-            [sys.executable, "-m", "idhub.cli", "serve", "--port", str(port)],
-            env={**self._environment, "IDHUB_LOG_LEVEL": "error"},
-            stderr=subprocess.DEVNULL,
-        ) as server:
-            try:
-                wait_until(lambda: answers(port), seconds=60, what="the hub")
-                set_first_password(Browser(), link, _PASSWORD)
-            finally:
-                server.terminate()
+        with self._serving():
+            set_first_password(Browser(), link, _PASSWORD)
 
 
 def _repeat(work: Any, took: list[float], over: threading.Event) -> None:

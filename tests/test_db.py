@@ -1,6 +1,8 @@
 """Transactions, column types and identifiers, on both databases."""
 
+import fcntl
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
@@ -321,3 +323,31 @@ def test_any_other_error_is_raised_at_once(database: Database) -> None:
     with pytest.raises(DBAPIError):
         database.run(work)
     assert attempts == [1]
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_bulk_work_lets_whoever_waits_write_first(database: Database) -> None:
+    order: list[str] = []
+
+    def wait_and_write() -> None:
+        with database.transaction():
+            order.append("waiter")
+
+    def stands_in_line() -> bool:
+        with open(f"{database.engine.url.database}-line", "a") as line:
+            try:
+                fcntl.flock(line, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    with database.transaction():
+        waiter = threading.Thread(target=wait_and_write)
+        waiter.start()
+        deadline = time.monotonic() + 10
+        while not stands_in_line() and time.monotonic() < deadline:
+            time.sleep(0.01)
+    database.give_way()
+    order.append("bulk")
+    waiter.join()
+    assert order == ["waiter", "bulk"]

@@ -133,6 +133,7 @@ class Planner:
         self._run_id, self._now, self._departments = run_id, now, departments
         self._humans = humans
         self._joiners, self._leaders = joiners, leaders
+        self._organizations: dict[str, str] = {}
         self.plan = BatchPlan()
         self._national_ids: dict[int, str] = {}
         for row in rows:
@@ -158,7 +159,10 @@ class Planner:
         return self.plan
 
     def _org(self, company_key: str) -> str:
-        return self._companies.id_of(company_key) or company_key
+        found = self._organizations.get(company_key)
+        if found is None:
+            found = self._organizations[company_key] = self._companies.id_of(company_key) or company_key
+        return found
 
     def _key(self, row: HrRow) -> str:
         return self._companies.source_key(row)

@@ -294,7 +294,12 @@ def _described(state: State) -> tuple[Any, ...]:
 
 def _index(session: Session, states: Sequence[State], ready: Mapping[str, Ready]) -> list[Indexed]:
     terms = [ready[state.id].search_terms if state.id in ready else None for state in states]
-    return index_people(session, [_searchable(state) for state in states], terms=terms)
+    people = [
+        # Of somebody whose terms were made in advance only the place is asked.
+        _searchable(state) if made is None else Searchable(main_post(state.posts).organization_id, "")
+        for state, made in zip(states, terms, strict=True)
+    ]
+    return index_people(session, people, terms=terms)
 
 
 def _searchable(state: State) -> Searchable:

@@ -7,10 +7,8 @@ notices.
 """
 
 import math
-import os
 import re
 import secrets
-import sys
 import threading
 import time
 import unicodedata
@@ -38,7 +36,6 @@ MAX_PASSWORD_BYTES = 1024
 """Longest password taken, in UTF-8; 128 characters of any script fit. Longer ones never reach the hash."""
 
 _COMMON_FILE = Path(__file__).with_name("common_passwords.txt")
-_NICE = 5
 _TILE_WORDS = 3000
 _MIN_TILE, _MAX_TILE = 4, 24
 _FEW_WORDS = 2
@@ -232,7 +229,7 @@ class HashingPool:
         )
         self._threads = settings.hashing_threads
         self._queue_seconds = settings.hash_queue_seconds
-        self._executor = ThreadPoolExecutor(self._threads, "hashing", initializer=_give_way)
+        self._executor = ThreadPoolExecutor(self._threads, "hashing")
         self._lock = threading.Lock()
         self._outstanding = 0
         started = time.perf_counter()
@@ -301,13 +298,6 @@ class HashingPool:
     def _settled(self, _future: "Future[Any]") -> None:
         with self._lock:
             self._outstanding -= 1
-
-
-def _give_way() -> None:
-    """Let every other thread of this machine go first: a hash takes long anyway, and who waits for it knows."""
-    if sys.platform == "linux":
-        # There a number of a thread stands for that thread alone.
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 # ---------------------------------------------------------------- storing

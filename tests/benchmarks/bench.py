@@ -6,7 +6,7 @@ One process each, pinned to one core; the load generator (and PostgreSQL) on ano
 measured in rounds (idhub, peer, peer, idhub, peer, peer, ...), and the median of the rounds counts; whoever is not
 measured at that moment is stopped (SIGSTOP). The table goes to stdout, the figures to build/bench.json.
 
-    quick    one second a round instead of two, one round, and no lines of other modules
+    quick    one second a round instead of two, and no lines of other modules
     NAME     only the lines whose name contains it
 """
 
@@ -245,7 +245,7 @@ def main() -> None:
     is_quick = "quick" in words
     options = Options(names=[word for word in words if word != "quick"], has_others=not is_quick)
     if is_quick:
-        options.seconds, options.rounds = 1.0, 1
+        options.seconds = 1.0
     began, results = time.monotonic(), Results()
     lines = [line for line in LINES if options.wants(line.name)]
     with ExitStack() as stack:

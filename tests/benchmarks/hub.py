@@ -34,7 +34,7 @@ from idhub.settings import Settings, load_settings
 SECRET = secrets.token_urlsafe(32)
 PASSWORD = "quiet harbour lantern"
 CALLBACK = "https://office.example/callback"
-PEOPLE = 400
+PEOPLE = 200
 CLI = Actor(kind="cli", id="cli")
 _CHEAP = {"argon2_memory_kib": 8, "argon2_time_cost": 1}
 
@@ -129,7 +129,6 @@ def _people(database: Any, now: datetime, application_id: str, prefix: str, sett
         type="ID", memory_cost=settings.argon2_memory_kib, time_cost=settings.argon2_time_cost, parallelism=1,
         salt_size=16, digest_size=32,
     )  # fmt: skip
-    stored = hashing.hash(PASSWORD)
     numbers = [f"{prefix}{number:06d}" for number in range(PEOPLE)]
     ids = [new_id("per") for _ in numbers]
     with database.transaction() as session:
@@ -154,7 +153,12 @@ def _people(database: Any, now: datetime, application_id: str, prefix: str, sett
                 for one in ids
             ],
         )  # fmt: skip
-        rows = [{"principal_id": one, "hash": stored, "enrolment_epoch": 1, "set_at": now} for one in ids]
+        # One password for all would look like spraying.
+        stored = [hashing.hash(f"{PASSWORD} {number}") for number in numbers]
+        rows = [
+            {"principal_id": one, "hash": hashed, "enrolment_epoch": 1, "set_at": now}
+            for one, hashed in zip(ids, stored, strict=True)
+        ]
         session.execute(insert(Password), rows)
     return numbers
 

@@ -222,6 +222,11 @@ class Browser:
         self._connection = connection
         self._plan = plan
         self._username = username
+        self._password = plan["password"] + (f" {username}" if plan.get("own_passwords") else "")
+        # Each person comes from a place of their own, as behind a proxy: one address for all would be throttled.
+        number = int(username[-6:])
+        address = f"10.1.{number >> 8}.{number & 255}"
+        self._forwarded = [("x-forwarded-for", address)] if plan.get("own_addresses") else []
         self.cookies: dict[str, str] = {}
         query = {
             "response_type": "code",
@@ -283,7 +288,7 @@ class Browser:
     async def _visit(self, url: str, body: bytes | None) -> Answer:
         parts = urlsplit(url)
         path = parts.path + ("?" + parts.query if parts.query else "")
-        headers = [("accept", "text/html")]
+        headers = [("accept", "text/html"), *self._forwarded]
         if self.cookies:
             headers.append(("cookie", "; ".join(f"{name}={value}" for name, value in self.cookies.items())))
         if body is not None:
@@ -307,7 +312,7 @@ class Browser:
             attributes = {name: html.unescape(value) for name, value in _ATTRIBUTE.findall(element)}
             if "checkbox" not in element and "name" in attributes:
                 fields[attributes["name"]] = attributes.get("value", "")
-        fields |= {"username": self._username, "password": self._plan["password"]}
+        fields |= {"username": self._username, "password": self._password}
         return urljoin(url, html.unescape(form[1])), urlencode(fields).encode()
 
 

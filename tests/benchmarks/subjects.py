@@ -110,7 +110,13 @@ class Hub(_Process):
         self.durability = _SQLITE if database == "sqlite" else _POSTGRES
         self._names = names
         self._is_cheap = is_cheap
-        env = {"IDHUB_DATA_DIR": str(folder), "IDHUB_DATABASE_URL": url, "IDHUB_ISSUER": self.server.address}
+        # As behind a proxy on the same machine; the generator says where each browser is.
+        env = {
+            "IDHUB_TRUSTED_PROXIES": "127.0.0.0/8",
+            "IDHUB_DATA_DIR": str(folder),
+            "IDHUB_DATABASE_URL": url,
+            "IDHUB_ISSUER": self.server.address,
+        }
         command: list[str | Path] = [sys.executable, "-m", "tests.benchmarks.hub", str(self.port)]
         if not is_cheap:
             command = [Path(sys.executable).parent / "idhub", "serve", "--port", str(self.port)]
@@ -141,7 +147,7 @@ class Hub(_Process):
             "authorize": "/oauth2/authorize", "token": "/oauth2/token", "client_id": "web",
             "authorization": basic("web"), "redirect_uri": hub.CALLBACK, "scope": "openid profile email",
             "usernames": self._names.real if kind == "real" else self._names.cheap, "password": hub.PASSWORD,
-            "stride": 16,
+            "own_passwords": True, "own_addresses": True, "stride": 16,
         }  # fmt: skip
 
     def _service_token(self) -> str:

@@ -11,6 +11,7 @@ measured at that moment is stopped (SIGSTOP). The table goes to stdout, the figu
 """
 
 import importlib
+import inspect
 import json
 import os
 import statistics
@@ -198,6 +199,12 @@ def generator_speed(seconds: float) -> float:
         return float(generate(plan)["load"]["rate"])
 
 
+def _needs_words(measure: Callable[..., Any]) -> bool:
+    """Whether it must be told what to measure."""
+    every = inspect.signature(measure).parameters.values()
+    return any(one.default is one.empty and one.kind not in {one.VAR_POSITIONAL, one.VAR_KEYWORD} for one in every)
+
+
 def others(options: Options, results: Results) -> None:
     """Lines of the modules beside this one."""
     for name in OTHERS:
@@ -205,7 +212,8 @@ def others(options: Options, results: Results) -> None:
             continue
         measure: Callable[[], list[dict[str, Any]]] | None
         measure = getattr(importlib.import_module(f"tests.benchmarks.{name}"), "measure", None)
-        if measure is None:
+        if measure is None or _needs_words(measure):
+            say(f"{name}: measured by itself, python -m tests.benchmarks.{name}")
             continue
         say(f"{name} ...")
         for row in measure():

@@ -40,6 +40,7 @@ from idhub.oidc.notices import ErrorNotice
 from idhub.oidc.routes import create_router as create_oidc
 from idhub.pages import Pages
 from idhub.pages.render import create_pages
+from idhub.pages.security import SecurityHeaders, add_missing_headers
 from idhub.services import Hub
 from idhub.settings import Settings
 from idhub.web import login, protocol_pages
@@ -165,6 +166,7 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
     app.include_router(health.create_router(services))
     _publish_keys(app, services)
     translate_the_rest(app, services)
+    app.add_middleware(SecurityHeaders, is_https=hub.settings.is_https)
     app.add_middleware(RequestLog, settings=hub.settings, plain_paths=_PLAIN_PATHS)
     return app
 
@@ -226,7 +228,13 @@ def translate_the_rest(app: FastAPI, services: RestServices) -> None:
 
     async def on_unexpected(request: Request, error: Exception) -> Response:
         _LOG.error("request.failed", exc_info=error)
-        return answer(request, None)
+        response = answer(request, None)
+        # Nothing of ours is around this one: it is given outside of every middleware.
+        add_missing_headers(response.headers, is_https=services.settings.is_https)
+        number = getattr(request.state, "request_id", None)
+        if number is not None:
+            response.headers["X-Request-Id"] = number
+        return response
 
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(IdhubError, on_domain)

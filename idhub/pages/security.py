@@ -7,7 +7,9 @@ import secrets
 from collections.abc import Iterable
 from urllib.parse import unquote, urlsplit
 
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from idhub.errors import NotPermitted
 
@@ -73,6 +75,45 @@ def security_headers(
         "Cross-Origin-Opener-Policy": "same-origin",
         "Cache-Control": "no-store" if personal else "no-cache",
     }
+
+
+_EVERYWHERE = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    # What is no page runs nothing and is framed by nobody, should a browser ever be made to show it.
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+_TRANSPORT = "max-age=31536000"
+
+
+def add_missing_headers(headers: MutableHeaders, *, is_https: bool) -> None:
+    """Give an answer what every one carries and this one did not say itself; with an https issuer HSTS (RFC 6797)."""
+    for name, value in _EVERYWHERE.items():
+        headers.setdefault(name, value)
+    if is_https:
+        headers.setdefault("Strict-Transport-Security", _TRANSPORT)
+
+
+class SecurityHeaders:
+    """ASGI middleware: `add_missing_headers` for every answer that passes it, whoever gave it."""
+
+    def __init__(self, app: ASGIApp, *, is_https: bool) -> None:
+        self._app = app
+        self._is_https = is_https
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def complete(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                add_missing_headers(MutableHeaders(scope=message), is_https=self._is_https)
+            await send(message)
+
+        await self._app(scope, receive, complete)
 
 
 def safe_local_path(value: str | None, default: str = "/") -> str:

@@ -1,7 +1,7 @@
 """A whole hub with people of every role in it, in two companies, and the table of its routes."""
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -99,16 +99,3 @@ def open_hall(kind: DatabaseKind, databases: Databases, folder: Path, **settings
             hall.furnish()
             yield hall
         hub.close()
-
-
-def methods_of(routes: Iterable[Any]) -> dict[str, frozenset[str]]:
-    """Methods by path, of every route that the application has."""
-    found: dict[str, frozenset[str]] = {}
-    for route in routes:
-        # An included router tells its routes with their prefixes.
-        contexts = route.effective_route_contexts() if hasattr(route, "effective_route_contexts") else [route]
-        for one in contexts:
-            # Thin ASGI handlers know their methods themselves.
-            methods = frozenset(one.methods or {"GET", "POST"}) - {"HEAD"}
-            found[one.path] = found.get(one.path, frozenset()) | methods
-    return found

@@ -65,6 +65,11 @@ bench: $(ENVIRONMENT) system-packages $(NODE_MODULES) ## Speed beside oidc-provi
 scale: $(ENVIRONMENT) ## Import a million people on SQLite while others sign in; figures to build/scale.json (PEOPLE=, DATABASE=)
 	$(PYTHON) -m tests.benchmarks.import_people --people $(or $(PEOPLE),1000000) --database $(or $(DATABASE),sqlite) --json build/scale.json
 
+FUZZ_SECONDS ?= 600
+.PHONY: fuzz
+fuzz: $(ENVIRONMENT) system-packages ## Fuzz API, OAuth endpoints and pages for FUZZ_SECONDS (600) each
+	$(TEMPORARY) FUZZ_SECONDS=$(FUZZ_SECONDS) $(PYTHON) -m pytest tests/security/test_fuzz.py -s --timeout=0
+
 ##@ Set-up
 
 .PHONY: system-packages

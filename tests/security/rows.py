@@ -1,0 +1,331 @@
+"""The attack rows that this hub answers for: id, what is tried, what must be seen, and the tests that show it.
+
+Ids are those of the advisories and standards in `source`. A row about something that the hub does not have stands in
+`ABSENT` with the sign by which it would be noticed: a row comes back to life when that sign appears in a route.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row, and the tests that fail when it breaks."""
+
+    source: str
+    what: str
+    expected: str
+    shown_by: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Absent:
+    """One row that cannot be tried, because nothing of the kind exists."""
+
+    what: str
+    reason: str
+    signs: tuple[str, ...]
+    """Parts of route paths, or grant types, that would make the row due."""
+
+
+_AUTHORIZE = "tests/oidc/test_authorize.py::"
+_TOKEN = "tests/oidc/test_token.py::"
+_FLOW = "tests/oidc/test_code_flow.py::"
+_HOSTILE = "tests/oidc/test_hostile_tokens.py::"
+_LOGOUT = "tests/oidc/test_logout.py::"
+_RACES = "tests/oidc/test_races.py::"
+_LOGIN = "tests/web/test_login_pages.py::"
+_PASSWORDS = "tests/login/test_passwords.py::"
+_THROTTLING = "tests/login/test_throttling.py::"
+_SIGN_IN = "tests/login/test_sign_in.py::"
+_LINKS = "tests/login/test_invitations.py::"
+_PAGES = "tests/web/test_pages.py::"
+_DOORS = "tests/flows/test_every_door.py::"
+_BAD = "tests/flows/test_bad_input.py::"
+_HTTP = "tests/delivery/test_http.py::"
+_ADDRESSES = "tests/delivery/test_addresses.py::"
+_URIS = "tests/access/test_uris.py::"
+_LOGS = "tests/test_logs.py::"
+_HEADERS = "tests/security/test_headers.py::"
+_MATRIX = "tests/security/test_matrix.py::"
+_REDIRECTS = "tests/security/test_redirects.py::"
+_ROLES = "tests/security/test_roles.py::"
+_SERVER = "tests/security/test_server.py::"
+_FUZZ = "tests/security/test_fuzz.py::"
+_SESSIONS = "tests/credentials/test_sessions.py::"
+_API = "tests/api/test_authority.py::"
+_HOSTILE_ALL = (f"{_HOSTILE}test_no_endpoint_believes_a_token_that_is_not_ours",)
+_KINDS = (f"{_MATRIX}test_a_verifier_takes_its_own_kind_and_no_other",)
+
+ROWS: dict[str, Row] = {
+    # ------------------------------------------------------------------ OAuth and OpenID Connect
+    "A01": Row("CVE-2024-8883", "loopback address as a prefix of another host", "error page, no redirect", (
+        f"{_AUTHORIZE}test_loopback_is_matched_by_host_and_path_never_by_prefix",
+        f"{_REDIRECTS}test_only_what_is_registered_or_another_loopback_port_is_redirected_to")),
+    "A03": Row("CVE-2026-3872", "dot segments, encoded or with `;`, in redirect_uri", "error page, no redirect", (
+        f"{_AUTHORIZE}test_redirect_uris_are_compared_exactly_whatever_the_response_mode",
+        f"{_REDIRECTS}test_no_mutation_is_ever_redirected_by_the_endpoints")),
+    "A04": Row("wildcard without boundary", "`*` in a registered address", "refused at registration", (
+        f"{_URIS}test_a_dangerous_address_is_refused_by_its_rule",)),
+    "A05": Row("CVE-2026-9086", "`JaVaScRiPt:`, `data:`, leading TAB or NUL", "refused at registration", (
+        f"{_URIS}test_a_dangerous_address_is_refused_by_its_rule",
+        f"{_REDIRECTS}test_what_may_be_registered_is_read_alike_by_a_browser")),
+    "A06": Row("CVE-2023-6927", "bad redirect_uri with every response_mode", "error page for each", (
+        f"{_AUTHORIZE}test_redirect_uris_are_compared_exactly_whatever_the_response_mode",)),
+    "A07": Row("CVE-2022-36087", "broken IPv6, 64 KB, lone surrogates in redirect_uri", "400, never a fault", (
+        f"{_AUTHORIZE}test_unreadable_values_are_never_a_server_error",
+        f"{_REDIRECTS}test_no_mutation_is_ever_redirected_by_the_endpoints")),
+    "A08": Row("RFC 6749 section 4.1.2", "50 redemptions of one code at once", "one success; after a replay all dead", (
+        f"{_RACES}test_fifty_redemptions_at_once_over_four_workers_succeed_once",
+        f"{_TOKEN}test_a_code_redeemed_twice_is_refused_and_revokes_tokens",
+        f"{_TOKEN}test_single_use_survives_a_restart")),
+    "A10": Row("GO-2024-2479", "no verifier, no challenge, `plain`, wrong lengths", "refused", (
+        f"{_AUTHORIZE}test_a_bad_parameter_goes_back_to_the_client_by_name",
+        f"{_TOKEN}test_a_code_needs_the_verifier_of_its_challenge")),
+    "A14": Row("RFC 9207", "which provider answered", "`iss` in every answer, errors too", (
+        f"{_FLOW}test_a_signed_in_person_gets_a_code_with_state_and_issuer",
+        f"{_AUTHORIZE}test_a_bad_parameter_goes_back_to_the_client_by_name")),
+    "A19": Row("keycloak#35813", "refresh token revoked, access token of the grant tried", "inactive", (
+        f"{_TOKEN}test_revoking_a_refresh_token_ends_access_tokens_of_the_grant",)),
+    "A22": Row("CVE-2026-1609", "every grant by somebody who may not act now", "invalid_grant", (
+        f"{_TOKEN}test_every_door_every_grant_refuses_somebody_whose_access_ended",
+        f"{_TOKEN}test_every_door_before_the_first_day_and_after_the_last_nothing_is_granted")),
+    "A24": Row("CVE-2023-34246", "second visit to a public client", "asked again", (
+        f"{_AUTHORIZE}test_a_public_client_asks_every_time",)),
+    "A25": Row("CVE-2014-8144", "consent posted by another site", "refused", (
+        f"{_LOGIN}test_consent_cannot_be_forged_or_given_by_nobody",)),
+    "A26": Row("CVE-2019-8400", "script in error, state, names", "escaped, and stopped by the policy", (
+        f"{_LOGIN}test_the_error_page_never_shows_what_came_with_the_request", f"{_PAGES}test_values_are_escaped")),
+    "A28": Row("RFC 6749 section 3.1", "a parameter twice", "invalid_request", (
+        f"{_AUTHORIZE}test_a_parameter_given_twice_is_refused", f"{_TOKEN}test_parameters_in_the_url_are_refused")),
+    "A29": Row("OIDC Core 3.1.2.1", "id_token_hint of somebody else with prompt=none", "login_required", (
+        f"{_AUTHORIZE}test_an_id_token_hint_of_somebody_else_never_yields_the_current_persons_code",
+        f"{_AUTHORIZE}test_an_id_token_of_another_client_is_no_hint")),
+    "A31": Row("RFC 9700 section 4.12", "redirect after a POST", "303, never 307", (
+        f"{_AUTHORIZE}test_a_posted_request_is_answered_by_303", f"{_LOGOUT}test_a_posted_logout_is_answered_by_303",
+        f"{_HEADERS}test_every_answer_of_every_route_protects_itself")),
+    "A32": Row("keycloak#51712", "post_logout_redirect_uri unregistered, extended, another client's", "no redirect", (
+        f"{_LOGOUT}test_only_a_registered_address_is_returned_to",
+        f"{_REDIRECTS}test_no_mutation_is_ever_redirected_by_the_endpoints")),
+    "9700-4.11": Row("RFC 9700 section 4.11", "unknown client at authorize", "page, no redirect", (
+        f"{_AUTHORIZE}test_an_unknown_or_disabled_client_is_shown_an_error",)),
+    "9700-4.3": Row("RFC 9700 section 4.3.2", "token in the URL", "refused", (
+        f"{_HOSTILE}test_userinfo_wants_one_token_in_one_place",)),
+    "9700-4.14": Row("RFC 9700 section 4.14", "refresh token used twice, by another, beyond its scope", "family dead", (
+        f"{_TOKEN}test_a_refresh_token_rotates_and_its_reuse_kills_the_family",
+        f"{_TOKEN}test_a_refresh_token_of_another_client_is_refused",
+        f"{_TOKEN}test_scope_may_shrink_and_never_grow",
+        f"{_TOKEN}test_a_refresh_token_has_an_idle_and_an_absolute_end")),
+    "9700-4.15": Row("RFC 9700 section 4.15", "client_id that is a person's `sub`", "never equal", (
+        "tests/security/test_subjects.py::test_a_client_id_is_never_a_subject",)),
+    "CORE-16.11": Row("OIDC Core 16.11", "token of another client", "nothing learned", (
+        f"{_FLOW}test_another_client_learns_nothing_about_a_token",)),
+    "CORE-16.13": Row("OIDC Core 16.3, 16.13", "each part of a token changed", "refused", _HOSTILE_ALL),
+    # ------------------------------------------------------------------ JOSE
+    "J01": Row("CVE-2026-28802", "`none` in any spelling, no alg, no signature", "refused everywhere", _HOSTILE_ALL),
+    "J02": Row("CVE-2022-29217", "HMAC keyed with our public key in every encoding", "refused", _HOSTILE_ALL),
+    "J05": Row("CVE-2026-27962", "own key in `jwk`", "refused", _HOSTILE_ALL),
+    "J06": Row("RFC 8725 section 3.10", "`jku`, `x5u`, `x5c`, hostile `kid`", "refused, nothing fetched", _HOSTILE_ALL),
+    "J07": Row("CVE-2025-59420", "unknown or empty `crit`, `b64: false`", "refused", _HOSTILE_ALL),
+    "J08": Row("CVE-2025-61920", "huge header or token", "refused before any work", (
+        *_HOSTILE_ALL, f"{_SERVER}test_headers_have_a_size", f"{_SERVER}test_bodies_have_a_size")),
+    "J09": Row("CVE-2024-28180", "`zip: DEF`", "refused", _HOSTILE_ALL),
+    "J14": Row("CVE-2023-51774", "JWE, or another serialization, where a JWS is due", "refused", _HOSTILE_ALL),
+    "J16": Row("RFC 8725 sections 3.11, 3.12", "each kind at every other verifier", "refused", _KINDS),
+    "J18": Row("GHSA-5739-39v2-5754", "JSON serialization", "refused", _HOSTILE_ALL),
+    "J20": Row("type juggling", "claims of types that they never have", "refused, no fault", _HOSTILE_ALL),
+    "J23": Row("CVE-2022-21449", "signature of zeros", "refused", _HOSTILE_ALL),
+    # ------------------------------------------------------------------ sessions, cookies, forms, pages
+    "T01": Row("CVE-2024-28197", "cookie set before signing in", "new session id, old one dead", (
+        f"{_LOGIN}test_a_cookie_set_before_signing_in_gets_no_session",
+        f"{_SIGN_IN}test_a_new_sign_in_makes_a_new_session_and_the_old_one_is_dead")),
+    "T02": Row("CVE-2021-32677", "text/plain from another site to every route that changes", "415 or 422", (
+        f"{_BAD}test_what_a_signed_in_person_is_refused_is_an_event_of_theirs",
+        f"{_LOGIN}test_every_form_takes_only_what_a_form_sends",
+        "tests/api/test_bad_input.py::test_only_json_that_says_so_is_read")),
+    "T03": Row("CVE-2015-9284", "sign-in form of another site", "refused", (
+        f"{_LOGIN}test_a_form_of_another_site_signs_nobody_in",
+        f"{_LOGIN}test_a_form_without_this_browsers_token_signs_nobody_in")),
+    "T06": Row("CVE-2024-47070", "garbage X-Forwarded-For; Host and Proto of another site", "one public address", (
+        f"{_THROTTLING}test_only_trusted_proxies_are_believed_and_garbage_skips_nothing",
+        f"{_TOKEN}test_addresses_are_those_that_trusted_proxies_vouch_for",
+        f"{_HEADERS}test_no_header_of_a_request_changes_where_the_hub_believes_to_be",
+        f"{_LINKS}test_the_link_is_built_from_the_issuer_and_hides_nothing_in_its_host")),
+    "T07": Row("CVE-2025-64484", "`X_Forwarded_User` and its like", "ignored", (
+        f"{_HEADERS}test_nobody_is_who_a_header_says",)),
+    "T09": Row("CVE-2022-23555", "link used twice, in parallel, a second late", "one use", (
+        f"{_LINKS}test_a_link_works_once", f"{_LINKS}test_fifty_parallel_spends_have_exactly_one_success",
+        f"{_LINKS}test_a_link_is_dead_the_moment_it_expires")),
+    "T10": Row("CVE-2026-34454", "somebody else signs in in the same browser", "nothing of the former is left", (
+        f"{_LOGIN}test_signing_in_as_somebody_else_ends_the_former_session",
+        f"{_SIGN_IN}test_another_person_in_the_same_browser_ends_the_former_ones_session")),
+    "T11": Row("CVE-2024-41657", "any Origin at every route", "no CORS header", (
+        f"{_HEADERS}test_no_other_site_reads_anything",)),
+    "T12": Row("CVE-2026-40295", "`//e`, `/\\e`, `/%09/e`, `https:e` as return address", "home", (
+        "tests/web/test_addresses.py::test_everything_else_goes_home",
+        f"{_LOGIN}test_nobody_is_sent_to_another_site_after_signing_in")),
+    "T13": Row("CVE-2025-62727", "20 KB Range, 10,000 parts, huge bodies", "4xx, no fault", (
+        f"{_BAD}test_bad_input_is_refused_clearly_and_changes_nothing", f"{_SERVER}test_bodies_have_a_size",
+        f"{_SERVER}test_headers_have_a_size")),
+    "T16": Row("RFC 9700 section 4.16", "a page in a frame", "frame-ancestors 'none' everywhere", (
+        f"{_HEADERS}test_every_answer_of_every_route_protects_itself",)),
+    "T18": Row("GHSA-x883-2vmg-xwf7", "a right that was taken away", "gone at the next request, or within a second", (
+        f"{_TOKEN}test_a_changed_registration_counts_within_a_second",
+        f"{_SESSIONS}test_every_door_a_leave_a_suspension_and_a_restore_end_sessions")),
+    "9112-11.2": Row("RFC 9112 section 11.2", "length against chunks, doubled, signed, folded", "400, one answer", (
+        f"{_SERVER}test_a_request_of_which_a_proxy_could_see_another_end_is_refused",
+        f"{_SERVER}test_a_broken_request_line_is_a_400_and_ends_the_connection")),
+    "LORIS": Row("slow loris", "head or body byte by byte, or nothing at all", "408 in time, others undisturbed", (
+        "tests/security/test_slow_clients.py::test_who_sends_too_slowly_is_let_go",)),
+    "OVERRIDE": Row("method override", "header or field that names another method", "ignored", (
+        f"{_HEADERS}test_a_method_is_what_the_request_line_says",)),
+    # ------------------------------------------------------------------ ASVS 5.0
+    "V6.2.1": Row("ASVS 6.2.1, 6.2.9; NIST 63B", "passwords of 14, 15, 64, 128 characters", "15 and more are taken", (
+        f"{_PASSWORDS}test_length_decides", f"{_PASSWORDS}test_128_characters_of_any_script_are_taken")),
+    "V6.2.3": Row("ASVS 6.2.3", "password changed without the current one", "refused", (
+        f"{_LOGIN}test_a_password_is_changed_only_with_the_current_one_and_within_the_policy",)),
+    "V6.2.4": Row("ASVS 6.2.4, 6.2.11, 6.2.12", "common, leaked, and the company's own words", "refused by reason", (
+        f"{_PASSWORDS}test_what_attackers_try_first_is_refused_by_name_of_reason",
+        f"{_PASSWORDS}test_names_of_company_and_person_are_refused_by_name_of_reason")),
+    "V6.2.5": Row("ASVS 6.2.5; NIST 63B", "one letter over and over, no digit", "composition is never the reason", (
+        f"{_PASSWORDS}test_composition_is_never_the_reason",)),
+    "V6.2.8": Row("ASVS 6.2.8", "other case, 73rd byte, blank at the end", "refused", (
+        f"{_PASSWORDS}test_nothing_is_trimmed_folded_or_cut", f"{_PASSWORDS}test_the_73rd_byte_counts",
+        f"{_LOGIN}test_a_password_is_compared_whole_and_untrimmed")),
+    "V6.3.2": Row("ASVS 6.3.2", "admin/admin and its like on a fresh hub", "there is no account", (
+        "tests/security/test_subjects.py::test_a_fresh_hub_has_no_account_and_no_password",)),
+    "V6.3.4": Row("ASVS 6.3.4", "every way in by somebody who may not", "the same refusal", (
+        f"{_DOORS}test_every_door_that_ends_an_employment_ends_every_credential",
+        f"{_LOGIN}test_every_cause_of_refusal_looks_the_same")),
+    "V6.4.1": Row("ASVS 6.4.1", "first password", "one use, with an end", (
+        f"{_LINKS}test_a_link_works_once", f"{_LINKS}test_a_link_is_dead_the_moment_it_expires")),
+    "V7.2.3": Row("ASVS 7.2.3, 11.5.1", "ids and secrets", "256 random bits, never a UUID", (
+        "tests/credentials/test_opaque.py::test_values_never_repeat_and_their_hash_is_sha_256",)),
+    "V7.3": Row("ASVS 7.3.1, 7.3.2", "idle and absolute end of a session", "both hold", (
+        f"{_SESSIONS}test_a_session_ends_when_idle_and_in_any_case",)),
+    "V7.4.1": Row("ASVS 7.4.1", "old cookie after logout", "refused by the server", (
+        f"{_LOGIN}test_logout_shows_what_it_ends_and_ends_it_when_posted",)),
+    "V7.4.2": Row("ASVS 7.4.2", "sessions of somebody who left", "dead at once", (
+        f"{_DOORS}test_every_door_that_ends_an_employment_ends_every_credential",)),
+    "V7.4.3": Row("ASVS 7.4.3", "after a new password", "other sessions end", (
+        f"{_LOGIN}test_a_changed_password_keeps_this_browser_and_ends_the_others",)),
+    "V7.5.2": Row("ASVS 7.5.2", "own sessions", "listed and ended", (
+        f"{_LOGIN}test_own_sessions_are_listed_and_ended_one_by_one_or_all_others",
+        f"{_LOGIN}test_the_session_of_somebody_else_cannot_be_ended")),
+    "V7.6.1": Row("ASVS 7.6.1", "max_age", "honoured", (
+        f"{_AUTHORIZE}test_max_age_and_prompt_login_ask_for_the_password_again",)),
+    "V8.2": Row("ASVS 8.2.1 to 8.2.3", "every role at every page, every scope everywhere", "each cell asserted", (
+        f"{_ROLES}test_a_role_finds_what_is_its_own_and_nothing_else", f"{_ROLES}test_every_page_has_its_row",
+        f"{_API}test_a_scope_opens_its_endpoints_and_no_other", f"{_API}test_every_endpoint_has_its_row")),
+    "V8.3.2": Row("ASVS 8.3.2", "permission taken away", "the next request is refused", (
+        "tests/security/test_subjects.py::test_a_role_taken_away_is_gone_at_the_next_request",)),
+    "V8.4.1": Row("ASVS 8.4.1", "ids of another company's objects", "404", (
+        f"{_ROLES}test_a_role_finds_what_is_its_own_and_nothing_else",
+        f"{_API}test_a_company_limit_hides_everybody_else", f"{_API}test_a_company_limit_filters_lists")),
+    "V10.4.4": Row("ASVS 10.4.4; RFC 9700 section 2.4", "implicit, password and unregistered grants", "refused", (
+        *_KINDS, f"{_TOKEN}test_a_bad_token_request_is_named_and_recorded")),
+    "V10.4.8": Row("ASVS 10.4.8", "refresh token after its absolute end", "refused", (
+        f"{_TOKEN}test_a_refresh_token_has_an_idle_and_an_absolute_end",)),
+    "V10.4.10": Row("ASVS 10.4.10", "client without its proof at token, introspection, revocation", "401", (
+        *_KINDS, f"{_TOKEN}test_unknown_client_and_wrong_secret_are_told_apart_by_nobody")),
+    "V10.6.2": Row("ASVS 10.6.2", "logout by a link or another site", "nobody is signed out", (
+        f"{_LOGIN}test_nobody_is_signed_out_by_a_link_or_another_sites_form",)),
+    "V11.4.2": Row("ASVS 11.4.2; RFC 9106", "stored passwords", "argon2id with the settings' costs", (
+        f"{_PASSWORDS}test_hashes_are_argon2id_with_the_costs_of_the_settings",)),
+    "V16.3": Row("ASVS 16.3.1 to 16.3.4", "successes, failures, denials", "each has its event", (
+        f"{_BAD}test_what_a_person_may_not_do_is_an_event_of_theirs", f"{_FLOW}test_issuing_and_spending_is_recorded",
+        f"{_FUZZ}test_the_api")),
+    "V16.5": Row("ASVS 16.5.1 to 16.5.4", "a fault or a part that is down", "closed, general words, a number", (
+        "tests/credentials/test_store.py::test_a_lock_that_stays_is_a_503_and_changes_nothing",
+        "tests/security/test_subjects.py::test_a_fault_says_its_number_and_nothing_else")),
+    # ------------------------------------------------------------------ brute force
+    "B03": Row("CVE-2026-23511", "known and unknown names, links, clients", "same words, same work", (
+        f"{_LOGIN}test_every_cause_of_refusal_looks_the_same",
+        f"{_SIGN_IN}test_unknown_and_known_names_cost_one_verification_each",
+        f"{_THROTTLING}test_unknown_names_are_counted_exactly_as_known_ones",
+        f"{_TOKEN}test_unknown_client_and_wrong_secret_are_told_apart_by_nobody")),
+    "B04": Row("long password", "a megabyte as a password", "refused before hashing", (
+        f"{_PASSWORDS}test_more_than_1024_bytes_are_refused_before_hashing",
+        f"{_PASSWORDS}test_a_full_queue_refuses_at_once_and_recovers")),
+    "B05": Row("CVE-2016-7036", "comparisons of secrets", "constant time", (
+        "tests/security/test_subjects.py::test_secrets_are_compared_in_constant_time",)),
+    "B06": Row("lock-out as denial of service", "strangers fail for a director", "own browser and place still work", (
+        f"{_THROTTLING}test_a_stranger_cannot_lock_out_a_remembered_browser",
+        f"{_THROTTLING}test_a_stranger_cannot_lock_out_a_place_with_a_success_before")),
+    "B07": Row("rotation of X-Forwarded-For", "a new address a try", "counted as the one who sent it", (
+        f"{_THROTTLING}test_without_trusted_proxies_nothing_forwarded_is_read",
+        f"{_TOKEN}test_addresses_are_those_that_trusted_proxies_vouch_for")),
+    "B08": Row("spraying", "one password for many names, from one address or from many", "slowed, nobody locked out", (
+        f"{_THROTTLING}test_spraying_many_names_from_one_address_is_stopped",
+        f"{_THROTTLING}test_one_password_for_many_names_from_many_addresses_is_stopped",
+        f"{_THROTTLING}test_a_spray_locks_out_nobody_who_is_known")),
+    "B09": Row("RFC 6749 section 10.10", "guessing client secrets, over all processes", "limited and reported", (
+        f"{_TOKEN}test_guessing_a_secret_is_limited_per_client_and_address",
+        f"{_TOKEN}test_wrong_secrets_are_counted_over_all_processes_and_restarts",
+        f"{_TOKEN}test_an_address_that_gets_many_clients_wrong_is_in_the_log")),
+    # ------------------------------------------------------------------ logs
+    "G01": Row("CVE-2020-7694", "CR, LF, ESC, U+2028, bidi in any field", "one line, escaped", (
+        f"{_LOGS}test_no_value_can_end_or_turn_a_line",)),
+    "G04": Row("actor spoofing", "headers and fields that name somebody", "the actor is who was authenticated", (
+        f"{_HEADERS}test_nobody_is_who_a_header_says",
+        "tests/security/test_subjects.py::test_the_actor_of_an_event_is_who_was_authenticated")),
+    "G05": Row("CVE-2024-32967", "what an error page tells", "a number and nothing of the inside", (
+        "tests/security/test_subjects.py::test_a_fault_says_its_number_and_nothing_else",
+        f"{_LOGS}test_exceptions_carry_no_local_variables")),
+    # ------------------------------------------------------------------ downloads
+    "X05": Row("exports", "who may download, and whether it is seen", "rights as on the page", (
+        f"{_ROLES}test_a_role_finds_what_is_its_own_and_nothing_else",
+        "tests/security/test_subjects.py::test_no_download_is_a_spreadsheet")),
+    # ------------------------------------------------------------------ outbound calls
+    "R01": Row("CVE-2026-1180", "addresses inside, metadata services, file: and gopher:", "refused stored and called", (
+        f"{_ADDRESSES}test_an_address_inside_is_refused_whatever_name_leads_to_it",
+        f"{_ADDRESSES}test_a_url_that_names_an_address_inside_is_refused_before_any_connection",
+        f"{_ADDRESSES}test_a_url_that_could_lead_elsewhere_is_refused",
+        f"{_ADDRESSES}test_a_named_host_may_be_inside_but_never_where_metadata_services_live")),
+    "R02": Row("CVE-2026-4366", "redirects of what is called", "not followed", (
+        f"{_HTTP}test_a_redirect_is_an_answer_and_is_not_followed",)),
+    "R04": Row("one client for all", "a call out by another way", "there is none", (
+        f"{_HTTP}test_nothing_else_in_the_hub_calls_out",)),
+    "R07": Row("DNS rebinding, ports, spellings", "a name that leads inside later", "one look, that address", (
+        f"{_HTTP}test_a_name_is_resolved_once_and_the_vetted_address_is_the_one_connected",
+        f"{_HTTP}test_a_name_that_leads_inside_is_refused_and_nothing_is_connected",
+        f"{_HTTP}test_other_spellings_of_this_machine_are_refused")),
+    "R09": Row("slow or huge reply", "a byte now and then, endless, a bomb", "deadline and cap", (
+        f"{_HTTP}test_a_reply_of_one_byte_now_and_then_ends_at_the_total_deadline",
+        f"{_HTTP}test_a_body_above_the_cap_is_refused_after_decompression",
+        f"{_HTTP}test_headers_that_never_end_are_cut_off")),
+    # ------------------------------------------------------------------ SCIM, as far as the client goes
+    "7644-7.2": Row("RFC 7644 section 7.2", "plain http to a service provider", "refused", (
+        f"{_ADDRESSES}test_plain_http_is_let_through_to_named_loopback_only",)),
+    "C18": Row("outbound secrets", "token in addresses, errors, logs", "never there", (
+        "tests/scim/test_client.py::test_error_carries_the_other_sides_words_and_no_secret",)),
+    "FUZZ": Row("every endpoint from its description", "schemathesis over API, OAuth endpoints, pages", "no fault", (
+        f"{_FUZZ}test_the_api", f"{_FUZZ}test_the_oauth_endpoints", f"{_FUZZ}test_the_pages",
+        f"{_FUZZ}test_every_route_is_in_one_of_the_documents")),
+}  # fmt: skip
+
+ABSENT: dict[str, Absent] = {
+    "A13": Absent("audience of private_key_jwt", "clients prove themselves by secret", ("private_key_jwt",)),
+    "A20": Absent("token exchange", "no such grant", ("token-exchange",)),
+    "A21": Absent("policies per provider at token exchange", "no upstream sign-in", ("token-exchange",)),
+    "A27": Absent("PAR", "no such endpoint", ("/par",)),
+    "A30": Absent("dynamic registration", "clients are configuration", ("/register",)),
+    "A34": Absent("discovery of an upstream provider", "no upstream sign-in", ("/login/upstream", "/callback")),
+    "A36": Absent("logout tokens of an upstream provider", "no upstream sign-in", ("/backchannel",)),
+    "A37": Absent("device grant", "no such grant", ("/device", "device_code")),
+    "J10": Absent("PBES2 and other JWE", "nothing is encrypted by JOSE", ("id_token_encryption",)),
+    "J12": Absent("fetching a JWKS", "no key of others is read", ("jwks_uri_of_client",)),
+    "J17": Absent("JWTs of an upstream provider", "no upstream sign-in", ("/callback",)),
+    "J21": Absent("DPoP", "tokens are bearer tokens", ("dpop",)),
+    "J24": Absent("keys in client registrations", "clients have no keys", ("private_key_jwt",)),
+    "S01-S27": Absent("SAML", "not there yet", ("/saml",)),
+    "C01-C16": Absent("SCIM server", "not there yet", ("/scim/",)),
+    "L01-L12": Absent("LDAP", "not there yet", ("/ldap",)),
+    "M02-M13": Absent("second factors", "passwords only", ("/mfa", "/passkey", "/webauthn", "/totp")),
+    "F01-F14": Absent("federation and linking", "no upstream sign-in", ("/link", "/callback")),
+    "T14": Absent("uploads of images", "none are taken", ("/avatar", "/logos", "/upload")),
+    "T17": Absent("session management by postMessage", "not supported", ("/session/iframe", "check_session")),
+    "B10": Absent("mail flood by resets", "the hub sends no mail; colleagues make links", ("/forgot", "/reset")),
+    "X01": Absent("formula injection", "no download is a spreadsheet", (".csv", ".xlsx", "/export.csv")),
+    "FAPI": Absent("FAPI 2.0", "not offered", ("/par",)),
+    "SSF": Absent("SSF, CAEP, RISC", "not there yet", ("/ssf", "ssf-configuration")),
+}

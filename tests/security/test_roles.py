@@ -1,0 +1,168 @@
+"""Every role at every page: the whole matrix, generated from the route table (ASVS 8.2.1 to 8.2.3, 8.4.1)."""
+
+import html
+import re
+from collections.abc import Mapping
+
+import pytest
+from sqlalchemy import select
+from starlette.testclient import TestClient
+
+from idhub.delivery.tables import Delivery
+from idhub.lifecycle import commands
+from idhub.lifecycle.tables import Case
+from tests.lifecycle.world import CALLER
+from tests.security.hall import STAFF, Hall
+from tests.support.routes import methods_of
+
+STRANGER = "stranger"
+ROLES = (STRANGER, *(name for name in STAFF if name not in {"leaver", "target"}))
+ALL = frozenset(ROLES)
+SIGNED_IN = ALL - {STRANGER}
+HR = frozenset({"hr"})
+READERS = frozenset({"hr", "administrator", "auditor"})
+OTHER = frozenset({"hr_of_other"})
+ADMINISTRATORS = frozenset({"administrator"})
+AUDITORS = frozenset({"auditor"})
+
+MACHINES = ("/api/", "/oauth2/", "/.well-known/", "/healthz", "/readyz", "/metrics")
+"""Where a role opens nothing: tokens and clients have tables of their own (tests/api/test_authority.py)."""
+
+CELLS: Mapping[tuple[str, str], frozenset[str]] = {
+    ("GET", "/"): SIGNED_IN,
+    ("GET", "/account"): ALL,
+    ("GET", "/account/security"): SIGNED_IN,
+    ("POST", "/account/security"): SIGNED_IN,
+    ("GET", "/account/sessions"): SIGNED_IN,
+    ("POST", "/account/sessions/end"): SIGNED_IN,
+    ("POST", "/account/sessions/end-others"): SIGNED_IN,
+    ("GET", "/admin"): ALL,
+    ("GET", "/admin/apps"): ADMINISTRATORS | AUDITORS,
+    ("GET", "/admin/apps/{slug}"): ADMINISTRATORS | AUDITORS,
+    ("GET", "/admin/deliveries"): ADMINISTRATORS | AUDITORS,
+    ("GET", "/admin/deliveries/{delivery_id}"): ADMINISTRATORS | AUDITORS,
+    ("POST", "/admin/deliveries/{delivery_id}/retry"): ADMINISTRATORS,
+    ("GET", "/audit"): ALL,
+    ("GET", "/audit/events"): AUDITORS,
+    ("GET", "/consent"): ALL,
+    ("POST", "/consent"): ALL,
+    ("GET", "/error"): ALL,
+    ("GET", "/hr"): ALL,
+    ("POST", "/hr/offboarding/{person_id}/cancel"): HR,
+    ("GET", "/hr/offboarding/{person_id}/preview"): HR,
+    ("POST", "/hr/offboarding/{person_id}/preview"): HR,
+    ("GET", "/hr/people"): READERS | OTHER,
+    ("GET", "/hr/people/new"): HR | OTHER,
+    ("POST", "/hr/people/new"): HR | OTHER,
+    ("GET", "/hr/people/{person_id}"): READERS,
+    ("GET", "/hr/people/{person_id}/move"): HR,
+    ("POST", "/hr/people/{person_id}/move"): HR,
+    ("POST", "/hr/people/{person_id}/reactivate"): HR,
+    ("GET", "/hr/people/{person_id}/rehire"): HR,
+    ("POST", "/hr/people/{person_id}/rehire"): HR,
+    ("POST", "/hr/people/{person_id}/suspend"): HR,
+    ("GET", "/hr/pick/companies"): HR | OTHER,
+    ("GET", "/hr/pick/people"): HR | OTHER,
+    ("GET", "/hr/receipts"): READERS | OTHER,
+    ("GET", "/hr/receipts/{number}"): READERS,
+    ("GET", "/hr/receipts/{number}/download"): READERS,
+    ("GET", "/hr/receipts/{number}/events"): READERS,
+    ("GET", "/login"): ALL,
+    ("POST", "/login"): ALL,
+    ("GET", "/login/first"): ALL,
+    ("POST", "/login/first"): ALL,
+    ("GET", "/logout"): ALL,
+    ("POST", "/logout"): ALL,
+    ("POST", "/preferences"): ALL,
+    ("GET", "/static/{version}/{name:path}"): ALL,
+}
+"""Who finds something there. Front doors lead on, to pages that ask for themselves. What the addresses name is of HQ,
+which `hr_of_other` may not see."""
+
+_ELSEWHERE = {
+    ("POST", "/logout"), ("POST", "/account/sessions/end"), ("POST", "/account/sessions/end-others"), ("GET", "/login"),
+    ("GET", "/hr/receipts/{number}/events"), ("GET", "/hr/receipts/{number}/download"),
+}  # fmt: skip
+"""They end sessions, or answer by what is in them (tests/web/test_login_pages.py), or never end, or need
+a worker that signs (tests/web/test_offboarding_pages.py)."""
+_POST = (
+    "reason", "display_name", "given_name", "family_name", "email", "mobile", "company", "employee_number",
+    "employment_type", "department", "title", "manager", "start_date", "end_date", "employment", "fingerprint", "step",
+    "confirm_name", "effective_at", "effective", "current_password", "new_password", "session", "transaction", "token",
+    "password", "username", "consent", "language", "theme", "return_to", "version",
+)  # fmt: skip
+_CSRF = re.compile(r'name="csrf_token" value="([^"]+)"')
+
+
+@pytest.fixture
+def values(hall: Hall) -> Mapping[str, str]:
+    """Objects of HQ: somebody here, a receipt of one who left, and a delivery of that leave."""
+    stage, leaver = hall.stage, hall.people["leaver"]
+    with stage.hub.database.read() as session:
+        number = session.execute(select(Case.number).where(Case.principal_id == leaver)).scalar()
+    if number is None:
+        # An application takes part in their session, so that the leave has somebody to tell.
+        assert stage.redeem("jwt-app", stage.code(hall.browsers["leaver"], "jwt-app")).status_code == 200
+        with stage.hub.database.transaction() as session:
+            result = commands.offboard(session, CALLER, leaver, now=stage.clock())
+            number = session.execute(select(Case.number).where(Case.id == result.cases[leaver])).scalar_one()
+    with stage.hub.database.read() as session:
+        delivery = session.execute(select(Delivery.id).limit(1)).scalar_one()
+    return {
+        "person_id": stage.person,
+        "number": number,
+        "slug": "jwt-app",
+        "delivery_id": delivery,
+        "version": "x",
+        "name:path": "nothing.css",
+    }
+
+
+def pages_of(hall: Hall) -> set[tuple[str, str]]:
+    return {
+        (method, path)
+        for path, methods in methods_of(hall.app).items()
+        if not path.startswith(MACHINES)
+        for method in methods
+    }
+
+
+def test_every_page_has_its_row(small_hall: Hall) -> None:
+    assert pages_of(small_hall) == set(CELLS)
+
+
+def _open(browser: TestClient, method: str, address: str) -> tuple[int, str]:
+    if method == "GET":
+        answer = browser.get(address)
+        return answer.status_code, answer.headers.get("location", "")
+    found = _CSRF.search(browser.get("/account/security").text) or _CSRF.search(browser.get("/login").text)
+    fields = {**dict.fromkeys(_POST, ""), "csrf_token": html.unescape(found[1]) if found else ""}
+    answer = browser.post(address, data=fields, headers={"origin": str(browser.base_url).rstrip("/")})
+    return answer.status_code, answer.headers.get("location", "")
+
+
+@pytest.mark.parametrize(
+    ("database_kind", "role"),
+    [*(("sqlite", role) for role in ROLES), ("postgresql", "hr"), ("postgresql", "hr_of_other")],
+    indirect=["database_kind"],
+)
+def test_a_role_finds_what_is_its_own_and_nothing_else(hall: Hall, values: Mapping[str, str], role: str) -> None:
+    """What is not somebody's is not there: 404 as for what does not exist; a stranger is asked to sign in."""
+    browser = hall.stranger() if role == STRANGER else hall.browsers[role]
+    wrong = []
+    for (method, path), who in sorted(CELLS.items()):
+        address = path
+        for name, value in values.items():
+            address = address.replace("{" + name + "}", value)
+        if (method, path) in _ELSEWHERE:
+            continue
+        status, location = _open(browser, method, address)
+        if path.startswith("/static/"):
+            found = status == 404
+        elif role == STRANGER and role not in who:
+            found = not (status == 303 and location.startswith("/login?return_to="))
+        else:
+            found = status != 404
+        if found != (role in who):
+            wrong.append((role, method, path, status, location))
+    assert not wrong

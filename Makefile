@@ -68,7 +68,7 @@ scale: $(ENVIRONMENT) ## Import a million people on SQLite while others sign in;
 FUZZ_SECONDS ?= 600
 .PHONY: fuzz
 fuzz: $(ENVIRONMENT) system-packages ## Fuzz API, OAuth endpoints and pages for FUZZ_SECONDS (600) each
-	$(TEMPORARY) FUZZ_SECONDS=$(FUZZ_SECONDS) $(PYTHON) -m pytest tests/security/test_fuzz.py -s --timeout=0
+	$(TEMPORARY) FUZZ_SECONDS=$(FUZZ_SECONDS) $(PYTHON) -m pytest tests/security/test_fuzz.py tests/security/test_redirects.py -s --timeout=0
 
 ##@ Set-up
 

@@ -63,6 +63,8 @@ def check_redirect_uri(value: str, *, field: str, is_native: bool = False) -> st
             field=field,
             rule="uri.scheme",
         )
+    if "@" in parts.netloc:
+        raise Invalid(f"{field} must carry no user name or password.", field=field, rule="uri.userinfo")
     _check_path(parts.path, field=field)
     return value
 

@@ -187,7 +187,10 @@ class Stage:
 
     def browser(self) -> TestClient:
         """A browser without cookies; shares the running application."""
-        return TestClient(self.app, base_url=self.hub.settings.issuer, follow_redirects=False)
+        made = TestClient(self.app, base_url=self.hub.settings.issuer, follow_redirects=False)
+        # In the one running loop, whose database connections the fast endpoints use.
+        made.portal = self.machine.portal
+        return made
 
     def sign_in(self, browser: TestClient, number: str, password: str = PASSWORD) -> bool:
         """Fill in the sign-in form; whether it opened a session."""

@@ -5,6 +5,7 @@ RFC 8252 section 7.3; A01, A03, A04, A05, A07, J18 of the attack rows.
 """
 
 import json
+import os
 import shutil
 import string
 import subprocess
@@ -30,7 +31,14 @@ REGISTERED = (
     "http://[::1]/cb",
     "com.example.app:/oauth",
 )
-_BOUNDED = settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+# The same in every run of `make test`; `make fuzz` looks further.
+_SEARCHES = "FUZZ_SECONDS" in os.environ
+_BOUNDED = settings(
+    max_examples=20_000 if _SEARCHES else 400,
+    derandomize=not _SEARCHES,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
 
 
 class Browser:
@@ -188,6 +196,7 @@ addresses = (
 @example("https://2130706433/cb", False)
 @example("https://app.example/a|b^c`{}", False)
 @example("https://app.example/%zz", False)
+@example("com.example.app://user@app.example", True)
 def test_what_may_be_registered_is_read_alike_by_a_browser(browser: Browser, address: str, is_native: bool) -> None:
     """No accepted address has a second reading: host, path and query are, letter by letter, what was written."""
     try:
@@ -231,7 +240,7 @@ def test_no_mutation_is_ever_redirected_by_the_endpoints(world: World, office: A
     assert office.redirect_uri in REGISTERED
     registered = office.redirect_uri
 
-    @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(_BOUNDED, max_examples=2_000 if _SEARCHES else 120)
     @given(mutants())
     def refused(address: str) -> None:
         text = quote(address.encode("utf-8", "surrogatepass"), safe="")

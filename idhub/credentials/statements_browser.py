@@ -159,6 +159,7 @@ def browser_statements(*, is_sqlite: bool) -> dict[str, Executable]:
             LoginTransaction.session_id,
             LoginTransaction.refusal,
             LoginTransaction.consent,
+            LoginTransaction.consent_session_id,
             LoginTransaction.created_at,
             LoginTransaction.expires_at,
         )
@@ -167,7 +168,7 @@ def browser_statements(*, is_sqlite: bool) -> dict[str, Executable]:
         .where(*open_transaction),
         "transaction.establish": update(LoginTransaction)
         .where(*open_transaction)
-        .values(session_id=session_id, refusal=null(), consent=null())
+        .values(session_id=session_id, refusal=null(), consent=null(), consent_session_id=null())
         .returning(LoginTransaction.id_hash),
         "transaction.refuse": update(LoginTransaction)
         .where(*open_transaction)
@@ -175,7 +176,7 @@ def browser_statements(*, is_sqlite: bool) -> dict[str, Executable]:
         .returning(LoginTransaction.id_hash),
         "transaction.answer": update(LoginTransaction)
         .where(*open_transaction)
-        .values(consent=text("answer"))
+        .values(consent=text("answer"), consent_session_id=session_id)
         .returning(LoginTransaction.id_hash),
         "transaction.complete": update(LoginTransaction)
         .where(*open_transaction)

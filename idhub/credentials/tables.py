@@ -165,6 +165,8 @@ class LoginTransaction(Base):
     """Stable code why the sign-in cannot go on (not_entitled, consent_denied, ...); the error page reads it."""
     consent: Mapped[str | None] = mapped_column(String(8))
     """allow or deny: what the person answered on the consent page of this transaction."""
+    consent_session_id: Mapped[str | None] = mapped_column(String(40))
+    """The session in which they answered: in another one, of another person perhaps, the answer says nothing."""
     created_at: Mapped[datetime] = mapped_column(Instant)
     expires_at: Mapped[datetime] = mapped_column(Instant, index=True)
     completed_at: Mapped[datetime | None] = mapped_column(Instant)

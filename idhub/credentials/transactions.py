@@ -40,6 +40,7 @@ class Transaction:
     """The session that was established in this transaction by a fresh sign-in."""
     refusal: str | None
     consent: str | None
+    consent_session_id: str | None
     created_at: datetime
     expires_at: datetime
 
@@ -93,6 +94,7 @@ def beginning(
             "session_id": None,
             "refusal": None,
             "consent": None,
+            "consent_session_id": None,
             "created_at": now,
             "expires_at": now + settings.login_transaction_lifetime,
             "completed_at": None,
@@ -133,10 +135,23 @@ def refuse(session: Session, transaction_id: str, browser_token: str, *, reason:
 
 
 def answer_consent(
-    session: Session, transaction_id: str, browser_token: str, *, answer: Literal["allow", "deny"], now: datetime
+    session: Session,
+    transaction_id: str,
+    browser_token: str,
+    *,
+    answer: Literal["allow", "deny"],
+    session_id: str,
+    now: datetime,
 ) -> bool:
-    """Note the answer of the consent page; the protocol acts on it when the browser resumes."""
-    return run_in(session, _changing("answer", transaction_id, browser_token, now, answer=answer))
+    """Note what the person of a session answered; the protocol acts on it when that session's browser resumes."""
+    return run_in(
+        session, _changing("answer", transaction_id, browser_token, now, answer=answer, session_id=session_id)
+    )
+
+
+def consent_of(transaction: Transaction, session_id: str) -> str | None:
+    """What the person of this session answered; None when nobody did, or in another session."""
+    return transaction.consent if transaction.consent_session_id == session_id else None
 
 
 def complete(session: Session, transaction_id: str, browser_token: str, *, now: datetime) -> bool:

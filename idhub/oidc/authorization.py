@@ -143,7 +143,8 @@ class Authorization:
                 raise _Gone
             # Whoever knows a public client's id can speak for it: an answer of today says nothing about who asks
             # tomorrow.
-            if transaction.consent == "allow" and not request.client.is_public:
+            has_allowed = transactions.consent_of(transaction, signed.session_id) == "allow"
+            if has_allowed and not request.client.is_public:
                 yield from _remembering(browser, request, signed)
             return code
 
@@ -247,7 +248,7 @@ def _knowing(browser: Browser, request: AuthorizationRequest, transaction: Trans
         if transaction is None
         else TransactionFacts(
             session_id=transaction.session_id,
-            consent=cast("Literal['allow', 'deny'] | None", transaction.consent),
+            consent=cast("Literal['allow', 'deny'] | None", transactions.consent_of(transaction, signed.session_id)),
         ),
         is_entitled=bool(facts["is_entitled"]),
         hinted_principal_id=hinted,

@@ -309,7 +309,12 @@ def _add_consent(router: APIRouter, services: WebServices) -> None:
             is_allowed = form["consent"] == "allow"
             if asked is not None:
                 transactions.answer_consent(
-                    session, asked.id, browser_token, answer="allow" if is_allowed else "deny", now=now
+                    session,
+                    asked.id,
+                    browser_token,
+                    answer="allow" if is_allowed else "deny",
+                    session_id=signed_in.session_id,
+                    now=now,
                 )
                 event = Event(
                     type=EventType.CONSENT_GIVEN if is_allowed else EventType.CONSENT_DENIED,

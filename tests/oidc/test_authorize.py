@@ -6,7 +6,7 @@ from urllib.parse import quote
 from sqlalchemy import update
 
 from idhub.access.tables import OidcClient
-from idhub.credentials import transactions
+from idhub.credentials import sessions, transactions
 from idhub.credentials.tables import AuthorizationCode, Consent, LoginTransaction
 from tests.oidc.world import ISSUER, App, World, query_of
 
@@ -298,14 +298,34 @@ def test_a_public_client_asks_every_time(world: World) -> None:
     assert world.count(Consent) == 0
 
 
-def answer(world: World, response: Any, word: Any) -> Any:
-    """Answer the consent page as the person, and come back."""
+def answer(world: World, response: Any, word: Any, *, session_id: str | None = None) -> Any:
+    """Answer the consent page as the person who is signed in, or of another session, and come back."""
     transaction_id = query_of(response)["transaction"]
     with world.database.transaction() as session:
+        signed_in = sessions.authenticate(session, world.http.cookies["idhub_session"], now=world.clock())
+        assert signed_in is not None
         assert transactions.answer_consent(
-            session, transaction_id, world.http.cookies["idhub_browser"], answer=word, now=world.clock()
+            session,
+            transaction_id,
+            world.http.cookies["idhub_browser"],
+            answer=word,
+            session_id=session_id or signed_in.session_id,
+            now=world.clock(),
         )
     return world.http.get(f"/oauth2/authorize/resume?transaction={transaction_id}", follow_redirects=False)
+
+
+def test_what_one_person_allowed_is_not_allowed_by_the_next_in_the_same_browser(world: World) -> None:
+    app = world.app("partner", requires_consent=True)
+    first = world.sign_in(world.employee(app))
+    response = world.authorize(app)
+    world.sign_in(world.employee(app))
+
+    resumed = answer(world, response, "allow", session_id=first)
+
+    assert resumed.headers["location"].startswith("/consent?transaction=")
+    assert world.count(Consent) == 0
+    assert world.count(AuthorizationCode) == 0
 
 
 def test_consent_is_remembered_for_a_confidential_client_and_only_for_its_scope(world: World) -> None:

@@ -1,7 +1,17 @@
 """What can go wrong when SCIM is spoken, on this side of the wire and on the other.
 
 ScimError                    description (safe to show, stable) and cause (logs only)
- ├─ InvalidFilter            the filter cannot be read, or does not fit the attributes it names
+ ├─ RequestError             a request to our server cannot be met; carries its scimType
+ │   ├─ InvalidFilter        the filter cannot be read, or does not fit the attributes it names
+ │   ├─ InvalidPath          the path of a PATCH cannot be read, or names no attribute
+ │   ├─ InvalidSyntax        the body is not what the schema of the message says
+ │   ├─ InvalidValue         a value does not fit its attribute
+ │   ├─ NoTarget             a PATCH operation selects nothing that it could act upon
+ │   ├─ NotMutable           the attribute cannot be changed so
+ │   ├─ NotUnique            somebody else has a value that must be unique
+ │   ├─ NotFound             there is no such resource, or none that the caller may see
+ │   ├─ VersionDiffers       If-Match names another version
+ │   └─ TooMany              the filter would have to look at more than the server is willing to
  └─ RemoteError              the other side, or the way to it
      ├─ RemoteUnavailable    try again: time-out, connection, 429, 5xx, an answer that makes no sense
      ├─ RemoteUnauthorized   our credential is refused: 401, 403
@@ -35,18 +45,83 @@ class ScimError(Exception):
         self.cause = cause
 
 
-class InvalidFilter(ScimError):
-    """The filter cannot be read or does not fit (RFC 7644 section 3.12, scimType `invalidFilter`).
+class RequestError(ScimError):
+    """A request that our server cannot meet, in the words of RFC 7644 section 3.12, table 9.
 
-    `attribute` names the attribute that is unknown or misused, as the filter spells it.
+    `attribute` names the attribute that is unknown or misused, as the request spells it.
     """
 
-    scim_type: Final = "invalidFilter"
+    status: int = 400
+    scim_type: str | None = None
 
-    def __init__(self, description: str, *, attribute: str | None = None, position: int | None = None) -> None:
+    def __init__(self, description: str, *, attribute: str | None = None) -> None:
         super().__init__(description)
         self.attribute = attribute
+
+
+class InvalidFilter(RequestError):
+    """The filter cannot be read or does not fit (RFC 7644 section 3.12, scimType `invalidFilter`)."""
+
+    scim_type = "invalidFilter"
+
+    def __init__(self, description: str, *, attribute: str | None = None, position: int | None = None) -> None:
+        super().__init__(description, attribute=attribute)
         self.position = position
+
+
+class InvalidPath(RequestError):
+    """The path of a PATCH operation cannot be read or leads to no attribute."""
+
+    scim_type = "invalidPath"
+
+
+class InvalidSyntax(RequestError):
+    """The body is no JSON, or is not built as the message's schema says."""
+
+    scim_type = "invalidSyntax"
+
+
+class InvalidValue(RequestError):
+    """A required value is missing, or a value does not fit the attribute's type."""
+
+    scim_type = "invalidValue"
+
+
+class NoTarget(RequestError):
+    """A PATCH operation selects nothing that it could act upon."""
+
+    scim_type = "noTarget"
+
+
+class NotMutable(RequestError):
+    """The attribute's mutability does not permit the change."""
+
+    scim_type = "mutability"
+
+
+class NotUnique(RequestError):
+    """Another resource has a value that must be unique (RFC 7644 section 3.3)."""
+
+    status = 409
+    scim_type = "uniqueness"
+
+
+class NotFound(RequestError):
+    """There is no such resource or address, or none that the caller may see."""
+
+    status = 404
+
+
+class VersionDiffers(RequestError):
+    """The resource is of another version than the one that If-Match names (RFC 7644 section 3.14)."""
+
+    status = 412
+
+
+class TooMany(RequestError):
+    """The filter would look at, or find, more than the server is willing to."""
+
+    scim_type = "tooMany"
 
 
 class RemoteError(ScimError):

@@ -142,7 +142,7 @@ _NAME: Final = r"\$?[A-Za-z][A-Za-z0-9$_-]*"
 _URN: Final = r"urn:[A-Za-z0-9][A-Za-z0-9._-]*(?::[A-Za-z0-9][A-Za-z0-9._-]*)*"
 _END: Final = r"(?![A-Za-z0-9$_-])"
 _SPACE: Final = re.compile(r"[ \t\f\r\n]*")
-_PATH: Final = re.compile(rf"(?:(?P<schema>(?i:{_URN})):)?(?P<name>{_NAME})(?:\.(?P<sub_name>{_NAME}))?")
+ATTRIBUTE_PATH: Final = re.compile(rf"(?:(?P<schema>(?i:{_URN})):)?(?P<name>{_NAME})(?:\.(?P<sub_name>{_NAME}))?")
 _SUB_ATTRIBUTE: Final = re.compile(rf"\.[ \t\f\r\n]*(?P<name>{_NAME})")
 _OPERATOR: Final = re.compile(rf"(?i:eq|ne|co|sw|ew|gt|ge|lt|le|pr){_END}")
 _LOGICAL: Final = re.compile(rf"(?i:and|or){_END}")
@@ -235,7 +235,7 @@ def _read_word(text: str, position: int, expects: _Expects) -> _Read | None:
 def _read_operand(text: str, position: int) -> _Read | None:
     if match := _NOT.match(text, position):
         return [("NOT", "not")], match.end(), _Expects.OPERAND
-    if (match := _PATH.match(text, position)) is None:
+    if (match := ATTRIBUTE_PATH.match(text, position)) is None:
         return None
     parts = [("SCHEMA_URI", match["schema"]), ("ATTRNAME", match["name"]), ("SUBATTR", match["sub_name"])]
     return [part for part in parts if part[1] is not None], match.end(), _Expects.OPERATOR

@@ -1,0 +1,203 @@
+"""Bulk messages (RFC 7644 section 3.7): operations that may name what others of them make."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from scim.errors import InvalidSyntax, InvalidValue, RequestError
+from scim.messages import ScimRequest, ScimResponse, error_response
+from scim.schemas import BULK_REQUEST, BULK_RESPONSE
+
+_METHODS: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_REFERENCE: Final = re.compile(r"bulkId:([A-Za-z0-9._~-]{1,200})")
+
+
+class _Unresolved(RequestError):
+    """The operation needs what an operation that failed, or one that waits for it, would have made."""
+
+    status = 409
+    scim_type = None
+
+
+class BulkTooLarge(RequestError):
+    """More operations than the server takes at once."""
+
+    status = 413
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One operation as it was sent."""
+
+    method: str
+    path: str
+    data: Any = None
+    bulk_id: str | None = None
+    version: str | None = None
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Bulk ids that it names."""
+        found = set(_REFERENCE.findall(self.path))
+        if self.data is not None:
+            found.update(_REFERENCE.findall(orjson.dumps(self.data).decode()))
+        return frozenset(found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """A bulk request."""
+
+    operations: Sequence[Operation]
+    fail_on_errors: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What became of one operation."""
+
+    operation: Operation
+    status: int
+    location: str | None = None
+    version: str | None = None
+    response: Any = None
+
+
+def read_message(document: Mapping[str, Any], *, max_operations: int) -> Message:
+    """Read a BulkRequest.
+
+    Raises:
+        InvalidSyntax, InvalidValue: not built as section 3.7 says; `attribute` names the part.
+        BulkTooLarge: too many operations.
+    """
+    fields = {name.lower(): value for name, value in document.items()}
+    schemas = fields.get("schemas")
+    if not isinstance(schemas, list) or BULK_REQUEST not in schemas:
+        raise InvalidSyntax(f"schemas must name {BULK_REQUEST}.", attribute="schemas")
+    listed = fields.get("operations")
+    if not isinstance(listed, list) or not listed:
+        raise InvalidSyntax("Operations must list at least one operation.", attribute="Operations")
+    if len(listed) > max_operations:
+        raise BulkTooLarge(f"A bulk request has at most {max_operations} operations.", attribute="Operations")
+    most = fields.get("failonerrors")
+    if most is not None and (not isinstance(most, int) or isinstance(most, bool) or most < 1):
+        raise InvalidValue("failOnErrors must be a whole number above zero.", attribute="failOnErrors")
+    operations = [_read_operation(each) for each in listed]
+    ids = [each.bulk_id for each in operations if each.bulk_id is not None]
+    if len(set(ids)) != len(ids):
+        raise InvalidValue("A bulkId stands for one operation.", attribute="bulkId")
+    return Message(operations=operations, fail_on_errors=most)
+
+
+def _read_operation(document: Any) -> Operation:
+    if not isinstance(document, dict):
+        raise InvalidSyntax("An operation must be an object.", attribute="Operations")
+    fields = {name.lower(): value for name, value in document.items()}
+    method, path = fields.get("method"), fields.get("path")
+    if not isinstance(method, str) or method.upper() not in _METHODS:
+        raise InvalidSyntax(f"method must be one of {', '.join(sorted(_METHODS))}.", attribute="method")
+    if not isinstance(path, str) or not path.startswith("/") or path.strip("/").lower() in {"bulk", ".search"}:
+        raise InvalidValue("path must be the address of a resource or of its type, such as /Users.", attribute="path")
+    bulk_id, version = fields.get("bulkid"), fields.get("version")
+    for name, value in (("bulkId", bulk_id), ("version", version)):
+        if value is not None and not isinstance(value, str):
+            raise InvalidSyntax(f"{name} must be a text.", attribute=name)
+    if method.upper() == "POST" and not bulk_id:
+        # Section 3.7: required for POST, so that the answer can be told to whom it belongs.
+        raise InvalidSyntax("POST needs a bulkId.", attribute="bulkId")
+    return Operation(method=method.upper(), path=path, data=fields.get("data"), bulk_id=bulk_id, version=version)
+
+
+def run(message: Message, answer: Callable[[ScimRequest], ScimResponse], *, base_url: str) -> list[Result]:
+    """Run the operations in the order they were sent, those first that others name.
+
+    After `failOnErrors` errors the rest is left undone and unmentioned (section 3.7.3).
+    """
+    made: dict[str, str] = {}
+    makers = {each.bulk_id: index for index, each in enumerate(message.operations) if each.bulk_id is not None}
+    done: dict[int, Result] = {}
+    errors = 0
+    for index in _order(message.operations, makers):
+        operation = message.operations[index]
+        result = _run_one(operation, made, answer, base_url)
+        done[index] = result
+        errors += result.status >= 400
+        if message.fail_on_errors is not None and errors >= message.fail_on_errors:
+            break
+    return [done[index] for index in sorted(done)]
+
+
+def _order(operations: Sequence[Operation], makers: Mapping[str, int]) -> list[int]:
+    """Indexes in an order in which makers come before those who name them; of a circle, as they were sent."""
+    order: list[int] = []
+    state: dict[int, bool] = {}
+    for start in range(len(operations)):
+        stack = [(start, False)]
+        while stack:
+            index, is_left = stack.pop()
+            if is_left:
+                order.append(index)
+                state[index] = True
+                continue
+            if index in state:
+                continue
+            state[index] = False
+            stack.append((index, True))
+            needed = sorted(makers[name] for name in operations[index].needs if name in makers)
+            stack += [(each, False) for each in reversed(needed) if each not in state]
+    return order
+
+
+def _run_one(
+    operation: Operation, made: dict[str, str], answer: Callable[[ScimRequest], ScimResponse], base_url: str
+) -> Result:
+    missing = next((name for name in sorted(operation.needs) if name not in made), None)
+    if missing is not None:
+        response = error_response(_Unresolved(f"bulkId:{missing} names nothing that was made.", attribute="bulkId"))
+    else:
+        body = b"" if operation.data is None else _resolved(orjson.dumps(operation.data).decode(), made).encode()
+        response = answer(
+            ScimRequest(
+                method=operation.method,
+                path=_resolved(operation.path, made),
+                headers={} if operation.version is None else {"if-match": operation.version},
+                body=body,
+            )
+        )
+    location = response.headers.get("Location")
+    if location is None and response.error is None and operation.method != "POST":
+        location = base_url + _resolved(operation.path, made)
+    if operation.bulk_id is not None and operation.method == "POST" and response.error is None and location:
+        made[operation.bulk_id] = location.rpartition("/")[2]
+    return Result(
+        operation=operation,
+        status=response.status,
+        location=location,
+        version=response.headers.get("ETag"),
+        response=orjson.loads(response.body) if response.error is not None and response.body else None,
+    )
+
+
+def _resolved(text: str, made: Mapping[str, str]) -> str:
+    return _REFERENCE.sub(lambda match: made[match[1]], text)
+
+
+def response(results: Sequence[Result]) -> dict[str, Any]:
+    """The BulkResponse (section 3.7)."""
+    return {"schemas": [BULK_RESPONSE], "Operations": [_shown(result) for result in results]}
+
+
+def _shown(result: Result) -> dict[str, Any]:
+    shown: dict[str, Any] = {"method": result.operation.method, "status": str(result.status)}
+    optional = {
+        "bulkId": result.operation.bulk_id,
+        "location": result.location,
+        "version": result.version,
+        "response": result.response,
+    }
+    return shown | {name: value for name, value in optional.items() if value is not None}

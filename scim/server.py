@@ -1,0 +1,549 @@
+"""A SCIM 2.0 service provider (RFC 7644) over a store that it is given.
+
+Owns the protocol: addresses, messages, errors, versions, paging, projection, bulk. Owns no data and no transaction:
+whoever serves opens a store a request (of a bulk request: an operation) and decides there who may see and do what.
+Nothing here knows a web framework; `Server.answer` is a plain function from request to response.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final, Protocol
+from urllib.parse import parse_qsl, quote
+
+import orjson
+
+from scim import bulk
+from scim.attributes import RESOURCE_TYPE, SCHEMA, ResourceType, Target
+from scim.errors import (
+    InvalidFilter,
+    InvalidPath,
+    InvalidSyntax,
+    InvalidValue,
+    NotFound,
+    RequestError,
+    VersionDiffers,
+)
+from scim.filter_grammar import ATTRIBUTE_PATH, AttributePath, Filter, parse_filter
+from scim.messages import (
+    MEDIA_TYPE,
+    Forbidden,
+    MethodNotAllowed,
+    ScimRequest,
+    ScimResponse,
+    TooLarge,
+    UnsupportedMedia,
+    error_response,
+)
+from scim.patch import apply_patch
+from scim.reading import Projection, keep_immutable, parse_json, read_resource
+from scim.schemas import LIST_RESPONSE, SEARCH_REQUEST, SERVICE_PROVIDER_CONFIG, Resource
+
+DEFAULT_PAGE: Final = 100
+MAX_PAGE: Final = 1_000
+MAX_QUERY: Final = 8_192
+MAX_ATTRIBUTE_NAMES: Final = 200
+_ACCEPTED: Final = frozenset({MEDIA_TYPE, "application/json"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """A resource as the store has it: without `id` and `meta`, which are told apart."""
+
+    id: str
+    resource: Resource
+    version: str
+    """Opaque; becomes a weak entity tag."""
+    created_at: datetime
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """What a list is asked for: by index, or by cursor (RFC 9865), where "" is the start."""
+
+    filter: Filter | None
+    sort_by: Target | None
+    is_descending: bool
+    count: int
+    start_index: int = 1
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """Part of a list. `total` is None where counting was not asked for or would cost too much."""
+
+    items: Sequence[Stored]
+    total: int | None
+    next_cursor: str | None = None
+
+
+class Store(Protocol):
+    """Resources of one caller, inside one transaction. Raises `RequestError` for what it refuses."""
+
+    def get(self, kind: ResourceType, resource_id: str) -> Stored:
+        """One resource; `NotFound` where there is none that the caller may see."""
+
+    def find(self, kind: ResourceType, query: Query) -> Page:
+        """Resources that match, in order."""
+
+    def create(self, kind: ResourceType, resource: Resource) -> Stored:
+        """Make a resource. `NotUnique` where a unique value is another's."""
+
+    def change(self, kind: ResourceType, resource_id: str, change: Callable[[Stored], Resource]) -> Stored:
+        """Lock a resource, ask `change` what it becomes, and store that; an equal one is not written."""
+
+    def delete(self, kind: ResourceType, resource_id: str, check: Callable[[Stored], None]) -> None:
+        """Lock a resource, let `check` refuse, and end it."""
+
+    def me(self) -> tuple[ResourceType, str] | None:
+        """The resource of whoever calls; None where a machine does."""
+
+
+Transactions = Callable[[], AbstractContextManager[Store]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What one request may ask for."""
+
+    max_body: int = 1_000_000
+    max_bulk_operations: int = 1_000
+    max_bulk_body: int = 10_000_000
+
+
+class Server:
+    """Answers requests for resources of the given types."""
+
+    def __init__(
+        self, kinds: Sequence[ResourceType], *, base_url: str, limits: Limits | None = None, replace_makes: bool = False
+    ) -> None:
+        """
+        Args:
+            base_url: address of the server, without a slash at its end; locations are built from it.
+            replace_makes: what PATCH `replace` does where no value matches, see `scim.patch`.
+        """
+        self._kinds = {kind.endpoint.strip("/"): kind for kind in kinds}
+        self._base_url = base_url
+        self._limits = limits or Limits()
+        self._replace_makes = replace_makes
+
+    def answer(self, request: ScimRequest, transactions: Transactions) -> ScimResponse:
+        """The answer to a request; refusals are answers too."""
+        try:
+            return self._route(request, transactions)
+        except RequestError as error:
+            return error_response(error)
+
+    # --- addresses ----------------------------------------------------------------------------------------------------
+
+    def _route(self, request: ScimRequest, transactions: Transactions) -> ScimResponse:
+        if len(request.query) > MAX_QUERY:
+            raise InvalidValue(f"The query has more than {MAX_QUERY} characters; POST it to .search.")
+        parts = [part for part in request.path.split("/") if part]
+        match parts:
+            case ["ServiceProviderConfig"]:
+                return self._discovery(request, self._configuration())
+            case ["ResourceTypes", *rest] if len(rest) <= 1:
+                return self._described(request, rest, RESOURCE_TYPE, self._type_documents())
+            case ["Schemas", *rest] if len(rest) <= 1:
+                return self._described(request, rest, SCHEMA, self._schema_documents())
+            case ["Bulk"]:
+                return self._bulk(request, transactions)
+            case [".search"]:
+                return self._search(request, transactions, list(self._kinds.values()))
+            case ["Me"]:
+                return self._me(request, transactions)
+            case [name] if name in self._kinds:
+                return self._collection(request, transactions, self._kinds[name])
+            case [name, ".search"] if name in self._kinds:
+                return self._search(request, transactions, [self._kinds[name]])
+            case [name, resource_id] if name in self._kinds:
+                return self._resource(request, transactions, self._kinds[name], resource_id)
+        raise NotFound("There is no such address.")
+
+    def _discovery(self, request: ScimRequest, document: Mapping[str, Any]) -> ScimResponse:
+        _allow(request, "GET")
+        # RFC 7644 section 4: a filter is forbidden here, so that nobody takes a part for the whole.
+        if any(name.lower() == "filter" for name, _ in parse_qsl(request.query)):
+            raise Forbidden("Descriptions of the server cannot be filtered.")
+        return _json(200, document)
+
+    def _described(
+        self, request: ScimRequest, rest: Sequence[str], urn: str, documents: Mapping[str, Mapping[str, Any]]
+    ) -> ScimResponse:
+        if not rest:
+            listed = list(documents.values())
+            return self._discovery(request, _list(listed, total=len(listed), start_index=1))
+        found = next((document for key, document in documents.items() if key.lower() == rest[0].lower()), None)
+        if found is None:
+            raise NotFound(f"There is no such {urn.rpartition(':')[2]}.")
+        return self._discovery(request, found)
+
+    def _type_documents(self) -> dict[str, Mapping[str, Any]]:
+        return {
+            kind.name: kind.document(location=f"{self._base_url}/ResourceTypes/{kind.name}")
+            for kind in self._kinds.values()
+        }
+
+    def _schema_documents(self) -> dict[str, Mapping[str, Any]]:
+        schemas = {schema.id: schema for kind in self._kinds.values() for schema in (kind.schema, *kind.extensions)}
+        return {urn: schema.document(location=f"{self._base_url}/Schemas/{urn}") for urn, schema in schemas.items()}
+
+    def _configuration(self) -> dict[str, Any]:
+        """RFC 7643 section 5, with `pagination` of RFC 9865 section 2."""
+        return {
+            "schemas": [SERVICE_PROVIDER_CONFIG],
+            "patch": {"supported": True},
+            "bulk": {
+                "supported": True,
+                "maxOperations": self._limits.max_bulk_operations,
+                "maxPayloadSize": self._limits.max_bulk_body,
+            },
+            "filter": {"supported": True, "maxResults": MAX_PAGE},
+            "changePassword": {"supported": False},
+            "sort": {"supported": True},
+            "etag": {"supported": True},
+            "pagination": {
+                "cursor": True,
+                "index": True,
+                "defaultPaginationMethod": "index",
+                "defaultPageSize": DEFAULT_PAGE,
+                "maxPageSize": MAX_PAGE,
+            },
+            "authenticationSchemes": [
+                {
+                    "type": "oauthbearertoken",
+                    "name": "Bearer token",
+                    "description": "A token of the hub in the Authorization header (RFC 6750).",
+                    "specUri": "https://www.rfc-editor.org/info/rfc6750",
+                    "primary": True,
+                }
+            ],
+            "meta": {
+                "resourceType": "ServiceProviderConfig",
+                "location": f"{self._base_url}/ServiceProviderConfig",
+            },
+        }
+
+    # --- resources ----------------------------------------------------------------------------------------------------
+
+    def _collection(self, request: ScimRequest, transactions: Transactions, kind: ResourceType) -> ScimResponse:
+        _allow(request, "GET", "POST")
+        if request.method == "GET":
+            wishes = _Wishes.of_query(request.query)
+            with transactions() as store:
+                return self._listed(store, [kind], wishes)
+        projection = _Wishes.of_query(request.query).projection(kind)
+        document = self._read_body(request)
+        resource = read_resource(document, kind)
+        with transactions() as store:
+            stored = store.create(kind, resource)
+        return self._shown(kind, stored, projection, status=201)
+
+    def _resource(
+        self, request: ScimRequest, transactions: Transactions, kind: ResourceType, resource_id: str
+    ) -> ScimResponse:
+        _allow(request, "GET", "PUT", "PATCH", "DELETE")
+        projection = _Wishes.of_query(request.query).projection(kind)
+        if request.method == "GET":
+            with transactions() as store:
+                stored = store.get(kind, resource_id)
+            if _matches(request.headers.get("if-none-match"), stored.version):
+                return ScimResponse(status=304, headers={"ETag": _tag(stored.version)})
+            return self._shown(kind, stored, projection)
+        expected = request.headers.get("if-match")
+        if request.method == "DELETE":
+            with transactions() as store:
+                store.delete(kind, resource_id, lambda held: _expect(expected, held))
+            return ScimResponse(status=204)
+        document = self._read_body(request)
+        change = self._change(request.method, kind, document)
+
+        def checked(held: Stored) -> Resource:
+            _expect(expected, held)
+            return change(held)
+
+        with transactions() as store:
+            stored = store.change(kind, resource_id, checked)
+        return self._shown(kind, stored, projection)
+
+    def _change(self, method: str, kind: ResourceType, document: Mapping[str, Any]) -> Callable[[Stored], Resource]:
+        if method == "PATCH":
+            return lambda held: apply_patch(held.resource, document, kind, replace_makes=self._replace_makes)
+        new = read_resource(document, kind)
+        return lambda held: keep_immutable(held.resource, new, kind)
+
+    def _me(self, request: ScimRequest, transactions: Transactions) -> ScimResponse:
+        """RFC 7644 section 3.11."""
+        with transactions() as store:
+            found = store.me()
+        if found is None:
+            raise NotFound("This token is no person's.")
+        kind, resource_id = found
+        _allow(request, "GET")
+        return self._resource(request, transactions, kind, resource_id)
+
+    def _shown(self, kind: ResourceType, stored: Stored, projection: Projection, *, status: int = 200) -> ScimResponse:
+        document = self._document(kind, stored)
+        headers = {"ETag": _tag(stored.version), "Location": document["meta"]["location"]}
+        return _json(status, projection(document), headers)
+
+    def _document(self, kind: ResourceType, stored: Stored) -> Resource:
+        schemas = stored.resource["schemas"]
+        return {
+            "schemas": schemas,
+            "id": stored.id,
+            **{name: value for name, value in stored.resource.items() if name != "schemas"},
+            "meta": {
+                "resourceType": kind.name,
+                "created": _instant(stored.created_at),
+                "lastModified": _instant(stored.changed_at),
+                "location": f"{self._base_url}{kind.endpoint}/{quote(stored.id, safe='')}",
+                "version": _tag(stored.version),
+            },
+        }
+
+    # --- lists --------------------------------------------------------------------------------------------------------
+
+    def _search(self, request: ScimRequest, transactions: Transactions, kinds: Sequence[ResourceType]) -> ScimResponse:
+        """RFC 7644 section 3.4.3: the query in the body, where no log keeps it."""
+        _allow(request, "POST")
+        wishes = _Wishes.of_body(self._read_body(request))
+        with transactions() as store:
+            return self._listed(store, kinds, wishes)
+
+    def _listed(self, store: Store, kinds: Sequence[ResourceType], wishes: _Wishes) -> ScimResponse:
+        if len(kinds) > 1:
+            return self._listed_over_types(store, kinds, wishes)
+        kind = kinds[0]
+        projection = wishes.projection(kind)
+        query = wishes.query(kind)
+        page = store.find(kind, query)
+        documents = [projection(self._document(kind, stored)) for stored in page.items]
+        if query.cursor is not None:
+            return _json(200, _list(documents, total=page.total, next_cursor=page.next_cursor))
+        return _json(200, _list(documents, total=page.total, start_index=query.start_index))
+
+    def _listed_over_types(self, store: Store, kinds: Sequence[ResourceType], wishes: _Wishes) -> ScimResponse:
+        """Types one after the other; of a type that does not understand the filter nothing (section 3.4.2.1)."""
+        if wishes.cursor is not None:
+            raise InvalidValue("A cursor walks one type of resource; search below its address.", attribute="cursor")
+        documents: list[Resource] = []
+        total, unknown = 0, 0
+        for kind in kinds:
+            query = wishes.query(kind, skip=max(0, wishes.start_index - 1 - total), taken=len(documents))
+            try:
+                page = store.find(kind, query)
+            except InvalidFilter:
+                unknown += 1
+                if unknown == len(kinds):
+                    raise
+                continue
+            projection = wishes.projection(kind)
+            documents += [projection(self._document(kind, stored)) for stored in page.items]
+            total += page.total or 0
+        return _json(200, _list(documents, total=total, start_index=wishes.start_index))
+
+    # --- bulk ---------------------------------------------------------------------------------------------------------
+
+    def _bulk(self, request: ScimRequest, transactions: Transactions) -> ScimResponse:
+        """RFC 7644 section 3.7. Each operation is a request, and a transaction, of its own."""
+        _allow(request, "POST")
+        document = self._read_body(request, limit=self._limits.max_bulk_body)
+        message = bulk.read_message(document, max_operations=self._limits.max_bulk_operations)
+        results = bulk.run(message, lambda inner: self.answer(inner, transactions), base_url=self._base_url)
+        return _json(200, bulk.response(results))
+
+    def _read_body(self, request: ScimRequest, *, limit: int | None = None) -> dict[str, Any]:
+        most = limit or self._limits.max_body
+        if len(request.body) > most:
+            raise TooLarge(f"The body has more than {most} bytes.")
+        media_type = request.headers.get("content-type", MEDIA_TYPE).partition(";")[0].strip().lower()
+        if media_type not in _ACCEPTED:
+            raise UnsupportedMedia(f"Send {MEDIA_TYPE}.")
+        return parse_json(request.body)
+
+
+def _allow(request: ScimRequest, *methods: str) -> None:
+    if request.method not in methods:
+        raise MethodNotAllowed(methods)
+
+
+def _json(status: int, document: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> ScimResponse:
+    return ScimResponse(
+        status=status, body=orjson.dumps(document), headers={"Content-Type": MEDIA_TYPE, **(headers or {})}
+    )
+
+
+def _list(
+    documents: Sequence[Mapping[str, Any]],
+    *,
+    total: int | None,
+    start_index: int | None = None,
+    next_cursor: str | None = None,
+) -> dict[str, Any]:
+    message: dict[str, Any] = {"schemas": [LIST_RESPONSE]}
+    if total is not None:
+        message["totalResults"] = total
+    if start_index is not None:
+        message["startIndex"] = start_index
+    if next_cursor is not None:
+        message["nextCursor"] = next_cursor
+    return {**message, "itemsPerPage": len(documents), "Resources": list(documents)}
+
+
+def _instant(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _tag(version: str) -> str:
+    return f'W/"{version}"'
+
+
+def _matches(condition: str | None, version: str) -> bool:
+    """Weak comparison of entity tags (RFC 9110 section 13.1)."""
+    if condition is None:
+        return False
+    tags = {tag.strip().removeprefix("W/").strip('"') for tag in condition.split(",")}
+    return "*" in tags or version in tags
+
+
+def _expect(condition: str | None, held: Stored) -> None:
+    if condition is not None and not _matches(condition, held.version):
+        raise VersionDiffers("The resource was changed since; read it again.")
+
+
+# --- wishes -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wishes:
+    """What a list is to show, from a query or a SearchRequest (RFC 7644 sections 3.4.2 and 3.4.3; RFC 9865)."""
+
+    filter: Filter | None = None
+    sort_by: str | None = None
+    is_descending: bool = False
+    start_index: int = 1
+    count: int = DEFAULT_PAGE
+    cursor: str | None = None
+    attributes: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+
+    @classmethod
+    def of_query(cls, query: str) -> _Wishes:
+        """Of a query string; parameters that SCIM does not know are passed over, repeated ones refused."""
+        try:
+            pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=50)
+        except ValueError as error:
+            raise InvalidValue("The query cannot be read.") from error
+        known = {name.lower() for name in _READERS}
+        values: dict[str, Any] = {}
+        for name, value in pairs:
+            if name.lower() in values:
+                raise InvalidValue(f"{name[:60]} stands twice.", attribute=name[:60])
+            if name.lower() in known:
+                values[name.lower()] = value
+        for name in ("attributes", "excludedattributes"):
+            if name in values:
+                values[name] = [part for part in values[name].split(",") if part.strip()]
+        return cls._of(values)
+
+    @classmethod
+    def of_body(cls, document: Mapping[str, Any]) -> _Wishes:
+        """Of a SearchRequest."""
+        fields = {name.lower(): value for name, value in document.items()}
+        schemas = fields.pop("schemas", None)
+        if not isinstance(schemas, list) or SEARCH_REQUEST not in schemas:
+            raise InvalidSyntax(f"schemas must name {SEARCH_REQUEST}.", attribute="schemas")
+        known = {name.lower() for name in _READERS}
+        return cls._of({name: value for name, value in fields.items() if name in known and value is not None})
+
+    @classmethod
+    def _of(cls, values: Mapping[str, Any]) -> _Wishes:
+        read: dict[str, Any] = {}
+        for name, (field_name, reader) in _READERS.items():
+            if name.lower() in values:
+                try:
+                    read[field_name] = reader(values[name.lower()])
+                except ValueError as error:
+                    raise InvalidValue(f"{name} must be {error}.", attribute=name) from error
+        if "cursor" in read and "start_index" in read:
+            raise InvalidValue("startIndex and cursor cannot be asked for together.", attribute="cursor")
+        return cls(**read)
+
+    def projection(self, kind: ResourceType) -> Projection:
+        """The part of each resource that is shown."""
+        return Projection(kind, attributes=self.attributes, excluded=self.excluded)
+
+    def query(self, kind: ResourceType, *, skip: int | None = None, taken: int = 0) -> Query:
+        """What the store is asked for; of several types, `skip` of this one and `taken` of earlier ones."""
+        return Query(
+            filter=self.filter,
+            sort_by=self._sort_target(kind),
+            is_descending=self.is_descending,
+            count=max(0, self.count - taken),
+            start_index=self.start_index if skip is None else skip + 1,
+            cursor=self.cursor,
+        )
+
+    def _sort_target(self, kind: ResourceType) -> Target | None:
+        if self.sort_by is None:
+            return None
+        match = ATTRIBUTE_PATH.fullmatch(self.sort_by)
+        target = match and kind.find(AttributePath(match["name"], match["sub_name"], match["schema"]))
+        if not target:
+            raise InvalidPath(f"There is no attribute {self.sort_by[:100]!r} to sort by.", attribute="sortBy")
+        leaf = target.sub or target.attribute
+        if leaf.returned == "never":
+            raise InvalidPath(f"There is no attribute {self.sort_by[:100]!r} to sort by.", attribute="sortBy")
+        return target
+
+
+def _whole(value: Any, *, least: int) -> int:
+    """Values below the least stand for it (RFC 7644 section 3.4.2.4)."""
+    try:
+        number = int(value) if not isinstance(value, bool | float) else None
+    except (TypeError, ValueError):
+        number = None
+    if number is None or abs(number) > 2**31:
+        raise ValueError("a whole number")
+    return max(least, number)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("a text")
+    return value
+
+
+def _direction(value: Any) -> bool:
+    text = _text(value).lower()
+    if text not in {"ascending", "descending"}:
+        raise ValueError("ascending or descending")
+    return text == "descending"
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    listed = [value] if isinstance(value, str) else value
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise ValueError("a list of attribute names")
+    if len(listed) > MAX_ATTRIBUTE_NAMES:
+        raise ValueError(f"a list of at most {MAX_ATTRIBUTE_NAMES} attribute names")
+    return tuple(listed)
+
+
+_READERS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
+    "filter": ("filter", lambda value: parse_filter(_text(value))),
+    "sortBy": ("sort_by", _text),
+    "sortOrder": ("is_descending", _direction),
+    "startIndex": ("start_index", lambda value: _whole(value, least=1)),
+    "count": ("count", lambda value: min(MAX_PAGE, _whole(value, least=0))),
+    "cursor": ("cursor", _text),
+    "attributes": ("attributes", _names),
+    "excludedAttributes": ("excluded", _names),
+}

@@ -97,6 +97,10 @@ class EventType(StrEnum):
     DEPARTMENT_CREATED = "department.created", EventClass.CHANGE, "A department was added."
     DEPARTMENT_CHANGED = "department.changed", EventClass.CHANGE, "A department changed."
 
+    GROUP_CREATED = "group.created", EventClass.CHANGE, "A group was added."
+    GROUP_CHANGED = "group.changed", EventClass.CHANGE, "A group's name or members changed."
+    GROUP_ENDED = "group.ended", EventClass.CHANGE, "A group ended."
+
     ENTITLEMENT_ENTITLED = "entitlement.entitled", EventClass.CHANGE, "A principal may enter an application in a role."
     ENTITLEMENT_WITHDRAWN = "entitlement.withdrawn", EventClass.CHANGE, "That right ended."
     ACCOUNT_LINKED = "account.linked", EventClass.CHANGE, "An account in another system was recognised as a person's."

@@ -23,6 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from idhub import health
 from idhub.api.errors import error_response
 from idhub.api.routes import create_router as create_api
+from idhub.api.scim import create_router as create_scim
 from idhub.changes import EventType
 from idhub.credentials.journal import Journal
 from idhub.credentials.revoke import EndedParticipant
@@ -50,7 +51,7 @@ from idhub.worker import Worker
 
 PUBLISHED_KEYS = "/.well-known/idhub-keys"
 _KEYS_MAX_AGE = 300
-_MACHINE_PATHS = ("/api/", "/oauth2/", "/.well-known/", "/healthz", "/readyz", "/metrics")
+_MACHINE_PATHS = ("/api/", "/scim/", "/oauth2/", "/.well-known/", "/healthz", "/readyz", "/metrics")
 # Nothing in these was chosen by a caller.
 _PLAIN_PATHS = (*HOT_PATHS, AUTHORIZE_PATH, RESUME_PATH, "/login")
 _LOG = structlog.get_logger(__name__)
@@ -162,6 +163,7 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
     app.include_router(create_oidc(services))
     app.include_router(login.create_router(services))
     app.include_router(create_api(services))
+    app.include_router(create_scim(services))
     app.include_router(create_pages_router(services))
     app.include_router(health.create_router(services))
     _publish_keys(app, services)

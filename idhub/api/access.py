@@ -1,6 +1,6 @@
 """Who calls the API: a token in the Authorization header, and nothing else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Protocol
@@ -9,8 +9,8 @@ from fastapi import Depends, Request
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from idhub.api.scopes import actions_of
-from idhub.authority import Subject
+from idhub.api.scopes import SCIM_SCOPES, SCOPES, actions_of
+from idhub.authority import Action, Subject
 from idhub.changes import Actor
 from idhub.credentials import opaque
 from idhub.credentials.tables import ApiToken
@@ -19,6 +19,7 @@ from idhub.directory.kinds import Standing
 from idhub.directory.tables import Installation, Principal
 from idhub.errors import IdhubError
 from idhub.lifecycle import commands
+from idhub.lifecycle.doors import Door
 from idhub.login.throttling import client_address, trusted_networks
 from idhub.settings import Settings
 
@@ -47,10 +48,17 @@ class ApiCaller:
     token_id: str
     subject: Subject
     lifecycle: commands.Caller
+    name: str = ""
 
 
-def authenticate(services: _Services, request: Request) -> ApiCaller:
+_SCOPES_BEHIND: Mapping[Door, Mapping[str, frozenset[Action]]] = {Door.API: SCOPES, Door.SCIM: SCIM_SCOPES}
+
+
+def authenticate(services: _Services, request: Request, *, door: Door = Door.API) -> ApiCaller:
     """The caller of a request. Runs before its body is looked at: strangers learn nothing about what a body must be.
+
+    Args:
+        door: whose scopes count.
 
     Raises:
         Unauthenticated: no usable token.
@@ -64,11 +72,13 @@ def authenticate(services: _Services, request: Request) -> ApiCaller:
         raise Unauthenticated("This token does not work (any more).", field="authorization", rule="token.dead")
     request_id = getattr(request.state, "request_id", None)
     subject = Subject(
-        principal_id=row.principal_id, actions=actions_of(row.scopes), organization_id=row.organization_id
+        principal_id=row.principal_id,
+        actions=actions_of(row.scopes, known=_SCOPES_BEHIND[door]),
+        organization_id=row.organization_id,
     )
     actor = Actor(kind="service", id=row.id, name=row.name, ip=address_of(services, request))
-    lifecycle = commands.Caller(subject=subject, actor=actor, door="api", request_id=request_id)
-    return ApiCaller(row.id, subject, lifecycle)
+    lifecycle = commands.Caller(subject=subject, actor=actor, door=door, request_id=request_id)
+    return ApiCaller(row.id, subject, lifecycle, row.name)
 
 
 def address_of(services: _Services, request: Request) -> str:

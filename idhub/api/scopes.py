@@ -1,4 +1,4 @@
-"""Scopes of the administration API: what a token may do."""
+"""Scopes of tokens: what each may do, in the administration API and in SCIM."""
 
 from collections.abc import Iterable, Mapping
 
@@ -25,6 +25,13 @@ SCOPES: Mapping[str, frozenset[Action]] = {
 }
 """Scope -> actions. No scope reaches hub roles: those are assigned by people and the command line."""
 
+SCIM_SCOPES: Mapping[str, frozenset[Action]] = {
+    "scim:read": frozenset({Action.PEOPLE_READ}),
+    "scim:write": frozenset({Action.PEOPLE_READ, Action.PEOPLE_CHANGE, Action.PEOPLE_OFFBOARD}),
+}
+"""Scopes of the SCIM server. They open nothing else, and the API's scopes do not open it."""
+ALL_SCOPES: Mapping[str, frozenset[Action]] = {**SCOPES, **SCIM_SCOPES}
+
 
 def check_scopes(wanted: Iterable[str]) -> tuple[str, ...]:
     """The scopes, once each.
@@ -33,14 +40,14 @@ def check_scopes(wanted: Iterable[str]) -> tuple[str, ...]:
         Invalid: one is unknown, or none is named.
     """
     scopes = tuple(dict.fromkeys(part for text in wanted for part in text.replace(",", " ").split()))
-    unknown = next((scope for scope in scopes if scope not in SCOPES), None)
+    unknown = next((scope for scope in scopes if scope not in ALL_SCOPES), None)
     if unknown is not None or not scopes:
         raise Invalid(
-            f"There is no scope {unknown!r}; there are {', '.join(SCOPES)}.", field="scope", rule="scope.unknown"
+            f"There is no scope {unknown!r}; there are {', '.join(ALL_SCOPES)}.", field="scope", rule="scope.unknown"
         )
     return scopes
 
 
-def actions_of(scopes: Iterable[str]) -> frozenset[Action]:
-    """Everything the scopes permit; scopes that are unknown by now permit nothing."""
-    return frozenset(action for scope in scopes for action in SCOPES.get(scope, frozenset()))
+def actions_of(scopes: Iterable[str], *, known: Mapping[str, frozenset[Action]] = SCOPES) -> frozenset[Action]:
+    """Everything the scopes permit behind one door; scopes that it does not know permit nothing."""
+    return frozenset(action for scope in scopes for action in known.get(scope, frozenset()))

@@ -12,7 +12,7 @@ from sqlalchemy import insert, select
 
 from idhub.api.configuration import apply as apply_configuration
 from idhub.api.export import export_configuration
-from idhub.api.scopes import SCOPES, check_scopes
+from idhub.api.scopes import ALL_SCOPES, check_scopes
 from idhub.authority import HubRole, assign_role, remove_role
 from idhub.changes import Event, EventType, record
 from idhub.cli.console import JsonOption, app, caller, open_here, show
@@ -147,7 +147,7 @@ app.add_typer(token, name="token")
 
 @token.command("create")
 def create_token(
-    scope: Annotated[list[str], typer.Option(help="What it may do; say it again for more. " + ", ".join(SCOPES))],
+    scope: Annotated[list[str], typer.Option(help="What it may do; say it again for more. " + ", ".join(ALL_SCOPES))],
     name: Annotated[str, typer.Option(help="What it is for.")] = "command line",
     organization: Annotated[str | None, typer.Option(help="Only within this company's subtree.")] = None,
     days: Annotated[int, typer.Option(min=1, max=_MAX_TOKEN_DAYS, help="Lifetime in days.")] = 90,

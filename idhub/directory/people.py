@@ -58,6 +58,7 @@ class PersonView:
     version: int
     main_employment_id: str | None
     created_at: datetime
+    changed_at: datetime
     employments: Sequence[EmploymentView] = ()
 
     @property
@@ -134,6 +135,7 @@ _PEOPLE = (
         Principal.version,
         Person.main_employment_id,
         Principal.created_at,
+        Principal.changed_at,
     )
     .join(Principal, Principal.id == Person.id)
     .where(Person.id.in_(bindparam("ids", expanding=True)))

@@ -13,6 +13,8 @@ class Door(StrEnum):
     """Pages of HR."""
     API = "api"
     """The administration API."""
+    SCIM = "scim"
+    """The SCIM server: identity providers and HR systems that push people."""
     CLI = "cli"
     """The command line."""
     HR_FILE = "hr_file"

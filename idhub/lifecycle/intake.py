@@ -116,7 +116,7 @@ class UpdatePerson:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Move:
-    """New values of an employment (names of `EmploymentFacts`, except `state` and `employee_number`)."""
+    """New values of an employment (names of `EmploymentFacts`, except `state`)."""
 
     principal_id: str
     employment_id: str

@@ -287,8 +287,10 @@ def _edit_post(state: State, employment_id: str, edit: Any) -> State:
     return replace(state, posts=tuple(edit(post) if post.id == employment_id else post for post in state.posts))
 
 
-_MOVABLE = frozenset({"organization_id", "department_id", "title", "manager_id", "type", "starts_on", "ends_on"})
-_NEVER_EMPTY = ("organization_id", "type", "starts_on")
+_MOVABLE = frozenset(
+    {"organization_id", "department_id", "employee_number", "title", "manager_id", "type", "starts_on", "ends_on"}
+)
+_NEVER_EMPTY = ("organization_id", "employee_number", "type", "starts_on")
 
 
 def _move(post: Post, values: Mapping[str, Any], places: Places) -> Post:

@@ -8,6 +8,16 @@ from idhub.db import Base
 from idhub.delivery import tables as delivery_tables
 from idhub.directory import tables as directory_tables
 from idhub.lifecycle import tables as lifecycle_tables
+from idhub.provisioning import tables as provisioning_tables
 
-OWNERS = (directory_tables, access_tables, credential_tables, delivery_tables, lifecycle_tables, authority, keys)
+OWNERS = (
+    directory_tables,
+    access_tables,
+    credential_tables,
+    delivery_tables,
+    lifecycle_tables,
+    provisioning_tables,
+    authority,
+    keys,
+)
 target_metadata = [Base.metadata, audit_metadata]

@@ -1,6 +1,7 @@
 """Accounts in applications, over SCIM: what they should be, how they are made so, and how that is proven.
 
-Owns the mapping of a person to a SCIM user, the plan of a transition's SCIM deliveries, and the channel that sends
-them. Owns no table: accounts and targets are `access`'s, deliveries are `delivery`'s.
-Entry points: `planner.ScimPlanner`, `outbound.ScimChannel`.
+Outbound it owns the mapping of a person to a SCIM user, the plan of a transition's SCIM deliveries, and the channel
+that sends them; accounts and targets are `access`'s, deliveries are `delivery`'s. Inbound it owns the store of the SCIM
+server and its tables: how senders name people and groups, and what the directory has no place for.
+Entry points: `planner.ScimPlanner`, `outbound.ScimChannel`, `inbound.DirectoryStore`.
 """

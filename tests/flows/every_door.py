@@ -6,7 +6,7 @@ import hashlib
 import html
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -160,7 +160,7 @@ class Stage:
                 session, principal_id, now=self.clock(), settings=self.hub.settings, actor=COMMAND_LINE
             )
 
-    def _api_token(self, principal_id: str | None) -> str:
+    def _api_token(self, principal_id: str | None, *, scopes: Sequence[str] = ("people:read", "people:write")) -> str:
         value = opaque.make("api")
         with self.hub.database.transaction() as session:
             epoch = None
@@ -176,7 +176,7 @@ class Stage:
                     principal_id=principal_id,
                     enrolment_epoch=epoch,
                     installation_epoch=1,
-                    scopes=["people:read", "people:write"],
+                    scopes=list(scopes),
                     created_at=self.clock(),
                     is_local=principal_id is None,
                 )
@@ -424,6 +424,25 @@ def _api(method: str, path: str, **body: Any) -> Callable[[Stage], None]:
     return act
 
 
+def _scim(method: str, **active: Any) -> Callable[[Stage], None]:
+    """A sender that is limited to nothing: DELETE, or a change of `active`."""
+
+    def act(stage: Stage) -> None:
+        body = {
+            "schemas": ["urn:ietf:params:scim:api:messages:2.0:PatchOp"],
+            "Operations": [{"op": "replace", "value": active}],
+        }
+        answer = stage.machine.request(
+            method,
+            f"/scim/v2/Users/{stage.person}",
+            json=body if active else None,
+            headers={"authorization": f"Bearer {stage._api_token(None, scopes=['scim:write'])}"},
+        )
+        assert answer.status_code in {200, 204}, answer.text
+
+    return act
+
+
 def _command(act: Callable[[Any, Caller, str, datetime], Any]) -> Callable[[Stage], None]:
     def run(stage: Stage) -> None:
         with stage.hub.database.transaction() as session:
@@ -499,6 +518,7 @@ LEAVES: Mapping[tuple[Door, str], Callable[[Stage], None]] = {
     (Door.CONSOLE, "preview confirmed"): _console_leave,
     (Door.API, "now"): _api("POST", "offboarding"),
     (Door.API, "emergency"): _api("POST", "offboarding", emergency=True),
+    (Door.SCIM, "deleted"): _scim("DELETE"),
     (Door.CLI, "now"): _command(lambda s, c, p, now: commands.offboard(s, c, p, now=now)),
     (Door.HR_FILE, "status left"): _hr_file(status="left", end_date="2026-11-22"),
     (Door.HR_FILE, "end date passed"): _hr_file(end_date="2026-11-22"),
@@ -512,6 +532,7 @@ LEAVES: Mapping[tuple[Door, str], Callable[[Stage], None]] = {
 SUSPENSIONS: Mapping[Door, tuple[Callable[[Stage], None], Callable[[Stage], None]]] = {
     Door.CONSOLE: (_console_post("suspend"), _console_post("reactivate")),
     Door.API: (_api("POST", "suspend"), _api("POST", "reactivate")),
+    Door.SCIM: (_scim("PATCH", active=False), _scim("PATCH", active=True)),
     Door.CLI: (
         _command(lambda s, c, p, now: commands.suspend(s, c, p, now=now)),
         _command(lambda s, c, p, now: commands.reactivate(s, c, p, now=now)),
@@ -522,6 +543,7 @@ SUSPENSIONS: Mapping[Door, tuple[Callable[[Stage], None], Callable[[Stage], None
 
 REHIRES: Mapping[Door, Callable[[Stage], None]] = {
     Door.API: _api("POST", "employments", company=COMPANY, employee_number=NUMBER, start_date="2020-01-01"),
+    Door.SCIM: _scim("PATCH", active=True),
     Door.CLI: _cli_rehire,
     Door.HR_FILE: _hr_file(start_date="2026-11-24"),
 }

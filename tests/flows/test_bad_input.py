@@ -85,6 +85,7 @@ CASES: Mapping[str, Case] = {
     "/api/v1/people/{person}/suspend": Case(_API_PERSON),
     "/api/v1/receipts/{case}": Case({"case": UNKNOWN}),
     "/api/v1/receipts/{case}/export": Case({"case": UNKNOWN}),
+    "/scim/v2/{path:path}": Case({"path:path": "Users"}, ("filter", "sortBy", "count", "startIndex", "attributes")),
     "/audit": Case(),
     "/audit/events": Case(parameters=(*_LIST, "view", "result", "action")),
     "/consent": Case(parameters=("transaction", "consent", "csrf_token")),
@@ -287,10 +288,11 @@ def test_every_route_has_a_case(stage: Stage) -> None:
 def test_bad_input_is_refused_clearly_and_changes_nothing(stage: Stage, path: str) -> None:
     methods = methods_of(stage.app).get(path)
     assert methods, "no such route (any more)"
-    is_api = path.startswith("/api/")
+    is_api = path.startswith(("/api/", "/scim/"))
     caller = stage.machine if is_api else AUDITORS[id(stage)] if path.startswith("/audit") else stage.hr_browser
     assert caller is not None
-    token = {"authorization": f"Bearer {stage.api_token}"} if is_api else {}
+    value = stage._api_token(None, scopes=["scim:write"]) if path.startswith("/scim/") else stage.api_token
+    token = {"authorization": f"Bearer {value}"} if is_api else {}
     is_small = stage.hub.database.dialect == "postgresql"
     before = _state(stage)
     for number, (method, address, options) in enumerate(_attacks(stage, path, CASES[path], methods)):

@@ -48,7 +48,7 @@ def oauth(hall: Hall, known: Mapping[str, Iterable[str]]) -> dict[str, Any]:
 
 def pages(hall: Hall, known: Mapping[str, Iterable[str]]) -> dict[str, Any]:
     """Every page and every form."""
-    return _described(hall, ("/",), known, without=("/oauth2/", "/.well-known/", "/api/", "/static/"))
+    return _described(hall, ("/",), known, without=("/oauth2/", "/.well-known/", "/api/", "/scim/", "/static/"))
 
 
 def _described(

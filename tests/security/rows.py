@@ -53,6 +53,8 @@ _SERVER = "tests/security/test_server.py::"
 _FUZZ = "tests/security/test_fuzz.py::"
 _SESSIONS = "tests/credentials/test_sessions.py::"
 _API = "tests/api/test_authority.py::"
+_SCIM = "tests/api/test_scim.py::"
+_SCIM_SERVER = "tests/scim/test_server.py::"
 _HOSTILE_ALL = (f"{_HOSTILE}test_no_endpoint_believes_a_token_that_is_not_ours",)
 _KINDS = (f"{_MATRIX}test_a_verifier_takes_its_own_kind_and_no_other",)
 
@@ -296,6 +298,35 @@ ROWS: dict[str, Row] = {
     # ------------------------------------------------------------------ SCIM, as far as the client goes
     "7644-7.2": Row("RFC 7644 section 7.2", "plain http to a service provider", "refused", (
         f"{_ADDRESSES}test_plain_http_is_let_through_to_named_loopback_only",)),
+    "7644-7.4": Row("RFC 7644 sections 7.3, 7.4 and 7.6", "cookie, nobody, a token for something else", "401 or 403", (
+        f"{_SCIM}test_nobody_gets_in_without_a_token_for_scim", *_KINDS)),
+    "C01": Row("CVE-2025-41115", "externalId that looks like an id of ours", "a new id; it names nothing here", (
+        f"{_SCIM}test_external_id_is_each_senders_own",)),
+    "C02": Row("CVE-2026-92539", "people of another company, every verb, bulk, search", "404", (
+        f"{_SCIM}test_people_of_another_company_do_not_exist",)),
+    "C04": Row("CVE-2022-1680", "somebody who is there is taken over by name or mail", "409", (
+        f"{_SCIM}test_nobody_is_taken_over_by_name_or_mail",)),
+    "C05": Row("CVE-2025-4210", "every address without token, with another one, without the scope", "401 or 403", (
+        f"{_SCIM}test_nobody_gets_in_without_a_token_for_scim", f"{_SCIM}test_reading_token_changes_nothing")),
+    "C07": Row("RFC 7644 section 3.4.2.2", "filters on secrets, deep, odd", "invalidFilter", (
+        f"{_SCIM_SERVER}test_query_that_cannot_be_met",)),
+    "C08": Row("RFC 7644 section 7.5.2", "values of filters in logs and events", "absent", (
+        f"{_SCIM}test_values_of_a_filter_reach_no_log",)),
+    "C09": Row("RFC 7643 section 7", "id, meta, groups changed; secrets asked for", "mutability; absent", (
+        "tests/scim/test_patch.py::test_refused_operation_changes_nothing",)),
+    "C10": Row("RFC 7644 section 3.5.2", "every odd PATCH", "as the RFC says, or 400; all or nothing", (
+        "tests/scim/test_patch.py::test_operation",
+        "tests/scim/test_patch.py::test_refused_operation_changes_nothing")),
+    "C11": Row("RFC 7644 section 3.7", "circles, too many operations, too large, failOnErrors", "413, 409", (
+        f"{_SCIM_SERVER}test_bulk_in_a_circle_is_told_and_half_of_it_is_not_made",
+        f"{_SCIM_SERVER}test_bulk_that_cannot_be_read", f"{_SCIM}test_large_body_is_refused_unread",
+        f"{_SCIM_SERVER}test_bulk_stops_after_as_many_errors_as_it_may_have")),
+    "C13": Row("RFC 7644 section 3.14", "a stale version", "412", (
+        f"{_SCIM}test_two_changes_at_once_meet_the_version",)),
+    "C16": Row("RFC 7644 section 7.8", "names that look the same", "409", (
+        f"{_SCIM}test_name_that_looks_the_same_is_taken",)),
+    "O08": Row("GHSA-rjg6", "SCIM DELETE leaves sessions", "every credential is dead", (
+        f"{_DOORS}test_every_door_that_ends_an_employment_ends_every_credential",)),
     "C18": Row("outbound secrets", "token in addresses, errors, logs", "never there", (
         "tests/scim/test_client.py::test_error_carries_the_other_sides_words_and_no_secret",)),
     "FUZZ": Row("every endpoint from its description", "schemathesis over API, OAuth endpoints, pages", "no fault", (
@@ -318,7 +349,6 @@ ABSENT: dict[str, Absent] = {
     "J21": Absent("DPoP", "tokens are bearer tokens", ("dpop",)),
     "J24": Absent("keys in client registrations", "clients have no keys", ("private_key_jwt",)),
     "S01-S27": Absent("SAML", "not there yet", ("/saml",)),
-    "C01-C16": Absent("SCIM server", "not there yet", ("/scim/",)),
     "L01-L12": Absent("LDAP", "not there yet", ("/ldap",)),
     "M02-M13": Absent("second factors", "passwords only", ("/mfa", "/passkey", "/webauthn", "/totp")),
     "F01-F14": Absent("federation and linking", "no upstream sign-in", ("/link", "/callback")),

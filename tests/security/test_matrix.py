@@ -70,6 +70,7 @@ class Kinds:
             "tx": location.partition("transaction=")[2],
             "inv": stage.invite(stage.person),
             "api": stage.api_token,
+            "scim token": stage._api_token(None, scopes=["scim:write"]),
             "csrf token": self.csrf,
             "client secret": stage.secrets[SLUG],
             "password": PASSWORD,
@@ -215,6 +216,15 @@ def _api(stage: Stage, value: str) -> bool:
     )
 
 
+def _scim(stage: Stage, value: str) -> bool:
+    cookie = stage.machine.get("/scim/v2/Users", headers={b"cookie": b"idhub_session=" + value.encode()})
+    assert cookie.status_code == 401
+    return any(
+        stage.machine.get("/scim/v2/Users", headers={b"authorization": scheme + value.encode()}).status_code == 200
+        for scheme in (b"Bearer ", b"bearer ", b"Basic ", b"")
+    )
+
+
 def _login(stage: Stage, value: str) -> bool:
     browser = _elsewhere(stage)
     page = browser.get("/login")
@@ -332,6 +342,7 @@ VERIFIERS: Mapping[str, tuple[Cell, frozenset[str]]] = {
     "id_token_hint": (_hint_at_authorize, frozenset({"id token"})),
     "id_token_hint at logout": (_hint_at_logout, frozenset({"id token"})),
     "api": (_api, frozenset({"api"})),
+    "scim": (_scim, frozenset({"scim token"})),
     "api by cookie": (_api_with_cookie, frozenset()),
     "login form": (_login, frozenset({"password"})),
     "login name": (_name, frozenset()),
@@ -367,6 +378,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "/login/first": ("one-time link",),
     "/logout": ("ended cookie", "session cookie"),
     "/account/sessions/end": ("form token",),
+    "/scim/v2/{path:path}": ("scim",),
 }  # fmt: skip
 """Routes that read a credential of their own kind. Every other one is a page (session cookie), the API, or public."""
 OPEN = {
@@ -405,8 +417,8 @@ def test_every_route_that_reads_a_credential_has_its_verifiers(small_hall: Hall)
 
 
 _BY_DATABASE = (
-    "userinfo", "introspection", "code grant", "refresh grant", "api", "login form", "one-time link", "session cookie",
-    "transaction", "browser cookie", "revocation",
+    "userinfo", "introspection", "code grant", "refresh grant", "api", "scim", "login form", "one-time link",
+    "session cookie", "transaction", "browser cookie", "revocation",
 )  # fmt: skip
 """What a row of the database decides; the others are decided before it is asked, and alike on both."""
 

@@ -1,0 +1,134 @@
+"""The SCIM server's store: the directory, as one sender sees and changes it, inside one transaction."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from idhub.authority import Action, authorize
+from idhub.directory.tables import Group, Principal
+from idhub.errors import Conflict, IdhubError, Invalid, NotPermitted
+from idhub.errors import NotFound as Missing
+from idhub.keys import Keyring
+from idhub.provisioning.inbound_groups import Groups
+from idhub.provisioning.inbound_sender import Sender
+from idhub.provisioning.inbound_users import Users
+from scim.attributes import ResourceType
+from scim.errors import InvalidValue, NotFound, NotUnique, RequestError
+from scim.messages import Forbidden
+from scim.schemas import ENTERPRISE_USER, Resource
+from scim.server import Page, Query, Stored
+from scim.standard import GROUP_TYPE, USER_TYPE
+
+KINDS: Final = (USER_TYPE, GROUP_TYPE)
+
+
+class DirectoryStore:
+    """See `scim.server.Store`. Commits nothing."""
+
+    def __init__(self, session: Session, sender: Sender, keyring: Keyring, *, base_url: str, now: datetime) -> None:
+        self._session, self._sender = session, sender
+        self._users = Users(session, sender, keyring, base_url=base_url, now=now)
+        self._groups = Groups(session, sender, base_url=base_url, now=now)
+
+    def get(self, kind: ResourceType, resource_id: str) -> Stored:
+        """See `scim.server.Store.get`."""
+        with _Translated():
+            self._authorize(Action.PEOPLE_READ)
+            return self._one(kind, resource_id)
+
+    def find(self, kind: ResourceType, query: Query) -> Page:
+        """See `scim.server.Store.find`."""
+        with _Translated():
+            self._authorize(Action.PEOPLE_READ)
+            return self._of(kind).find(query)
+
+    def create(self, kind: ResourceType, resource: Resource) -> Stored:
+        """See `scim.server.Store.create`."""
+        with _Translated():
+            self._authorize(Action.PEOPLE_CHANGE)
+            return self._one(kind, self._of(kind).create(resource))
+
+    def change(self, kind: ResourceType, resource_id: str, change: Callable[[Stored], Resource]) -> Stored:
+        """See `scim.server.Store.change`."""
+        with _Translated():
+            self._authorize(Action.PEOPLE_CHANGE)
+            held = self._locked(kind, resource_id)
+            new = change(held)
+            if new != held.resource:
+                self._of(kind).change(held, new)
+                return self._one(kind, resource_id)
+            return held
+
+    def delete(self, kind: ResourceType, resource_id: str, check: Callable[[Stored], None]) -> None:
+        """See `scim.server.Store.delete`."""
+        with _Translated():
+            self._authorize(Action.PEOPLE_OFFBOARD)
+            held = self._locked(kind, resource_id)
+            check(held)
+            self._of(kind).delete(held)
+
+    def me(self) -> tuple[ResourceType, str] | None:
+        """See `scim.server.Store.me`."""
+        principal_id = self._sender.caller.subject.principal_id
+        return None if principal_id is None else (USER_TYPE, principal_id)
+
+    def _authorize(self, action: Action) -> None:
+        authorize(self._session, self._sender.caller.subject, action)
+
+    def _of(self, kind: ResourceType) -> Users | Groups:
+        return self._users if kind is USER_TYPE else self._groups
+
+    def _one(self, kind: ResourceType, resource_id: str) -> Stored:
+        found = self._of(kind).show([resource_id])
+        if not found:
+            raise NotFound("There is no such resource.")
+        return found[0]
+
+    def _locked(self, kind: ResourceType, resource_id: str) -> Stored:
+        column = Principal.id if kind is USER_TYPE else Group.id
+        self._session.execute(select(column).where(column == resource_id).with_for_update())
+        return self._one(kind, resource_id)
+
+
+class _Translated:
+    """Errors of the domain in the words of SCIM, each naming what was sent."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not isinstance(error, IdhubError):
+            return
+        raise to_scim(error) from error
+
+
+_NAMES: Final = {
+    "display_name": "displayName",
+    "given_name": "name.givenName",
+    "family_name": "name.familyName",
+    "email": "emails",
+    "mobile": "phoneNumbers",
+    "title": "title",
+    "employee_number": f"{ENTERPRISE_USER}:employeeNumber",
+    "department": f"{ENTERPRISE_USER}:department",
+    "manager": f"{ENTERPRISE_USER}:manager",
+    "organization": f"{ENTERPRISE_USER}:organization",
+}
+
+
+def to_scim(error: IdhubError) -> RequestError:
+    """The error as a sender of SCIM reads it."""
+    attribute = _NAMES.get(error.field or "", error.field)
+    match error:
+        case Missing():
+            return NotFound(error.description, attribute=attribute)
+        case NotPermitted():
+            return Forbidden(error.description, attribute=attribute)
+        case Conflict():
+            return NotUnique(error.description, attribute=attribute)
+        case Invalid():
+            return InvalidValue(error.description, attribute=attribute)
+    raise error

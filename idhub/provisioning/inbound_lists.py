@@ -1,0 +1,61 @@
+"""Lists that are made in memory: what a filter sees of a resource, its order, the part that was asked for. Pure."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from scim.attributes import Target
+from scim.errors import InvalidValue
+from scim.server import Page, Query, Stored
+
+
+def document_of(stored: Stored) -> Mapping[str, Any]:
+    """The resource as a filter sees it."""
+    meta = {"created": stored.created_at, "lastModified": stored.changed_at}
+    return {**stored.resource, "id": stored.id, "meta": meta}
+
+
+def sort_name(target: Target) -> str:
+    return target.attribute.name + (f".{target.sub.name}" if target.sub else "")
+
+
+def ordered(found: list[Stored], query: Query) -> list[Stored]:
+    """Sorted as RFC 7644 section 3.4.2.3 says: by the primary value of several, those without a value last."""
+    if query.sort_by is None:
+        return found
+    target = query.sort_by
+
+    def key(stored: Stored) -> Any:
+        value: Any = document_of(stored)
+        for name in (target.extension, target.attribute.name):
+            if name is not None:
+                value = value.get(name) if isinstance(value, Mapping) else None
+        if isinstance(value, list):
+            value = next((each for each in value if isinstance(each, Mapping) and each.get("primary")), value[0])
+        if isinstance(value, Mapping):
+            value = value.get(target.sub.name if target.sub else "value")
+        if isinstance(value, str) and not (target.sub or target.attribute).case_exact:
+            value = value.casefold()
+        return value
+
+    keyed = [(key(stored), stored) for stored in found]
+    with_value = [pair for pair in keyed if pair[0] is not None]
+    with_value.sort(key=lambda pair: pair[0], reverse=query.is_descending)
+    return [stored for _, stored in with_value] + [stored for value, stored in keyed if value is None]
+
+
+def start_of(query: Query) -> int:
+    if query.cursor is None:
+        return query.start_index - 1
+    if query.cursor and not query.cursor.isdecimal():
+        raise InvalidValue("This cursor is not of this list.", attribute="cursor")
+    return min(int(query.cursor or 0), 2**31)
+
+
+def window(found: Sequence[Stored], query: Query) -> Page:
+    start = start_of(query)
+    has_more = query.cursor is not None and start + query.count < len(found)
+    return Page(
+        items=found[start : start + query.count],
+        total=len(found),
+        next_cursor=str(start + query.count) if has_more else None,
+    )

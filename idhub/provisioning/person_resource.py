@@ -1,0 +1,266 @@
+"""A person as a SCIM user: what a sender's resource says of a person, and what is shown of one. Pure.
+
+The directory's attributes are the truth for what it models; whatever else a sender says is kept beside them (`extras`)
+and shown again, without meaning anything here. Roles and entitlements of a sender are such words: no hub role, group
+or entitlement follows from them.
+"""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from idhub.directory.kinds import EmploymentType, Standing
+from idhub.directory.people import PersonView
+from idhub.errors import Invalid
+from idhub.lifecycle.intake import LIMITS, clean_email, clean_mobile
+from scim.schemas import ENTERPRISE_USER, USER, Resource
+
+LONGEST_USER_NAME: Final = 254
+_SHOWN_BY_DIRECTORY: Final = "~"
+"""Marks, in a kept list, the value that stands in the directory: it is filled in when shown."""
+_UNSAID: Final = "~unsaid"
+"""Names, in what is kept, of attributes that the directory has a value for and the sender never said."""
+_INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_CJK: Final = re.compile("[\u3400-\u9fff\uf900-\ufaff]")
+_TYPES: Final[Mapping[str, EmploymentType]] = {
+    "employee": EmploymentType.REGULAR,
+    **{kind.value: kind for kind in EmploymentType},
+}
+_IN_DIRECTORY: Final = frozenset(
+    {"schemas", "userName", "externalId", "displayName", "title", "active", "locale", "name", "userType", "groups"}
+)
+
+_IN_EMPLOYMENT: Final = frozenset({"employeeNumber", "department", "organization", "manager"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Said:
+    """What a resource says, sorted by where it belongs.
+
+    Args:
+        person: values of the person's attributes; None where there is none.
+        company, department, manager: as words; the directory decides whether they name anything.
+        extras: what the directory has no place for.
+    """
+
+    user_name: str
+    external_id: str | None
+    active: bool
+    person: Mapping[str, str | None]
+    employee_number: str | None
+    employment_type: EmploymentType | None
+    title: str | None
+    company: str | None
+    department: str | None
+    manager: str | None
+    extras: Resource = field(default_factory=dict)
+
+
+def user_name_key(user_name: str) -> str:
+    """The one form in which names are compared: NFKC, case-folded, without blanks around it and what cannot be seen.
+
+    Raises:
+        Invalid: nothing is left, or it is too long.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", user_name).casefold())
+    key = "".join(c for c in folded if unicodedata.category(c) not in _INVISIBLE).strip()
+    if not key or max(len(key), len(user_name)) > LONGEST_USER_NAME:
+        raise Invalid(
+            f"userName has 1 to {LONGEST_USER_NAME} characters that can be seen.", field="userName", rule="user_name"
+        )
+    return key
+
+
+def read_said(resource: Mapping[str, Any]) -> Said:
+    """Sort what a resource says.
+
+    Raises:
+        Invalid: a value that the directory takes and that breaks its rules; `field` is the SCIM attribute.
+    """
+    name: Mapping[str, str] = resource.get("name") or {}
+    enterprise: Mapping[str, Any] = resource.get(ENTERPRISE_USER) or {}
+    user_name = unicodedata.normalize("NFC", resource["userName"]).strip()
+    display_name = resource.get("displayName") or name.get("formatted") or _composed(name) or user_name
+    email, emails = _split(resource.get("emails") or [], "work", _email)
+    mobile, phones = _split(resource.get("phoneNumbers") or [], "mobile", _mobile, only_of_type=True)
+    locale = resource.get("locale")
+    fits = locale is None or len(locale) <= LIMITS["locale"]
+    kept_name = {part: value for part, value in name.items() if part not in {"familyName", "givenName"}}
+    if kept_name.get("formatted") == display_name:
+        del kept_name["formatted"]
+    manager = (enterprise.get("manager") or {}).get("value")
+    extras: Resource = {
+        **{key: value for key, value in resource.items() if key not in _IN_DIRECTORY and key != ENTERPRISE_USER},
+        _UNSAID: [path for path, value in said_of_derived(resource).items() if value is None],
+        "name": kept_name,
+        "emails": emails,
+        "phoneNumbers": phones,
+        "userType": resource.get("userType"),
+        "locale": None if fits else locale,
+        ENTERPRISE_USER: {key: value for key, value in enterprise.items() if key not in _IN_EMPLOYMENT},
+    }
+    return Said(
+        user_name=user_name,
+        external_id=resource.get("externalId"),
+        active=resource.get("active", True),
+        person={
+            "display_name": display_name,
+            "given_name": name.get("givenName"),
+            "family_name": name.get("familyName"),
+            "email": email,
+            "mobile": mobile,
+            "locale": locale if fits else None,
+        },
+        employee_number=enterprise.get("employeeNumber"),
+        employment_type=_TYPES.get((resource.get("userType") or "").lower()),
+        title=resource.get("title"),
+        company=enterprise.get("organization"),
+        department=enterprise.get("department"),
+        manager=manager,
+        extras=_filled(extras),
+    )
+
+
+def said_of_derived(resource: Mapping[str, Any]) -> dict[str, Any]:
+    """What the resource says of each attribute that the directory has a value for in any case."""
+    name, enterprise = resource.get("name") or {}, resource.get(ENTERPRISE_USER) or {}
+    return {
+        "displayName": resource.get("displayName"),
+        "name.formatted": name.get("formatted"),
+        "active": resource.get("active"),
+        "userType": resource.get("userType"),
+        "employeeNumber": enterprise.get("employeeNumber"),
+        "organization": enterprise.get("organization"),
+    }
+
+
+def _composed(name: Mapping[str, str]) -> str | None:
+    family, given = name.get("familyName"), name.get("givenName")
+    if family and given:
+        return family + given if _CJK.search(family + given) else f"{given} {family}"
+    return family or given
+
+
+def _email(value: str) -> str | None:
+    try:
+        return clean_email(value)
+    except Invalid as error:
+        raise Invalid(error.description, field="emails", rule=error.rule) from error
+
+
+def _mobile(value: str) -> str | None:
+    try:
+        # RFC 3966: as a URI, with dashes and dots between the digits.
+        return clean_mobile(value.removeprefix("tel:").replace(".", "-"))
+    except Invalid:
+        return None
+
+
+def _split(entries: Sequence[Resource], kind: str, clean: Any, *, only_of_type: bool = False) -> tuple[Any, Any]:
+    """The one value that the directory keeps, and the list with that value left out and its place marked."""
+    ours = [entry for entry in entries if (entry.get("type") or "").lower() == kind]
+    primary = [entry for entry in entries if entry.get("primary") is True]
+    chosen = next(iter(ours or (() if only_of_type else primary or entries)), None)
+    value = clean(chosen["value"]) if chosen is not None and chosen.get("value") else None
+    if value is None:
+        return None, list(entries)
+    kept = [
+        {_SHOWN_BY_DIRECTORY: True, **{key: part for key, part in entry.items() if key != "value"}}
+        if entry is chosen
+        else entry
+        for entry in entries
+    ]
+    # As sent, where the directory's own form differs from it.
+    if chosen is not None and chosen["value"] != value:
+        kept[[entry is chosen for entry in entries].index(True)]["value"] = chosen["value"]
+    return value, kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What is kept of a person beside the directory."""
+
+    user_name: str
+    external_id: str | None = None
+    extras: Mapping[str, Any] = field(default_factory=dict)
+
+
+def user_resource(person: PersonView, kept: Kept, groups: Sequence[tuple[str, str]], *, base_url: str) -> Resource:
+    """The resource of a person, without `id` and `meta`."""
+    extras, post = kept.extras, person.main
+    said_name: Mapping[str, Any] = extras.get("name") or {}
+    name = {
+        "formatted": said_name.get("formatted") or person.display_name,
+        "familyName": person.family_name,
+        "givenName": person.given_name,
+        **{part: value for part, value in said_name.items() if part != "formatted"},
+    }
+    enterprise: Resource = dict(extras.get(ENTERPRISE_USER) or {})
+    if post is not None:
+        enterprise["employeeNumber"] = post.employee_number
+        enterprise.setdefault("organization", post.company)
+        enterprise["department"] = post.department
+        if post.manager_id is not None:
+            enterprise["manager"] = {
+                "value": post.manager_id,
+                "$ref": f"{base_url}/Users/{post.manager_id}",
+            }
+    resource: Resource = {
+        **{key: value for key, value in extras.items() if key not in {_UNSAID, "name", ENTERPRISE_USER}},
+        "userName": kept.user_name,
+        "externalId": kept.external_id,
+        "name": name,
+        "displayName": person.display_name,
+        "title": post.title if post else None,
+        "locale": person.locale or extras.get("locale"),
+        "active": person.standing in {Standing.ACTIVE, Standing.STAGED},
+        "userType": _user_type(extras.get("userType"), post.type if post else None),
+        "emails": _joined(extras.get("emails"), person.email, "work"),
+        "phoneNumbers": _joined(extras.get("phoneNumbers"), person.mobile, "mobile"),
+        "groups": [
+            {"value": group_id, "$ref": f"{base_url}/Groups/{group_id}", "display": title, "type": "direct"}
+            for group_id, title in groups
+        ],
+        ENTERPRISE_USER: enterprise,
+    }
+    for path in extras.get(_UNSAID) or ():
+        # A sender reads back what it said: it would take a value that it removed for one that was not removed.
+        head, _, part = path.rpartition(".")
+        holder = name if head == "name" else enterprise if path in enterprise else resource
+        holder.pop(part, None)
+    resource["name"], resource[ENTERPRISE_USER] = _filled(name), _filled(enterprise)
+    shown = _filled(resource)
+    return {"schemas": [USER, *([ENTERPRISE_USER] if ENTERPRISE_USER in shown else [])], **shown}
+
+
+def _user_type(said: str | None, kind: EmploymentType | None) -> str | None:
+    if said is not None and (kind is None or _TYPES.get(said.lower(), kind) == kind):
+        return said
+    return None if kind is None else kind.value.capitalize()
+
+
+def _joined(kept: Sequence[Mapping[str, Any]] | None, value: str | None, kind: str) -> list[Resource]:
+    """A kept list with the directory's value in its place; without one, that value alone."""
+    shown: list[Resource] = []
+    has_place = False
+    for entry in kept or ():
+        if _SHOWN_BY_DIRECTORY not in entry:
+            shown.append(dict(entry))
+            continue
+        has_place = True
+        if value is not None:
+            parts = {key: part for key, part in entry.items() if key not in {_SHOWN_BY_DIRECTORY, "value"}}
+            shown.append({"value": entry.get("value") if _means(entry.get("value"), value) else value, **parts})
+    if not has_place and value is not None:
+        shown.insert(0, {"value": value, "type": kind})
+    return shown
+
+
+def _means(said: Any, value: str) -> bool:
+    return isinstance(said, str) and (_mobile(said) == value or said.strip() == value)
+
+
+def _filled(values: Mapping[str, Any]) -> Resource:
+    return {key: value for key, value in values.items() if value not in (None, "", [], {})}

@@ -57,7 +57,7 @@ _PLAIN_PATHS = (*HOT_PATHS, AUTHORIZE_PATH, RESUME_PATH, "/login")
 _LOG = structlog.get_logger(__name__)
 
 
-class _Application(FastAPI):
+class HubApp(FastAPI):
     """FastAPI behind the endpoints that machines call at high rate: those pass none of its layers."""
 
     front: Mapping[str, ASGIApp] = MappingProxyType({})
@@ -147,7 +147,7 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
             await services.http.close()
             services.hashing.close()
 
-    app = _Application(
+    app = HubApp(
         title="idhub",
         version="1",
         lifespan=lifespan,

@@ -13,9 +13,9 @@ from idhub.api.scopes import SCIM_SCOPES, SCOPES, actions_of
 from idhub.authority import Action, Subject
 from idhub.changes import Actor
 from idhub.credentials import opaque
+from idhub.credentials.predicate import may_act
 from idhub.credentials.tables import ApiToken
 from idhub.db import Database
-from idhub.directory.kinds import Standing
 from idhub.directory.tables import Installation, Principal
 from idhub.errors import IdhubError
 from idhub.lifecycle import commands
@@ -117,17 +117,9 @@ def _find(session: Session, value: str, *, now: datetime) -> Any:
     if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
         return None
     if row.principal_id is not None:
-        owner = session.execute(
-            select(
-                Principal.standing, Principal.enrolment_epoch, Principal.access_starts_at, Principal.access_ends_at
-            ).where(Principal.id == row.principal_id)
-        ).one_or_none()
-        if (
-            owner is None
-            or owner.standing != Standing.ACTIVE
-            or owner.enrolment_epoch != row.enrolment_epoch
-            or owner.access_starts_at > now
-            or (owner.access_ends_at is not None and owner.access_ends_at <= now)
-        ):
+        epoch = session.execute(
+            select(Principal.enrolment_epoch).where(Principal.id == row.principal_id, may_act(now))
+        ).scalar_one_or_none()
+        if epoch != row.enrolment_epoch:
             return None
     return row

@@ -12,7 +12,6 @@ from typing import Any, Final, Protocol
 
 import orjson
 import structlog
-from starlette.applications import Starlette
 
 from idhub.changes import EventType
 from idhub.credentials import opaque, spending
@@ -476,19 +475,6 @@ def _address(scope: Scope, trusted: Sequence[Network]) -> str:
     return client_address(peer, forwarded, trusted)
 
 
-class HotPaths:
-    """ASGI middleware: requests for these paths are answered here, before any routing; the rest is passed on."""
-
-    def __init__(self, app: ASGIApp, *, table: Mapping[str, ASGIApp]) -> None:
-        self._app = app
-        self._table = table
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request to its endpoint."""
-        endpoint = self._table.get(scope["path"]) if scope["type"] == "http" else None
-        await (endpoint or self._app)(scope, receive, send)
-
-
 def create_hot(services: HotServices) -> tuple[Endpoints, dict[str, ASGIApp]]:
     """The endpoints, and which application answers which path."""
     endpoints = Endpoints(services)
@@ -504,10 +490,3 @@ def create_hot(services: HotServices) -> tuple[Endpoints, dict[str, ASGIApp]]:
         **{path: _Document(endpoints.discovery) for path in DISCOVERY_PATHS},
         **{path: _HotEndpoint(handler, endpoints, methods, realm) for path, handler, methods, realm in table},
     }
-
-
-def mount_hot(app: Starlette, services: HotServices) -> Endpoints:
-    """Put the endpoints in front of an application."""
-    endpoints, table = create_hot(services)
-    app.add_middleware(HotPaths, table=table)
-    return endpoints

@@ -21,6 +21,7 @@ from starlette.testclient import TestClient
 from audit.events import Actor
 from audit.tables import audit_events
 from idhub.access.tables import Application, Criticality, Entitlement, OidcClient
+from idhub.app import HubApp
 from idhub.changes import use_sealer
 from idhub.credentials import sessions
 from idhub.credentials.journal import Journal
@@ -32,7 +33,7 @@ from idhub.directory.tables import Principal
 from idhub.keys import Keyring
 from idhub.lifecycle.intake import Change, EmploymentFacts, Offboard, Onboard, PersonFacts, Reactivate, Suspend
 from idhub.lifecycle.transition import TransitionResult, transition
-from idhub.oidc.hot import Endpoints, mount_hot
+from idhub.oidc.hot import Endpoints, create_hot
 from idhub.oidc.notices import ErrorNotice
 from idhub.oidc.routes import create_router
 from idhub.settings import Settings
@@ -347,8 +348,8 @@ def running(services: Services) -> Iterator[tuple[Endpoints, TestClient]]:
         yield
         await services.store.close()
 
-    application = FastAPI(lifespan=lifespan)
-    endpoints = mount_hot(application, services)
+    application = HubApp(lifespan=lifespan)
+    endpoints, application.front = create_hot(services)
     application.include_router(create_router(services))
     with TestClient(application, base_url=ISSUER, raise_server_exceptions=True) as http:
         yield endpoints, http

@@ -154,6 +154,15 @@ class Sequencer:
             appended, size, waiting, checkpoint=note, mismatched=tuple(mismatched), unreached=tuple(unreached)
         )
 
+    def resign(self) -> None:
+        """Give the lease up, if it is this one's: the next sequencer need not wait until it runs out."""
+        with self._transaction() as connection:
+            connection.execute(
+                update(audit_lease)
+                .where(audit_lease.c.name == _LEASE, audit_lease.c.owner_id == self._owner_id)
+                .values(expires_at=0)
+            )
+
     @contextmanager
     def _transaction(self) -> Iterator[Connection]:
         with self._transactions() as opened:

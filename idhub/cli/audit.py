@@ -1,6 +1,7 @@
 """`idhub audit`: search, export, verify."""
 
 import sys
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +23,9 @@ from idhub.services import Hub, log_origin
 audit = typer.Typer(help="The audit log: search, export, verify.", no_args_is_help=True)
 app.add_typer(audit, name="audit")
 VALID, INVALID, UNREADABLE = 0, 1, 2
+_PATIENCE_SECONDS = 15.0
+"""Longer than the lease of a sequencer that died."""
+_LOOK_AGAIN_SECONDS = 0.1
 
 
 @audit.command("search")
@@ -106,7 +110,18 @@ def _sequence(hub: Hub) -> None:
     with hub.database.read() as session:
         if recovery_reason(session) is not None:
             return
-    hub.sequencer().run_once(hub.clock(), checkpoint=True)
+    sequence_at_once(hub)
+
+
+def sequence_at_once(hub: Hub) -> None:
+    """Take in what is settled and sign it. While another process has the work, wait for it: it does the same."""
+    sequencer = hub.sequencer()
+    patience = time.monotonic() + _PATIENCE_SECONDS
+    result = sequencer.run_once(hub.clock(), checkpoint=True)
+    while not result.is_leader and result.lag.pending and time.monotonic() < patience:
+        time.sleep(_LOOK_AGAIN_SECONDS)
+        result = sequencer.run_once(hub.clock(), checkpoint=True)
+    sequencer.resign()
 
 
 @audit.command("verify")

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from idhub import recovery
+from idhub.cli.audit import sequence_at_once
 from idhub.cli.console import JsonOption, app, caller, open_here, plain, say, show
 from idhub.errors import Conflict
 
@@ -34,7 +35,7 @@ def recover(
                 rule="recovery.plan",
             )
         changed = recovery.leave(log, caller(), seen, now=now)
-        hub.sequencer().run_once(hub.clock(), checkpoint=True)
+        sequence_at_once(hub)
     data = {**plain(seen), "plan": seen.fingerprint, "done": True, "people_changed": changed}
     show(data, as_json=json, lines=[f"recovered: {changed} people changed; take in the newest HR file now"])
 

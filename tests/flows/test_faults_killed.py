@@ -49,7 +49,7 @@ MUST_BE_THERE = {
         "cli.lifecycle:",
         "leasing:lease",
         "settling:settle_all",
-        "deprovision:deprovision send",
+        "deprovision:_switch_off send",
         "BackchannelLogoutChannel.send send",
         "receipts:sign_due",
         "Sequencer._pieces",

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from httpx2 import Response
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from scim2_client.engines.httpx2 import SyncSCIMClient
 from scim2_tester import Status, check_server
 from starlette.testclient import TestClient
@@ -530,3 +532,62 @@ def test_values_of_a_filter_reach_no_log(scim: Scim, capsys: pytest.CaptureFixtu
     said = capsys.readouterr()
     assert "canary-of-a-filter" not in said.out + said.err
     assert "canary-of-a-filter" not in str(scim.api.events())
+
+
+_JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.text(max_size=8)
+    | st.sampled_from([USER, GROUP, "add", "remove"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "schemas",
+                    "userName",
+                    "name",
+                    "emails",
+                    "members",
+                    "value",
+                    "Operations",
+                    "op",
+                    "path",
+                    "active",
+                    "bulkId",
+                    "method",
+                    "data",
+                    "filter",
+                    "displayName",
+                    "externalId",
+                    ENTERPRISE_USER,
+                    "manager",
+                    "department",
+                ]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+_PATHS = st.sampled_from(
+    ["/Users", "/Groups", "/Bulk", "/.search", "/Users/.search", "/Users/USER", "/Groups/x", "/Me", "/%00"]
+)
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+@settings(
+    max_examples=120, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(method=st.sampled_from(["GET", "POST", "PUT", "PATCH"]), path=_PATHS, body=_JSON, filter_=st.text(max_size=20))
+def test_whatever_is_sent_is_no_fault_of_ours(scim: Scim, method: str, path: str, body: Any, filter_: str) -> None:
+    listed = scim.ok("GET", "/Users")["Resources"]
+    user = listed[0] if listed else scim.user()
+    if isinstance(body, dict) and body.get("schemas") != [PATCH_OP] and method == "PATCH":
+        body = {**body, "schemas": [PATCH_OP]}
+
+    answer = scim.call(method, path.replace("USER", user["id"]), body, params={"filter": filter_})
+
+    assert answer.status_code < 500, answer.text

@@ -66,6 +66,7 @@ class Result:
     location: str | None = None
     version: str | None = None
     response: Any = None
+    error: RequestError | None = None
 
 
 def read_message(document: Mapping[str, Any], *, max_operations: int) -> Message:
@@ -180,6 +181,7 @@ def _run_one(
         location=location,
         version=response.headers.get("ETag"),
         response=orjson.loads(response.body) if response.error is not None and response.body else None,
+        error=response.error,
     )
 
 

@@ -27,12 +27,13 @@ class ScimRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScimResponse:
-    """An answer; `error` is what was refused, for whoever records it."""
+    """An answer; `error` is what was refused, `refused` what operations of a bulk were, for whoever records it."""
 
     status: int
     body: bytes | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     error: RequestError | None = None
+    refused: tuple[RequestError, ...] = ()
 
 
 class Forbidden(RequestError):

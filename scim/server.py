@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, quote
@@ -357,7 +357,8 @@ class Server:
         document = self._read_body(request, limit=self._limits.max_bulk_body)
         message = bulk.read_message(document, max_operations=self._limits.max_bulk_operations)
         results = bulk.run(message, lambda inner: self.answer(inner, transactions), base_url=self._base_url)
-        return _json(200, bulk.response(results))
+        refused = tuple(result.error for result in results if result.error is not None)
+        return replace(_json(200, bulk.response(results)), refused=refused)
 
     def _read_body(self, request: ScimRequest, *, limit: int | None = None) -> dict[str, Any]:
         most = limit or self._limits.max_body

@@ -4,7 +4,7 @@ A call carries a token with a SCIM scope; cookies are never accepted. One transa
 an operation. Every refusal is recorded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import structlog
@@ -92,8 +92,9 @@ def _answer(
         )
         desk = _Desk(services, caller, base_url)
         answer = server.answer(wish, desk.reading if request.method == "GET" else desk.writing)
-    if answer.error is not None:
-        _record_refusal(services, caller, request, path, answer.error)
+    refused = answer.refused if answer.error is None else (answer.error,)
+    if refused:
+        _record_refusals(services, caller, request, path, refused)
     headers = {"Retry-After": "1"} if answer.status == _Later.status else {}
     return _response(answer, headers)
 
@@ -139,24 +140,28 @@ def _translated() -> Iterator[None]:
         raise _Later("The database cannot be reached; try again.") from error
 
 
-def _record_refusal(services: ApiServices, caller: ApiCaller, request: Request, path: str, error: RequestError) -> None:
-    """The refusal of an authenticated caller; the attribute's name, never what was sent."""
-    kind = EventType.AUTHORIZATION_DENIED if isinstance(error, Forbidden) else EventType.REQUEST_REFUSED
-    event = Event(
-        type=kind,
-        at=services.clock(),
-        actor=caller.lifecycle.actor,
-        door=Door.SCIM,
-        target_kind="endpoint",
-        target_id=_endpoint(request, path),
-        outcome="failure",
-        reason=error.scim_type or f"scim.{error.status}",
-        request_id=caller.lifecycle.request_id,
-        details={"attribute": error.attribute, "status": error.status},
-    )
+def _record_refusals(
+    services: ApiServices, caller: ApiCaller, request: Request, path: str, errors: Sequence[RequestError]
+) -> None:
+    """Refusals of an authenticated caller, each of a bulk by itself; the attribute's name, never what was sent."""
+    events = [
+        Event(
+            type=EventType.AUTHORIZATION_DENIED if isinstance(error, Forbidden) else EventType.REQUEST_REFUSED,
+            at=services.clock(),
+            actor=caller.lifecycle.actor,
+            door=Door.SCIM,
+            target_kind="endpoint",
+            target_id=_endpoint(request, path),
+            outcome="failure",
+            reason=error.scim_type or f"scim.{error.status}",
+            request_id=caller.lifecycle.request_id,
+            details={"attribute": error.attribute, "status": error.status},
+        )
+        for error in errors
+    ]
     try:
         with services.database.transaction() as session:
-            record(session, [event])
+            record(session, events)
     except OperationalError as failure:
         _LOG.warning("scim.refusal_not_recorded", exc_info=failure)
 

@@ -45,7 +45,7 @@ class MoveBody(Body):
     end_date: Day | None = None
 
 
-def create_router(services: ApiServices) -> APIRouter:  # noqa: C901 - one route after the other  # noqa: C901 - one route after the other
+def create_router(services: ApiServices) -> APIRouter:  # noqa: C901 - one route after the other
     """Routes of standing."""
     router = APIRouter(route_class=create_route_class(services))
     database = services.database

@@ -591,3 +591,16 @@ def test_whatever_is_sent_is_no_fault_of_ours(scim: Scim, method: str, path: str
     answer = scim.call(method, path.replace("USER", user["id"]), body, params={"filter": filter_})
 
     assert answer.status_code < 500, answer.text
+
+
+def test_every_refused_operation_of_a_bulk_leaves_its_event(scim: Scim) -> None:
+    other = scim.api.world.hire("Jana Fischer", organization_id=scim.api.world.berlin, employee_number="B1")
+    operations = [
+        {"method": "DELETE", "path": f"/Users/{other}"},
+        {"method": "POST", "path": "/Users", "bulkId": "x", "data": {"schemas": [USER], "userName": ""}},
+        {"method": "POST", "path": "/Users", "bulkId": "y", "data": {"schemas": [USER], "userName": "y@corp.example"}},
+    ]
+
+    scim.ok("POST", "/Bulk", {"schemas": [BULK_REQUEST], "Operations": operations})
+
+    assert [event["reason"] for event in scim.api.events("request.refused")] == ["scim.404", "invalidValue"]

@@ -3,10 +3,12 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, Integer, String, Text
+from sqlalchemy import ForeignKey, Index, Integer, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from idhub.db import Base, Instant, JsonText
+
+_FINISHED = text("finished_at IS NOT NULL")
 
 
 class Delivery(Base):
@@ -21,6 +23,9 @@ class Delivery(Base):
         Index("uq_deliveries_lane", "lane", "seq", unique=True),
         Index("ix_deliveries_case", "case_id"),
         Index("ix_deliveries_state", "state", "application_id", "next_attempt_at"),
+        Index("ix_deliveries_planned", "planned_at", "id"),
+        Index("ix_deliveries_application", "application_id", "planned_at", "id"),
+        Index("ix_deliveries_finished", "state", "finished_at", sqlite_where=_FINISHED, postgresql_where=_FINISHED),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)

@@ -225,6 +225,7 @@ class Employment(Base):
     __table_args__ = (
         Index("uq_employments_number", "organization_id", "employee_number", unique=True),
         CheckConstraint("state IN ('staged','active','suspended','ended')", name="state"),
+        Index("ix_employments_starts_at", "starts_at"),
         Index("ix_employments_starts_due", "starts_at", sqlite_where=_STAGED, postgresql_where=_STAGED),
         Index("ix_employments_ends_due", "ends_at", sqlite_where=_LIVE_WITH_END, postgresql_where=_LIVE_WITH_END),
     )

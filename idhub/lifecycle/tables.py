@@ -16,7 +16,10 @@ class Case(Base):
     """One joiner, mover or leaver run, with its plan; a leaver's case has a receipt."""
 
     __tablename__ = "cases"
-    __table_args__ = (Index("ix_cases_open", "kind", "state", "effective_at"),)
+    __table_args__ = (
+        Index("ix_cases_open", "kind", "state", "effective_at"),
+        Index("ix_cases_effective", "kind", "effective_at", "id"),
+    )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     number: Mapped[str] = mapped_column(String(24), unique=True)

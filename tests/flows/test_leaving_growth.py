@@ -7,13 +7,11 @@ scanning is forbidden.
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import event, func, select, text
-from sqlalchemy.engine import Engine
+from sqlalchemy import func, select
 
 from idhub.authority import LOCAL
 from idhub.changes import COMMAND_LINE
@@ -33,38 +31,16 @@ from tests.benchmarks.leaving_world import (
     seed_people,
     seed_sessions,
 )
+from tests.support.plans import scanned, statements_of
 
-# What a group has few of, or what holds only what is under way.
-_SMALL = {
-    "applications", "audit_head", "audit_lease", "delivery_holds", "entitlement_rules", "installation", "leases",
-    "listed", "oidc_clients", "organization_closure", "organizations", "receipts_due", "scim_targets", "waiting",
-    # Names that SQLite gives to parts of a statement.
-    "anon_1", "subquery", "CONSTANT",
-}  # fmt: skip
 # Indexes that are made to be walked: of what is under way alone, or in the order that is asked for.
-_WALKED = ("ix_audit_events_unsequenced", "sqlite_autoindex_audit_checkpoints_1")
+_WALKED = {"ix_audit_events_unsequenced", "sqlite_autoindex_audit_checkpoints_1"}
 
 
 @pytest.fixture(scope="module")
 def applications() -> Iterator[Applications]:
     with instant_applications(2) as running:
         yield running
-
-
-@contextmanager
-def statements_of(engine: Engine) -> Iterator[dict[str, Any]]:
-    """Every statement that is sent within the block, with the parameters of one sending."""
-    sent: dict[str, Any] = {}
-
-    def keep(_c: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
-        if statement.lstrip().upper().startswith(("SELECT", "UPDATE", "DELETE", "WITH")):
-            sent.setdefault(statement, parameters[0] if many else parameters)
-
-    event.listen(engine, "before_cursor_execute", keep)
-    try:
-        yield sent
-    finally:
-        event.remove(engine, "before_cursor_execute", keep)
 
 
 def end_two_people(hub: Hub) -> dict[str, Any]:
@@ -103,25 +79,6 @@ def complete(database: Database) -> int:
         return session.execute(select(func.count()).where(Case.state == "complete")).scalar_one()
 
 
-def scanned(database: Database, statement: str, parameters: Any) -> list[str]:
-    """The plan's lines that read a growing table from one end to the other."""
-    with database.engine.connect() as connection:
-        if database.dialect == "sqlite":
-            lines = [row[3] for row in connection.exec_driver_sql("EXPLAIN QUERY PLAN " + statement, parameters)]
-            return [
-                line
-                for line in lines
-                if line.startswith("SCAN ")
-                and line.split()[1].partition("-")[0].strip("()") not in _SMALL
-                and "VIRTUAL TABLE" not in line
-                and not any(index in line for index in _WALKED)
-            ]
-        connection.execute(text("SET enable_seqscan = off"))
-        lines = [row[0] for row in connection.exec_driver_sql("EXPLAIN " + statement, parameters)]
-        named = [line.split("Seq Scan on ")[1].split()[0] for line in lines if "Seq Scan on " in line]
-        return [name for name in named if name not in _SMALL]
-
-
 def test_no_statement_of_a_leave_reads_what_grows_from_end_to_end(
     database: Database, settings: Settings, applications: Applications
 ) -> None:
@@ -134,7 +91,11 @@ def test_no_statement_of_a_leave_reads_what_grows_from_end_to_end(
             seed_access(session, range(40), range(2), now=now)
             seed_sessions(session, range(6), range(2), now=now)
         sent = end_two_people(hub)
-        found = {statement: scans for statement in sent if (scans := scanned(hub.database, statement, sent[statement]))}
+        found = {
+            statement: scans
+            for statement, parameters in sent.items()
+            if (scans := scanned(hub.database, statement, parameters, walked=_WALKED))
+        }
     finally:
         hub.close()
     assert len(sent) > 40

@@ -112,6 +112,15 @@ class EventType(StrEnum):
     APPLICATION_CHANGED = "application.changed", EventClass.CHANGE, "An application's configuration changed."
     RULE_CHANGED = "rule.changed", EventClass.CHANGE, "A birthright rule was added, changed or removed."
 
+    RECONCILE_FINISHED = "reconcile.finished", EventClass.CHANGE, "What an application holds was compared."
+    FINDING_OPENED = "finding.opened", EventClass.CHANGE, "Something that does not agree was found."
+    FINDING_REOPENED = "finding.reopened", EventClass.CHANGE, "A finding that was over was found again."
+    FINDING_ACCEPTED = "finding.accepted", EventClass.CHANGE, "Somebody sees to a finding."
+    FINDING_DISMISSED = "finding.dismissed", EventClass.CHANGE, "A finding was registered as an exception."
+    FINDING_HELD = "finding.held", EventClass.CHANGE, "The mass-change brake held a remedy back."
+    FINDING_RELEASED = "finding.released", EventClass.CHANGE, "Held remedies were released by two people."
+    FINDING_DONE = "finding.done", EventClass.CHANGE, "A finding does not stand any more."
+
     DELIVERY_PLANNED = "delivery.planned", EventClass.CHANGE, "An effect towards an account was planned."
     DELIVERY_SENT = "delivery.sent", EventClass.CHANGE, "A delivery was tried."
     DELIVERY_DONE = "delivery.done", EventClass.CHANGE, "A delivery reached its grade."

@@ -28,6 +28,7 @@ from idhub.directory.organizations import recovery_reason
 from idhub.lifecycle.due import apply_due
 from idhub.lifecycle.receipts import sign_due
 from idhub.lifecycle.reevaluation import reevaluate_pending
+from idhub.provisioning.reconcile.schedule import reconcile_due
 from idhub.services import Hub
 from idhub.turns import bulk_work
 
@@ -38,9 +39,10 @@ _SIGN_PATIENCE = timedelta(seconds=2)
 _DUE_EVERY = 1.0
 _PURGE_EVERY = 60.0
 _TEND_EVERY = 5.0
+_RECONCILE_EVERY = 30.0
 _LONGEST_BACK_OFF = 30.0
 _SINGLETON_LEASE = timedelta(seconds=15)
-_THREADS = 4
+_THREADS = 5
 # Beyond the deadline of an attempt: recording it, and what the other jobs have in hand.
 _GRACE_SECONDS = 5.0
 
@@ -142,6 +144,7 @@ class Worker:
             _Job("receipts", _SIGN_EVERY, self._sign_receipts),
             _Job("schedule", _DUE_EVERY, self._apply_due, singleton=True),
             _Job("purge", _PURGE_EVERY, self._purge, singleton=True),
+            _Job("reconcile", _RECONCILE_EVERY, self._reconcile),
             _Job("search", _TEND_EVERY, lambda: search_index.tend(self._hub.database), singleton=True),
         ]
 
@@ -226,6 +229,21 @@ class Worker:
         if changed:
             _log.info("worker.due_applied", people=changed)
         reevaluate_pending(self._hub.database, clock=self._hub.clock)
+
+    def _reconcile(self) -> None:
+        """Compare the application that has waited longest, if one is due: each has a lease of its own."""
+        if self._is_recovering():
+            return
+        hub = self._hub
+        report = reconcile_due(hub.database, hub.keyring, self._http, clock=hub.clock)
+        if report is not None:
+            _log.info(
+                "worker.reconciled",
+                application=report.application,
+                complete=report.is_complete,
+                read=report.read,
+                found=report.found,
+            )
 
     def _purge(self) -> None:
         removed = purge_expired(self._hub.database, now=self._hub.clock())

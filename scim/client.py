@@ -187,6 +187,19 @@ class ScimClient:
         """Switch a user on or off. `current` is the user as last read."""
         await self.update_user(current, {"active": active})
 
+    async def list_users(self, parameters: Mapping[str, str | int]) -> Resource:
+        """One page of all users, as the service sent it (RFC 7644 section 3.4.2.4, RFC 9865); see `scim.listing`."""
+        try:
+            return await self._resource("GET", "/Users", query=urlencode(parameters, quote_via=url_quote))
+        except RemoteNotFound as error:
+            raise RemoteRefused(
+                f"The application has no /Users to list: {error.description}", status_code=error.status_code
+            ) from error
+
+    async def service_provider_config(self) -> Resource:
+        """What the service says that it can do (RFC 7643 section 5)."""
+        return await self._resource("GET", "/ServiceProviderConfig")
+
     async def _search(self, text: str) -> list[Resource]:
         query = urlencode({"filter": text, "startIndex": 1, "count": _LOOKUP_COUNT}, quote_via=url_quote)
         try:

@@ -103,6 +103,26 @@ class ScimTarget(Base):
     changed_at: Mapped[datetime] = mapped_column(Instant)
 
 
+class ReconcilePlan(Base):
+    """How often an application's accounts are compared with what they should be, and what follows by itself.
+
+    An application without a row is compared once a day, and what is found is reported.
+    """
+
+    __tablename__ = "reconcile_plans"
+
+    application_id: Mapped[str] = mapped_column(ForeignKey("applications.id"), primary_key=True)
+    every_seconds: Mapped[int] = mapped_column(Integer)
+    """0: only when somebody asks."""
+    policy: Mapped[str] = mapped_column(String(16))
+    """report, ask, disable."""
+    service_accounts: Mapped[Any] = mapped_column(JsonText, default=list)
+    """userNames of accounts that are nobody's by intention."""
+    next_run_at: Mapped[datetime | None] = mapped_column(Instant)
+    completed_at: Mapped[datetime | None] = mapped_column(Instant)
+    """When the last complete read of all accounts began: what the scope line of receipts states."""
+
+
 class EntitlementRule(Base):
     """Birthright: who is entitled to a role of an application, in SCIM filter syntax over the person."""
 

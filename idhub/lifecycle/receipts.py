@@ -13,7 +13,7 @@ import structlog
 from sqlalchemy import BindParameter, bindparam, delete, exists, func, literal_column, or_, select, update
 from sqlalchemy.orm import Session
 
-from idhub.access.tables import Account, Application
+from idhub.access.tables import Account, Application, ReconcilePlan, ScimTarget
 from idhub.changes import SYSTEM, Event, EventType, record
 from idhub.db import Database, Instant, bulk_insert
 from idhub.delivery.channel import Grade
@@ -148,6 +148,7 @@ _ROWS = (
         CaseRow.deadline_at,
         CaseRow.residual_until,
         CaseRow.note,
+        CaseRow.contradicted_at,
         Application.slug,
         Application.name,
         Account.user_name,
@@ -182,6 +183,19 @@ _VERSIONS = (
     select(Receipt.case_id, func.max(Receipt.version)).where(Receipt.case_id.in_(_IDS)).group_by(Receipt.case_id)
 )
 _UNFINISHED = exists().where(Delivery.case_id == ReceiptDue.case_id, Delivery.state.in_(("pending", "leased")))
+_COMPARED = (
+    # Of the applications that could be asked for all their accounts, the one that was asked longest ago.
+    select(
+        CaseRow.case_id,
+        func.min(ReconcilePlan.completed_at).label("at"),
+        func.count(ReconcilePlan.completed_at).label("compared"),
+        func.count().label("asked"),
+    )
+    .join(ScimTarget, ScimTarget.application_id == CaseRow.application_id)
+    .outerjoin(ReconcilePlan, ReconcilePlan.application_id == CaseRow.application_id)
+    .where(CaseRow.case_id.in_(_IDS))
+    .group_by(CaseRow.case_id)
+)
 _DUE = (
     select(ReceiptDue.case_id)
     .where(
@@ -228,6 +242,11 @@ def _row(row: Any, *, now: datetime) -> ReceiptRow:
         grade = Grade(min(row.grade or 0, row.ceiling))
         if state == "done" and grade < row.required_grade:
             state = "pending"
+    error = row.last_error if state != "done" else None
+    if _is_contradicted(row):
+        # What was proven was so; it is not so any more.
+        state, grade = "pending", Grade.E0
+        error = f"The account was seen alive at {_iso(row.contradicted_at)}, after its end had been proven."
     return ReceiptRow(
         id=row.id,
         application=row.slug,
@@ -246,9 +265,13 @@ def _row(row: Any, *, now: datetime) -> ReceiptRow:
         attempts=row.attempts or 0,
         residual_until=_iso(row.residual_until),
         note=row.note,
-        error=row.last_error if state != "done" else None,
+        error=error,
         evidence=row.evidence or {},
     )
+
+
+def _is_contradicted(row: Any) -> bool:
+    return row.contradicted_at is not None and (row.finished_at is None or row.finished_at <= row.contradicted_at)
 
 
 def _iso(value: datetime | None) -> str | None:
@@ -310,6 +333,7 @@ def _sign(
     rows = _rows(session, case_ids, now=now)
     newest = {row[0]: row[1] for row in connection.execute(_VERSIONS, ids)}
     people = show_people(session, sorted({case.principal_id for case in running}))
+    compared = {row.case_id: row.at for row in connection.execute(_COMPARED, ids) if row.compared == row.asked}
     key = keyring.signing_key("receipt")
     receipts: list[dict[str, Any]] = []
     states: list[dict[str, Any]] = []
@@ -334,7 +358,7 @@ def _sign(
             rows=rows[case.id],
             as_of=as_of,
             log={"size": log_size} if log_size is not None else None,
-            last_reconcile_at=None,
+            last_reconcile_at=compared.get(case.id),
         )
         complete = is_complete(rows[case.id])
         receipts.append(

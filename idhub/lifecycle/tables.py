@@ -65,6 +65,8 @@ class CaseRow(Base):
     """When the last self-contained token issued for this row expires."""
     note: Mapped[str | None] = mapped_column(String(60))
     """no_account, not_told."""
+    contradicted_at: Mapped[datetime | None] = mapped_column(Instant)
+    """When the account was seen alive although its end had been proven; what is proven later counts again."""
 
 
 class Receipt(Base):

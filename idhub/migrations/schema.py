@@ -9,6 +9,7 @@ from idhub.delivery import tables as delivery_tables
 from idhub.directory import tables as directory_tables
 from idhub.lifecycle import tables as lifecycle_tables
 from idhub.provisioning import tables as provisioning_tables
+from idhub.provisioning.reconcile import tables as reconcile_tables
 
 OWNERS = (
     directory_tables,
@@ -17,6 +18,7 @@ OWNERS = (
     delivery_tables,
     lifecycle_tables,
     provisioning_tables,
+    reconcile_tables,
     authority,
     keys,
 )

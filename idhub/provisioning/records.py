@@ -311,3 +311,49 @@ def _event(kind: EventType, account_id: str, note: Note) -> Event:
         case_id=note.delivery.case_id,
         delivery_id=note.delivery.id,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class PersonThere:
+    """A person as reconciliation sees them beside an account of theirs in one application.
+
+    Args:
+        standing: staged, active, suspended or left.
+        is_wanted: whether they may have an account there now: standing, dates, entitlement.
+    """
+
+    facts: PersonFacts
+    organization_id: str
+    standing: str
+    is_wanted: bool
+
+
+def people_there(
+    session: Session, principal_ids: Sequence[str], application_id: str, *, now: datetime
+) -> dict[str, PersonThere]:
+    """People by id, in a few queries however many they are; ids that are nobody's are left out."""
+    if not principal_ids:
+        return {}
+    connection = session.connection()
+    ids = {"ids": sorted(set(principal_ids))}
+    people = {row.id: row for row in connection.execute(_PEOPLE, ids)}
+    standings = {row.id: row for row in connection.execute(_STANDINGS, ids)}
+    rights = connection.execute(_WANTED, {**ids, "applications": [application_id], "now": now})
+    wanted = {row.principal_id for row in rights}
+    manager_ids = sorted({row.manager_id for row in people.values() if row.manager_id})
+    managers: dict[str, str | None] = {}
+    if manager_ids:
+        rows = connection.execute(_MANAGERS, {"ids": manager_ids, "applications": [application_id]})
+        managers = {row.principal_id: row.external_id for row in rows}
+    return {
+        person_id: PersonThere(
+            _facts(row, managers.get(row.manager_id)),
+            standings[person_id].organization_id,
+            standings[person_id].standing,
+            person_id in wanted,
+        )
+        for person_id, row in people.items()
+    }
+
+
+_STANDINGS = select(Principal.id, Principal.organization_id, Principal.standing).where(Principal.id.in_(_IDS))

@@ -55,6 +55,14 @@ EVENT: Mapping[str, str] = {
     "delivery.superseded": N_("Delivery superseded"),
     "delivery.held": N_("Deliveries held"),
     "delivery.resumed": N_("Deliveries resumed"),
+    "reconcile.finished": N_("Accounts compared"),
+    "finding.opened": N_("Finding opened"),
+    "finding.reopened": N_("Finding reopened"),
+    "finding.accepted": N_("Finding accepted"),
+    "finding.dismissed": N_("Exception registered"),
+    "finding.held": N_("Remedy held back"),
+    "finding.released": N_("Held remedies released"),
+    "finding.done": N_("Finding done"),
     "case.opened": N_("Case opened"),
     "case.completed": N_("Case completed"),
     "receipt.issued": N_("Receipt signed"),
@@ -107,6 +115,8 @@ GROUP: Mapping[str, str] = {
     "entitlement": N_("Entitlements"),
     "account": N_("Accounts"),
     "delivery": N_("Deliveries"),
+    "finding": N_("Findings"),
+    "reconcile": N_("Account comparisons"),
     "case": N_("Cases"),
     "receipt": N_("Receipts"),
     "login": N_("Sign-in"),
@@ -123,10 +133,18 @@ GROUP: Mapping[str, str] = {
 }
 
 _WARN = frozenset(
-    {"delivery.retried", "delivery.held", "import.quarantined", "login.throttled", "person.offboarding_scheduled"}
+    {
+        *("delivery.retried", "delivery.held", "import.quarantined", "login.throttled"),
+        *("person.offboarding_scheduled", "finding.opened", "finding.reopened", "finding.held"),
+    }
 )
 _BAD = frozenset({"delivery.dead", "code.replayed", "token.replayed", "person.offboarded", "hub.recovery"})
-_OK = frozenset({"delivery.done", "case.completed", "person.onboarded", "person.reactivated", "person.rehired"})
+_OK = frozenset(
+    {
+        *("delivery.done", "case.completed", "person.onboarded", "person.reactivated", "person.rehired"),
+        "finding.done",
+    }
+)
 
 
 def tone_of(event_type: str, outcome: str) -> str:

@@ -47,6 +47,9 @@ class StandIn:
         behaviour: may be changed while it runs.
         hang_after_create: creates the next user and never answers (the connection stays open).
         before: called with method and user id (or "") before each answer of a service that answers.
+        page_size: how many users a list sends at most.
+        offers_cursor: says in its configuration that lists can be read by cursor (RFC 9865).
+        on_list: given what was asked and the page that would be sent, returns the one to send; None: 500.
     """
 
     behaviour: Behaviour = "good"
@@ -56,6 +59,9 @@ class StandIn:
     hang_after_create: bool = False
     omits_active: bool = False
     before: Callable[[str, str], None] | None = None
+    page_size: int = 100
+    offers_cursor: bool = False
+    on_list: Callable[[dict[str, int | str], dict[str, Any]], dict[str, Any] | None] | None = None
     users: dict[str, dict[str, Any]] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
     _server: ThreadingHTTPServer | None = None
@@ -160,8 +166,12 @@ class _Handler(BaseHTTPRequestHandler):
         if service.before is not None:
             service.before(self.command, user_id)
         match self.command:
+            case "GET" if parts.path.endswith("/ServiceProviderConfig"):
+                self._answer(200, {"pagination": {"cursor": service.offers_cursor, "index": True}})
             case "GET" if user_id:
                 self._get(user_id)
+            case "GET" if asked is None:
+                self._list({name: value[0] for name, value in parse_qs(parts.query, keep_blank_values=True).items()})
             case "GET":
                 self._search(asked)
             case "POST":
@@ -188,6 +198,25 @@ class _Handler(BaseHTTPRequestHandler):
         fold = str.lower if name == "userName" else str
         found = [user for user in self.service.users.values() if fold(str(user.get(name, ""))) == fold(value)]
         self._answer(200, {"totalResults": len(found), "Resources": [self._shown(user) for user in found]})
+
+    def _list(self, query: dict[str, Any]) -> None:
+        service = self.service
+        users = [self._shown(user) for user in list(service.users.values())]
+        count = min(int(query.get("count", service.page_size)), service.page_size)
+        place = int(query["cursor"] or 0) if "cursor" in query else max(int(query.get("startIndex", 1)), 1) - 1
+        page = users[place : place + count]
+        answer: dict[str, Any] = {"totalResults": len(users), "itemsPerPage": len(page), "Resources": page}
+        if "cursor" not in query:
+            answer["startIndex"] = place + 1
+        elif place + count < len(users):
+            answer["nextCursor"] = str(place + count)
+        if service.on_list is not None:
+            changed = service.on_list(query, answer)
+            if changed is None:
+                self._answer(500, {"detail": "that page is broken"})
+                return
+            answer = changed
+        self._answer(200, answer)
 
     def _create(self, body: dict[str, Any]) -> None:
         service = self.service

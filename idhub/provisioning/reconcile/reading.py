@@ -1,0 +1,149 @@
+"""All accounts of an application, as a plain iterator: the reading of `scim.listing` in an event loop of its own.
+
+No transaction is open while it reads; the loop lives for the length of one run, in the thread of that run.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from idhub.access.applications import scim_token_context
+from idhub.access.tables import Application, ScimTarget
+from idhub.delivery.http import OutboundHttp, OutboundResponse
+from idhub.errors import NotFound
+from idhub.keys import Keyring
+from idhub.provisioning.outbound import ScimHttp
+from scim.client import ScimClient
+from scim.dialects import DIALECTS, GENERIC, Dialect
+from scim.listing import ListingProof, UserListing, UserPage, paging_of
+
+MAX_PAGE_BYTES: Final = 16_000_000
+PAGE_TIMEOUT: Final = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an application's accounts are read."""
+
+    application_id: str
+    slug: str
+    base_url: str
+    token_sealed: bytes | None
+    dialect: Dialect
+    user_name_attribute: str
+    control_user_name: str | None
+
+
+def source_of(session: Session, application_id: str) -> Source:
+    """The application's SCIM target.
+
+    Raises:
+        NotFound: it has none.
+    """
+    row = session.execute(
+        select(
+            Application.slug,
+            ScimTarget.base_url,
+            ScimTarget.token_sealed,
+            ScimTarget.dialect,
+            ScimTarget.user_name_attribute,
+            ScimTarget.control_user_name,
+        )
+        .join(ScimTarget, ScimTarget.application_id == Application.id)
+        .where(Application.id == application_id)
+    ).one_or_none()
+    if row is None:
+        raise NotFound(
+            "This application has no SCIM target: there is nothing to compare.",
+            field="application",
+            rule="reconcile.no_target",
+        )
+    return Source(
+        application_id,
+        row.slug,
+        row.base_url,
+        row.token_sealed,
+        DIALECTS.get(row.dialect, GENERIC),
+        row.user_name_attribute,
+        row.control_user_name,
+    )
+
+
+class _Larger:
+    """The guarded client with room for a page."""
+
+    def __init__(self, http: OutboundHttp) -> None:
+        self._http = http
+
+    async def request(
+        self,
+        method: Any,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        json: Any = None,
+        timeout: timedelta,  # noqa: ASYNC109 - the total deadline, part of every outbound call
+    ) -> OutboundResponse:
+        """See `OutboundHttp.request`."""
+        return await self._http.request(
+            method, url, headers=headers, json=json, timeout=timeout, max_bytes=MAX_PAGE_BYTES
+        )
+
+
+class AccountReader:
+    """One read of all accounts: `for page in reader.pages(): ...`, then `reader.proof(distinct=...)`.
+
+    Raises:
+        Unavailable: the sealed credential cannot be opened.
+        RemoteRefused: the credential cannot be sent.
+    """
+
+    def __init__(self, source: Source, keyring: Keyring, http: OutboundHttp, *, clock: Callable[[], datetime]) -> None:
+        token = None
+        if source.token_sealed is not None:
+            token = keyring.open(scim_token_context(source.application_id), source.token_sealed).decode()
+        self._http = http
+        self._client = ScimClient(
+            ScimHttp(_Larger(http)),
+            source.base_url,
+            token,
+            time_left=lambda: PAGE_TIMEOUT,
+            now=clock,
+            dialect=source.dialect,
+        )
+        self._clock = clock
+        self._listing: UserListing | None = None
+
+    @property
+    def total(self) -> int | None:
+        """How many accounts there are, as the application said."""
+        return None if self._listing is None else self._listing.total
+
+    @property
+    def read(self) -> int:
+        """How many were read so far."""
+        return 0 if self._listing is None else self._listing.read
+
+    def pages(self) -> Iterator[UserPage]:
+        """Every page, once."""
+        with asyncio.Runner() as runner:
+            try:
+                listing = UserListing(self._client, now=self._clock, paging=runner.run(paging_of(self._client)))
+                self._listing = listing
+                while (page := runner.run(listing.next_page())) is not None:
+                    # Kept for evidence of single deliveries; of a long read it would only grow.
+                    self._client.exchanges.clear()
+                    yield page
+            finally:
+                runner.run(self._http.close())
+
+    def proof(self, *, distinct: int) -> ListingProof:
+        """What was proven."""
+        if self._listing is None:
+            return ListingProof("index", None, 0, 0, ("Nothing was read.",))
+        return self._listing.proof(distinct=distinct)

@@ -1,0 +1,425 @@
+"""What is done about findings: accounts switched off, restored or linked, through the delivery lanes.
+
+Switching off is braked: more accounts of one application than plausible, in one go or within 24 hours, are held until
+two different people have said so. What is done is a delivery, with its evidence; a leaver's receipt follows it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from sqlalchemy import Select, func, select, update
+from sqlalchemy.orm import Session
+
+from idhub.access.tables import Account, AccountKind, Application
+from idhub.changes import SYSTEM, Actor, Event, EventType, record
+from idhub.db import among, new_id
+from idhub.delivery import queue
+from idhub.delivery.channel import Grade, Operation, PlannedDelivery
+from idhub.directory.tables import Principal
+from idhub.errors import Conflict, NotFound
+from idhub.lifecycle import cases
+from idhub.lifecycle.hr_brake import Brake
+from idhub.lifecycle.ports import ApplicationTerms
+from idhub.provisioning.planner import CEILING, CHANNEL, lane_of
+from idhub.provisioning.reconcile.findings import DOOR, Place, decided
+from idhub.provisioning.reconcile.kinds import DISABLING, LIVE, Kind, Proposal, State
+from idhub.provisioning.reconcile.tables import Finding
+
+Action = Literal["disable", "restore", "link"]
+BATCH = 100
+_DISABLED_BY_HAND = DISABLING | {Kind.DUPLICATE, Kind.ORPHAN, Kind.QUESTION}
+_BY_HAND: dict[Action, frozenset[Kind]] = {
+    "disable": _DISABLED_BY_HAND,
+    "restore": frozenset({Kind.MISSING, Kind.DISABLED_THERE, Kind.DRIFT}),
+    "link": frozenset({Kind.ORPHAN}),
+}
+DEFAULT_BRAKE = Brake()
+
+
+@dataclass(slots=True)
+class Acted:
+    """What came of it: findings whose remedy is on its way, and those that the brake holds."""
+
+    deliveries: dict[str, str] = field(default_factory=dict)
+    """Finding id to delivery id."""
+    held: list[str] = field(default_factory=list)
+
+
+def actions_for(finding: Finding) -> list[Action]:
+    """What the hub could do about it now; the proposed one first."""
+    if finding.application_id is None or finding.external_id is None or finding.state not in LIVE:
+        return []
+    possible = [action for action, kinds in _BY_HAND.items() if finding.kind in kinds]
+    return sorted(possible, key=lambda action: action != finding.proposal)
+
+
+@dataclass(frozen=True, slots=True)
+class Allowance:
+    """How many accounts of an application may still be switched off in this window."""
+
+    limit: int
+    used: int
+
+    @property
+    def left(self) -> int:
+        """How many more."""
+        return max(0, self.limit - self.used)
+
+
+def allowance(session: Session, application_id: str, *, now: datetime, brake: Brake = DEFAULT_BRAKE) -> Allowance:
+    """The brake as it stands."""
+    alive = session.execute(
+        select(func.count()).where(Account.application_id == application_id, Account.known_state == "active")
+    ).scalar_one()
+    used = session.execute(
+        select(func.count()).where(Finding.application_id == application_id, Finding.acted_at > now - brake.window)
+    ).scalar_one()
+    return Allowance(brake.limit(alive), used)
+
+
+def act(
+    session: Session,
+    found: Sequence[Finding],
+    action: Action,
+    *,
+    now: datetime,
+    actor: Actor,
+    door: str,
+    brake: Brake = DEFAULT_BRAKE,
+) -> Acted:
+    """Carry out one action for findings of one application; what the brake does not let through is held.
+
+    Runs in the caller's transaction, which has locked the findings (`findings.get`).
+
+    Raises:
+        Conflict: one of them is over, or the action is none for it.
+    """
+    for finding in found:
+        if action not in actions_for(finding):
+            raise Conflict("This cannot be done about this finding (any more).", field="action", rule="finding.action")
+    if not found:
+        return Acted()
+    application_id = _one_application(found)
+    if action == "disable":
+        # Two at once must not both see room for one.
+        session.execute(select(Application.id).where(Application.id == application_id).with_for_update(key_share=True))
+        room = allowance(session, application_id, now=now, brake=brake).left
+        go, over = list(found[:room]), list(found[room:])
+        acted = _disable(session, go, now=now, actor=actor, door=door)
+        acted.held = _hold(session, over, now=now, actor=actor, door=door)
+        return acted
+    if action == "link":
+        for finding in found:
+            _link(session, finding, now=now)
+    return _provision(session, found, now=now, actor=actor, door=door, action=action)
+
+
+def _one_application(found: Iterable[Finding]) -> str:
+    named = {finding.application_id for finding in found}
+    if len(named) != 1 or None in named:
+        raise Conflict("These findings are not of one application.", field="finding", rule="finding.application")
+    return str(named.pop())
+
+
+def automatic(
+    session: Session, place: Place, *, now: datetime, brake: Brake = DEFAULT_BRAKE, limit: int = BATCH
+) -> Acted:
+    """Switch off, by policy, what nobody may have and nothing speaks for; the next batch of it."""
+    found = (
+        session.execute(
+            select(Finding)
+            .where(
+                Finding.application_id == place.application_id,
+                Finding.state.in_((State.OPEN, State.REOPENED)),
+                Finding.kind.in_(DISABLING),
+                Finding.proposal == Proposal.DISABLE,
+                Finding.held_at.is_(None),
+                Finding.last_run_id == place.run_id,
+            )
+            .order_by(Finding.id)
+            .limit(limit)
+            .with_for_update()
+        )
+        .scalars()
+        .all()
+    )
+    return act(session, found, "disable", now=now, actor=SYSTEM, door=DOOR, brake=brake)
+
+
+def _disable(session: Session, found: Sequence[Finding], *, now: datetime, actor: Actor, door: str) -> Acted:
+    if not found:
+        return Acted()
+    accounts = {finding.id: _account_for(session, finding, now=now) for finding in found}
+    session.flush()
+    rows = _locked(session, sorted(set(accounts.values())))
+    session.execute(
+        update(Account)
+        .where(Account.id.in_(among(session, sorted(rows))))
+        .values(desired_state="inactive", changed_at=now)
+        .execution_options(synchronize_session=False)
+    )
+    gone = _left(session, [row.principal_id for row in rows.values() if row.principal_id])
+    cases_of = cases.open_case_of(session, sorted(gone))
+    acted = _plan(session, found, accounts, rows, "deprovision", cases_of, now=now)
+    ended = {accounts[finding_id]: delivery_id for finding_id, delivery_id in acted.deliveries.items()}
+    cases.prove_anew(session, {a: d for a, d in ended.items() if rows[a].principal_id in cases_of}, now=now)
+    for finding in found:
+        finding.acted_at, finding.held_at, finding.first_approver = now, None, None
+    _accepted(session, found, acted, now=now, actor=actor, door=door, action="disable")
+    return acted
+
+
+def _provision(
+    session: Session, found: Sequence[Finding], *, now: datetime, actor: Actor, door: str, action: Action
+) -> Acted:
+    accounts = {finding.id: finding.account_id or "" for finding in found}
+    rows = _locked(session, sorted(set(accounts.values())))
+    if missing := [finding for finding in found if accounts[finding.id] not in rows]:
+        raise Conflict(
+            f"The account of finding {missing[0].id} is not known any more.", field="finding", rule="finding.account"
+        )
+    acted = _plan(session, found, accounts, rows, "provision", {}, now=now)
+    _accepted(session, found, acted, now=now, actor=actor, door=door, action=action)
+    return acted
+
+
+def _account_for(session: Session, finding: Finding, *, now: datetime) -> str:
+    """The account row of a finding: one without a person, where the hub had none; nothing else is touched by it."""
+    if finding.account_id is not None:
+        return finding.account_id
+    known = session.execute(
+        select(Account.id)
+        .where(Account.application_id == finding.application_id, Account.external_id == finding.external_id)
+        .limit(1)
+    ).scalar()
+    if known is None:
+        known = new_id("acc")
+        session.add(
+            Account(
+                id=known,
+                application_id=finding.application_id,
+                principal_id=None,
+                slot="found",
+                kind=AccountKind.ORPHAN,
+                external_id=finding.external_id,
+                user_name=finding.subject[:254],
+                desired_state="inactive",
+                known_state="active",
+                known_hash=None,
+                observed_at=finding.last_seen_at,
+                created_at=now,
+                changed_at=now,
+            )
+        )
+    finding.account_id = known
+    return known
+
+
+def _link(session: Session, finding: Finding, *, now: datetime) -> None:
+    """The account is its person's: the next provisioning adopts it and brings it up to date.
+
+    Raises:
+        Conflict: its person has another account there.
+    """
+    held = session.execute(
+        select(Account.id, Account.external_id, Account.known_state)
+        .where(
+            Account.application_id == finding.application_id,
+            Account.principal_id == finding.principal_id,
+            Account.slot == "main",
+        )
+        .with_for_update()
+    ).one_or_none()
+    if held is not None and held.external_id not in (None, finding.external_id) and held.known_state != "absent":
+        raise Conflict("The person has another account in this application.", field="finding", rule="finding.linked")
+    if held is None:
+        finding.account_id = new_id("acc")
+        session.add(
+            Account(
+                id=finding.account_id,
+                application_id=finding.application_id,
+                principal_id=finding.principal_id,
+                slot="main",
+                kind=AccountKind.LINKED,
+                external_id=finding.external_id,
+                user_name=finding.subject[:254],
+                desired_state="active",
+                known_state="active",
+                known_hash=None,
+                observed_at=finding.last_seen_at,
+                created_at=now,
+                changed_at=now,
+            )
+        )
+    else:
+        finding.account_id = held.id
+        session.execute(
+            update(Account)
+            .where(Account.id == held.id)
+            .values(external_id=finding.external_id, known_state="active", desired_state="active", changed_at=now)
+            .execution_options(synchronize_session=False)
+        )
+    session.flush()
+
+
+def _locked(session: Session, account_ids: Sequence[str]) -> dict[str, Any]:
+    """Accounts by id, after the locks of their people (design, invariant 2)."""
+    rows = session.execute(
+        select(Account.id, Account.principal_id, Account.application_id, Account.external_id).where(
+            Account.id.in_(among(session, account_ids))
+        )
+    ).all()
+    people = sorted({row.principal_id for row in rows if row.principal_id})
+    if people:
+        session.execute(
+            select(Principal.id)
+            .where(Principal.id.in_(among(session, people)))
+            .order_by(Principal.id)
+            .with_for_update(key_share=True)
+        )
+    return {row.id: row for row in rows}
+
+
+def _left(session: Session, people: Sequence[str]) -> set[str]:
+    if not people:
+        return set()
+    rows = session.execute(
+        select(Principal.id).where(Principal.id.in_(among(session, sorted(set(people)))), Principal.standing == "left")
+    )
+    return set(rows.scalars())
+
+
+def _plan(
+    session: Session,
+    found: Sequence[Finding],
+    accounts: dict[str, str],
+    rows: dict[str, Any],
+    operation: Operation,
+    cases_of: dict[str, str],
+    *,
+    now: datetime,
+) -> Acted:
+    application = session.execute(
+        select(Application.revocation_deadline_seconds, Application.required_grade, Application.id).where(
+            Application.id == _one_application(found)
+        )
+    ).one()
+    terms = ApplicationTerms(
+        application.id,
+        timedelta(seconds=application.revocation_deadline_seconds),
+        None if application.required_grade is None else Grade(application.required_grade),
+    )
+    ends = operation == "deprovision"
+    planned = []
+    for finding in found:
+        row = rows[accounts[finding.id]]
+        planned.append(
+            PlannedDelivery(
+                application_id=row.application_id,
+                channel=CHANNEL,
+                lane=lane_of(row.id),
+                operation=operation,
+                principal_id=row.principal_id,
+                account_id=row.id,
+                case_id=cases_of.get(row.principal_id or "") if ends else None,
+                required_grade=terms.required(CEILING) if ends else Grade.E1,
+                deadline_at=now + terms.revocation_deadline if ends else None,
+            )
+        )
+    ids = queue.plan(session, planned, now=now)
+    return Acted({finding.id: delivery_id for finding, delivery_id in zip(found, ids, strict=True)})
+
+
+def _accepted(
+    session: Session, found: Sequence[Finding], acted: Acted, *, now: datetime, actor: Actor, door: str, action: str
+) -> None:
+    events = []
+    for finding in found:
+        finding.state, finding.decided_by, finding.decided_at = State.ACCEPTED.value, actor.id, now
+        finding.delivery_id = acted.deliveries[finding.id]
+        events.append(decided(EventType.FINDING_ACCEPTED, finding, now=now, actor=actor, door=door, action=action))
+    session.flush()
+    record(session, events)
+
+
+def _hold(session: Session, found: Sequence[Finding], *, now: datetime, actor: Actor, door: str) -> list[str]:
+    fresh = [finding for finding in found if finding.held_at is None]
+    for finding in fresh:
+        finding.held_at, finding.first_approver = now, None
+    session.flush()
+    record(session, [decided(EventType.FINDING_HELD, f, now=now, actor=actor, door=door) for f in fresh])
+    return [finding.id for finding in found]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What an approval came to: `waiting` for another person, or `released`."""
+
+    state: Literal["waiting", "released"]
+    findings: int
+
+
+def held(session: Session, *, within: Select[str] | None = None) -> list[tuple[str, int, str | None]]:
+    """(application, how many, first approver) of what the brake holds."""
+    statement = (
+        select(Finding.application_id, func.count(), func.max(Finding.first_approver))
+        .where(Finding.held_at.is_not(None), Finding.state.in_(LIVE))
+        .group_by(Finding.application_id)
+        .order_by(Finding.application_id)
+    )
+    if within is not None:
+        statement = statement.where(Finding.organization_id.in_(within))
+    return [(str(row[0]), row[1], row[2]) for row in session.execute(statement)]
+
+
+def approve(session: Session, application_id: str, *, approver: Actor, now: datetime, door: str) -> Release:
+    """Say yes to what the brake holds of an application. The first yes waits; the second, of another person, acts.
+
+    Who may approve is the caller's to ask of `authorize` (`finding.release`).
+
+    Raises:
+        NotFound: nothing is held.
+        Conflict: the same person approved before.
+    """
+    found = (
+        session.execute(
+            select(Finding)
+            .where(Finding.application_id == application_id, Finding.held_at.is_not(None), Finding.state.in_(LIVE))
+            .order_by(Finding.id)
+            .with_for_update()
+        )
+        .scalars()
+        .all()
+    )
+    if not found:
+        raise NotFound("The brake holds nothing of this application.", field="application", rule="release.nothing_held")
+    first = next((finding.first_approver for finding in found if finding.first_approver), None)
+    if first == approver.id:
+        raise Conflict("A second person must approve this release.", field="approver", rule="release.same_person")
+    if first is None:
+        for finding in found:
+            finding.first_approver = approver.id
+        session.flush()
+        record(session, [_released(application_id, "waiting", len(found), approver, now=now, door=door)])
+        return Release("waiting", len(found))
+    # What came to be held after the first yes has one yes only, and waits.
+    both = [finding for finding in found if finding.first_approver]
+    record(session, [_released(application_id, "released", len(both), approver, now=now, door=door)])
+    for start in range(0, len(both), BATCH):
+        _disable(session, both[start : start + BATCH], now=now, actor=approver, door=door)
+    return Release("released", len(both))
+
+
+def _released(application_id: str, state: str, count: int, approver: Actor, *, now: datetime, door: str) -> Event:
+    return Event(
+        type=EventType.FINDING_RELEASED,
+        at=now,
+        actor=approver,
+        door=door,
+        target_kind="application",
+        target_id=application_id,
+        application_id=application_id,
+        details={"state": state, "findings": count},
+    )

@@ -1,0 +1,363 @@
+"""What is done about findings: through the lanes, under the brake, with its trace; and what a receipt says then."""
+
+import asyncio
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import insert, select
+
+from idhub.access.tables import Account
+from idhub.changes import Actor
+from idhub.db import new_id
+from idhub.delivery import queue
+from idhub.delivery.channel import Grade
+from idhub.delivery.http import OutboundHttp
+from idhub.delivery.tables import Delivery
+from idhub.errors import Conflict, Invalid, NotFound
+from idhub.lifecycle import receipts
+from idhub.lifecycle.hr_brake import Brake
+from idhub.lifecycle.tables import Case, CaseRow, ReceiptDue
+from idhub.provisioning.outbound import ScimChannel
+from idhub.provisioning.reconcile import findings, remedy
+from idhub.provisioning.reconcile.tables import Finding
+from tests.provisioning.conftest import PATIENT
+from tests.provisioning.reconcile.conftest import Ground
+
+ADMIN = Actor(kind="person", id="per_admin")
+SECOND = Actor(kind="person", id="per_second")
+TIGHT = Brake(floor=2, per_mille=0)
+sqlite_only = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+
+
+def act(ground: Ground, action: remedy.Action, *subjects: str, brake: Brake = remedy.DEFAULT_BRAKE) -> remedy.Acted:
+    with ground.scene.database.transaction() as session:
+        ids = session.execute(select(Finding.id).where(Finding.subject.in_(subjects)).order_by(Finding.id)).scalars()
+        found = [findings.get(session, finding_id) for finding_id in list(ids)]
+        return remedy.act(session, found, action, now=ground.scene.clock(), actor=ADMIN, door="console", brake=brake)
+
+
+def deliver(ground: Ground) -> None:
+    """Let the queue run dry."""
+    scene = ground.scene
+    settings = scene.settings.model_copy(update={"outbound_allow": ",".join(scene.allowed)})
+    scene.clock.advance(seconds=30)
+
+    async def sent() -> None:
+        async with OutboundHttp(settings) as http:
+            channel = ScimChannel(scene.database, scene.keyring, http, timeout=PATIENT)
+            while leased := queue.lease(scene.database, worker="w1", now=scene.clock(), limit=50, settings=settings):
+                for one in leased:
+                    outcome = await channel.send(one, now=scene.clock())
+                    scene.clock.advance(seconds=30)
+                    queue.settle(scene.database, one, outcome, now=scene.clock(), settings=settings)
+
+    asyncio.run(sent())
+
+
+def state_of(ground: Ground, user_name: str) -> bool:
+    return next(bool(u["active"]) for u in ground.service.users.values() if u["userName"] == user_name)
+
+
+def test_ghost_is_switched_off_through_the_lane_read_back_and_done(ground: Ground) -> None:
+    ground.member("amy")
+    ground.service.add("nobody")
+    ground.run()
+    acted = act(ground, "disable", "nobody")
+    assert len(acted.deliveries) == 1
+    finding = ground.findings()[0]
+    assert (finding.state, finding.delivery_id) == ("accepted", acted.deliveries[finding.id])
+    deliver(ground)
+    assert not state_of(ground, "nobody")
+    assert state_of(ground, "amy@corp.example")
+    delivery = ground.deliveries()[0]
+    assert (delivery.state, delivery.grade, delivery.principal_id) == ("done", Grade.E2, None)
+    with ground.scene.database.transaction() as session:
+        assert findings.settle_delivered(session, now=ground.scene.clock()) == 1
+    assert ground.findings()[0].state == "done"
+    assert ground.run().found == {}
+
+
+def test_ghost_that_comes_back_is_reenabled(ground: Ground) -> None:
+    ground.member("amy")
+    user_id = ground.service.add("nobody")
+    ground.run()
+    act(ground, "disable", "nobody")
+    deliver(ground)
+    ground.run()
+    ground.service.users[user_id]["active"] = True
+    assert ground.run().found == {"reenabled": 1}
+
+
+def test_disabling_a_further_account_of_somebody_leaves_their_own_alone(ground: Ground) -> None:
+    """The delivery names the account, not the person: whose first account is alive and theirs."""
+    twice, _ = ground.member("twice")
+    ground.service.add("twice.2", external_id=twice)
+    ground.run()
+    act(ground, "disable", "twice.2")
+    deliver(ground)
+    assert state_of(ground, "twice@corp.example")
+    assert not state_of(ground, "twice.2")
+
+
+def test_orphan_is_linked_and_brought_up_to_date(ground: Ground) -> None:
+    loose = ground.person("loose")
+    account = ground.scene.entitle(loose, ground.application_id)
+    user_id = ground.service.add("l.loose", emails=[{"value": "loose@corp.example", "type": "work"}])
+    ground.run()
+    act(ground, "link", "l.loose")
+    deliver(ground)
+    assert ground.scene.account(account)["external_id"] == user_id
+    assert ground.service.users[user_id]["externalId"] == loose
+    assert ground.run().found == {}
+
+
+def test_drift_is_put_right(ground: Ground) -> None:
+    ground.member("amy", title="Director")
+    ground.run()
+    act(ground, "restore", "amy@corp.example")
+    deliver(ground)
+    assert next(iter(ground.service.users.values()))["title"] == "工程师"
+    ground.run()
+    assert ground.kinds() == {}
+
+
+@sqlite_only
+def test_second_account_is_not_linked_over_the_first(ground: Ground) -> None:
+    twice, _ = ground.member("twice")
+    ground.service.add("twice.2", external_id=twice)
+    ground.run()
+    with pytest.raises(Conflict):
+        act(ground, "link", "twice.2")
+
+
+def test_brake_holds_what_is_too_much_until_two_people_have_said_so(ground: Ground) -> None:
+    for number in range(5):
+        ground.service.add(f"nobody{number}")
+    ground.run()
+    acted = act(ground, "disable", *(f"nobody{n}" for n in range(5)), brake=TIGHT)
+    assert (len(acted.deliveries), len(acted.held)) == (2, 3)
+    database, now = ground.scene.database, ground.scene.clock()
+    with database.transaction() as session:
+        first = remedy.approve(session, ground.application_id, approver=ADMIN, now=now, door="console")
+    assert (first.state, first.findings) == ("waiting", 3)
+    with pytest.raises(Conflict, match="second person"), database.transaction() as session:
+        remedy.approve(session, ground.application_id, approver=ADMIN, now=now, door="console")
+    assert len(ground.deliveries()) == 2
+    with database.transaction() as session:
+        second = remedy.approve(session, ground.application_id, approver=SECOND, now=now, door="console")
+    assert (second.state, second.findings) == ("released", 3)
+    assert len(ground.deliveries()) == 5
+    with pytest.raises(NotFound), database.transaction() as session:
+        remedy.approve(session, ground.application_id, approver=SECOND, now=now, door="console")
+    types = ground.event_types()
+    assert (types.count("finding.held"), types.count("finding.released")) == (3, 2)
+
+
+@sqlite_only
+def test_brake_counts_a_day_and_not_only_one_go(ground: Ground) -> None:
+    for number in range(4):
+        ground.service.add(f"nobody{number}")
+    ground.run()
+    assert not act(ground, "disable", "nobody0", "nobody1", brake=TIGHT).held
+    assert act(ground, "disable", "nobody2", brake=TIGHT).held
+    ground.scene.clock.advance(hours=25)
+    assert not act(ground, "disable", "nobody3", brake=TIGHT).held
+
+
+def test_policy_disables_what_nothing_speaks_for_up_to_the_brake(ground: Ground) -> None:
+    ground.member("amy")
+    for number in range(3):
+        ground.service.add(f"nobody{number}")
+    ground.service.add("alike", displayName="爱丽丝")
+    loose = ground.person("loose")
+    ground.scene.entitle(loose, ground.application_id)
+    ground.service.add("loose@corp.example")
+    ground.plan("disable")
+    report = ground.run(brake=TIGHT)
+    assert (report.disabled, report.held) == (2, 1)
+    deliver(ground)
+    assert state_of(ground, "alike")
+    assert state_of(ground, "loose@corp.example")
+    assert state_of(ground, "amy@corp.example")
+    # Held ones are not asked for again and again, and nothing slips through beside them.
+    again = ground.run(brake=TIGHT)
+    assert (again.disabled, again.held) == (0, 0)
+
+
+@sqlite_only
+@pytest.mark.parametrize("policy", ["report", "ask"])
+def test_other_policies_touch_nothing(ground: Ground, policy: str) -> None:
+    ground.service.add("nobody")
+    ground.plan(policy)
+    assert ground.run().disabled == 0
+    assert ground.deliveries() == []
+
+
+@sqlite_only
+def test_incomplete_run_disables_nobody_by_itself(ground: Ground) -> None:
+    ground.service.add("nobody")
+    ground.plan("disable")
+    ground.service.on_list = lambda _asked, page: {**page, "totalResults": 7}
+    report = ground.run()
+    assert (report.is_complete, report.disabled) == (False, 0)
+    assert ground.kinds() == {"nobody": "ghost"}
+
+
+def test_receipt_is_contradicted_and_proven_anew(ground: Ground) -> None:
+    person, account = ground.member("left")
+    ground.member("amy")
+    ground.scene.leave(person)
+    case_id, now = new_id("cas"), ground.scene.clock()
+    proven = {"state": "done", "grade": 2, "evidence": {}, "attempts": 1, "lease_token": 1}
+    with ground.scene.database.transaction() as session:
+        session.execute(
+            insert(Case).values(
+                id=case_id,
+                number="R-2026-11-0001",
+                kind="leaver",
+                principal_id=person,
+                organization_id=ground.scene.organization_id,
+                state="complete",
+                is_emergency=False,
+                effective_at=now,
+                local_done_at=now,
+                opened_at=now,
+                opened_by="cli",
+                plan={},
+                ended={},
+            )
+        )
+        session.execute(
+            insert(Delivery).values(
+                id="dlv_1",
+                seq=1,
+                application_id=ground.application_id,
+                channel="scim",
+                lane=f"scim:{account}",
+                operation="deprovision",
+                payload={},
+                principal_id=person,
+                account_id=account,
+                case_id=case_id,
+                required_grade=2,
+                next_attempt_at=now,
+                planned_at=now,
+                finished_at=now,
+                **proven,
+            )
+        )
+        session.execute(
+            insert(CaseRow).values(
+                id="row_1",
+                case_id=case_id,
+                application_id=ground.application_id,
+                account_id=account,
+                channel="scim",
+                ceiling=2,
+                required_grade=2,
+                delivery_id="dlv_1",
+                deadline_at=now + timedelta(hours=1),
+            )
+        )
+    ground.know(account, known_state="inactive", desired_state="inactive")
+
+    def receipt() -> receipts.ReceiptView:
+        with ground.scene.database.read() as session:
+            return receipts.current(session, case_id, now=ground.scene.clock())
+
+    assert receipt().is_complete
+    assert ground.run().found == {"reenabled": 1}
+    view = receipt()
+    assert not view.is_complete
+    assert (view.rows[0].state, view.rows[0].grade) == ("pending", 0)
+    assert "seen alive at 2026-11-23T02:01" in (view.rows[0].error or "")
+    with ground.scene.database.read() as session:
+        assert session.execute(select(ReceiptDue.case_id)).scalars().all() == [case_id]
+    act(ground, "disable", "left@corp.example")
+    deliver(ground)
+    assert receipt().is_complete
+    signed = receipts.sign_due(
+        ground.scene.database, ground.scene.keyring, issuer="https://hub.example", now=ground.scene.clock()
+    )
+    assert signed == 1
+    with ground.scene.database.read() as session:
+        newest = receipts.current(session, case_id, now=ground.scene.clock())
+        document = receipts.export(newest)
+    verdict = receipts_claims(document, ground)
+    assert verdict["scope"]["last_reconcile_at"] is not None
+    assert verdict["complete"]
+
+
+def receipts_claims(document: bytes, ground: Ground) -> dict[str, dict[str, str | None]]:
+    from idhub.lifecycle.receipt_document import verify
+
+    verdict = verify(document, ground.scene.keyring.jwks("receipt"))
+    assert verdict.is_valid, verdict.problems
+    return dict(verdict.claims)
+
+
+@sqlite_only
+def test_exception_needs_a_reason_and_an_end_and_ends(ground: Ground) -> None:
+    ground.service.add("nobody")
+    ground.run()
+    finding_id, now = ground.findings()[0].id, ground.scene.clock()
+
+    def dismiss(reason: str, days: int) -> None:
+        with ground.scene.database.transaction() as session:
+            findings.dismiss(
+                session,
+                findings.get(session, finding_id),
+                reason=reason,
+                until=now + timedelta(days=days),
+                now=now,
+                actor=ADMIN,
+                door="console",
+            )
+
+    for reason, days, field in (
+        ("", 10, "reason"),
+        ("x" * 501, 10, "reason"),
+        ("why", 0, "until"),
+        ("why", 400, "until"),
+    ):
+        with pytest.raises(Invalid) as refused:
+            dismiss(reason, days)
+        assert refused.value.field == field
+    dismiss("machine account of the paint shop", 10)
+    with pytest.raises(Conflict):
+        dismiss("again", 10)
+    ground.run()
+    assert ground.findings()[0].state == "dismissed"
+    ground.scene.clock.advance(days=11)
+    ground.run()
+    assert ground.findings()[0].state == "reopened"
+
+
+@sqlite_only
+def test_finding_is_accepted_once(ground: Ground) -> None:
+    ground.service.add("nobody")
+    ground.run()
+    finding_id = ground.findings()[0].id
+
+    def accept() -> None:
+        with ground.scene.database.transaction() as session:
+            found = findings.get(session, finding_id)
+            findings.accept(session, found, now=ground.scene.clock(), actor=ADMIN, door="console")
+
+    accept()
+    with pytest.raises(Conflict):
+        accept()
+    with pytest.raises(Conflict):
+        act(ground, "restore", "nobody")
+    assert "finding.accepted" in ground.event_types()
+
+
+@sqlite_only
+def test_account_row_of_a_ghost_is_made_once_and_has_no_person(ground: Ground) -> None:
+    ground.service.add("nobody")
+    ground.run()
+    act(ground, "disable", "nobody")
+    act(ground, "disable", "nobody")
+    with ground.scene.database.read() as session:
+        rows = session.execute(select(Account.principal_id, Account.kind, Account.desired_state)).all()
+    assert [tuple(row) for row in rows] == [(None, "orphan", "inactive")]

@@ -1,6 +1,7 @@
 """What both drivers of the store share: writes that wait for the next group, and whoever holds something back."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -29,8 +30,17 @@ class Waiting:
         if not self.future.done():
             self.future.set_exception(error)
 
+    def follow(self, task: "asyncio.Future[Any]") -> None:
+        """Give on what came of a task, whatever that is."""
+        if task.cancelled():
+            self.future.cancel()
+        elif (error := task.exception()) is not None:
+            self.fail(error)
+        else:
+            self.settle(task.result())
 
-class Grouping:
+
+class Grouping(ABC):
     """Collects writes of one turn of the loop; a driver says when a group may begin and commits it."""
 
     def __init__(self) -> None:
@@ -80,10 +90,10 @@ class Grouping:
             self.commit(group)
         self.wake()
 
+    @abstractmethod
     def may_begin(self) -> bool:
         """Whether another group may begin now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def commit(self, group: list[Waiting]) -> None:
         """Run a group and settle its members, now or later."""
-        raise NotImplementedError

@@ -18,6 +18,7 @@ KINDS: frozenset[str] = frozenset(get_args(Kind))
 _RANDOM_BYTES = 32
 _CHECKSUM_BYTES = 4
 _BODY_LENGTH = 48
+_TO_BASE64 = str.maketrans("-_", "+/")
 # Longer input is refused before it is hashed or decoded.
 MAX_LENGTH = len("idh_ses_") + _BODY_LENGTH
 
@@ -39,7 +40,7 @@ def looks_valid(kind: Kind, value: str) -> bool:
     if len(value) != len(prefix) + _BODY_LENGTH or not value.startswith(prefix) or not value.isascii():
         return False
     try:
-        raw = base64.b64decode(value[len(prefix) :], altchars=b"-_", validate=True)
+        raw = binascii.a2b_base64(value[len(prefix) :].translate(_TO_BASE64), strict_mode=True)
     except binascii.Error:
         return False
     return raw[_RANDOM_BYTES:] == _checksum(kind, raw[:_RANDOM_BYTES])

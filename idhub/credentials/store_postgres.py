@@ -1,7 +1,12 @@
-"""The store on PostgreSQL: asyncpg, on a fixed number of connections that are pinned to their prepared statements."""
+"""The store on PostgreSQL: asyncpg, on a fixed number of connections that are pinned to their prepared statements.
+
+Operations of a group run in step: each goes on to the next thing it asks of the database, and all who ask the same
+then ask in one exchange (`idhub.credentials.pinned`). To each other they are what transactions at the same moment are,
+between which the rules hold already: every claim is one conditional statement, every look at a principal is locked.
+"""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
@@ -10,11 +15,12 @@ import structlog
 
 from audit.events import Event
 from audit.personal import Sealer
-from audit.trail import TableName, event_rows, insert_statement
+from audit.trail import event_rows
 from idhub import faults
-from idhub.credentials.grouping import Grouping, Waiting
-from idhub.credentials.operations import DEFERRED, DURABLE, LOCK, RECORD, Operation, Row
-from idhub.credentials.statements import LOCK_AT_ONCE, Statement, compile_statements
+from idhub.credentials.grouping import MOST_AT_ONCE, Grouping, Waiting
+from idhub.credentials.operations import DEFERRED, DURABLE, LOCK, RECORD, Operation, Row, Step
+from idhub.credentials.pinned import SERVER_SETTINGS, Pinned
+from idhub.credentials.statements import LOCK_AT_ONCE, compile_statements
 from idhub.db import Database
 from idhub.errors import Unavailable
 from idhub.settings import Settings
@@ -41,6 +47,8 @@ _HELD = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, TimeoutError
 _ATTEMPTS: Final = 3
 _GROUPS: Final = 2
 """Groups in flight at once: while one waits for the disk, the next one is run."""
+_LOOKS: Final = 2
+"""Groups that only read in flight at once: while the database works for one, the answers of the other are made."""
 _LOG = structlog.get_logger(__name__)
 
 
@@ -48,11 +56,8 @@ class _CommitUnknown(ConnectionError):
     """The connection broke while committing: whether it did is not known, so it must not be tried again."""
 
 
-class _Later(Exception):
-    """The principal is locked: the operation, which has written nothing, waits for it alone."""
-
-
 _ALONE: Final = object()
+"""Outcome of an operation that met a locked principal: it waits for that alone."""
 
 
 class _Group:
@@ -65,40 +70,6 @@ class _Group:
         """Principals that this transaction has locked, until its end."""
 
 
-class _Pinned:
-    """One connection with its prepared statements."""
-
-    def __init__(self, connection: Any, statements: Mapping[str, Statement]) -> None:
-        self.connection = connection
-        self._statements = statements
-        self._prepared: dict[str, Any] = {}
-
-    async def fetch(self, name: str, parameters: Mapping[str, Any]) -> Sequence[Row]:
-        statement = self._statements[name]
-        prepared = self._prepared.get(name) or await self._prepare(name, statement.sql)
-        rows: Sequence[Row] = await prepared.fetch(*statement.bind(parameters))
-        return rows
-
-    async def insert(self, table: TableName, rows: Sequence[Sequence[Any]]) -> None:
-        """Append audit rows, in one exchange however many."""
-        await self._write(f"audit:{table}", insert_statement(table, "numeric_dollar"), rows)
-
-    async def write(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Run a statement that returns nothing for many rows of bound values, in one exchange."""
-        await self._write(name, self._statements[name].sql, rows)
-
-    async def _write(self, name: str, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        prepared = self._prepared.get(name) or await self._prepare(name, sql)
-        if len(rows) == 1:
-            await prepared.fetch(*rows[0])
-        else:
-            await prepared.executemany(rows)
-
-    async def _prepare(self, name: str, sql: str) -> Any:
-        prepared = self._prepared[name] = await self.connection.prepare(sql)
-        return prepared
-
-
 class PostgresStore(Grouping):
     """Connections are opened when first needed and replaced when lost."""
 
@@ -109,10 +80,13 @@ class PostgresStore(Grouping):
         self._size = max(2, settings.database_pool_size // 2)
         self._sealer = sealer
         self._statements = compile_statements("postgresql")
-        self._free: list[_Pinned] = []
+        self._free: list[Pinned] = []
         self._slots = asyncio.Semaphore(self._size)
         self._running = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._looking: list[Waiting] = []
+        self._is_look_due = False
+        self._looks = 0
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
         """See `Grouping.adopt`: connections of another loop are of no use on this one."""
@@ -120,13 +94,42 @@ class PostgresStore(Grouping):
         self._free.clear()
         self._slots = asyncio.Semaphore(self._size)
         self._running = 0
+        self._looking, self._is_look_due, self._looks = [], False, 0
+
+    # ------------------------------------------------------------------ reading
 
     async def read(self, operation: Callable[[], Operation[T]]) -> T:
-        """See `Store.read`."""
+        """See `Store.read`: those who look in the same turn of the loop look together."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self.adopt(loop)
-        return await self._attempt(operation, is_write=False)
+        future: asyncio.Future[T] = loop.create_future()
+        self._looking.append(Waiting(operation, future))
+        self._look_soon()
+        return await future
+
+    def _look_soon(self) -> None:
+        if self._looking and not self._is_look_due and self._looks < _LOOKS:
+            self._is_look_due = True
+            asyncio.get_running_loop().call_soon(self._look)
+
+    def _look(self) -> None:
+        self._is_look_due = False
+        group, self._looking = self._looking[:MOST_AT_ONCE], self._looking[MOST_AT_ONCE:]
+        group = [one for one in group if not one.future.cancelled()]
+        if group:
+            self._looks += 1
+            self._spawn(self._look_together(group))
+        self._look_soon()
+
+    async def _look_together(self, group: list[Waiting]) -> None:
+        try:
+            alone = group if len(group) == 1 else await self._together(group, is_write=False)
+        finally:
+            self._looks -= 1
+            self._look_soon()
+        for one in alone:
+            self._spawn(self._attempt(one.operation, is_write=False)).add_done_callback(one.follow)
 
     # ------------------------------------------------------------------ groups
 
@@ -137,39 +140,36 @@ class PostgresStore(Grouping):
     def commit(self, group: list[Waiting]) -> None:
         """Commit in a task."""
         self._running += 1
-        task = asyncio.get_running_loop().create_task(self._commit(group))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._spawn(self._commit(group))
 
     async def _commit(self, group: list[Waiting]) -> None:
         try:
-            alone = group if len(group) == 1 else await self._together(group)
+            alone = group if len(group) == 1 else await self._together(group, is_write=True)
         finally:
             self._running -= 1
             self.wake()
-        if alone:
-            await asyncio.gather(*(self._settle_alone(one) for one in alone))
+        for one in alone:
+            self._spawn(self._attempt(one.operation, is_write=True)).add_done_callback(one.follow)
 
-    async def _settle_alone(self, one: Waiting) -> None:
-        try:
-            one.settle(await self._attempt(one.operation, is_write=True))
-        except Exception as error:
-            one.fail(error)
-
-    async def _together(self, group: list[Waiting]) -> list[Waiting]:
-        """Run operations in one transaction and settle them; returns those that must run alone."""
-        pinned: _Pinned | None = None
+    async def _together(self, group: list[Waiting], *, is_write: bool) -> list[Waiting]:
+        """Run operations together and settle them; returns those that must run alone."""
+        pinned: Pinned | None = None
+        operations = [one.operation for one in group]
         async with self._slots:
             try:
                 pinned = await self._take()
-                outcomes = await self._transact(pinned, [one.operation for one in group], is_group=True)
+                if is_write:
+                    outcomes = await self._transact(pinned, operations, is_group=True)
+                else:
+                    outcomes = await self._drive(pinned, operations, None, is_group=True)
             except _CommitUnknown as error:
                 self._drop(pinned)
                 for one in group:
                     one.fail(_unavailable(error))
                 return []
             except Exception as error:
-                # One of them failed, or the connection did: nothing was committed, and each begins anew by itself.
+                # Broad, since an operation may raise anything: whose fault it was shows when each has begun anew by
+                # itself, which is where what it raises goes to whoever waits for it. Nothing was committed.
                 self._drop(pinned)
                 _LOG.debug("store.group_broken", error=type(error).__name__, operations=len(group))
                 return group
@@ -182,18 +182,24 @@ class PostgresStore(Grouping):
                 one.settle(outcome)
         return [one for one, outcome in zip(group, outcomes, strict=True) if outcome is _ALONE]
 
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
     # ------------------------------------------------------------------ one
 
     async def _attempt(self, operation: Callable[[], Operation[T]], *, is_write: bool) -> T:
         async with self._slots:
             for attempt in range(1, _ATTEMPTS + 1):
-                pinned: _Pinned | None = None
+                pinned: Pinned | None = None
                 try:
                     pinned = await self._take()
                     if is_write:
                         result: T = (await self._transact(pinned, [operation], is_group=False))[0]
                     else:
-                        result = await self._drive(pinned, operation(), None, is_group=False)
+                        result = (await self._drive(pinned, [operation], None, is_group=False))[0]
                 except (*_LOST, *_AGAIN, *_HELD) as error:
                     self._drop(pinned)
                     if attempt == _ATTEMPTS or isinstance(error, (*_HELD, _CommitUnknown)):
@@ -208,21 +214,16 @@ class PostgresStore(Grouping):
         raise AssertionError("unreachable")
 
     async def _transact(
-        self, pinned: _Pinned, operations: Sequence[Callable[[], Operation[Any]]], *, is_group: bool
+        self, pinned: Pinned, operations: Sequence[Callable[[], Operation[Any]]], *, is_group: bool
     ) -> list[Any]:
         connection, group = pinned.connection, _Group()
         await connection.execute("BEGIN")
-        outcomes: list[Any] = []
-        for operation in operations:
-            try:
-                outcomes.append(await self._drive(pinned, operation(), group, is_group=is_group))
-            except _Later:
-                outcomes.append(_ALONE)
+        outcomes = await self._drive(pinned, operations, group, is_group=is_group)
         for name, rows in group.deferred.items():
-            await pinned.write(name, rows)
+            await pinned.insert_rows(name, rows)
         if group.events:
             for table, values in event_rows(group.events, sealer=self._sealer).tables():
-                await pinned.insert(table, values)
+                await pinned.insert_events(table, values)
         faults.at("commit.before")
         try:
             await connection.execute("COMMIT")
@@ -231,38 +232,71 @@ class PostgresStore(Grouping):
         faults.at("commit.after")
         return outcomes
 
-    async def _drive(self, pinned: _Pinned, steps: Operation[T], group: _Group | None, *, is_group: bool) -> T:
-        rows: Sequence[Row] | None = None
+    async def _drive(
+        self,
+        pinned: Pinned,
+        operations: Sequence[Callable[[], Operation[Any]]],
+        group: _Group | None,
+        *,
+        is_group: bool,
+    ) -> list[Any]:
+        """Run operations in step to their ends; their outcomes, `_ALONE` for one that must not wait here."""
+        outcomes: list[Any] = [_ALONE] * len(operations)
+        going: list[tuple[int, Operation[Any], Sequence[Row] | None]]
+        going = [(place, operation(), None) for place, operation in enumerate(operations)]
+        while going:
+            asking: dict[str, list[tuple[int, Operation[Any], Mapping[str, Any]]]] = {}
+            for place, steps, rows in going:
+                try:
+                    name, parameters = self._next_question(steps, rows, group, is_group=is_group)
+                except StopIteration as stop:
+                    outcomes[place] = stop.value
+                else:
+                    asking.setdefault(name, []).append((place, steps, parameters))
+            going = []
+            # In one order in every group: see `Pinned.fetch_each`.
+            for name in sorted(asking):
+                askers = asking[name]
+                answers = await pinned.fetch_each(name, [parameters for _, _, parameters in askers])
+                for (place, steps, parameters), rows in zip(askers, answers, strict=True):
+                    if name == LOCK_AT_ONCE and not rows:
+                        # A transition holds it. Whoever shares this transaction must not wait for that; this one,
+                        # which has written nothing, waits for it alone.
+                        steps.close()
+                        continue
+                    if name in {LOCK, LOCK_AT_ONCE} and group is not None:
+                        group.locked.add(parameters["principal_id"])
+                    going.append((place, steps, rows))
+        return outcomes
+
+    def _next_question(
+        self, steps: Operation[Any], rows: Sequence[Row] | None, group: _Group | None, *, is_group: bool
+    ) -> Step:
+        """Go on until the database is asked; what needs no answer is kept for the end of the transaction.
+
+        Raises:
+            StopIteration: the operation has ended; its value is the outcome.
+        """
         while True:
-            try:
-                name, parameters = steps.send(rows)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            if name in DEFERRED and group is not None:
+            name, parameters = steps.send(rows)
+            rows = ()
+            if group is None:
+                if name != DURABLE:
+                    return name, parameters
+            elif name in DEFERRED:
                 group.deferred.setdefault(name, []).append(self._statements[name].bind(parameters))
-                rows = ()
-            elif name == RECORD and group is not None:
+            elif name == RECORD:
                 group.events += parameters["events"]
-                rows = ()
-            elif name == DURABLE:
+            elif name == LOCK:
+                if parameters["principal_id"] not in group.locked:
+                    return (LOCK_AT_ONCE if is_group else LOCK), parameters
+            elif name != DURABLE:
                 # synchronous_commit is the database's own setting and is never lowered here.
-                rows = ()
-            elif name == LOCK and group is not None:
-                principal_id: str = parameters["principal_id"]
-                if principal_id not in group.locked:
-                    rows = await pinned.fetch(LOCK_AT_ONCE if is_group else LOCK, parameters)
-                    if is_group and not rows:
-                        # A transition holds it. Whoever shares this transaction must not wait for that.
-                        raise _Later
-                    group.locked.add(principal_id)
-                rows = ()
-            else:
-                rows = await pinned.fetch(name, parameters)
+                return name, parameters
 
     # ------------------------------------------------------------------ connections
 
-    async def _take(self) -> _Pinned:
+    async def _take(self) -> Pinned:
         while self._free:
             pinned = self._free.pop()
             if not pinned.connection.is_closed():
@@ -271,16 +305,11 @@ class PostgresStore(Grouping):
             self._url,
             timeout=5,
             command_timeout=10,
-            server_settings={
-                "timezone": "UTC",
-                "application_name": "idhub-store",
-                "lock_timeout": "5000",
-                "idle_in_transaction_session_timeout": "30000",
-            },
+            server_settings=SERVER_SETTINGS,
         )
-        return _Pinned(connection, self._statements)
+        return Pinned(connection, self._statements)
 
-    def _drop(self, pinned: _Pinned | None) -> None:
+    def _drop(self, pinned: Pinned | None) -> None:
         # A connection in an unknown state is not worth keeping: the server rolls back what it had begun.
         if pinned is not None:
             pinned.connection.terminate()

@@ -45,6 +45,9 @@ class Transaction:
     expires_at: datetime
 
 
+_COLUMNS = tuple(name for name in Transaction.__dataclass_fields__ if name != "id")
+
+
 def begin(
     session: Session,
     *,
@@ -115,7 +118,7 @@ def loading(transaction_id: str, browser_token: str | None, *, now: datetime) ->
     rows = yield "transaction.find", _open(transaction_id, browser_token, now)
     if not rows:
         return None
-    row = dict(rows[0])
+    row: dict[str, Any] = {name: rows[0][name] for name in _COLUMNS}
     row["request"] = orjson.loads(row["request"])
     row |= {name: from_micros(row[name]) for name in ("created_at", "expires_at")}
     return Transaction(id=transaction_id, **row)

@@ -139,6 +139,8 @@ def _name(frame: FrameType | None) -> str:
         if module.startswith("idhub.credentials.store"):
             # What runs has no frame of its own there: the operation is a generator that the driver drives.
             operation = frame.f_locals.get("operation", operation)
+            if operation is None and frame.f_locals.get("operations"):
+                operation = frame.f_locals["operations"][-1]
             if operation is not None:
                 return f"{operation.__module__}:{operation.__qualname__}"
         passed_over = module.startswith(_PASSED_OVER) or code.co_qualname in {

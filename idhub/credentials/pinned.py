@@ -1,0 +1,136 @@
+"""One connection of the store to PostgreSQL: its prepared statements, each for one asker, or for many in one exchange.
+
+An exchange costs more than what the database does in it, so that many who ask the same at the same moment ask
+together. A query is put around the asked values as they are given (`unnest ... CROSS JOIN LATERAL`); what changes rows
+runs once for each, in order, sent together. Either way everybody gets what they would have got alone.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from audit.trail import TableName, insert_statement
+from idhub.credentials.operations import Row
+from idhub.credentials.statements import Statement
+
+SERVER_SETTINGS: Final = {
+    "timezone": "UTC",
+    "application_name": "idhub-store",
+    "lock_timeout": "5000",
+    "idle_in_transaction_session_timeout": "30000",
+    # Every statement here looks rows up by keys. It is planned once and for that, however small the tables were then.
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+ASKER: Final = "asker_"
+"""The column beside those that were asked for, in rows that many asked for together: whose row it is."""
+_MARK: Final = re.compile(r"\$(\d+)")
+_VALUES: Final = re.compile(r" VALUES \((.*)\)\s*", re.DOTALL)
+
+
+class Pinned:
+    """One connection with its prepared statements."""
+
+    def __init__(self, connection: Any, statements: Mapping[str, Statement]) -> None:
+        self.connection = connection
+        self._statements = statements
+        self._prepared: dict[str, Any] = {}
+
+    async def fetch(self, name: str, parameters: Mapping[str, Any]) -> Sequence[Row]:
+        """The rows of one statement."""
+        statement = self._statements[name]
+        prepared = self._prepared.get(name) or await self._prepare(name, statement.sql)
+        rows: Sequence[Row] = await prepared.fetch(*statement.bind(parameters))
+        return rows
+
+    async def fetch_each(self, name: str, askers: Sequence[Mapping[str, Any]]) -> Sequence[Sequence[Row]]:
+        """What `fetch` would return to each in turn, in one exchange. Rows may have `ASKER` beside their columns."""
+        if len(askers) == 1:
+            return [await self.fetch(name, askers[0])]
+        statement = self._statements[name]
+        bound = [statement.bind(parameters) for parameters in askers]
+        found: list[list[Row]] = [[] for _ in askers]
+        if statement.sql.startswith("SELECT"):
+            prepared = self._prepared.get(f"each:{name}") or await self._prepare_query(name, statement)
+            rows = await prepared.fetch(*_columns(statement, bound))
+            for row in rows:
+                found[row[ASKER] - 1].append(row)
+            return found
+        # Everybody in one order: two groups then wait for each other's rows in turn, not in a circle.
+        order = sorted(range(len(askers)), key=lambda place: str(bound[place]))
+        if " RETURNING " not in statement.sql:
+            prepared = self._prepared.get(name) or await self._prepare(name, statement.sql)
+            await prepared.executemany([bound[place] for place in order])
+            return found
+        prepared = self._prepared.get(f"each:{name}") or await self._prepare_change(name, statement)
+        for row in await prepared.fetchmany([[*bound[place], place] for place in order]):
+            found[row[ASKER]].append(row)
+        return found
+
+    async def insert_events(self, table: TableName, rows: Sequence[Sequence[Any]]) -> None:
+        """Append audit rows, in one exchange however many."""
+        await self._insert(f"audit:{table}", insert_statement(table, "numeric_dollar"), rows)
+
+    async def insert_rows(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run an INSERT that returns nothing for many rows of bound values, in one exchange."""
+        await self._insert(name, self._statements[name].sql, rows)
+
+    async def _insert(self, name: str, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        if len(rows) == 1:
+            prepared = self._prepared.get(name) or await self._prepare(name, sql)
+            await prepared.fetch(*rows[0])
+            return
+        prepared = self._prepared.get(f"rows:{name}") or await self._prepare_rows(name, sql)
+        await prepared.fetch(*(list(column) for column in zip(*rows, strict=True)))
+
+    # ------------------------------------------------------------------ statements for many
+
+    async def _prepare(self, name: str, sql: str) -> Any:
+        prepared = self._prepared[name] = await self.connection.prepare(sql)
+        return prepared
+
+    async def _types(self, name: str, sql: str) -> list[str]:
+        prepared = self._prepared.get(name) or await self._prepare(name, sql)
+        return [one.name for one in prepared.get_parameters()]
+
+    async def _prepare_query(self, name: str, statement: Statement) -> Any:
+        types = await self._types(name, statement.sql)
+        given = [place for place, _ in statement.places]
+        fixed = [place for place in range(len(types)) if place not in given]
+        marks = {place: f"given_.c{place}" for place in given}
+        marks |= {place: f"${number}" for number, place in enumerate(fixed, start=len(given) + 1)}
+        inner = _MARK.sub(lambda found: marks[int(found[1]) - 1], statement.sql)
+        return await self._prepare(
+            f"each:{name}",
+            f"SELECT given_.n AS {ASKER}, found_.* FROM {_unnest(given, types, ' WITH ORDINALITY', ', n')} "  # noqa: S608 - statements of ours only
+            f"CROSS JOIN LATERAL ({inner}) AS found_",
+        )
+
+    async def _prepare_change(self, name: str, statement: Statement) -> Any:
+        number = len(statement.template) + 1
+        return await self._prepare(f"each:{name}", f"{statement.sql}, ${number}::INTEGER AS {ASKER}")
+
+    async def _prepare_rows(self, name: str, sql: str) -> Any:
+        types = await self._types(name, sql)
+        values = _VALUES.search(sql)
+        if values is None:
+            raise ValueError(f"{name} inserts no row of values")
+        taken = _MARK.sub(lambda found: f"given_.c{int(found[1]) - 1}", values[1])
+        rows = f" SELECT {taken} FROM {_unnest(range(len(types)), types)} "  # noqa: S608 - statements of ours only
+        return await self._prepare(f"rows:{name}", sql[: values.start()] + rows + sql[values.end() :])
+
+
+def _unnest(places: Sequence[int], types: Sequence[str], ordinality: str = "", more: str = "") -> str:
+    """Parallel arrays as rows: one parameter for each place, in order."""
+    arrays = ", ".join(f"${number}::{types[place]}[]" for number, place in enumerate(places, start=1))
+    names = ", ".join(f"c{place}" for place in places)
+    return f"unnest({arrays}){ordinality} AS given_ ({names}{more})"
+
+
+def _columns(statement: Statement, bound: Sequence[Sequence[Any]]) -> list[Any]:
+    given = [place for place, _ in statement.places]
+    arrays: list[Any] = [[values[place] for values in bound] for place in given]
+    return arrays + [value for place, value in enumerate(statement.template) if place not in given]

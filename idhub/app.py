@@ -35,7 +35,7 @@ from idhub.keys import Keyring
 from idhub.login.passwords import HashingPool
 from idhub.login.throttling import client_address, trusted_networks
 from idhub.logs import RequestLog
-from idhub.oidc.hot import create_hot
+from idhub.oidc.front import Direct, create_hot
 from idhub.oidc.metadata import AUTHORIZE_PATH, HOT_PATHS, RESUME_PATH
 from idhub.oidc.notices import ErrorNotice
 from idhub.oidc.routes import create_router as create_oidc
@@ -61,6 +61,8 @@ class HubApp(FastAPI):
     """FastAPI behind the endpoints that machines call at high rate: those pass none of its layers."""
 
     front: Mapping[str, ASGIApp] = MappingProxyType({})
+    direct: Mapping[bytes, Direct] = MappingProxyType({})
+    """The same endpoints, for the embedded server: by what stands in the request line."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         endpoint = self.front.get(scope["path"]) if scope["type"] == "http" else None
@@ -158,7 +160,9 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
     )
     app.state.services = services
     log = partial(RequestLog, settings=hub.settings, plain_paths=_PLAIN_PATHS)
-    app.front = {path: log(endpoint) for path, endpoint in create_hot(services)[1].items()}
+    hot = create_hot(services)[1]
+    app.front = {path: log(endpoint) for path, endpoint in hot.items()}
+    app.direct = {path.encode(): Direct(endpoint, log(endpoint), path) for path, endpoint in hot.items()}
     # A route is looked for in order: what everybody passes comes first.
     app.include_router(create_oidc(services))
     app.include_router(login.create_router(services))

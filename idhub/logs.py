@@ -198,18 +198,32 @@ class _AccessLines:
     def __init__(self, plain_paths: frozenset[str]) -> None:
         self._plain_paths = plain_paths
         self._lines: list[str] = []
+        self._second = 0
+        self._shown_second = ""
 
     def add(self, *, method: str, path: str, status: int, milliseconds: float, client: str | None, name: str) -> None:
         """Write a line soon, in the form and with the redactions of every other."""
-        values = {"method": method, "path": path, "status": status, "milliseconds": milliseconds, "client": client}
         # A path of ours, a known method, a number, the address of a socket: nothing to redact and nothing to escape.
-        is_plain = path in self._plain_paths and method in _METHODS
-        shown = values if is_plain else redact(values)
-        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        line = _json({"at": at, "level": "info", "event": "http.answered", **shown, "request_id": name})
+        if path in self._plain_paths and method in _METHODS:
+            shown = "null" if client is None else f'"{client}"'
+            line = (
+                f'{{"at":"{self._now()}","level":"info","event":"http.answered","method":"{method}","path":"{path}",'
+                f'"status":{status},"milliseconds":{milliseconds},"client":{shown},"request_id":"{name}"}}'
+            )
+        else:
+            values = {"method": method, "path": path, "status": status, "milliseconds": milliseconds, "client": client}
+            known = {"at": self._now(), "level": "info", "event": "http.answered"}
+            line = escape(_json({**known, **redact(values), "request_id": name}))
         if not self._lines:
             asyncio.get_running_loop().call_soon(self._write)
-        self._lines.append(line if is_plain else escape(line))
+        self._lines.append(line)
+
+    def _now(self) -> str:
+        seconds, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        if seconds != self._second:
+            self._second = seconds
+            self._shown_second = datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "")
+        return f"{self._shown_second}.{nanoseconds // 1_000_000:03d}Z"
 
     def _write(self) -> None:
         lines, self._lines = self._lines, []
@@ -255,8 +269,7 @@ class RequestLog:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        # Later ones are larger: an index of them grows at its end instead of everywhere.
-        identity = f"req_{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+        identity = self.new_id()
         mark = request_id.set(identity)
         # Where pages and events read it: the number a person reads out is the one in the log.
         scope.setdefault("state", {})["request_id"] = identity
@@ -274,16 +287,23 @@ class RequestLog:
         try:
             await self._app(scope, receive, send_marked)
         finally:
-            if self._is_logging:
-                self._tell(scope, status, time.perf_counter() - began, identity)
+            client = scope["client"][0] if scope.get("client") else None
+            self.tell(
+                method=scope["method"], path=scope["path"], status=status, seconds=time.perf_counter() - began,
+                client=client, identity=identity,
+            )  # fmt: skip
             request_id.reset(mark)
 
-    def _tell(self, scope: Scope, status: int, seconds: float, identity: str) -> None:
-        path = scope["path"][:_PATH_LIMIT]
-        if path in _QUIET_PATHS and status < 400 and not self._is_debugging:
+    @staticmethod
+    def new_id() -> str:
+        """An id for a request. Later ones are larger: an index of them grows at its end instead of everywhere."""
+        return f"req_{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+
+    def tell(self, *, method: str, path: str, status: int, seconds: float, client: str | None, identity: str) -> None:
+        """Write the line of a request that was answered."""
+        if not self._is_logging or (path in _QUIET_PATHS and status < 400 and not self._is_debugging):
             return
-        method, client = scope["method"], scope["client"][0] if scope.get("client") else None
-        milliseconds = round(seconds * 1000, 1)
+        path, milliseconds = path[:_PATH_LIMIT], round(seconds * 1000, 1)
         if self._lines is not None:
             self._lines.add(
                 method=method, path=path, status=status, milliseconds=milliseconds, client=client, name=identity

@@ -21,6 +21,7 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Literal
 
 from sqlalchemy import (
@@ -52,6 +53,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 PLACE_MEMORY = timedelta(days=30)
 """How long an address stays one that the person signed in from."""
 _MAX_FORWARDED = 20
+_MAX_REMEMBERED = 100
 _IPV6_SITE = 64
 
 
@@ -384,6 +386,13 @@ def client_address(peer: str, forwarded_for: Iterable[str], trusted: Sequence[Ne
     X-Forwarded-For is read from its end, and only as far as the one who wrote an entry is a trusted proxy. What cannot
     be read counts for the proxy that sent it: garbage never escapes a limit.
     """
+    lines = tuple(forwarded_for)
+    if len(peer) + sum(map(len, lines)) <= _MAX_REMEMBERED:
+        return _remembered(peer, lines, tuple(trusted))
+    return _resolved(peer, lines, trusted)
+
+
+def _resolved(peer: str, forwarded_for: Sequence[str], trusted: Sequence[Network]) -> str:
     address = _parse(peer)
     if address is None:
         return peer[:45]
@@ -394,6 +403,10 @@ def client_address(peer: str, forwarded_for: Iterable[str], trusted: Sequence[Ne
             break
         address = claimed
     return str(address)
+
+
+_remembered = lru_cache(maxsize=2_048)(_resolved)
+"""The same few proxies and places ask again and again; short texts only, so that nobody fills the memory."""
 
 
 def _parse(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

@@ -1,6 +1,5 @@
 """Clients: their registration as the protocol needs it, and their authentication."""
 
-import base64
 import binascii
 import hashlib
 import hmac
@@ -152,10 +151,12 @@ def _basic(authorization: bytes) -> tuple[str, str]:
     if scheme.lower() != b"basic" or len(encoded) > 2_048:
         raise _malformed()
     try:
-        decoded = base64.b64decode(encoded.strip(), validate=True)
+        decoded = binascii.a2b_base64(encoded.strip(), strict_mode=True)
         client_id, colon, secret = decoded.partition(b":")
         # RFC 6749 section 2.3.1: both parts are form-encoded before they are joined.
-        parts = [unquote_to_bytes(part.replace(b"+", b" ")).decode() for part in (client_id, secret)]
+        if b"%" in decoded or b"+" in decoded:
+            client_id, secret = (unquote_to_bytes(part.replace(b"+", b" ")) for part in (client_id, secret))
+        parts = client_id.decode(), secret.decode()
     except (binascii.Error, UnicodeDecodeError) as error:
         raise _malformed() from error
     if not colon or not parts[0] or not all(part.isprintable() for part in parts):

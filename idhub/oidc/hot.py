@@ -1,17 +1,15 @@
-"""The endpoints that machines call at high rate: thin ASGI handlers on the narrow store.
+"""The endpoints that machines call at high rate: thin handlers on the narrow store, without a framework.
 
-Each reads its request within bounds, authenticates, asks one operation, answers. Whatever is sent, the answer is a
-clear OAuth error or the truth; never a 5xx for what the caller did.
+Each authenticates, asks one operation, answers. How requests come in and what becomes of errors: `idhub.oidc.front`.
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Protocol
 
 import orjson
-import structlog
 
 from idhub.changes import EventType
 from idhub.credentials import opaque, spending
@@ -20,42 +18,21 @@ from idhub.credentials.predicate import Refused
 from idhub.credentials.spending import Active, Caller
 from idhub.credentials.store import Store
 from idhub.db import Database
-from idhub.errors import Unavailable
 from idhub.keys import Keyring
-from idhub.login.throttling import Network, client_address, trusted_networks
-from idhub.logs import request_id
+from idhub.login.throttling import trusted_networks
 from idhub.oidc.claims import person_claims
 from idhub.oidc.clients import Client, ClientCache, presented, verify
 from idhub.oidc.errors import OAuthError, invalid_request
 from idhub.oidc.grants import Grants
 from idhub.oidc.guessing import GuessLimit
-from idhub.oidc.metadata import (
-    DISCOVERY_PATHS,
-    INTROSPECT_PATH,
-    JWKS_PATH,
-    REVOKE_PATH,
-    TOKEN_PATH,
-    USERINFO_PATH,
-    metadata,
-)
-from idhub.oidc.parameters import MAX_BODY, MAX_QUERY, Parameters, parse
+from idhub.oidc.metadata import metadata
+from idhub.oidc.parameters import Parameters, parse
 from idhub.oidc.tokens import TokenReader
 from idhub.settings import Settings
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 _FORM: Final = b"application/x-www-form-urlencoded"
 _MAX_BEARER: Final = 8_192
-_NO_STORE: Final = ((b"cache-control", b"no-store"), (b"pragma", b"no-cache"))
-_ALWAYS: Final = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-)
-_JSON_ALWAYS: Final = ((b"content-type", b"application/json"), *_ALWAYS)
-_LOG = structlog.get_logger(__name__)
+NO_STORE: Final = ((b"cache-control", b"no-store"), (b"pragma", b"no-cache"))
 
 
 class HotServices(Protocol):
@@ -117,7 +94,7 @@ class Answer:
 
     body: bytes
     status: int = 200
-    headers: tuple[tuple[bytes, bytes], ...] = _NO_STORE
+    headers: tuple[tuple[bytes, bytes], ...] = NO_STORE
 
 
 def _json(value: Mapping[str, Any]) -> Answer:
@@ -347,146 +324,3 @@ def _cached_document(document: Mapping[str, Any]) -> Answer:
     tag = hashlib.sha256(body).hexdigest()[:24]
     # Clients may keep it for five minutes; a new key is published at least that long before it signs.
     return Answer(body, headers=((b"cache-control", b"public, max-age=300"), (b"etag", f'"{tag}"'.encode())))
-
-
-Handler = Callable[[Request, datetime], Awaitable[Answer]]
-
-
-_READING: Final = frozenset({"GET", "HEAD"})
-
-
-class _Document:
-    """ASGI: a public document, the same for everybody; nothing of the request is looked at but its method."""
-
-    def __init__(self, current: Callable[[], Answer]) -> None:
-        self._current = current
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _send(scope, send, self._current() if scope["method"] in _READING else _other_method(_READING))
-
-
-def _other_method(methods: frozenset[str]) -> Answer:
-    return Answer(b"", 405, ((b"allow", ", ".join(sorted(methods)).encode()), *_NO_STORE))
-
-
-async def _send(scope: Scope, send: Send, answer: Answer) -> None:
-    size = (b"content-length", b"%d" % len(answer.body))
-    headers = [size, *answer.headers, *(_JSON_ALWAYS if answer.body else _ALWAYS)]
-    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else answer.body})
-
-
-class _HotEndpoint:
-    """ASGI: bounds, method, the translator of errors."""
-
-    def __init__(self, handler: Handler, endpoints: Endpoints, methods: frozenset[str], realm: str) -> None:
-        self._handler = handler
-        self._clock = endpoints.clock
-        self._refused = endpoints.count_refusal
-        self._trusted = endpoints.trusted
-        self._methods = methods
-        self._realm = realm
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] in self._methods:
-            await _send(scope, send, await self._answer(scope, receive))
-        else:
-            await _send(scope, send, _other_method(self._methods))
-
-    async def _answer(self, scope: Scope, receive: Receive) -> Answer:
-        now = self._clock()
-        address = _address(scope, self._trusted)
-        try:
-            try:
-                request = await _read(scope, receive, address)
-            except OAuthError as error:
-                self._refused(EventType.REQUEST_REFUSED, error, address, now)
-                raise
-            return await self._handler(request, now)
-        except OAuthError as error:
-            return self._refusal(error)
-        except Unavailable as error:
-            seconds = max(1, int(error.retry_after.total_seconds()))
-            return self._refusal(OAuthError("temporarily_unavailable", "Try again in a moment.", retry_after=seconds))
-        except Exception:
-            # Last resort: nothing of it is told.
-            _LOG.exception("oidc.unexpected", path=scope["path"])
-            return self._refusal(OAuthError("server_error", "The request could not be handled."))
-
-    def _refusal(self, error: OAuthError) -> Answer:
-        body = orjson.dumps({"error": error.error, "error_description": error.description})
-        status = 413 if error.reason == "invalid_request.too_large" else error.status
-        headers: list[tuple[bytes, bytes]] = [*_NO_STORE]
-        if error.retry_after is not None:
-            headers.append((b"retry-after", str(error.retry_after).encode()))
-        if status == 401 or error.error == "insufficient_scope":
-            headers.append((b"www-authenticate", self._challenge(error)))
-        return Answer(body, status, tuple(headers))
-
-    def _challenge(self, error: OAuthError) -> bytes:
-        if self._realm == "Basic":
-            return b'Basic realm="idhub", charset="UTF-8"'
-        if isinstance(error, MissingToken):
-            return b'Bearer realm="idhub"'
-        return f'Bearer realm="idhub", error="{error.error}", error_description="{error.description}"'.encode()
-
-
-async def _read(scope: Scope, receive: Receive, address: str) -> Request:
-    headers: dict[bytes, bytes] = {}
-    for name, value in scope["headers"]:
-        if name in headers and name in {b"authorization", b"content-type"}:
-            raise invalid_request(f"{name.decode('ascii', 'replace')} is given more than once.", reason="header")
-        headers[name] = value
-    if len(scope.get("query_string", b"")) > MAX_QUERY:
-        raise _too_large()
-    parts: list[bytes] = []
-    size = 0
-    has_more = scope["method"] == "POST"
-    while has_more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise invalid_request("The request was cut off.", reason="disconnect")
-        part = message.get("body", b"")
-        size += len(part)
-        if size > MAX_BODY:
-            raise _too_large()
-        parts.append(part)
-        has_more = message.get("more_body", False)
-    return Request(
-        scope["method"],
-        headers,
-        scope.get("query_string", b""),
-        b"".join(parts),
-        address,
-        request_id.get(),
-    )
-
-
-def _too_large() -> OAuthError:
-    return invalid_request("The request is too large.", reason="too_large")
-
-
-def _address(scope: Scope, trusted: Sequence[Network]) -> str:
-    client = scope.get("client")
-    peer = str(client[0]) if client else ""
-    if not trusted:
-        return peer
-    forwarded = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
-    return client_address(peer, forwarded, trusted)
-
-
-def create_hot(services: HotServices) -> tuple[Endpoints, dict[str, ASGIApp]]:
-    """The endpoints, and which application answers which path."""
-    endpoints = Endpoints(services)
-    post, both = frozenset({"POST"}), frozenset({"GET", "HEAD", "POST"})
-    table: list[tuple[str, Handler, frozenset[str], str]] = [
-        (TOKEN_PATH, endpoints.token, post, "Basic"),
-        (INTROSPECT_PATH, endpoints.introspect, post, "Basic"),
-        (REVOKE_PATH, endpoints.revoke, post, "Basic"),
-        (USERINFO_PATH, endpoints.userinfo, both, "Bearer"),
-    ]
-    return endpoints, {
-        JWKS_PATH: _Document(endpoints.jwks),
-        **{path: _Document(endpoints.discovery) for path in DISCOVERY_PATHS},
-        **{path: _HotEndpoint(handler, endpoints, methods, realm) for path, handler, methods, realm in table},
-    }

@@ -91,7 +91,7 @@ def parse(raw: bytes) -> Parameters:
     for count, (name, value) in enumerate(_pairs(raw), start=1):
         if count > _MAX_PARAMETERS:
             raise invalid_request("There are too many parameters.", reason="parameters.many")
-        known = _NAME.fullmatch(name) is not None
+        known = name in _LENGTHS or _NAME.fullmatch(name) is not None
         shown = name if known else "A parameter name"
         if not known:
             parameters.faults[shown] = "A parameter name is not readable."
@@ -100,7 +100,7 @@ def parse(raw: bytes) -> Parameters:
             parameters.faults[name] = f"{name} is given more than once."
             continue
         seen.add(name)
-        if value is None or _CONTROL.search(value):
+        if value is None or not (value.isprintable() or _CONTROL.search(value) is None):
             parameters.faults[name] = f"{name} contains characters that are not allowed."
         elif len(value) > _LENGTHS.get(name, _DEFAULT_LENGTH):
             parameters.faults[name] = f"{name} is too long."
@@ -119,6 +119,8 @@ def _pairs(raw: bytes) -> Iterator[tuple[str, str | None]]:
 def _decode(raw: bytes) -> str | None:
     """Percent-decoded UTF-8; None when it is not."""
     try:
+        if b"%" not in raw and b"+" not in raw:
+            return raw.decode()
         # "+" stands for a blank in this media type (URL Standard, section 5.1).
         return unquote_to_bytes(raw.replace(b"+", b" ")).decode()
     except UnicodeDecodeError:

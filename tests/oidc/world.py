@@ -33,7 +33,8 @@ from idhub.directory.tables import Principal
 from idhub.keys import Keyring
 from idhub.lifecycle.intake import Change, EmploymentFacts, Offboard, Onboard, PersonFacts, Reactivate, Suspend
 from idhub.lifecycle.transition import TransitionResult, transition
-from idhub.oidc.hot import Endpoints, create_hot
+from idhub.oidc.front import create_hot
+from idhub.oidc.hot import Endpoints
 from idhub.oidc.notices import ErrorNotice
 from idhub.oidc.routes import create_router
 from idhub.settings import Settings

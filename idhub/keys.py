@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from joserfc.jwk import ECKey, OKPKey, RSAKey
+from joserfc.util import base64_to_int
 from sqlalchemy import LargeBinary, String, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
@@ -366,8 +367,15 @@ def _import(jwk: Mapping[str, Any]) -> ECKey | RSAKey | OKPKey:
     if jwk["kty"] == "EC":
         return ECKey.import_key(dict(jwk))
     if jwk["kty"] == "RSA":
-        return RSAKey.import_key(dict(jwk))
+        return RSAKey.import_key(_rsa_private(jwk) if "d" in jwk else dict(jwk))
     return OKPKey.import_key(dict(jwk))
+
+
+def _rsa_private(jwk: Mapping[str, str]) -> rsa.RSAPrivateKey:
+    d, p, q, dp, dq, qi, n, e = (base64_to_int(jwk[name]) for name in ("d", "p", "q", "dp", "dq", "qi", "n", "e"))
+    numbers = rsa.RSAPrivateNumbers(p, q, d, dp, dq, qi, rsa.RSAPublicNumbers(e, n))
+    # Proving both factors prime costs more than the rest of a start; we made this key and sealed it (AES-GCM).
+    return numbers.private_key(unsafe_skip_rsa_key_validation=True)
 
 
 def _key_context(kid: str) -> str:

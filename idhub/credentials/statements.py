@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from functools import cache
 from typing import Any, Literal
 
 from sqlalchemy import Dialect, Executable, Text, bindparam, insert, or_, select, update
@@ -83,8 +84,9 @@ class _Statements(dict[str, Statement]):
         return self[name]
 
 
-def compile_statements(driver: DriverName) -> dict[str, Statement]:
-    """Every statement of the store for one driver, by name."""
+@cache
+def compile_statements(driver: DriverName) -> Mapping[str, Statement]:
+    """Every statement of the store for one driver, by name; compiled once a process."""
     target: Dialect
     if driver == "sqlite":
         target = sqlite.dialect(paramstyle="qmark")

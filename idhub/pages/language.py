@@ -4,6 +4,7 @@ English is the source: message ids are the English sentences. `locale/zh_CN/*.po
 each area of pages keeps its own file; a test proves that every marked sentence has its Chinese one.
 """
 
+from functools import cache
 from gettext import GNUTranslations
 from io import BytesIO
 from pathlib import Path
@@ -66,8 +67,9 @@ def load_catalog(folder: Path, language: Language) -> Catalog:
     return merged
 
 
+@cache
 def load_translations(folder: Path, language: Language) -> GNUTranslations:
-    """The translations of a language, ready for gettext. English falls back to the sentences themselves."""
+    """The translations of a language, ready for gettext; read once a process. English falls back to the sentences."""
     compiled = BytesIO()
     write_mo(compiled, load_catalog(folder, language))
     compiled.seek(0)

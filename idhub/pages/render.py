@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined
+from jinja2.bccache import Bucket
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -29,6 +30,24 @@ _UNESCAPED = re.compile(r"[A-Za-z0-9_.~/?=:-]*")
 # No page can hold it by itself: it is made anew in each process and nobody is told.
 _MARK = f"kept{secrets.token_hex(16)}"
 _MOST_KEPT = 256
+
+
+class _CompiledOnce(BytecodeCache):
+    """Compiled templates of this process: every language runs the same code."""
+
+    def __init__(self) -> None:
+        self._code: dict[str, Any] = {}
+
+    def load_bytecode(self, bucket: Bucket) -> None:
+        """Take what was compiled from this very source."""
+        bucket.code = self._code.get(bucket.key + bucket.checksum)
+
+    def dump_bytecode(self, bucket: Bucket) -> None:
+        """Keep what was compiled."""
+        self._code[bucket.key + bucket.checksum] = bucket.code
+
+
+_compiled = _CompiledOnce()
 
 
 class Pages:
@@ -58,6 +77,7 @@ class Pages:
             trim_blocks=True,
             lstrip_blocks=True,
             auto_reload=False,
+            bytecode_cache=_compiled,
             extensions=["jinja2.ext.i18n"],
         )
         translations = self._translations[language]

@@ -33,7 +33,7 @@ PAGES: dict[str, tuple[str, Callable[[Served], str]]] = {
     "events-empty": ("何慕青", lambda s: "/audit/events?q=nothing-like-this"),
     "not-found": ("郑可欣", lambda s: "/hr/people"),
 }
-LOOKS = [("zh-CN", "light"), ("zh-CN", "dark"), ("en", "light"), ("en", "dark")]
+LOOKS = [("zh-CN", "light"), ("en", "dark")]  # no colour depends on the language, no word on the theme
 
 
 @pytest.mark.parametrize(("language", "theme"), LOOKS)

@@ -39,6 +39,7 @@ class Spec:
         choices: filters with a closed set of values.
         texts: filters with free text, beside `q`.
         extra: parameters that are kept in links and read by the page itself.
+        ranks: a search that asks for no order gives the best matches first.
     """
 
     path: str
@@ -46,6 +47,7 @@ class Spec:
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
     texts: Sequence[str] = ()
     extra: Sequence[str] = ()
+    ranks: bool = False
 
 
 class View:
@@ -127,13 +129,18 @@ class View:
 
     def sort_state(self, name: str) -> str | None:
         """`aria-sort` of a column."""
-        if name != self.sort:
+        if name != self.sort or self._is_ranked:
             return None
         return "descending" if self.descending else "ascending"
 
     def sort_href(self, name: str) -> str:
         """This view sorted by a column; pressed again, the other way round."""
-        return self.href(sort=f"-{name}" if name == self.sort and not self.descending else name)
+        is_upwards = self.sort_state(name) == "ascending"
+        return self.href(sort=f"-{name}" if is_upwards else name)
+
+    @property
+    def _is_ranked(self) -> bool:
+        return self.spec.ranks and "q" in self._values and "sort" not in self._values
 
     @property
     def cleared_href(self) -> str:

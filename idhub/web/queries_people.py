@@ -27,6 +27,7 @@ PEOPLE = Spec(
         "state": ("staged", "active", "suspended", "left"),
     },
     texts=("org",),
+    ranks=True,
 )
 
 

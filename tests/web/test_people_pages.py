@@ -124,6 +124,14 @@ def test_a_cursor_that_we_did_not_write_is_no_cursor(text: str) -> None:
     assert Cursor.read(text) is None
 
 
+def test_a_search_does_not_claim_an_order_that_nobody_asked_for(look: SignIn) -> None:
+    client = look("沈佳宁")
+
+    assert 'aria-sort="ascending"' in client.get("/hr/people").text
+    assert "aria-sort" not in client.get("/hr/people?q=wu").text
+    assert 'aria-sort="ascending"' in client.get("/hr/people?q=wu&sort=number").text
+
+
 def test_a_cursor_of_another_sort_starts_from_the_beginning(look: SignIn) -> None:
     cursor = Cursor("QY", "per_x").write()
 

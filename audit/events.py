@@ -110,6 +110,9 @@ class EventType(StrEnum):
     ACCOUNT_REACTIVATED = "account.reactivated", EventClass.CHANGE, "An account in another system was switched on."
     APPLICATION_CREATED = "application.created", EventClass.CHANGE, "An application was connected."
     APPLICATION_CHANGED = "application.changed", EventClass.CHANGE, "An application's configuration changed."
+    SCIM_JOB_ACCEPTED = "scim_job.accepted", EventClass.CHANGE, "A bulk request of a SCIM sender waits to be worked."
+    SCIM_JOB_ENDED = "scim_job.ended", EventClass.CHANGE, "A bulk request of a SCIM sender is done or cancelled."
+    SCIM_EXTENSION_CHANGED = "scim_extension.changed", EventClass.CHANGE, "Attributes of a SCIM extension changed."
     RULE_CHANGED = "rule.changed", EventClass.CHANGE, "A birthright rule was added, changed or removed."
 
     RECONCILE_FINISHED = "reconcile.finished", EventClass.CHANGE, "What an application holds was compared."

@@ -18,6 +18,7 @@ import uvloop
 
 from audit.errors import AuditError
 from audit.sequencer import Sequencer, lag
+from idhub.api.scim_jobs import has_jobs, purge_jobs, work_jobs
 from idhub.credentials.purge import purge_expired
 from idhub.delivery.http import OutboundHttp
 from idhub.delivery.leases import HeldLease, hold, release
@@ -40,9 +41,12 @@ _DUE_EVERY = 1.0
 _PURGE_EVERY = 60.0
 _TEND_EVERY = 5.0
 _RECONCILE_EVERY = 30.0
+_SCIM_EVERY = 0.5
+# Well within the lease: what another process took over meanwhile is not done twice, but would be tried.
+_SCIM_SECONDS = 5.0
 _LONGEST_BACK_OFF = 30.0
 _SINGLETON_LEASE = timedelta(seconds=15)
-_THREADS = 5
+_THREADS = 6
 # Beyond the deadline of an attempt: recording it, and what the other jobs have in hand.
 _GRACE_SECONDS = 5.0
 
@@ -145,6 +149,7 @@ class Worker:
             _Job("schedule", _DUE_EVERY, self._apply_due, singleton=True),
             _Job("purge", _PURGE_EVERY, self._purge, singleton=True),
             _Job("reconcile", _RECONCILE_EVERY, self._reconcile),
+            _Job("scim", _SCIM_EVERY, self._work_scim, singleton=True),
             _Job("search", _TEND_EVERY, lambda: search_index.tend(self._hub.database), singleton=True),
         ]
 
@@ -245,7 +250,12 @@ class Worker:
                 found=report.found,
             )
 
+    def _work_scim(self) -> None:
+        if has_jobs(self._hub.database) and not self._is_recovering():
+            work_jobs(self._hub, seconds=_SCIM_SECONDS)
+
     def _purge(self) -> None:
+        purge_jobs(self._hub.database, now=self._hub.clock())
         removed = purge_expired(self._hub.database, now=self._hub.clock())
         if removed:
             _log.info("worker.purged", **removed)

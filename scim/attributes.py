@@ -121,6 +121,10 @@ class Target:
         return f"{prefix}{self.attribute.name}{f'.{self.sub.name}' if self.sub else ''}"
 
 
+def _common_attributes() -> tuple[Attribute, ...]:
+    return COMMON_ATTRIBUTES
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResourceType:
     """A kind of resource, its schema and its extensions (RFC 7643 section 6)."""
@@ -131,6 +135,12 @@ class ResourceType:
     schema: Schema
     extensions: tuple[Schema, ...] = ()
     required_extensions: frozenset[str] = field(default_factory=frozenset)
+    common: tuple[Attribute, ...] = field(default_factory=_common_attributes)
+    """Attributes that resources of every type have (section 3.1)."""
+
+    @cached_property
+    def _common(self) -> Mapping[str, Attribute]:
+        return _by_name(self.common)
 
     @cached_property
     def _schemas(self) -> Mapping[str, Schema]:
@@ -142,7 +152,7 @@ class ResourceType:
 
     def attribute(self, name: str) -> Attribute | None:
         """A core or common attribute."""
-        return self.schema.attribute(name) or _COMMON.get(name.lower())
+        return self.schema.attribute(name) or self._common.get(name.lower())
 
     def find(self, path: AttributePath) -> Target | None:
         """Where a path leads; None where this type has no such attribute."""
@@ -164,13 +174,20 @@ class ResourceType:
     @cached_property
     def specs(self) -> Mapping[str, AttributeSpec]:
         """What filters may name: common and core attributes, and each extension under its URN."""
-        core = {attribute.name: attribute.spec for attribute in (*COMMON_ATTRIBUTES, *self.schema.attributes)}
-        return core | {
-            extension.id: AttributeSpec(
-                type="complex", sub_attributes={attribute.name: attribute.spec for attribute in extension.attributes}
-            )
-            for extension in self.extensions
-        }
+        core = {attribute.name: attribute.spec for attribute in (*self.common, *self.schema.attributes)}
+        # Section 3.4.2.2 of RFC 7644 shows `schemas eq "urn:..."`; URNs do not tell cases apart (RFC 8141).
+        schemas = {"schemas": AttributeSpec(type="reference", multi_valued=True)}
+        return (
+            schemas
+            | core
+            | {
+                extension.id: AttributeSpec(
+                    type="complex",
+                    sub_attributes={attribute.name: attribute.spec for attribute in extension.attributes},
+                )
+                for extension in self.extensions
+            }
+        )
 
     def document(self, *, location: str) -> dict[str, Any]:
         """The type as `/ResourceTypes` serves it."""
@@ -222,7 +239,6 @@ COMMON_ATTRIBUTES: Final = (
         ),
     ),
 )
-_COMMON: Final = _by_name(COMMON_ATTRIBUTES)
 
 
 def valued(name: str, description: str, *, types: tuple[str, ...] = (), value: Attribute | None = None) -> Attribute:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 import orjson
 
 from scim.errors import InvalidSyntax, InvalidValue, RequestError
 from scim.messages import ScimRequest, ScimResponse, error_response
-from scim.schemas import BULK_REQUEST, BULK_RESPONSE
+from scim.schemas import BULK_REQUEST, BULK_RESPONSE, BULK_STATUS, PATCH_OP
 
 _METHODS: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _REFERENCE: Final = re.compile(r"bulkId:([A-Za-z0-9._~-]{1,200})")
@@ -111,7 +112,11 @@ def _read_operation(document: Any) -> Operation:
     if method.upper() == "POST" and not bulk_id:
         # Section 3.7: required for POST, so that the answer can be told to whom it belongs.
         raise InvalidSyntax("POST needs a bulkId.", attribute="bulkId")
-    return Operation(method=method.upper(), path=path, data=fields.get("data"), bulk_id=bulk_id, version=version)
+    data = fields.get("data")
+    if method.upper() == "PATCH" and isinstance(data, list):
+        # Section 3.7.3 shows the operations of a PATCH without the message around them.
+        data = {"schemas": [PATCH_OP], "Operations": data}
+    return Operation(method=method.upper(), path=path, data=data, bulk_id=bulk_id, version=version)
 
 
 def run(message: Message, answer: Callable[[ScimRequest], ScimResponse], *, base_url: str) -> list[Result]:
@@ -120,12 +125,13 @@ def run(message: Message, answer: Callable[[ScimRequest], ScimResponse], *, base
     After `failOnErrors` errors the rest is left undone and unmentioned (section 3.7.3).
     """
     made: dict[str, str] = {}
-    makers = {each.bulk_id: index for index, each in enumerate(message.operations) if each.bulk_id is not None}
     done: dict[int, Result] = {}
     errors = 0
-    for index in _order(message.operations, makers):
+    for index in order_of(message.operations):
         operation = message.operations[index]
-        result = _run_one(operation, made, answer, base_url)
+        result = run_one(operation, made, answer, base_url=base_url)
+        if operation.bulk_id is not None and operation.method == "POST" and result.error is None and result.location:
+            made[operation.bulk_id] = result.location.rpartition("/")[2]
         done[index] = result
         errors += result.status >= 400
         if message.fail_on_errors is not None and errors >= message.fail_on_errors:
@@ -133,8 +139,9 @@ def run(message: Message, answer: Callable[[ScimRequest], ScimResponse], *, base
     return [done[index] for index in sorted(done)]
 
 
-def _order(operations: Sequence[Operation], makers: Mapping[str, int]) -> list[int]:
+def order_of(operations: Sequence[Operation]) -> list[int]:
     """Indexes in an order in which makers come before those who name them; of a circle, as they were sent."""
+    makers = {each.bulk_id: index for index, each in enumerate(operations) if each.bulk_id is not None}
     order: list[int] = []
     state: dict[int, bool] = {}
     for start in range(len(operations)):
@@ -154,9 +161,14 @@ def _order(operations: Sequence[Operation], makers: Mapping[str, int]) -> list[i
     return order
 
 
-def _run_one(
-    operation: Operation, made: dict[str, str], answer: Callable[[ScimRequest], ScimResponse], base_url: str
+def run_one(
+    operation: Operation, made: Mapping[str, str], answer: Callable[[ScimRequest], ScimResponse], *, base_url: str
 ) -> Result:
+    """Run one operation.
+
+    Args:
+        made: identifiers of what earlier operations made, by bulk id.
+    """
     missing = next((name for name in sorted(operation.needs) if name not in made), None)
     if missing is not None:
         response = error_response(_Unresolved(f"bulkId:{missing} names nothing that was made.", attribute="bulkId"))
@@ -171,10 +183,9 @@ def _run_one(
             )
         )
     location = response.headers.get("Location")
-    if location is None and response.error is None and operation.method != "POST":
+    if location is None and operation.method != "POST" and missing is None:
+        # Section 3.7: required, except where a POST failed.
         location = base_url + _resolved(operation.path, made)
-    if operation.bulk_id is not None and operation.method == "POST" and response.error is None and location:
-        made[operation.bulk_id] = location.rpartition("/")[2]
     return Result(
         operation=operation,
         status=response.status,
@@ -191,15 +202,64 @@ def _resolved(text: str, made: Mapping[str, str]) -> str:
 
 def response(results: Sequence[Result]) -> dict[str, Any]:
     """The BulkResponse (section 3.7)."""
-    return {"schemas": [BULK_RESPONSE], "Operations": [_shown(result) for result in results]}
+    return {"schemas": [BULK_RESPONSE], "Operations": [shown(result) for result in results]}
 
 
-def _shown(result: Result) -> dict[str, Any]:
-    shown: dict[str, Any] = {"method": result.operation.method, "status": str(result.status)}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a bulk request is that is worked later.
+
+    Args:
+        status: `waiting`, `running`, `done` or `cancelled`.
+        done: operations that have been tried; `errors` of them were refused.
+        results: of operations that have been tried, as section 3.7 shows them, from `start_index` on.
+    """
+
+    id: str
+    status: str
+    total: int
+    done: int = 0
+    errors: int = 0
+    created_at: datetime
+    finished_at: datetime | None = None
+    reason: str | None = None
+    start_index: int = 1
+    results: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will be done."""
+        return self.status in {"done", "cancelled"}
+
+
+def progress_document(progress: Progress, *, location: str) -> dict[str, Any]:
+    """What the status resource shows: the BulkResponse so far, and how far that is."""
+    optional = {
+        "finished": progress.finished_at.isoformat() if progress.finished_at else None,
+        "reason": progress.reason,
+    }
+    return {
+        "schemas": [BULK_RESPONSE, BULK_STATUS],
+        "id": progress.id,
+        "status": progress.status,
+        "total": progress.total,
+        "done": progress.done,
+        "errors": progress.errors,
+        "created": progress.created_at.isoformat(),
+        **{name: value for name, value in optional.items() if value is not None},
+        "location": location,
+        "startIndex": progress.start_index,
+        "Operations": list(progress.results),
+    }
+
+
+def shown(result: Result) -> dict[str, Any]:
+    """One operation of a BulkResponse."""
+    told: dict[str, Any] = {"method": result.operation.method, "status": str(result.status)}
     optional = {
         "bulkId": result.operation.bulk_id,
         "location": result.location,
         "version": result.version,
         "response": result.response,
     }
-    return shown | {name: value for name, value in optional.items() if value is not None}
+    return told | {name: value for name, value in optional.items() if value is not None}

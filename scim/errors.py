@@ -6,6 +6,7 @@ ScimError                    description (safe to show, stable) and cause (logs 
  │   ├─ InvalidPath          the path of a PATCH cannot be read, or names no attribute
  │   ├─ InvalidSyntax        the body is not what the schema of the message says
  │   ├─ InvalidValue         a value does not fit its attribute
+ │   ├─ InvalidCursor        a cursor that is not of this list (RFC 9865)
  │   ├─ NoTarget             a PATCH operation selects nothing that it could act upon
  │   ├─ NotMutable           the attribute cannot be changed so
  │   ├─ NotUnique            somebody else has a value that must be unique
@@ -85,6 +86,12 @@ class InvalidValue(RequestError):
     """A required value is missing, or a value does not fit the attribute's type."""
 
     scim_type = "invalidValue"
+
+
+class InvalidCursor(RequestError):
+    """The cursor is not of this list (RFC 9865 section 2.1, `invalidCursor`)."""
+
+    scim_type = "invalidCursor"
 
 
 class NoTarget(RequestError):

@@ -5,6 +5,7 @@ What senders do that the RFC does not say, and what becomes of it:
 - `Add`, `Replace`, `Remove` in any case (Entra);
 - keys of a value without path that are paths themselves: `"name.givenName"`, `"urn:...:User:department"` (Entra, Okta);
 - `remove` with the values to remove beside the path, rather than in a filter (Entra);
+- the resource's own `id` among the values without a path (Okta): it changes nothing;
 - `add` into a value that does not exist yet, `emails[type eq "work"].value`: it is made, with what the filter says it
   is (Entra). `replace` of such a value is refused with `noTarget`, as section 3.5.2.3 has it, unless the sender's
   dialect says that it means the same.
@@ -29,12 +30,18 @@ _VERBS: Final = frozenset({"add", "replace", "remove"})
 
 
 def apply_patch(
-    resource: Mapping[str, Any], body: Mapping[str, Any], kind: ResourceType, *, replace_makes: bool = False
+    resource: Mapping[str, Any],
+    body: Mapping[str, Any],
+    kind: ResourceType,
+    *,
+    replace_makes: bool = False,
+    own_id: str | None = None,
 ) -> Resource:
     """The resource after every operation of a PatchOp message; the one given stays as it is.
 
     Args:
         replace_makes: whether `replace` of a value that no filter matches makes it, as `add` does.
+        own_id: identifier of the resource, which is not among its attributes here.
 
     Raises:
         InvalidSyntax: no PatchOp message.
@@ -42,8 +49,16 @@ def apply_patch(
     """
     patched = copy.deepcopy(dict(resource))
     for verb, path, value in read_operations(body):
-        _Operation(patched, kind, verb, value, makes=verb == "add" or replace_makes).run(path)
+        _Operation(patched, kind, verb, _without_id(value, path, own_id), makes=verb == "add" or replace_makes).run(
+            path
+        )
     return finish({name: held for name, held in patched.items() if held not in ([], {}, None)}, kind)
+
+
+def _without_id(value: Any, path: str | None, own_id: str | None) -> Any:
+    if path is not None or own_id is None or not isinstance(value, dict):
+        return value
+    return {name: part for name, part in value.items() if name.lower() != "id" or part != own_id}
 
 
 def read_operations(body: Mapping[str, Any]) -> list[tuple[str, str | None, Any]]:
@@ -98,10 +113,18 @@ class _Operation:
             self._run_on_schema(extension.id)
             return
         parsed = parse_path(path)
-        target = self._kind.find(parsed.attribute)
+        target = self._find(parsed)
         if target is None:
             raise InvalidPath(f"There is no attribute {str(parsed.attribute)!r}.", attribute=str(parsed.attribute))
         self._act(target, parsed, self._value)
+
+    def _find(self, path: Path) -> Target | None:
+        """Where a path leads. Nowhere, if the attribute may be neither read nor written: whether an operation would
+        change it tells what it holds."""
+        target = self._kind.find(path.attribute)
+        if target is None or (target.attribute.returned == "never" and target.attribute.mutability == "readOnly"):
+            return None
+        return target
 
     def _run_on_schema(self, urn: str) -> None:
         if self._verb == "remove":
@@ -130,7 +153,7 @@ class _Operation:
             parsed = parse_path(name)
         except InvalidPath:
             return
-        target = self._kind.find(parsed.attribute)
+        target = self._find(parsed)
         # Senders send more than they were told to.
         if target is not None:
             self._act(target, parsed, value)

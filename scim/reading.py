@@ -97,24 +97,32 @@ def finish(resource: Resource, kind: ResourceType) -> Resource:
 
 
 def keep_immutable(before: Mapping[str, Any], after: Resource, kind: ResourceType) -> Resource:
-    """A replacement, with what is fixed once it has a value carried over where it is left out (RFC 7644 section 3.5.1).
+    """A replacement, with what it cannot say, or not any more, carried over from before (RFC 7644 section 3.5.1).
 
     Raises:
         NotMutable: it says something else of such an attribute.
     """
-    kept = _keep_fixed(before, after, kind.schema, "")
+    kept = _keep_fixed(before, after, (*kind.common, *kind.schema.attributes), "")
     for extension in kind.extensions:
-        held = _keep_fixed(before.get(extension.id) or {}, kept.get(extension.id) or {}, extension, f"{extension.id}:")
+        held = _keep_fixed(
+            before.get(extension.id) or {}, kept.get(extension.id) or {}, extension.attributes, f"{extension.id}:"
+        )
         if held:
             kept[extension.id] = held
     return finish(kept, kind)
 
 
-def _keep_fixed(before: Mapping[str, Any], after: Mapping[str, Any], schema: Schema, prefix: str) -> Resource:
+def _keep_fixed(
+    before: Mapping[str, Any], after: Mapping[str, Any], attributes: Iterable[Attribute], prefix: str
+) -> Resource:
     kept = dict(after)
-    for attribute in schema.attributes:
+    for attribute in attributes:
         held = before.get(attribute.name)
-        if attribute.mutability != "immutable" or held is None:
+        if held is None:
+            continue
+        if attribute.mutability == "readOnly":
+            kept[attribute.name] = held
+        if attribute.mutability != "immutable":
             continue
         if kept.setdefault(attribute.name, held) != held:
             raise NotMutable(f"{prefix}{attribute.name} cannot be changed.", attribute=f"{prefix}{attribute.name}")
@@ -290,12 +298,30 @@ class Projection:
         self._kind = kind
         self._wanted = _Names(attributes, kind) if attributes else None
         self._excluded = _Names(excluded, kind)
+        # What is shown whole unless a client says otherwise; most requests say nothing.
+        self._whole = _shown_whole(kind) if not attributes and not excluded else {}
+
+    def shows(self, name: str) -> bool:
+        """Whether anything of a core attribute is shown."""
+        attribute = self._kind.attribute(name)
+        if attribute is None or attribute.returned == "never":
+            return False
+        key = (None, attribute.name)
+        if attribute.returned == "always":
+            return True
+        if self._wanted is not None:
+            return key in self._wanted.whole or key in self._wanted.subs
+        return attribute.returned != "request" and key not in self._excluded.whole
 
     def __call__(self, resource: Mapping[str, Any]) -> Resource:
         """The part of a resource that is shown; `schemas` and `id` always are."""
         shown: Resource = {_SCHEMAS: resource[_SCHEMAS]} if _SCHEMAS in resource else {}
         for name, value in resource.items():
             if name == _SCHEMAS:
+                continue
+            whole = self._whole.get(name)
+            if whole is True or (whole and whole >= value.keys()):
+                shown[name] = value
                 continue
             extension = self._kind.schema_of(name) if ":" in name else None
             if extension is not None:
@@ -328,6 +354,22 @@ class Projection:
             return None
         dropped = self._excluded.subs.get(key)
         return _without_never(attribute, value) if dropped is None else _without(value, dropped)
+
+
+def _shown_whole(kind: ResourceType) -> dict[str, Any]:
+    """Core attributes of which everything is shown, and of each extension the names of such attributes."""
+    found: dict[str, Any] = {
+        attribute.name: True for attribute in (*kind.common, *kind.schema.attributes) if _is_shown_whole(attribute)
+    }
+    for extension in kind.extensions:
+        found[extension.id] = frozenset(each.name for each in extension.attributes if _is_shown_whole(each))
+    return found
+
+
+def _is_shown_whole(attribute: Attribute) -> bool:
+    return attribute.returned in {"always", "default"} and all(
+        sub.returned != "never" for sub in attribute.sub_attributes
+    )
 
 
 class _Names:

@@ -14,6 +14,8 @@ ERROR: Final = "urn:ietf:params:scim:api:messages:2.0:Error"
 SEARCH_REQUEST: Final = "urn:ietf:params:scim:api:messages:2.0:SearchRequest"
 BULK_REQUEST: Final = "urn:ietf:params:scim:api:messages:2.0:BulkRequest"
 BULK_RESPONSE: Final = "urn:ietf:params:scim:api:messages:2.0:BulkResponse"
+BULK_STATUS: Final = "urn:idhub:params:scim:api:messages:2.0:BulkStatus"
+"""Ours: how far a bulk request is that is worked later."""
 SERVICE_PROVIDER_CONFIG: Final = "urn:ietf:params:scim:schemas:core:2.0:ServiceProviderConfig"
 
 Resource: TypeAlias = dict[str, Any]

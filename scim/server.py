@@ -59,6 +59,10 @@ class Stored:
     """Opaque; becomes a weak entity tag."""
     created_at: datetime
     changed_at: datetime
+    whole: Resource | None = None
+    """With what is not shown and filters see all the same; None: `resource` is all."""
+    is_new: bool = True
+    """Of what `Store.create` returns: whether there was none before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +75,8 @@ class Query:
     count: int
     start_index: int = 1
     cursor: str | None = None
+    shows: Callable[[str], bool] = lambda name: True
+    """Whether a core attribute is shown at all: a store need not read what nobody looks at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,17 +91,27 @@ class Page:
 class Store(Protocol):
     """Resources of one caller, inside one transaction. Raises `RequestError` for what it refuses."""
 
-    def get(self, kind: ResourceType, resource_id: str) -> Stored:
-        """One resource; `NotFound` where there is none that the caller may see."""
+    def get(self, kind: ResourceType, resource_id: str, *, shows: Callable[[str], bool]) -> Stored:
+        """One resource; `NotFound` where there is none that the caller may see.
+
+        Args:
+            shows: as `Query.shows`.
+        """
 
     def find(self, kind: ResourceType, query: Query) -> Page:
         """Resources that match, in order."""
 
     def create(self, kind: ResourceType, resource: Resource) -> Stored:
-        """Make a resource. `NotUnique` where a unique value is another's."""
+        """Make a resource, or replace one that the caller means by this. `NotUnique`: a unique value is another's."""
 
-    def change(self, kind: ResourceType, resource_id: str, change: Callable[[Stored], Resource]) -> Stored:
-        """Lock a resource, ask `change` what it becomes, and store that; an equal one is not written."""
+    def change(
+        self, kind: ResourceType, resource_id: str, change: Callable[[Stored], Resource], *, replaces: bool
+    ) -> Stored:
+        """Lock a resource, ask `change` what it becomes, and store that; an equal one is not written.
+
+        Args:
+            replaces: it becomes what was sent and no more (PUT): what was left out was left out on purpose.
+        """
 
     def delete(self, kind: ResourceType, resource_id: str, check: Callable[[Stored], None]) -> None:
         """Lock a resource, let `check` refuse, and end it."""
@@ -107,12 +123,26 @@ class Store(Protocol):
 Transactions = Callable[[], AbstractContextManager[Store]]
 
 
+class Jobs(Protocol):
+    """Bulk requests of one caller that are worked later (RFC 7240 section 4.1)."""
+
+    def accept(self, message: bulk.Message) -> bulk.Progress:
+        """Keep a request; somebody else works it."""
+
+    def show(self, job_id: str, *, start_index: int, count: int) -> bulk.Progress:
+        """How far one is, with results of operations from `start_index` on. `NotFound` where it is not the caller's."""
+
+    def cancel(self, job_id: str) -> None:
+        """What is not done yet stays undone; what has been done stays."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What one request may ask for."""
 
     max_body: int = 1_000_000
     max_bulk_operations: int = 1_000
+    max_async_operations: int = 20_000
     max_bulk_body: int = 10_000_000
 
 
@@ -132,28 +162,34 @@ class Server:
         self._limits = limits or Limits()
         self._replace_makes = replace_makes
 
-    def answer(self, request: ScimRequest, transactions: Transactions) -> ScimResponse:
-        """The answer to a request; refusals are answers too."""
+    def answer(self, request: ScimRequest, transactions: Transactions, jobs: Jobs | None = None) -> ScimResponse:
+        """The answer to a request; refusals are answers too.
+
+        Args:
+            jobs: None where nothing is worked later.
+        """
         try:
-            return self._route(request, transactions)
+            return self._route(request, transactions, jobs)
         except RequestError as error:
             return error_response(error)
 
     # --- addresses ----------------------------------------------------------------------------------------------------
 
-    def _route(self, request: ScimRequest, transactions: Transactions) -> ScimResponse:
+    def _route(self, request: ScimRequest, transactions: Transactions, jobs: Jobs | None) -> ScimResponse:
         if len(request.query) > MAX_QUERY:
             raise InvalidValue(f"The query has more than {MAX_QUERY} characters; POST it to .search.")
         parts = [part for part in request.path.split("/") if part]
         match parts:
             case ["ServiceProviderConfig"]:
-                return self._discovery(request, self._configuration())
+                return self._discovery(request, self._configuration(is_async=_prefers_async(request)))
             case ["ResourceTypes", *rest] if len(rest) <= 1:
                 return self._described(request, rest, RESOURCE_TYPE, self._type_documents())
             case ["Schemas", *rest] if len(rest) <= 1:
                 return self._described(request, rest, SCHEMA, self._schema_documents())
             case ["Bulk"]:
-                return self._bulk(request, transactions)
+                return self._bulk(request, transactions, jobs)
+            case ["Bulk", job_id] if jobs is not None:
+                return self._job(request, jobs, job_id)
             case [".search"]:
                 return self._search(request, transactions, list(self._kinds.values()))
             case ["Me"]:
@@ -194,14 +230,20 @@ class Server:
         schemas = {schema.id: schema for kind in self._kinds.values() for schema in (kind.schema, *kind.extensions)}
         return {urn: schema.document(location=f"{self._base_url}/Schemas/{urn}") for urn, schema in schemas.items()}
 
-    def _configuration(self) -> dict[str, Any]:
-        """RFC 7643 section 5, with `pagination` of RFC 9865 section 2."""
+    def _configuration(self, *, is_async: bool) -> dict[str, Any]:
+        """RFC 7643 section 5, with `pagination` of RFC 9865 section 2.
+
+        Args:
+            is_async: which limit of bulk requests is meant; there is no attribute for the other one, and clients refuse
+                answers with attributes that they do not know.
+        """
+        most = self._limits.max_async_operations if is_async else self._limits.max_bulk_operations
         return {
             "schemas": [SERVICE_PROVIDER_CONFIG],
             "patch": {"supported": True},
             "bulk": {
                 "supported": True,
-                "maxOperations": self._limits.max_bulk_operations,
+                "maxOperations": most,
                 "maxPayloadSize": self._limits.max_bulk_body,
             },
             "filter": {"supported": True, "maxResults": MAX_PAGE},
@@ -243,7 +285,7 @@ class Server:
         resource = read_resource(document, kind)
         with transactions() as store:
             stored = store.create(kind, resource)
-        return self._shown(kind, stored, projection, status=201)
+        return self._shown(kind, stored, projection, status=201 if stored.is_new else 200)
 
     def _resource(
         self, request: ScimRequest, transactions: Transactions, kind: ResourceType, resource_id: str
@@ -252,7 +294,7 @@ class Server:
         projection = _Wishes.of_query(request.query).projection(kind)
         if request.method == "GET":
             with transactions() as store:
-                stored = store.get(kind, resource_id)
+                stored = store.get(kind, resource_id, shows=projection.shows)
             if _matches(request.headers.get("if-none-match"), stored.version):
                 return ScimResponse(status=304, headers={"ETag": _tag(stored.version)})
             return self._shown(kind, stored, projection)
@@ -269,12 +311,14 @@ class Server:
             return change(held)
 
         with transactions() as store:
-            stored = store.change(kind, resource_id, checked)
+            stored = store.change(kind, resource_id, checked, replaces=request.method == "PUT")
         return self._shown(kind, stored, projection)
 
     def _change(self, method: str, kind: ResourceType, document: Mapping[str, Any]) -> Callable[[Stored], Resource]:
         if method == "PATCH":
-            return lambda held: apply_patch(held.resource, document, kind, replace_makes=self._replace_makes)
+            return lambda held: apply_patch(
+                held.resource, document, kind, replace_makes=self._replace_makes, own_id=held.id
+            )
         new = read_resource(document, kind)
         return lambda held: keep_immutable(held.resource, new, kind)
 
@@ -351,14 +395,35 @@ class Server:
 
     # --- bulk ---------------------------------------------------------------------------------------------------------
 
-    def _bulk(self, request: ScimRequest, transactions: Transactions) -> ScimResponse:
+    def _bulk(self, request: ScimRequest, transactions: Transactions, jobs: Jobs | None) -> ScimResponse:
         """RFC 7644 section 3.7. Each operation is a request, and a transaction, of its own."""
         _allow(request, "POST")
         document = self._read_body(request, limit=self._limits.max_bulk_body)
+        if jobs is not None and _prefers_async(request):
+            later = bulk.read_message(document, max_operations=self._limits.max_async_operations)
+            return self._told(jobs.accept(later), headers={"Preference-Applied": "respond-async"})
         message = bulk.read_message(document, max_operations=self._limits.max_bulk_operations)
         results = bulk.run(message, lambda inner: self.answer(inner, transactions), base_url=self._base_url)
         refused = tuple(result.error for result in results if result.error is not None)
         return replace(_json(200, bulk.response(results)), refused=refused)
+
+    def _job(self, request: ScimRequest, jobs: Jobs, job_id: str) -> ScimResponse:
+        """What became of a request that is worked later; DELETE ends it."""
+        _allow(request, "GET", "DELETE")
+        if request.method == "DELETE":
+            jobs.cancel(job_id)
+            return ScimResponse(status=204)
+        wishes = _Wishes.of_query(request.query)
+        return self._told(jobs.show(job_id, start_index=wishes.start_index, count=wishes.count))
+
+    def _told(self, progress: bulk.Progress, *, headers: Mapping[str, str] | None = None) -> ScimResponse:
+        location = f"{self._base_url}/Bulk/{progress.id}"
+        wait = {} if progress.is_over else {"Retry-After": "1"}
+        return _json(
+            200 if progress.is_over else 202,
+            bulk.progress_document(progress, location=location),
+            {"Location": location, **wait, **(headers or {})},
+        )
 
     def _read_body(self, request: ScimRequest, *, limit: int | None = None) -> dict[str, Any]:
         most = limit or self._limits.max_body
@@ -368,6 +433,12 @@ class Server:
         if media_type not in _ACCEPTED:
             raise UnsupportedMedia(f"Send {MEDIA_TYPE}.")
         return parse_json(request.body)
+
+
+def _prefers_async(request: ScimRequest) -> bool:
+    """RFC 7240 sections 2 and 4.1."""
+    preferences = request.headers.get("prefer", "").split(",")
+    return any(each.partition(";")[0].strip().lower() == "respond-async" for each in preferences)
 
 
 def _allow(request: ScimRequest, *methods: str) -> None:
@@ -490,6 +561,7 @@ class _Wishes:
             count=max(0, self.count - taken),
             start_index=self.start_index if skip is None else skip + 1,
             cursor=self.cursor,
+            shows=self.projection(kind).shows,
         )
 
     def _sort_target(self, kind: ResourceType) -> Target | None:
@@ -499,8 +571,7 @@ class _Wishes:
         target = match and kind.find(AttributePath(match["name"], match["sub_name"], match["schema"]))
         if not target:
             raise InvalidPath(f"There is no attribute {self.sort_by[:100]!r} to sort by.", attribute="sortBy")
-        leaf = target.sub or target.attribute
-        if leaf.returned == "never":
+        if "never" in {each.returned for each in (target.attribute, target.sub) if each is not None}:
             raise InvalidPath(f"There is no attribute {self.sort_by[:100]!r} to sort by.", attribute="sortBy")
         return target
 

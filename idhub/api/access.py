@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from idhub.api.scopes import SCIM_SCOPES, SCOPES, actions_of
@@ -49,6 +49,13 @@ class ApiCaller:
     subject: Subject
     lifecycle: commands.Caller
     name: str = ""
+    terms: Mapping[str, Any] | None = None
+    """What its row says of it as a SCIM sender; `idhub.provisioning.inbound_terms` reads it."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether it may change people at all."""
+        return self.subject.actions is None or Action.PEOPLE_CHANGE in self.subject.actions
 
 
 _SCOPES_BEHIND: Mapping[Door, Mapping[str, frozenset[Action]]] = {Door.API: SCOPES, Door.SCIM: SCIM_SCOPES}
@@ -67,18 +74,30 @@ def authenticate(services: _Services, request: Request, *, door: Door = Door.API
     if scheme.lower() != SCHEME or not opaque.looks_valid("api", value.strip()):
         raise Unauthenticated("Send a token: `Authorization: Bearer ...`.", field="authorization", rule="token")
     with services.database.read() as session:
-        row = _find(session, value.strip(), now=services.clock())
+        row = _find(session, ApiToken.token_hash == opaque.hash_of(value.strip()), now=services.clock())
     if row is None:
         raise Unauthenticated("This token does not work (any more).", field="authorization", rule="token.dead")
     request_id = getattr(request.state, "request_id", None)
+    return _caller(row, door, address=address_of(services, request), request_id=request_id)
+
+
+def caller_of(
+    session: Session, token_id: str, *, door: Door, now: datetime, request_id: str | None = None
+) -> ApiCaller | None:
+    """The caller behind a token that asked for something which is done later; None when it does not work any more."""
+    row = _find(session, ApiToken.id == token_id, now=now)
+    return None if row is None else _caller(row, door, address=None, request_id=request_id)
+
+
+def _caller(row: Any, door: Door, *, address: str | None, request_id: str | None) -> ApiCaller:
     subject = Subject(
         principal_id=row.principal_id,
         actions=actions_of(row.scopes, known=_SCOPES_BEHIND[door]),
         organization_id=row.organization_id,
     )
-    actor = Actor(kind="service", id=row.id, name=row.name, ip=address_of(services, request))
+    actor = Actor(kind="service", id=row.id, name=row.name, ip=address)
     lifecycle = commands.Caller(subject=subject, actor=actor, door=door, request_id=request_id)
-    return ApiCaller(row.id, subject, lifecycle, row.name)
+    return ApiCaller(row.id, subject, lifecycle, row.name, row.terms)
 
 
 def address_of(services: _Services, request: Request) -> str:
@@ -97,7 +116,7 @@ Caller = Annotated[ApiCaller, Depends(_caller_of)]
 """Parameter of a route: who calls. The route class of `idhub.api.errors` has authenticated them before."""
 
 
-def _find(session: Session, value: str, *, now: datetime) -> Any:
+def _find(session: Session, which: ColumnElement[bool], *, now: datetime) -> Any:
     """The token's row if it may be used now: not revoked or expired, its epochs equal, its person active."""
     row = session.execute(
         select(
@@ -106,11 +125,12 @@ def _find(session: Session, value: str, *, now: datetime) -> Any:
             ApiToken.principal_id,
             ApiToken.scopes,
             ApiToken.organization_id,
+            ApiToken.terms,
             ApiToken.enrolment_epoch,
             ApiToken.expires_at,
             ApiToken.revoked_at,
         ).where(
-            ApiToken.token_hash == opaque.hash_of(value),
+            which,
             ApiToken.installation_epoch == select(Installation.epoch).scalar_subquery(),
         )
     ).one_or_none()

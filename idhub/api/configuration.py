@@ -40,6 +40,7 @@ from idhub.errors import Conflict, Invalid, NotFound
 from idhub.keys import Keyring
 from idhub.lifecycle.intake import RegisterService
 from idhub.lifecycle.transition import transition
+from idhub.provisioning.extensions import MAX_EXTENSIONS, register
 from scim.dialects import DIALECTS
 
 MAX_BYTES = 5_000_000
@@ -162,6 +163,7 @@ class ConfigurationFile(_Strict):
     """The whole file."""
 
     applications: list[ApplicationBlock] = Field(max_length=2_000)
+    scim_extensions: list[dict[str, Any]] = Field(default_factory=list, max_length=MAX_EXTENSIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,11 +177,20 @@ class Applied:
 
     differences: Sequence[Difference]
     needs_review: bool
+    extensions: Sequence[tuple[str, Any, Any]] = ()
+    """(URN, before, after) of each SCIM extension that is new or another."""
 
     @property
     def changes(self) -> list[dict[str, Any]]:
-        """Changed applications as plain data."""
+        """Changed extensions and applications as plain data."""
         return [
+            {
+                "scim_extension": urn,
+                "new": before is None,
+                "changes": [{"field": "attributes", "before": before, "after": after}],
+            }
+            for urn, before, after in self.extensions
+        ] + [
             {
                 "application": d.slug,
                 "new": d.is_new,
@@ -282,10 +293,16 @@ def apply(
                 configure(session, _wish(session, block, path.parent), seal=keyring.seal, now=now)
                 for block in parsed.applications
             ]
+            extensions = [
+                change
+                for document in parsed.scim_extensions
+                if (change := register(session, document, now=now)) is not None
+            ]
             renewed = _register_services(session, parsed.applications, differences, now=now, actor=actor, door=door)
             applied = Applied(
                 differences,
                 any(d.rules_changed or d.scim_added or _touches_access(d) for d in differences),
+                extensions,
             )
             if dry_run:
                 raise _DryRun
@@ -293,6 +310,7 @@ def apply(
             if changed or renewed:
                 bump_rules_version(session, reevaluate=applied.needs_review)
                 record(session, [_event(d, now=now, actor=actor, door=door) for d in changed])
+            record(session, [_extension_event(each, now=now, actor=actor, door=door) for each in extensions])
     except _DryRun:
         pass
     return applied
@@ -386,6 +404,19 @@ def _event(difference: Difference, *, now: datetime, actor: Actor, door: str) ->
                 for name, before, after in difference.changes
             ],
         },
+    )
+
+
+def _extension_event(change: tuple[str, Any, Any], *, now: datetime, actor: Actor, door: str) -> Event:
+    urn, before, after = change
+    return Event(
+        type=EventType.SCIM_EXTENSION_CHANGED,
+        at=now,
+        actor=actor,
+        door=door,
+        target_kind="scim_extension",
+        target_id=urn,
+        details={"before": before, "after": after},
     )
 
 

@@ -9,6 +9,8 @@ from sqlalchemy.orm import Session, aliased
 from idhub.access.applications import current_rule_texts
 from idhub.access.tables import Application, OidcClient, ScimTarget
 from idhub.directory.tables import Employment, Organization, Person
+from idhub.provisioning.extensions import registered
+from scim.extensions import describe
 
 
 def export_configuration(session: Session) -> str:
@@ -43,7 +45,12 @@ def export_configuration(session: Session) -> str:
             "entitle": [{"role": role, "rule": rule} for role, rule in current_rule_texts(session, application.id)],
         }
         blocks.append({name: value for name, value in block.items() if value not in (None, [])})
-    document: str = yaml.safe_dump({"applications": blocks}, allow_unicode=True, sort_keys=False)
+    extensions = [describe(schema) for schema in registered(session)]
+    document: str = yaml.safe_dump(
+        {"applications": blocks, **({"scim_extensions": extensions} if extensions else {})},
+        allow_unicode=True,
+        sort_keys=False,
+    )
     return document
 
 

@@ -1,32 +1,23 @@
-"""`idhub apply`, `export`, `role`, `token`, `keys`: configuration and authority."""
+"""`idhub apply`, `export`, `role`, `keys`: configuration and authority."""
 
 import sys
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from sqlalchemy import insert, select
 
 from idhub.api.configuration import apply as apply_configuration
 from idhub.api.export import export_configuration
-from idhub.api.scopes import ALL_SCOPES, check_scopes
 from idhub.authority import HubRole, assign_role, remove_role
 from idhub.changes import Event, EventType, record
 from idhub.cli.console import JsonOption, app, caller, open_here, show
-from idhub.credentials import opaque
-from idhub.credentials.tables import ApiToken
-from idhub.db import new_id
 from idhub.directory.organizations import find_organization, root_organization
 from idhub.directory.people import find_person
-from idhub.directory.tables import Installation
 from idhub.errors import Invalid
 from idhub.keys import PURPOSES, rotate
 from idhub.lifecycle.reevaluation import reevaluate_pending
-
-_MAX_TOKEN_DAYS = 3_650
 
 
 @app.command()
@@ -66,7 +57,7 @@ def apply(
 def _difference_lines(changes: list[dict[str, Any]]) -> list[str]:
     lines = []
     for change in changes:
-        lines.append(f"{'+' if change['new'] else '~'} {change['application']}")
+        lines.append(f"{'+' if change['new'] else '~'} {change.get('application') or change['scim_extension']}")
         lines += [f"    {c['field']}: {c['before']} -> {c['after']}" for c in change["changes"]]
     return lines or ["nothing to change"]
 
@@ -139,50 +130,6 @@ def _role_event(kind: EventType, principal_id: str, details: dict[str, Any], now
         person_id=principal_id,
         details=details,
     )
-
-
-token = typer.Typer(help="Tokens of the administration API.", no_args_is_help=True)
-app.add_typer(token, name="token")
-
-
-@token.command("create")
-def create_token(
-    scope: Annotated[list[str], typer.Option(help="What it may do; say it again for more. " + ", ".join(ALL_SCOPES))],
-    name: Annotated[str, typer.Option(help="What it is for.")] = "command line",
-    organization: Annotated[str | None, typer.Option(help="Only within this company's subtree.")] = None,
-    days: Annotated[int, typer.Option(min=1, max=_MAX_TOKEN_DAYS, help="Lifetime in days.")] = 90,
-) -> None:
-    """Print a new token for the administration API, once."""
-    scopes = check_scopes(scope)
-    value = opaque.make("api")
-    with open_here() as hub, hub.database.transaction() as session:
-        now = hub.clock()
-        epoch = session.execute(select(Installation.epoch)).scalar_one()
-        token_id = new_id("tok")
-        session.execute(
-            insert(ApiToken).values(
-                id=token_id,
-                token_hash=opaque.hash_of(value),
-                name=name[:120],
-                installation_epoch=epoch,
-                scopes=list(scopes),
-                organization_id=find_organization(session, organization) if organization else None,
-                created_at=now,
-                expires_at=now + timedelta(days=days),
-                is_local=True,
-            )
-        )
-        event = Event(
-            type=EventType.API_TOKEN_CREATED,
-            at=now,
-            actor=caller().actor,
-            door="cli",
-            target_kind="api_token",
-            target_id=token_id,
-            details={"scopes": list(scopes), "name": name[:120], "days": days},
-        )
-        record(session, [event])
-    print(value)
 
 
 keys = typer.Typer(help="Signing keys.", no_args_is_help=True)

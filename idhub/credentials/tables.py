@@ -237,6 +237,8 @@ class ApiToken(Base):
     installation_epoch: Mapped[int] = mapped_column(Integer)
     scopes: Mapped[Any] = mapped_column(JsonText)
     organization_id: Mapped[str | None] = mapped_column(ForeignKey("organizations.id"))
+    terms: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    """What a SCIM sender's words end and how far they reach, where that differs from the defaults."""
     created_at: Mapped[datetime] = mapped_column(Instant)
     expires_at: Mapped[datetime | None] = mapped_column(Instant)
     revoked_at: Mapped[datetime | None] = mapped_column(Instant)

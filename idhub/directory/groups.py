@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import select, update
+from sqlalchemy import Select, bindparam, select, update
 from sqlalchemy.orm import Session
 
 from idhub.db import bulk_insert, chunked, new_id
@@ -117,15 +117,14 @@ def groups_of(session: Session, principal_ids: Collection[str]) -> Mapping[str, 
     """(id, name) of the groups that each person belongs to now, by name."""
     found: dict[str, list[tuple[str, str]]] = {}
     for part in chunked(sorted(principal_ids)):
-        rows = session.execute(
-            select(GroupMember.principal_id, Group.id, Group.name)
-            .join(Group, Group.id == GroupMember.group_id)
-            .where(GroupMember.principal_id.in_(part), *_CURRENT)
-            .order_by(Group.name)
-        )
-        for principal_id, group_id, name in rows:
+        for principal_id, group_id, name in session.connection().execute(_GROUPS, {"ids": part}):
             found.setdefault(principal_id, []).append((group_id, name))
     return found
+
+
+def with_member(principal_id: str) -> Select[str]:
+    """Ids of the groups to which somebody belongs now."""
+    return select(GroupMember.group_id).where(GroupMember.principal_id == principal_id, *_CURRENT)
 
 
 def change_members(
@@ -149,6 +148,13 @@ def change_members(
 
 
 _CURRENT = (GroupMember.superseded_at.is_(None), GroupMember.valid_to.is_(None))
+# Made once: building a statement costs more than what it asks.
+_GROUPS = (
+    select(GroupMember.principal_id, Group.id, Group.name)
+    .join(Group, Group.id == GroupMember.group_id)
+    .where(GroupMember.principal_id.in_(bindparam("ids", expanding=True)), *_CURRENT)
+    .order_by(Group.name)
+)
 
 
 def _member(

@@ -60,6 +60,7 @@ def find_people(
     beside: str | None = None,
     backwards: bool = False,
     limit: int = 50,
+    exactly: bool = True,
 ) -> Hits:
     """People named by `text` among `people`, in the order of hits; backwards: those before `beside`, in the same order.
 
@@ -68,11 +69,12 @@ def find_people(
         organizations: ids within which `people` are, when that is known: spares looks into the others' shelves.
         beside: id of the person after (or before) whom the page begins; one who is no hit begins anew.
         limit: of hits; those whom the query names exactly come on top of it.
+        exactly: whether those come first; without, every hit stands where one may go on from it.
     """
     words = words_of(text) if len(text) <= LONGEST_QUERY and may_name(text) else []
     if not words or max(map(len, words)) > LONGEST_TERM:
         return Hits((), has_more=False)
-    exact = _exactly_named(session, text, people)
+    exact = _exactly_named(session, text, people) if exactly else []
     search = _Search(session, words, people, organizations, set(exact))
     start = search.place_of(beside) if beside is not None else None
     hits, last, is_done = search.page(start, backwards=backwards and start is not None, limit=limit)

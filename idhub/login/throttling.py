@@ -21,7 +21,7 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Literal
 
 from sqlalchemy import (
@@ -255,6 +255,16 @@ def _claiming_client(
     return ClientGuess((yield from _free_in(guessed, CLIENT, now)), is_spray)
 
 
+def claim_call(session: Session, keyring: Keyring, token_id: str, *, a_minute: int, now: datetime) -> timedelta | None:
+    """Count one call of a token, over all processes. Returns how long it must wait when it has made too many."""
+    limit = Limit("calls", a_minute, timedelta(minutes=1))
+    key = keyring.blind_index("throttles", f"calls\0{token_id}")
+    is_sqlite = session.get_bind().dialect.name == "sqlite"
+    if session.execute(_count_calls(limit, is_sqlite), {"key": key, "now": now}).first() is not None:
+        return None
+    return run_in(session, _free_in(key, limit, now))
+
+
 def _free_in(key: str, limit: Limit, now: datetime) -> Operation[timedelta | None]:
     """When a used-up limit admits one again."""
     if not limit.interval:
@@ -340,6 +350,11 @@ def _count(limit: Limit, is_sqlite: bool) -> Executable:
         )
         .returning(Throttle.failures)
     )
+
+
+@cache
+def _count_calls(limit: Limit, is_sqlite: bool) -> Executable:
+    return _count(limit, is_sqlite)
 
 
 def _statements(is_sqlite: bool) -> dict[str, Executable]:

@@ -1,6 +1,7 @@
 """The SCIM server's store: the directory, as one sender sees and changes it, inside one transaction."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Final
 
@@ -14,10 +15,12 @@ from idhub.errors import NotFound as Missing
 from idhub.keys import Keyring
 from idhub.provisioning.inbound_groups import Groups
 from idhub.provisioning.inbound_sender import Sender
+from idhub.provisioning.inbound_terms import may_write
 from idhub.provisioning.inbound_users import Users
-from scim.attributes import ResourceType
+from scim.attributes import ResourceType, Schema
 from scim.errors import InvalidValue, NotFound, NotUnique, RequestError
 from scim.messages import Forbidden
+from scim.reading import keep_immutable
 from scim.schemas import ENTERPRISE_USER, Resource
 from scim.server import Page, Query, Stored
 from scim.standard import GROUP_TYPE, USER_TYPE
@@ -25,18 +28,38 @@ from scim.standard import GROUP_TYPE, USER_TYPE
 KINDS: Final = (USER_TYPE, GROUP_TYPE)
 
 
+def kinds_with(extensions: Sequence[Schema]) -> tuple[ResourceType, ...]:
+    """The resource types, with extensions that the installation registered for people."""
+    return (replace(USER_TYPE, extensions=(*USER_TYPE.extensions, *extensions)), GROUP_TYPE)
+
+
 class DirectoryStore:
     """See `scim.server.Store`. Commits nothing."""
 
-    def __init__(self, session: Session, sender: Sender, keyring: Keyring, *, base_url: str, now: datetime) -> None:
+    def __init__(
+        self,
+        session: Session,
+        sender: Sender,
+        keyring: Keyring,
+        kinds: Mapping[str, ResourceType],
+        *,
+        base_url: str,
+        now: datetime,
+    ) -> None:
+        """
+        Args:
+            kinds: the resource types as the sender may have them, by name.
+        """
         self._session, self._sender = session, sender
-        self._users = Users(session, sender, keyring, base_url=base_url, now=now)
-        self._groups = Groups(session, sender, base_url=base_url, now=now)
+        self._users = Users(session, sender, keyring, kinds.get("User", USER_TYPE), base_url=base_url, now=now)
+        self._groups = Groups(session, sender, kinds.get("Group", GROUP_TYPE), base_url=base_url, now=now)
 
-    def get(self, kind: ResourceType, resource_id: str) -> Stored:
+    def get(self, kind: ResourceType, resource_id: str, *, shows: Callable[[str], bool]) -> Stored:
         """See `scim.server.Store.get`."""
         with _Translated():
             self._authorize(Action.PEOPLE_READ)
+            if kind.name == "Group" and not shows("members"):
+                return _only(self._groups.show([resource_id], with_members=False))
             return self._one(kind, resource_id)
 
     def find(self, kind: ResourceType, query: Query) -> Page:
@@ -49,23 +72,36 @@ class DirectoryStore:
         """See `scim.server.Store.create`."""
         with _Translated():
             self._authorize(Action.PEOPLE_CHANGE)
+            if any(attribute.required and attribute.name not in resource for attribute in kind.schema.attributes):
+                # Reading lets a required attribute be missing only where the terms make it read-only.
+                raise Forbidden(f"This token may not name a {kind.name}, and so not make one.")
+            known = self._users.known(resource) if kind.name == "User" and self._sender.terms.post_replaces else None
+            if known is not None:
+                held = self._locked(kind, known)
+                self._users.change(held, keep_immutable(held.resource, resource, kind), replaces=True)
+                return replace(self._one(kind, known), is_new=False)
             return self._one(kind, self._of(kind).create(resource))
 
-    def change(self, kind: ResourceType, resource_id: str, change: Callable[[Stored], Resource]) -> Stored:
+    def change(
+        self, kind: ResourceType, resource_id: str, change: Callable[[Stored], Resource], *, replaces: bool
+    ) -> Stored:
         """See `scim.server.Store.change`."""
         with _Translated():
             self._authorize(Action.PEOPLE_CHANGE)
             held = self._locked(kind, resource_id)
             new = change(held)
-            if new != held.resource:
-                self._of(kind).change(held, new)
-                return self._one(kind, resource_id)
-            return held
+            is_unsaid = replaces and kind.name == "User" and "active" not in new
+            if new == held.resource and not is_unsaid:
+                return held
+            self._of(kind).change(held, new, replaces=replaces)
+            return self._one(kind, resource_id)
 
     def delete(self, kind: ResourceType, resource_id: str, check: Callable[[Stored], None]) -> None:
         """See `scim.server.Store.delete`."""
         with _Translated():
             self._authorize(Action.PEOPLE_OFFBOARD)
+            if not may_write(self._sender.terms, "active" if kind.name == "User" else "members"):
+                raise Forbidden(f"This token may not end a {kind.name}.")
             held = self._locked(kind, resource_id)
             check(held)
             self._of(kind).delete(held)
@@ -73,24 +109,27 @@ class DirectoryStore:
     def me(self) -> tuple[ResourceType, str] | None:
         """See `scim.server.Store.me`."""
         principal_id = self._sender.caller.subject.principal_id
-        return None if principal_id is None else (USER_TYPE, principal_id)
+        return None if principal_id is None else (self._users.kind, principal_id)
 
     def _authorize(self, action: Action) -> None:
         authorize(self._session, self._sender.caller.subject, action)
 
     def _of(self, kind: ResourceType) -> Users | Groups:
-        return self._users if kind is USER_TYPE else self._groups
+        return self._users if kind.name == "User" else self._groups
 
     def _one(self, kind: ResourceType, resource_id: str) -> Stored:
-        found = self._of(kind).show([resource_id])
-        if not found:
-            raise NotFound("There is no such resource.")
-        return found[0]
+        return _only(self._of(kind).show([resource_id]))
 
     def _locked(self, kind: ResourceType, resource_id: str) -> Stored:
-        column = Principal.id if kind is USER_TYPE else Group.id
+        column = Principal.id if kind.name == "User" else Group.id
         self._session.execute(select(column).where(column == resource_id).with_for_update())
         return self._one(kind, resource_id)
+
+
+def _only(found: Sequence[Stored]) -> Stored:
+    if not found:
+        raise NotFound("There is no such resource.")
+    return found[0]
 
 
 class _Translated:

@@ -4,31 +4,46 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
 from idhub.authority import Action, authorize, visible_organizations
 from idhub.changes import Event, EventType, record
 from idhub.db import chunked
 from idhub.directory import groups as group_book
+from idhub.directory.kinds import Standing
+from idhub.directory.names import may_name
 from idhub.directory.organizations import root_organization
-from idhub.directory.tables import Group, Person
+from idhub.directory.tables import Group, Person, Principal
 from idhub.provisioning.inbound_lists import document_of, ordered, start_of, window
-from idhub.provisioning.inbound_sender import MAX_LOOKED_AT, ExternalIds, Sender, visible_people
+from idhub.provisioning.inbound_sender import MAX_LOOKED_AT, ExternalIds, Sender, end_person, visible_people
+from idhub.provisioning.inbound_terms import Ending
+from idhub.provisioning.person_resource import SHOWN_ACTIVE
+from scim.attributes import ResourceType
 from scim.errors import InvalidValue, TooMany
+from scim.filter_grammar import And, Comparison, Filter, Operator
 from scim.filters import compile_filter
+from scim.messages import Forbidden
 from scim.schemas import GROUP, Resource
 from scim.server import Page, Query, Stored
-from scim.standard import GROUP_TYPE
+
+
+def _names_members(query: Query) -> bool:
+    """Whether a filter or an order says anything of members; said of a list in any way, they are read."""
+    return query.sort_by is not None or "members" in repr(query.filter).lower()
+
 
 MAX_MEMBERS: Final = 100_000
+_MOST_OUT_OF_SCOPE: Final = 20
+_PERCENT_OUT_OF_SCOPE: Final = 2
+"""As the mass-change brake of HR files: more than 20 people and 2 % at once looks like a mistake."""
 
 
 class Groups:
     """See `scim.server.Store`; its methods for groups, without the protocol's errors."""
 
-    def __init__(self, session: Session, sender: Sender, *, base_url: str, now: datetime) -> None:
-        self._session, self._sender = session, sender
+    def __init__(self, session: Session, sender: Sender, kind: ResourceType, *, base_url: str, now: datetime) -> None:
+        self._session, self._sender, self._kind = session, sender, kind
         self._base_url, self._now = base_url, now
         self._external = ExternalIds(session, sender.provider, "Group")
 
@@ -42,12 +57,12 @@ class Groups:
         scope = visible_organizations(self._session, self._sender.caller.subject, Action.PEOPLE_READ)
         return statement if scope is None else statement.where(Group.organization_id.in_(scope))
 
-    def show(self, ids: Sequence[str]) -> list[Stored]:
+    def show(self, ids: Sequence[str], *, with_members: bool = True) -> list[Stored]:
         rows = self._session.execute(
             select(Group).where(Group.id.in_(self._visible_groups()), Group.id.in_(ids))
         ).scalars()
         found = {row.id: row for row in rows}
-        members = group_book.members_of(self._session, list(found))
+        members = group_book.members_of(self._session, list(found)) if with_members else {}
         seen = self._seen({each for listed in members.values() for each in listed})
         external = self._external.of(list(found))
         shown = []
@@ -85,20 +100,44 @@ class Groups:
 
     def find(self, query: Query) -> Page:
         statement = self._visible_groups()
+        with_members = query.shows("members") or _names_members(query)
         if query.filter is None and query.sort_by is None:
             total = self._session.execute(select(func.count()).select_from(statement.subquery())).scalar_one()
             start = start_of(query)
             ids = self._session.execute(statement.order_by(Group.id).offset(start).limit(query.count)).scalars().all()
             more = query.cursor is not None and start + query.count < total
-            return Page(items=self.show(ids), total=total, next_cursor=str(start + query.count) if more else None)
+            shown = self.show(ids, with_members=with_members)
+            return Page(items=shown, total=total, next_cursor=str(start + query.count) if more else None)
+        if query.filter is not None:
+            statement = statement.where(*self._narrowing(query.filter))
         ids = self._session.execute(statement.order_by(Group.id).limit(MAX_LOOKED_AT + 1)).scalars().all()
         if len(ids) > MAX_LOOKED_AT:
             raise TooMany(f"There are more than {MAX_LOOKED_AT} groups to look at; narrow the filter.")
-        found = self.show(ids)
+        found = self.show(ids, with_members=with_members)
         if query.filter is not None:
-            matches = compile_filter(query.filter, attributes=GROUP_TYPE.specs, schema=GROUP_TYPE.schema.id)
+            matches = compile_filter(query.filter, attributes=self._kind.specs, schema=self._kind.schema.id)
             found = [stored for stored in found if matches(document_of(stored))]
         return window(ordered(found, query), query)
+
+    def _narrowing(self, tree: Filter) -> list[ColumnElement[bool]]:
+        """Conditions that every group meets which the filter means: what senders look for before they make one."""
+        narrowing: list[ColumnElement[bool]] = []
+        for term in tree.terms if isinstance(tree, And) else (tree,):
+            if not isinstance(term, Comparison) or term.operator is not Operator.EQ or not isinstance(term.value, str):
+                continue
+            target = self._kind.find(term.path)
+            name = None if target is None or target.sub is not None else target.attribute.name
+            if not may_name(term.value):
+                continue
+            if name == "id":
+                narrowing.append(Group.id == term.value)
+            elif name == "displayName" and term.value.isascii():
+                narrowing.append(func.lower(Group.name) == term.value.lower())
+            elif name == "externalId":
+                narrowing.append(Group.id == self._external.find(term.value))
+            elif name == "members":
+                narrowing.append(Group.id.in_(group_book.with_member(term.value)))
+        return narrowing
 
     def create(self, resource: Resource) -> str:
         organization_id = self._sender.organization_id or root_organization(self._session)
@@ -113,13 +152,15 @@ class Groups:
         self._record_group(EventType.GROUP_CREATED, group, {"joined": len(members)})
         return group_id
 
-    def change(self, held: Stored, resource: Resource) -> None:
+    def change(self, held: Stored, resource: Resource, *, replaces: bool) -> None:
         group = group_book.lock_group(self._session, held.id)
         authorize(
             self._session, self._sender.caller.subject, Action.PEOPLE_CHANGE, organization_id=group.organization_id
         )
         name_before = group.name
         if resource["displayName"] != name_before:
+            if self._is_scope(group):
+                raise InvalidValue("The terms of this token name the group so.", attribute="displayName")
             group_book.rename_group(self._session, group, resource["displayName"], now=self._now)
         before = {member["value"] for member in held.resource.get("members") or ()}
         after = set(self._members(resource))
@@ -129,6 +170,8 @@ class Groups:
         group_book.touch_group(self._session, group, now=self._now)
         details = {"joined": len(join), "gone": len(leave), "renamed": resource["displayName"] != name_before}
         self._record_group(EventType.GROUP_CHANGED, group, details, join=join, leave=leave)
+        if self._is_scope(group):
+            self._put_out_of_scope(leave, of=len(before))
 
     def _members(self, resource: Resource) -> list[str]:
         """Ids of the members, once each.
@@ -148,10 +191,33 @@ class Groups:
     def delete(self, held: Stored) -> None:
         """End the group; its name is free again."""
         group = group_book.lock_group(self._session, held.id)
-        name = group.name
+        name, is_scope = group.name, self._is_scope(group)
         members = group_book.end_group(self._session, group, now=self._now)
         self._external.forget(held.id)
         self._record_group(EventType.GROUP_ENDED, group, {"name": name, "gone": len(members)}, leave=members)
+        if is_scope:
+            seen = self._seen(members)
+            self._put_out_of_scope(sorted(seen), of=len(seen))
+
+    def _is_scope(self, group: Group) -> bool:
+        return self._sender.terms.scope_group is not None and group.name == self._sender.terms.scope_group
+
+    def _put_out_of_scope(self, people: Sequence[str], *, of: int) -> None:
+        """What the terms say of people taken out of the sender's scope group.
+
+        Raises:
+            Forbidden: so many at once that it looks like a mistake; nothing is done.
+        """
+        most = max(_MOST_OUT_OF_SCOPE, of * _PERCENT_OUT_OF_SCOPE // 100)
+        if len(people) > most:
+            raise Forbidden(f"A request takes at most {most} people out of scope.", attribute="members")
+        rows = self._session.execute(select(Principal.id, Principal.standing).where(Principal.id.in_(people)))
+        standing: dict[str, str] = {row.id: row.standing for row in rows}
+        ending = self._sender.terms.out_of_scope
+        for person_id in sorted(standing):
+            is_there = standing[person_id] in SHOWN_ACTIVE
+            if is_there or (ending is Ending.LEAVE and standing[person_id] != Standing.LEFT):
+                end_person(self._session, self._sender, person_id, ending, now=self._now, reason="SCIM: out of scope")
 
     def _record_group(
         self,

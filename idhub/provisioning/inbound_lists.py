@@ -4,14 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scim.attributes import Target
-from scim.errors import InvalidValue
+from scim.errors import InvalidCursor
 from scim.server import Page, Query, Stored
 
 
 def document_of(stored: Stored) -> Mapping[str, Any]:
-    """The resource as a filter sees it."""
+    """The resource as a filter sees it: with what follows from what was said."""
     meta = {"created": stored.created_at, "lastModified": stored.changed_at}
-    return {**stored.resource, "id": stored.id, "meta": meta}
+    whole = stored.whole or stored.resource
+    return {**whole, "schemas": stored.resource["schemas"], "id": stored.id, "meta": meta}
 
 
 def sort_name(target: Target) -> str:
@@ -47,7 +48,7 @@ def start_of(query: Query) -> int:
     if query.cursor is None:
         return query.start_index - 1
     if query.cursor and not query.cursor.isdecimal():
-        raise InvalidValue("This cursor is not of this list.", attribute="cursor")
+        raise InvalidCursor("This cursor is not of this list.", attribute="cursor")
     return min(int(query.cursor or 0), 2**31)
 
 

@@ -4,19 +4,24 @@ What is translated selects at least everybody whom the filter means (a superset)
 nobody else. The rest is decided by the filter itself over the resources, a bounded number of them.
 """
 
+import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import product
+from math import prod
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Select, and_, false, func, not_, or_, select, true
+from sqlalchemy import ColumnElement, Select, and_, false, func, not_, or_, select, true, union
 
 from idhub.db import to_micros
-from idhub.directory.kinds import Standing
 from idhub.directory.names import login_name_candidates, may_name
 from idhub.directory.tables import Employment, LoginName, Person, Principal
 from idhub.errors import Invalid
-from idhub.provisioning.person_resource import user_name_key
+from idhub.provisioning.extensions import lookup_name, lookup_value
+from idhub.provisioning.person_resource import SHOWN_ACTIVE, user_name_key
 from idhub.provisioning.tables import ScimExternalId, ScimUser, ScimValue
+from scim.attributes import ResourceType
 from scim.filter_grammar import And, AttributePath, Comparison, Filter, Not, Operator, Or, Present, ValuePath
 from scim.schemas import ENTERPRISE_USER, USER
 
@@ -27,15 +32,17 @@ class Condition:
 
     clause: ColumnElement[bool] | None
     is_exact: bool
+    begins: tuple[str, str] | None = None
+    """(attribute, text): it selects nobody of whom the attribute, a name or `userName`, does not begin so."""
 
 
 EVERYBODY: Final = Condition(None, is_exact=False)
-_SHOWN_ACTIVE: Final = (Standing.ACTIVE, Standing.STAGED)
 _TEXTS: Final = {
     "displayname": Person.display_name,
     "name.familyname": Person.family_name,
     "name.givenname": Person.given_name,
 }
+_MOST_SPELLINGS: Final = 16
 _SHOWN_TO: Final = timedelta(milliseconds=1)
 _LISTS: Final = frozenset({"emails", "phonenumbers"})
 _INSTANTS: Final = {
@@ -46,25 +53,27 @@ _INSTANTS: Final = {
 }
 
 
-def user_condition(tree: Filter, *, provider: str) -> Condition:
+def user_condition(tree: Filter, kind: ResourceType, *, provider: str) -> Condition:
     """The condition for a filter over users.
 
     Args:
+        kind: the type, with the extensions that the filter may name.
         provider: whose external ids are meant.
     """
     match tree:
         case And():
-            parts = [user_condition(term, provider=provider) for term in tree.terms]
+            parts = [user_condition(term, kind, provider=provider) for term in tree.terms]
             clauses = [part.clause for part in parts if part.clause is not None]
-            return Condition(and_(*clauses) if clauses else None, all(part.is_exact for part in parts))
+            begins = next((part.begins for part in parts if part.begins is not None), None)
+            return Condition(and_(*clauses) if clauses else None, all(part.is_exact for part in parts), begins)
         case Or():
-            parts = [user_condition(term, provider=provider) for term in tree.terms]
+            parts = [user_condition(term, kind, provider=provider) for term in tree.terms]
             clauses = [part.clause for part in parts if part.clause is not None]
             if len(clauses) < len(parts):
                 return EVERYBODY
             return Condition(or_(*clauses), all(part.is_exact for part in parts))
         case Not():
-            inner = user_condition(tree.expression, provider=provider)
+            inner = user_condition(tree.expression, kind, provider=provider)
             if not inner.is_exact or inner.clause is None:
                 return EVERYBODY
             return Condition(not_(func.coalesce(inner.clause, false())), is_exact=True)
@@ -74,7 +83,7 @@ def user_condition(tree: Filter, *, provider: str) -> Condition:
         case ValuePath():
             return _selected(tree)
         case Comparison():
-            return _compared(tree, provider)
+            return _compared(tree, kind, provider)
 
 
 def _name(path: AttributePath) -> str | None:
@@ -95,17 +104,21 @@ def _selected(tree: ValuePath) -> Condition:
     return EVERYBODY
 
 
-def _compared(tree: Comparison, provider: str) -> Condition:
+def _compared(tree: Comparison, kind: ResourceType, provider: str) -> Condition:
     name, value = _name(tree.path), tree.value
+    if name is None:
+        return _of_extension(tree, kind)
     if name in {"meta.created", "meta.lastmodified"} and isinstance(value, str):
         return _instant(name, tree.operator, value)
     if name in _TEXTS and isinstance(value, str):
-        return _text(_TEXTS[name], tree.operator, value)
+        return _text(name, tree.operator, value)
+    if name == "username" and tree.operator is Operator.SW and isinstance(value, str) and may_name(value):
+        return Condition(None, is_exact=False, begins=("userName", value))
     if tree.operator is not Operator.EQ:
         return EVERYBODY
     if name == "active" and isinstance(value, bool | str):
         is_active = value if isinstance(value, bool) else value.lower() == "true"
-        shown = Principal.standing.in_(_SHOWN_ACTIVE)
+        shown = Principal.standing.in_(SHOWN_ACTIVE)
         return Condition(shown if is_active else not_(shown), is_exact=True)
     if not isinstance(value, str) or not may_name(value):
         return EVERYBODY
@@ -120,6 +133,21 @@ def _compared(tree: Comparison, provider: str) -> Condition:
         return Condition(Person.id.in_(numbers), is_exact=False)
     head, _, rest = (name or "").partition(".")
     return _has_value(head, value) if head in _LISTS and rest in {"", "value"} else EVERYBODY
+
+
+def _of_extension(tree: Comparison, kind: ResourceType) -> Condition:
+    """Equality with a value of a registered extension: those who have it filed."""
+    target = kind.find(tree.path)
+    value = tree.value
+    if tree.operator is not Operator.EQ or target is None or target.extension is None or value is None:
+        return EVERYBODY
+    if target.attribute.type not in {"string", "reference", "integer"} or not may_name(str(value)):
+        return EVERYBODY
+    said = select(ScimValue.principal_id).where(
+        ScimValue.name == lookup_name(target.extension, target.attribute),
+        ScimValue.value == lookup_value(target.attribute, value)[:254],
+    )
+    return Condition(Person.id.in_(said), is_exact=False)
 
 
 def _external(provider: str, value: str) -> Select[str]:
@@ -138,8 +166,9 @@ def _is_named(value: str) -> ColumnElement[bool]:
     signs_in = select(LoginName.principal_id).where(LoginName.value.in_(login_name_candidates(value)))
     _, slash, number = value.rpartition("/")
     numbers = select(Employment.principal_id).where(Employment.employee_number == number) if slash else None
-    alternatives = [Person.id.in_(said), Person.id.in_(signs_in)]
-    return or_(*alternatives, Person.id.in_(numbers)) if numbers is not None else or_(*alternatives)
+    # One list of ids: alternatives joined by OR would be asked of everybody.
+    alternatives = [said, signs_in, *([] if numbers is None else [numbers])]
+    return Person.id.in_(union(*alternatives))
 
 
 def _has_value(name: str | None, value: Any) -> Condition:
@@ -147,7 +176,7 @@ def _has_value(name: str | None, value: Any) -> Condition:
         return EVERYBODY
     signs_in = select(LoginName.principal_id).where(LoginName.value.in_(login_name_candidates(value)))
     said = select(ScimValue.principal_id).where(ScimValue.name == name, ScimValue.value == folded_value(value))
-    return Condition(or_(Person.id.in_(signs_in), Person.id.in_(said)), is_exact=False)
+    return Condition(Person.id.in_(union(signs_in, said)), is_exact=False)
 
 
 def folded_value(value: str) -> str:
@@ -155,21 +184,39 @@ def folded_value(value: str) -> str:
     return value.casefold()[:254]
 
 
-def _text(column: Any, operator: Operator, value: str) -> Condition:
-    # The databases fold letters differently beyond ASCII: what has no case compares the same everywhere.
-    if not may_name(value) or (not value.isascii() and value.lower() != value.upper()):
+def _text(name: str, operator: Operator, value: str) -> Condition:
+    """A comparison of a name.
+
+    The databases fold letters differently beyond ASCII. What has no case compares the same everywhere; of the rest
+    every spelling in question is looked for, as far as they are few.
+    """
+    column = func.lower(_TEXTS[name])
+    spellings = _spellings(value)
+    is_beginning = operator in {Operator.EQ, Operator.SW}
+    begins = (name, value) if is_beginning and value else None
+    if not may_name(value) or spellings is None:
+        return Condition(None, is_exact=False, begins=begins if may_name(value) else None)
+    compare: dict[Operator, Callable[[str], ColumnElement[bool]]] = {
+        Operator.EQ: lambda text: column == text,
+        Operator.SW: lambda text: column.startswith(text, autoescape=True),
+        Operator.CO: lambda text: column.contains(text, autoescape=True),
+        Operator.EW: lambda text: column.endswith(text, autoescape=True),
+    }
+    if operator not in compare:
         return EVERYBODY
-    folded = func.lower(column)
-    match operator:
-        case Operator.EQ:
-            return Condition(folded == value.lower(), is_exact=True)
-        case Operator.SW:
-            return Condition(folded.startswith(value.lower(), autoescape=True), is_exact=True)
-        case Operator.CO:
-            return Condition(folded.contains(value.lower(), autoescape=True), is_exact=True)
-        case Operator.EW:
-            return Condition(folded.endswith(value.lower(), autoescape=True), is_exact=True)
-    return EVERYBODY
+    clauses = [compare[operator](text) for text in spellings]
+    return Condition(or_(*clauses), is_exact=value.isascii() or len(spellings) == 1, begins=begins)
+
+
+def _spellings(value: str) -> list[str] | None:
+    """How a text may stand in a column that the database has folded: its letters beyond ASCII in either case."""
+    choices = [
+        (character,) if character.isascii() else tuple(dict.fromkeys((character, character.lower(), character.upper())))
+        for character in unicodedata.normalize("NFC", value).lower()
+    ]
+    if prod(map(len, choices)) > _MOST_SPELLINGS or any(len(one) != 1 for each in choices for one in each):
+        return None
+    return ["".join(one) for one in product(*choices)]
 
 
 def _instant(name: str, operator: Operator, value: str) -> Condition:

@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Final, Literal
 
-from sqlalchemy import Select, delete, or_, select
+from sqlalchemy import Select, bindparam, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from idhub.authority import Action, visible_organizations
 from idhub.db import upsert
-from idhub.directory.kinds import Standing
 from idhub.directory.tables import Person, Principal
+from idhub.errors import NotPermitted
 from idhub.lifecycle import commands
+from idhub.provisioning.inbound_terms import DEFAULT_TERMS, Ending, Return, Terms
+from idhub.provisioning.person_resource import SHOWN_ACTIVE
 from idhub.provisioning.tables import ScimExternalId, ScimUser
 from scim.errors import InvalidValue, NotUnique
 
@@ -27,23 +30,74 @@ class Sender:
     Args:
         provider: name of the source that its words are kept under; external ids are unique within it.
         organization_id: the company that it is limited to; None: it says the company of each person.
+        terms: what its words end, and how far they reach.
     """
 
     caller: commands.Caller
     provider: str
     organization_id: str | None = None
+    terms: Terms = DEFAULT_TERMS
+
+
+def end_person(
+    session: Session, sender: Sender, principal_id: str, ending: Ending, *, now: datetime, reason: str
+) -> None:
+    """What the sender's terms say of a person whom its word ends, through the one door."""
+    if ending is Ending.KEEP:
+        return
+    act = commands.suspend if ending is Ending.SUSPEND else commands.offboard
+    act(session, sender.caller, principal_id, now=now, reason=reason)
+    session.execute(
+        update(ScimUser)
+        .where(ScimUser.principal_id == principal_id)
+        .values(
+            ended_by=sender.provider,
+            ended_epoch=select(Principal.access_epoch).where(Principal.id == principal_id).scalar_subquery(),
+        )
+        .execution_options(synchronize_session=False)
+    )
+
+
+def check_return(session: Session, sender: Sender, principal_id: str) -> None:
+    """Refuse to bring somebody back whom another has suspended or ended, where the terms say so.
+
+    Raises:
+        NotPermitted: it is not this sender's to undo.
+    """
+    if sender.terms.returns is Return.ANYBODY:
+        return
+    # The epoch goes up with every suspension and leave: a later one is somebody else's.
+    own = session.execute(
+        select(ScimUser.ended_by)
+        .join(Principal, Principal.id == ScimUser.principal_id)
+        .where(ScimUser.principal_id == principal_id, ScimUser.ended_epoch == Principal.access_epoch)
+    ).scalar_one_or_none()
+    if own != sender.provider:
+        raise NotPermitted(
+            "Somebody else suspended or ended this person; this token brings back only whom it ended itself.",
+            field="active",
+            rule="scim.returns",
+        )
 
 
 def visible_people(session: Session, sender: Sender) -> Select[str]:
-    """Ids of people whom the sender may see: in its company, and not deleted by a sender since they left."""
+    """Ids of people whom the sender may see: in its company, and not deleted by a sender."""
     statement = (
         select(Person.id)
         .join(Principal, Principal.id == Person.id)
         .outerjoin(ScimUser, ScimUser.principal_id == Person.id)
-        .where(or_(Principal.standing != Standing.LEFT, ScimUser.deleted_at.is_(None)))
+        .where(or_(Principal.standing.in_(SHOWN_ACTIVE), ScimUser.deleted_at.is_(None)))
     )
     scope = visible_organizations(session, sender.caller.subject, Action.PEOPLE_READ)
     return statement if scope is None else statement.where(Principal.organization_id.in_(scope))
+
+
+# Made once: building a statement costs more than what it asks.
+_EXTERNAL = select(ScimExternalId.resource_id, ScimExternalId.external_id).where(
+    ScimExternalId.provider == bindparam("provider"),
+    ScimExternalId.kind == bindparam("kind"),
+    ScimExternalId.resource_id.in_(bindparam("ids", expanding=True)),
+)
 
 
 class ExternalIds:
@@ -54,14 +108,18 @@ class ExternalIds:
 
     def of(self, ids: Sequence[str]) -> dict[str, str]:
         """External ids by id, of those that have one."""
-        rows = self._session.execute(
-            select(ScimExternalId.resource_id, ScimExternalId.external_id).where(
+        asked = {"provider": self._provider, "kind": self._kind, "ids": list(ids)}
+        return {row[0]: row[1] for row in self._session.connection().execute(_EXTERNAL, asked)}
+
+    def find(self, external_id: str) -> str | None:
+        """What the sender calls so."""
+        return self._session.execute(
+            select(ScimExternalId.resource_id).where(
                 ScimExternalId.provider == self._provider,
                 ScimExternalId.kind == self._kind,
-                ScimExternalId.resource_id.in_(ids),
+                ScimExternalId.external_id == external_id,
             )
-        )
-        return {row.resource_id: row.external_id for row in rows}
+        ).scalar_one_or_none()
 
     def set(self, resource_id: str, external_id: str | None) -> None:
         """Keep what the sender calls a resource now.

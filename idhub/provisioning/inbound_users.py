@@ -1,7 +1,7 @@
 """Users of the SCIM server: people of the directory, as a sender sees and changes them.
 
-Whatever changes a person's standing goes through `lifecycle.commands` and so through the one door. `active: false` is a
-suspension, DELETE is a leave, `active: true` of somebody who has left is a rehire under new epochs.
+Whatever changes a person's standing goes through `lifecycle.commands` and so through the one door. The sender's terms
+say what its words end; `active: true` of somebody who has left is a rehire under new epochs.
 """
 
 import hashlib
@@ -11,33 +11,55 @@ from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import orjson
-from sqlalchemy import ColumnElement, Select, delete, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from idhub.authority import Action, authorize
 from idhub.changes import Event, EventType, record
-from idhub.db import bulk_insert, chunked, upsert
+from idhub.db import bulk_insert, upsert
 from idhub.directory import groups as group_book
 from idhub.directory.kinds import EmploymentState, EmploymentType, Standing
 from idhub.directory.names import login_name_candidates
-from idhub.directory.organizations import all_organizations, ensure_department, find_organization
-from idhub.directory.people import PersonView, show_people, show_person
-from idhub.directory.tables import Employment, LoginName, Person, Principal
+from idhub.directory.organizations import ensure_department, find_organization
+from idhub.directory.people import PersonView, show_person
+from idhub.directory.search import named
+from idhub.directory.tables import Employment, LoginName, Organization, Person, Principal
 from idhub.errors import NotFound as Missing
 from idhub.errors import NotPermitted
 from idhub.keys import Keyring
 from idhub.lifecycle import commands, intake
 from idhub.lifecycle.transition import transition
+from idhub.provisioning.extensions import filed
 from idhub.provisioning.inbound_lists import document_of, ordered, sort_name, start_of, window
-from idhub.provisioning.inbound_query import folded_value, user_condition
-from idhub.provisioning.inbound_sender import MAX_LOOKED_AT, ExternalIds, Sender, visible_people
-from idhub.provisioning.person_resource import Kept, Said, read_said, user_name_key, user_resource
-from idhub.provisioning.tables import ScimUser, ScimValue
+from idhub.provisioning.inbound_page import Row, fallback_names, read_rows
+from idhub.provisioning.inbound_query import Condition, folded_value, user_condition
+from idhub.provisioning.inbound_sender import (
+    MAX_LOOKED_AT,
+    ExternalIds,
+    Sender,
+    check_return,
+    end_person,
+    visible_people,
+)
+from idhub.provisioning.inbound_terms import Ending
+from idhub.provisioning.inbound_walk import ById, Walk, by_name, by_user_name, first_word, walk
+from idhub.provisioning.person_resource import (
+    REMOVED_ACTIVE,
+    SHOWN_ACTIVE,
+    UNSAID,
+    Kept,
+    Said,
+    read_said,
+    shown_part,
+    user_name_key,
+    user_resource,
+)
+from idhub.provisioning.tables import ScimUniqueValue, ScimUser, ScimValue
+from scim.attributes import ResourceType
 from scim.errors import InvalidValue, NotUnique, TooMany
 from scim.filters import compile_filter
 from scim.schemas import ENTERPRISE_USER, Resource
 from scim.server import Page, Query, Stored
-from scim.standard import USER_TYPE
 
 _MAX_EXTRAS: Final = 32_768
 _BATCH: Final = 500
@@ -54,8 +76,10 @@ _SORTED: Final[Mapping[str, ColumnElement[Any]]] = {
 class Users:
     """See `scim.server.Store`; its methods for users, without the protocol's errors."""
 
-    def __init__(self, session: Session, sender: Sender, keyring: Keyring, *, base_url: str, now: datetime) -> None:
-        self._session, self._sender, self._keyring = session, sender, keyring
+    def __init__(
+        self, session: Session, sender: Sender, keyring: Keyring, kind: ResourceType, *, base_url: str, now: datetime
+    ) -> None:
+        self._session, self._sender, self._keyring, self.kind = session, sender, keyring, kind
         self._base_url, self._now = base_url, now
         self._external = ExternalIds(session, sender.provider, "User")
 
@@ -65,115 +89,87 @@ class Users:
     # --- users: showing -----------------------------------------------------------------------------------------------
 
     def show(self, ids: Sequence[str]) -> list[Stored]:
-        visible = set(
-            self._session.execute(visible_people(self._session, self._sender).where(Person.id.in_(ids))).scalars()
-        )
-        people = show_people(self._session, [each for each in ids if each in visible])
-        kept = {
-            row.principal_id: row
-            for row in self._session.execute(select(ScimUser).where(ScimUser.principal_id.in_(list(people)))).scalars()
-        }
-        external = self._external.of(list(people))
-        names = self._fallback_names([person for key, person in people.items() if key not in kept])
-        groups = group_book.groups_of(self._session, list(people))
+        """Resources by id, in the order of ids, of those whom the sender may see."""
+        visible = set(self._session.execute(self._visible().where(Person.id.in_(ids))).scalars())
+        return self._show_visible([each for each in ids if each in visible])
+
+    def _show_visible(self, ids: Sequence[str]) -> list[Stored]:
+        """Resources of people who were found to be visible."""
+        if not ids:
+            return []
+        rows = read_rows(self._session, ids)
+        external = self._external.of(ids)
+        unnamed = [row for row in rows if row.said_name is None]
+        names = fallback_names(self._session, unnamed) if unnamed else {}
+        groups = group_book.groups_of(self._session, ids)
         return [
-            self._stored_user(
-                people[each], kept.get(each), external.get(each), names.get(each, ""), groups.get(each, ())
-            )
-            for each in ids
-            if each in people
+            self._stored(row, row.said_name or names[row.id], external.get(row.id), groups.get(row.id, ()))
+            for row in rows
         ]
 
-    def _stored_user(
-        self,
-        person: PersonView,
-        row: ScimUser | None,
-        external_id: str | None,
-        fallback: str,
-        groups: Sequence[tuple[str, str]],
-    ) -> Stored:
-        kept = Kept(
-            user_name=row.user_name if row else fallback, external_id=external_id, extras=row.extras if row else {}
-        )
-        changed_at = max(person.changed_at, row.changed_at) if row else person.changed_at
-        resource = user_resource(person, kept, groups, base_url=self._base_url)
+    def _stored(self, row: Row, user_name: str, external_id: str | None, groups: Sequence[tuple[str, str]]) -> Stored:
+        kept = Kept(user_name=user_name, external_id=external_id, extras=row.extras)
+        whole = user_resource(row, kept, groups, base_url=self._base_url)
+        resource = shown_part(whole, kept)
         # Memberships and names of companies change beside the person's own version.
-        digest = hashlib.sha256(orjson.dumps(resource, option=orjson.OPT_SORT_KEYS)).hexdigest()[:16]
+        digest = hashlib.sha256(orjson.dumps(resource)).hexdigest()[:16]
         return Stored(
-            id=person.id,
+            id=row.id,
             resource=resource,
-            version=f"{person.version}.{row.version if row else 0}.{digest}",
-            created_at=person.created_at,
-            changed_at=changed_at,
+            version=f"{row.version}.{row.said_version}.{digest}",
+            created_at=row.created_at,
+            changed_at=row.changed_at,
+            whole=whole,
         )
-
-    def _fallback_names(self, people: Sequence[PersonView]) -> dict[str, str]:
-        """What people are called whom no sender has named: their mail when it is nobody else's, or company/number."""
-        candidates = {
-            candidate: person.id
-            for person in people
-            if person.email
-            for candidate in login_name_candidates(person.email)
-        }
-        shared: set[str] = set()
-        for part in chunked(sorted(candidates)):
-            shared.update(
-                self._session.execute(
-                    select(LoginName.value)
-                    .where(LoginName.value.in_(part))
-                    .group_by(LoginName.value)
-                    .having(func.count() > 1)
-                ).scalars()
-            )
-            shared.update(
-                self._session.execute(select(ScimUser.user_name_key).where(ScimUser.user_name_key.in_(part))).scalars()
-            )
-        own = {person_id for candidate, person_id in candidates.items() if candidate not in shared}
-        return {
-            person.id: person.email
-            if person.email and person.id in own
-            else f"{person.main.company_code}/{person.main.employee_number}"
-            if person.main
-            else person.id
-            for person in people
-        }
 
     # --- users: lists -------------------------------------------------------------------------------------------------
 
     def find(self, query: Query) -> Page:
         statement = self._visible()
-        is_exact, matches = True, None
+        condition, matches = Condition(None, is_exact=True), None
         if query.filter is not None:
             # First, so that a filter which names no attribute of a user is refused though the database could decide.
-            matches = compile_filter(query.filter, attributes=USER_TYPE.specs, schema=USER_TYPE.schema.id)
-            condition = user_condition(query.filter, provider=self._sender.provider)
-            is_exact = condition.is_exact
+            matches = compile_filter(query.filter, attributes=self.kind.specs, schema=self.kind.schema.id)
+            condition = user_condition(query.filter, self.kind, provider=self._sender.provider)
             if condition.clause is not None:
                 statement = statement.where(condition.clause)
+        left = None if condition.is_exact or matches is None else matches
+        if query.cursor is not None and query.sort_by is None:
+            return walk(
+                self._session,
+                self._walks(condition),
+                statement,
+                query.cursor,
+                count=query.count,
+                show=self._show_visible,
+                matches=None if left is None else lambda stored: left(document_of(stored)),
+            )
+        if condition.begins is not None and condition.begins[0] != "userName":
+            statement = self._narrowed(statement, condition.begins[1])
         column = _SORTED.get(sort_name(query.sort_by)) if query.sort_by is not None else None
-        if is_exact and (query.sort_by is None or column is not None):
+        if left is None and (query.sort_by is None or column is not None):
             return self._page_of_users(statement, column, query)
         found = [
             stored
             for batch in self._all_users(statement)
             for stored in batch
-            if matches is None or matches(document_of(stored))
+            if left is None or left(document_of(stored))
         ]
         return window(ordered(found, query), query)
 
+    def _walks(self, condition: Condition) -> Sequence[Walk]:
+        if condition.begins is None:
+            return [ById()]
+        attribute, text = condition.begins
+        return by_user_name(self._session, text) if attribute == "userName" else by_name(text)
+
+    def _narrowed(self, statement: Select[str], text: str) -> Select[str]:
+        """Those whom the people's search finds by the name that a filter says, so that nobody else is looked at."""
+        word = first_word(text)
+        return statement if word is None else statement.where(named(self._session, word))
+
     def _page_of_users(self, statement: Select[str], column: ColumnElement[Any] | None, query: Query) -> Page:
         total = self._session.execute(select(func.count()).select_from(statement.subquery())).scalar_one()
-        if query.cursor is not None and column is None:
-            # By key, whatever has been read before: a deep page costs what the first one does.
-            ids = (
-                self._session.execute(
-                    statement.where(Person.id > query.cursor).order_by(Person.id).limit(query.count + 1)
-                )
-                .scalars()
-                .all()
-            )
-            items = self.show(ids[: query.count])
-            return Page(items=items, total=total, next_cursor=ids[query.count - 1] if len(ids) > query.count else None)
         start = start_of(query)
         order: list[Any] = [Person.id]
         if column is not None:
@@ -183,7 +179,7 @@ class Users:
         ids = self._session.execute(statement.order_by(*order).offset(start).limit(query.count)).scalars().all()
         more = start + query.count < total
         return Page(
-            items=self.show(ids),
+            items=self._show_visible(ids),
             total=total,
             next_cursor=str(start + query.count) if query.cursor is not None and more else None,
         )
@@ -207,12 +203,20 @@ class Users:
                     f"This filter or order would look at more than {MAX_LOOKED_AT} people; narrow it by userName, "
                     "externalId, a mail address, a name or meta.lastModified."
                 )
-            yield self.show(ids)
+            yield self._show_visible(ids)
             if len(ids) < _BATCH:
                 return
             after = ids[-1]
 
     # --- users: changing ----------------------------------------------------------------------------------------------
+
+    def known(self, resource: Resource) -> str | None:
+        """Whom this sender calls by the resource's `externalId`, and may see."""
+        said = resource.get("externalId")
+        found = None if said is None else self._external.find(said)
+        if found is None:
+            return None
+        return self._session.execute(self._visible().where(Person.id == found)).scalar_one_or_none()
 
     def create(self, resource: Resource) -> str:
         # RFC 7643 section 4.1.1 leaves the default to the server: who is sent is active, unless it says otherwise.
@@ -229,7 +233,7 @@ class Users:
             "starts_on": self._today(organization_id),
             "department_id": self._department(organization_id, said),
             "title": said.title,
-            "manager_id": self._manager(said, known),
+            "manager_id": self._manager(organization_id, said, known),
         }
         if known is None:
             principal_id = commands.onboard(
@@ -238,16 +242,14 @@ class Users:
         else:
             # One human is one person for life: who had this number and left comes back, and nothing from before works.
             principal_id = known
-            commands.rehire(self._session, self._sender.caller, principal_id, now=self._now, **post)
+            self._bring_back(principal_id, post)
             commands.update_person(self._session, self._sender.caller, principal_id, values=said.person, now=self._now)
+        self._keep(principal_id, said, has_returned=True)
         if not said.active:
-            commands.suspend(
-                self._session, self._sender.caller, principal_id, now=self._now, reason="SCIM: active is false"
-            )
-        self._keep(principal_id, said)
+            self._end(principal_id, self._sender.terms.inactive, "active is false")
         return principal_id
 
-    def change(self, held: Stored, resource: Resource) -> None:
+    def change(self, held: Stored, resource: Resource, *, replaces: bool) -> None:
         before, said = read_said(held.resource), read_said(resource)
         principal_id, caller, now = held.id, self._sender.caller, self._now
         if (said.user_name, said.person["email"]) != (before.user_name, before.person["email"]):
@@ -256,14 +258,47 @@ class Users:
         if values:
             commands.update_person(self._session, caller, principal_id, values=values, now=now)
         person = show_person(self._session, principal_id)
-        if said.active is not before.active and said.active and person.standing == Standing.LEFT:
+        returns = bool(said.active) and person.standing not in SHOWN_ACTIVE
+        if returns:
+            check_return(self._session, self._sender, principal_id)
+        if returns and person.standing == Standing.LEFT:
             self._rehire(person, said)
         else:
             self._move(person, before, said)
-            if said.active is not before.active:
-                act = commands.reactivate if said.active else commands.suspend
-                act(self._session, caller, principal_id, now=now, reason="SCIM: active was changed")
-        self._keep(principal_id, said)
+            if returns:
+                commands.reactivate(self._session, caller, principal_id, now=now, reason="SCIM: active is true")
+        was_removed = said.active is None and before.active is False and not replaces
+        self._keep(principal_id, said, has_returned=returns, hides_standing=was_removed)
+        if person.standing in SHOWN_ACTIVE:
+            if said.active is False:
+                self._end(principal_id, self._sender.terms.inactive, "active is false")
+            elif said.active is None and (replaces or before.active is not None):
+                self._end(principal_id, self._sender.terms.unsaid, "active was left out")
+
+    def _end(self, principal_id: str, ending: Ending, why: str) -> None:
+        end_person(self._session, self._sender, principal_id, ending, now=self._now, reason=f"SCIM: {why}")
+
+    def _bring_back(self, principal_id: str, post: Mapping[str, Any]) -> None:
+        """Somebody who left, under new epochs; or whom a DELETE suspended, in the post they have."""
+        check_return(self._session, self._sender, principal_id)
+        person = show_person(self._session, principal_id)
+        if person.standing == Standing.LEFT:
+            commands.rehire(self._session, self._sender.caller, principal_id, now=self._now, **post)
+            return
+        commands.reactivate(
+            self._session, self._sender.caller, principal_id, now=self._now, reason="SCIM: the resource was sent again"
+        )
+        if person.main is not None:
+            values = {"type": post["employment_type"]}
+            values |= {name: post[name] for name in ("department_id", "title", "manager_id")}
+            commands.move(
+                self._session,
+                self._sender.caller,
+                principal_id,
+                employment_id=person.main.id,
+                values=values,
+                now=self._now,
+            )
 
     def _move(self, person: PersonView, before: Said, said: Said) -> None:
         post = person.main
@@ -280,7 +315,7 @@ class Users:
         if said.title != before.title:
             values["title"] = said.title
         if said.manager != before.manager:
-            values["manager_id"] = self._manager(said, person.id)
+            values["manager_id"] = self._manager(organization_id, said, person.id)
         if said.employment_type not in {before.employment_type, None}:
             values["type"] = said.employment_type
         if said.employee_number not in {before.employee_number, None}:
@@ -308,19 +343,17 @@ class Users:
             starts_on=self._today(organization_id),
             department_id=self._department(organization_id, said),
             title=said.title,
-            manager_id=self._manager(said, person.id),
+            manager_id=self._manager(organization_id, said, person.id),
             now=self._now,
         )
 
     def delete(self, held: Stored) -> None:
         person = show_person(self._session, held.id)
-        if person.standing != Standing.LEFT:
-            commands.offboard(
-                self._session, self._sender.caller, held.id, now=self._now, reason="SCIM: the resource was deleted"
-            )
-        said = read_said(held.resource)
-        self._keep(held.id, said, deleted_at=self._now)
+        self._keep(held.id, read_said(held.resource), deleted_at=self._now)
         self._external.forget(held.id)
+        ending = self._sender.terms.deleted
+        if person.standing in SHOWN_ACTIVE or (ending is Ending.LEAVE and person.standing != Standing.LEFT):
+            self._end(held.id, ending, "the resource was deleted")
 
     # --- users: what words mean ---------------------------------------------------------------------------------------
 
@@ -350,28 +383,46 @@ class Users:
             return None
         return ensure_department(self._session, organization_id, said.department, now=self._now)
 
-    def _manager(self, said: Said, own_id: str | None) -> str | None:
-        """The manager's id; one who does not exist, has left or is the person themself is no manager."""
-        if said.manager is None or said.manager == own_id:
+    def _manager(self, organization_id: str, said: Said, own_id: str | None) -> str | None:
+        """The manager's id; one who does not exist, has left or is the person themself is no manager.
+
+        HR systems say their own key, or the number: whom this sender calls so, then who has it in the same company.
+        """
+        if said.manager is None:
             return None
-        visible = visible_people(self._session, self._sender).where(
-            Person.id == said.manager, Principal.standing != Standing.LEFT
+        numbered = select(Employment.principal_id).where(
+            Employment.organization_id == organization_id, Employment.employee_number == said.manager
         )
-        return self._session.execute(visible).scalar_one_or_none()
+        called = self._external.find(said.manager)
+        for meant in (Person.id == said.manager, Person.id == called, Person.id.in_(numbered)):
+            visible = self._visible().where(meant, Principal.standing != Standing.LEFT)
+            found = self._session.execute(visible.limit(1)).scalar_one_or_none()
+            if found is not None:
+                return None if found == own_id else found
+        return None
 
     def _today(self, organization_id: str) -> Any:
-        zone = all_organizations(self._session)[organization_id].time_zone
+        zone = self._session.execute(
+            select(Organization.time_zone).where(Organization.id == organization_id)
+        ).scalar_one()
         return self._now.astimezone(ZoneInfo(zone)).date()
 
     def _leaver(self, organization_id: str, number: str) -> str | None:
-        """Who had this number in this company and has left; somebody who has not keeps it, and `onboard` refuses."""
+        """Who had this number in this company and has left, or was deleted by a sender whose DELETE suspends.
+
+        Somebody else who has the number keeps it, and `onboard` refuses.
+        """
+        was_deleted = select(ScimUser.principal_id).where(ScimUser.deleted_at.is_not(None))
         return self._session.execute(
             select(Principal.id)
             .join(Employment, Employment.principal_id == Principal.id)
             .where(
                 Employment.organization_id == organization_id,
                 Employment.employee_number == number,
-                Principal.standing == Standing.LEFT,
+                or_(
+                    Principal.standing == Standing.LEFT,
+                    and_(Principal.standing == Standing.SUSPENDED, Principal.id.in_(was_deleted)),
+                ),
             )
             .with_for_update(of=Principal)
         ).scalar_one_or_none()
@@ -411,10 +462,24 @@ class Users:
 
     # --- users: what is kept ------------------------------------------------------------------------------------------
 
-    def _keep(self, principal_id: str, said: Said, *, deleted_at: datetime | None = None) -> None:
-        """Store what the directory has no place for, and what the source said."""
+    def _keep(
+        self,
+        principal_id: str,
+        said: Said,
+        *,
+        deleted_at: datetime | None = None,
+        has_returned: bool = False,
+        hides_standing: bool = False,
+    ) -> None:
+        """Store what the directory has no place for, and what the source said.
+
+        Args:
+            hides_standing: the sender has taken `active` away: it is not shown, even of somebody who is not active.
+        """
         person = show_person(self._session, principal_id)
         extras = self._unplaced(person, said)
+        if hides_standing:
+            extras[UNSAID] = [*extras.get(UNSAID, ()), REMOVED_ACTIVE]
         if len(orjson.dumps(extras)) > _MAX_EXTRAS:
             raise InvalidValue(f"The resource holds more than {_MAX_EXTRAS} bytes beside what the directory keeps.")
         key = user_name_key(said.user_name)
@@ -431,20 +496,21 @@ class Users:
             "extras": extras,
             "changed_at": self._now,
             "deleted_at": deleted_at,
+            **({"ended_by": None} if has_returned else {}),
         }
         known = self._session.execute(
             select(ScimUser.user_name, ScimUser.extras, ScimUser.deleted_at).where(
                 ScimUser.principal_id == principal_id
             )
         ).one_or_none()
-        if known is None or tuple(known) != (said.user_name, extras, deleted_at):
+        if known is None or has_returned or tuple(known) != (said.user_name, extras, deleted_at):
             statement = upsert(self._session, ScimUser).values(principal_id=principal_id, version=1, **values)
             self._session.execute(
                 statement.on_conflict_do_update(
                     index_elements=["principal_id"], set_={**values, "version": ScimUser.version + 1}
                 )
             )
-            self._index(principal_id, extras)
+            self._index(principal_id, extras, is_gone=deleted_at is not None)
             if known is not None and known.deleted_at is None and deleted_at is None:
                 self._record_said(person, known.extras, extras, has_other_name=known.user_name != said.user_name)
         self._external.set(principal_id, said.external_id)
@@ -463,14 +529,39 @@ class Users:
             extras[ENTERPRISE_USER] = enterprise
         return extras
 
-    def _index(self, principal_id: str, extras: Mapping[str, Any]) -> None:
+    def _index(self, principal_id: str, extras: Mapping[str, Any], *, is_gone: bool) -> None:
+        """File what filters find by equality, and hold what nobody else may have.
+
+        Raises:
+            NotUnique: somebody has it.
+        """
         self._session.execute(delete(ScimValue).where(ScimValue.principal_id == principal_id))
+        self._session.execute(delete(ScimUniqueValue).where(ScimUniqueValue.principal_id == principal_id))
+        own = list(filed(self.kind.extensions, extras))
+        unique = (
+            {}
+            if is_gone
+            else {
+                (name, hashlib.sha256(value.encode()).hexdigest()): f"{urn}:{attribute.name}"
+                for urn, attribute, name, value in own
+                if attribute.uniqueness == "server"
+            }
+        )
+        for (name, value_hash), attribute_name in unique.items():
+            held = self._session.get(ScimUniqueValue, (name, value_hash))
+            if held is not None:
+                raise NotUnique(f"{attribute_name} is another person's.", attribute=attribute_name)
+        bulk_insert(
+            self._session,
+            ScimUniqueValue,
+            ({"name": name, "value_hash": value_hash, "principal_id": principal_id} for name, value_hash in unique),
+        )
         values = {
             (name.lower(), folded_value(entry["value"]))
             for name in _INDEXED
             for entry in extras.get(name) or ()
             if entry.get("value")
-        }
+        } | {(name, value[:254]) for _, _, name, value in own}
         bulk_insert(
             self._session,
             ScimValue,
@@ -531,7 +622,7 @@ class Users:
 
 
 def _is_present() -> ColumnElement[bool]:
-    return or_(Principal.standing != Standing.LEFT, ScimUser.deleted_at.is_(None))
+    return or_(Principal.standing.in_(SHOWN_ACTIVE), ScimUser.deleted_at.is_(None))
 
 
 def _number_from(user_name: str) -> str:

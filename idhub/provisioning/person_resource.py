@@ -9,19 +9,22 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from idhub.directory.kinds import EmploymentType, Standing
-from idhub.directory.people import PersonView
 from idhub.errors import Invalid
 from idhub.lifecycle.intake import LIMITS, clean_email, clean_mobile
 from scim.schemas import ENTERPRISE_USER, USER, Resource
 
 LONGEST_USER_NAME: Final = 254
+SHOWN_ACTIVE: Final = (Standing.ACTIVE, Standing.STAGED)
+"""Standings of which `active` is true."""
 _SHOWN_BY_DIRECTORY: Final = "~"
 """Marks, in a kept list, the value that stands in the directory: it is filled in when shown."""
-_UNSAID: Final = "~unsaid"
+UNSAID: Final = "~unsaid"
 """Names, in what is kept, of attributes that the directory has a value for and the sender never said."""
+REMOVED_ACTIVE: Final = "~active"
+"""Among these: the sender took `active` away of somebody who was not."""
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _CJK: Final = re.compile("[\u3400-\u9fff\uf900-\ufaff]")
 _TYPES: Final[Mapping[str, EmploymentType]] = {
@@ -47,7 +50,7 @@ class Said:
 
     user_name: str
     external_id: str | None
-    active: bool
+    active: bool | None
     person: Mapping[str, str | None]
     employee_number: str | None
     employment_type: EmploymentType | None
@@ -93,7 +96,7 @@ def read_said(resource: Mapping[str, Any]) -> Said:
     manager = (enterprise.get("manager") or {}).get("value")
     extras: Resource = {
         **{key: value for key, value in resource.items() if key not in _IN_DIRECTORY and key != ENTERPRISE_USER},
-        _UNSAID: [path for path, value in said_of_derived(resource).items() if value is None],
+        UNSAID: [path for path, value in said_of_derived(resource).items() if value is None],
         "name": kept_name,
         "emails": emails,
         "phoneNumbers": phones,
@@ -104,7 +107,7 @@ def read_said(resource: Mapping[str, Any]) -> Said:
     return Said(
         user_name=user_name,
         external_id=resource.get("externalId"),
-        active=resource.get("active", True),
+        active=resource.get("active"),
         person={
             "display_name": display_name,
             "given_name": name.get("givenName"),
@@ -187,8 +190,58 @@ class Kept:
     extras: Mapping[str, Any] = field(default_factory=dict)
 
 
-def user_resource(person: PersonView, kept: Kept, groups: Sequence[tuple[str, str]], *, base_url: str) -> Resource:
-    """The resource of a person, without `id` and `meta`."""
+class _Post(Protocol):
+    """A post, as far as it is shown."""
+
+    @property
+    def employee_number(self) -> str: ...
+
+    @property
+    def type(self) -> EmploymentType: ...
+
+    @property
+    def title(self) -> str | None: ...
+
+    @property
+    def manager_id(self) -> str | None: ...
+
+    @property
+    def company(self) -> str: ...
+
+    @property
+    def department(self) -> str | None: ...
+
+
+class _Person(Protocol):
+    """A person, as far as they are shown."""
+
+    @property
+    def display_name(self) -> str: ...
+
+    @property
+    def given_name(self) -> str | None: ...
+
+    @property
+    def family_name(self) -> str | None: ...
+
+    @property
+    def email(self) -> str | None: ...
+
+    @property
+    def mobile(self) -> str | None: ...
+
+    @property
+    def locale(self) -> str | None: ...
+
+    @property
+    def standing(self) -> Standing: ...
+
+    @property
+    def main(self) -> _Post | None: ...
+
+
+def user_resource(person: _Person, kept: Kept, groups: Sequence[tuple[str, str]], *, base_url: str) -> Resource:
+    """The resource of a person, without `id` and `meta`; with what follows from what was said."""
     extras, post = kept.extras, person.main
     said_name: Mapping[str, Any] = extras.get("name") or {}
     name = {
@@ -208,14 +261,14 @@ def user_resource(person: PersonView, kept: Kept, groups: Sequence[tuple[str, st
                 "$ref": f"{base_url}/Users/{post.manager_id}",
             }
     resource: Resource = {
-        **{key: value for key, value in extras.items() if key not in {_UNSAID, "name", ENTERPRISE_USER}},
+        **{key: value for key, value in extras.items() if key not in {UNSAID, "name", ENTERPRISE_USER}},
         "userName": kept.user_name,
         "externalId": kept.external_id,
         "name": name,
         "displayName": person.display_name,
         "title": post.title if post else None,
         "locale": person.locale or extras.get("locale"),
-        "active": person.standing in {Standing.ACTIVE, Standing.STAGED},
+        "active": person.standing in SHOWN_ACTIVE,
         "userType": _user_type(extras.get("userType"), post.type if post else None),
         "emails": _joined(extras.get("emails"), person.email, "work"),
         "phoneNumbers": _joined(extras.get("phoneNumbers"), person.mobile, "mobile"),
@@ -225,14 +278,37 @@ def user_resource(person: PersonView, kept: Kept, groups: Sequence[tuple[str, st
         ],
         ENTERPRISE_USER: enterprise,
     }
-    for path in extras.get(_UNSAID) or ():
-        # A sender reads back what it said: it would take a value that it removed for one that was not removed.
-        head, _, part = path.rpartition(".")
-        holder = name if head == "name" else enterprise if path in enterprise else resource
-        holder.pop(part, None)
     resource["name"], resource[ENTERPRISE_USER] = _filled(name), _filled(enterprise)
-    shown = _filled(resource)
-    return {"schemas": [USER, *([ENTERPRISE_USER] if ENTERPRISE_USER in shown else [])], **shown}
+    return _with_schemas(_filled(resource))
+
+
+def shown_part(whole: Resource, kept: Kept) -> Resource:
+    """What a sender reads back of a resource: it would take a value that it removed for one that was not removed.
+
+    That somebody is not active is shown, unless the sender took just that away.
+    """
+    unsaid = kept.extras.get(UNSAID)
+    if not unsaid:
+        return whole
+    resource = {**whole, "name": dict(whole.get("name") or {}), ENTERPRISE_USER: dict(whole.get(ENTERPRISE_USER) or {})}
+    for path in unsaid:
+        if path == REMOVED_ACTIVE or (path == "active" and not resource["active"] and REMOVED_ACTIVE not in unsaid):
+            continue
+        head, _, part = path.rpartition(".")
+        holder = (
+            resource["name"]
+            if head == "name"
+            else resource[ENTERPRISE_USER]
+            if path in resource[ENTERPRISE_USER]
+            else resource
+        )
+        holder.pop(part, None)
+    return _with_schemas(_filled(resource))
+
+
+def _with_schemas(resource: Resource) -> Resource:
+    used = [name for name in resource if ":" in name]
+    return {**resource, "schemas": [USER, *used]}
 
 
 def _user_type(said: str | None, kind: EmploymentType | None) -> str | None:

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, Integer, String
+from sqlalchemy import Boolean, ForeignKey, Index, Integer, LargeBinary, String, Text, false
 from sqlalchemy.orm import Mapped, mapped_column
 
 from idhub.db import Base, Instant, JsonText
@@ -25,6 +25,10 @@ class ScimUser(Base):
     changed_at: Mapped[datetime] = mapped_column(Instant)
     deleted_at: Mapped[datetime | None] = mapped_column(Instant)
     """When a sender deleted the resource; it stays out of sight until the person comes back."""
+    ended_by: Mapped[str | None] = mapped_column(String(60))
+    """The sender that suspended or ended the person last; null: none did, or the person has come back since."""
+    ended_epoch: Mapped[int | None] = mapped_column(Integer)
+    """The person's access epoch after that: another one now means that somebody else has ended something since."""
 
 
 class ScimValue(Base):
@@ -38,6 +42,27 @@ class ScimValue(Base):
     value: Mapped[str] = mapped_column(String(254), primary_key=True)
 
 
+class ScimUniqueValue(Base):
+    """A value of an extension's attribute that no two people may have; hashed, so that it has one length."""
+
+    __tablename__ = "scim_unique_values"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    value_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    principal_id: Mapped[str] = mapped_column(ForeignKey("principals.id"), index=True)
+
+
+class ScimExtension(Base):
+    """A schema that this installation registered for attributes of its own (RFC 7643 section 3.3)."""
+
+    __tablename__ = "scim_extensions"
+
+    schema: Mapped[str] = mapped_column(String(200), primary_key=True)
+    body: Mapped[Any] = mapped_column(JsonText)
+    """Its description, as `scim.extensions` reads it."""
+    changed_at: Mapped[datetime] = mapped_column(Instant)
+
+
 class ScimExternalId(Base):
     """What a sender calls a person or a group: unique for each sender, so that it can find them again."""
 
@@ -49,3 +74,44 @@ class ScimExternalId(Base):
     kind: Mapped[str] = mapped_column(String(16))
     """User or Group."""
     external_id: Mapped[str] = mapped_column(String(255))
+
+
+class ScimJob(Base):
+    """A bulk request that is worked later, operation by operation."""
+
+    __tablename__ = "scim_jobs"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    token_id: Mapped[str] = mapped_column(String(40), index=True)
+    """The token that asked: it must still work when an operation is done."""
+    request_id: Mapped[str | None] = mapped_column(String(64))
+    status: Mapped[str] = mapped_column(String(12), index=True)
+    """waiting, running, done or cancelled."""
+    reason: Mapped[str | None] = mapped_column(String(120))
+    total: Mapped[int] = mapped_column(Integer)
+    done: Mapped[int] = mapped_column(Integer, default=0)
+    errors: Mapped[int] = mapped_column(Integer, default=0)
+    fail_on_errors: Mapped[int | None] = mapped_column(Integer)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    finished_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
+class ScimJobOperation(Base):
+    """One operation of a job, and what became of it."""
+
+    __tablename__ = "scim_job_operations"
+    __table_args__ = (Index("ix_scim_job_operations_turn", "job_id", "is_done", "turn"),)
+
+    job_id: Mapped[str] = mapped_column(ForeignKey("scim_jobs.id"), primary_key=True)
+    place: Mapped[int] = mapped_column(Integer, primary_key=True)
+    """As it was sent, from 0."""
+    turn: Mapped[int] = mapped_column(Integer)
+    """In the order of doing: what others name is made before them."""
+    sent: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """What was sent, sealed: personal data. Gone when it is done."""
+    bulk_id: Mapped[str | None] = mapped_column(Text)
+    is_done: Mapped[bool] = mapped_column(Boolean, server_default=false(), default=False)
+    resource_id: Mapped[str | None] = mapped_column(String(40))
+    """What a POST made."""
+    result: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    """As a BulkResponse shows it."""

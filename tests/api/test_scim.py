@@ -26,9 +26,9 @@ BASE = "http://127.0.0.1:8000/scim/v2"
 class Scim:
     """A sender with a token."""
 
-    def __init__(self, api: Api, *scopes: str, organization_id: str | None = None) -> None:
+    def __init__(self, api: Api, *scopes: str, organization_id: str | None = None, **values: Any) -> None:
         self.api = api
-        self.token = api.token(*(scopes or ("scim:write",)), organization_id=organization_id)
+        self.token = api.token(*(scopes or ("scim:write",)), organization_id=organization_id, **values)
 
     def call(self, method: str, path: str, body: Any = None, **options: Any) -> Response:
         """A call below `/scim/v2`."""

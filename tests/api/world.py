@@ -79,7 +79,6 @@ class Api:
                 insert(ApiToken).values(
                     id=new_id("tok"),
                     token_hash=opaque.hash_of(value),
-                    name="test",
                     principal_id=principal_id,
                     installation_epoch=epoch,
                     scopes=list(scopes or EVERY_SCOPE),
@@ -87,7 +86,7 @@ class Api:
                     created_at=self.world.clock(),
                     expires_at=self.world.clock() + expires if expires else None,
                     is_local=True,
-                    **values,
+                    **{"name": "test", **values},
                 )
             )
         return value

@@ -160,7 +160,13 @@ class Stage:
                 session, principal_id, now=self.clock(), settings=self.hub.settings, actor=COMMAND_LINE
             )
 
-    def _api_token(self, principal_id: str | None, *, scopes: Sequence[str] = ("people:read", "people:write")) -> str:
+    def _api_token(
+        self,
+        principal_id: str | None,
+        *,
+        scopes: Sequence[str] = ("people:read", "people:write"),
+        terms: Mapping[str, str] | None = None,
+    ) -> str:
         value = opaque.make("api")
         with self.hub.database.transaction() as session:
             epoch = None
@@ -177,6 +183,7 @@ class Stage:
                     enrolment_epoch=epoch,
                     installation_epoch=1,
                     scopes=list(scopes),
+                    terms=terms,
                     created_at=self.clock(),
                     is_local=principal_id is None,
                 )
@@ -424,8 +431,8 @@ def _api(method: str, path: str, **body: Any) -> Callable[[Stage], None]:
     return act
 
 
-def _scim(method: str, **active: Any) -> Callable[[Stage], None]:
-    """A sender that is limited to nothing: DELETE, or a change of `active`."""
+def _scim(method: str, terms: Mapping[str, str] | None = None, **active: Any) -> Callable[[Stage], None]:
+    """A sender that is limited to nothing: DELETE, or a change of `active`, on the terms of its token."""
 
     def act(stage: Stage) -> None:
         body = {
@@ -436,7 +443,7 @@ def _scim(method: str, **active: Any) -> Callable[[Stage], None]:
             method,
             f"/scim/v2/Users/{stage.person}",
             json=body if active else None,
-            headers={"authorization": f"Bearer {stage._api_token(None, scopes=['scim:write'])}"},
+            headers={"authorization": f"Bearer {stage._api_token(None, scopes=['scim:write'], terms=terms)}"},
         )
         assert answer.status_code in {200, 204}, answer.text
 
@@ -519,6 +526,7 @@ LEAVES: Mapping[tuple[Door, str], Callable[[Stage], None]] = {
     (Door.API, "now"): _api("POST", "offboarding"),
     (Door.API, "emergency"): _api("POST", "offboarding", emergency=True),
     (Door.SCIM, "deleted"): _scim("DELETE"),
+    (Door.SCIM, "inactive, which means so"): _scim("PATCH", {"inactive": "leave"}, active=False),
     (Door.CLI, "now"): _command(lambda s, c, p, now: commands.offboard(s, c, p, now=now)),
     (Door.HR_FILE, "status left"): _hr_file(status="left", end_date="2026-11-22"),
     (Door.HR_FILE, "end date passed"): _hr_file(end_date="2026-11-22"),

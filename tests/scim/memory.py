@@ -36,7 +36,7 @@ class MemoryStore:
             self._held = before
             raise
 
-    def get(self, kind: ResourceType, resource_id: str) -> Stored:
+    def get(self, kind: ResourceType, resource_id: str, *, shows: Callable[[str], bool] = lambda name: True) -> Stored:
         found = self._held.get(kind.name, {}).get(resource_id)
         if found is None:
             raise NotFound("There is no such resource.")
@@ -62,7 +62,9 @@ class MemoryStore:
         self._held.setdefault(kind.name, {})[stored.id] = stored
         return stored
 
-    def change(self, kind: ResourceType, resource_id: str, change: Callable[[Stored], Resource]) -> Stored:
+    def change(
+        self, kind: ResourceType, resource_id: str, change: Callable[[Stored], Resource], *, replaces: bool
+    ) -> Stored:
         held = self.get(kind, resource_id)
         resource = change(held)
         if resource == held.resource:

@@ -18,7 +18,7 @@ def _user(**values: Any) -> dict[str, Any]:
     return read_resource({"schemas": [USER], "userName": "bjensen", **values}, USER_TYPE)
 
 
-def _patch(resource: dict[str, Any], *operations: dict[str, Any], **options: bool) -> dict[str, Any]:
+def _patch(resource: dict[str, Any], *operations: dict[str, Any], **options: Any) -> dict[str, Any]:
     body = {"schemas": [PATCH_OP], "Operations": list(operations)}
     kind = GROUP_TYPE if GROUP in resource["schemas"] else USER_TYPE
     return apply_patch(resource, body, kind, **options)

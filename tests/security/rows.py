@@ -303,30 +303,46 @@ ROWS: dict[str, Row] = {
     "C01": Row("CVE-2025-41115", "externalId that looks like an id of ours", "a new id; it names nothing here", (
         f"{_SCIM}test_external_id_is_each_senders_own",)),
     "C02": Row("CVE-2026-92539", "people of another company, every verb, bulk, search", "404", (
-        f"{_SCIM}test_people_of_another_company_do_not_exist",)),
+        f"{_SCIM}test_people_of_another_company_do_not_exist",
+        "tests/api/test_scim_jobs.py::test_job_is_its_senders_alone",
+        "tests/api/test_scim_jobs.py::test_company_limit_and_terms_hold_when_an_operation_is_done",
+        "tests/api/test_scim_terms.py::test_type_that_is_not_the_tokens_does_not_exist_for_it")),
     "C04": Row("CVE-2022-1680", "somebody who is there is taken over by name or mail", "409", (
-        f"{_SCIM}test_nobody_is_taken_over_by_name_or_mail",)),
+        f"{_SCIM}test_nobody_is_taken_over_by_name_or_mail",
+        "tests/api/test_scim_extensions.py::test_unique_value_belongs_to_one_until_it_is_given_up")),
     "C05": Row("CVE-2025-4210", "every address without token, with another one, without the scope", "401 or 403", (
-        f"{_SCIM}test_nobody_gets_in_without_a_token_for_scim", f"{_SCIM}test_reading_token_changes_nothing")),
+        f"{_SCIM}test_nobody_gets_in_without_a_token_for_scim", f"{_SCIM}test_reading_token_changes_nothing",
+        "tests/api/test_scim_jobs.py::test_token_that_ends_meanwhile_does_nothing_more",
+        "tests/api/test_scim_jobs.py::test_reading_token_asks_for_nothing",
+        "tests/api/test_scim_terms.py::test_terms_that_are_not_understood_close_the_door")),
     "C07": Row("RFC 7644 section 3.4.2.2", "filters on secrets, deep, odd", "invalidFilter", (
         f"{_SCIM_SERVER}test_query_that_cannot_be_met",)),
     "C08": Row("RFC 7644 section 7.5.2", "values of filters in logs and events", "absent", (
         f"{_SCIM}test_values_of_a_filter_reach_no_log",)),
     "C09": Row("RFC 7643 section 7", "id, meta, groups changed; secrets asked for", "mutability; absent", (
-        "tests/scim/test_patch.py::test_refused_operation_changes_nothing",)),
+        "tests/scim/test_patch.py::test_refused_operation_changes_nothing",
+        "tests/api/test_scim_terms.py::test_what_is_not_readable_is_neither_shown_nor_compared_nor_sorted_by",
+        "tests/api/test_scim_terms.py::test_what_is_not_writable_stays",
+        "tests/api/test_scim_terms.py::test_patch_does_not_tell_what_may_neither_be_read_nor_written",
+        "tests/api/test_scim_extensions.py::test_immutable_value_is_set_once")),
     "C10": Row("RFC 7644 section 3.5.2", "every odd PATCH", "as the RFC says, or 400; all or nothing", (
         "tests/scim/test_patch.py::test_operation",
-        "tests/scim/test_patch.py::test_refused_operation_changes_nothing")),
+        "tests/scim/test_patch.py::test_refused_operation_changes_nothing",
+        "tests/api/test_scim_patch_proof.py::test_patches_come_to_what_a_put_of_their_result_comes_to")),
     "C11": Row("RFC 7644 section 3.7", "circles, too many operations, too large, failOnErrors", "413, 409", (
         f"{_SCIM_SERVER}test_bulk_in_a_circle_is_told_and_half_of_it_is_not_made",
         f"{_SCIM_SERVER}test_bulk_that_cannot_be_read", f"{_SCIM}test_large_body_is_refused_unread",
-        f"{_SCIM_SERVER}test_bulk_stops_after_as_many_errors_as_it_may_have")),
+        f"{_SCIM_SERVER}test_bulk_stops_after_as_many_errors_as_it_may_have",
+        "tests/api/test_scim_jobs.py::test_limits_are_said_and_kept",
+        "tests/api/test_scim_jobs.py::test_job_goes_on_after_a_crash_and_does_nothing_twice",
+        "tests/api/test_scim_terms.py::test_calls_beyond_the_rate_wait_and_bulk_operations_weigh")),
     "C13": Row("RFC 7644 section 3.14", "a stale version", "412", (
         f"{_SCIM}test_two_changes_at_once_meet_the_version",)),
     "C16": Row("RFC 7644 section 7.8", "names that look the same", "409", (
         f"{_SCIM}test_name_that_looks_the_same_is_taken",)),
     "O08": Row("GHSA-rjg6", "SCIM DELETE leaves sessions", "every credential is dead", (
-        f"{_DOORS}test_every_door_that_ends_an_employment_ends_every_credential",)),
+        f"{_DOORS}test_every_door_that_ends_an_employment_ends_every_credential",
+        "tests/api/test_scim_terms.py::test_word_ends_as_the_terms_say")),
     "C18": Row("outbound secrets", "token in addresses, errors, logs", "never there", (
         "tests/scim/test_client.py::test_error_carries_the_other_sides_words_and_no_secret",)),
     "FUZZ": Row("every endpoint from its description", "schemathesis over API, OAuth endpoints, pages", "no fault", (

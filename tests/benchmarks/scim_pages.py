@@ -1,0 +1,267 @@
+"""SCIM lists over many people: how long a page takes alone and under load, and how fast a bulk load goes in.
+
+    python -m tests.benchmarks.scim_pages [--people 1000000] [--database sqlite] [--database postgresql] [--rounds 200]
+                                          [--load 500]
+
+What is timed is a request from its bytes to the bytes of its answer: token, terms, query, rendering; without HTTP. The
+people are those of `tests.benchmarks.search`; no sender has touched any of them, as after an HR import. "At 70 %
+load" means: requests of every kind arrive at random, at 70 % of what one core does, and wait for each other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import orjson
+from sqlalchemy import delete, insert, select
+
+from idhub.api.access import caller_of
+from idhub.api.scim_desk import Desk
+from idhub.api.scim_jobs import Jobs, work_jobs
+from idhub.credentials import opaque
+from idhub.credentials.tables import ApiToken
+from idhub.db import new_id
+from idhub.directory.tables import Installation, Organization, OrganizationClosure
+from idhub.lifecycle.doors import Door
+from idhub.provisioning.inbound_walk import cursor_of
+from idhub.services import Hub, open_hub
+from idhub.settings import Settings
+from scim.messages import ScimRequest, ScimResponse
+from scim.schemas import BULK_REQUEST, ENTERPRISE_USER, USER
+from tests.benchmarks import search
+from tests.support.databases import DatabaseKind, Databases
+
+SMALL = 20_000
+_SHARE = 0.7
+_PAGE = 100
+
+
+def main() -> None:
+    """Print the figures as a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--people", type=int, default=SMALL)
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--load", type=int, default=500, help="people of the bulk load; 0: none")
+    parser.add_argument("--database", action="append", choices=["sqlite", "postgresql"])
+    options = parser.parse_args()
+    rows = measure(
+        people=options.people,
+        rounds=options.rounds,
+        load=options.load,
+        databases=options.database or ("sqlite", "postgresql"),
+    )
+    for row in rows:
+        print(f"{row['database']:<11} {row['durability']:<7} {row['name']:<58} {row['value']:>12,.2f} {row['unit']}")
+
+
+def measure(
+    *,
+    people: int = SMALL,
+    rounds: int = 200,
+    load: int = 500,
+    databases: Sequence[DatabaseKind] = ("sqlite", "postgresql"),
+) -> list[dict[str, Any]]:
+    """Fill each database, and measure."""
+    rows: list[dict[str, Any]] = []
+    for kind in databases:
+        with ExitStack() as stack:
+            memory = Path("/dev/shm")  # noqa: S108 - databases of benchmarks live in memory where there is room
+            where = memory if memory.is_dir() else None
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="scim-pages-", dir=where)))
+            made = Databases(folder)
+            stack.callback(made.close)
+            url = stack.enter_context(made.fresh(kind, folder, migrated=False))
+            hub = open_hub(Settings(data_dir=folder, database_url=url))
+            stack.callback(hub.close)
+            with hub.database.transaction() as session:
+                # The people of the search bring their organizations.
+                session.execute(delete(OrganizationClosure))
+                session.execute(delete(Organization))
+            search.fill(hub.database, people)
+            sender = Sender(hub)
+            found = latencies(sender, people, rounds=rounds) + under_load(sender, people, rounds=rounds * 4)
+            if load:
+                found += bulk_load(sender, load)
+            rows += [{"database": kind, "durability": "memory", **row} for row in found]
+    return rows
+
+
+class Sender:
+    """A token, and requests that it makes."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.token_id = new_id("tok")
+        with hub.database.transaction() as session:
+            epoch = session.execute(select(Installation.epoch)).scalar_one()
+            session.execute(
+                insert(ApiToken).values(
+                    id=self.token_id,
+                    token_hash=opaque.hash_of(opaque.make("api")),
+                    name="bench",
+                    installation_epoch=epoch,
+                    scopes=["scim:write"],
+                    created_at=hub.clock(),
+                    expires_at=hub.clock() + timedelta(days=1),
+                    is_local=True,
+                )
+            )
+
+    def desk(self) -> tuple[Desk, Any]:
+        """As every request opens it."""
+        with self.hub.database.read() as session:
+            caller = caller_of(session, self.token_id, door=Door.SCIM, now=self.hub.clock())
+        assert caller is not None
+        return Desk(self.hub, caller), caller
+
+    def get(self, **query: str) -> ScimResponse:
+        """A list."""
+        desk, _ = self.desk()
+        return desk.server.answer(ScimRequest(method="GET", path="/Users", query=urlencode(query)), desk.reading)
+
+    def page(self, **query: str) -> dict[str, Any]:
+        """A list that must be had."""
+        answer = self.get(**query)
+        assert answer.status == 200, answer.body
+        document: dict[str, Any] = orjson.loads(answer.body or b"")
+        return document
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """One kind of request, with another value each time."""
+
+    name: str
+    ask: Callable[[Sender, random.Random], ScimResponse]
+
+
+def kinds(people: int) -> list[_Kind]:
+    """What senders ask for."""
+
+    def one(chance: random.Random) -> Any:
+        return search._person(chance.randrange(people), people)["searchable"]
+
+    def number(chance: random.Random) -> str:
+        return search._id("per", chance.randrange(people))
+
+    def filtered(text: str) -> dict[str, str]:
+        return {"filter": text, "cursor": "", "count": str(_PAGE)}
+
+    return [
+        _Kind("eq userName", lambda s, c: s.get(filter=f'userName eq "{one(c).email}"')),
+        _Kind("eq externalId, nobody", lambda s, c: s.get(filter=f'externalId eq "{one(c).email}"')),
+        _Kind(
+            "eq employeeNumber",
+            lambda s, c: s.get(filter=f'{ENTERPRISE_USER}:employeeNumber eq "{one(c).numbers[0]}"'),
+        ),
+        _Kind("eq work mail", lambda s, c: s.get(filter=f'emails[type eq "work"].value eq "{one(c).email}"')),
+        _Kind("sw displayName", lambda s, c: s.get(**filtered(f'displayName sw "{one(c).display_name[:2]}"'))),
+        _Kind("sw userName", lambda s, c: s.get(**filtered(f'userName sw "{one(c).email[:8]}"'))),
+        _Kind("keyset page of 100", lambda s, c: s.get(cursor=cursor_of(0, number(c)), count=str(_PAGE))),
+        _Kind("changed since, keyset", lambda s, c: s.get(**filtered('meta.lastModified ge "2026-11-23T02:00:00Z"'))),
+        _Kind("co displayName, many", lambda s, c: s.get(**filtered(f'displayName co "{one(c).display_name[-1]}"'))),
+        _Kind("co displayName, nobody", lambda s, c: s.get(**filtered(f'displayName co "龘{c.randrange(9)}"'))),
+        _Kind("co userName, few", lambda s, c: s.get(**filtered(f'userName co "{c.randrange(people)}@"'))),
+    ]
+
+
+def latencies(sender: Sender, people: int, *, rounds: int) -> list[dict[str, Any]]:
+    """p50 and p99 in milliseconds of each kind, one request at a time."""
+    rows: list[dict[str, Any]] = []
+    for kind in kinds(people):
+        chance, spent = random.Random(1), []
+        for turn in range(rounds + 5):
+            began = time.perf_counter()
+            answer = kind.ask(sender, chance)
+            if turn >= 5:
+                spent.append((time.perf_counter() - began) * 1e3)
+            if answer.status != 200:
+                raise SystemExit(f"{kind.name}: {answer.status} {answer.body!r}")
+        rows += _percentiles(f"scim: {kind.name}", spent)
+        _progress(kind.name)
+    return rows
+
+
+def under_load(sender: Sender, people: int, *, rounds: int) -> list[dict[str, Any]]:
+    """The same for what must be quick, when requests arrive at 70 % of what one core does."""
+    quick = [kind for kind in kinds(people) if not kind.name.startswith("co ")]
+    chance = random.Random(2)
+    began = time.perf_counter()
+    for turn in range(len(quick) * 20):
+        quick[turn % len(quick)].ask(sender, chance)
+    interval = (time.perf_counter() - began) / (len(quick) * 20) / _SHARE
+    waited: list[float] = []
+    arrival = time.perf_counter()
+    for _ in range(rounds):
+        arrival += chance.expovariate(1 / interval)
+        pause = arrival - time.perf_counter()
+        if pause > 0:
+            time.sleep(pause)
+        chance.choice(quick).ask(sender, chance)
+        waited.append((time.perf_counter() - arrival) * 1e3)
+    return _percentiles("scim: eq, sw and keyset at 70 % load", waited)
+
+
+def bulk_load(sender: Sender, people: int) -> list[dict[str, Any]]:
+    """People a second through bulk requests: answered at once, and worked later."""
+    rates = []
+    for way in ("at once", "worked later"):
+        body = orjson.dumps(
+            {"schemas": [BULK_REQUEST], "Operations": [_newcomer(f"{way[0]}{number}") for number in range(people)]}
+        )
+        desk, caller = sender.desk()
+        later = way == "worked later"
+        request = ScimRequest(
+            method="POST", path="/Bulk", body=body, headers={"prefer": "respond-async"} if later else {}
+        )
+        began = time.perf_counter()
+        answer = desk.server.answer(request, desk.writing, Jobs(desk, caller) if later else None)
+        if later:
+            work_jobs(sender.hub, seconds=600)
+        seconds = time.perf_counter() - began
+        assert answer.status == (202 if later else 200), answer.body
+        rates.append({"name": f"scim: bulk load, {way}", "value": people / seconds, "unit": "people/s"})
+    return rates
+
+
+def _newcomer(number: str) -> dict[str, Any]:
+    data = {
+        "schemas": [USER, ENTERPRISE_USER],
+        "userName": f"new.{number}@qiyue.example",
+        "externalId": f"x{number}",
+        "displayName": f"New {number}",
+        "name": {"givenName": "New", "familyName": number},
+        "emails": [{"value": f"new.{number}@qiyue.example", "type": "work", "primary": True}],
+        "active": True,
+        ENTERPRISE_USER: {"employeeNumber": f"N{number}", "organization": "C1", "department": "生产部"},
+    }
+    return {"method": "POST", "path": "/Users", "bulkId": number, "data": data}
+
+
+def _percentiles(name: str, spent: list[float]) -> list[dict[str, Any]]:
+    spent.sort()
+    return [
+        {"name": f"{name} p50", "value": statistics.median(spent), "unit": "ms"},
+        {"name": f"{name} p99", "value": spent[min(int(len(spent) * 0.99), len(spent) - 1)], "unit": "ms"},
+    ]
+
+
+def _progress(words: str) -> None:
+    if sys.stderr.isatty():
+        print(f"\r\x1b[K{words}", end="", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

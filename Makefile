@@ -65,6 +65,10 @@ bench: $(ENVIRONMENT) system-packages $(NODE_MODULES) ## Speed beside oidc-provi
 scale: $(ENVIRONMENT) ## Import a million people on SQLite while others sign in; figures to build/scale.json (PEOPLE=, DATABASE=)
 	$(PYTHON) -m tests.benchmarks.import_people --people $(or $(PEOPLE),1000000) --database $(or $(DATABASE),sqlite) --json build/scale.json
 
+.PHONY: scim-proof
+scim-proof: $(ENVIRONMENT) system-packages ## Random SCIM filters and PATCH sequences, a hundred times as many as make test draws
+	$(TEMPORARY) SCIM_PROOF_TIMES=100 $(PYTHON) -m pytest tests/api/test_scim_filters_proof.py tests/api/test_scim_patch_proof.py --timeout=0
+
 FUZZ_SECONDS ?= 600
 .PHONY: fuzz
 fuzz: $(ENVIRONMENT) system-packages ## Fuzz API, OAuth endpoints and pages for FUZZ_SECONDS (600) each

@@ -22,7 +22,7 @@ from idhub.provisioning.tables import ScimUser
 from scim.errors import InvalidCursor
 from scim.server import Page, Stored
 
-LOOKED_AT_A_PAGE: Final = 2_000
+LOOKED_AT_A_PAGE: Final = 1_000
 """People whom a page looks at before it ends early."""
 _BATCH: Final = 200
 _LAST: Final = "\U0010ffff"
@@ -151,7 +151,7 @@ def walk(
                 items.append(stored)
                 places.append(cursor_of(number, by_id[stored.id]))
         if len(items) > count:
-            return Page(items=items[:count], total=None, next_cursor=places[count - 1] if count else cursor)
+            return Page(items=items[:count], total=None, next_cursor=places[count - 1] if count else None)
         if found.is_over:
             number, place = number + 1, None
             if number == len(walks):

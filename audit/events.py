@@ -133,7 +133,6 @@ class EventType(StrEnum):
     DELIVERY_SUPERSEDED = "delivery.superseded", EventClass.CHANGE, "A later delivery of its lane made one moot."
     DELIVERY_HELD = "delivery.held", EventClass.CHANGE, "An application's deliveries stand still."
     DELIVERY_RESUMED = "delivery.resumed", EventClass.CHANGE, "An application's deliveries go on."
-    CASE_OPENED = "case.opened", EventClass.CHANGE, "A joiner, mover or leaver case began."
     CASE_COMPLETED = "case.completed", EventClass.CHANGE, "Every row of a case reached its required grade."
     RECEIPT_ISSUED = "receipt.issued", EventClass.CHANGE, "A version of a receipt was signed."
 

@@ -4,6 +4,7 @@ Answers name the part that fails, never an address, a user or an error text of a
 answered from a look at most a second old.
 """
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ from idhub.services import Hub
 
 SEQUENCER_LAG_LIMIT: Final = timedelta(seconds=30)
 DELIVERY_LAG_LIMIT: Final = timedelta(seconds=60)
+LEAST_DISK_BYTES: Final = 16 * 2**20
+"""Free space of the data folder below which writes are about to be refused."""
 _LOOK_LASTS = timedelta(seconds=1)
 
 
@@ -62,7 +65,7 @@ class Finding:
 
 
 def readiness(hub: Hub, *, now: datetime) -> list[Finding]:
-    """What must hold for requests to be answered: database, no recovery, schema, keys, sequencer, delivery queue."""
+    """What must hold for requests to be answered: database, no recovery, schema, keys, disk, sequencer, deliveries."""
     try:
         with hub.database.read() as session:
             epoch = session.execute(select(Installation.epoch).where(Installation.id == 1)).scalar()
@@ -79,6 +82,7 @@ def readiness(hub: Hub, *, now: datetime) -> list[Finding]:
         ),
         Finding("migrations", migrated, "current" if migrated else "Run `idhub migrate`."),
         _keys(hub),
+        _disk(hub),
         Finding(
             "sequencer",
             sealing.oldest <= SEQUENCER_LAG_LIMIT,
@@ -121,6 +125,19 @@ def _keys(hub: Hub) -> Finding:
     return Finding("keys", True, "every purpose has its key")
 
 
+def _disk(hub: Hub) -> Finding:
+    try:
+        found = os.statvfs(hub.settings.data_dir)
+    except OSError:
+        return Finding("disk", False, "The data folder cannot be looked at.")
+    if found.f_flag & os.ST_RDONLY:
+        return Finding("disk", False, "The data folder is on a file system that takes no writes.")
+    free = found.f_bavail * found.f_frsize
+    if free < LEAST_DISK_BYTES:
+        return Finding("disk", False, f"The data folder has {free / 2**20:.1f} MiB left: make room.")
+    return Finding("disk", True, f"the data folder has {free / 2**30:.1f} GiB left")
+
+
 def _witness(hub: Hub) -> Finding:
     path = hub.settings.effective_witness_file
     try:
@@ -156,7 +173,9 @@ class _Collector:
             up.add_metric([], 0)
             return [up, hashing]
         up.add_metric([], 1)
+        disk = os.statvfs(self._hub.settings.data_dir)
         gauges = (
+            ("idhub_disk_free_bytes", "Free space of the data folder.", disk.f_bavail * disk.f_frsize),
             ("idhub_sequencer_pending_events", "Audit events without a place in the log.", sealing.pending),
             ("idhub_sequencer_lag_seconds", "Age of the oldest of them.", sealing.oldest.total_seconds()),
         )

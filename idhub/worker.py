@@ -266,6 +266,8 @@ class Worker:
         try:
             if not self._is_recovering():
                 self._run_sequencer(now, checkpoint=True)
+                if self._sequencer is not None:
+                    self._sequencer.resign()
         except AuditError:
             _log.exception("worker.job_failed", job="seal")
         for lease in self._leases.values():

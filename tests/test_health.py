@@ -64,7 +64,15 @@ def test_a_fit_hub_is_ready(opened: Hub) -> None:
 
     assert answer.status_code == 200, answer.json()
     assert answer.json()["failing"] == []
-    assert set(answer.json()["checks"]) == {"database", "recovery", "migrations", "keys", "sequencer", "deliveries"}
+    assert set(answer.json()["checks"]) == {
+        "database",
+        "recovery",
+        "migrations",
+        "keys",
+        "disk",
+        "sequencer",
+        "deliveries",
+    }
 
 
 def test_a_sequencer_that_lags_is_named(opened: Hub, clock: Clock) -> None:

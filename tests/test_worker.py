@@ -12,7 +12,7 @@ from sqlalchemy import func, select, text
 
 from audit.checkpoint import Ed25519Signer, FileWitness
 from audit.sequencer import Sequencer
-from audit.tables import audit_checkpoints
+from audit.tables import audit_checkpoints, audit_lease
 from idhub.changes import COMMAND_LINE, Event, EventType, record
 from idhub.db import Database
 from idhub.delivery.channel import Channel, Grade, LeasedDelivery, Outcome
@@ -210,3 +210,5 @@ def test_events_are_sealed_within_moments(opened: Opened) -> None:
         return await until(lambda: unsealed(opened.database) == 0, seconds=20)
 
     print(f"\nsealed after {run([opened], story):.2f} s")
+    with opened.database.read() as session:
+        assert session.execute(select(audit_lease.c.expires_at)).scalar_one() == 0, "the next need not wait"

@@ -66,7 +66,6 @@ EVENT: Mapping[str, str] = {
     "finding.held": N_("Remedy held back"),
     "finding.released": N_("Held remedies released"),
     "finding.done": N_("Finding done"),
-    "case.opened": N_("Case opened"),
     "case.completed": N_("Case completed"),
     "receipt.issued": N_("Receipt signed"),
     "login.succeeded": N_("Signed in"),

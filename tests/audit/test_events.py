@@ -151,7 +151,7 @@ def test_the_contracts_names_are_all_there() -> None:
     organization.created organization.changed department.created entitlement.entitled entitlement.withdrawn
     account.linked account.provisioned account.updated account.deactivated account.reactivated application.created
     application.changed rule.changed delivery.planned delivery.sent delivery.done delivery.retried delivery.dead
-    delivery.requeued receipt.issued case.opened case.completed login.succeeded login.failed login.throttled
+    delivery.requeued receipt.issued case.completed login.succeeded login.failed login.throttled
     session.started session.ended session.app_joined password.set password.changed invitation.issued invitation.used
     consent.given consent.denied authorization.refused code.issued code.redeemed code.replayed token.issued
     token.refreshed token.replayed token.revoked token.introspected token.refused userinfo.read logout.requested

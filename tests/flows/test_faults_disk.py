@@ -142,6 +142,11 @@ class Clients:
         answer = self._http.post("/oauth2/introspect", data={"token": self._access_token}, auth=(CLIENT, CLIENT_SECRET))
         return bool(answer.status_code == 200 and answer.json()["active"])
 
+    def failing_checks(self) -> list[str]:
+        """What /readyz names as unfit; its answer may be a second old."""
+        time.sleep(1.1)
+        return list(self._http.get("/readyz").json()["failing"])
+
     def close(self) -> None:
         """Close connections."""
         self._http.close()
@@ -198,6 +203,8 @@ def test_a_full_disk_is_said_and_survived(
         for _ in range(20):
             clients.write()
             time.sleep(0.05)
+        if kind == "no space":
+            assert clients.failing_checks() == ["disk"], "monitoring is told why"
         limit(None)
         resumed.append(_until(clients.write))
 

@@ -1,5 +1,6 @@
 """People: list, read, hire, change, move."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -15,6 +16,7 @@ from idhub.api.views import person_summary, person_view
 from idhub.authority import Action, authorize, visible_organizations
 from idhub.directory.organizations import ensure_department, find_organization
 from idhub.directory.people import show_people, show_person
+from idhub.directory.search import LONGEST_QUERY, find_people
 from idhub.directory.tables import Employment, Person, Principal
 from idhub.errors import Conflict, NotFound
 from idhub.lifecycle import commands
@@ -64,22 +66,32 @@ def create_router(services: ApiServices) -> APIRouter:
     @router.get("/people")
     def list_people(
         caller: Caller,
+        q: Annotated[str, Query(max_length=LONGEST_QUERY)] = "",
         after: Annotated[str, Query(max_length=40)] = "",
         size: Annotated[int, Query(ge=1, le=100)] = 50,
     ) -> Any:
-        """People in the token's scope, in order of their ids; `next` is the cursor of the following page."""
+        """People in the token's scope, in order of their ids; `next` is the cursor of the following page.
+
+        With `q` those whom it names (name, pinyin, initials, employee number, mail, mobile), best matches first; a page
+        may then hold fewer than `size`, and the first one more: whom `q` names exactly.
+        """
         with database.read() as session:
             authorize(session, caller.subject, Action.PEOPLE_READ)
             scope = visible_organizations(session, caller.subject, Action.PEOPLE_READ)
-            statement = select(Person.id).join(Principal, Principal.id == Person.id).where(Person.id > after)
+            statement = select(Person.id).join(Principal, Principal.id == Person.id)
             if scope is not None:
                 statement = statement.where(Principal.organization_id.in_(scope))
-            ids = session.execute(statement.order_by(Person.id).limit(size + 1)).scalars().all()
-            people = show_people(session, ids[:size])
-        return {
-            "people": [person_summary(people[person_id]) for person_id in ids[:size]],
-            "next": ids[size - 1] if len(ids) > size else None,
-        }
+            ids: Sequence[str]
+            if q:
+                within = None if scope is None else session.execute(scope).scalars().all()
+                hits = find_people(session, q, statement, organizations=within, beside=after or None, limit=size)
+                ids, following = hits.ids, hits.last if hits.has_more else None
+            else:
+                page = statement.where(Person.id > after).order_by(Person.id).limit(size + 1)
+                found = session.execute(page).scalars().all()
+                ids, following = found[:size], found[size - 1] if len(found) > size else None
+            people = show_people(session, ids)
+        return {"people": [person_summary(people[person_id]) for person_id in ids], "next": following}
 
     @router.post("/people", status_code=201)
     def onboard_person(caller: Caller, body: OnboardBody) -> Any:

@@ -241,6 +241,7 @@ def test_addresses_that_nothing_has_are_refused(api: Api) -> None:
         ("size=1&size=2", "size"),
         ("after=%00", "address"),
         ("after=" + "x" * 41, "after"),
+        ("q=" + "x" * 101, "q"),
         ("sise=1", "sise"),
         ("%ed%a0%80=1", None),
     ],

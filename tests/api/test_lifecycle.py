@@ -244,6 +244,28 @@ def test_lists_are_paged_by_a_cursor(api: Api) -> None:
     assert seen == sorted(everybody)
 
 
+def test_people_are_found_by_what_they_are_called_within_the_tokens_scope(api: Api) -> None:
+    world = api.world
+    found = [world.hire(name) for name in ("王磊", "王芳", "王一鸣")]
+    other = world.hire("李娜")
+    world.hire("王海", organization_id=world.berlin)
+    token = api.token("people:read", organization_id=world.hq)
+
+    def ask(**params: str | int) -> dict[str, Any]:
+        return dict(api.call("GET", "/people", token=token, params=params).json())
+
+    seen, after = [], ""
+    while True:
+        page = ask(q="wang", size=1, after=after)
+        seen += [person["id"] for person in page["people"]]
+        if page["next"] is None:
+            break
+        after = page["next"]
+    assert (len(seen), set(seen)) == (3, set(found))
+    assert [person["id"] for person in ask(q="ln")["people"]] == [other]
+    assert ask(q="nobody at all") == {"people": [], "next": None}
+
+
 def test_applications_are_listed_without_secrets(api: Api) -> None:
     response = api.call("GET", "/applications", token=api.token("applications:read"))
     listed = orjson.loads(response.content)["applications"]

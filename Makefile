@@ -49,6 +49,10 @@ clean: ## Remove what make has built
 
 ##@ Long runs
 
+.PHONY: soak-provisioning
+soak-provisioning: $(ENVIRONMENT) ## Random faults of applications, 1,200 sequences: nobody twice, nobody left on
+	$(TEMPORARY) SOAK=1 $(PYTHON) -m pytest tests/provisioning/test_faults.py --timeout=0
+
 .PHONY: soak
 soak: $(ENVIRONMENT) system-packages soak-races ## Kill the hub at every fault point of four flows on both databases (about half an hour)
 	$(TEMPORARY) SOAK=1 $(PYTHON) -m pytest tests/flows/test_faults_killed.py --numprocesses=2

@@ -108,6 +108,26 @@ class EventType(StrEnum):
     ACCOUNT_UPDATED = "account.updated", EventClass.CHANGE, "An account in another system was brought up to date."
     ACCOUNT_DEACTIVATED = "account.deactivated", EventClass.CHANGE, "An account in another system was switched off."
     ACCOUNT_REACTIVATED = "account.reactivated", EventClass.CHANGE, "An account in another system was switched on."
+    ACCOUNT_DELETED = "account.deleted", EventClass.CHANGE, "An account in another system was deleted, its time over."
+    ADOPTION_REJECTED = "adoption.rejected", EventClass.CHANGE, "An account found there was decided to be nobody's."
+    GROUP_PUSHED = "group.pushed", EventClass.CHANGE, "A group in another system was made, renamed, filled or removed."
+    SYNC_CHANGED = "sync.changed", EventClass.CHANGE, "A run over all accounts began, was paused, went on or ended."
+    APPLICATION_DISCOVERED = "application.discovered", EventClass.CHANGE, "What an application can do was read anew."
+    APPLICATION_TOKEN_STAGED = (
+        "application.token_staged",
+        EventClass.CHANGE,
+        "A new credential for an application was put beside the present one.",
+    )
+    APPLICATION_TOKEN_SWITCHED = (
+        "application.token_switched",
+        EventClass.CHANGE,
+        "An application's new credential took the place of the old one.",
+    )
+    APPLICATION_TOKEN_EXPIRES = (
+        "application.token_expires",
+        EventClass.CHANGE,
+        "The credential for an application ends soon, or has ended.",
+    )
     APPLICATION_CREATED = "application.created", EventClass.CHANGE, "An application was connected."
     APPLICATION_CHANGED = "application.changed", EventClass.CHANGE, "An application's configuration changed."
     SCIM_JOB_ACCEPTED = "scim_job.accepted", EventClass.CHANGE, "A bulk request of a SCIM sender waits to be worked."

@@ -34,6 +34,7 @@ from idhub.errors import IdhubError
 from idhub.keys import PURPOSES
 from idhub.login.passwords import HashingPool
 from idhub.migrations import is_current
+from idhub.provisioning import tokens
 from idhub.services import Hub
 
 SEQUENCER_LAG_LIMIT: Final = timedelta(seconds=30)
@@ -109,6 +110,16 @@ def check(hub: Hub, *, now: datetime) -> list[Finding]:
     found.append(Finding("holds", not held, f"Deliveries stand still: {names}." if held else "no queue stands still"))
     found.append(
         Finding("dead letters", dead == 0, f"{dead} deliveries were given up and need somebody." if dead else "none")
+    )
+    with hub.database.read() as session:
+        ending = tokens.expiring(session, now=now)
+    listed = ", ".join(f"{one.slug} ({one.expires_at.date()})" for one in ending)
+    found.append(
+        Finding(
+            "tokens of applications",
+            not ending,
+            f"These end soon or have ended: {listed}. See `idhub provisioning token`." if ending else "none ends soon",
+        )
     )
     found.append(_witness(hub))
     return found
@@ -200,11 +211,18 @@ class _Collector:
         )
         for hold in holds(session):
             held.add_metric([slugs.get(hold.application_id, hold.application_id), hold.reason], 1)
+        ends = GaugeMetricFamily(
+            "idhub_application_token_seconds",
+            "Until the token of an application ends, where soon.",
+            labels=["application"],
+        )
+        for one in tokens.expiring(session, now=now):
+            ends.add_metric([one.slug], (one.expires_at - now).total_seconds())
         waiting = overview.lag(session, now=now)
         late = _gauge(
             "idhub_delivery_lag_seconds", "Wait of the oldest due delivery for a worker.", waiting.total_seconds()
         )
-        return by_state, oldest, held, late
+        return by_state, oldest, held, late, ends
 
     def _credentials(self, session: Session, now: datetime) -> Iterable[Metric]:
         family = GaugeMetricFamily("idhub_credentials_alive", "Credentials that have not expired.", labels=["kind"])

@@ -29,6 +29,7 @@ from idhub.directory.organizations import recovery_reason
 from idhub.lifecycle.due import apply_due
 from idhub.lifecycle.receipts import sign_due
 from idhub.lifecycle.reevaluation import reevaluate_pending
+from idhub.provisioning import upkeep
 from idhub.provisioning.reconcile.schedule import reconcile_due
 from idhub.services import Hub
 from idhub.turns import bulk_work
@@ -44,6 +45,7 @@ _RECONCILE_EVERY = 30.0
 _SCIM_EVERY = 0.5
 # Well within the lease: what another process took over meanwhile is not done twice, but would be tried.
 _SCIM_SECONDS = 5.0
+_UPKEEP_EVERY = 2.0
 _LONGEST_BACK_OFF = 30.0
 _SINGLETON_LEASE = timedelta(seconds=15)
 _THREADS = 6
@@ -150,6 +152,8 @@ class Worker:
             _Job("purge", _PURGE_EVERY, self._purge, singleton=True),
             _Job("reconcile", _RECONCILE_EVERY, self._reconcile),
             _Job("scim", _SCIM_EVERY, self._work_scim, singleton=True),
+            _Job("provisioning", _UPKEEP_EVERY, self._tend_targets, singleton=True),
+            _Job("retention", _PURGE_EVERY, self._tend_slowly, singleton=True),
             _Job("search", _TEND_EVERY, lambda: search_index.tend(self._hub.database), singleton=True),
         ]
 
@@ -253,6 +257,14 @@ class Worker:
     def _work_scim(self) -> None:
         if has_jobs(self._hub.database) and not self._is_recovering():
             work_jobs(self._hub, seconds=_SCIM_SECONDS)
+
+    def _tend_targets(self) -> None:
+        if not self._is_recovering():
+            upkeep.tend(self._hub.database, now=self._hub.clock())
+
+    def _tend_slowly(self) -> None:
+        if not self._is_recovering():
+            upkeep.tend_slowly(self._hub.database, now=self._hub.clock())
 
     def _purge(self) -> None:
         purge_jobs(self._hub.database, now=self._hub.clock())

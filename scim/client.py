@@ -1,4 +1,4 @@
-"""SCIM client for users (RFC 7644), on an HTTP port that it is given.
+"""SCIM client (RFC 7644), on an HTTP port that it is given; groups are in `scim.group_client`.
 
 The port owns the network: address guard, size cap, total deadline, no redirects. This module owns the protocol: what
 is asked, what an answer means, and that no credential leaves with an error. An answer is never believed further than
@@ -7,10 +7,10 @@ it goes: resources that do not match what was asked for are not "found", and an 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 from urllib.parse import quote as url_quote
@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 import orjson
 
 from scim.dialects import GENERIC, Dialect, adapted
+from scim.discovery import Discovery, read_discovery
 from scim.errors import (
     RemoteConflict,
     RemoteError,
@@ -29,10 +30,21 @@ from scim.errors import (
     remote_text,
 )
 from scim.filters import quote
+from scim.pace import MAX_RETRY_AFTER, Pace, retry_after
 from scim.schemas import ENTERPRISE_USER, PATCH_OP, USER, Changes, Resource, attribute, with_changes
 
-MAX_RETRY_AFTER: Final = timedelta(hours=1)
-"""A longer wish is shortened: a leaver cannot wait for a day because a server said so."""
+__all__ = [
+    "MAX_RETRY_AFTER",
+    "Exchange",
+    "HttpPort",
+    "HttpResponse",
+    "Page",
+    "ScimClient",
+    "enterprise",
+]
+
+MAX_LISTED: Final = 200_000
+"""Most resources that a list is read to when an account is looked for without a filter."""
 
 _LOOKUP_COUNT: Final = 10
 _RETRYABLE: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
@@ -86,6 +98,15 @@ class Exchange:
     ended_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A part of a list (RFC 7644 section 3.4.2.4). `total` is the service's own count; None where it shows none."""
+
+    resources: list[Resource]
+    total: int | None
+    start_index: int
+
+
 class ScimClient:
     """Talks to one service for the length of one run.
 
@@ -95,6 +116,7 @@ class ScimClient:
         time_left: how long the run may still take; asked before every request, which gets no more than that.
         now: the time of the run, for evidence and for Retry-After as a date.
         trace: shown to the service as X-Idhub-Delivery, so that its log and ours can be laid side by side.
+        pace: how fast it may be asked, shared by all runs towards it.
     """
 
     def __init__(
@@ -107,8 +129,10 @@ class ScimClient:
         now: Callable[[], datetime],
         dialect: Dialect = GENERIC,
         trace: str | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._http = http
+        self._pace = pace or Pace()
         self._base_url = base_url.rstrip("/")
         self._time_left = time_left
         self._now = now
@@ -125,19 +149,63 @@ class ScimClient:
 
     async def find_by_external_id(self, external_id: str) -> list[Resource]:
         """Users that carry this externalId, compared as caseExact; usually none or one."""
-        if not self.dialect.finds_external_id:
+        if not (self.dialect.finds_external_id and self.dialect.has_external_id):
             return []
-        found = await self._search(f"externalId eq {quote(external_id)}")
+        found = await self._search("externalId", external_id)
         return [user for user in found if attribute(user, "externalId") == external_id]
 
     async def find_by_user_name(self, user_name: str) -> list[Resource]:
         """Users of this userName, in whatever case (RFC 7643 section 4.1.1); usually none or one."""
-        found = await self._search(f"userName eq {quote(user_name)}")
+        found = await self._search("userName", user_name)
         return [user for user in found if _same_name(attribute(user, "userName"), user_name)]
 
     async def find_user(self, *, external_id: str, user_name: str) -> list[Resource]:
         """Users of this externalId or, when there is none, of this userName. To be asked before every create."""
         return await self.find_by_external_id(external_id) or await self.find_by_user_name(user_name)
+
+    async def find_by_email(self, email: str) -> list[Resource]:
+        """Users that have this mail address, in whatever case; none where the service cannot be asked so."""
+        if self.dialect.finds and self.dialect.finds_email is None:
+            return []
+        found = await self._search(self.dialect.finds_email or "emails.value", email)
+        return [user for user in found if any(_same_name(one, email) for one in emails_of(user))]
+
+    async def find_by_employee_number(self, number: str) -> list[Resource]:
+        """Users of this employee number; none where the service cannot be asked so."""
+        if self.dialect.finds and not self.dialect.finds_employee_number:
+            return []
+        path = enterprise("employeeNumber")
+        return [user for user in await self._search(path, number) if attribute(user, path) == number]
+
+    async def list_page(self, path: str, start_index: int = 1, *, count: int | None = None) -> Page:
+        """One page of a collection.
+
+        Raises:
+            RemoteUnavailable: what came is no list.
+        """
+        asked: dict[str, int | str] = {"startIndex": start_index, "count": count or self.dialect.page_size}
+        if self.dialect.sorts:
+            asked |= {"sortBy": "id"}
+        answer = await self.resource("GET", path, query=urlencode(asked))
+        total, resources = _list_of(answer)
+        return Page(resources, total, start_index)
+
+    async def discover(self) -> Discovery:
+        """Ask the service what it is. What it does not publish stays unknown.
+
+        Raises:
+            RemoteUnavailable, RemoteUnauthorized: as for every request.
+        """
+        config = await self._published("/ServiceProviderConfig")
+        types = await self._published("/ResourceTypes")
+        schemas = await self._published("/Schemas")
+        return read_discovery(config, types, schemas)
+
+    async def _published(self, path: str) -> Any:
+        try:
+            return _parsed((await self.send("GET", path)).body)
+        except (RemoteNotFound, RemoteRefused, RemoteConflict):
+            return None
 
     async def get_user(self, user_id: str) -> Resource:
         """The user as the service has it.
@@ -145,7 +213,7 @@ class ScimClient:
         Raises:
             RemoteNotFound: the service says that there is none.
         """
-        user = await self._resource("GET", self._user_path(user_id))
+        user = with_text_id(await self.resource("GET", self._user_path(user_id)))
         # A cache or a proxy that answers for another user proves nothing about this one.
         if attribute(user, "id") != user_id:
             raise RemoteUnavailable("The application answered with another user than the one asked for.")
@@ -158,8 +226,11 @@ class ScimClient:
             RemoteConflict: userName or another unique value is taken.
             RemoteUnavailable: also when it answered without the user: look it up before trying again.
         """
+        missing = self.dialect.missing(attributes)
+        if missing:
+            raise RemoteRefused(f"The application needs a value of {', '.join(missing)}, and this person has none.")
         body = with_changes({"schemas": [USER]}, adapted(attributes, self.dialect))
-        return await self._resource("POST", "/Users", json=body)
+        return with_text_id(await self.resource("POST", "/Users", json=body))
 
     async def update_user(self, current: Mapping[str, Any], changes: Changes) -> None:
         """Bring changes to a user, by PATCH or PUT as the dialect says. `current` is the user as last read."""
@@ -167,9 +238,12 @@ class ScimClient:
         if not isinstance(user_id, str):
             raise RemoteUnavailable("The application sent a user without id.")
         if self.dialect.update == "put":
-            await self.replace_user(user_id, with_changes(current, adapted(changes, self.dialect)))
-        else:
-            await self.patch_user(user_id, changes)
+            await self.replace_user(user_id, with_changes(current, adapted(changes, self.dialect)), of=current)
+            return
+        apart = {path: value for path, value in changes.items() if path in self.dialect.alone}
+        together = {path: value for path, value in changes.items() if path not in apart}
+        for part in ([together] if together else []) + [{path: value} for path, value in apart.items()]:
+            await self.patch_user(user_id, part)
 
     async def patch_user(self, user_id: str, changes: Changes) -> None:
         """Change attributes of a user (RFC 7644 section 3.5.2): one operation each, all or none."""
@@ -177,20 +251,40 @@ class ScimClient:
             {"op": "remove", "path": path} if value is None else {"op": "replace", "path": path, "value": value}
             for path, value in adapted(changes, self.dialect).items()
         ]
-        await self._send("PATCH", self._user_path(user_id), json={"schemas": [PATCH_OP], "Operations": operations})
+        await self.patch(self._user_path(user_id), operations)
 
-    async def replace_user(self, user_id: str, resource: Mapping[str, Any]) -> None:
-        """Replace a user by PUT (RFC 7644 section 3.5.1)."""
-        await self._send("PUT", self._user_path(user_id), json=dict(resource))
+    async def patch(self, path: str, operations: list[dict[str, Any]]) -> None:
+        """Send operations, spelled as the dialect wants them."""
+        if self.dialect.op_form == "capital":
+            operations = [{**one, "op": str(one["op"]).capitalize()} for one in operations]
+        if operations:
+            await self.send("PATCH", path, json={"schemas": [PATCH_OP], "Operations": operations})
+
+    async def replace_user(
+        self, user_id: str, resource: Mapping[str, Any], *, of: Mapping[str, Any] | None = None
+    ) -> None:
+        """Replace a user by PUT (RFC 7644 section 3.5.1); with `of`, only that version of it."""
+        await self.send("PUT", self._user_path(user_id), json=dict(resource), headers=self.match(of))
+
+    def match(self, current: Mapping[str, Any] | None) -> dict[str, str]:
+        """If-Match of the version that was read, where the service keeps versions (RFC 7644 section 3.14)."""
+        meta = attribute(current, "meta") if current is not None and self.dialect.if_match else None
+        version = attribute(meta, "version") if isinstance(meta, Mapping) else None
+        is_plain = isinstance(version, str) and version.isascii() and version.isprintable()
+        return {"If-Match": str(version)} if is_plain and version else {}
 
     async def set_active(self, current: Mapping[str, Any], active: bool) -> None:
-        """Switch a user on or off. `current` is the user as last read."""
+        """Switch a user on or off, off by DELETE where the dialect says so. `current` is the user as last read."""
+        user_id = attribute(current, "id")
+        if not active and self.dialect.deactivate == "delete" and isinstance(user_id, str):
+            await self.delete_user(user_id)
+            return
         await self.update_user(current, {"active": active})
 
     async def list_users(self, parameters: Mapping[str, str | int]) -> Resource:
         """One page of all users, as the service sent it (RFC 7644 section 3.4.2.4, RFC 9865); see `scim.listing`."""
         try:
-            return await self._resource("GET", "/Users", query=urlencode(parameters, quote_via=url_quote))
+            return await self.resource("GET", "/Users", query=urlencode(parameters, quote_via=url_quote))
         except RemoteNotFound as error:
             raise RemoteRefused(
                 f"The application has no /Users to list: {error.description}", status_code=error.status_code
@@ -198,29 +292,67 @@ class ScimClient:
 
     async def service_provider_config(self) -> Resource:
         """What the service says that it can do (RFC 7643 section 5)."""
-        return await self._resource("GET", "/ServiceProviderConfig")
+        return await self.resource("GET", "/ServiceProviderConfig")
 
-    async def _search(self, text: str) -> list[Resource]:
+    async def delete_user(self, user_id: str) -> None:
+        """Delete a user (RFC 7644 section 3.6); one that is not there any more is deleted."""
+        try:
+            await self.send("DELETE", self._user_path(user_id))
+        except RemoteNotFound:
+            return
+
+    async def _search(self, path: str, value: str) -> list[Resource]:
+        if not self.dialect.finds:
+            return await self.every("/Users")
+        return await self.search("/Users", f"{path} eq {quote(value)}")
+
+    async def every(self, path: str) -> list[Resource]:
+        """The whole collection: for services that cannot search.
+
+        Raises:
+            RemoteUnavailable: the list came to no end that can be believed.
+        """
+        found: dict[str, Resource] = {}
+        start = 1
+        while True:
+            page = await self.list_page(path, start)
+            fresh = [one for one in page.resources if str(attribute(one, "id")) not in found]
+            found |= {str(attribute(one, "id")): one for one in fresh}
+            start += len(page.resources)
+            if page.total is None or len(found) >= page.total:
+                return list(found.values())
+            if not fresh or len(found) >= MAX_LISTED:
+                raise RemoteUnavailable(f"The application names {page.total} accounts and lists {len(found)}.")
+
+    async def search(self, path: str, text: str) -> list[Resource]:
+        """What a filter finds in a collection; a list that is cut short is refused."""
         query = urlencode({"filter": text, "startIndex": 1, "count": _LOOKUP_COUNT}, quote_via=url_quote)
         try:
-            answer = await self._resource("GET", "/Users", query=query)
+            answer = await self.resource("GET", path, query=query)
         except RemoteNotFound as error:
+            if self.dialect.empty_search == "not_found":
+                return []
             # An empty result is 200 (RFC 7644 section 3.4.2); 404 means that the service is not there.
             raise RemoteUnavailable(
-                f"The application has no /Users to search: {error.description}", status_code=error.status_code
+                f"The application has no {path} to search: {error.description}", status_code=error.status_code
             ) from error
-        total, resources = answer.get("totalResults"), answer.get("Resources", [])
-        if not isinstance(total, int) or isinstance(total, bool) or not isinstance(resources, list):
+        total, resources = _list_of(answer)
+        if total is None:
             raise RemoteUnavailable("The application answered a search with something that is no list.")
         if total > len(resources):
             # Nobody is absent from a list that was not seen to its end.
             raise RemoteRefused(
                 f"The application answered a search for one user with {total}: it does not honour the filter."
             )
-        return [user for user in resources if isinstance(user, dict)]
+        return resources
 
-    async def _resource(self, method: str, path: str, *, query: str = "", json: Any = None) -> Resource:
-        response = await self._send(method, path, query=query, json=json)
+    async def resource(self, method: str, path: str, *, query: str = "", json: Any = None) -> Resource:
+        """Send a request that is answered with a resource.
+
+        Raises:
+            RemoteError: as `send`; RemoteUnavailable also when the answer is none.
+        """
+        response = await self.send(method, path, query=query, json=json)
         answer = _parsed(response.body)
         if not isinstance(answer, dict):
             raise RemoteUnavailable(
@@ -230,23 +362,44 @@ class ScimClient:
             )
         return answer
 
-    async def _send(self, method: str, path: str, *, query: str = "", json: Any = None) -> HttpResponse:
+    async def send(
+        self, method: str, path: str, *, query: str = "", json: Any = None, headers: Mapping[str, str] | None = None
+    ) -> HttpResponse:
+        """Send one request and return its answer if that is 2xx.
+
+        Raises:
+            RemoteError: the kind says what the answer, or its absence, means.
+        """
+        await self._wait_for_turn()
         time_left = self._time_left()
         if time_left <= timedelta(0):
             raise RemoteUnavailable("The time of this attempt was used up before the application had answered.")
-        headers = dict(self._headers)
+        headers = {**self._headers, **(headers or {})}
         if json is not None:
-            headers["Content-Type"] = "application/scim+json"
+            headers["Content-Type"] = self.dialect.media_type
         url = f"{self._base_url}{path}" + (f"?{query}" if query else "")
         began_at, status = self._now(), None
         try:
             response = await self._http.request(method, url, headers=headers, json=json, timeout=time_left)
             status = response.status
+            self._pace.learn(response.headers, status, now=self._now())
         finally:
             self.exchanges.append(Exchange(method, _shown(path), status, began_at, self._now()))
         if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             return response
         raise self._error(response, writes=method != "GET")
+
+    async def _wait_for_turn(self) -> None:
+        wait = self._pace.wait(self._now())
+        if wait >= self._time_left():
+            raise RemoteUnavailable(
+                "The application's limit of requests is used up; it is asked again when it allows.",
+                retry_after=wait,
+                how="rate_limit",
+            )
+        wait = self._pace.take(self._now())
+        if wait > timedelta(0):
+            await asyncio.sleep(wait.total_seconds())
 
     def _error(self, response: HttpResponse, *, writes: bool) -> RemoteError:
         status = response.status
@@ -261,15 +414,23 @@ class ScimClient:
             return RemoteUnavailable(
                 description,
                 status_code=status,
-                retry_after=_retry_after(response.headers, now=self._now()),
+                retry_after=retry_after(response.headers, now=self._now()),
                 may_have_arrived=writes and status != HTTPStatus.TOO_MANY_REQUESTS,
+                how="rate_limit" if status == HTTPStatus.TOO_MANY_REQUESTS else "failing",
             )
         kind: type[RemoteError] = RemoteRefused
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             kind = RemoteUnauthorized
         elif status in _GONE:
             kind = RemoteNotFound
-        elif status == HTTPStatus.CONFLICT or (status == HTTPStatus.BAD_REQUEST and scim_type == "uniqueness"):
+        elif status == HTTPStatus.PRECONDITION_FAILED and status not in self.dialect.conflicts:
+            # RFC 7644 section 3.14: it was changed since we read it. What is to be sent follows from a new look.
+            return RemoteUnavailable(description, status_code=status, retry_after=timedelta(0))
+        elif (
+            status == HTTPStatus.CONFLICT
+            or status in self.dialect.conflicts
+            or (status == HTTPStatus.BAD_REQUEST and scim_type == "uniqueness")
+        ):
             kind = RemoteConflict
         elif status < HTTPStatus.BAD_REQUEST:
             description = f"The application answered {status}: a redirect or an interim answer, which is not followed."
@@ -277,10 +438,49 @@ class ScimClient:
 
     @staticmethod
     def _user_path(user_id: str) -> str:
-        # The id is the other side's text: `..` would leave the collection, and url_quote leaves dots alone.
-        if not user_id or user_id.strip(".") == "":
-            raise RemoteRefused("The application's id of this user cannot be put into an address.")
-        return f"/Users/{url_quote(user_id, safe='')}"
+        return resource_path("/Users", user_id)
+
+
+def resource_path(collection: str, resource_id: str) -> str:
+    """Path of a resource. Its id is the other side's text: `..` would leave the collection.
+
+    Raises:
+        RemoteRefused: it cannot be put into an address.
+    """
+    # url_quote leaves dots alone.
+    if not resource_id or resource_id.strip(".") == "":
+        raise RemoteRefused("The application's id of this user cannot be put into an address.")
+    return f"{collection}/{url_quote(resource_id, safe='')}"
+
+
+def with_text_id(resource: Resource) -> Resource:
+    """The resource with its id as text: some services send a number."""
+    number = attribute(resource, "id")
+    if isinstance(number, int) and not isinstance(number, bool):
+        return {**{key: value for key, value in resource.items() if key.lower() != "id"}, "id": str(number)}
+    return resource
+
+
+def emails_of(user: Mapping[str, Any]) -> list[str]:
+    """The mail addresses of a user."""
+    held = attribute(user, "emails")
+    entries = held if isinstance(held, list) else []
+    values = [attribute(one, "value") if isinstance(one, Mapping) else one for one in entries]
+    return [value for value in values if isinstance(value, str)]
+
+
+def _list_of(answer: Mapping[str, Any]) -> tuple[int | None, list[Resource]]:
+    """Total and resources of a list response, however the service spells them.
+
+    Raises:
+        RemoteUnavailable: it is no list.
+    """
+    total, resources = attribute(answer, "totalResults"), attribute(answer, "Resources")
+    if resources is None:
+        resources = []
+    if not isinstance(total, int) or isinstance(total, bool) or not isinstance(resources, list):
+        raise RemoteUnavailable("The application answered a search with something that is no list.")
+    return total, [with_text_id(user) for user in resources if isinstance(user, dict)]
 
 
 def enterprise(name: str) -> str:
@@ -301,24 +501,5 @@ def _same_name(value: object, user_name: str) -> bool:
 
 def _shown(path: str) -> str:
     # The application's id may be a name or an address of a person.
-    return "/Users/{id}" if path.startswith("/Users/") else path
-
-
-def _retry_after(headers: Mapping[str, str], *, now: datetime) -> timedelta | None:
-    """RFC 9110 section 10.2.3: seconds, or a date, which is read against the service's own clock when it shows it."""
-    text = headers.get("Retry-After", "").strip()
-    if text.isdecimal() and text.isascii():
-        return min(timedelta(seconds=int(text[:9])), MAX_RETRY_AFTER)
-    until = _http_date(text)
-    if until is None:
-        return None
-    wait = until - (_http_date(headers.get("Date", "")) or now)
-    return min(max(wait, timedelta(0)), MAX_RETRY_AFTER)
-
-
-def _http_date(text: str) -> datetime | None:
-    try:
-        parsed = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError):
-        return None
-    return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
+    collection, slash, _ = path[1:].partition("/")
+    return f"/{collection}/{{id}}" if slash and collection in {"Users", "Groups"} else path

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 MAX_REMOTE_TEXT: Final = 300
 """How many characters of the other side's words an error keeps."""
@@ -151,6 +151,10 @@ class RemoteError(ScimError):
         self.scim_type = scim_type
 
 
+Failing: TypeAlias = Literal["failing", "unreachable", "tls", "rate_limit"]
+"""How a service is unavailable: answers 5xx or nonsense; no connection or no answer; no trust; asks for patience."""
+
+
 class RemoteUnavailable(RemoteError):
     """Worth trying again, not before `retry_after` when the other side named one.
 
@@ -164,9 +168,11 @@ class RemoteUnavailable(RemoteError):
         status_code: int | None = None,
         retry_after: timedelta | None = None,
         may_have_arrived: bool = False,
+        how: Failing = "failing",
         cause: str | None = None,
     ) -> None:
         super().__init__(description, status_code=status_code, cause=cause)
+        self.how = how
         self.retry_after = retry_after
         self.may_have_arrived = may_have_arrived
 

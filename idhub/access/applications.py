@@ -66,6 +66,8 @@ class ScimWish:
     user_name_attribute: str = "email"
     dialect: str = "generic"
     control_user_name: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    token_expires_at: datetime | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -259,6 +261,7 @@ def _configure_scim(
         "user_name_attribute": wish.user_name_attribute,
         "dialect": wish.dialect,
         "control_user_name": wish.control_user_name,
+        "token_expires_at": wish.token_expires_at,
     }
     context = scim_token_context(difference.application_id)
     if target is None:
@@ -269,6 +272,7 @@ def _configure_scim(
                 token_sealed=sealed,
                 token_hash=_token_hash(wish.token),
                 changed_at=now,
+                options=dict(wish.options) or None,
                 **values,
             )
         )
@@ -276,6 +280,11 @@ def _configure_scim(
         difference.scim_added = True
         return
     _assign(target, values, "scim.", difference, now=now)
+    before, after = target.options or {}, dict(wish.options)
+    if before != after:
+        names = sorted(name for name in {*before, *after} if before.get(name) != after.get(name))
+        difference.changes += [(f"scim.{name}", before.get(name), after.get(name)) for name in names]
+        target.options, target.changed_at = after or None, now
     if target.token_hash != _token_hash(wish.token):
         target.token_sealed = seal(context, wish.token.encode()) if wish.token else None
         target.token_hash, target.changed_at = _token_hash(wish.token), now

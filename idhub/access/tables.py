@@ -100,6 +100,13 @@ class ScimTarget(Base):
     dialect: Mapped[str] = mapped_column(String(32))
     control_user_name: Mapped[str | None] = mapped_column(String(254))
     """A live account for control reads; null: another active account of this application is used."""
+    options: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    """Mapping, groups, adoption, retention, pace, way out, as `provisioning.options` reads them; null: all defaults."""
+    token_expires_at: Mapped[datetime | None] = mapped_column(Instant)
+    """When the token stops working, as far as somebody has said."""
+    next_token_sealed: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """A token that is to take the place of the present one once it was tried; sealed like it."""
+    next_token_expires_at: Mapped[datetime | None] = mapped_column(Instant)
     changed_at: Mapped[datetime] = mapped_column(Instant)
 
 
@@ -207,6 +214,10 @@ class Account(Base):
     """What the application last confirmed: absent, active, inactive, unknown."""
     known_hash: Mapped[str | None] = mapped_column(String(64))
     """Hash of the attributes that it last confirmed."""
+    known_attributes: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    """The attributes themselves, by SCIM path, as we last sent them and it accepted them."""
+    off_since: Mapped[datetime | None] = mapped_column(Instant)
+    """Since when the application shows it inactive, as far as we have seen; null while it is active."""
     observed_at: Mapped[datetime | None] = mapped_column(Instant)
     created_at: Mapped[datetime] = mapped_column(Instant)
     changed_at: Mapped[datetime] = mapped_column(Instant)

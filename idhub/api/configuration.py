@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -30,6 +30,8 @@ from idhub.access.applications import (
 from idhub.access.rules import compile_rule
 from idhub.access.tables import Application, Criticality
 from idhub.access.uris import check_redirect_uri, check_web_uri
+from idhub.api.configuration_fields import Name, Strict, Text, Uri, duration, no_nul
+from idhub.api.configuration_scim import ScimBlock, follow_target, target_options
 from idhub.changes import Actor, Event, EventType, record
 from idhub.db import Database, new_id
 from idhub.delivery.addresses import OutboundPolicy, OutboundRefused
@@ -41,49 +43,24 @@ from idhub.keys import Keyring
 from idhub.lifecycle.intake import RegisterService
 from idhub.lifecycle.transition import transition
 from idhub.provisioning.extensions import MAX_EXTENSIONS, register
-from scim.dialects import DIALECTS
 
 MAX_BYTES = 5_000_000
 _MIN_SECRET = 32
 _SERVICE_LIFETIME = timedelta(days=365)
 _MAX_SECRET = 4_096
 _SLUG = r"^[a-z0-9][a-z0-9-]{0,58}[a-z0-9]$|^[a-z0-9]$"
-_DURATION = re.compile(r"(\d{1,6})\s*(s|m|h|d)?")
 _PLAIN_SECRET = re.compile(r"[A-Za-z0-9._~-]+")
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 Grade = Literal["E0", "E1", "E2", "E3"]
 
 
-def _no_control_characters(value: str) -> str:
-    if any(c < " " or c == "\x7f" for c in value):
-        raise PydanticCustomError("control_character", "must not contain control characters")
-    return value
-
-
-def _no_nul(value: str) -> str:
-    if "\0" in value:
-        raise PydanticCustomError("control_character", "must not contain NUL")
-    return value
-
-
-_PLAIN = AfterValidator(_no_control_characters)
-Text = Annotated[str, Field(min_length=1, max_length=200), _PLAIN]
-Name = Annotated[str, Field(min_length=1, max_length=120), _PLAIN]
-Uri = Annotated[str, Field(min_length=1, max_length=2_000)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Names(_Strict):
+class Names(Strict):
     """A name in both languages."""
 
     en: Name
     zh: Name | None = None
 
 
-class OidcBlock(_Strict):
+class OidcBlock(Strict):
     """`oidc:` of an application."""
 
     client_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~-]{1,100}$")]
@@ -117,36 +94,19 @@ class OidcBlock(_Strict):
         return value
 
 
-class ScimBlock(_Strict):
-    """`scim:` of an application."""
-
-    base_url: Uri
-    token_file: Text | None = None
-    user_name: Literal["email", "employee_number"] = "email"
-    dialect: Text = "generic"
-    control_user_name: Text | None = None
-
-    @field_validator("dialect")
-    @classmethod
-    def _dialect_is_known(cls, value: str) -> str:
-        if value not in DIALECTS:
-            raise PydanticCustomError("dialect", "must be one of {names}", {"names": ", ".join(DIALECTS)})
-        return value
-
-
-class RuleBlock(_Strict):
+class RuleBlock(Strict):
     """One entry of `entitle:`."""
 
     role: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,100}$")]
     rule: Annotated[str, Field(min_length=1, max_length=10_000)]
 
 
-class ApplicationBlock(_Strict):
+class ApplicationBlock(Strict):
     """One application of the file."""
 
     slug: Annotated[str, Field(pattern=_SLUG)]
     name: Names | Name
-    description: Annotated[str, Field(max_length=2_000), AfterValidator(_no_nul)] | None = None
+    description: Annotated[str, Field(max_length=2_000), AfterValidator(no_nul)] | None = None
     home_url: Uri | None = None
     organization: Text | None = None
     owner: Text | None = None
@@ -159,7 +119,7 @@ class ApplicationBlock(_Strict):
     entitle: list[RuleBlock] = Field(default_factory=list, max_length=200)
 
 
-class ConfigurationFile(_Strict):
+class ConfigurationFile(Strict):
     """The whole file."""
 
     applications: list[ApplicationBlock] = Field(max_length=2_000)
@@ -290,7 +250,7 @@ def apply(
     try:
         with database.transaction() as session:
             differences = [
-                configure(session, _wish(session, block, path.parent), seal=keyring.seal, now=now)
+                configure(session, _wish(session, block, path.parent, now=now), seal=keyring.seal, now=now)
                 for block in parsed.applications
             ]
             extensions = [
@@ -298,6 +258,9 @@ def apply(
                 for document in parsed.scim_extensions
                 if (change := register(session, document, now=now)) is not None
             ]
+            for block, difference in zip(parsed.applications, differences, strict=True):
+                if block.scim is not None:
+                    follow_target(session, difference, now=now, actor=actor, door=door)
             renewed = _register_services(session, parsed.applications, differences, now=now, actor=actor, door=door)
             applied = Applied(
                 differences,
@@ -322,6 +285,7 @@ def _check_reachable(parsed: ConfigurationFile, policy: OutboundPolicy) -> None:
         called = {
             "oidc.backchannel_logout_uri": block.oidc.backchannel_logout_uri if block.oidc else None,
             "scim.base_url": block.scim.base_url if block.scim else None,
+            "scim.proxy": block.scim.proxy if block.scim else None,
         }
         for name, uri in called.items():
             where = f"applications.{block.slug}.{name}"
@@ -428,7 +392,7 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def _wish(session: Session, block: ApplicationBlock, folder: Path) -> ApplicationWish:
+def _wish(session: Session, block: ApplicationBlock, folder: Path, *, now: datetime) -> ApplicationWish:
     """The checked wish of one block, with names resolved and secrets read.
 
     Raises:
@@ -442,7 +406,7 @@ def _wish(session: Session, block: ApplicationBlock, folder: Path) -> Applicatio
             raise Invalid(error.description, field=f"{where}.entitle", rule=error.rule) from error
     criticality = Criticality(block.criticality)
     name = block.name if isinstance(block.name, Names) else Names(en=block.name)
-    deadline = _duration(block.revocation_deadline, f"{where}.revocation_deadline")
+    deadline = duration(block.revocation_deadline, f"{where}.revocation_deadline")
     # Before the home address, which may be made of a redirect URI: the field that is wrong is the one named.
     oidc = _oidc_wish(block.oidc, folder, f"{where}.oidc") if block.oidc else None
     home = block.home_url or _home_of(block)
@@ -460,7 +424,7 @@ def _wish(session: Session, block: ApplicationBlock, folder: Path) -> Applicatio
         required_grade=int(block.required_evidence[1]) if block.required_evidence else REQUIRED[criticality],
         is_enabled=block.enabled,
         oidc=oidc,
-        scim=_scim_wish(block.scim, folder, f"{where}.scim") if block.scim else None,
+        scim=_scim_wish(session, block, folder, f"{where}.scim", now=now) if block.scim else None,
         rules=[(rule.role, rule.rule) for rule in block.entitle],
     )
 
@@ -505,7 +469,7 @@ def _oidc_wish(block: OidcBlock, folder: Path, where: str) -> OidcWish:
         raise Invalid("A public client cannot act for itself.", field=f"{where}.grant_types", rule="client.public")
     if ("authorization_code" in grants or not grants) and not block.redirect_uris:
         raise Invalid("redirect_uris must not be empty.", field=f"{where}.redirect_uris", rule="required")
-    lifetime = _duration(block.access_token_lifetime, f"{where}.access_token_lifetime")
+    lifetime = duration(block.access_token_lifetime, f"{where}.access_token_lifetime")
     for uri in block.redirect_uris:
         check_redirect_uri(uri, field=f"{where}.redirect_uris", is_native=block.native)
     for uri in block.post_logout_redirect_uris:
@@ -532,13 +496,20 @@ def _oidc_wish(block: OidcBlock, folder: Path, where: str) -> OidcWish:
     )
 
 
-def _scim_wish(block: ScimBlock, folder: Path, where: str) -> ScimWish:
+def _scim_wish(session: Session, application: ApplicationBlock, folder: Path, where: str, *, now: datetime) -> ScimWish:
+    block = application.scim
+    assert block is not None  # noqa: S101 - the caller looked
+    base_url = check_web_uri(block.base_url, field=f"{where}.base_url").rstrip("/")
     return ScimWish(
-        base_url=check_web_uri(block.base_url, field=f"{where}.base_url").rstrip("/"),
+        base_url=base_url,
         token=_secret(block.token_file, folder, f"{where}.token_file", least=1),
         user_name_attribute=block.user_name,
         dialect=block.dialect,
         control_user_name=block.control_user_name,
+        options=target_options(session, block, application.slug, base_url, where, now=now).document(),
+        token_expires_at=(
+            datetime.combine(block.token_expires_on, time(), tzinfo=UTC) if block.token_expires_on else None
+        ),
     )
 
 
@@ -556,12 +527,3 @@ def _secret(name: str | None, folder: Path, where: str, *, least: int = _MIN_SEC
             f"{where}: {name} must hold one line of at least {least} characters.", field=where, rule="secret.length"
         )
     return text
-
-
-def _duration(value: str | int | None, where: str) -> timedelta | None:
-    if value is None:
-        return None
-    match = _DURATION.fullmatch(str(value))
-    if match is None or int(match[1]) == 0:
-        raise Invalid(f"{where} must be seconds, or a number with s, m, h or d.", field=where, rule="duration")
-    return timedelta(seconds=int(match[1]) * _UNITS[match[2] or "s"])

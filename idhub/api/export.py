@@ -10,6 +10,7 @@ from idhub.access.applications import current_rule_texts
 from idhub.access.tables import Application, OidcClient, ScimTarget
 from idhub.directory.tables import Employment, Organization, Person
 from idhub.provisioning.extensions import registered
+from idhub.provisioning.options import TargetOptions
 from scim.extensions import describe
 
 
@@ -89,5 +90,7 @@ def _scim(target: ScimTarget | None, slug: str) -> dict[str, Any] | None:
         "user_name": target.user_name_attribute,
         "dialect": target.dialect,
         "control_user_name": target.control_user_name,
+        "token_expires_on": target.token_expires_at.date() if target.token_expires_at else None,
+        **TargetOptions.of_document(target.options).document(),
     }
     return {name: value for name, value in block.items() if value is not None}

@@ -20,7 +20,10 @@ class Grade(IntEnum):
     """Probed: the application's own access, which worked before, was refused."""
 
 
-Operation = Literal["provision", "deprovision", "logout"]
+Operation = Literal["provision", "deprovision", "delete", "group", "discover", "logout"]
+
+Failure = Literal["unauthorized", "tls", "unreachable", "failing", "rate_limit"]
+"""How an attempt failed that is the connection's fault, not the delivery's: it counts towards a hold of the queue."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +81,7 @@ class Outcome:
         evidence: what was sent, answered and read back, with times; no secret; shown in the receipt.
         error: the other side's own words or ours, one line, bounded.
         retry_after: what the application asked to wait, where it did.
+        failure: what is wrong with the connection, where that is why it failed.
     """
 
     kind: Literal["done", "retry", "dead"]
@@ -86,6 +90,7 @@ class Outcome:
     status_code: int | None = None
     error: str | None = None
     retry_after: timedelta | None = None
+    failure: Failure | None = None
 
 
 class Channel(Protocol):

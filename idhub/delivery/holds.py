@@ -1,8 +1,9 @@
-"""Holds: an application's queue stands still, in order, until its credential works again or somebody resumes it.
+"""Holds: an application's queue stands still, in order, until it works again or somebody resumes it.
 
-Repeated 401s open the circuit of one channel of an application: its queue is held and one delivery is let through now
-and then as a probe. A probe that is accepted, or `resume`, ends the hold. Attempts refused with 401 never make a dead
-letter: the fault is the connection's.
+What is the connection's fault opens the circuit of one channel of an application: a refused credential, a certificate
+that is not trusted, a run of failures of several deliveries, a limit of requests that is used up. The queue is held and
+one delivery is let through now and then as a probe. A probe that is accepted, or `resume`, ends the hold. One delivery
+that fails alone holds nothing: it may be the delivery's fault.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +20,25 @@ from idhub.delivery.wake import announce
 from idhub.errors import NotFound
 
 REFUSALS_BEFORE_HOLD = 3
+FAILURES_BEFORE_HOLD = 5
+"""Of several deliveries, one after the other, without anything accepted between."""
+_BEFORE_HOLD: Mapping[str, int] = {
+    "unauthorized": REFUSALS_BEFORE_HOLD,
+    "tls": 1,
+    "unreachable": FAILURES_BEFORE_HOLD,
+    "failing": FAILURES_BEFORE_HOLD,
+    "rate_limit": 1,
+}
+_NOTES: Mapping[str, str] = {
+    "unauthorized": "The application refuses the hub's credential (401). Renew it; deliveries wait in order.",
+    "tls": "The application's certificate or TLS is not accepted. Deliveries wait in order.",
+    "unreachable": "The application is not reached or does not answer. Deliveries wait in order.",
+    "failing": "The application fails again and again. Deliveries wait in order.",
+    "rate_limit": "The application's limit of requests is used up. Deliveries go on when it allows.",
+}
 _FIRST_PROBE = timedelta(seconds=30)
+_SHORTEST_PATIENCE = timedelta(seconds=1)
+_MAX_NOTE = 400
 _SLOWEST_PROBE = timedelta(minutes=15)
 UNAUTHORIZED = "unauthorized"
 PAUSED = "paused"
@@ -27,6 +46,17 @@ EVERY_CHANNEL = "*"
 
 Queue = tuple[str, str]
 """Application and channel."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """An attempt that the connection was at fault for. `detail`: what the other side or the network said."""
+
+    queue: Queue
+    delivery_id: str
+    failure: str
+    detail: str | None = None
+    retry_after: timedelta | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +76,14 @@ class Hold:
         return self.next_probe_at is not None and self.next_probe_at <= now
 
 
-_COUNTED = select(DeliveryHold.application_id, DeliveryHold.channel, DeliveryHold.refusals, DeliveryHold.held_since)
+_COUNTED = select(
+    DeliveryHold.application_id,
+    DeliveryHold.channel,
+    DeliveryHold.reason,
+    DeliveryHold.refusals,
+    DeliveryHold.held_since,
+    DeliveryHold.last_delivery,
+).where(DeliveryHold.channel != EVERY_CHANNEL)
 _HELD = (
     select(
         DeliveryHold.application_id,
@@ -109,6 +146,20 @@ def resume(session: Session, application_id: str, *, now: datetime, actor: Actor
     announce(session)
 
 
+def probe_now(session: Session, application_id: str, channel: str, *, now: datetime) -> None:
+    """Let a held queue be tried at once: what held it was mended, as far as somebody says."""
+    session.execute(
+        update(DeliveryHold)
+        .where(
+            DeliveryHold.application_id == application_id,
+            DeliveryHold.channel == channel,
+            DeliveryHold.held_since.is_not(None),
+        )
+        .values(next_probe_at=now)
+    )
+    announce(session)
+
+
 def claim_probe(session: Session, queue: Queue, *, now: datetime, interval: timedelta) -> bool:
     """Take the right to send one probe; of several workers one gets it."""
     claimed = session.execute(
@@ -123,38 +174,49 @@ def claim_probe(session: Session, queue: Queue, *, now: datetime, interval: time
     return _count(claimed) == 1
 
 
-def note_answers(session: Session, refused: Mapping[Queue, int], accepted: set[Queue], *, now: datetime) -> None:
-    """Count the answers of one round: 401s towards a hold, anything that passed authentication against it."""
-    concerned = sorted({*refused, *accepted})
-    if not concerned:
+def note_answers(session: Session, failed: Sequence[Failed], accepted: set[Queue], *, now: datetime) -> None:
+    """Count the answers of one round: failures towards a hold, anything that passed against it."""
+    by_queue: dict[Queue, list[Failed]] = {}
+    for one in failed:
+        by_queue.setdefault(one.queue, []).append(one)
+    if not by_queue and not accepted:
         return
     key = tuple_(DeliveryHold.application_id, DeliveryHold.channel)
     # There are few, mostly none: fewer than there are applications.
-    known: dict[Queue, tuple[int, datetime | None]] = {
-        (row.application_id, row.channel): (row.refusals, row.held_since)
-        for row in session.connection().execute(_COUNTED)
-    }
+    known = {(row.application_id, row.channel): row for row in session.connection().execute(_COUNTED)}
     for queue in sorted(accepted & known.keys()):
         session.execute(delete(DeliveryHold).where(key == queue))
-        if known[queue][1] is not None:
+        if known[queue].held_since is not None:
             _record(session, *queue, EventType.DELIVERY_RESUMED, None, now=now, actor=SYSTEM)
             announce(session)
-    for queue in sorted(refused.keys() - accepted):
-        _refuse(session, queue, refused[queue], known.get(queue), now=now)
+    for queue in sorted(by_queue.keys() - accepted):
+        _count_failures(session, queue, by_queue[queue], known.get(queue), now=now)
 
 
-def _refuse(
-    session: Session, queue: Queue, count: int, known: tuple[int, datetime | None] | None, *, now: datetime
-) -> None:
-    earlier, held_since = known or (0, None)
-    refusals = earlier + count
-    is_held = refusals >= REFUSALS_BEFORE_HOLD
-    # Doubles with each probe that was refused.
-    wait = min(_FIRST_PROBE * 2 ** min(max(refusals - REFUSALS_BEFORE_HOLD, 0), 10), _SLOWEST_PROBE)
+def _count_failures(session: Session, queue: Queue, failed: Sequence[Failed], known: Any, *, now: datetime) -> None:
+    # The kind that the round ended with; another kind than before begins to count anew, and keeps a hold that is there.
+    reason = failed[-1].failure
+    same = [one for one in failed if one.failure == reason]
+    held_since = known.held_since if known is not None else None
+    count = known.refusals if known is not None and known.reason == reason else 0
+    last = known.last_delivery if known is not None else None
+    for one in same:
+        # A delivery that fails alone, again and again, may be at fault itself.
+        if (reason not in {"failing", "unreachable"}) or one.delivery_id != last:
+            count += 1
+        last = one.delivery_id
+    is_held = held_since is not None or count >= _BEFORE_HOLD[reason]
+    # Doubles with each probe that failed.
+    wait = min(_FIRST_PROBE * 2 ** min(max(count - _BEFORE_HOLD[reason], 0), 10), _SLOWEST_PROBE)
+    asked = [one.retry_after for one in same if one.retry_after is not None]
+    if reason == "rate_limit":
+        wait = max([_SHORTEST_PATIENCE, *asked])
+    detail = same[-1].detail
     values: dict[str, Any] = {
-        "reason": UNAUTHORIZED,
-        "note": "The application refuses the hub's credential (401). Renew it; deliveries wait in order.",
-        "refusals": refusals,
+        "reason": reason,
+        "note": f"{_NOTES[reason]} {detail or ''}".strip()[:_MAX_NOTE] if reason != "unauthorized" else _NOTES[reason],
+        "refusals": count,
+        "last_delivery": last,
         "held_since": (held_since or now) if is_held else None,
         "next_probe_at": now + wait if is_held else None,
         "held_by": "system:hub",
@@ -165,7 +227,7 @@ def _refuse(
     else:
         session.execute(update(DeliveryHold).where(*where).values(values))
     if is_held and held_since is None:
-        _record(session, *queue, EventType.DELIVERY_HELD, UNAUTHORIZED, now=now, actor=SYSTEM)
+        _record(session, *queue, EventType.DELIVERY_HELD, reason, now=now, actor=SYSTEM)
 
 
 def _record(

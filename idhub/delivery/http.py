@@ -2,7 +2,8 @@
 
 Every request passes the rules of `idhub.delivery.addresses`, twice: its URL, and each address that its name resolves
 to, which is then the address connected to (a name cannot point elsewhere in between). Redirects are not followed,
-proxies and cookies not used. Time and size are bounded; the size is counted after decompression.
+cookies not used, and no proxy but one that the caller names. Time and size are bounded; the size is counted after
+decompression.
 """
 
 import asyncio
@@ -35,6 +36,7 @@ __all__ = [
     "OutboundRefused",
     "OutboundResponse",
     "OutboundTimeout",
+    "OutboundUntrusted",
     "Resolve",
 ]
 
@@ -50,6 +52,10 @@ _LONGEST_WAIT = timedelta(hours=1)
 
 class OutboundError(Unavailable):
     """The other side could not be reached, broke off, or answered what cannot be read."""
+
+
+class OutboundUntrusted(OutboundError):
+    """The other side's certificate is not trusted, or it speaks no TLS that we accept. Nothing was sent."""
 
 
 class OutboundTimeout(OutboundError):
@@ -109,9 +115,9 @@ class OutboundHttp:
         self._resolve = resolve
         self._tls = tls
         self._threads = ThreadPoolExecutor(_DNS_THREADS, "outbound-dns")
-        self._sessions: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, aiohttp.ClientSession] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._sessions: weakref.WeakKeyDictionary[
+            asyncio.AbstractEventLoop, dict[str | None, aiohttp.ClientSession]
+        ] = weakref.WeakKeyDictionary()
 
     async def __aenter__(self) -> Self:
         return self
@@ -121,8 +127,7 @@ class OutboundHttp:
 
     async def close(self) -> None:
         """Close the connections of the running event loop. The client may be used again."""
-        session = self._sessions.pop(asyncio.get_running_loop(), None)
-        if session is not None:
+        for session in (self._sessions.pop(asyncio.get_running_loop(), None) or {}).values():
             await session.close()
 
     async def request(
@@ -135,6 +140,8 @@ class OutboundHttp:
         data: bytes | Mapping[str, str] | None = None,
         timeout: timedelta,  # noqa: ASYNC109 - it is the total deadline, part of every outbound call
         max_bytes: int = 1_000_000,
+        proxy: str | None = None,
+        egress_address: str | None = None,
     ) -> OutboundResponse:
         """Send one request and read the whole answer, whatever its status; a redirect is an answer.
 
@@ -143,31 +150,41 @@ class OutboundHttp:
             data: raw body, or a form.
             timeout: total deadline: resolving, connecting, sending and reading together.
             max_bytes: most the body may measure after decompression.
+            proxy: address of an HTTP proxy to go through. It resolves the name then: the guard sees the URL and the
+                proxy's own address, no more.
+            egress_address: own address to connect from.
 
         Raises:
             OutboundRefused: the guard does not let it through.
+            OutboundUntrusted: no TLS that can be trusted.
             OutboundTimeout: the deadline passed.
             OutboundError: no connection, a broken or oversized answer.
         """
         target = self.policy.check_url(url)
+        if proxy is not None:
+            self.policy.check_url(proxy)
         sent_headers, body = _body(headers, json, data)
         faults.at("send.before")
         try:
             async with (
                 asyncio.timeout(timeout.total_seconds()),
-                self._session().request(
+                self._session(egress_address).request(
                     method,
                     # `encoded`: what was vetted is what is sent, byte for byte.
                     URL(url, encoded=True),
                     headers=sent_headers,
                     data=body,
                     allow_redirects=False,
+                    proxy=None if proxy is None else URL(proxy, encoded=True),
                 ) as response,
             ):
                 content = await _read(response, max_bytes)
                 return OutboundResponse(response.status, response.headers, content)
         except TimeoutError as error:
             raise OutboundTimeout(f"{target.authority} did not answer within {timeout.total_seconds():g} s.") from error
+        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
+            why = _tls_problem(error)
+            raise OutboundUntrusted(f"The certificate or TLS of {target.authority} is not accepted{why}.") from error
         except aiohttp.ClientConnectorError as error:
             raise OutboundError(f"No connection to {target.authority}.") from error
         except (aiohttp.ClientError, OSError, ssl.SSLError) as error:
@@ -181,9 +198,9 @@ class OutboundHttp:
             # Passed whatever came of it: also after a time-out, when the other side may have acted.
             faults.at("send.after")
 
-    def _session(self) -> aiohttp.ClientSession:
-        loop = asyncio.get_running_loop()
-        session = self._sessions.get(loop)
+    def _session(self, egress_address: str | None) -> aiohttp.ClientSession:
+        of_loop = self._sessions.setdefault(asyncio.get_running_loop(), {})
+        session = of_loop.get(egress_address)
         if session is None or session.closed:
             connector = aiohttp.TCPConnector(
                 resolver=_VettedResolver(self.policy, self._resolve or self._system_resolve),
@@ -191,6 +208,7 @@ class OutboundHttp:
                 ttl_dns_cache=_DNS_CACHE_SECONDS,
                 keepalive_timeout=_KEEP_ALIVE_SECONDS,
                 limit=0,  # the queue's bulkhead bounds what is in flight
+                local_addr=(egress_address, 0) if egress_address is not None else None,
             )
             session = aiohttp.ClientSession(
                 connector=connector,
@@ -200,7 +218,7 @@ class OutboundHttp:
                 auto_decompress=False,
                 trust_env=False,
             )
-            self._sessions[loop] = session
+            of_loop[egress_address] = session
         return session
 
     async def _system_resolve(self, host: str, port: int) -> list[str]:
@@ -240,6 +258,13 @@ class _VettedResolver(AbstractResolver):
 
     async def close(self) -> None:
         """Nothing is held."""
+
+
+def _tls_problem(error: aiohttp.ClientConnectorError) -> str:
+    """What is wrong with the certificate, in the words of the TLS library: expired, another name, an unknown issuer."""
+    found: BaseException | None = getattr(error, "certificate_error", None) or error.os_error
+    message = getattr(found, "verify_message", "") or ""
+    return f" ({message})" if message else ""
 
 
 def _body(

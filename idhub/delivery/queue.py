@@ -7,7 +7,7 @@ back; `expire_leases` gives back what a silent worker held; `retry_dead`, `pause
 from idhub.delivery.holds import Hold, held_applications, holds, pause, resume
 from idhub.delivery.leasing import lease
 from idhub.delivery.planning import plan
-from idhub.delivery.settling import expire_leases, retry_dead, settle, settle_all
+from idhub.delivery.settling import expire_leases, retry_all_dead, retry_dead, settle, settle_all
 from idhub.delivery.wake import wake
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "pause",
     "plan",
     "resume",
+    "retry_all_dead",
     "retry_dead",
     "settle",
     "settle_all",

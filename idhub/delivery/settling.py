@@ -1,7 +1,6 @@
 """Settling: what an attempt achieved becomes the state of its delivery. The rules are in `decide`, which is pure."""
 
 import hashlib
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,8 +12,8 @@ from sqlalchemy.orm import Session
 from audit.events import clean_text
 from idhub.changes import SYSTEM, Actor, Event, EventType, record
 from idhub.db import Database, Instant
-from idhub.delivery.channel import Grade, LeasedDelivery, Outcome
-from idhub.delivery.holds import Queue, note_answers
+from idhub.delivery.channel import Failure, Grade, LeasedDelivery, Outcome
+from idhub.delivery.holds import Failed, Queue, note_answers
 from idhub.delivery.receipt_box import touch_cases
 from idhub.delivery.tables import Delivery, DeliveryAttempt
 from idhub.delivery.wake import announce
@@ -26,6 +25,7 @@ FIRST_DELAY = timedelta(seconds=1)
 LONGEST_DELAY = timedelta(minutes=15)
 _SHORTEST_DELAY = timedelta(milliseconds=50)
 _ERROR_LIMIT = 500
+_NEVER_FATAL: frozenset[Failure | None] = frozenset({"unauthorized", "tls", "rate_limit"})
 _LOST = "The worker stopped before it recorded an answer."
 
 
@@ -46,8 +46,9 @@ def decide(
 ) -> Decision:
     """What follows from an attempt's outcome.
 
-    Done only at or above the required grade. Given up when the channel says so or after `max_attempts`; never on 401,
-    which is the connection's fault and holds its queue instead.
+    Done only at or above the required grade. Given up when the channel says so or after `max_attempts`; never because a
+    credential or a certificate is refused, or a limit of requests is used up: those are the connection's faults, and
+    hold its queue instead.
 
     Args:
         best: best grade proven by earlier attempts; it is kept.
@@ -57,7 +58,8 @@ def decide(
     is_better = outcome.grade >= best
     if outcome.kind == "done" and grade >= leased.required_grade:
         return Decision("done", grade, is_better, timedelta(0))
-    if outcome.status_code != 401 and (outcome.kind == "dead" or attempts_spent >= max_attempts):
+    waits = outcome.status_code == 401 or outcome.failure in _NEVER_FATAL
+    if not waits and (outcome.kind == "dead" or attempts_spent >= max_attempts):
         return Decision("dead", grade, is_better, timedelta(0))
     return Decision("pending", grade, is_better, delay_before(leased.id, attempts_spent + 1, outcome.retry_after))
 
@@ -146,7 +148,7 @@ def _settle(
     # A first attempt has no earlier one that it could have been given up with.
     spent = _attempts_before_last_death(session, sorted(i for i, row in mine.items() if row.lease_token > 1))
     deliveries, attempts, events, touched = [], [], [], []
-    refused: Counter[Queue] = Counter()
+    failed: list[Failed] = []
     accepted: set[Queue] = set()
     for delivery_id, row in mine.items():
         leased, outcome = by_id[delivery_id]
@@ -166,10 +168,10 @@ def _settle(
         events.append(_event(leased, outcome, decision, error, now=now))
         if decision.state != "pending" or decision.grade > row.grade:
             touched.append(leased.case_id)
-        _note(leased, outcome, refused, accepted)
+        _note(leased, outcome, failed, accepted)
     _write(session, deliveries, attempts)
     record(session, events)
-    note_answers(session, refused, accepted, now=now)
+    note_answers(session, failed, accepted, now=now)
     touch_cases(session, touched, now=now)
     return set(mine)
 
@@ -303,10 +305,11 @@ def _write(
     session.connection().execute(_CLOSE, attempts)
 
 
-def _note(leased: LeasedDelivery, outcome: Outcome, refused: Counter[Queue], accepted: set[Queue]) -> None:
+def _note(leased: LeasedDelivery, outcome: Outcome, failed: list[Failed], accepted: set[Queue]) -> None:
     queue = (leased.application_id, leased.channel)
-    if outcome.status_code == 401:
-        refused[queue] += 1
+    failure = "unauthorized" if outcome.status_code == 401 else outcome.failure
+    if failure is not None:
+        failed.append(Failed(queue, leased.id, failure, outcome.error, outcome.retry_after))
     elif (
         outcome.status_code is not None
         and outcome.status_code < 500
@@ -394,3 +397,26 @@ def retry_dead(session: Session, delivery_id: str, *, now: datetime, actor: Acto
     record(session, [event])
     touch_cases(session, [found.case_id], now=now)
     announce(session)
+
+
+def retry_all_dead(
+    session: Session, application_id: str, *, now: datetime, actor: Actor, door: str = "console", limit: int = 1_000
+) -> tuple[int, int]:
+    """Put the dead deliveries of an application back, the oldest first: how many were, and how many stay.
+
+    Those that something later in their lane has overtaken stay dead: sending them now would undo that.
+    """
+    ids = session.scalars(
+        select(Delivery.id)
+        .where(Delivery.application_id == application_id, Delivery.state == "dead")
+        .order_by(Delivery.principal_id, Delivery.lane, Delivery.seq)
+        .limit(limit)
+    ).all()
+    revived = 0
+    for delivery_id in ids:
+        try:
+            retry_dead(session, delivery_id, now=now, actor=actor, door=door)
+        except Conflict:
+            continue
+        revived += 1
+    return revived, len(ids) - revived

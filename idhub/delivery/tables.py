@@ -99,10 +99,12 @@ class DeliveryHold(Base):
     channel: Mapped[str] = mapped_column(String(40), primary_key=True)
     """Name of the channel whose credential is refused; * for a pause of the whole application."""
     reason: Mapped[str] = mapped_column(String(24))
-    """unauthorized (its credential is refused), paused (by a person)."""
+    """unauthorized (its credential is refused), tls, unreachable, failing (5xx), rate_limit, paused (by a person)."""
     note: Mapped[str | None] = mapped_column(Text)
     refusals: Mapped[int] = mapped_column(Integer, default=0)
-    """401s in a row."""
+    """Failures of that kind in a row, each of another delivery than the one before; 401s all count."""
+    last_delivery: Mapped[str | None] = mapped_column(String(40))
+    """The delivery that failed last."""
     held_since: Mapped[datetime | None] = mapped_column(Instant)
     next_probe_at: Mapped[datetime | None] = mapped_column(Instant)
     """When one delivery is let through to see; null: never, somebody must resume it."""

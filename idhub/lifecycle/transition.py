@@ -430,8 +430,11 @@ def _access(
         after = now_has if w.after.standing == Standing.ACTIVE else set()
         access.gained.extend((principal_id, a) for a in sorted(after - before))
         access.lost.extend((principal_id, a) for a in sorted(before - after))
-        kept = access.changed if w.attributes_changed else access.reviewed
-        kept.extend((principal_id, a) for a in sorted(after & before))
+        # Another role in the same application changes what the account there is to be.
+        moved = begun.get(principal_id, set()) | {application_id for application_id, _ in gone.get(principal_id, ())}
+        for application_id in sorted(after & before):
+            is_changed = w.attributes_changed or application_id in moved
+            (access.changed if is_changed else access.reviewed).append((principal_id, application_id))
     return access
 
 

@@ -8,6 +8,7 @@ from idhub.db import Base
 from idhub.delivery import tables as delivery_tables
 from idhub.directory import tables as directory_tables
 from idhub.lifecycle import tables as lifecycle_tables
+from idhub.provisioning import outbound_tables
 from idhub.provisioning import tables as provisioning_tables
 from idhub.provisioning.reconcile import tables as reconcile_tables
 
@@ -19,6 +20,7 @@ OWNERS = (
     lifecycle_tables,
     provisioning_tables,
     reconcile_tables,
+    outbound_tables,
     authority,
     keys,
 )

@@ -8,13 +8,12 @@ stalled write may land late. A service that answers 200 and shows the account ac
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from idhub.changes import EventType
 from idhub.delivery.channel import Grade, Outcome
 from idhub.errors import Invalid
 from idhub.provisioning import records
-from idhub.provisioning.mapping import user_name_of
 from idhub.provisioning.run import Run, id_of
 from scim.errors import RemoteNotFound, RemoteRefused
 from scim.schemas import Resource, is_active
@@ -107,7 +106,7 @@ def _user_name(run: Run) -> str | None:
     if situation.account.user_name is not None or situation.person is None:
         return situation.account.user_name
     try:
-        return user_name_of(situation.person, situation.target.user_name_attribute)
+        return str(situation.target.mapping.attributes(situation.person)["userName"])
     except Invalid:
         return None
 
@@ -153,8 +152,8 @@ async def _judge(run: Run, seen: list[Seen], users: list[Resource], *, looked_up
 _RANK = {"gone": 0, "inactive": 1, "unknown": 2, "active": 3}
 
 
-def _known(run: Run, known_state: str, users: list[Resource]) -> dict[str, str | None]:
-    values: dict[str, str | None] = {"known_state": known_state, "known_hash": None}
+def _known(run: Run, known_state: str, users: list[Resource]) -> dict[str, Any]:
+    values: dict[str, Any] = {"known_state": known_state, "known_hash": None, "known_attributes": None}
     if run.situation.account.external_id is None and len(users) == 1:
         values["external_id"] = id_of(users[0])
     return values

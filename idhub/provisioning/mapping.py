@@ -40,6 +40,33 @@ class PersonFacts:
     organization: str | None = None
     department: str | None = None
     manager_external_id: str | None = None
+    locale: str | None = None
+    company_code: str | None = None
+    department_path: str | None = None
+    employment_type: str | None = None
+    roles: tuple[str, ...] = ()
+    """Roles in the application that it is entitled to."""
+
+    def facts(self) -> dict[str, Any]:
+        """The attributes by the names that expressions use."""
+        return {
+            "id": self.principal_id,
+            "display_name": self.display_name,
+            "given_name": self.given_name,
+            "family_name": self.family_name,
+            "email": self.email,
+            "mobile": self.mobile,
+            "locale": self.locale,
+            "employee_number": self.employee_number,
+            "title": self.title,
+            "company": self.organization,
+            "company_code": self.company_code,
+            "department": self.department,
+            "department_path": self.department_path,
+            "employment_type": self.employment_type,
+            "manager_account": self.manager_external_id,
+            "roles": list(self.roles),
+        }
 
 
 def user_name_of(person: PersonFacts, preferred: str) -> str:
@@ -92,16 +119,36 @@ def attributes_hash(attributes: Attributes) -> str:
     return sha256(orjson.dumps(present(attributes), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-def differences(desired: Attributes, actual: Mapping[str, Any]) -> dict[str, Any]:
+DEFAULT_KINDS: Final[Mapping[str, frozenset[str]]] = {
+    "emails": frozenset({"work"}),
+    "phoneNumbers": frozenset({"mobile"}),
+}
+"""By multi-valued attribute, the types of the entries that the hub keeps."""
+
+
+def differences(
+    desired: Attributes,
+    actual: Mapping[str, Any],
+    *,
+    kinds: Mapping[str, frozenset[str]] = DEFAULT_KINDS,
+    one_value_each: bool = False,
+) -> dict[str, Any]:
     """What an update must send so that `actual` says what `desired` says; empty when it does.
 
     Mail addresses and numbers of other types than ours, and parts of a name that we do not keep, are the
     application's: they stay.
+
+    Args:
+        kinds: types of entries that are ours, by multi-valued attribute.
+        one_value_each: the application keeps a single value of multi-valued attributes: it is ours.
     """
     changes: dict[str, Any] = {}
     for path, wanted in desired.items():
         held = attribute(actual, path)
-        change = _change(path, wanted, held)
+        if path in kinds:
+            change = _entries_change(wanted, held, kinds=None if one_value_each else kinds[path])
+        else:
+            change = _change(path, wanted, held)
         if change is not _SAME:
             changes[path] = change
     if desired.get("active") is True and is_active(actual) is True:
@@ -110,12 +157,9 @@ def differences(desired: Attributes, actual: Mapping[str, Any]) -> dict[str, Any
 
 
 _SAME: Final = object()
-_KINDS: Final = {"emails": "work", "phoneNumbers": "mobile"}
 
 
 def _change(path: str, wanted: Any, held: Any) -> Any:
-    if path in _KINDS:
-        return _entries_change(wanted, held, kind=_KINDS[path])
     if wanted is None:
         return _SAME if held in (None, "", [], {}) else None
     if path == "userName":
@@ -123,22 +167,44 @@ def _change(path: str, wanted: Any, held: Any) -> Any:
         return _SAME if isinstance(held, str) and held.lower() == wanted.lower() else wanted
     if isinstance(wanted, Mapping):
         parts = held if isinstance(held, Mapping) else {}
-        if all(parts.get(part) == value for part, value in wanted.items()):
+        if all(attribute(parts, part) == value for part, value in wanted.items()):
             return _SAME
         # A manager is replaced whole: displayName and $ref are the old manager's.
-        return dict(wanted) if path == MANAGER else {**parts, **wanted}
+        return dict(wanted) if path == MANAGER else _laid_over(parts, wanted)
     return _SAME if held == wanted else wanted
 
 
-def _entries_change(wanted: Sequence[Mapping[str, Any]] | None, held: Any, *, kind: str) -> Any:
-    """The list of a multi-valued attribute with our one entry in it and the application's beside it."""
+def _laid_over(parts: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """The parts with ours in them, whatever case the application spells names in."""
+    ours = {part.lower() for part in wanted}
+    return {**{part: value for part, value in parts.items() if part.lower() not in ours}, **wanted}
+
+
+def _entries_change(wanted: Sequence[Mapping[str, Any]] | None, held: Any, *, kinds: frozenset[str] | None) -> Any:
+    """The list of a multi-valued attribute with our entries in it and the application's beside them."""
     entries = [dict(entry) for entry in held if isinstance(entry, Mapping)] if isinstance(held, list) else []
-    ours = [entry for entry in entries if entry.get("type") == kind]
-    others = [entry for entry in entries if entry.get("type") != kind]
     new = [dict(entry) for entry in wanted or ()]
-    if [entry.get("value") for entry in ours] == [entry["value"] for entry in new]:
+    values = [entry.get("value") for entry in new]
+    # Some services keep no types: there an entry is ours by its value.
+    ours = [entry for entry in entries if kinds is None or _is_ours(entry, kinds, values)]
+    others = [entry for entry in entries if entry not in ours]
+    if len(ours) == len(new) and all(any(_says(entry, one) for entry in ours) for one in new):
         return _SAME
     if any(entry.get("primary") for entry in new):
         # RFC 7643 section 2.4: primary may be true once.
-        others = [{**entry, "primary": False} if entry.get("primary") else entry for entry in others]
+        others = [_laid_over(one, {"primary": False}) if attribute(one, "primary") else one for one in others]
     return [*others, *new] or None
+
+
+def _is_ours(entry: Mapping[str, Any], kinds: frozenset[str], values: Sequence[Any]) -> bool:
+    kind = attribute(entry, "type")
+    return kind in kinds or (kind is None and attribute(entry, "value") in values)
+
+
+def _says(held: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether an entry holds what ours says; which one is primary is the application's, and so is a missing type."""
+    return all(
+        attribute(held, part) == value or (part == "type" and attribute(held, part) is None)
+        for part, value in wanted.items()
+        if part != "primary"
+    )

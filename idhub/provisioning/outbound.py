@@ -5,25 +5,31 @@ that moment. It looks an account up before each create, and therefore after each
 adopts what an earlier one left behind. It takes over no account that is somebody else's.
 """
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
+from http import HTTPStatus
 from typing import Any, Final, Protocol
 
 from idhub.access.applications import scim_token_context
 from idhub.db import Database
-from idhub.delivery.channel import LeasedDelivery, Outcome
-from idhub.delivery.http import OutboundError, OutboundRefused, OutboundResponse, OutboundTimeout
+from idhub.delivery.channel import Failure, LeasedDelivery, Outcome
+from idhub.delivery.http import OutboundError, OutboundRefused, OutboundResponse, OutboundTimeout, OutboundUntrusted
 from idhub.delivery.together import Together
 from idhub.errors import Unavailable
 from idhub.keys import Keyring
 from idhub.provisioning import records
+from idhub.provisioning.deletion import delete_account
 from idhub.provisioning.deprovision import deprovision
+from idhub.provisioning.discovering import discover
+from idhub.provisioning.groups import push_group
 from idhub.provisioning.planner import CEILING, CHANNEL
 from idhub.provisioning.provision import provision
-from idhub.provisioning.run import Clock, NeedsSomebody, Overtaken, Run
+from idhub.provisioning.run import Clock, NeedsSomebody, Overtaken, Run, Talk
 from scim.client import ScimClient
 from scim.dialects import DIALECTS
 from scim.errors import RemoteError, RemoteNotFound, RemoteRefused, RemoteUnauthorized, RemoteUnavailable
+from scim.pace import Pace
 
 _SHARE_FOR_REQUESTS: Final = 0.95
 # A set of notes commits within 50 ms, so that nobody else waits longer for a SQLite database.
@@ -41,12 +47,24 @@ class Http(Protocol):
         headers: Mapping[str, str] | None = None,
         json: Any = None,
         timeout: timedelta,  # noqa: ASYNC109 - the total deadline, part of every outbound call
+        proxy: str | None = None,
+        egress_address: str | None = None,
     ) -> OutboundResponse:
         """Send one request and read the whole answer."""
 
 
+class ClockLike(Protocol):
+    """What a client asks of a clock."""
+
+    def now(self) -> datetime:
+        """The present instant."""
+
+    def time_left(self) -> timedelta:
+        """How long the talk may still take."""
+
+
 class ScimChannel:
-    """The `delivery.channel.Channel` of SCIM. Holds no state between deliveries: one slow service holds up no other.
+    """The `delivery.channel.Channel` of SCIM. Between deliveries it keeps only how fast each service may be asked.
 
     Args:
         timeout: total deadline of one attempt, after which the worker drops it; shorter than the lease. The requests
@@ -59,32 +77,43 @@ class ScimChannel:
     def __init__(self, database: Database, keyring: Keyring, http: Http, *, timeout: timedelta) -> None:
         self._database = database
         self._keyring = keyring
-        self._http = ScimHttp(http)
+        self._http = http
+        self._paces: dict[str, Pace] = {}
         self._time_for_requests = timeout * _SHARE_FOR_REQUESTS
         self._situations = Together(self._read_situations, most=_MOST_TOGETHER)
         self._notes = Together(self._write_notes, most=_MOST_TOGETHER)
 
     async def send(self, delivery: LeasedDelivery, *, now: datetime) -> Outcome:
-        """See `Channel.send`. Operations: provision, deprovision."""
+        """See `Channel.send`. Operations: provision, deprovision, delete (an account), group, discover (the target)."""
         clock = Clock(now, limit=self._time_for_requests)
+        if delivery.operation in _OF_TARGET:
+            return await self._send_to_target(delivery, clock)
         situation = await self._situations.ask((delivery, now))
         if situation is None:
             return Outcome(
                 kind="dead", error="The application has no SCIM service any more, or the account is unknown."
             )
         try:
-            client = self._client(delivery, situation.target, clock)
+            client = self.client(delivery.application_id, situation.target, clock, trace=delivery.id)
         except (Unavailable, RemoteRefused) as error:
             return Outcome(kind="dead", error=error.description)
         run = Run(self._database, delivery, situation, client=client, clock=clock, notes=self._notes)
+        return await _translated(run, self._dispatch(run))
+
+    async def _send_to_target(self, delivery: LeasedDelivery, clock: Clock) -> Outcome:
+        target = (await asyncio.to_thread(self._read_target, delivery.application_id)).get(delivery.application_id)
+        if target is None or not target.is_enabled:
+            return Outcome(kind="dead", error="The application has no SCIM service any more, or is switched off.")
         try:
-            return await self._dispatch(run)
-        except NeedsSomebody as error:
-            return run.outcome("dead", str(error))
-        except Overtaken:
-            return run.outcome("retry", "The person changed while this was being prepared.", retry_after=timedelta(0))
-        except RemoteError as error:
-            return _failed(run, error)
+            client = self.client(delivery.application_id, target, clock, trace=delivery.id)
+        except (Unavailable, RemoteRefused) as error:
+            return Outcome(kind="dead", error=error.description)
+        talk = Talk(self._database, delivery, target, client=client, clock=clock)
+        return await _translated(talk, _OF_TARGET[delivery.operation](talk))
+
+    def _read_target(self, application_id: str) -> dict[str, records.Target]:
+        with self._database.read() as session:
+            return records.targets(session, [application_id])
 
     async def _dispatch(self, run: Run) -> Outcome:
         match run.delivery.operation:
@@ -92,6 +121,8 @@ class ScimChannel:
                 return await provision(run)
             case "deprovision":
                 return await deprovision(run)
+            case "delete":
+                return await delete_account(run)
             case unknown:
                 raise NeedsSomebody(f"SCIM has no operation {unknown!r}.")
 
@@ -106,36 +137,84 @@ class ScimChannel:
         durable = any(note.delivery.operation == "deprovision" for note in notes)
         return self._database.run(lambda session: records.note_accounts(session, notes), durable=durable)
 
-    def _client(self, delivery: LeasedDelivery, target: records.Target, clock: Clock) -> ScimClient:
+    def client(
+        self,
+        application_id: str,
+        target: records.Target,
+        clock: ClockLike,
+        *,
+        trace: str,
+        token_context: str | None = None,
+    ) -> ScimClient:
+        """A client that speaks to the target as its dialect, and what it said of itself, want it.
+
+        Args:
+            token_context: what the token is sealed under, where it is not the present one.
+
+        Raises:
+            RemoteRefused: the dialect is unknown, or the token cannot be sent.
+            Unavailable: the token cannot be opened.
+        """
         dialect = DIALECTS.get(target.dialect)
         if dialect is None:
             raise RemoteRefused(f"The SCIM dialect {target.dialect!r} is unknown.")
         token = None
         if target.token_sealed is not None:
-            token = self._keyring.open(scim_token_context(delivery.application_id), target.token_sealed).decode()
+            token = self._keyring.open(
+                token_context or scim_token_context(application_id), target.token_sealed
+            ).decode()
         return ScimClient(
-            self._http,
+            ScimHttp(self._http, proxy=target.options.proxy, egress_address=target.options.egress_address),
             target.base_url,
             token,
             time_left=clock.time_left,
             now=clock.now,
-            dialect=dialect,
-            trace=delivery.id,
+            dialect=dialect.learned(target.capabilities),
+            trace=trace,
+            pace=self._pace_of(application_id, target),
         )
 
+    def _pace_of(self, application_id: str, target: records.Target) -> Pace:
+        pace = self._paces.get(application_id)
+        if pace is None or pace.per_minute != target.options.requests_per_minute:
+            pace = self._paces[application_id] = Pace(target.options.requests_per_minute)
+        return pace
 
-def _failed(run: Run, error: RemoteError) -> Outcome:
+
+_OF_TARGET: Final[Mapping[str, Callable[[Talk], Coroutine[Any, Any, Outcome]]]] = {
+    "group": push_group,
+    "discover": discover,
+}
+
+
+async def _translated(talk: Talk, work: Coroutine[Any, Any, Outcome]) -> Outcome:
+    """What came of an attempt, whatever stopped it."""
+    try:
+        return await work
+    except NeedsSomebody as error:
+        return talk.outcome("dead", str(error))
+    except Overtaken:
+        return talk.outcome("retry", "The person changed while this was being prepared.", retry_after=timedelta(0))
+    except RemoteError as error:
+        return _failed(talk, error)
+
+
+def _failed(talk: Talk, error: RemoteError) -> Outcome:
     """What a failure means for the delivery: waiting helps against an outage, and a credential can be renewed."""
-    retry_after = error.retry_after if isinstance(error, RemoteUnavailable) else None
-    waits = isinstance(error, RemoteUnavailable | RemoteUnauthorized | RemoteNotFound)
-    return run.outcome("retry" if waits else "dead", error.description, retry_after=retry_after)
+    if isinstance(error, RemoteUnavailable):
+        return talk.outcome("retry", error.description, retry_after=error.retry_after, failure=error.how)
+    waits = isinstance(error, RemoteUnauthorized | RemoteNotFound)
+    failure: Failure | None = "unauthorized" if error.status_code == HTTPStatus.UNAUTHORIZED else None
+    return talk.outcome("retry" if waits else "dead", error.description, failure=failure)
 
 
 class ScimHttp:
     """`scim.client.HttpPort` on the hub's guarded HTTP client."""
 
-    def __init__(self, http: Http) -> None:
+    def __init__(self, http: Http, *, proxy: str | None = None, egress_address: str | None = None) -> None:
         self._http = http
+        self._proxy = proxy
+        self._egress_address = egress_address
 
     async def request(
         self,
@@ -148,10 +227,22 @@ class ScimHttp:
     ) -> OutboundResponse:
         """See `scim.client.HttpPort.request`."""
         try:
-            return await self._http.request(method, url, headers=headers, json=json, timeout=timeout)
+            return await self._http.request(
+                method,
+                url,
+                headers=headers,
+                json=json,
+                timeout=timeout,
+                proxy=self._proxy,
+                egress_address=self._egress_address,
+            )
         except OutboundTimeout as error:
-            raise RemoteUnavailable("The application did not answer in time.", may_have_arrived=True) from error
+            raise RemoteUnavailable(
+                "The application did not answer in time.", may_have_arrived=True, how="unreachable"
+            ) from error
         except OutboundRefused as error:
             raise RemoteRefused(error.description) from error
+        except OutboundUntrusted as error:
+            raise RemoteUnavailable(error.description, how="tls") from error
         except OutboundError as error:
-            raise RemoteUnavailable(error.description, may_have_arrived=True) from error
+            raise RemoteUnavailable(error.description, may_have_arrived=True, how="unreachable") from error

@@ -11,6 +11,7 @@ from idhub.db import bulk_insert, chunked, new_id
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade, Operation, PlannedDelivery
 from idhub.lifecycle.ports import ApplicationTerms, Batch, PreviewRow
+from idhub.provisioning.records import mark_groups
 
 CHANNEL = "scim"
 CEILING = Grade.E2
@@ -71,6 +72,7 @@ class ScimPlanner:
         _desire(session, [account.id for account in ending], INACTIVE, now=now)
         planned = [self._delivery(accounts[p], "provision", batch, Grade.E1, now=now) for p in dict.fromkeys(wanted)]
         planned += [self._delivery(account, "deprovision", batch, CEILING, now=now) for account in ending]
+        mark_groups(session, {application_id for _, application_id in (*wanted, *lost, *reviewed)}, now=now)
         return planned
 
     def _make_accounts(

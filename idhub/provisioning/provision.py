@@ -6,9 +6,10 @@ from typing import Any
 from idhub.changes import EventType
 from idhub.delivery.channel import Grade, Outcome
 from idhub.errors import Invalid
-from idhub.provisioning.mapping import attributes_hash, differences, present, user_attributes, user_name_of
+from idhub.provisioning.adoption import find_account
+from idhub.provisioning.mapping import attributes_hash, differences, present
 from idhub.provisioning.run import NeedsSomebody, Run, id_of
-from scim.errors import RemoteConflict, RemoteNotFound
+from scim.errors import RemoteConflict
 from scim.schemas import Resource, attribute, is_active
 
 
@@ -19,16 +20,16 @@ async def provision(run: Run) -> Outcome:
         RemoteError, NeedsSomebody, Overtaken: translated by the channel.
     """
     situation = run.situation
-    if not situation.is_enabled:
+    if not situation.target.is_enabled:
         raise NeedsSomebody("The application is switched off in the hub, so no account is provisioned there.")
     if situation.person is None:
         raise NeedsSomebody("There is no person behind this account.")
     try:
-        user_name = user_name_of(situation.person, situation.target.user_name_attribute)
+        attributes = situation.target.mapping.attributes(situation.person)
     except Invalid as error:
         raise NeedsSomebody(error.description) from error
-    desired = run.client.dialect.supported(user_attributes(situation.person, user_name=user_name))
-    user = await _find(run, situation.person.principal_id, user_name)
+    desired = run.client.dialect.supported(attributes)
+    user = await find_account(run, desired["userName"])
     if not situation.is_wanted:
         return await _hold_back(run, user)
     if user is not None:
@@ -59,26 +60,13 @@ async def _hold_back(run: Run, user: Resource | None) -> Outcome:
     return run.outcome("done")
 
 
-async def _find(run: Run, principal_id: str, user_name: str) -> Resource | None:
-    account = run.situation.account
-    if account.external_id is not None:
-        try:
-            return await run.client.get_user(account.external_id)
-        except RemoteNotFound:
-            run.evidence["linked_account"] = "gone"
-    users = await run.client.find_user(external_id=principal_id, user_name=user_name)
-    if len(users) > 1:
-        raise NeedsSomebody(f"The application has {len(users)} accounts for this person. Keep one of them.")
-    return users[0] if users else None
-
-
 async def _create(run: Run, desired: Mapping[str, Any]) -> Outcome:
     await run.ensure_unchanged()
     try:
         user = await run.client.create_user(present(desired))
     except RemoteConflict as conflict:
         # An attempt before this one may have arrived after our look-up.
-        found = await _find(run, desired["externalId"], desired["userName"])
+        found = await find_account(run, desired["userName"])
         if found is None:
             raise NeedsSomebody(f"The application refuses a new account. {conflict.description}") from conflict
         return await _update(run, found, desired)
@@ -92,7 +80,8 @@ async def _create(run: Run, desired: Mapping[str, Any]) -> Outcome:
 
 async def _update(run: Run, user: Resource, desired: Mapping[str, Any]) -> Outcome:
     await run.ensure_ours(user)
-    changes = differences(desired, user)
+    mapping = run.situation.target.mapping
+    changes = differences(desired, user, kinds=mapping.kinds, one_value_each=run.client.dialect.one_value_each)
     account = run.situation.account
     was_inactive = is_active(user) is False or account.known_state == "inactive"
     is_new_link = account.external_id != id_of(user)
@@ -125,6 +114,7 @@ async def _note(run: Run, user: Resource, desired: Mapping[str, Any], *events: E
             "user_name": user_name[:254] if isinstance(user_name, str) else desired["userName"],
             "known_state": "active" if active else "inactive",
             "known_hash": attributes_hash(desired),
+            "known_attributes": present(desired),
         },
         seen_at=run.clock.now(),
         events=events,

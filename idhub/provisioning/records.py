@@ -3,13 +3,25 @@
 Every function runs in a short transaction of the caller's; none is open while anything is sent.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import BindParameter, Update, bindparam, exists, literal_column, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    String,
+    Update,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal_column,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.orm import Session, aliased
 
 from idhub.access.tables import Account, Application, Entitlement, ScimTarget
@@ -19,6 +31,10 @@ from idhub.delivery.channel import LeasedDelivery
 from idhub.directory.kinds import Standing
 from idhub.directory.tables import Department, Employment, Organization, Person, Principal
 from idhub.provisioning.mapping import PersonFacts
+from idhub.provisioning.mapping_rules import ApplicationMapping
+from idhub.provisioning.options import TargetOptions
+from idhub.provisioning.outbound_tables import OutboundGroup, ScimDiscovery
+from scim.discovery import Capabilities
 
 _MAX_CONTROLS = 3
 
@@ -32,6 +48,15 @@ class Target:
     user_name_attribute: str
     dialect: str
     control_user_name: str | None
+    is_enabled: bool = True
+    options: TargetOptions = field(default_factory=TargetOptions)
+    capabilities: Capabilities | None = None
+    """What the service published of itself, where it was asked."""
+
+    @property
+    def mapping(self) -> ApplicationMapping:
+        """Which attributes its accounts get."""
+        return self.options.compiled(self.user_name_attribute)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +76,6 @@ class Situation:
     """Everything one attempt needs, read in one snapshot.
 
     Args:
-        is_enabled: whether the application is switched on.
         is_wanted: whether the principal may have this account now: standing, dates, entitlement.
         version: the principal's version that `person` and `is_wanted` were read at.
         is_shared: whether our records give this user of the application to another account row as well.
@@ -61,7 +85,6 @@ class Situation:
     account: AccountFacts
     person: PersonFacts | None
     version: int
-    is_enabled: bool
     is_wanted: bool
     is_shared: bool
 
@@ -80,8 +103,10 @@ def situations(session: Session, deliveries: Sequence[LeasedDelivery], *, now: d
     people = {row.id: row for row in connection.execute(_PEOPLE, people_ids)}
     versions = {row.id: row.version for row in connection.execute(_VERSIONS, people_ids)}
     there = {"applications": sorted({row.application_id for row in accounts.values()})}
-    rights = connection.execute(_WANTED, {**people_ids, **there, "now": now})
-    wanted = {(row.principal_id, row.application_id) for row in rights}
+    targets_there = targets(session, there["applications"])
+    wanted: dict[tuple[str, str], list[str]] = {}
+    for right in connection.execute(_WANTED, {**people_ids, **there, "now": now}):
+        wanted.setdefault((right.principal_id, right.application_id), []).append(right.role)
     shared = set(connection.execute(_SHARED, {"ids": sorted(accounts)}).scalars())
     provisioned = {d.account_id for d in deliveries if d.operation == "provision"}
     owners = {row.principal_id for row in accounts.values() if row.id in provisioned}
@@ -93,29 +118,64 @@ def situations(session: Session, deliveries: Sequence[LeasedDelivery], *, now: d
     found: list[Situation | None] = []
     for delivery in deliveries:
         row = accounts.get(delivery.account_id or "")
-        if row is None or row.application_id != delivery.application_id:
+        target = targets_there.get(delivery.application_id)
+        if row is None or target is None or row.application_id != delivery.application_id:
             found.append(None)
             continue
         person = people.get(row.principal_id or "")
+        roles = wanted.get((row.principal_id, row.application_id))
         found.append(
             Situation(
-                target=Target(
-                    row.base_url, row.token_sealed, row.user_name_attribute, row.dialect, row.control_user_name
-                ),
+                target=target,
                 account=AccountFacts(
                     row.id, row.principal_id, row.external_id, row.user_name, row.known_state, row.known_hash
                 ),
-                person=person and _facts(person, managers.get((person.manager_id, row.application_id))),
+                person=person and _facts(person, managers.get((person.manager_id, row.application_id)), roles or ()),
                 version=versions.get(row.principal_id or "", 0),
-                is_enabled=row.is_enabled,
-                is_wanted=(row.principal_id, row.application_id) in wanted,
+                is_wanted=roles is not None,
                 is_shared=row.id in shared,
             )
         )
     return found
 
 
-def _facts(person: Any, manager_external_id: str | None) -> PersonFacts:
+def targets(session: Session, application_ids: Sequence[str]) -> dict[str, Target]:
+    """SCIM targets of applications, with what is known of them."""
+    rows = session.connection().execute(_TARGETS, {"ids": list(application_ids)})
+    return {
+        row.application_id: Target(
+            row.base_url,
+            row.token_sealed,
+            row.user_name_attribute,
+            row.dialect,
+            row.control_user_name,
+            row.is_enabled,
+            TargetOptions.of_document(row.options),
+            # What another address said of itself says nothing of this one.
+            Capabilities.of_document(row.capabilities) if row.discovered_at == row.base_url else None,
+        )
+        for row in rows
+    }
+
+
+def next_token(session: Session, application_id: str) -> bytes | None:
+    """The token that is to take over, sealed; None: there is none."""
+    return session.scalar(select(ScimTarget.next_token_sealed).where(ScimTarget.application_id == application_id))
+
+
+def person_facts(session: Session, principal_id: str, application_id: str, *, now: datetime) -> PersonFacts | None:
+    """What the mapping of an application is told of a person; None: there is no such person."""
+    connection = session.connection()
+    person = connection.execute(_PEOPLE, {"ids": [principal_id]}).one_or_none()
+    if person is None:
+        return None
+    there = {"applications": [application_id]}
+    managers = connection.execute(_MANAGERS, {"ids": [person.manager_id or ""], **there}).one_or_none()
+    rights = connection.execute(_WANTED, {"ids": [principal_id], **there, "now": now})
+    return _facts(person, managers.external_id if managers else None, [row.role for row in rights])
+
+
+def _facts(person: Any, manager_external_id: str | None, roles: Sequence[str]) -> PersonFacts:
     return PersonFacts(
         principal_id=person.id,
         display_name=person.display_name,
@@ -128,6 +188,11 @@ def _facts(person: Any, manager_external_id: str | None) -> PersonFacts:
         organization=person.organization,
         department=person.department,
         manager_external_id=manager_external_id,
+        locale=person.locale,
+        company_code=person.company_code,
+        department_path=person.department_path,
+        employment_type=person.employment_type,
+        roles=tuple(sorted(roles)),
     )
 
 
@@ -142,7 +207,7 @@ _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 _APPLICATIONS: BindParameter[Any] = bindparam("applications", expanding=True)
 _NOW = bindparam("now", type_=Instant())
 _SEEN = bindparam("seen", type_=Instant())
-_ACCOUNTS = (
+_TARGETS = (
     select(
         ScimTarget.application_id,
         ScimTarget.base_url,
@@ -150,18 +215,24 @@ _ACCOUNTS = (
         ScimTarget.user_name_attribute,
         ScimTarget.dialect,
         ScimTarget.control_user_name,
+        ScimTarget.options,
         Application.is_enabled,
-        Account.id,
-        Account.principal_id,
-        Account.external_id,
-        Account.user_name,
-        Account.known_state,
-        Account.known_hash,
+        ScimDiscovery.base_url.label("discovered_at"),
+        ScimDiscovery.capabilities,
     )
     .join(Application, Application.id == ScimTarget.application_id)
-    .join(Account, Account.application_id == ScimTarget.application_id)
-    .where(Account.id.in_(_IDS))
+    .outerjoin(ScimDiscovery, ScimDiscovery.application_id == ScimTarget.application_id)
+    .where(ScimTarget.application_id.in_(_IDS))
 )
+_ACCOUNTS = select(
+    Account.id,
+    Account.application_id,
+    Account.principal_id,
+    Account.external_id,
+    Account.user_name,
+    Account.known_state,
+    Account.known_hash,
+).where(Account.id.in_(_IDS))
 _PEOPLE = (
     select(
         Person.id,
@@ -170,11 +241,15 @@ _PEOPLE = (
         Person.family_name,
         Person.email,
         Person.mobile,
+        Person.locale,
         Employment.employee_number,
         Employment.title,
+        Employment.type.label("employment_type"),
         Employment.manager_id,
         Organization.name.label("organization"),
+        Organization.code.label("company_code"),
         Department.name.label("department"),
+        Department.path.label("department_path"),
     )
     .outerjoin(Employment, Employment.id == Person.main_employment_id)
     .outerjoin(Organization, Organization.id == Employment.organization_id)
@@ -183,7 +258,7 @@ _PEOPLE = (
 )
 _VERSIONS = select(Principal.id, Principal.version).where(Principal.id.in_(_IDS))
 _WANTED = (
-    select(Entitlement.principal_id, Entitlement.application_id)
+    select(Entitlement.principal_id, Entitlement.application_id, Entitlement.role)
     .join(Principal, Principal.id == Entitlement.principal_id)
     .where(
         Principal.id.in_(_IDS),
@@ -285,16 +360,36 @@ def note_accounts(session: Session, notes: Sequence[Note]) -> list[bool]:
     for names, values in rows.items():
         connection.execute(_noting(names), values)
     record(session, events)
+    told = [note for note, is_news in zip(notes, written, strict=True) if is_news and "known_state" in note.values]
+    mark_groups(session, {note.delivery.application_id for note in told}, now=max((n.now for n in told), default=None))
     return written
+
+
+_MARK_GROUPS = (
+    update(OutboundGroup)
+    .where(OutboundGroup.application_id.in_(_APPLICATIONS), OutboundGroup.dirty_at.is_(None))
+    .values(dirty_at=bindparam("at"))
+)
+
+
+def mark_groups(session: Session, application_ids: Collection[str], *, now: datetime | None) -> None:
+    """Let the groups of these applications be looked at again: accounts or rights there changed."""
+    if application_ids and now is not None:
+        session.connection().execute(_MARK_GROUPS, {"applications": sorted(application_ids), "at": now})
 
 
 @lru_cache
 def _noting(names: tuple[str, ...]) -> Update:
+    values: dict[str, Any] = {n: bindparam(f"new_{n}") for n in names}
+    if "known_state" in names:
+        # The instant at which it was first seen off; a later look that says the same does not move it.
+        is_off = bindparam("new_known_state", type_=String()) == "inactive"
+        values["off_since"] = case((is_off, func.coalesce(Account.off_since, _SEEN)), else_=None)
     # Asked again where the row is written: of several notes on one account in a set, the older never wins.
     return (
         update(Account)
         .where(Account.id == bindparam("key"), or_(Account.observed_at.is_(None), Account.observed_at <= _SEEN))
-        .values({**{n: bindparam(f"new_{n}") for n in names}, "observed_at": _SEEN, "changed_at": bindparam("at")})
+        .values({**values, "observed_at": _SEEN, "changed_at": bindparam("at")})
     )
 
 
@@ -339,7 +434,9 @@ def people_there(
     people = {row.id: row for row in connection.execute(_PEOPLE, ids)}
     standings = {row.id: row for row in connection.execute(_STANDINGS, ids)}
     rights = connection.execute(_WANTED, {**ids, "applications": [application_id], "now": now})
-    wanted = {row.principal_id for row in rights}
+    wanted: dict[str, list[str]] = {}
+    for right in rights:
+        wanted.setdefault(right.principal_id, []).append(right.role)
     manager_ids = sorted({row.manager_id for row in people.values() if row.manager_id})
     managers: dict[str, str | None] = {}
     if manager_ids:
@@ -347,7 +444,7 @@ def people_there(
         managers = {row.principal_id: row.external_id for row in rows}
     return {
         person_id: PersonThere(
-            _facts(row, managers.get(row.manager_id)),
+            _facts(row, managers.get(row.manager_id), wanted.get(person_id, ())),
             standings[person_id].organization_id,
             standings[person_id].standing,
             person_id in wanted,

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from idhub.changes import EventType
 from idhub.db import Database
-from idhub.delivery.channel import Grade, LeasedDelivery, Outcome
+from idhub.delivery.channel import Failure, Grade, LeasedDelivery, Outcome
 from idhub.delivery.together import Together
 from idhub.provisioning import records
 from scim.client import Exchange, ScimClient
@@ -48,8 +48,56 @@ class Clock:
         return timedelta(seconds=self._loop.time() - self._began)
 
 
-class Run:
+class Talk:
     """What the steps of one attempt share. `grade` is what has been proven so far, whatever happens next."""
+
+    def __init__(
+        self, database: Database, delivery: LeasedDelivery, target: records.Target, *, client: ScimClient, clock: Clock
+    ) -> None:
+        self.delivery = delivery
+        self.target = target
+        self.client = client
+        self.clock = clock
+        self.grade = Grade.E0
+        self.evidence: dict[str, Any] = {}
+        self._database = database
+
+    async def read(self, question: Callable[[Session], T]) -> T:
+        """Ask the database in a short transaction of its own, off the event loop."""
+
+        def asked() -> T:
+            with self._database.read() as session:
+                return question(session)
+
+        return await asyncio.to_thread(asked)
+
+    async def write(self, work: Callable[[Session], T]) -> T:
+        """Write in a short transaction of its own, off the event loop."""
+        return await asyncio.to_thread(self._database.run, work)
+
+    def outcome(
+        self,
+        kind: Literal["done", "retry", "dead"],
+        error: str | None = None,
+        *,
+        retry_after: timedelta | None = None,
+        failure: Failure | None = None,
+    ) -> Outcome:
+        """Close the attempt, with all that was said in it as evidence."""
+        exchanges = self.client.exchanges
+        return Outcome(
+            kind=kind,
+            grade=self.grade,
+            evidence={**self.evidence, "requests": [_shown(exchange) for exchange in exchanges]},
+            status_code=None if any(map(_may_land_late, exchanges)) or not exchanges else exchanges[-1].status,
+            error=error,
+            retry_after=retry_after,
+            failure=failure,
+        )
+
+
+class Run(Talk):
+    """An attempt that is about one account."""
 
     def __init__(
         self,
@@ -61,28 +109,14 @@ class Run:
         clock: Clock,
         notes: Together[records.Note, bool],
     ) -> None:
-        self.delivery = delivery
+        super().__init__(database, delivery, situation.target, client=client, clock=clock)
         self.situation = situation
-        self.client = client
-        self.clock = clock
-        self.grade = Grade.E0
-        self.evidence: dict[str, Any] = {}
-        self._database = database
         self._notes = notes
 
     @property
     def was_on(self) -> bool:
         """Whether the account was, as far as we knew, still to be switched off: then that has an event."""
         return self.situation.account.known_state not in {"inactive", "absent"}
-
-    async def read(self, question: Callable[[Session], T]) -> T:
-        """Ask the database in a short transaction of its own, off the event loop."""
-
-        def asked() -> T:
-            with self._database.read() as session:
-                return question(session)
-
-        return await asyncio.to_thread(asked)
 
     async def ensure_unchanged(self) -> None:
         """The version gate: nothing is switched on for somebody who changed since the situation was read.
@@ -120,24 +154,6 @@ class Run:
     async def note(self, values: Mapping[str, Any], *, seen_at: datetime, events: Sequence[EventType] = ()) -> None:
         """Write down what was seen of the account, with its events; committed when this returns."""
         await self._notes.ask(records.Note(self.delivery, values, seen_at, events, self.clock.now()))
-
-    def outcome(
-        self,
-        kind: Literal["done", "retry", "dead"],
-        error: str | None = None,
-        *,
-        retry_after: timedelta | None = None,
-    ) -> Outcome:
-        """Close the attempt, with all that was said in it as evidence."""
-        exchanges = self.client.exchanges
-        return Outcome(
-            kind=kind,
-            grade=self.grade,
-            evidence={**self.evidence, "requests": [_shown(exchange) for exchange in exchanges]},
-            status_code=None if any(map(_may_land_late, exchanges)) or not exchanges else exchanges[-1].status,
-            error=error,
-            retry_after=retry_after,
-        )
 
 
 def id_of(user: Resource) -> str:

@@ -64,6 +64,9 @@ DELIVERY_STATE: Mapping[str, Label] = {
 OPERATION: Mapping[str, str] = {
     "provision": N_("Provision account"),
     "deprovision": N_("Deactivate account"),
+    "delete": N_("Delete account"),
+    "group": N_("Bring group up to date"),
+    "discover": N_("Ask what it can do"),
     "logout": N_("End session"),
 }
 CHANNEL: Mapping[str, str] = {

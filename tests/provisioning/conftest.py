@@ -23,6 +23,7 @@ from idhub.directory.tables import Department, Employment, Organization, Person,
 from idhub.keys import Keyring
 from idhub.provisioning.outbound import ScimChannel
 from idhub.settings import Settings
+from tests.provisioning.quirky import Quirks, Quirky, QuirkyHttp
 from tests.provisioning.stand_ins import StandIn
 from tests.support.clock import Clock
 
@@ -42,6 +43,8 @@ class Scene:
     settings: Settings
     allowed: list[str] = field(default_factory=list)
     organization_id: str = ""
+    quirky: Quirky | None = None
+    """A service that is reached without a socket, where there is one."""
 
     def company(self) -> None:
         self.organization_id = new_id("org")
@@ -174,6 +177,14 @@ class Scene:
         self.entitle(person_id, application_id, external_id=user_id, known_state="active", observed_at=self.clock())
         return user_id
 
+    def alive_in(self, service: Quirky, application_id: str) -> str:
+        """As `alive`, in a service of this process. People of earlier examples may be there."""
+        name = f"control-{new_id('c')[-8:]}"
+        person_id = self.person(name)
+        user_id = service.add_user(userName=f"{name}@corp.example", externalId=person_id)
+        self.entitle(person_id, application_id, external_id=user_id, known_state="active", observed_at=self.clock())
+        return user_id
+
     def leave(self, person_id: str) -> None:
         now = self.clock()
         with self.database.transaction() as session:
@@ -205,6 +216,11 @@ class Scene:
         }
         return LeasedDelivery(**(defaults | values))
 
+    def base_url_of(self, application_id: str) -> str:
+        """Where the application's SCIM service is."""
+        with self.database.read() as session:
+            return session.scalars(select(ScimTarget.base_url).where(ScimTarget.application_id == application_id)).one()
+
     def account(self, account_id: str) -> dict[str, Any]:
         with self.database.read() as session:
             return dict(session.execute(select(Account.__table__).where(Account.id == account_id)).one()._mapping)
@@ -221,6 +237,9 @@ class Scene:
         """Send deliveries at once, in one event loop, as the worker does; half a minute after whatever was before."""
         self.clock.advance(seconds=30)
         settings = self.settings.model_copy(update={"outbound_allow": ",".join(self.allowed)})
+        quirky = self.quirky
+        if quirky is not None:
+            return self.send_within(QuirkyHttp(quirky), *deliveries, timeout=timeout)
 
         async def sent() -> list[Outcome]:
             async with OutboundHttp(settings) as http:
@@ -229,6 +248,43 @@ class Scene:
                 return await asyncio.gather(*(channel.send(delivery, now=now) for delivery in deliveries))
 
         return asyncio.run(sent())
+
+    def send_within(self, http: QuirkyHttp, *deliveries: LeasedDelivery, timeout: timedelta) -> list[Outcome]:
+        """Send deliveries to a service of this process."""
+
+        async def sent() -> list[Outcome]:
+            channel = ScimChannel(self.database, self.keyring, http, timeout=timeout)
+            now = self.clock()
+            return await asyncio.gather(*(channel.send(delivery, now=now) for delivery in deliveries))
+
+        return asyncio.run(sent())
+
+    def target_delivery(self, application_id: str, operation: Operation, **payload: Any) -> LeasedDelivery:
+        """A delivery that is about the target, not about an account."""
+        return LeasedDelivery(
+            id=new_id("dlv"),
+            application_id=application_id,
+            channel="scim",
+            lane=f"scim:{operation}:{application_id}",
+            operation=operation,
+            payload=payload,
+            attempt=1,
+            principal_id=None,
+            account_id=None,
+            participant_id=None,
+            case_id=None,
+            required_grade=Grade.E1,
+            deadline_at=None,
+            quiet_after=None,
+        )
+
+    def quirks(self, quirks: Quirks, dialect: str = "generic", **target: Any) -> tuple[Quirky, str]:
+        """A quirky service, and an application that speaks to it."""
+        self.quirky = Quirky(quirks)
+        application_id = self.application(
+            base_url="https://quirky.example/scim/v2", dialect=dialect, token=self.quirky.token, **target
+        )
+        return self.quirky, application_id
 
     def send_one(
         self, account_id: str, operation: Operation, *, timeout: timedelta = PATIENT, **values: Any

@@ -9,7 +9,8 @@ import orjson
 
 from idhub.directory.names import stored_login_name
 from idhub.errors import Invalid
-from idhub.provisioning.mapping import EMPLOYEE_NUMBER, ORGANIZATION, differences, user_attributes, user_name_of
+from idhub.provisioning.mapping import EMPLOYEE_NUMBER, ORGANIZATION, differences
+from idhub.provisioning.mapping_rules import ApplicationMapping
 from idhub.provisioning.reconcile.kinds import PROPOSALS, Kind, Proposal
 from idhub.provisioning.records import PersonThere
 from scim.dialects import Dialect
@@ -93,7 +94,7 @@ class Terms:
     """What an application's accounts are judged by."""
 
     application_id: str
-    user_name_attribute: str
+    mapping: ApplicationMapping
     dialect: Dialect
     service_accounts: frozenset[str]
     """userNames, case-folded."""
@@ -218,11 +219,10 @@ def _verdict(
 def _drift(resource: Resource, person: PersonThere, terms: Terms) -> dict[str, Any]:
     """Attributes that are not what provisioning would make them: path to should and is."""
     try:
-        user_name = user_name_of(person.facts, terms.user_name_attribute)
+        desired = terms.dialect.supported(terms.mapping.attributes(person.facts))
     except Invalid:
         return {}
-    desired = terms.dialect.supported(user_attributes(person.facts, user_name=user_name))
-    changes = differences(desired, resource)
+    changes = differences(desired, resource, kinds=terms.mapping.kinds, one_value_each=terms.dialect.one_value_each)
     changes.pop("active", None)
     return {
         path: {"should": _shown(desired.get(path)), "is": _shown(attribute(resource, path))}

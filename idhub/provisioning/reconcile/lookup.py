@@ -161,7 +161,7 @@ def _match(session: Session, page: Sequence[Seen], terms: Terms) -> dict[str, Ma
     if not page:
         return {}
     references = _people_by_id(session, {seen.external_ref for seen in page if seen.external_ref})
-    by_number = terms.user_name_attribute == "employee_number"
+    by_number = terms.mapping.user_name_attribute == "employee_number"
     numbers_of = {
         seen.external_id: {n for n in (seen.employee_number, seen.user_name if by_number else None) if n}
         for seen in page

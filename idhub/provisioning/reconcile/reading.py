@@ -13,10 +13,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from idhub.access.applications import scim_token_context
-from idhub.access.tables import Application, ScimTarget
+from idhub.access.tables import Application
 from idhub.delivery.http import OutboundHttp, OutboundResponse
 from idhub.errors import NotFound
 from idhub.keys import Keyring
+from idhub.provisioning import records
+from idhub.provisioning.mapping_rules import ApplicationMapping
 from idhub.provisioning.outbound import ScimHttp
 from scim.client import ScimClient
 from scim.dialects import DIALECTS, GENERIC, Dialect
@@ -35,8 +37,10 @@ class Source:
     base_url: str
     token_sealed: bytes | None
     dialect: Dialect
-    user_name_attribute: str
+    mapping: ApplicationMapping
     control_user_name: str | None
+    proxy: str | None = None
+    egress_address: str | None = None
 
 
 def source_of(session: Session, application_id: str) -> Source:
@@ -45,19 +49,9 @@ def source_of(session: Session, application_id: str) -> Source:
     Raises:
         NotFound: it has none.
     """
-    row = session.execute(
-        select(
-            Application.slug,
-            ScimTarget.base_url,
-            ScimTarget.token_sealed,
-            ScimTarget.dialect,
-            ScimTarget.user_name_attribute,
-            ScimTarget.control_user_name,
-        )
-        .join(ScimTarget, ScimTarget.application_id == Application.id)
-        .where(Application.id == application_id)
-    ).one_or_none()
-    if row is None:
+    slug = session.scalar(select(Application.slug).where(Application.id == application_id))
+    target = records.targets(session, [application_id]).get(application_id)
+    if slug is None or target is None:
         raise NotFound(
             "This application has no SCIM target: there is nothing to compare.",
             field="application",
@@ -65,12 +59,14 @@ def source_of(session: Session, application_id: str) -> Source:
         )
     return Source(
         application_id,
-        row.slug,
-        row.base_url,
-        row.token_sealed,
-        DIALECTS.get(row.dialect, GENERIC),
-        row.user_name_attribute,
-        row.control_user_name,
+        slug,
+        target.base_url,
+        target.token_sealed,
+        DIALECTS.get(target.dialect, GENERIC).learned(target.capabilities),
+        target.mapping,
+        target.control_user_name,
+        target.options.proxy,
+        target.options.egress_address,
     )
 
 
@@ -88,10 +84,19 @@ class _Larger:
         headers: Mapping[str, str] | None = None,
         json: Any = None,
         timeout: timedelta,  # noqa: ASYNC109 - the total deadline, part of every outbound call
+        proxy: str | None = None,
+        egress_address: str | None = None,
     ) -> OutboundResponse:
         """See `OutboundHttp.request`."""
         return await self._http.request(
-            method, url, headers=headers, json=json, timeout=timeout, max_bytes=MAX_PAGE_BYTES
+            method,
+            url,
+            headers=headers,
+            json=json,
+            timeout=timeout,
+            max_bytes=MAX_PAGE_BYTES,
+            proxy=proxy,
+            egress_address=egress_address,
         )
 
 
@@ -109,7 +114,7 @@ class AccountReader:
             token = keyring.open(scim_token_context(source.application_id), source.token_sealed).decode()
         self._http = http
         self._client = ScimClient(
-            ScimHttp(_Larger(http)),
+            ScimHttp(_Larger(http), proxy=source.proxy, egress_address=source.egress_address),
             source.base_url,
             token,
             time_left=lambda: PAGE_TIMEOUT,

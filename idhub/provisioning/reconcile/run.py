@@ -141,7 +141,7 @@ def _terms(source: Source, plan: PlanView, register_is_complete: bool) -> Terms:
     names = [*plan.service_accounts, *([source.control_user_name] if source.control_user_name else [])]
     return Terms(
         application_id=source.application_id,
-        user_name_attribute=source.user_name_attribute,
+        mapping=source.mapping,
         dialect=source.dialect,
         service_accounts=frozenset(name.casefold() for name in names),
         register_is_complete=register_is_complete,

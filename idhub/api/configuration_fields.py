@@ -1,0 +1,44 @@
+"""Forms of fields that all blocks of a configuration file share."""
+
+import re
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+from idhub.errors import Invalid
+
+_DURATION = re.compile(r"(\d{1,6})\s*(s|m|h|d)?")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def _no_control_characters(value: str) -> str:
+    if any(c < " " or c == "\x7f" for c in value):
+        raise PydanticCustomError("control_character", "must not contain control characters")
+    return value
+
+
+def no_nul(value: str) -> str:
+    if "\0" in value:
+        raise PydanticCustomError("control_character", "must not contain NUL")
+    return value
+
+
+_PLAIN = AfterValidator(_no_control_characters)
+Text = Annotated[str, Field(min_length=1, max_length=200), _PLAIN]
+Name = Annotated[str, Field(min_length=1, max_length=120), _PLAIN]
+Uri = Annotated[str, Field(min_length=1, max_length=2_000)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def duration(value: str | int | None, where: str) -> timedelta | None:
+    if value is None:
+        return None
+    match = _DURATION.fullmatch(str(value))
+    if match is None or int(match[1]) == 0:
+        raise Invalid(f"{where} must be seconds, or a number with s, m, h or d.", field=where, rule="duration")
+    return timedelta(seconds=int(match[1]) * _UNITS[match[2] or "s"])

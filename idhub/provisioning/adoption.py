@@ -1,0 +1,474 @@
+"""Which account of an application is a person's: found by rules, never by a name alone, and reviewed where in doubt.
+
+`find_account` is asked before each create. `scan` goes through everything that an application has. What a rule marked
+for review finds, what fits several people and, in a scan, what fits nobody goes to the list of reviews; `confirm` and
+`reject` decide, and the deliveries that waited for it go on.
+"""
+
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import Any, assert_never
+
+from sqlalchemy import func, or_, select, update
+from sqlalchemy.orm import Session
+
+from idhub.access.tables import Account
+from idhub.changes import SYSTEM, Actor, Event, EventType, record
+from idhub.db import Database, bulk_insert, chunked, new_id
+from idhub.delivery import queue
+from idhub.delivery.channel import Grade, PlannedDelivery
+from idhub.directory.tables import Employment, Person, Principal
+from idhub.errors import Conflict, NotFound
+from idhub.provisioning.options import AdoptRule
+from idhub.provisioning.outbound_tables import AdoptionReview
+from idhub.provisioning.planner import CHANNEL, lane_of
+from idhub.provisioning.run import NeedsSomebody, Run
+from scim.client import ScimClient, emails_of, enterprise
+from scim.errors import RemoteNotFound
+from scim.schemas import Resource, attribute
+
+_PART = 500
+
+
+async def find_account(run: Run, user_name: str) -> Resource | None:
+    """The account that is this person's: the linked one, or one that a rule finds; None: there is none.
+
+    Raises:
+        NeedsSomebody: several fit, or somebody has to look first; what was found is in the list of reviews.
+        RemoteError: the application did not answer as it should.
+    """
+    account = run.situation.account
+    if account.external_id is not None:
+        try:
+            return await run.client.get_user(account.external_id)
+        except RemoteNotFound:
+            run.evidence["linked_account"] = "gone"
+    adopt = run.situation.target.options.adopt
+    for rule in (*adopt.automatic, *adopt.review):
+        users = await _found(run, rule, user_name)
+        if not users:
+            continue
+        if len(users) > 1:
+            await _put_to_review(run, rule, "ambiguous", users)
+            raise NeedsSomebody(f"The application has {len(users)} accounts for this person. Keep one of them.")
+        is_shared = await run.read(partial(_fits_others, run=run, rule=rule))
+        if rule in adopt.review or is_shared:
+            await _put_to_review(run, rule, "ambiguous" if is_shared else "review", users)
+            raise NeedsSomebody("An account there may be this person's. Confirm or reject it in the list of reviews.")
+        run.evidence["adopted_by"] = rule
+        return users[0]
+    return None
+
+
+async def _found(run: Run, rule: AdoptRule, user_name: str) -> list[Resource]:
+    person = run.situation.person
+    if person is None:
+        return []
+    users: list[Resource]
+    match rule:
+        case "external_id":
+            users = await run.client.find_by_external_id(person.principal_id)
+        case "user_name":
+            users = await run.client.find_by_user_name(user_name)
+        case "email":
+            users = await run.client.find_by_email(person.email) if person.email else []
+        case "employee_number":
+            users = await run.client.find_by_employee_number(person.employee_number) if person.employee_number else []
+        case _:
+            assert_never(rule)
+    if not users:
+        return []
+    ids = [str(attribute(user, "id")) for user in users]
+    rejected = await run.read(lambda session: _rejected(session, run.delivery.application_id, ids))
+    return [user for user in users if str(attribute(user, "id")) not in rejected]
+
+
+def _rejected(session: Session, application_id: str, user_ids: Sequence[str]) -> set[str]:
+    return set(
+        session.scalars(
+            select(AdoptionReview.user_id).where(
+                AdoptionReview.application_id == application_id,
+                AdoptionReview.user_id.in_(user_ids),
+                AdoptionReview.state == "rejected",
+            )
+        )
+    )
+
+
+def _fits_others(session: Session, *, run: Run, rule: AdoptRule) -> bool:
+    """Whether what the rule goes by is another person's too: a shared mailbox, the same number in two companies."""
+    person = run.situation.person
+    if person is None or rule in {"external_id", "user_name"}:
+        return False
+    if rule == "email":
+        others = select(Person.id).where(func.lower(Person.email) == (person.email or "").lower())
+    else:
+        others = select(Employment.principal_id).where(Employment.employee_number == person.employee_number)
+    found = set(session.scalars(others.limit(_PART)))
+    return bool(found - {person.principal_id})
+
+
+async def _put_to_review(run: Run, rule: AdoptRule, problem: str, users: Sequence[Resource]) -> None:
+    now = run.clock.now()
+    rows = [
+        _review(run.delivery.application_id, user, rule, problem, [run.delivery.principal_id or ""], now=now)
+        for user in users
+    ]
+    await run.write(lambda session: _store(session, rows))
+
+
+def _review(
+    application_id: str,
+    user: Mapping[str, Any],
+    rule: AdoptRule | None,
+    problem: str,
+    candidates: Sequence[str],
+    *,
+    now: datetime,
+) -> dict[str, Any]:
+    user_name, emails = attribute(user, "userName"), emails_of(user)
+    return {
+        "id": new_id("rev"),
+        "application_id": application_id,
+        "user_id": str(attribute(user, "id"))[:255],
+        "user_name": user_name[:254] if isinstance(user_name, str) else None,
+        "email": emails[0][:254] if emails else None,
+        "rule": rule,
+        "problem": problem,
+        "candidates": list(candidates),
+        "state": "open",
+        "principal_id": None,
+        "decided_by": None,
+        "decided_at": None,
+        "created_at": now,
+    }
+
+
+def _store(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Add reviews, except of accounts that have one. Returns how many are new."""
+    if not rows:
+        return 0
+    held: dict[str, AdoptionReview] = {}
+    for part in chunked([row["user_id"] for row in rows]):
+        found = session.scalars(
+            select(AdoptionReview).where(
+                AdoptionReview.application_id == rows[0]["application_id"], AdoptionReview.user_id.in_(part)
+            )
+        )
+        held |= {review.user_id: review for review in found}
+    for row in rows:
+        known = held.get(row["user_id"])
+        if known is not None and known.state == "open":
+            known.candidates = sorted({*known.candidates, *row["candidates"]})
+            known.problem = "ambiguous" if len(known.candidates) > 1 else row["problem"]
+            known.rule = row["rule"] or known.rule
+    session.flush()
+    new = {row["user_id"]: row for row in rows if row["user_id"] not in held}
+    bulk_insert(session, AdoptionReview, list(new.values()))
+    return len(new)
+
+
+def open_reviews(session: Session, application_id: str, *, limit: int = 200) -> list[AdoptionReview]:
+    """Reviews that wait for somebody, the oldest first."""
+    return list(
+        session.scalars(
+            select(AdoptionReview)
+            .where(AdoptionReview.application_id == application_id, AdoptionReview.state == "open")
+            .order_by(AdoptionReview.id)
+            .limit(limit)
+        )
+    )
+
+
+def confirm(
+    session: Session, review_id: str, principal_id: str, *, application_id: str, now: datetime, actor: Actor, door: str
+) -> None:
+    """Decide that the account is this person's: it is linked, and brought up to date.
+
+    Raises:
+        NotFound: there is no such review of this application, or no such person with an account there.
+        Conflict: it was decided already, or the account or the person is taken.
+    """
+    review = _open(session, review_id, application_id)
+    # The order of locks of every delivery: the principal first (design, invariant 2).
+    session.execute(select(Principal.id).where(Principal.id == principal_id).with_for_update())
+    account = session.scalars(
+        select(Account)
+        .where(Account.application_id == application_id, Account.principal_id == principal_id, Account.slot == "main")
+        .with_for_update()
+    ).one_or_none()
+    if account is None:
+        raise NotFound("This person has no account in this application.", field="person", rule="account.unknown")
+    if account.external_id not in (None, review.user_id):
+        raise Conflict("This person is linked to another account there.", field="person", rule="account.linked")
+    taken = session.scalar(
+        select(Account.id).where(
+            Account.application_id == application_id,
+            Account.external_id == review.user_id,
+            Account.id != account.id,
+        )
+    )
+    if taken is not None:
+        raise Conflict("This account is linked to another person.", field="person", rule="account.taken")
+    account.external_id, account.changed_at = review.user_id, now
+    _decide(review, "confirmed", principal_id, now=now, actor=actor)
+    session.flush()
+    record(session, [_linked(account.id, principal_id, application_id, review.id, now=now, actor=actor, door=door)])
+    _plan_again(session, [principal_id], application_id, now=now)
+
+
+def reject(session: Session, review_id: str, *, application_id: str, now: datetime, actor: Actor, door: str) -> None:
+    """Decide that the account is nobody's that we know: it is left alone, and who waited gets an account of their own.
+
+    Raises:
+        NotFound, Conflict: as `confirm`.
+    """
+    review = _open(session, review_id, application_id)
+    candidates = sorted(review.candidates)
+    session.execute(select(Principal.id).where(Principal.id.in_(candidates)).order_by(Principal.id).with_for_update())
+    _decide(review, "rejected", None, now=now, actor=actor)
+    session.flush()
+    event = Event(
+        type=EventType.ADOPTION_REJECTED,
+        at=now,
+        actor=actor,
+        door=door,
+        target_kind="application",
+        target_id=application_id,
+        application_id=application_id,
+        details={"review": review.id},
+    )
+    record(session, [event])
+    _plan_again(session, candidates, application_id, now=now)
+
+
+def _open(session: Session, review_id: str, application_id: str) -> AdoptionReview:
+    review = session.scalars(
+        select(AdoptionReview)
+        .where(AdoptionReview.id == review_id, AdoptionReview.application_id == application_id)
+        .with_for_update()
+    ).one_or_none()
+    if review is None:
+        raise NotFound("There is no such account to review.", field="review", rule="review.unknown")
+    if review.state != "open":
+        raise Conflict("This was decided already.", field="review", rule="review.decided")
+    return review
+
+
+def _decide(review: AdoptionReview, state: str, principal_id: str | None, *, now: datetime, actor: Actor) -> None:
+    review.state, review.principal_id = state, principal_id
+    review.decided_by, review.decided_at = f"{actor.kind}:{actor.id}"[:60], now
+
+
+def _linked(
+    account_id: str,
+    principal_id: str,
+    application_id: str,
+    review_id: str | None,
+    *,
+    now: datetime,
+    actor: Actor,
+    door: str,
+) -> Event:
+    return Event(
+        type=EventType.ACCOUNT_LINKED,
+        at=now,
+        actor=actor,
+        door=door,
+        target_kind="account",
+        target_id=account_id,
+        person_id=principal_id,
+        application_id=application_id,
+        details={"review": review_id} if review_id else {},
+    )
+
+
+def _plan_again(session: Session, principal_ids: Sequence[str], application_id: str, *, now: datetime) -> None:
+    """Provision anew who waited; a delivery for somebody who may not have it any more sees that it is off."""
+    rows = session.execute(
+        select(Account.id, Account.principal_id).where(
+            Account.application_id == application_id,
+            Account.principal_id.in_(list(principal_ids)),
+            Account.slot == "main",
+            Account.desired_state == "active",
+        )
+    )
+    planned = [
+        PlannedDelivery(
+            application_id=application_id,
+            channel=CHANNEL,
+            lane=lane_of(row.id),
+            operation="provision",
+            principal_id=row.principal_id,
+            account_id=row.id,
+            required_grade=Grade.E1,
+        )
+        for row in rows
+    ]
+    queue.plan(session, planned, now=now)
+
+
+@dataclass(slots=True)
+class Scanned:
+    """What a scan came to."""
+
+    read: int = 0
+    known: int = 0
+    linked: int = 0
+    to_review: int = 0
+    unmatched: int = 0
+
+
+@dataclass(slots=True)
+class _People:
+    """Who has no account there yet, by what rules go by; more than one under a key: ambiguous."""
+
+    account: dict[str, str] = field(default_factory=dict)
+    by: dict[str, dict[str, set[str]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(set)))
+
+
+async def pages(client: ScimClient) -> AsyncIterator[list[Resource]]:
+    """Every page of the application's accounts."""
+    start = 1
+    while True:
+        page = await client.list_page("/Users", start)
+        if page.resources:
+            yield page.resources
+        start += len(page.resources)
+        if not page.resources or (page.total is not None and start > page.total):
+            return
+
+
+def match_page(
+    database: Database,
+    application_id: str,
+    users: Sequence[Resource],
+    *,
+    automatic: Sequence[AdoptRule],
+    review: Sequence[AdoptRule],
+    now: datetime,
+    actor: Actor = SYSTEM,
+) -> Scanned:
+    """Match one page of an application's accounts to people, link what fits, put the rest to review; one transaction.
+
+    Only people who are to have an account there and have none linked are looked at.
+    """
+
+    def matched(session: Session) -> Scanned:
+        result = Scanned(read=len(users))
+        ids = [str(attribute(user, "id")) for user in users]
+        linked = set(
+            session.scalars(
+                select(Account.external_id).where(
+                    Account.application_id == application_id, Account.external_id.in_(ids)
+                )
+            )
+        )
+        fresh = [user for user in users if str(attribute(user, "id")) not in linked]
+        result.known = len(users) - len(fresh)
+        people = _without_account(session, application_id, fresh)
+        rows: list[dict[str, Any]] = []
+        links: list[tuple[str, str, str]] = []
+        taken: set[str] = set()
+        rejected = _rejected(session, application_id, ids)
+        for user in fresh:
+            user_id = str(attribute(user, "id"))
+            if user_id in rejected:
+                continue
+            rule, found = _people_of(user, people, (*automatic, *review))
+            found -= taken
+            if rule in automatic and len(found) == 1:
+                principal_id = next(iter(found))
+                links.append((people.account[principal_id], principal_id, user_id))
+                taken.add(principal_id)
+                continue
+            problem = "unmatched" if not found else ("ambiguous" if len(found) > 1 else "review")
+            rows.append(_review(application_id, user, rule, problem, sorted(found), now=now))
+            result.unmatched += not found
+        result.linked = _link(session, application_id, links, now=now, actor=actor)
+        result.to_review = _store(session, rows)
+        return result
+
+    return database.run(matched)
+
+
+def _without_account(session: Session, application_id: str, users: Sequence[Resource]) -> _People:
+    """People of a page who are to have an account there and have none linked, by everything that rules go by."""
+    people = _People()
+    external = {str(attribute(user, "externalId") or "") for user in users}
+    names = {str(attribute(user, "userName") or "").lower() for user in users}
+    mails = {mail.lower() for user in users for mail in emails_of(user)}
+    numbers = {str(attribute(user, enterprise("employeeNumber")) or "") for user in users}
+    number_of_name = {str(attribute(user, "userName") or "") for user in users}
+    statement = (
+        select(
+            Account.id,
+            Account.principal_id,
+            func.lower(Person.email).label("email"),
+            Employment.employee_number,
+        )
+        .join(Person, Person.id == Account.principal_id)
+        .outerjoin(Employment, Employment.id == Person.main_employment_id)
+        .where(
+            Account.application_id == application_id,
+            Account.slot == "main",
+            Account.desired_state == "active",
+            Account.external_id.is_(None),
+        )
+    )
+    conditions = or_(
+        Account.principal_id.in_(external - {""}),
+        func.lower(Person.email).in_((names | mails) - {""}),
+        Employment.employee_number.in_((numbers | number_of_name) - {""}),
+    )
+    for row in session.execute(statement.where(conditions)):
+        people.account[row.principal_id] = row.id
+        people.by["external_id"][row.principal_id].add(row.principal_id)
+        if row.email:
+            people.by["user_name"][row.email].add(row.principal_id)
+            people.by["email"][row.email].add(row.principal_id)
+        if row.employee_number:
+            people.by["user_name"][row.employee_number.lower()].add(row.principal_id)
+            people.by["employee_number"][row.employee_number].add(row.principal_id)
+    return people
+
+
+def _people_of(user: Resource, people: _People, rules: Sequence[AdoptRule]) -> tuple[AdoptRule | None, set[str]]:
+    owner = attribute(user, "externalId")
+    for rule in rules:
+        keys = {
+            "external_id": [owner],
+            "user_name": [str(attribute(user, "userName") or "").lower()],
+            "email": [mail.lower() for mail in emails_of(user)],
+            "employee_number": [attribute(user, enterprise("employeeNumber"))],
+        }[rule]
+        found = {one for key in keys if isinstance(key, str) and key for one in people.by[rule].get(key, ())}
+        if found:
+            # It carries the externalId of somebody else: whatever the rest says, nothing is taken over.
+            return (rule, found) if owner in (None, "") or owner in found else (None, set())
+    return None, set()
+
+
+def _link(
+    session: Session, application_id: str, links: Sequence[tuple[str, str, str]], *, now: datetime, actor: Actor
+) -> int:
+    if not links:
+        return 0
+    people = sorted({principal_id for _, principal_id, _ in links})
+    session.execute(select(Principal.id).where(Principal.id.in_(people)).order_by(Principal.id).with_for_update())
+    events = []
+    for account_id, principal_id, user_id in links:
+        changed = session.execute(
+            update(Account)
+            .where(Account.id == account_id, Account.external_id.is_(None))
+            .values(external_id=user_id, changed_at=now)
+            .returning(Account.id)
+        ).first()
+        if changed is not None:
+            events.append(_linked(account_id, principal_id, application_id, None, now=now, actor=actor, door="cli"))
+    record(session, events)
+    _plan_again(session, people, application_id, now=now)
+    return len(events)

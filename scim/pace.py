@@ -1,0 +1,127 @@
+"""How fast a service may be asked: its own words in answers, and a budget that somebody set. Pure; time comes in.
+
+Services say it in four ways: `Retry-After` (RFC 9110 section 10.2.3); `RateLimit` of the IETF draft, in its newer form
+(`"default";r=50;t=30`) and its older one (`limit=100, remaining=50, reset=30`); `RateLimit-Remaining` with
+`RateLimit-Reset`; and the same with X- before, where the reset is a number of seconds or an instant.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+MAX_RETRY_AFTER: Final = timedelta(hours=1)
+"""A longer wish is shortened: a leaver cannot wait for a day because a server said so."""
+
+BURST: Final = 10
+"""Requests that may go at once under a budget that somebody set."""
+_PARAMETER: Final = re.compile(r"\b(remaining|reset|r|t)\s*=\s*\"?(\d{1,12})")
+_REMAINING: Final = ("ratelimit-remaining", "x-ratelimit-remaining", "x-rate-limit-remaining")
+_RESET: Final = ("ratelimit-reset", "x-ratelimit-reset", "x-rate-limit-reset")
+_LEAST_EPOCH: Final = 1_000_000_000
+_LEAST_MILLISECONDS: Final = 100_000_000_000
+
+
+class Pace:
+    """The budget of one service in one process.
+
+    Args:
+        per_minute: most requests a minute; None: only what the service itself says counts.
+    """
+
+    def __init__(self, per_minute: int | None = None) -> None:
+        self.per_minute = per_minute
+        self._tokens = float(BURST)
+        self._filled_at: datetime | None = None
+        self._remaining: int | None = None
+        self._reset_at: datetime | None = None
+
+    def wait(self, now: datetime, *, requests: int = 1) -> timedelta:
+        """How long until this many more requests may have gone; takes nothing."""
+        self._turn(now)
+        wait = timedelta(0)
+        if self._remaining is not None and self._reset_at is not None and self._remaining < requests:
+            wait = self._reset_at - now
+        if self.per_minute is not None:
+            wait = max(wait, timedelta(seconds=max(0.0, requests - self._tokens) * 60 / self.per_minute))
+        return max(wait, timedelta(0))
+
+    def take(self, now: datetime) -> timedelta:
+        """Take one request out of the budget; it may go after the time returned."""
+        wait = self.wait(now)
+        self._tokens -= 1
+        if self._remaining is not None and self._remaining > 0:
+            self._remaining -= 1
+        return wait
+
+    def learn(self, headers: Mapping[str, str], status: int, *, now: datetime) -> None:
+        """Take note of what an answer says of the budget."""
+        waits = retry_after(headers, now=now)
+        if status == 429:
+            self._remaining, self._reset_at = 0, now + (waits or timedelta(seconds=1))
+            return
+        remaining, reset = _limits(headers, now=now)
+        if remaining is not None and reset is not None:
+            # Answers overtake one another: within a period, the smallest number counts.
+            is_same = self._reset_at is not None and abs(self._reset_at - reset) < timedelta(seconds=2)
+            known = self._remaining if is_same and self._remaining is not None else remaining
+            self._remaining, self._reset_at = min(known, remaining), min(reset, now + MAX_RETRY_AFTER)
+
+    def _turn(self, now: datetime) -> None:
+        if self._reset_at is not None and self._reset_at <= now:
+            self._remaining = self._reset_at = None
+        if self.per_minute is not None:
+            since = (now - self._filled_at).total_seconds() if self._filled_at else 0.0
+            self._tokens = min(float(BURST), self._tokens + max(0.0, since) * self.per_minute / 60)
+            self._filled_at = now
+
+
+def retry_after(headers: Mapping[str, str], *, now: datetime) -> timedelta | None:
+    """RFC 9110 section 10.2.3: seconds, or a date, which is read against the service's own clock when it shows it."""
+    text = headers.get("Retry-After", "").strip()
+    if text.isdecimal() and text.isascii():
+        return min(timedelta(seconds=int(text[:9])), MAX_RETRY_AFTER)
+    until = http_date(text)
+    if until is None:
+        return None
+    wait = until - (http_date(headers.get("Date", "")) or now)
+    return min(max(wait, timedelta(0)), MAX_RETRY_AFTER)
+
+
+def http_date(text: str) -> datetime | None:
+    """An HTTP date; None where it is none."""
+    try:
+        parsed = parsedate_to_datetime(text)
+    except (ValueError, TypeError, IndexError):
+        return None
+    return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
+
+
+def _limits(headers: Mapping[str, str], *, now: datetime) -> tuple[int | None, datetime | None]:
+    said = dict(_PARAMETER.findall(headers.get("RateLimit", "").lower()))
+    remaining = said.get("remaining", said.get("r")) or _first(headers, _REMAINING)
+    reset = said.get("reset", said.get("t")) or _first(headers, _RESET)
+    if remaining is None or reset is None:
+        return None, None
+    return int(remaining), _instant(int(reset), now=now)
+
+
+def _first(headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:
+    for name in names:
+        # `100, 100;w=60` and `30.5` are seen too: the leading digits count.
+        match = re.match(r"\s*(\d{1,15})", headers.get(name, ""), re.ASCII)
+        if match is not None:
+            return match[1]
+    return None
+
+
+def _instant(number: int, *, now: datetime) -> datetime:
+    if number >= _LEAST_MILLISECONDS:
+        number //= 1_000
+    if number < _LEAST_EPOCH:
+        return now + min(timedelta(seconds=number), MAX_RETRY_AFTER)
+    # An instant may be far away or, by a clock that goes wrong, long past.
+    return min(max(datetime.fromtimestamp(number, UTC), now), now + MAX_RETRY_AFTER)

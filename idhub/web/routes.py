@@ -13,6 +13,7 @@ from idhub.web import (
     person,
     pick,
     portal,
+    provisioning,
     receipts,
     shared,
 )
@@ -30,6 +31,7 @@ _AREAS = (
     offboarding,
     receipts,
     applications,
+    provisioning,
     deliveries,
     events,
 )

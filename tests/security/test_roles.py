@@ -39,6 +39,8 @@ CELLS: Mapping[tuple[str, str], frozenset[str]] = {
     ("GET", "/admin"): ALL,
     ("GET", "/admin/apps"): ADMINISTRATORS | AUDITORS,
     ("GET", "/admin/apps/{slug}"): ADMINISTRATORS | AUDITORS,
+    ("GET", "/admin/apps/{slug}/provisioning"): ADMINISTRATORS | AUDITORS,
+    ("POST", "/admin/apps/{slug}/provisioning"): ADMINISTRATORS,
     ("GET", "/admin/deliveries"): ADMINISTRATORS | AUDITORS,
     ("GET", "/admin/deliveries/{delivery_id}"): ADMINISTRATORS | AUDITORS,
     ("POST", "/admin/deliveries/{delivery_id}/retry"): ADMINISTRATORS,

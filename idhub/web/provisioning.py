@@ -1,0 +1,202 @@
+"""`/admin/apps/{slug}/provisioning`: how the accounts are, what one person's would be, accounts to review."""
+
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Form, Request
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from starlette.responses import RedirectResponse, Response
+
+from idhub.access.tables import Application
+from idhub.authority import Action, may, visible_organizations
+from idhub.delivery import queue
+from idhub.delivery.queue import holds
+from idhub.directory.people import find_person, show_person
+from idhub.errors import Conflict, IdhubError, Invalid, NotFound
+from idhub.pages import N_
+from idhub.provisioning import adoption, discovering, records, sync, tokens
+from idhub.provisioning.outbound_tables import OutboundGroup
+from idhub.provisioning.preview import preview
+from idhub.web import queries_access
+from idhub.web.drawing import mark_of
+from idhub.web.listing import View
+from idhub.web.person import DOOR, record_visit, visible_person
+from idhub.web.refusals import refusal_words
+from idhub.web.services import WebServices
+from idhub.web.visit import Visitor, frame_of, page_router, require, visitor_of
+from scim.dialects import DIALECTS
+
+_PROBLEMS = {
+    "review": N_("fits a rule that asks for a look"),
+    "ambiguous": N_("fits several people, or one whose address others share"),
+    "unmatched": N_("fits nobody"),
+}
+_RUN = {
+    "running": N_("under way"),
+    "paused": N_("paused"),
+    "done": N_("finished"),
+    "cancelled": N_("cancelled"),
+}
+
+
+def create_router(services: WebServices) -> APIRouter:
+    """Routes of an application's provisioning."""
+    router = page_router(services)
+    pages = services.pages
+
+    @router.get("/admin/apps/{slug}/provisioning")
+    def provisioning(request: Request, slug: str, person: str = "") -> Response:
+        """Show it; with `person`, what would be sent for them."""
+        return _show(services, request, slug, person, {}, 200)
+
+    @router.post("/admin/apps/{slug}/provisioning")
+    def change(
+        request: Request,
+        slug: str,
+        csrf_token: Annotated[str, Form()] = "",
+        step: Annotated[str, Form()] = "",
+        review: Annotated[str, Form()] = "",
+        person: Annotated[str, Form()] = "",
+    ) -> Response:
+        """Take a step: a run over all accounts, dead letters, a question what it can do, a review."""
+        now = services.clock()
+        errors: dict[str, str] = {}
+        with services.database.transaction() as session:
+            visitor = visitor_of(session, request, services, now=now)
+            pages.check_form(request, csrf_token, session_id=visitor.session_id)
+            row, organization_id = _application(session, visitor, slug)
+            action = Action.DELIVERY_RETRY if step == "retry" else Action.APPLICATION_CHANGE
+            require(session, visitor, action, organization_id=organization_id)
+            _require_target(row)
+            who: dict[str, Any] = {"now": now, "actor": visitor.actor, "door": DOOR}
+            try:
+                _take(session, visitor, row.id, step, review, person, who)
+            except (Conflict, NotFound, Invalid) as error:
+                errors[error.field or ""] = refusal_words(error, lambda message: pages.gettext(request, message))
+        if errors:
+            return _show(services, request, slug, "", errors, 409)
+        return RedirectResponse(f"/admin/apps/{row.slug}/provisioning", status_code=303)
+
+    return router
+
+
+def _take(
+    session: Session, visitor: Visitor, application_id: str, step: str, review: str, person: str, who: dict[str, Any]
+) -> None:
+    match step:
+        case "start":
+            sync.start(session, application_id, **who)
+        case "pause" | "resume" | "cancel":
+            sync.take_step(session, application_id, step, **who)
+        case "retry":
+            queue.retry_all_dead(session, application_id, **who)
+        case "discover":
+            discovering.plan(session, [application_id], now=who["now"])
+        case "confirm":
+            within = visible_organizations(session, visitor.subject, Action.PEOPLE_READ)
+            adoption.confirm(
+                session, review, find_person(session, person, within=within), application_id=application_id, **who
+            )
+        case "reject":
+            adoption.reject(session, review, application_id=application_id, **who)
+        case _:
+            raise Invalid(N_("There is no such step."), field="step", rule="step.unknown")
+
+
+def _application(session: Session, visitor: Visitor, slug: str) -> tuple[Any, str]:
+    require(session, visitor, Action.APPLICATION_READ)
+    view = View(queries_access.APPLICATIONS, {}, lambda message: message)
+    row = queries_access.one_application(
+        session, queries_access.applications_statement(view, session, visitor.subject), slug
+    )
+    if row is None:
+        raise NotFound("There is no such application.", rule="application.unknown")
+    return row, session.scalars(select(Application.organization_id).where(Application.id == row.id)).one()
+
+
+def _require_target(row: Any) -> None:
+    if not row.has_scim:
+        raise Conflict("This application has no SCIM target.", rule="scim.none")
+
+
+def _show(
+    services: WebServices, request: Request, slug: str, text: str, errors: dict[str, str], status: int
+) -> Response:
+    now, pages = services.clock(), services.pages
+
+    def t(message: str) -> str:
+        return pages.gettext(request, message)
+
+    with services.database.transaction(durable=False) as session:
+        visitor = visitor_of(session, request, services, now=now)
+        row, organization_id = _application(session, visitor, slug)
+        _require_target(row)
+        target = records.targets(session, [row.id])[row.id]
+        known = discovering.known(session, row.id)
+        reviews = adoption.open_reviews(session, row.id, limit=50)
+        context: dict[str, Any] = {
+            "target": target,
+            "dialect": DIALECTS[target.dialect],
+            "learned": DIALECTS[target.dialect].learned(target.capabilities),
+            "known": known,
+            "progress": sync.progress(session, row.id),
+            "held": holds(session, [row.id]),
+            "ending": [one for one in tokens.expiring(session, now=now) if one.application_id == row.id],
+            "rules": target.mapping.rules,
+            "groups": session.scalars(
+                select(OutboundGroup)
+                .where(OutboundGroup.application_id == row.id)
+                .order_by(OutboundGroup.name)
+                .limit(100)
+            ).all(),
+            "reviews": reviews,
+            "names": _names(session, visitor, [one for review in reviews for one in review.candidates]),
+            "can_change": may(session, visitor.subject, Action.APPLICATION_CHANGE, organization_id=organization_id),
+        }
+        seen = None
+        if text:
+            try:
+                seen = _preview(session, visitor, request, row.id, text, now)
+            except (Conflict, Invalid, NotFound) as error:
+                errors = {**errors, "person": refusal_words(error, t)}
+    name = row.name if pages.language(request) == "en" else row.name_zh or row.name
+    context |= {
+        "frame": frame_of(visitor, request, services),
+        "now": now,
+        "row": row,
+        "name": name,
+        "mark": mark_of(name, row.slug),
+        "typed": text,
+        "seen": seen,
+        "resource": _json(seen.resource) if seen else "",
+        "json": _json,
+        "problems": {code: t(words) for code, words in _PROBLEMS.items()},
+        "run_words": {code: t(words) for code, words in _RUN.items()},
+        "errors": errors,
+    }
+    return pages.render(request, "provisioning.html", context, status, session_id=visitor.session_id)
+
+
+def _names(session: Session, visitor: Visitor, principal_ids: list[str]) -> dict[str, str]:
+    """Names of candidates whom the visitor may see."""
+    found: dict[str, str] = {}
+    for person_id in dict.fromkeys(principal_ids):
+        try:
+            found[person_id] = visible_person(session, visitor, person_id, Action.PEOPLE_READ).display_name
+        except IdhubError:
+            continue
+    return found
+
+
+def _preview(session: Session, visitor: Visitor, request: Request, application_id: str, text: str, now: Any) -> Any:
+    require(session, visitor, Action.PEOPLE_READ)
+    within = visible_organizations(session, visitor.subject, Action.PEOPLE_READ)
+    person = show_person(session, find_person(session, text, within=within))
+    seen = preview(session, application_id, person.id, now=now)
+    record_visit(session, visitor, person, request, "person.preview", now)
+    return seen
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() if value is not None else "—"

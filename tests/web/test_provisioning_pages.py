@@ -1,0 +1,99 @@
+"""An application's provisioning: what would be sent, accounts to review, a run over all accounts."""
+
+import pytest
+from sqlalchemy import select
+
+from idhub.access.tables import Account, Application
+from idhub.delivery.tables import Delivery
+from idhub.provisioning.outbound_tables import AdoptionReview, SyncRun
+from tests.web.conftest import SignIn
+from tests.web.html import text_of, token_of
+from tests.web.sample import SampleHub
+
+PATH = "/admin/apps/gitlab/provisioning"
+SQLITE = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+
+
+def application_id(hub: SampleHub) -> str:
+    with hub.database.read() as session:
+        return session.scalars(select(Application.id).where(Application.slug == "gitlab")).one()
+
+
+def person_with_account(hub: SampleHub) -> tuple[str, str]:
+    """(principal, account) of somebody who is to have an account there."""
+    with hub.database.read() as session:
+        row = session.execute(
+            select(Account.principal_id, Account.id).where(
+                Account.application_id == application_id(hub), Account.desired_state == "active"
+            )
+        ).first()
+        assert row is not None
+        assert row[0] is not None
+        return row[0], row[1]
+
+
+def test_a_run_is_begun_paused_and_ended(hub: SampleHub, sign_in: SignIn) -> None:
+    client = sign_in("高远")
+    page = client.get(PATH).text
+    for step, state in (("start", "running"), ("pause", "paused"), ("resume", "running"), ("cancel", "cancelled")):
+        answer = client.post(PATH, data={"csrf_token": token_of(page), "step": step})
+        assert (answer.status_code, answer.headers.get("location")) == (303, PATH)
+        with hub.database.read() as session:
+            assert session.scalars(select(SyncRun.state)).one() == state
+    again = client.post(PATH, data={"csrf_token": token_of(page), "step": "pause"})
+    assert again.status_code == 409
+    assert client.post(PATH, data={"csrf_token": token_of(page), "step": "nonsense"}).status_code == 409
+
+
+@SQLITE
+def test_what_would_be_sent_for_a_person(hub: SampleHub, sign_in: SignIn) -> None:
+    person, _ = person_with_account(hub)
+    page = sign_in("高远").get(f"{PATH}?person={person}").text
+    assert '"userName"' in text_of(page, "resource")
+    unknown = sign_in("高远").get(f"{PATH}?person=nobody-of-this-name")
+    assert (unknown.status_code, "nobody-of-this-name" in unknown.text) == (200, True)
+
+
+def test_an_account_is_linked_or_left_alone(hub: SampleHub, sign_in: SignIn) -> None:
+    person, account = person_with_account(hub)
+    with hub.database.transaction() as session:
+        row = session.get_one(Account, account)
+        row.external_id = None
+        for name in ("one", "two"):
+            session.add(
+                AdoptionReview(
+                    id=f"rev_{name}",
+                    application_id=row.application_id,
+                    user_id=name,
+                    user_name=f"{name}@there.example",
+                    problem="review",
+                    rule="email",
+                    candidates=[person],
+                    state="open",
+                    created_at=hub.clock(),
+                )
+            )
+    client = sign_in("高远")
+    page = client.get(PATH).text
+    assert "one@there.example" in page
+    form = {"csrf_token": token_of(page), "step": "confirm", "review": "rev_one", "person": person}
+    assert client.post(PATH, data={**form, "person": "nobody"}).status_code == 409
+    assert client.post(PATH, data=form).status_code == 303
+    assert client.post(PATH, data=form).status_code == 409
+    assert client.post(PATH, data={**form, "step": "reject", "review": "rev_two"}).status_code == 303
+    with hub.database.read() as session:
+        assert session.scalars(select(Account.external_id).where(Account.id == account)).one() == "one"
+        states = {row.id: row.state for row in session.scalars(select(AdoptionReview))}
+        assert states == {"rev_one": "confirmed", "rev_two": "rejected"}
+        waiting = select(Delivery.id).where(Delivery.account_id == account, Delivery.state == "pending")
+        assert session.scalars(waiting).first() is not None
+
+
+@SQLITE
+def test_an_auditor_looks_and_changes_nothing(hub: SampleHub, sign_in: SignIn) -> None:
+    client = sign_in("何慕青")
+    page = client.get(PATH).text
+    assert 'data-test="start"' not in page
+    assert client.post(PATH, data={"csrf_token": token_of(client.get("/").text), "step": "start"}).status_code == 404
+    with hub.database.read() as session:
+        assert session.scalars(select(SyncRun.id)).all() == []

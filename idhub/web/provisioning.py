@@ -6,6 +6,7 @@ import orjson
 from fastapi import APIRouter, Form, Request
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from starlette.datastructures import QueryParams
 from starlette.responses import RedirectResponse, Response
 
 from idhub.access.tables import Application
@@ -106,7 +107,7 @@ def _take(
 
 def _application(session: Session, visitor: Visitor, slug: str) -> tuple[Any, str]:
     require(session, visitor, Action.APPLICATION_READ)
-    view = View(queries_access.APPLICATIONS, {}, lambda message: message)
+    view = View(queries_access.APPLICATIONS, QueryParams(), lambda message: message)
     row = queries_access.one_application(
         session, queries_access.applications_statement(view, session, visitor.subject), slug
     )

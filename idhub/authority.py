@@ -43,6 +43,10 @@ class Action(StrEnum):
     APPLICATION_CHANGE = "application.change"
     DELIVERY_READ = "delivery.read"
     DELIVERY_RETRY = "delivery.retry"
+    FINDING_READ = "finding.read"
+    FINDING_DECIDE = "finding.decide"
+    FINDING_RELEASE = "finding.release"
+    RECONCILE_RUN = "reconcile.run"
     AUDIT_READ = "audit.read"
     AUDIT_EXPORT = "audit.export"
     ROLE_ASSIGN = "role.assign"
@@ -58,6 +62,9 @@ ROLE_ACTIONS: Mapping[HubRole, frozenset[Action]] = {
             Action.IMPORT_RUN,
             Action.IMPORT_RELEASE,
             Action.RECEIPT_READ,
+            Action.FINDING_READ,
+            Action.FINDING_DECIDE,
+            Action.FINDING_RELEASE,
         }
     ),
     HubRole.ADMINISTRATOR: frozenset(
@@ -69,6 +76,10 @@ ROLE_ACTIONS: Mapping[HubRole, frozenset[Action]] = {
             Action.APPLICATION_CHANGE,
             Action.DELIVERY_READ,
             Action.DELIVERY_RETRY,
+            Action.FINDING_READ,
+            Action.FINDING_DECIDE,
+            Action.FINDING_RELEASE,
+            Action.RECONCILE_RUN,
             Action.ROLE_ASSIGN,
         }
     ),
@@ -78,6 +89,7 @@ ROLE_ACTIONS: Mapping[HubRole, frozenset[Action]] = {
             Action.RECEIPT_READ,
             Action.APPLICATION_READ,
             Action.DELIVERY_READ,
+            Action.FINDING_READ,
             Action.AUDIT_READ,
             Action.AUDIT_EXPORT,
         }

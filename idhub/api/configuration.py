@@ -27,6 +27,7 @@ from idhub.access.applications import (
     service_of,
     set_service,
 )
+from idhub.access.reconcile_plan import set_plan
 from idhub.access.rules import compile_rule
 from idhub.access.tables import Application, Criticality
 from idhub.access.uris import check_redirect_uri, check_web_uri
@@ -47,6 +48,7 @@ from idhub.provisioning.extensions import MAX_EXTENSIONS, register
 MAX_BYTES = 5_000_000
 _MIN_SECRET = 32
 _SERVICE_LIFETIME = timedelta(days=365)
+_SHORTEST_PLAN, _LONGEST_PLAN = timedelta(minutes=10), timedelta(days=90)
 _MAX_SECRET = 4_096
 _SLUG = r"^[a-z0-9][a-z0-9-]{0,58}[a-z0-9]$|^[a-z0-9]$"
 _PLAIN_SECRET = re.compile(r"[A-Za-z0-9._~-]+")
@@ -94,6 +96,14 @@ class OidcBlock(Strict):
         return value
 
 
+class ReconcileBlock(Strict):
+    """`reconcile:` of an application."""
+
+    every: str | int = "1d"
+    policy: Literal["report", "ask", "disable"] = "report"
+    service_accounts: list[Text] = Field(default_factory=list, max_length=1_000)
+
+
 class RuleBlock(Strict):
     """One entry of `entitle:`."""
 
@@ -116,6 +126,7 @@ class ApplicationBlock(Strict):
     enabled: bool = True
     oidc: OidcBlock | None = None
     scim: ScimBlock | None = None
+    reconcile: ReconcileBlock | None = None
     entitle: list[RuleBlock] = Field(default_factory=list, max_length=200)
 
 
@@ -261,6 +272,7 @@ def apply(
             for block, difference in zip(parsed.applications, differences, strict=True):
                 if block.scim is not None:
                     follow_target(session, difference, now=now, actor=actor, door=door)
+                difference.changes += _plan_reconcile(session, block, difference.application_id)
             renewed = _register_services(session, parsed.applications, differences, now=now, actor=actor, door=door)
             applied = Applied(
                 differences,
@@ -346,6 +358,28 @@ def _service_end(wanted: date | None, known: datetime | None, *, now: datetime) 
     if wanted is not None:
         return datetime.combine(wanted + timedelta(days=1), time(), tzinfo=UTC)
     return known or now + _SERVICE_LIFETIME
+
+
+def _plan_reconcile(session: Session, block: ApplicationBlock, application_id: str) -> list[tuple[str, Any, Any]]:
+    """How the application is compared with what it should hold. Without the block, what was said before stays."""
+    where = f"applications.{block.slug}.reconcile"
+    if block.reconcile is None:
+        return []
+    if block.scim is None:
+        raise Invalid(f"{where}: only an application with `scim` can be compared.", field=where, rule="reconcile.scim")
+    off = str(block.reconcile.every).strip() in {"0", "off"}
+    every = timedelta(0) if off else duration(block.reconcile.every, f"{where}.every")
+    if every is None or (every and not _SHORTEST_PLAN <= every <= _LONGEST_PLAN):
+        raise Invalid(
+            f"{where}.every must be between 10m and 90d, or off.", field=f"{where}.every", rule="reconcile.every"
+        )
+    return set_plan(
+        session,
+        application_id,
+        every=every,
+        policy=block.reconcile.policy,
+        service_accounts=sorted(set(block.reconcile.service_accounts)),
+    )
 
 
 def _touches_access(difference: Difference) -> bool:

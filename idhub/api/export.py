@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from idhub.access.applications import current_rule_texts
-from idhub.access.tables import Application, OidcClient, ScimTarget
+from idhub.access.tables import Application, OidcClient, ReconcilePlan, ScimTarget
 from idhub.directory.tables import Employment, Organization, Person
 from idhub.provisioning.extensions import registered
 from idhub.provisioning.options import TargetOptions
@@ -18,6 +18,7 @@ def export_configuration(session: Session) -> str:
     """YAML of every application. Secret files are named after the application, not written."""
     clients = {c.application_id: c for c in session.execute(select(OidcClient).where(OidcClient.is_enabled)).scalars()}
     targets = {t.application_id: t for t in session.execute(select(ScimTarget)).scalars()}
+    plans = {p.application_id: p for p in session.execute(select(ReconcilePlan)).scalars()}
     company = aliased(Organization)
     rows = session.execute(
         select(Application, Organization.code, company.code.label("company"), Employment.employee_number)
@@ -43,6 +44,7 @@ def export_configuration(session: Session) -> str:
             "enabled": application.is_enabled,
             "oidc": _oidc(clients.get(application.id), application.slug),
             "scim": _scim(targets.get(application.id), application.slug),
+            "reconcile": _reconcile(plans.get(application.id)),
             "entitle": [{"role": role, "rule": rule} for role, rule in current_rule_texts(session, application.id)],
         }
         blocks.append({name: value for name, value in block.items() if value not in (None, [])})
@@ -94,3 +96,13 @@ def _scim(target: ScimTarget | None, slug: str) -> dict[str, Any] | None:
         **TargetOptions.of_document(target.options).document(),
     }
     return {name: value for name, value in block.items() if value is not None}
+
+
+def _reconcile(plan: ReconcilePlan | None) -> dict[str, Any] | None:
+    if plan is None:
+        return None
+    return {
+        "every": plan.every_seconds or "off",
+        "policy": plan.policy,
+        "service_accounts": plan.service_accounts,
+    }

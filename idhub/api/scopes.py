@@ -21,6 +21,8 @@ SCOPES: Mapping[str, frozenset[Action]] = {
     "applications:write": frozenset(
         {Action.APPLICATION_READ, Action.APPLICATION_CHANGE, Action.DELIVERY_READ, Action.DELIVERY_RETRY}
     ),
+    "findings:read": frozenset({Action.FINDING_READ}),
+    "findings:write": frozenset({Action.FINDING_READ, Action.FINDING_DECIDE, Action.RECONCILE_RUN}),
     "audit:read": frozenset({Action.AUDIT_READ, Action.AUDIT_EXPORT}),
 }
 """Scope -> actions. No scope reaches hub roles: those are assigned by people and the command line."""

@@ -75,7 +75,13 @@ _CONSOLE: tuple[tuple[str, tuple[_Entry, ...]], ...] = (
             ),
         ),
     ),
-    (N_("Verification"), (_Entry("/audit/events", N_("Event log"), "list-search", frozenset({HubRole.AUDITOR}), "e"),)),
+    (
+        N_("Verification"),
+        (
+            _Entry("/admin/ghosts", N_("Account match"), "git-compare", _EVERY_ROLE, "m"),
+            _Entry("/audit/events", N_("Event log"), "list-search", frozenset({HubRole.AUDITOR}), "e"),
+        ),
+    ),
 )
 
 _EMPLOYEE: tuple[_Entry, ...] = (

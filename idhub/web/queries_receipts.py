@@ -102,7 +102,10 @@ def progress_of(session: Session, case_ids: Sequence[str], *, now: datetime) -> 
     has_ended = CaseRow.delivery_id.is_(None) & (CaseRow.residual_until.is_(None) | (CaseRow.residual_until <= now))
     grade = case((Delivery.grade < CaseRow.ceiling, Delivery.grade), else_=CaseRow.ceiling)
     proven = case((Delivery.id.is_(None), 0), else_=grade) >= CaseRow.required_grade
-    is_done = ((Delivery.state == "done") | has_ended) & proven
+    contradicted = CaseRow.contradicted_at.is_not(None) & (
+        Delivery.finished_at.is_(None) | (Delivery.finished_at <= CaseRow.contradicted_at)
+    )
+    is_done = ((Delivery.state == "done") | has_ended) & proven & ~contradicted
     rows = session.execute(
         select(
             CaseRow.case_id,

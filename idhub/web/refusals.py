@@ -33,6 +33,13 @@ _SENTENCES: Mapping[str, str] = {
     "organization.unknown": N_("There is no such company, or you may not employ people there."),
     "empty_path_part": N_("A part of the department path is empty."),
     "too_deep": N_("The department path has too many levels."),
+    "finding.decided": N_("This finding has been decided already."),
+    "finding.reason": N_("Say why, in at most 500 characters."),
+    "finding.until": N_("Name the last day of the exception, within the next year."),
+    "finding.action": N_("This cannot be done about this finding (any more)."),
+    "finding.account": N_("The account of this finding is not known any more."),
+    "finding.linked": N_("The person has another account in this application."),
+    "release.same_person": N_("A second person must approve this release."),
     "manager.self": N_("Nobody manages themself."),
     "manager.unknown": N_("Nobody is named so, or they have left. Write the employee number."),
 }

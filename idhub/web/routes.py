@@ -6,6 +6,7 @@ from idhub.web import (
     applications,
     deliveries,
     events,
+    findings,
     moving,
     offboarding,
     onboarding,
@@ -33,6 +34,7 @@ _AREAS = (
     applications,
     provisioning,
     deliveries,
+    findings,
     events,
 )
 

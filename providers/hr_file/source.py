@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from providers.base import Completeness
+from providers.hr_file.opening import table_in
 from providers.hr_file.rows import (
     COLUMNS,
     OPTIONAL_COLUMNS,
@@ -23,11 +24,9 @@ from providers.hr_file.rows import (
 )
 from providers.hr_file.rules import JUDGED, RowJudge, default_company_key
 from providers.hr_file.table import WHOLE_ROW, HrFileLimits, Record, Table
-from providers.hr_file.text import CsvTable
 from providers.hr_file.workbook import WorkbookTable
 
 _DEFAULT_LIMITS = HrFileLimits()
-_ZIP, _OLE = b"PK\x03\x04", b"\xd0\xcf\x11\xe0"
 
 
 class HrFile:
@@ -57,17 +56,7 @@ class HrFile:
         self._stream = path.open("rb")
         try:
             self._opened_as = _identity(self._stream.fileno())
-            if self._opened_as[0] > limits.max_bytes:
-                raise HrFileRefused("too_large", "the file is larger than the limit", "文件超过大小上限")
-            magic = self._stream.read(4)
-            if magic == _OLE:
-                raise HrFileRefused(
-                    "workbook",
-                    "this is an old .xls or an encrypted workbook; save it as .xlsx or CSV",
-                    "这是旧版 .xls 或已加密的工作簿；请另存为 .xlsx 或 CSV",
-                )
-            table_kind = WorkbookTable if magic == _ZIP else CsvTable
-            self._table: Table = table_kind(self._stream, limits)
+            self._table: Table = table_in(self._stream, self._opened_as[0], limits)
             self._records: Generator[Record, None, None] = self._table.records()
             self._read_header(limits)
         except BaseException:

@@ -101,9 +101,9 @@ def test_a_scope_says_nothing_about_what_exists(api: Api) -> None:
     person = api.world.hire()
     api.world.change(intake.Offboard(principal_id=person))
     token = api.token("audit:read")
-    delivery = api.world.deliveries()[0].id
+    delivery, finding = api.world.deliveries()[0].id, api.finding(api.world.hq)
     for endpoint in EVERY:
-        there = call(api, endpoint, token, person=person, case=person, delivery=delivery)
+        there = call(api, endpoint, token, person=person, case=person, delivery=delivery, finding=finding)
         absent = call(api, endpoint, token)
         assert there[0] == absent[0] == 403
         assert {**there[1], "request_id": 0} == {**absent[1], "request_id": 0}
@@ -116,15 +116,16 @@ def test_a_company_limit_hides_everybody_else(api: Api) -> None:
     gone = world.hire("Gone", employee_number="B2", organization_id=world.berlin)
     world.change(intake.Offboard(principal_id=gone))
     world.hire(employee_number="H1")
-    delivery = world.deliveries()[0].id
+    delivery, finding = world.deliveries()[0].id, api.finding(world.berlin)
     before = api.state()
     token = api.token(organization_id=world.hq)
     for endpoint in EVERY:
         if "{" not in endpoint[1]:
             continue
         for hidden in (anna, "B1", "BER/B1", "b1@qiyue.example"):
-            there = call(api, endpoint, token, person=hidden, case=gone, delivery=delivery)
-            absent = call(api, endpoint, token, person=f"x{hidden}", case="nothing", delivery="nothing")
+            there = call(api, endpoint, token, person=hidden, case=gone, delivery=delivery, finding=finding)
+            names = {"case": "nothing", "delivery": "nothing", "finding": "nothing"}
+            absent = call(api, endpoint, token, person=f"x{hidden}", **names)
             assert there[0] == absent[0] == 404, (endpoint, hidden, there)
             same = {**there[1], "description": "", "request_id": 0} == {**absent[1], "description": "", "request_id": 0}
             assert same, (endpoint, hidden, there, absent)

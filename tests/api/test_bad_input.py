@@ -13,7 +13,7 @@ from idhub.lifecycle import intake
 from tests.api.world import BODIES, ENDPOINTS, Api, filled
 
 WITH_BODY = sorted(BODIES)
-NAMES = {"person": "QY000001", "case": "QY000001", "delivery": "nothing"}
+NAMES = {"person": "QY000001", "case": "QY000001", "delivery": "nothing", "finding": "nothing"}
 RAW = {
     "nothing": b"",
     "cut short": b'{"reason": "x',
@@ -178,6 +178,8 @@ FULL: dict[tuple[str, str], dict[str, Any]] = {
         "employment": "emp_0", "company": "BER", "department": "研发", "title": "Lead", "manager": "QY000001",
         "employment_type": "intern", "end_date": "2027-01-01",
     },
+    ("POST", "/findings/{finding}/dismiss"): {"reason": "a machine's account", "until": "2026-12-31"},
+    ("POST", "/findings/{finding}/act"): {"action": "disable"},
 }  # fmt: skip
 
 
@@ -225,7 +227,7 @@ def test_addresses_that_nothing_has_are_refused(api: Api) -> None:
         if "{" not in path:
             continue
         for text in hostile:
-            address = filled(path, person=text, case=text, delivery=text)
+            address = filled(path, person=text, case=text, delivery=text, finding=text)
             response = api.call(method, address, token=token, json=BODIES.get((method, path)))
             assert 400 <= response.status_code < 500, (method, path, text[:20], response.text[:200])
             assert api.state() == before

@@ -18,11 +18,16 @@ from idhub.credentials import opaque
 from idhub.credentials.tables import ApiToken
 from idhub.db import new_id
 from idhub.directory.tables import Installation
+from idhub.provisioning.reconcile import findings
+from idhub.provisioning.reconcile.findings import Place
+from idhub.provisioning.reconcile.judge import Verdict
+from idhub.provisioning.reconcile.kinds import Kind, Proposal
+from idhub.provisioning.reconcile.tables import Finding
 from idhub.services import Hub
 from idhub.settings import Settings
 from tests.lifecycle.world import World
 
-EVERY_SCOPE = ("people:write", "applications:write", "receipts:read", "audit:read")
+EVERY_SCOPE = ("people:write", "applications:write", "receipts:read", "findings:write", "audit:read")
 ENDPOINTS: Mapping[tuple[str, str], frozenset[str]] = {
     ("GET", "/people"): frozenset({"people:read", "people:write"}),
     ("POST", "/people"): frozenset({"people:write"}),
@@ -39,6 +44,11 @@ ENDPOINTS: Mapping[tuple[str, str], frozenset[str]] = {
     ("GET", "/receipts/{case}/export"): frozenset({"people:read", "people:write", "receipts:read"}),
     ("GET", "/applications"): frozenset({"applications:read", "applications:write"}),
     ("POST", "/deliveries/{delivery}/retry"): frozenset({"applications:write"}),
+    ("GET", "/findings"): frozenset({"findings:read", "findings:write"}),
+    ("GET", "/findings/{finding}"): frozenset({"findings:read", "findings:write"}),
+    ("POST", "/findings/{finding}/accept"): frozenset({"findings:write"}),
+    ("POST", "/findings/{finding}/dismiss"): frozenset({"findings:write"}),
+    ("POST", "/findings/{finding}/act"): frozenset({"findings:write"}),
 }
 """Every endpoint, and the scopes of which each opens it."""
 
@@ -51,6 +61,8 @@ BODIES: Mapping[tuple[str, str], dict[str, Any]] = {
     ("POST", "/people/{person}/reactivate"): {"reason": "back"},
     ("POST", "/people/{person}/offboarding"): {"reason": "left"},
     ("POST", "/people/{person}/move"): {"title": "Engineer"},
+    ("POST", "/findings/{finding}/dismiss"): {"reason": "a machine's account", "until": "2026-12-31"},
+    ("POST", "/findings/{finding}/act"): {"action": "disable"},
 }
 """A body that works, of every endpoint that takes one."""
 
@@ -62,6 +74,14 @@ class Api:
     world: World
     app: FastAPI
     http: TestClient
+
+    def finding(self, organization_id: str, subject: str = "nobody") -> str:
+        """A finding of an organization; returns its id."""
+        with self.world.database.transaction() as session:
+            place = Place("rec_x", "payroll", None, organization_id, None)
+            verdict = Verdict(Kind.GHOST_PAID, subject, subject, "none", {}, None, None, Proposal.STOP_PAY)
+            findings.write(session, place, [verdict], now=self.world.clock())
+            return session.execute(select(Finding.id).where(Finding.subject == subject)).scalar_one()
 
     def token(
         self,

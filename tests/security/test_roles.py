@@ -5,12 +5,17 @@ import re
 from collections.abc import Mapping
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
+from idhub.access.tables import Application
 from idhub.delivery.tables import Delivery
 from idhub.lifecycle import commands
 from idhub.lifecycle.tables import Case
+from idhub.provisioning.reconcile import findings
+from idhub.provisioning.reconcile.judge import Verdict
+from idhub.provisioning.reconcile.kinds import Kind, Proposal
+from idhub.provisioning.reconcile.tables import Finding
 from tests.lifecycle.world import CALLER
 from tests.security.hall import STAFF, Hall
 from tests.support.routes import methods_of
@@ -44,6 +49,14 @@ CELLS: Mapping[tuple[str, str], frozenset[str]] = {
     ("GET", "/admin/deliveries"): ADMINISTRATORS | AUDITORS,
     ("GET", "/admin/deliveries/{delivery_id}"): ADMINISTRATORS | AUDITORS,
     ("POST", "/admin/deliveries/{delivery_id}/retry"): ADMINISTRATORS,
+    ("GET", "/admin/ghosts"): READERS | OTHER,
+    ("POST", "/admin/ghosts/held/{slug}"): HR | ADMINISTRATORS,
+    ("POST", "/admin/ghosts/run"): ADMINISTRATORS,
+    ("GET", "/admin/ghosts/{finding_id}"): READERS,
+    ("POST", "/admin/ghosts/{finding_id}/accept"): HR | ADMINISTRATORS,
+    ("GET", "/admin/ghosts/{finding_id}/act"): HR | ADMINISTRATORS,
+    ("POST", "/admin/ghosts/{finding_id}/act"): HR | ADMINISTRATORS,
+    ("POST", "/admin/ghosts/{finding_id}/dismiss"): HR | ADMINISTRATORS,
     ("GET", "/audit"): ALL,
     ("GET", "/audit/events"): AUDITORS,
     ("GET", "/consent"): ALL,
@@ -84,9 +97,10 @@ which `hr_of_other` may not see."""
 _ELSEWHERE = {
     ("POST", "/logout"), ("POST", "/account/sessions/end"), ("POST", "/account/sessions/end-others"), ("GET", "/login"),
     ("GET", "/hr/receipts/{number}/events"), ("GET", "/hr/receipts/{number}/download"),
+    ("GET", "/admin/ghosts/{finding_id}/act"),
 }  # fmt: skip
 """They end sessions, or answer by what is in them (tests/web/test_login_pages.py), or never end, or need
-a worker that signs (tests/web/test_offboarding_pages.py)."""
+a worker that signs (tests/web/test_offboarding_pages.py), or name what to preview (tests/web/test_ghost_pages.py)."""
 _POST = (
     "reason", "display_name", "given_name", "family_name", "email", "mobile", "company", "employee_number",
     "employment_type", "department", "title", "manager", "start_date", "end_date", "employment", "fingerprint", "step",
@@ -110,7 +124,15 @@ def values(hall: Hall) -> Mapping[str, str]:
             number = session.execute(select(Case.number).where(Case.id == result.cases[leaver])).scalar_one()
     with stage.hub.database.read() as session:
         delivery = session.execute(select(Delivery.id).limit(1)).scalar_one()
+        jwt_app = session.execute(select(Application.id).where(Application.slug == "jwt-app")).scalar_one()
+    with stage.hub.database.transaction() as session:
+        place = findings.place_of(session, jwt_app, run_id="rec_x", policy=findings.Policy.REPORT)
+        verdict = Verdict(Kind.GHOST, "nobody", "nobody", "none", {}, None, None, Proposal.DISABLE)
+        findings.write(session, place, [verdict], now=stage.clock())
+        finding = session.execute(select(Finding.id).where(Finding.subject == "nobody")).scalar_one()
+        session.execute(update(Finding).values(held_at=stage.clock(), state="open", first_approver=None))
     return {
+        "finding_id": finding,
         "person_id": stage.person,
         "number": number,
         "slug": "jwt-app",

@@ -3,16 +3,19 @@
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
-from sqlalchemy import Select, bindparam, func, select, update
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import Account, Application
 from idhub.changes import SYSTEM, Actor, Event, EventType, record
 from idhub.db import among, bulk_insert, new_ids
 from idhub.delivery.tables import Delivery
+from idhub.directory.names import may_name
+from idhub.directory.tables import Organization
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.lifecycle.cases import contradict
 from idhub.provisioning.reconcile.judge import Verdict
@@ -200,7 +203,7 @@ _SEEN_ALIVE = (
 def live(session: Session, place: Place, *, after: str, limit: int) -> Sequence[Any]:
     """Findings of the place's source that are not over, in order of their ids."""
     return session.execute(
-        select(Finding.id, Finding.fingerprint, Finding.external_id, Finding.kind, Finding.principal_id)
+        select(Finding.id, Finding.fingerprint, Finding.external_id, Finding.kind, Finding.organization_id)
         .where(
             Finding.application_id == place.application_id
             if place.application_id
@@ -250,19 +253,19 @@ _DELIVERED = (
 _NOWHERE = Place("delivery", "scim", None, "", None)
 
 
-def get(session: Session, finding_id: str, *, within: Select[str] | None = None) -> Finding:
-    """One finding, locked.
+def get(session: Session, finding_id: str, *, lock: bool = True) -> Finding:
+    """One finding, locked for a decision.
 
     Args:
-        within: organizations that the caller may see; None: all.
+        lock: False to look at it only, in a transaction that reads.
 
     Raises:
-        NotFound: there is none, or none that may be seen.
+        NotFound: there is none.
     """
-    statement = select(Finding).where(Finding.id == finding_id).with_for_update()
-    if within is not None:
-        statement = statement.where(Finding.organization_id.in_(within))
-    found = session.execute(statement).scalar_one_or_none()
+    statement = select(Finding).where(Finding.id == finding_id)
+    if lock:
+        statement = statement.with_for_update()
+    found = session.execute(statement).scalar_one_or_none() if may_name(finding_id) else None
     if found is None:
         raise NotFound("There is no such finding.", field="finding", rule="finding.unknown")
     return found
@@ -281,9 +284,9 @@ def accept(session: Session, finding: Finding, *, now: datetime, actor: Actor, d
 
 
 def dismiss(
-    session: Session, finding: Finding, *, reason: str, until: datetime, now: datetime, actor: Actor, door: str
+    session: Session, finding: Finding, *, reason: str, until: date, now: datetime, actor: Actor, door: str
 ) -> None:
-    """It is right as it is, for a stated reason, until a stated day.
+    """It is right as it is, for a stated reason, up to and with a stated day at the place of its organization.
 
     Raises:
         Conflict: it is over.
@@ -293,13 +296,19 @@ def dismiss(
     reason = " ".join(reason.split())
     if not reason or len(reason) > MAX_REASON:
         raise Invalid(f"Say why, in at most {MAX_REASON} characters.", field="reason", rule="finding.reason")
-    if not now < until <= now + LONGEST_DISMISSAL:
+    ends_at = _end_of(session, finding.organization_id, until)
+    if not now < ends_at <= now + LONGEST_DISMISSAL:
         raise Invalid("An exception ends: on a day within the next year.", field="until", rule="finding.until")
-    finding.state, finding.reason, finding.dismissed_until = State.DISMISSED.value, reason, until
+    finding.state, finding.reason, finding.dismissed_until = State.DISMISSED.value, reason, ends_at
     finding.decided_by, finding.decided_at, finding.held_at, finding.first_approver = actor.id, now, None, None
     session.flush()
     details = {"reason": reason, "until": until.isoformat()}
     record(session, [decided(EventType.FINDING_DISMISSED, finding, now=now, actor=actor, door=door, **details)])
+
+
+def _end_of(session: Session, organization_id: str, day: date) -> datetime:
+    zone = session.execute(select(Organization.time_zone).where(Organization.id == organization_id)).scalar_one()
+    return datetime.combine(day + timedelta(days=1), time(), ZoneInfo(zone)).astimezone(UTC)
 
 
 def _require_open(finding: Finding, *, but_accepted: bool = False) -> None:
@@ -308,18 +317,10 @@ def _require_open(finding: Finding, *, but_accepted: bool = False) -> None:
         raise Conflict("This finding has been decided already.", field="finding", rule="finding.decided")
 
 
-def summary(session: Session, *, within: Select[str] | None = None) -> dict[str, int]:
-    """Live findings by kind, and `dismissed` beside them."""
-    statement = select(Finding.kind, Finding.state, func.count()).group_by(Finding.kind, Finding.state)
-    if within is not None:
-        statement = statement.where(Finding.organization_id.in_(within))
-    counts: dict[str, int] = {}
-    for kind, state, count in session.execute(statement):
-        if state in LIVE:
-            counts[kind] = counts.get(kind, 0) + count
-        elif state == State.DISMISSED:
-            counts["dismissed"] = counts.get("dismissed", 0) + count
-    return counts
+def summary(session: Session) -> dict[str, int]:
+    """Live findings by kind."""
+    rows = session.execute(select(Finding.kind, func.count()).where(Finding.state.in_(LIVE)).group_by(Finding.kind))
+    return {str(row[0]): row[1] for row in rows}
 
 
 def place_of(session: Session, application_id: str, *, run_id: str, policy: Policy) -> Place:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import Account, AccountKind, Application
@@ -359,19 +359,6 @@ class Release:
 
     state: Literal["waiting", "released"]
     findings: int
-
-
-def held(session: Session, *, within: Select[str] | None = None) -> list[tuple[str, int, str | None]]:
-    """(application, how many, first approver) of what the brake holds."""
-    statement = (
-        select(Finding.application_id, func.count(), func.max(Finding.first_approver))
-        .where(Finding.held_at.is_not(None), Finding.state.in_(LIVE))
-        .group_by(Finding.application_id)
-        .order_by(Finding.application_id)
-    )
-    if within is not None:
-        statement = statement.where(Finding.organization_id.in_(within))
-    return [(str(row[0]), row[1], row[2]) for row in session.execute(statement)]
 
 
 def approve(session: Session, application_id: str, *, approver: Actor, now: datetime, door: str) -> Release:

@@ -1,0 +1,136 @@
+"""Findings of reconciliation: read them, decide about them."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query
+from pydantic import Field
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from idhub.access.applications import find_application
+from idhub.api.access import ApiCaller, Caller
+from idhub.api.errors import create_route_class
+from idhub.api.shared import ApiServices, Body, Day, permit
+from idhub.authority import Action, authorize, visible_organizations
+from idhub.delivery import queue
+from idhub.errors import NotFound
+from idhub.provisioning.reconcile import findings, remedy
+from idhub.provisioning.reconcile.kinds import Kind, State
+from idhub.provisioning.reconcile.tables import Finding
+
+_UNKNOWN = NotFound("There is no such finding.", field="finding", rule="finding.unknown")
+_MOST = 200
+
+
+class DismissBody(Body):
+    """Why it is right as it is, and the last day on which it is."""
+
+    reason: Annotated[str, Field(min_length=1, max_length=500)]
+    until: Day
+
+
+class ActBody(Body):
+    """What the hub shall do about it."""
+
+    action: Literal["disable", "restore", "link"]
+
+
+def create_router(services: ApiServices) -> APIRouter:  # noqa: C901 - one route after the other
+    """Routes of findings."""
+    router = APIRouter(route_class=create_route_class(services))
+    database = services.database
+
+    @router.get("/findings")
+    def list_findings(
+        caller: Caller,
+        kind: Kind | None = None,
+        state: State | None = None,
+        application: Annotated[str | None, Query(pattern=r"^[A-Za-z0-9_-]{1,60}$")] = None,
+        after: Annotated[str | None, Query(pattern=r"^[a-z]{3}_[0-9a-z]{1,36}$")] = None,
+        limit: Annotated[int, Query(ge=1, le=_MOST)] = 50,
+    ) -> Any:
+        """What does not agree, in order of discovery; `next` is the `after` of the next page."""
+        with database.read() as session:
+            authorize(session, caller.subject, Action.FINDING_READ)
+            scope = visible_organizations(session, caller.subject, Action.FINDING_READ)
+            statement = select(Finding).order_by(Finding.id).limit(limit + 1)
+            if scope is not None:
+                statement = statement.where(Finding.organization_id.in_(scope))
+            if application is not None:
+                statement = statement.where(Finding.application_id == find_application(session, application))
+            for column, value in ((Finding.kind, kind), (Finding.state, state)):
+                if value is not None:
+                    statement = statement.where(column == value.value)
+            if after is not None:
+                statement = statement.where(Finding.id > after)
+            rows = [findings.as_data(finding) for finding in session.execute(statement).scalars()]
+        more = len(rows) > limit
+        return {"findings": rows[:limit], "next": rows[limit - 1]["id"] if more else None}
+
+    @router.get("/findings/{finding}")
+    def read_finding(caller: Caller, finding: str) -> Any:
+        """One finding with its evidence."""
+        with database.read() as session:
+            return findings.as_data(_visible(session, caller, finding, Action.FINDING_READ))
+
+    def decide(caller: ApiCaller, finding: str, work: Callable[[Session, Finding], Any]) -> Any:
+        def decided(session: Session) -> Any:
+            found = _visible(session, caller, finding, Action.FINDING_DECIDE)
+            work(session, found)
+            return findings.as_data(found)
+
+        return database.run(decided)
+
+    @router.post("/findings/{finding}/accept")
+    def accept_finding(caller: Caller, finding: str) -> Any:
+        """Somebody sees to it, outside of the hub."""
+        actor, now = caller.lifecycle.actor, services.clock()
+        return decide(
+            caller,
+            finding,
+            lambda session, found: findings.accept(session, found, now=now, actor=actor, door="api"),
+        )
+
+    @router.post("/findings/{finding}/dismiss")
+    def dismiss_finding(caller: Caller, finding: str, body: DismissBody) -> Any:
+        """It is right as it is, for a stated reason, until a stated day."""
+        actor, now = caller.lifecycle.actor, services.clock()
+        return decide(
+            caller,
+            finding,
+            lambda session, found: findings.dismiss(
+                session,
+                found,
+                reason=body.reason,
+                until=body.until,
+                now=now,
+                actor=actor,
+                door="api",
+            ),
+        )
+
+    @router.post("/findings/{finding}/act")
+    def act_on_finding(caller: Caller, finding: str, body: ActBody) -> Any:
+        """Let the hub carry out a remedy; beyond the mass-change brake it is held for two people."""
+        actor, now = caller.lifecycle.actor, services.clock()
+        answer = decide(
+            caller,
+            finding,
+            lambda session, found: remedy.act(session, [found], body.action, now=now, actor=actor, door="api"),
+        )
+        queue.wake()
+        return answer
+
+    return router
+
+
+def _visible(session: Session, caller: ApiCaller, finding: str, action: Action) -> Finding:
+    """The finding, if the token may do `action` to it; one outside its company does not exist for it."""
+    authorize(session, caller.subject, action)
+    try:
+        found = findings.get(session, finding, lock=action != Action.FINDING_READ)
+    except NotFound:
+        raise _UNKNOWN from None
+    permit(session, caller, action, found.organization_id, unknown=_UNKNOWN)
+    return found

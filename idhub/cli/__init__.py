@@ -10,13 +10,13 @@ import traceback
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from idhub.cli import audit, configure, lifecycle, people, provisioning, receipts, reconcile, recover, serve, tokens
+from idhub.cli import audit, certify, configure, lifecycle, people, provisioning, receipts, reconcile, recover, serve, tokens
 from idhub.cli.console import app, say
 from idhub.errors import IdhubError
 
 __all__ = ["app", "main"]
 
-COMMANDS = (serve, configure, tokens, provisioning, people, lifecycle, receipts, reconcile, audit, recover)
+COMMANDS = (serve, configure, tokens, provisioning, people, lifecycle, receipts, reconcile, certify, audit, recover)
 """Modules whose import registers their commands on `app`."""
 FAILED = 1
 

@@ -69,7 +69,12 @@ class World:
         step = len(ACCOUNT_KINDS)
         for application in range(self.applications - 1):
             # The last application is the clean one.
-            members = [person for person in self.members(application) if not self.has_left(person)]
+            # Nobody is planted twice: who left in one application has left in all.
+            members = [
+                person
+                for person in self.members(application)
+                if not self.has_left(person) and (0, person) not in self.plants
+            ]
             wanted = min(self.planted * step, len(members) // 3)
             for place, person in enumerate(members[:: max(len(members) // max(wanted, 1), 1)][:wanted]):
                 self.plants[application, person] = ACCOUNT_KINDS[place % step]

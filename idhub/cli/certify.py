@@ -1,0 +1,205 @@
+"""`idhub certify`: how well the other side speaks SCIM, ends sessions, takes events."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+from urllib.parse import urlsplit
+
+import typer
+
+from idhub.cli.console import JsonOption, app, open_here, say, settings, show, table
+from idhub.errors import Invalid
+from scim.certify import Certificate, Result
+from scim.errors import RemoteError
+
+T = TypeVar("T")
+PASSED, BROKEN, DEVIATES = 0, 1, 2
+_SIGNS: Mapping[str, str] = {"pass": "ok", "fail": "FAIL", "absent": "-", "skipped": "skipped"}
+_MAX_SECRET = 4_096
+
+certify = typer.Typer(
+    help="Grade the other side: a SCIM service provider, a relying party's logout, an SSF receiver.",
+    no_args_is_help=True,
+)
+app.add_typer(certify, name="certify")
+
+
+@certify.command("scim")
+def certify_scim(
+    url: Annotated[str, typer.Argument(help="Base address, up to and without /Users.")],
+    token_file: Annotated[Path | None, typer.Option(help="File with the bearer token.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Grade a SCIM service provider. Makes users and groups of its own there, and removes them.
+
+    Exit status 0: as written; 1: something a leave rests on does not work; 2: usable, with deviations.
+    """
+    from idhub.provisioning.outbound import ScimHttp
+    from scim.certify import certify as run
+
+    token = _secret(token_file)
+    try:
+        certificate = _with_http(
+            url,
+            lambda http: run(ScimHttp(http), url, token, progress=say if sys.stderr.isatty() else None),
+        )
+    except RemoteError as error:
+        raise Invalid(error.description, field="url", rule="certify.refused") from error
+    show(_certificate(certificate), as_json=json, lines=_certificate_lines(certificate))
+    sys.exit({"A": PASSED, "B": DEVIATES, "C": BROKEN}[certificate.grade])
+
+
+@certify.command("oidc-logout")
+def certify_oidc_logout(
+    url: Annotated[str, typer.Argument(help="The relying party's back-channel logout address.")],
+    client_id: Annotated[str, typer.Option(help="Its client_id: `aud` of the tokens.")],
+    sub: Annotated[str, typer.Option(help="Subject whose session there may end.")],
+    sid: Annotated[str | None, typer.Option(help="Session id, where the relying party keeps it.")] = None,
+    alg: Annotated[str, typer.Option(help="How its tokens are signed: ES256 or RS256.")] = "ES256",
+    probe_url: Annotated[str | None, typer.Option(help="A page there that only a live session gets (2xx).")] = None,
+    probe_cookie_file: Annotated[Path | None, typer.Option(help="File with the Cookie header of that session.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Grade a relying party's back-channel logout with tokens of this hub. Ends the session that is named.
+
+    Exit status 0: as written; 1: something a leave rests on does not work; 2: usable, with deviations.
+    """
+    from idhub.signals.certify import Session
+    from idhub.signals.certify import certify_logout as run
+
+    if alg not in {"ES256", "RS256"}:
+        raise Invalid("alg must be ES256 or RS256.", field="alg", rule="certify.alg")
+    cookie = _secret(probe_cookie_file)
+    probe = (probe_url, cookie) if probe_url and cookie else None
+    session = Session(client_id=client_id, sub=sub, sid=sid, probe=probe)
+    with open_here() as hub:
+        results = _with_http(
+            url,
+            lambda http: run(
+                http, url, session, keyring=hub.keyring, issuer=hub.settings.issuer, alg=alg, now=hub.clock()
+            ),
+            *([probe_url] if probe_url else []),
+        )
+    _finish(results, json=json)
+
+
+@certify.command("ssf")
+def certify_ssf(
+    url: Annotated[str, typer.Argument(help="Where the receiver takes pushed event tokens.")],
+    audience: Annotated[str, typer.Option(help="`aud` that the receiver expects.")],
+    token_file: Annotated[Path | None, typer.Option(help="File with the bearer token of the receiver.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Grade a receiver of security event tokens (RFC 8935) with verification events of this hub.
+
+    Exit status 0: as written; 1: something a leave rests on does not work; 2: usable, with deviations.
+    """
+    from idhub.signals.certify import certify_ssf as run
+
+    token = _secret(token_file)
+    with open_here() as hub:
+        results = _with_http(
+            url,
+            lambda http: run(
+                http, url, audience, token=token, keyring=hub.keyring, issuer=hub.settings.issuer, now=hub.clock()
+            ),
+        )
+    _finish(results, json=json)
+
+
+def _with_http(url: str, work: Callable[[Any], Awaitable[T]], *more: str) -> T:
+    """Run with the guarded client, which lets through what the operator named on the command line."""
+    from idhub.delivery.http import OutboundHttp
+
+    chosen = settings()
+    named = [_place_of(each) for each in (url, *more)]
+    allowed = ",".join(filter(None, (chosen.outbound_allow, *named)))
+
+    async def run() -> T:
+        async with OutboundHttp(chosen.model_copy(update={"outbound_allow": allowed})) as http:
+            return await work(http)
+
+    return asyncio.run(run())
+
+
+def _place_of(url: str) -> str:
+    """Host and port of an address.
+
+    Raises:
+        Invalid: it is none.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme)
+    except ValueError:
+        parts, port = urlsplit(""), None
+    if not parts.hostname or port is None:
+        raise Invalid("That is no http or https address.", field="url", rule="certify.url")
+    return f"[{parts.hostname}]:{port}" if ":" in parts.hostname else f"{parts.hostname}:{port}"
+
+
+def _secret(path: Path | None) -> str | None:
+    """The first line of a file.
+
+    Raises:
+        Invalid: it is empty or no text.
+    """
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            text = file.read(_MAX_SECRET).decode("utf-8").strip()
+    except UnicodeDecodeError as error:
+        raise Invalid(f"{path} is not text.", field="file", rule="certify.secret") from error
+    if not text or "\n" in text:
+        raise Invalid(f"{path} must hold one line.", field="file", rule="certify.secret")
+    return text
+
+
+def _row(result: Result) -> dict[str, str]:
+    check = result.check
+    return {
+        "check": check.name,
+        "section": check.section,
+        "title": check.title,
+        "level": check.level,
+        "verdict": result.verdict,
+        "detail": result.detail,
+    }
+
+
+def _certificate(certificate: Certificate) -> dict[str, Any]:
+    return {
+        "grade": certificate.grade,
+        "dialect": certificate.dialect,
+        "deviations": list(certificate.deviations),
+        "checks": [_row(result) for result in certificate.results],
+    }
+
+
+def _lines(results: Sequence[Result]) -> list[str]:
+    rows = [[_SIGNS[r.verdict], r.check.name, r.check.level, r.check.section, r.check.title, r.detail] for r in results]
+    return table(rows, ("", "check", "level", "section", "the other side ...", "what was seen"))
+
+
+def _certificate_lines(certificate: Certificate) -> list[str]:
+    fits = certificate.dialect or "none"
+    return [
+        f"grade {certificate.grade}: {len(certificate.broken)} of {len(certificate.results)} checks failed",
+        f"dialect that fits: {fits}"
+        + (f" (but {'; '.join(certificate.deviations)})" if certificate.deviations else ""),
+        "",
+        *_lines(certificate.results),
+    ]
+
+
+def _finish(results: Sequence[Result], *, json: bool) -> None:
+    broken = [result for result in results if result.verdict == "fail"]
+    levels = {result.check.level for result in broken}
+    grade = "C" if "must" in levels else "B" if levels else "A"
+    data = {"grade": grade, "checks": [_row(result) for result in results]}
+    lines = [f"grade {grade}: {len(broken)} of {len(results)} checks failed", "", *_lines(results)]
+    show(data, as_json=json, lines=lines)
+    sys.exit({"A": PASSED, "B": DEVIATES, "C": BROKEN}[grade])

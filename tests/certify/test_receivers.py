@@ -1,0 +1,100 @@
+"""Relying parties and event receivers: each broken one is caught by the check named after it, and by no other."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from idhub.delivery.http import OutboundHttp
+from idhub.keys import Keyring
+from idhub.settings import Settings
+from idhub.signals.certify import LOGOUT_CHECKS, SSF_CHECKS, Session, broken, certify_logout, certify_ssf
+from scim.certify import Result
+from tests.certify.receivers import ISSUER, Receiver, serving
+from tests.support.clock import Clock
+
+sqlite_only = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+LOGOUT = [check.name for check in LOGOUT_CHECKS]
+SSF = [check.name for check in SSF_CHECKS]
+
+
+def receivers(keyring: Keyring, clock: Clock, names: list[str]) -> dict[str, Receiver]:
+    jwks = keyring.jwks("event")
+    return {name or "good": Receiver(jwks, clock().timestamp(), name) for name in ["", *names]}
+
+
+def graded(
+    settings: Settings, address: str, work: Callable[[OutboundHttp], Coroutine[Any, Any, list[Result]]]
+) -> list[Result]:
+    async def run() -> list[Result]:
+        async with OutboundHttp(settings.model_copy(update={"outbound_allow": urlsplit(address).netloc})) as http:
+            return await work(http)
+
+    return asyncio.run(run())
+
+
+@sqlite_only
+def test_relying_parties(settings: Settings, keyring: Keyring, clock: Clock) -> None:
+    with serving(receivers(keyring, clock, LOGOUT)) as address:
+        for name in ["good", *LOGOUT]:
+            session = Session(client_id="office", sub="s1", probe=(f"{address}/{name}/page", "s=1"))
+            uri = f"{address}/{name}/logout"
+            results = graded(
+                settings,
+                address,
+                lambda http, uri=uri, session=session: certify_logout(  # type: ignore[misc]  # bound in the loop
+                    http, uri, session, keyring=keyring, issuer=ISSUER, alg="ES256", now=clock()
+                ),
+            )
+            found = {one.check.name for one in broken(results)}
+            assert found == (set() if name == "good" else {name}), (name, [r for r in results if r.verdict == "fail"])
+
+
+@sqlite_only
+def test_relying_party_without_a_page_to_look_at_is_said_to_be_unseen(
+    settings: Settings, keyring: Keyring, clock: Clock
+) -> None:
+    with serving(receivers(keyring, clock, [])) as address:
+        results = graded(
+            settings,
+            address,
+            lambda http: certify_logout(
+                http,
+                f"{address}/good/logout",
+                Session(client_id="office", sub="s1"),
+                keyring=keyring,
+                issuer=ISSUER,
+                alg="RS256",
+                now=clock(),
+            ),
+        )
+    absent = {one.check.name for one in results if one.verdict == "absent"}
+    assert absent == {"session_survives", "session_ended"}
+    assert broken(results) == []
+
+
+@sqlite_only
+def test_receivers_of_events(settings: Settings, keyring: Keyring, clock: Clock) -> None:
+    with serving(receivers(keyring, clock, SSF)) as address:
+        for name in ["good", *SSF]:
+            results = graded(
+                settings,
+                address,
+                lambda http, name=name: certify_ssf(  # type: ignore[misc]  # bound in the loop
+                    http,
+                    f"{address}/{name}/events",
+                    "https://receiver.example",
+                    token="receiver-token",
+                    keyring=keyring,
+                    issuer=ISSUER,
+                    now=clock(),
+                ),
+            )
+            found = {one.check.name for one in broken(results)}
+            assert found == (set() if name == "good" else {name}), (name, [r for r in results if r.verdict == "fail"])
+
+
+def test_checks_name_their_sections() -> None:
+    assert all("section" in check.section for check in (*LOGOUT_CHECKS, *SSF_CHECKS))

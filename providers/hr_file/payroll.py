@@ -15,8 +15,8 @@ from typing import NamedTuple, Self
 
 from providers.base import Completeness
 from providers.hr_file.opening import open_path
-from providers.hr_file.rows import HrFileRefused, RefusedRow, RowProblem, Rule, excerpt
-from providers.hr_file.rules import BIDI, FORMULA_PREFIX, LIMITS
+from providers.hr_file.rows import BIDI, FORMULA_PREFIX, HrFileRefused, RefusedRow, RowProblem, Rule, excerpt
+from providers.hr_file.rules import LIMITS
 from providers.hr_file.table import WHOLE_ROW, HrFileLimits
 
 PAYROLL_REQUIRED = ("company", "employee_number")

@@ -1,6 +1,7 @@
 """Who may call what: every endpoint against every way of not being allowed to."""
 
 from datetime import date, timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import select, update
@@ -124,7 +125,7 @@ def test_a_company_limit_hides_everybody_else(api: Api) -> None:
             continue
         for hidden in (anna, "B1", "BER/B1", "b1@qiyue.example"):
             there = call(api, endpoint, token, person=hidden, case=gone, delivery=delivery, finding=finding)
-            names = {"case": "nothing", "delivery": "nothing", "finding": "nothing"}
+            names: Any = {"case": "nothing", "delivery": "nothing", "finding": "nothing"}
             absent = call(api, endpoint, token, person=f"x{hidden}", **names)
             assert there[0] == absent[0] == 404, (endpoint, hidden, there)
             same = {**there[1], "description": "", "request_id": 0} == {**absent[1], "description": "", "request_id": 0}

@@ -448,7 +448,7 @@ class _Response:
 
 
 class _Headers(dict[str, str]):
-    def get(self, name: str, default: Any = None) -> Any:  # type: ignore[override]  # names in any case
+    def get(self, name: str, default: Any = None) -> Any:
         return next((value for key, value in self.items() if key.lower() == name.lower()), default)
 
 

@@ -44,7 +44,7 @@ EXAMPLES: Mapping[str, int] = {"sqlite": 6, "postgresql": 3}
 LONG_EXAMPLES = 40
 SCOPES: tuple[tuple[str, ...], ...] = (
     ("people:read",), ("people:write",), ("applications:read",), ("applications:write",), ("receipts:read",),
-    ("people:write", "applications:write", "receipts:read", "audit:read"),
+    ("people:write", "applications:write", "receipts:read", "findings:write", "audit:read"),
 )  # fmt: skip
 _CSRF = re.compile(r'name="csrf_token" value="([^"]+)"')
 _UNCOUNTED = frozenset({"audit_events", "throttles", "login_transactions"})

@@ -14,7 +14,7 @@ from idhub.lifecycle import commands
 from idhub.lifecycle.tables import Case
 from idhub.provisioning.reconcile import findings
 from idhub.provisioning.reconcile.judge import Verdict
-from idhub.provisioning.reconcile.kinds import Kind, Proposal
+from idhub.provisioning.reconcile.kinds import Kind, Policy, Proposal
 from idhub.provisioning.reconcile.tables import Finding
 from tests.lifecycle.world import CALLER
 from tests.security.hall import STAFF, Hall
@@ -126,7 +126,7 @@ def values(hall: Hall) -> Mapping[str, str]:
         delivery = session.execute(select(Delivery.id).limit(1)).scalar_one()
         jwt_app = session.execute(select(Application.id).where(Application.slug == "jwt-app")).scalar_one()
     with stage.hub.database.transaction() as session:
-        place = findings.place_of(session, jwt_app, run_id="rec_x", policy=findings.Policy.REPORT)
+        place = findings.place_of(session, jwt_app, run_id="rec_x", policy=Policy.REPORT)
         verdict = Verdict(Kind.GHOST, "nobody", "nobody", "none", {}, None, None, Proposal.DISABLE)
         findings.write(session, place, [verdict], now=stage.clock())
         finding = session.execute(select(Finding.id).where(Finding.subject == "nobody")).scalar_one()

@@ -10,7 +10,7 @@ from idhub.db import new_id
 from idhub.provisioning.reconcile import findings
 from idhub.provisioning.reconcile.findings import Place
 from idhub.provisioning.reconcile.judge import Verdict
-from idhub.provisioning.reconcile.kinds import PROPOSALS, Kind, Proposal
+from idhub.provisioning.reconcile.kinds import PROPOSALS, Kind, Policy, Proposal
 from idhub.provisioning.reconcile.tables import Finding, ReconcileRun
 from tests.web.sample import SampleHub
 
@@ -71,7 +71,7 @@ def plant(hub: SampleHub) -> dict[str, str]:
         return {row.subject: row.id for row in session.execute(select(Finding.subject, Finding.id))}
 
 
-_REPORT = findings.Policy.REPORT
+_REPORT = Policy.REPORT
 _DIFFERENCES = {
     "title": {"should": "高级底盘工程师", "is": "<b>Director</b>"},
     "displayName": {"should": "林", "is": None},

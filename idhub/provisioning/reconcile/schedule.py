@@ -55,4 +55,4 @@ def _spread(session: Session, application_ids: list[str], *, now: datetime) -> N
 def first_wait(application_id: str, every: timedelta) -> timedelta:
     """How long an application waits before it is compared for the first time."""
     place = int.from_bytes(hashlib.sha256(application_id.encode()).digest()[:4], "big")
-    return every * place / _SHARE
+    return every * (place / _SHARE)

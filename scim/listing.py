@@ -139,6 +139,8 @@ class UserListing:
             return None
         if self._paging == "cursor":
             self._follow_cursor(answer, entries)
+            if self._is_over and self._total is None:
+                await self._ask_total()
         else:
             entries = self._without_overlap(answer, entries)
             if entries is None:
@@ -152,6 +154,17 @@ class UserListing:
         return UserPage(users, asked_at)
 
     # ---- one answer
+
+    async def _ask_total(self) -> None:
+        """How many there are, of a service that counts only where it is asked by index (RFC 9865 section 2)."""
+        try:
+            answer = await self._client.list_users({"startIndex": 1, "count": 1})
+        except RemoteError as error:
+            self._gap(f"The application does not say how many users it has: {error.description}")
+            return
+        total = attribute(answer, "totalResults")
+        if isinstance(total, int) and not isinstance(total, bool) and total >= 0:
+            self._total = total
 
     async def _ask(self) -> Resource | None:
         parameters: dict[str, str | int] = {"count": self._count}

@@ -37,6 +37,7 @@ _SENTENCES: Mapping[str, str] = {
     "finding.reason": N_("Say why, in at most 500 characters."),
     "finding.until": N_("Name the last day of the exception, within the next year."),
     "finding.action": N_("This cannot be done about this finding (any more)."),
+    "finding.changed": N_("This has changed since it was found; the next comparison says how."),
     "finding.account": N_("The account of this finding is not known any more."),
     "finding.linked": N_("The person has another account in this application."),
     "release.same_person": N_("A second person must approve this release."),

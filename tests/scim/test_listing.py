@@ -174,3 +174,16 @@ def test_cursor_is_used_only_where_it_is_offered() -> None:
     assert asyncio.run(run({"pagination": {"cursor": True}})) == "cursor"
     for other in ({}, {"pagination": {"cursor": "yes"}}, {"pagination": True}, RemoteRefused("404")):
         assert asyncio.run(run(other)) == "index"
+
+
+def test_service_that_counts_only_by_index_is_asked_so_at_the_end() -> None:
+    def alter(_number: int, answer: dict[str, Any]) -> dict[str, Any]:
+        if "startIndex" in answer:
+            return answer
+        return {key: value for key, value in answer.items() if key != "totalResults"}
+
+    service = Service(25, 10, alter)
+    _, proof = read(service, "cursor")
+    assert (proof.is_complete, proof.total, proof.read) == (True, 25, 25)
+    assert service.asked[-1] == {"startIndex": 1, "count": 1}
+    assert not read(Service(25, 10, _without("totalResults")), "cursor")[1].is_complete

@@ -26,6 +26,7 @@ from idhub.provisioning.planner import CEILING, CHANNEL, lane_of
 from idhub.provisioning.reconcile.findings import DOOR, Place, decided
 from idhub.provisioning.reconcile.kinds import DISABLING, LIVE, Kind, Proposal, State
 from idhub.provisioning.reconcile.tables import Finding
+from idhub.provisioning.records import people_there
 
 Action = Literal["disable", "restore", "link"]
 BATCH = 100
@@ -94,7 +95,7 @@ def act(
     Runs in the caller's transaction, which has locked the findings (`findings.get`).
 
     Raises:
-        Conflict: one of them is over, or the action is none for it.
+        Conflict: one of them is over, has changed since, or the action is none for it.
     """
     for finding in found:
         if action not in actions_for(finding):
@@ -106,6 +107,12 @@ def act(
         # Two at once must not both see room for one.
         session.execute(select(Application.id).where(Application.id == application_id).with_for_update(key_share=True))
         room = allowance(session, application_id, now=now, brake=brake).left
+        if _changed(session, found, now=now):
+            raise Conflict(
+                "This has changed since it was found; the next comparison says how.",
+                field="finding",
+                rule="finding.changed",
+            )
         go, over = list(found[:room]), list(found[room:])
         acted = _disable(session, go, now=now, actor=actor, door=door)
         acted.held = _hold(session, over, now=now, actor=actor, door=door)
@@ -145,7 +152,45 @@ def automatic(
         .scalars()
         .all()
     )
-    return act(session, found, "disable", now=now, actor=SYSTEM, door=DOOR, brake=brake)
+    changed = _changed(session, found, now=now)
+    still = [finding for finding in found if finding.id not in changed]
+    return act(session, still, "disable", now=now, actor=SYSTEM, door=DOOR, brake=brake)
+
+
+_OF_A_PERSON = frozenset({Kind.LEFT_ALIVE, Kind.REENABLED, Kind.UNENTITLED})
+
+
+def _changed(session: Session, found: Sequence[Finding], *, now: datetime) -> set[str]:
+    """Those whose account somebody may have by now: hired again, entitled, or linked since it was looked at.
+
+    Locks the people, so that the answer holds until the caller's transaction ends.
+    """
+    if not found:
+        return set()
+    application_id = _one_application(found)
+    linked = {
+        row.external_id: row.principal_id
+        for row in session.execute(
+            select(Account.external_id, Account.principal_id).where(
+                Account.application_id == application_id,
+                Account.external_id.in_(among(session, [finding.external_id or "" for finding in found])),
+                Account.principal_id.is_not(None),
+            )
+        )
+    }
+    people = {person for person in linked.values() if person}
+    people |= {finding.principal_id for finding in found if finding.principal_id and finding.kind in _OF_A_PERSON}
+    _lock_people(session, sorted(people))
+    there = people_there(session, sorted(people), application_id, now=now)
+    wanted = {person for person, each in there.items() if each.is_wanted}
+    return {
+        finding.id
+        for finding in found
+        if linked.get(finding.external_id) in wanted
+        or (finding.kind in _OF_A_PERSON and finding.principal_id in wanted)
+        # Nobody was behind it, and now somebody is.
+        or (finding.account_id is None and finding.external_id in linked)
+    }
 
 
 def _disable(session: Session, found: Sequence[Finding], *, now: datetime, actor: Actor, door: str) -> Acted:
@@ -271,7 +316,11 @@ def _locked(session: Session, account_ids: Sequence[str]) -> dict[str, Any]:
             Account.id.in_(among(session, account_ids))
         )
     ).all()
-    people = sorted({row.principal_id for row in rows if row.principal_id})
+    _lock_people(session, sorted({row.principal_id for row in rows if row.principal_id}))
+    return {row.id: row for row in rows}
+
+
+def _lock_people(session: Session, people: Sequence[str]) -> None:
     if people:
         session.execute(
             select(Principal.id)
@@ -279,7 +328,6 @@ def _locked(session: Session, account_ids: Sequence[str]) -> dict[str, Any]:
             .order_by(Principal.id)
             .with_for_update(key_share=True)
         )
-    return {row.id: row for row in rows}
 
 
 def _left(session: Session, people: Sequence[str]) -> set[str]:
@@ -393,6 +441,11 @@ def approve(session: Session, application_id: str, *, approver: Actor, now: date
         return Release("waiting", len(found))
     # What came to be held after the first yes has one yes only, and waits.
     both = [finding for finding in found if finding.first_approver]
+    changed = _changed(session, both, now=now)
+    for finding in both:
+        if finding.id in changed:
+            finding.held_at = finding.first_approver = None
+    both = [finding for finding in both if finding.id not in changed]
     record(session, [_released(application_id, "released", len(both), approver, now=now, door=door)])
     for start in range(0, len(both), BATCH):
         _disable(session, both[start : start + BATCH], now=now, actor=approver, door=door)

@@ -1,12 +1,12 @@
 """What is done about findings: through the lanes, under the brake, with its trace; and what a receipt says then."""
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, update
 
-from idhub.access.tables import Account
+from idhub.access.tables import Account, Entitlement
 from idhub.changes import Actor
 from idhub.db import new_id
 from idhub.delivery import queue
@@ -19,6 +19,7 @@ from idhub.lifecycle.hr_brake import Brake
 from idhub.lifecycle.tables import Case, CaseRow, ReceiptDue
 from idhub.provisioning.outbound import ScimChannel
 from idhub.provisioning.reconcile import findings, remedy
+from idhub.provisioning.reconcile.kinds import Policy
 from idhub.provisioning.reconcile.tables import Finding
 from tests.provisioning.conftest import PATIENT
 from tests.provisioning.reconcile.conftest import Ground
@@ -26,6 +27,7 @@ from tests.provisioning.reconcile.conftest import Ground
 ADMIN = Actor(kind="person", id="per_admin")
 SECOND = Actor(kind="person", id="per_second")
 TIGHT = Brake(floor=2, per_mille=0)
+LONG_AGO = datetime(2026, 11, 1, tzinfo=UTC)
 sqlite_only = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 
 
@@ -361,3 +363,32 @@ def test_account_row_of_a_ghost_is_made_once_and_has_no_person(ground: Ground) -
     with ground.scene.database.read() as session:
         rows = session.execute(select(Account.principal_id, Account.kind, Account.desired_state)).all()
     assert [tuple(row) for row in rows] == [(None, "orphan", "inactive")]
+
+
+def test_nobody_is_switched_off_who_may_be_there_by_now(ground: Ground) -> None:
+    """Hired again, entitled or linked between the look and the decision: the finding is not what it was."""
+    ground.member("amy")
+    stranger = ground.person("stranger")
+    user_id = ground.service.add("stranger@corp.example")
+    ground.scene.entitle(stranger, ground.application_id, external_id=user_id, known_state="active")
+    with ground.scene.database.transaction() as session:
+        session.execute(update(Entitlement).where(Entitlement.principal_id == stranger).values(valid_to=LONG_AGO))
+    ghost_id = ground.service.add("nobody")
+    ground.run()
+    assert ground.kinds() == {"stranger@corp.example": "unentitled", "nobody": "ghost"}
+    newcomer = ground.person("newcomer")
+    ground.scene.entitle(newcomer, ground.application_id, external_id=ghost_id, known_state="active")
+    with ground.scene.database.transaction() as session:
+        session.execute(update(Entitlement).where(Entitlement.principal_id == stranger).values(valid_to=None))
+    for subject in ("stranger@corp.example", "nobody"):
+        with pytest.raises(Conflict, match="changed since"):
+            act(ground, "disable", subject)
+    with ground.scene.database.transaction() as session:
+        session.execute(update(Finding).values(held_at=ground.scene.clock(), first_approver=SECOND.id))
+    with ground.scene.database.transaction() as session:
+        now = ground.scene.clock()
+        released = remedy.approve(session, ground.application_id, approver=ADMIN, now=now, door="console")
+        place = findings.place_of(session, ground.application_id, run_id="rec_x", policy=Policy.DISABLE)
+        session.execute(update(Finding).values(last_run_id="rec_x"))
+        acted = remedy.automatic(session, place, now=now)
+    assert (released.findings, acted.deliveries, ground.deliveries()) == (0, {}, [])

@@ -138,8 +138,7 @@ class UserListing:
         if entries is None:
             return None
         if self._paging == "cursor":
-            self._follow_cursor(answer, entries)
-            if self._is_over and self._total is None:
+            if self._follow_cursor(answer, entries) and self._total is None:
                 await self._ask_total()
         else:
             entries = self._without_overlap(answer, entries)
@@ -210,22 +209,24 @@ class UserListing:
             return None
         return entries
 
-    def _follow_cursor(self, answer: Resource, entries: Sequence[Any]) -> None:
+    def _follow_cursor(self, answer: Resource, entries: Sequence[Any]) -> bool:
+        """Take the next cursor; whether there is none, which ends the list."""
         cursor = attribute(answer, "nextCursor")
         if cursor in (None, ""):
             self._is_over = True
-            return
+            return True
         if not isinstance(cursor, str) or len(cursor) > _MAX_CURSOR:
             self._stop(f"Page {self._pages}: the cursor cannot be used.")
-            return
+            return False
         mark = hash(cursor)
         # Pages may be empty, but not without end.
         self._empty_pages = 0 if entries else self._empty_pages + 1
         if mark in self._seen_cursors or self._empty_pages > _MOST_EMPTY:
             self._stop(f"Page {self._pages}: the cursor leads in a circle.")
-            return
+            return False
         self._seen_cursors.add(mark)
         self._cursor = cursor
+        return False
 
     def _without_overlap(self, answer: Resource, entries: list[Any]) -> list[Any] | None:
         """The entries that are new; the first repeats the last one read, or something moved meanwhile."""

@@ -10,7 +10,19 @@ import traceback
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from idhub.cli import audit, certify, configure, lifecycle, people, provisioning, receipts, reconcile, recover, serve, tokens
+from idhub.cli import (
+    audit,
+    certify,
+    configure,
+    lifecycle,
+    people,
+    provisioning,
+    receipts,
+    reconcile,
+    recover,
+    serve,
+    tokens,
+)
 from idhub.cli.console import app, say
 from idhub.errors import IdhubError
 

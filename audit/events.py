@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from operator import attrgetter
-from typing import Final, Literal, NamedTuple, Self, TypeAlias, cast
+from typing import Final, Literal, Self, TypeAlias, cast
 
 import orjson
 
@@ -213,22 +213,9 @@ class Actor:
     ip: str | None = None
 
 
-class SealedValues(NamedTuple):
-    """Personal values of an event to come, sealed in advance (`audit.personal.seal_ahead`) for bulk work."""
-
-    event_id: str
-    person_id: str
-    commitments: dict[str, str]
-    sealed_key: bytes
-    sealed_values: bytes
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One thing that happened. `personal` holds what must be erasable; `details` what need not be.
-
-    `sealed` takes the place of `personal` where its values were sealed in advance; it names the event's id.
-    """
+    """One thing that happened. `personal` holds what must be erasable; `details` what need not be."""
 
     type: EventType
     at: datetime
@@ -246,7 +233,6 @@ class Event:
     request_id: str | None = None
     details: Mapping[str, JsonValue] = field(default_factory=dict)
     personal: Mapping[str, str] = field(default_factory=dict)
-    sealed: SealedValues | None = None
 
 
 # What could end a line, hide text or turn its direction: C0, DEL, C1, soft hyphen and other invisible characters,

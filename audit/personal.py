@@ -10,11 +10,11 @@ Erasing a person deletes keys, sealed rows (salts included) and index terms. Com
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import unicodedata
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import Final, Protocol
 
 import orjson
@@ -22,12 +22,15 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from audit.errors import AuditError, InvalidEvent
-from audit.events import PERSONAL_LIMIT, Event, EventClass, SealedValues, clean_text, identifier
+from audit.events import PERSONAL_LIMIT, Event, EventClass, clean_text, identifier
 
 SALT_BYTES: Final = 16
 _KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
 _FIELD: Final = re.compile(r"[a-z][a-z0-9_.]{0,63}", re.ASCII)
+# Field names in use, a dozen in a running hub; bounded, should others choose them.
+_PREFIXES: Final[dict[str, bytes]] = {}
+_PREFIXES_LIMIT: Final = 1_024
 _TERM_CONTEXT: Final = "audit_terms:term"
 
 
@@ -52,7 +55,21 @@ def commitment(salt: bytes, field: str, value: str) -> str:
 
     A field name holds no NUL and a cleaned value neither, so that no two pairs share their bytes.
     """
-    return hashlib.sha256(salt + field.encode() + b"\x00" + value.encode()).hexdigest()
+    return sha256(salt + field.encode() + b"\x00" + value.encode()).hexdigest()
+
+
+def _prefix(field: str) -> bytes:
+    """What stands before a value where it is hashed.
+
+    Raises:
+        InvalidEvent: the field is not a short lower-case name.
+    """
+    if not _FIELD.fullmatch(field):
+        raise InvalidEvent("the name of a personal value must be short and in lower case")
+    prefix = field.encode() + b"\x00"
+    if len(_PREFIXES) < _PREFIXES_LIMIT:
+        _PREFIXES[field] = prefix
+    return prefix
 
 
 def index_term(text: str, sealer: Sealer) -> str:
@@ -68,17 +85,6 @@ def is_indexed(event: Event) -> bool:
     than the event. What names no person, and what people typed at sign-in, is found by the text.
     """
     return event.person_id is None or event.type.event_class is not EventClass.CHANGE
-
-
-def seal_ahead(event_id: str, person_id: str, values: Mapping[str, str], sealer: Sealer) -> SealedValues:
-    """Seal the personal values of an event to come, under the id (`new_event_ids`) that it will have.
-
-    Raises:
-        InvalidEvent: a field is not a short lower-case name.
-    """
-    batch = PersonalBatch(sealer)
-    commitments = batch.seal(values, event_id, identifier(person_id))
-    return SealedValues(event_id, person_id, commitments, batch.keys[0][2], batch.values[0][3])
 
 
 class PersonalBatch:
@@ -117,11 +123,11 @@ class PersonalBatch:
         plain: dict[str, tuple[str, str]] = {}
         start = 0
         for field, text in personal.items():
-            if not _FIELD.fullmatch(field):
-                raise InvalidEvent("the name of a personal value must be short and in lower case")
+            prefix = _PREFIXES.get(field) or _prefix(field)
             value = clean_text(text, PERSONAL_LIMIT)
             end = start + SALT_BYTES
-            commitments[field] = commitment(random[start:end], field, value)
+            # `commitment`, without its call.
+            commitments[field] = sha256(random[start:end] + prefix + value.encode()).hexdigest()
             plain[field] = (value, salts[2 * start : 2 * end])
             start = end
         key_id, cipher = self._cipher(person_id, event_id)
@@ -129,12 +135,6 @@ class PersonalBatch:
         sealed = nonce + cipher.encrypt(nonce, orjson.dumps(plain), event_id.encode())
         self.values.append((event_id, key_id, person_id, sealed))
         return commitments
-
-    def take(self, ahead: SealedValues) -> dict[str, str]:
-        """Take in values that were sealed in advance; return their commitments."""
-        self.keys.append((ahead.event_id, ahead.person_id, ahead.sealed_key))
-        self.values.append((ahead.event_id, ahead.event_id, ahead.person_id, ahead.sealed_values))
-        return ahead.commitments
 
     def _cipher(self, person_id: str | None, event_id: str) -> tuple[str, AESGCM]:
         found = self._ciphers.get(person_id) if person_id is not None else None

@@ -1,7 +1,8 @@
 """The way into the trail: append events in the transaction of their effect, and erase what must be erasable.
 
-`append` is one call for a batch of any size and takes no lock that another writer could wait for. Hot paths on a bare
-driver insert the tuples of `event_rows` with the statements of `insert_statement`. Reading is in `audit.search`.
+`append` is one call for a batch of any size and takes no lock that another writer could wait for. Bulk work makes the
+rows ahead (`event_rows`) and inserts them later (`insert`); hot paths on a bare driver do so with the statements of
+`insert_statement`. Reading is in `audit.search`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Table, delete, select
 
-from audit.errors import AuditError, InvalidEvent
+from audit.errors import AuditError
 from audit.events import Actor, Event, EventType, encoded, new_event_ids, to_micros
 from audit.merkle import LEAF_PREFIX
 from audit.personal import PersonalBatch, Sealer, index_term
@@ -36,6 +37,7 @@ __all__ = [
     "erase_person",
     "erase_text",
     "event_rows",
+    "insert",
     "insert_statement",
     "install_guards",
     "metadata",
@@ -112,13 +114,7 @@ def event_rows(events: Sequence[Event], *, sealer: Sealer) -> Rows:
     for place, raw in enumerate(events):
         at = to_micros(raw.at)
         event_id = rows.event_ids[place]
-        if raw.sealed is not None:
-            if raw.personal or raw.sealed.person_id != raw.person_id:
-                raise InvalidEvent("values sealed in advance are another event's")
-            event_id = rows.event_ids[place] = raw.sealed.event_id
-            commitments: dict[str, str] | None = personal.take(raw.sealed)
-        else:
-            commitments = personal.add(raw, event_id, at) if raw.personal else None
+        commitments = personal.add(raw, event_id, at) if raw.personal else None
         event, body = encoded(raw, event_id=event_id, commitments=commitments, micros=at)
         kind, who = event.type, event.actor
         rows.audit_events.append(
@@ -170,9 +166,14 @@ def append(connection: Connection, events: Sequence[Event], *, sealer: Sealer) -
     if not events:
         return []
     rows = event_rows(events, sealer=sealer)
+    insert(connection, rows)
+    return rows.event_ids
+
+
+def insert(connection: Connection, rows: Rows) -> None:
+    """Add events whose rows were made ahead (`event_rows`), in the caller's transaction."""
     for table, values in rows.tables():
         _insert(connection, table, values)
-    return rows.event_ids
 
 
 def _insert(connection: Connection, table: TableName, values: list[tuple[Any, ...]]) -> None:

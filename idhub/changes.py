@@ -8,10 +8,21 @@ from collections.abc import Sequence
 from sqlalchemy.orm import Session
 
 from audit.events import Actor, Event, EventType
-from audit.trail import Sealer, append
+from audit.trail import Rows, Sealer, append, event_rows, insert
 from idhub.db import Database
 
-__all__ = ["COMMAND_LINE", "SYSTEM", "Actor", "Event", "EventType", "record", "use_sealer"]
+__all__ = [
+    "COMMAND_LINE",
+    "SYSTEM",
+    "Actor",
+    "Event",
+    "EventType",
+    "Rows",
+    "event_rows",
+    "record",
+    "record_ready",
+    "use_sealer",
+]
 
 COMMAND_LINE = Actor(kind="cli", id="cli", name="command line")
 SYSTEM = Actor(kind="system", id="hub", name="idhub")
@@ -31,3 +42,8 @@ def record(session: Session, events: Sequence[Event]) -> None:
     """
     if events:
         append(session.connection(), events, sealer=session.info[_SEALER_KEY])
+
+
+def record_ready(session: Session, rows: Rows) -> None:
+    """Append events whose rows bulk work has made ahead (`event_rows`), in the caller's transaction."""
+    insert(session.connection(), rows)

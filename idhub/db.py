@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeVar
 
 import orjson
@@ -180,7 +180,7 @@ _COPY_FROM = 32
 def insert_rows(session: Session, model: type[Base], columns: Sequence[str], rows: Sequence[tuple[Any, ...]]) -> None:
     """Insert many rows as the driver stores them, past SQLAlchemy: the path of bulk work.
 
-    Values are given in the database's own form (`to_micros`, JSON text, `stored_date`, plain `str`), one tuple a row.
+    Values are given in the database's own form (`to_micros`, JSON text, dates in ISO form, plain `str`), a tuple a row.
 
     Raises:
         IntegrityError: as any insert.
@@ -231,13 +231,6 @@ def driver_errors() -> Any:
     import psycopg
 
     return psycopg
-
-
-def stored_date(session: Session) -> Callable[[date | None], Any]:
-    """How the session's database stores a date: SQLite as ISO text, PostgreSQL as it is."""
-    if session.get_bind().dialect.name == "sqlite":
-        return lambda day: None if day is None else day.isoformat()
-    return lambda day: day
 
 
 def json_text(value: Any) -> str:

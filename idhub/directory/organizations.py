@@ -18,6 +18,7 @@ ROOT_CODE = "GROUP"
 MAX_DEPTH = 16
 MAX_PART = 128
 MAX_PATH = 1_000
+NO_IDS: Mapping[tuple[str, str], str] = {}
 _CONTROL_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
 _BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -137,8 +138,9 @@ def create_organization(
     time_zone: str,
     now: datetime,
     name_en: str | None = None,
+    organization_id: str | None = None,
 ) -> str:
-    """Add an organization under a parent. Returns its id.
+    """Add an organization under a parent, under the id given or a new one. Returns its id.
 
     Raises:
         Conflict: code or name is taken.
@@ -148,7 +150,7 @@ def create_organization(
     ).first()
     if taken:
         raise Conflict(f"There is an organization {code!r} or {name!r} already.", field="company", rule="taken")
-    organization_id = new_id("org")
+    organization_id = organization_id or new_id("org")
     session.execute(
         insert(Organization).values(
             id=organization_id,
@@ -214,9 +216,16 @@ def ensure_department(session: Session, organization_id: str, path: str, *, now:
 
 
 def ensure_departments(
-    session: Session, wanted: Iterable[tuple[str, str]], *, now: datetime
+    session: Session,
+    wanted: Iterable[tuple[str, str]],
+    *,
+    now: datetime,
+    ids: Mapping[tuple[str, str], str] = NO_IDS,
 ) -> tuple[dict[tuple[str, str], str], list[tuple[str, str]]]:
     """Departments by (organization id, path with /), made where missing with everything above them.
+
+    Args:
+        ids: under which those that are missing are made; others get a new one.
 
     Returns the ids of all that were asked for, and the (organization id, path) pairs that were made.
     """
@@ -225,12 +234,12 @@ def ensure_departments(
     for organization_id, path in asked:
         parts = path.split("/")
         paths.update((organization_id, "/".join(parts[:depth])) for depth in range(1, len(parts) + 1))
-    known = _known_departments(session, paths)
+    known = known_departments(session, paths)
     missing = sorted(paths - known.keys(), key=lambda pair: (pair[0], pair[1].count("/"), pair[1]))
     if missing:
         rows = []
         for organization_id, path in missing:
-            department_id = known[(organization_id, path)] = new_id("dep")
+            department_id = known[(organization_id, path)] = ids.get((organization_id, path)) or new_id("dep")
             parent_path, _, name = path.rpartition("/")
             rows.append(
                 {
@@ -258,7 +267,8 @@ def ensure_departments(
     return {pair: known[pair] for pair in asked}, missing
 
 
-def _known_departments(session: Session, paths: set[tuple[str, str]]) -> dict[tuple[str, str], str]:
+def known_departments(session: Session, paths: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Ids of those that exist, by (organization id, path with /)."""
     known: dict[tuple[str, str], str] = {}
     by_organization: dict[str, list[str]] = {}
     for organization_id, path in paths:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, bindparam, delete, func, insert, select, update
 from sqlalchemy.orm import Session
 
-from idhub.db import Database, bulk_insert, chunked
+from idhub.db import Database, chunked, insert_rows
 from idhub.directory.search_terms import RANKS, Searchable, ranked_terms, terms_of
 from idhub.directory.tables import Employment, Person, Principal, SearchBlock, SearchRun, SearchShelf
 
@@ -31,6 +31,7 @@ _MANY_LOOSE = 512
 _MOST_TAGS = 200
 _LINES_A_BLOCK = 48
 _TAG = 4
+_BLOCK_COLUMNS = ("shelf_id", "first", "body")
 
 
 class Indexed(NamedTuple):
@@ -40,35 +41,76 @@ class Indexed(NamedTuple):
     search_place: int
 
 
-def index_people(session: Session, people: Sequence[Searchable], *, terms: Sequence[str | None] = ()) -> list[Indexed]:
-    """Put new people into the index. The caller stores what is returned, in the same order, in their rows.
+class Prepared(NamedTuple):
+    """New people of a batch as the index takes them in, made before any lock is held (`prepare_people`)."""
 
-    Args:
-        terms: beside each of `people`, what `terms_of` makes of them, where bulk work has asked it before.
+    terms: list[str]
+    """What `terms_of` makes of each, in the order given."""
+    lines: list[str]
+    """Every line but for the place at its end, sorted."""
+    owners: list[int]
+    """Beside each line, whose it is: a number in the order given."""
+    tags: list[str]
+
+
+def prepare_people(people: Sequence[Searchable]) -> Prepared:
+    """Work out what the index holds of new people; at most `RUN` of them."""
+    terms: list[str] = []
+    owned: list[tuple[str, int]] = []
+    tags: set[str] = set()
+    for number, person in enumerate(people):
+        stored = terms_of(person)
+        terms.append(stored)
+        tag = tag_of(person.organization_id)
+        tags.add(tag)
+        end = f"\t{tag}\t"
+        fronts, inners, tails = ranked_terms(stored)
+        owned += [(f"n{term}{end}", number) for term in fronts]
+        owned += [(f"i{term}{end}", number) for term in inners]
+        owned += [(f"r{term}{end}", number) for term in tails]
+    owned.sort()
+    return Prepared(terms, [line for line, _ in owned], [number for _, number in owned], sorted(tags))
+
+
+def index_prepared(session: Session, groups: Sequence[Prepared]) -> list[list[int]]:
+    """Put prepared people into the index, all groups together. Returns the place of each, group by group.
+
+    The caller stores places and terms in the people's rows (`Indexed`).
     """
+    people = sum(len(group.terms) for group in groups)
     if not people:
-        return []
+        return [[] for _ in groups]
     connection = session.connection()
     shelf_id = LOOSE
-    if len(people) >= _BULK:
-        tags = _joined({tag_of(person.organization_id) for person in people})
+    if people >= _BULK:
+        tags = _joined({tag for group in groups for tag in group.tags})
         shelf_id = connection.execute(
-            insert(SearchShelf).values(people=len(people), tags=tags).returning(SearchShelf.id)
+            insert(SearchShelf).values(people=people, tags=tags).returning(SearchShelf.id)
         ).scalar_one()
-    indexed: list[Indexed] = []
+    places: list[list[int]] = []
     lines: list[str] = []
-    asked_before = iter(terms or [None] * len(people))
-    for part in chunked(people, RUN):
+    for group in groups:
+        size = len(group.terms)
         run_id = connection.execute(
-            insert(SearchRun).values(shelf_id=shelf_id, people=len(part)).returning(SearchRun.id)
+            insert(SearchRun).values(shelf_id=shelf_id, people=size).returning(SearchRun.id)
         ).scalar_one()
-        for place, person in enumerate(part, run_id * RUN):
-            stored = next(asked_before) or terms_of(person)
-            indexed.append(Indexed(stored, place))
-            lines += _lines(stored, tag_of(person.organization_id), place)
+        first = run_id * RUN
+        places.append(list(range(first, first + size)))
+        lines += [f"{line}{first + owner}" for line, owner in zip(group.lines, group.owners, strict=True)]
+    # Sorted but for the places, group by group: this merges them.
     lines.sort()
-    bulk_insert(session, SearchBlock, _blocks(shelf_id, lines))
-    return indexed
+    insert_rows(session, SearchBlock, _BLOCK_COLUMNS, _blocks(shelf_id, lines))
+    return places
+
+
+def index_people(session: Session, people: Sequence[Searchable]) -> list[Indexed]:
+    """Put new people into the index. The caller stores what is returned, in the same order, in their rows."""
+    groups = [prepare_people(part) for part in chunked(people, RUN)]
+    return [
+        Indexed(terms, place)
+        for group, places in zip(groups, index_prepared(session, groups), strict=True)
+        for terms, place in zip(group.terms, places, strict=True)
+    ]
 
 
 def reindex_people(session: Session, people: Mapping[str, Searchable]) -> dict[str, Indexed]:
@@ -223,7 +265,7 @@ def _put_together(session: Session, lines: list[str], runs: Mapping[int, int], *
     ).scalar_one()
     for part in chunked(sorted(runs)):
         connection.execute(update(SearchRun).where(SearchRun.id.in_(part)).values(shelf_id=shelf_id))
-    bulk_insert(session, SearchBlock, _blocks(shelf_id, lines))
+    insert_rows(session, SearchBlock, _BLOCK_COLUMNS, _blocks(shelf_id, lines))
 
 
 def tag_of(organization_id: str) -> str:
@@ -255,16 +297,9 @@ def _small_shelves(session: Session) -> tuple[list[int], int, set[str]]:
     return found, people, set() if is_mixed else tags
 
 
-def _lines(stored: str, tag: str, place: int) -> list[str]:
-    end = f"\t{tag}\t{place}"
-    fronts, inners, tails = ranked_terms(stored)
-    return [f"n{t}{end}" for t in fronts] + [f"i{t}{end}" for t in inners] + [f"r{t}{end}" for t in tails]
-
-
-def _blocks(shelf_id: int, lines: Sequence[str]) -> Iterable[dict[str, Any]]:
+def _blocks(shelf_id: int, lines: Sequence[str]) -> list[tuple[int, str, str]]:
     size = 1 if shelf_id == LOOSE else _LINES_A_BLOCK
-    for part in chunked(lines, size):
-        yield {"shelf_id": shelf_id, "first": part[0], "body": "\n".join(part)}
+    return [(shelf_id, part[0], "\n".join(part)) for part in chunked(lines, size)]
 
 
 def _joined(tags: set[str]) -> str:

@@ -5,7 +5,9 @@ A query matches the beginning of a term, so an inner part of a name is a term of
 a person is called or numbered, `i` inner parts of it, `r` digits of the mobile number read backwards.
 """
 
+import os
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -60,7 +62,9 @@ class _Readings(dict[str, str]):
     """Pinyin by character, each asked for once: pypinyin takes 20 microseconds a name, this less than one."""
 
     def __missing__(self, char: str) -> str:
-        # Imported late: its phrase table costs half a second, and most commands name nobody in Chinese.
+        # Imported late: most commands name nobody in Chinese. Its table of phrases, half a second and 40 MB, says
+        # nothing about single characters.
+        os.environ.setdefault("PYPINYIN_NO_PHRASES", "true")
         from pypinyin import Style, lazy_pinyin
 
         reading = self[char] = "".join("".join(lazy_pinyin(char, style=Style.NORMAL)).split())
@@ -208,8 +212,7 @@ def _without_beginnings(terms: Sequence[str]) -> list[str]:
     return kept
 
 
-def _begins_one(term: str, terms: Sequence[str]) -> bool:
-    for other in terms:  # noqa: SIM110 - a generator costs as much as the whole name
-        if other.startswith(term):
-            return True
-    return False
+def _begins_one(term: str, ordered: Sequence[str]) -> bool:
+    """Whether one of the sorted terms begins so."""
+    place = bisect_left(ordered, term)
+    return place < len(ordered) and ordered[place].startswith(term)

@@ -3,18 +3,15 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import date, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from idhub.access.entitlements import EntitlementChange
 from idhub.changes import Actor, Event, EventType
 from idhub.directory.kinds import Standing
 from idhub.errors import IdhubError
 from idhub.lifecycle import intake
-from idhub.lifecycle.records import NOTHING_READY, Written
+from idhub.lifecycle.records import Written
 from idhub.lifecycle.rules import Post, State, main_post
-
-if TYPE_CHECKING:
-    from idhub.lifecycle.transition import TransitionResult
 
 PERSONAL = ("display_name", "given_name", "family_name", "email", "mobile")
 
@@ -24,23 +21,30 @@ def events_of(
     reasons: Mapping[str, intake.Change],
     entitled: Iterable[EntitlementChange],
     handed: Iterable[tuple[str, str, str | None]],
-    result: "TransitionResult",
+    refusals: Iterable[intake.Refused],
     *,
-    ready: Mapping[str, intake.Ready] = NOTHING_READY,
+    cases: Mapping[str, str],
     now: datetime,
     actor: Actor,
     door: str,
     request_id: str | None,
+    joiners_are_recorded: bool = False,
 ) -> list[Event]:
-    """Everything that a transition did, and every refusal, as events."""
+    """Everything that a transition did, and every refusal, as events.
+
+    Args:
+        cases: the case of each principal who has one.
+        joiners_are_recorded: events of new people were made ahead (`ready`).
+    """
     common: dict[str, Any] = {"at": now, "actor": actor, "door": door, "request_id": request_id}
     events: list[Event] = []
     for w in written:
         if w.before != w.after:
             if w.before is None:
-                events.append(_onboarded(w.after, ready.get(w.after.id), common))
+                if not joiners_are_recorded:
+                    events.append(onboarded(w.after, common))
                 continue
-            events += _person_events(w, w.before, reasons.get(w.after.id), result.cases.get(w.after.id), common)
+            events += _person_events(w, w.before, reasons.get(w.after.id), cases.get(w.after.id), common)
     organization_of = {w.after.id: main_post(w.after.posts).organization_id for w in written}
     for change in entitled:
         kind = EventType.ENTITLEMENT_ENTITLED if change.is_entitled else EventType.ENTITLEMENT_WITHDRAWN
@@ -52,7 +56,7 @@ def events_of(
                 application_id=change.application_id,
                 person_id=change.principal_id,
                 organization_id=organization_of.get(change.principal_id),
-                case_id=result.cases.get(change.principal_id),
+                case_id=cases.get(change.principal_id),
                 details={"role": change.role, "reason": change.reason_kind, "reference": change.reason_ref},
                 **common,
             )
@@ -68,7 +72,7 @@ def events_of(
                 **common,
             )
         )
-    for refused in result.refused:
+    for refused in refusals:
         error = refused.error
         events.append(
             Event(
@@ -111,9 +115,9 @@ def service_events(
     ]
 
 
-def _onboarded(after: State, ready: intake.Ready | None, common: Mapping[str, Any]) -> Event:
+def onboarded(after: State, common: Mapping[str, Any]) -> Event:
+    """Somebody new."""
     main = main_post(after.posts)
-    sealed = None if ready is None else ready.personal
     return Event(
         type=EventType.PERSON_ONBOARDED,
         target_kind="person",
@@ -126,8 +130,7 @@ def _onboarded(after: State, ready: intake.Ready | None, common: Mapping[str, An
             "employments": [_post_details(post) for post in after.posts],
             "number": main.employee_number,
         },
-        personal={name: str(after.person[name]) for name in PERSONAL if after.person.get(name)} if not sealed else {},
-        sealed=sealed,
+        personal={name: str(after.person[name]) for name in PERSONAL if after.person.get(name)},
         **common,
     )
 

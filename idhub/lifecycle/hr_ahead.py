@@ -9,49 +9,67 @@ Does not own: whether a row is right (`providers.hr_file`), or what follows from
 made ready here is compared again by the database when it is written: numbers and people are unique there.
 """
 
+from __future__ import annotations
+
+import copy
+import gc
 import os
 import pickle
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from datetime import date, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import orjson
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
-from audit.events import new_event_ids
-from audit.personal import seal_ahead
-from idhub.db import Database, among, chunked, create_database, new_ids
-from idhub.directory.search_terms import Searchable, terms_of
-from idhub.directory.tables import Employment, SourceRecord
+from idhub.changes import Actor
+from idhub.db import Database, among, create_database, new_ids
+from idhub.directory.kinds import EmploymentState, EmploymentType
+from idhub.directory.tables import Employment, Person, SourceRecord
 from idhub.errors import Unavailable
 from idhub.keys import Keyring, MasterKey
-from idhub.lifecycle import intake
-from idhub.lifecycle.events import PERSONAL
-from idhub.lifecycle.hr_companies import Companies
-from idhub.lifecycle.records import login_names_of
+from idhub.lifecycle import intake, ready, records
+from idhub.lifecycle.hr_companies import Companies, Foreseen
+from idhub.lifecycle.ready import Newcomer
 from idhub.settings import Settings
 from providers.base import Completeness
-from providers.hr_file import HrFile, HrFileRefused, HrRow, RefusedRow, RowProblem
+from providers.hr_file import EmploymentType as HrEmploymentType
+from providers.hr_file import HrFile, HrFileRefused, HrRow, HrStatus, RefusedRow, RowProblem
 
 PROVIDER = "hr_file"
 NATIONAL_ID = "person.national_id"
-BATCH = 2_000
+BATCH = 256
+_MOST_HUMANS = 40_000
 _WORTH_A_PROCESS = 1 << 20
 """Bytes of a file from which reading ahead in a process of its own pays for starting it."""
 _PIPE_BYTES = 1 << 20
 
 
-class Joiner(NamedTuple):
-    """A row about nobody known, with what its person will need."""
+class Terms(NamedTuple):
+    """Of the run that reads: what rows made ahead name. In a dry run nobody is made ready."""
 
-    principal_id: str
-    national_id_hash: str | None
-    raw_sealed: bytes
-    ready: intake.Ready
+    run_id: str
+    now: datetime
+    actor: Actor
+    door: str
+    request_id: str | None
+    is_dry_run: bool
+
+
+class Ready(NamedTuple):
+    """Rows about people nobody knows, made ready for the one door but for their managers."""
+
+    lines: list[int]
+    managers: list[tuple[int, tuple[str, str]]]
+    """Number in the group, and the manager's (company key, employee number)."""
+    foreseen: Foreseen
+    joiners: records.Joiners
 
 
 class Ahead(NamedTuple):
@@ -60,9 +78,8 @@ class Ahead(NamedTuple):
     rows: int
     unchanged: int
     news: list[HrRow]
-    """Rows that say something else than last time."""
-    joiners: list[Joiner | None]
-    """Beside each of `news`: what is ready of somebody whom nothing is known about."""
+    """Rows that say something else than last time, of people who may be known."""
+    ready: Ready | None
     refused: list[RefusedRow]
     notices: list[RowProblem]
     named: list[str]
@@ -71,13 +88,24 @@ class Ahead(NamedTuple):
     """How unknown companies among them were written."""
 
 
+class _Stranger(NamedTuple):
+    """A row about nobody known: the key of its source record, and the keyed hash of its national id."""
+
+    key: str
+    row: HrRow
+    human: str | None
+
+
 class Reader:
     """The HR file read in this process."""
 
-    def __init__(self, database: Database, path: Path, companies: Companies, keyring: Keyring) -> None:
-        self._database, self._path, self._companies, self._keyring = database, path, companies, keyring
+    def __init__(self, database: Database, path: Path, companies: Companies, keyring: Keyring, terms: Terms) -> None:
+        # A copy: what is foreseen here is not made yet.
+        self._database, self._path, self._companies, self._keyring = database, path, copy.deepcopy(companies), keyring
+        self._terms = terms
         self._named: set[str] = set()
-        self._file = HrFile(path, company_key=companies.key)
+        self._humans: dict[str, None] = {}
+        self._file = HrFile(path, company_key=self._companies.key)
         self.digest, self.encoding = self._file.digest, self._file.encoding
         self.unknown_columns = self._file.unknown_columns
 
@@ -105,7 +133,7 @@ class Reader:
         with HrFile(self._path, company_key=self._companies.key) as file:
             if file.digest != self.digest:
                 raise FileChanged
-            rows = (row for row in file.records() if isinstance(row, HrRow) and row.line in wanted)
+            rows = (row for row in file.records(only=wanted) if isinstance(row, HrRow))
             while part := list(islice(rows, BATCH)):
                 yield part
 
@@ -117,80 +145,132 @@ class Reader:
             if key is not None and key not in self._named:
                 self._named.add(key)
                 named.append(key)
-        news, are_known = self._compare(rows)
+        with self._database.read() as session:
+            news, strangers = self._compare(session, rows)
+            made = self._make_ready(session, strangers) if strangers else None
         return Ahead(
             len(part),
-            len(rows) - len(news),
+            len(rows) - len(news) - len(strangers),
             news,
-            self._make_ready(news, are_known),
+            made,
             refused,
             [row.notice for row in rows if row.notice is not None],
             named,
             {key: self._companies.text_of(key) for key in named if self._companies.is_unknown(key)},
         )
 
-    def _compare(self, rows: Sequence[HrRow]) -> tuple[list[HrRow], set[int]]:
-        """Rows that say something new, and the lines of those among them about a number that is known here."""
-        keys = {self._companies.source_key(row): row for row in rows}
-        said: dict[str, str] = {}
-        posts: set[tuple[str, str]] = set()
-        with self._database.read() as session:
-            for part in chunked(list(keys), BATCH):
-                found = session.execute(
-                    select(SourceRecord.key, SourceRecord.content_hash).where(
-                        SourceRecord.provider == PROVIDER, SourceRecord.key.in_(among(session, part))
-                    )
+    def _compare(self, session: Session, rows: Sequence[HrRow]) -> tuple[list[HrRow], list[_Stranger]]:
+        """Rows that say something new: those about somebody who may be known, and those about nobody known."""
+        keyed = {self._companies.source_key(row): row for row in rows}
+        said: dict[str, str] = dict(
+            session.execute(
+                select(SourceRecord.key, SourceRecord.content_hash).where(
+                    SourceRecord.provider == PROVIDER, SourceRecord.key.in_(among(session, list(keyed)))
                 )
-                said.update((key, content_hash) for key, content_hash in found)
-            news = [row for key, row in keys.items() if said.get(key) != row.digest.hex()]
-            numbers: dict[str, list[str]] = {}
-            for row in news:
-                organization_id = self._companies.id_of(row.company_key)
-                if organization_id is not None:
-                    numbers.setdefault(organization_id, []).append(row.employee_number)
-            for organization_id, listed in numbers.items():
-                held = session.execute(
-                    select(Employment.employee_number).where(
-                        Employment.organization_id == organization_id,
-                        Employment.employee_number.in_(among(session, listed)),
-                    )
-                )
-                posts.update((organization_id, number) for number in held.scalars())
-        known = {
-            row.line
-            for row in news
-            if self._companies.source_key(row) in said
-            or (self._companies.id_of(row.company_key) or "", row.employee_number) in posts
-        }
-        return news, known
+            ).all()
+        )
+        strange: list[_Stranger] = []
+        news: list[HrRow] = []
+        for key, row in keyed.items():
+            before = said.get(key)
+            if before is None and not self._terms.is_dry_run and not self._is_over(row):
+                human = None
+                if row.national_id:
+                    human = self._keyring.blind_index(NATIONAL_ID, row.national_id.upper())
+                strange.append(_Stranger(key, row, human))
+            elif before != row.digest.hex():
+                news.append(row)
+        if not strange:
+            return news, []
+        posts, humans = self._known_posts(session, strange), self._known_humans(session, strange)
+        strangers: list[_Stranger] = []
+        for one in strange:
+            human = one.human
+            if human is not None:
+                if human in humans or human in self._humans:
+                    news.append(one.row)
+                    continue
+                self._humans[human] = None
+            if posts and (self._companies.id_of(one.row.company_key) or "", one.row.employee_number) in posts:
+                news.append(one.row)
+            else:
+                strangers.append(one)
+        self._forget_humans()
+        return news, strangers
 
-    def _make_ready(self, rows: Sequence[HrRow], known: set[int]) -> list[Joiner | None]:
-        ids, event_ids = new_ids("per", len(rows)), new_event_ids(len(rows))
-        ready: list[Joiner | None] = []
-        for row, principal_id, event_id in zip(rows, ids, event_ids, strict=True):
-            if row.line in known:
-                ready.append(None)
-                continue
-            values = person_values(row)
-            personal = {name: values[name] for name in PERSONAL if values[name]}
-            numbers = (row.employee_number,)
-            found_by = (row.name, row.given_name, row.family_name, row.email, row.mobile)
-            national_id_hash = None
-            if row.national_id:
-                national_id_hash = self._keyring.blind_index(NATIONAL_ID, row.national_id.upper())
-            ready.append(
-                Joiner(
+    def _is_over(self, row: HrRow) -> bool:
+        """Whether whoever this is about has left: they take the longer way."""
+        if row.status is HrStatus.LEFT:
+            return True
+        return row.end_on is not None and row.end_on < self._companies.today(row.company_key, now=self._terms.now)
+
+    def _known_posts(self, session: Session, strange: Iterable[_Stranger]) -> set[tuple[str, str]]:
+        """Posts of these numbers that another door has made."""
+        numbers: dict[str, list[str]] = {}
+        for one in strange:
+            organization_id = self._companies.id_of(one.row.company_key)
+            if organization_id is not None:
+                numbers.setdefault(organization_id, []).append(one.row.employee_number)
+        posts: set[tuple[str, str]] = set()
+        for organization_id, listed in numbers.items():
+            held = session.execute(
+                select(Employment.employee_number).where(
+                    Employment.organization_id == organization_id,
+                    Employment.employee_number.in_(among(session, listed)),
+                )
+            )
+            posts.update((organization_id, number) for number in held.scalars())
+        return posts
+
+    def _known_humans(self, session: Session, strange: Iterable[_Stranger]) -> set[str]:
+        hashes = [one.human for one in strange if one.human is not None]
+        if not hashes:
+            return set()
+        found = session.execute(
+            select(Person.national_id_hash).where(Person.national_id_hash.in_(among(session, hashes)))
+        )
+        return {each for each in found.scalars() if each is not None}
+
+    def _forget_humans(self) -> None:
+        """What was read long ago is in the database by now."""
+        if len(self._humans) > _MOST_HUMANS:
+            self._humans = dict.fromkeys(islice(self._humans, _MOST_HUMANS // 2, None))
+
+    def _make_ready(self, session: Session, strangers: Sequence[_Stranger]) -> Ready:
+        companies, terms = self._companies, self._terms
+        foreseen = companies.foresee(session, ((one.row.company_key, one.row.department) for one in strangers))
+        newcomers: list[Newcomer] = []
+        managers: list[tuple[int, tuple[str, str]]] = []
+        ids = new_ids("per", len(strangers))
+        for number, ((key, row, human), principal_id) in enumerate(zip(strangers, ids, strict=True)):
+            organization_id = foreseen.companies[row.company_key]
+            if row.manager_employee_number:
+                managers.append((number, manager_place(companies, row)))
+            newcomers.append(
+                Newcomer(
                     principal_id,
-                    national_id_hash,
-                    seal_said(self._keyring, self._companies.source_key(row), row),
-                    intake.Ready(
-                        terms_of(Searchable("", *found_by[:3], numbers, *found_by[3:])),
-                        login_names_of(numbers, row.email, row.mobile),
-                        seal_ahead(event_id, principal_id, personal, self._keyring),
+                    intake.PersonFacts(**person_values(row), national_id_hash=human),
+                    facts_of(row, organization_id, foreseen.departments[organization_id, "/".join(row.department)]),
+                    intake.SourceMark(
+                        provider=PROVIDER,
+                        key=key,
+                        scope=organization_id,
+                        content_hash=row.digest.hex(),
+                        generation=terms.run_id,
+                        raw_sealed=seal_said(self._keyring, key, row),
                     ),
                 )
             )
-        return ready
+        joiners = ready.make(
+            newcomers,
+            foreseen.zones,
+            sealer=self._keyring,
+            now=terms.now,
+            actor=terms.actor,
+            door=terms.door,
+            request_id=terms.request_id,
+        )
+        return Ready([one.row.line for one in strangers], managers, foreseen, joiners)
 
 
 class FileChanged(Exception):
@@ -206,6 +286,42 @@ def person_values(row: HrRow) -> dict[str, Any]:
         "email": row.email,
         "mobile": row.mobile,
     }
+
+
+def facts_of(
+    row: HrRow,
+    organization_id: str,
+    department_id: str | None,
+    *,
+    manager_id: str | None = None,
+    ends_on: date | None = None,
+) -> intake.EmploymentFacts:
+    """A row's post, its end the row's own unless another is given."""
+    return intake.EmploymentFacts(
+        organization_id=organization_id,
+        employee_number=row.employee_number,
+        type=_TYPES[row.employment_type],
+        starts_on=row.start_on,
+        department_id=department_id,
+        title=row.title or None,
+        manager_id=manager_id,
+        ends_on=ends_on or row.end_on,
+        state=_NEW_STATES[row.status],
+    )
+
+
+_TYPES = {kind: EmploymentType(kind.value) for kind in HrEmploymentType}
+_NEW_STATES = {
+    HrStatus.ACTIVE: EmploymentState.ACTIVE,
+    HrStatus.LEFT: EmploymentState.ENDED,
+    HrStatus.SUSPENDED: EmploymentState.SUSPENDED,
+}
+
+
+def manager_place(companies: Companies, row: HrRow) -> tuple[str, str]:
+    """Company key and employee number of the manager that a row names."""
+    company = companies.key(row.manager_company) if row.manager_company else row.company_key
+    return company, row.manager_employee_number or ""
 
 
 def seal_said(keyring: Keyring, key: str, row: HrRow) -> bytes:
@@ -229,7 +345,9 @@ def said_context(key: str) -> str:
     return f"source_records:{PROVIDER}:{key}"
 
 
-def open_reader(database: Database, path: Path, companies: Companies, keyring: Keyring) -> "Reader | ReaderApart":
+def open_reader(
+    database: Database, path: Path, companies: Companies, keyring: Keyring, terms: Terms
+) -> Reader | ReaderApart:
     """Open an HR file, in a process of its own where that pays.
 
     Raises:
@@ -237,14 +355,14 @@ def open_reader(database: Database, path: Path, companies: Companies, keyring: K
         OSError: it cannot be read.
     """
     if path.stat().st_size < _WORTH_A_PROCESS or (os.cpu_count() or 1) < 2:
-        return Reader(database, path, companies, keyring)
-    return ReaderApart(database, path, companies, keyring)
+        return Reader(database, path, companies, keyring, terms)
+    return ReaderApart(database, path, companies, keyring, terms)
 
 
 class ReaderApart:
     """The HR file read by a process of its own, which works ahead until the pipe between us is full."""
 
-    def __init__(self, database: Database, path: Path, companies: Companies, keyring: Keyring) -> None:
+    def __init__(self, database: Database, path: Path, companies: Companies, keyring: Keyring, terms: Terms) -> None:
         # -P: modules come from where ours come from, never from the folder that somebody happens to stand in.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", f"from {__name__} import serve; serve()"],
@@ -257,7 +375,7 @@ class ReaderApart:
         self._to, self._from = self._process.stdin, self._process.stdout
         _widen(self._from)
         try:
-            self._tell("open", database.url, str(path.absolute()), companies, keyring.master.raw)
+            self._tell("open", database.url, str(path.absolute()), companies, keyring.master.raw, terms)
             self.digest, self.encoding, self.unknown_columns = self._hear()
         except BaseException:
             self.close()
@@ -351,9 +469,9 @@ class _Server:
                 except OSError as error:
                     self._say((error.errno, error.strerror), "failed")
 
-    def _open(self, url: str, path: str, companies: Companies, raw: bytes) -> Reader:
+    def _open(self, url: str, path: str, companies: Companies, raw: bytes, terms: Terms) -> Reader:
         database = create_database(Settings(database_url=url, database_pool_size=2))
-        reader = Reader(database, Path(path), companies, Keyring(MasterKey(raw), ()))
+        reader = Reader(database, Path(path), companies, Keyring(MasterKey(raw), ()), terms)
         self._say((reader.digest, reader.encoding, reader.unknown_columns))
         return reader
 
@@ -371,4 +489,7 @@ class _Server:
 
 def serve() -> None:
     """Be the reading process."""
+    # Rows come by the thousand and form no cycles: looking for some after every few hundred costs a tenth of the time.
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 100)
     _Server(sys.stdin.buffer, sys.stdout.buffer).run()

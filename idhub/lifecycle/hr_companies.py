@@ -3,20 +3,40 @@
 from collections.abc import Iterable, Mapping
 from datetime import date, datetime
 from hashlib import blake2b
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from idhub.changes import Actor, Event, EventType, record
-from idhub.db import chunked
+from idhub.db import chunked, new_id
 from idhub.directory.kinds import OrganizationKind
-from idhub.directory.organizations import OrganizationView, all_organizations, create_organization, ensure_departments
+from idhub.directory.organizations import (
+    OrganizationView,
+    all_organizations,
+    create_organization,
+    ensure_departments,
+    known_departments,
+)
 from idhub.directory.tables import Department
 from providers.hr_file import HrRow
 
 _MAX_CODE = 60
 _MAX_CACHED = 50_000
+Mark = tuple[frozenset[str], int, int]
+"""What was made so far: keys of companies, how many were created, and how many departments."""
+
+
+class Foreseen(NamedTuple):
+    """Where people made ready belong: ids that companies and departments have, or will be made under."""
+
+    companies: dict[str, str]
+    """By key."""
+    departments: dict[tuple[str, str], str]
+    """By (organization id, path with /)."""
+    zones: dict[str, str]
+    """Time zones by organization id."""
 
 
 class Companies:
@@ -27,6 +47,8 @@ class Companies:
         self._views: dict[str, OrganizationView] = {}
         self._texts: dict[str, str] = {}
         self._departments: dict[tuple[str, tuple[str, ...]], str] = {}
+        self._foreseen: dict[str, str] = {}
+        self._foreseen_departments: dict[tuple[str, str], str] = {}
         self.created: list[str] = []
         self.created_departments = 0
         known = all_organizations(session)
@@ -85,6 +107,69 @@ class Companies:
         view = self._views.get(key)
         return _code_of(self._texts[key]) if view is None else view.code
 
+    def foresee(self, session: Session, places: Iterable[tuple[str, tuple[str, ...]]]) -> Foreseen:
+        """Ids of the places (company key, department path), looked up or given out, for rows that are made ahead.
+
+        Whoever writes is told of them (`expect`) and makes what is missing under these ids.
+        """
+        asked = dict.fromkeys(places)
+        companies: dict[str, str] = {}
+        for key in dict.fromkeys(key for key, _ in asked):
+            if self.id_of(key) is None:
+                self._views[key] = self._subsidiary(key, new_id("org"))
+            companies[key] = self._views[key].id
+        wanted = {(companies[key], "/".join(path)) for key, path in asked}
+        missing = wanted - self._foreseen_departments.keys()
+        if missing:
+            if len(self._foreseen_departments) > _MAX_CACHED:
+                self._foreseen_departments.clear()
+                missing = wanted
+            every = {
+                (organization_id, "/".join(parts[:depth]))
+                for organization_id, parts in ((organization_id, path.split("/")) for organization_id, path in missing)
+                for depth in range(1, len(parts) + 1)
+            } - self._foreseen_departments.keys()
+            self._foreseen_departments |= known_departments(session, every)
+            for pair in sorted(every - self._foreseen_departments.keys()):
+                self._foreseen_departments[pair] = new_id("dep")
+        zones = {self._views[key].id: self._views[key].time_zone for key in companies}
+        # With everything above them: all are made under the ids given here.
+        above = {
+            (organization_id, path[:end])
+            for organization_id, path in wanted
+            for end in (place for place, char in enumerate(path) if char == "/")
+        }
+        return Foreseen(companies, {pair: self._foreseen_departments[pair] for pair in wanted | above}, zones)
+
+    def expect(self, foreseen: Foreseen) -> None:
+        """Make what does not exist under these ids, when it is asked for."""
+        self._foreseen |= foreseen.companies
+        self._foreseen_departments |= foreseen.departments
+
+    def came_true(self, session: Session, foreseen: Foreseen, *, now: datetime, actor: Actor, door: str) -> bool:
+        """Make the places that are missing. Returns whether all have the ids that were foreseen."""
+        self.ensure(session, foreseen.companies, now=now, actor=actor, door=door)
+        if any(self.id_of(key) != organization_id for key, organization_id in foreseen.companies.items()):
+            return False
+        asked = {
+            (organization_id, tuple(path.split("/"))): made
+            for (organization_id, path), made in foreseen.departments.items()
+        }
+        return self.departments(session, asked, now=now, actor=actor, door=door) == asked
+
+    def _subsidiary(self, key: str, organization_id: str) -> OrganizationView:
+        code = _code_of(self._texts[key])
+        return OrganizationView(
+            organization_id,
+            self._root.id,
+            OrganizationKind.SUBSIDIARY,
+            code,
+            self._texts[key],
+            None,
+            self._root.time_zone,
+            (code, *self._root.ancestors),
+        )
+
     def today(self, key: str, *, now: datetime) -> date:
         """The date at the company's place."""
         view = self._views.get(key, self._root)
@@ -104,18 +189,10 @@ class Companies:
                 parent_id=self._root.id,
                 time_zone=self._root.time_zone,
                 now=now,
+                organization_id=self._foreseen.get(key),
             )
             # The key stays what rows already read were told apart by; only its view is new.
-            self._views[key] = OrganizationView(
-                organization_id,
-                self._root.id,
-                OrganizationKind.SUBSIDIARY,
-                code,
-                text,
-                None,
-                self._root.time_zone,
-                (code, *self._root.ancestors),
-            )
+            self._views[key] = self._subsidiary(key, organization_id)
             self.created.append(text)
             record(
                 session,
@@ -133,13 +210,15 @@ class Companies:
                 ],
             )
 
-    def mark(self) -> tuple[frozenset[str], int, int]:
+    def mark(self) -> Mark:
         """What is made so far; `rewind` goes back to it when the transaction is rolled back."""
         return frozenset(self._views), len(self.created), self.created_departments
 
-    def rewind(self, mark: tuple[frozenset[str], int, int]) -> None:
+    def rewind(self, mark: Mark) -> None:
         """Forget what was made in a transaction that did not commit."""
         views, companies, departments = mark
+        if (len(self._views), len(self.created), self.created_departments) == (len(views), companies, departments):
+            return
         self._views = {key: view for key, view in self._views.items() if key in views}
         del self.created[companies:]
         self.created_departments = departments
@@ -155,7 +234,8 @@ class Companies:
             if len(self._departments) > _MAX_CACHED:
                 self._departments.clear()
                 missing = asked
-            found, made = ensure_departments(session, [(org, "/".join(path)) for org, path in missing], now=now)
+            named = [(organization_id, "/".join(path)) for organization_id, path in missing]
+            found, made = ensure_departments(session, named, now=now, ids=self._foreseen_departments)
             for organization_id, path in missing:
                 self._departments[(organization_id, path)] = found[(organization_id, "/".join(path))]
             self.created_departments += len(made)

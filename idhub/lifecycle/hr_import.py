@@ -12,7 +12,7 @@ Entry point: `import_file`.
 
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -30,11 +30,21 @@ from idhub.directory.kinds import EmploymentState
 from idhub.directory.tables import Employment, SourceRecord
 from idhub.errors import Conflict, IdhubError, Invalid
 from idhub.keys import Keyring
-from idhub.lifecycle import hr_brake, intake
-from idhub.lifecycle.hr_ahead import PROVIDER, Ahead, FileChanged, Joiner, Reader, ReaderApart, open_reader
+from idhub.lifecycle import hr_brake, intake, ready, records
+from idhub.lifecycle.hr_ahead import (
+    PROVIDER,
+    Ahead,
+    FileChanged,
+    Reader,
+    ReaderApart,
+    Ready,
+    Terms,
+    manager_place,
+    open_reader,
+)
 from idhub.lifecycle.hr_brake import DEFAULT_BRAKE, Brake
-from idhub.lifecycle.hr_companies import Companies
-from idhub.lifecycle.hr_plan import BatchPlan, Leaders, Leaving, Planner
+from idhub.lifecycle.hr_companies import Companies, Mark
+from idhub.lifecycle.hr_plan import UNSETTLED, BatchPlan, Leaders, Leaving, Planner
 from idhub.lifecycle.tables import SourceRun
 from idhub.lifecycle.transition import transition
 from providers.base import Completeness
@@ -49,7 +59,6 @@ MAX_ROW_EVENTS = 200
 _SLICE_SECONDS = {"sqlite": 0.05, "postgresql": 0.5}
 _SMALLEST, _LARGEST = 250, 2_000
 _ABSENT_PAGE = 2_000
-NOBODY: Mapping[int, Joiner] = {}
 
 
 @dataclass(slots=True)
@@ -138,14 +147,15 @@ def import_file(
     with database.read() as session:
         companies = Companies(session)
         active = hr_brake.active_posts(session)
+    terms = Terms(new_id("run"), now, actor, DOOR, request_id, dry_run)
     try:
-        reader = open_reader(database, path, companies, keyring)
+        reader = open_reader(database, path, companies, keyring, terms)
     except HrFileRefused as error:
         rule = f"hr_file.{error.code}"
         if not dry_run:
             with database.transaction() as session:
                 record(
-                    session, [_finished(new_id("run"), actor, now=now, reason=rule, details={}, request_id=request_id)]
+                    session, [_finished(terms.run_id, actor, now=now, reason=rule, details={}, request_id=request_id)]
                 )
         raise Invalid(error.description, field="file", rule=rule) from error
     with closing(reader):
@@ -154,7 +164,7 @@ def import_file(
             reader=reader,
             companies=companies,
             keyring=keyring,
-            report=ImportReport(new_id("run"), reader.digest, reader.encoding, snapshot, dry_run),
+            report=ImportReport(terms.run_id, reader.digest, reader.encoding, snapshot, dry_run),
             now=now,
             actor=actor,
             brake=brake,
@@ -185,8 +195,15 @@ class _Run:
     on_refused: Callable[[RefusedRow], None]
     request_id: str | None
     size: int = 100
+    joining: int = _SMALLEST
+    """How many joiners a transaction takes; `size` is of those who are changed one by one."""
+    joiners: list[Ready] = field(default_factory=list)
+    """Read and not written yet, as are `news`."""
+    news: list[HrRow] = field(default_factory=list)
     leaving: list[Leaving] = field(default_factory=list)
     deferred: "array[int]" = field(default_factory=lambda: array("Q"))
+    missed: "array[int]" = field(default_factory=lambda: array("Q"))
+    """Lines of joiners who could not join together: somebody had made one of them meanwhile. They are read again."""
     named: dict[str, None] = field(default_factory=dict)
     """Keys of the companies that the file names."""
     leaders: Leaders = field(default_factory=Leaders)
@@ -223,8 +240,11 @@ class _Run:
         for ahead in self.reader.batches():
             self._take_in(ahead)
             self.progress(report.rows)
+        self._join()
+        self._take_news()
         proof = self.reader.completeness()
         report.gaps = proof.gaps
+        self._read_missed()
         self._settle_managers()
         if report.is_snapshot:
             self._find_absent(proof)
@@ -273,11 +293,90 @@ class _Run:
             self.on_refused(refused)
             self._list(refused.problems)
         self._notice(ahead.notices)
-        joiners = {row.line: joiner for row, joiner in zip(ahead.news, ahead.joiners, strict=True) if joiner}
-        for plan in self._apply_all(ahead.news, joiners):
+        if ahead.ready is not None:
+            self.companies.expect(ahead.ready.foreseen)
+            self.joiners.append(ahead.ready)
+            if sum(len(group.lines) for group in self.joiners) >= self.joining:
+                self._join()
+        self.news += ahead.news
+        if len(self.news) >= self.size:
+            # They may be further posts of those who are about to join.
+            self._join()
+            self._take_news()
+
+    def _take_news(self) -> None:
+        rows, self.news = self.news, []
+        for plan in self._apply_all(rows):
             self._account(plan)
 
-    def _apply_all(self, rows: Sequence[HrRow], joiners: Mapping[int, Joiner] = NOBODY) -> Iterator[BatchPlan]:
+    def _join(self) -> None:
+        """Let the joiners read so far join, in one transaction; where one contradicts what is, all are read again."""
+        groups, self.joiners = self.joiners, []
+        if not groups:
+            return
+        began = time.perf_counter()
+        mark = self.companies.mark()
+
+        def work(session: Session) -> list[int] | None:
+            self.companies.rewind(mark)
+            context: dict[str, Any] = {"now": self.now, "actor": self.actor, "door": DOOR}
+            if not all(self.companies.came_true(session, group.foreseen, **context) for group in groups):
+                return None
+            settled, unsettled = self._settled(session, groups)
+            transition(session, (), joiners=settled, request_id=self.request_id, **context)
+            return unsettled
+
+        try:
+            unsettled = self.database.run(work)
+        except (IdhubError, IntegrityError):
+            self._back_to(mark)
+            unsettled = None
+        people = sum(len(group.lines) for group in groups)
+        if unsettled is None:
+            for group in groups:
+                self.missed.extend(group.lines)
+        else:
+            self.report.new += people
+            self.deferred.extend(unsettled)
+        spent = max(time.perf_counter() - began, 1e-4)
+        self.joining = max(_SMALLEST, min(_LARGEST, int(people * _SLICE_SECONDS[self.database.dialect] / spent)))
+        self.database.give_way()
+
+    def _settled(self, session: Session, groups: Sequence[Ready]) -> tuple[list[records.Joiners], list[int]]:
+        """The groups with their managers, and the lines of those whose manager is not known yet."""
+        made: dict[tuple[str, str], str] = {}
+        wanted: dict[str, set[str]] = {}
+        for group in groups:
+            made.update(ready.numbers_of(group.joiners))
+            for _, (company_key, employee_number) in group.managers:
+                wanted.setdefault(self._org(company_key), set()).add(employee_number)
+        self.leaders.find(session, wanted)
+        settled: list[records.Joiners] = []
+        unsettled: list[int] = []
+        for group in groups:
+            managers: dict[int, str] = {}
+            hashes: dict[int, str] = {}
+            for number, (company_key, employee_number) in group.managers:
+                place = (self._org(company_key), employee_number)
+                manager_id = made.get(place) or self.leaders.get(place)
+                if manager_id is not None:
+                    managers[number] = manager_id
+                else:
+                    hashes[number] = ready.content_hash_of(group.joiners, number) + UNSETTLED
+                    unsettled.append(group.lines[number])
+            settled.append(ready.settle(group.joiners, managers, hashes))
+        return settled, unsettled
+
+    def _org(self, company_key: str) -> str:
+        return self.companies.id_of(company_key) or company_key
+
+    def _back_to(self, mark: Mark) -> None:
+        """A transaction was rolled back: what it made is not there, and somebody else may have made it."""
+        self.companies.rewind(mark)
+        with self.database.read() as session:
+            self.companies.refresh(session)
+
+    def _apply_all(self, rows: Sequence[HrRow]) -> Iterator[BatchPlan]:
         """Apply rows in transactions that grow or shrink towards the time slice."""
         slice_seconds = _SLICE_SECONDS[self.database.dialect]
         start = 0
@@ -285,32 +384,29 @@ class _Run:
             part = rows[start : start + self.size]
             start += len(part)
             began = time.perf_counter()
-            yield from self._apply(part, joiners)
+            yield from self._apply(part)
             if self.report.is_dry_run:
                 continue
             spent = max(time.perf_counter() - began, 1e-4)
             self.size = max(_SMALLEST, min(_LARGEST, int(len(part) * slice_seconds / spent)))
             self.database.give_way()
 
-    def _apply(
-        self, rows: Sequence[HrRow], joiners: Mapping[int, Joiner] = NOBODY, *, is_retry: bool = False
-    ) -> Iterator[BatchPlan]:
-        """Apply rows in one transaction; when it fails as a whole, halve it until the row that does is alone.
-
-        Then nobody is taken for unknown any more because they were when the reader looked.
-        """
+    def _apply(self, rows: Sequence[HrRow], *, is_retry: bool = False) -> Iterator[BatchPlan]:
+        """Apply rows in one transaction; when it fails as a whole, halve it until the row that does is alone."""
         if self.report.is_dry_run:
             with self.database.read() as session:
-                yield self._plan(session, rows, {}, joiners)
+                yield self._plan(session, rows, {})
             return
         mark = self.companies.mark()
-        try:
-            with self.database.transaction() as session:
-                plan = self._apply_in(session, rows, joiners)
-        except (IdhubError, IntegrityError):
+
+        def work(session: Session) -> BatchPlan:
             self.companies.rewind(mark)
-            with self.database.read() as session:
-                self.companies.refresh(session)
+            return self._apply_in(session, rows)
+
+        try:
+            plan = self.database.run(work)
+        except (IdhubError, IntegrityError):
+            self._back_to(mark)
             if len(rows) > 1:
                 half = len(rows) // 2
                 yield from self._apply(rows[:half])
@@ -324,12 +420,12 @@ class _Run:
             return
         yield plan
 
-    def _apply_in(self, session: Session, rows: Sequence[HrRow], joiners: Mapping[int, Joiner]) -> BatchPlan:
+    def _apply_in(self, session: Session, rows: Sequence[HrRow]) -> BatchPlan:
         context: dict[str, Any] = {"now": self.now, "actor": self.actor, "door": DOOR}
         self.companies.ensure(session, (row.company_key for row in rows), **context)
         places = ((self.companies.id_of(row.company_key) or "", row.department) for row in rows)
         departments = self.companies.departments(session, places, **context)
-        plan = self._plan(session, rows, departments, joiners)
+        plan = self._plan(session, rows, departments)
         if plan.changes:
             result = transition(session, plan.changes, request_id=self.request_id, **context)
             self._refuse(plan, result.refused)
@@ -340,7 +436,6 @@ class _Run:
         session: Session,
         rows: Sequence[HrRow],
         departments: dict[tuple[str, tuple[str, ...]], str],
-        joiners: Mapping[int, Joiner],
     ) -> BatchPlan:
         if self.report.is_dry_run:
             departments = self.companies.known_departments(session, rows)
@@ -353,7 +448,6 @@ class _Run:
             run_id=self.report.run_id,
             now=self.now,
             departments=departments,
-            joiners=joiners,
             leaders=self.leaders,
         )
         return planner.run()
@@ -375,32 +469,37 @@ class _Run:
         self.leaving += plan.leaving
         self.deferred.extend(plan.deferred)
 
+    def _read_missed(self) -> None:
+        if self.missed:
+            self._again(self.missed, self._take_again)
+
+    def _take_again(self, rows: list[HrRow]) -> None:
+        for plan in self._apply_all(rows):
+            self._account(plan)
+
+    def _again(self, lines: Iterable[int], take: Callable[[list[HrRow]], None]) -> None:
+        """Read rows of the file a second time."""
+        try:
+            for part in self.reader.again(lines):
+                take(part)
+        except FileChanged:
+            self.report.gaps = (*self.report.gaps, "the file was changed while it was read")
+
     def _settle_managers(self) -> None:
         """Second pass over the file, for rows whose manager stood further down, or nowhere."""
         if not self.deferred:
             return
         unsettled: list[HrRow] = []
-        try:
-            for part in self.reader.again(self.deferred):
-                if self.report.is_dry_run:
-                    unsettled += part
-                else:
-                    self._settle(part)
-        except FileChanged:
-            self.report.gaps = (*self.report.gaps, "the file was changed while it was read")
+        self._again(self.deferred, unsettled.extend if self.report.is_dry_run else self._settle)
         # Asked when the rows have all been heard: the reader answers one question at a time.
-        listed = self.reader.listed([self._manager_place(row) for row in unsettled])
+        listed = self.reader.listed([manager_place(self.companies, row) for row in unsettled])
         self._notice([_unknown_manager(row) for row, is_listed in zip(unsettled, listed, strict=True) if not is_listed])
 
-    def _settle(self, part: Sequence[HrRow]) -> None:
+    def _settle(self, part: list[HrRow]) -> None:
         by_line = {row.line: row for row in part}
         for plan in self._apply_all(part):
             self._notice([problem for problem in plan.problems if problem.rule is Rule.OWN_MANAGER])
             self._notice([_unknown_manager(by_line[line]) for line in plan.deferred])
-
-    def _manager_place(self, row: HrRow) -> tuple[str, str]:
-        company = self.companies.key(row.manager_company) if row.manager_company else row.company_key
-        return company, row.manager_employee_number or ""
 
     def _find_absent(self, proof: Completeness) -> None:
         """Whom the file should list and does not; only where it proves that it is complete."""

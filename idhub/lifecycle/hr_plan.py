@@ -24,14 +24,22 @@ from idhub.directory.kinds import EmploymentState, EmploymentType
 from idhub.directory.tables import Employment, Person, SourceRecord
 from idhub.keys import Keyring
 from idhub.lifecycle import intake
-from idhub.lifecycle.hr_ahead import NATIONAL_ID, PROVIDER, Joiner, person_values, said_context, seal_said
+from idhub.lifecycle.hr_ahead import (
+    NATIONAL_ID,
+    PROVIDER,
+    facts_of,
+    manager_place,
+    person_values,
+    said_context,
+    seal_said,
+)
 from idhub.lifecycle.hr_companies import Companies
 from providers.hr_file import HrRow, HrStatus, RowProblem, Rule
 
 SOON = timedelta(days=30)
 """An end date that comes nearer than this counts as a leave for the brake."""
 _MOST_LEADERS = 100_000
-_UNSETTLED = "?"
+UNSETTLED = "?"
 """Marks the hash of a row that must be looked at again: its manager is unknown, or it was not applied."""
 
 
@@ -109,10 +117,9 @@ class Leaders:
 class Planner:
     """Plans one batch of rows inside one transaction; reads only.
 
-    `joiners` are, by line, rows about nobody known with what is ready of them (`hr_ahead`); `leaders` are shared by all
-    batches of a run. `departments` are ids by (organization, path). `humans` are principals by keyed national id, of
-    people planned and not yet written: the batch's, or in a dry run all so far. A company that is not made (dry run)
-    goes by its key.
+    `leaders` are shared by all batches of a run. `departments` are ids by (organization, path). `humans` are principals
+    by keyed national id, of people planned and not yet written: the batch's, or in a dry run all so far. A company that
+    is not made (dry run) goes by its key.
     """
 
     def __init__(
@@ -126,21 +133,18 @@ class Planner:
         run_id: str,
         now: datetime,
         departments: Mapping[tuple[str, tuple[str, ...]], str],
-        joiners: Mapping[int, Joiner],
         leaders: Leaders,
     ) -> None:
         self._rows, self._companies, self._keyring = rows, companies, keyring
         self._run_id, self._now, self._departments = run_id, now, departments
         self._humans = humans
-        self._joiners, self._leaders = joiners, leaders
+        self._leaders = leaders
         self._organizations: dict[str, str] = {}
         self.plan = BatchPlan()
         self._national_ids: dict[int, str] = {}
         for row in rows:
             if row.national_id:
-                joiner = joiners.get(row.line)
-                human = joiner.national_id_hash if joiner else None
-                self._national_ids[row.line] = human or keyring.blind_index(NATIONAL_ID, row.national_id.upper())
+                self._national_ids[row.line] = keyring.blind_index(NATIONAL_ID, row.national_id.upper())
         self._made: dict[tuple[str, str], str] = {}
         numbers, managers = self._wanted_numbers()
         self._posts = _load_posts(session, numbers)
@@ -175,18 +179,15 @@ class Planner:
         numbers: dict[str, set[str]] = {}
         managers: dict[str, set[str]] = {}
         for row in self._rows:
-            if row.line not in self._joiners:
-                numbers.setdefault(self._org(row.company_key), set()).add(row.employee_number)
+            numbers.setdefault(self._org(row.company_key), set()).add(row.employee_number)
             if row.manager_employee_number:
-                managers.setdefault(self._manager_place(row), set()).add(row.manager_employee_number)
+                company_key, number = manager_place(self._companies, row)
+                managers.setdefault(self._org(company_key), set()).add(number)
         return numbers, managers
-
-    def _manager_place(self, row: HrRow) -> str:
-        return self._org(self._companies.key(row.manager_company) if row.manager_company else row.company_key)
 
     def _load_said(self, session: Session) -> dict[str, _Said]:
         found: dict[str, _Said] = {}
-        keys = [self._key(row) for row in self._rows if row.line not in self._joiners]
+        keys = [self._key(row) for row in self._rows]
         for part in chunked(keys, 1_000):
             for row in session.execute(
                 select(SourceRecord.key, SourceRecord.content_hash, SourceRecord.state, SourceRecord.raw_sealed).where(
@@ -208,33 +209,27 @@ class Planner:
     def _plan_new(self, row: HrRow) -> None:
         """A number that its company never had: a new person, or a further post of a known one."""
         human = self._national_ids.get(row.line)
-        joiner = self._joiners.get(row.line)
         principal_id = self._humans.get(human) if human else None
         is_new = principal_id is None
         if principal_id is None:
-            principal_id = joiner.principal_id if joiner else new_id("per")
+            principal_id = new_id("per")
             if human:
                 self._humans[human] = principal_id
         self._made[(self._org(row.company_key), row.employee_number)] = principal_id
         self.plan.lines[principal_id] = row.line
         manager_id, is_settled = self._manager(row, principal_id)
-        facts = intake.EmploymentFacts(
-            organization_id=self._org(row.company_key),
-            employee_number=row.employee_number,
-            type=EmploymentType(row.employment_type.value),
-            starts_on=row.start_on,
-            department_id=self._department(row),
-            title=row.title or None,
+        facts = facts_of(
+            row,
+            self._org(row.company_key),
+            self._department(row),
             manager_id=manager_id,
             ends_on=self._end_of_new(row),
-            state=_NEW_STATES[row.status],
         )
         mark = self._mark(row, is_settled=is_settled)
         if is_new:
             person = intake.PersonFacts(**person_values(row), national_id_hash=human)
-            ready = joiner.ready if joiner else None
             self.plan.changes.append(
-                intake.Onboard(principal_id=principal_id, person=person, employment=facts, source=mark, ready=ready)
+                intake.Onboard(principal_id=principal_id, person=person, employment=facts, source=mark)
             )
         else:
             self.plan.changes.append(intake.AddEmployment(principal_id=principal_id, employment=facts, source=mark))
@@ -416,7 +411,8 @@ class Planner:
         """The manager's principal, and whether that is settled: an unknown one may still come in this file."""
         if row.manager_employee_number is None:
             return None, True
-        place = (self._manager_place(row), row.manager_employee_number)
+        company_key, number = manager_place(self._companies, row)
+        place = (self._org(company_key), number)
         found = self._made.get(place) or self._leaders.get(place)
         if found == principal_id:
             problem = RowProblem(row.line, "manager_employee_number", Rule.OWN_MANAGER, row.manager_employee_number)
@@ -432,23 +428,15 @@ class Planner:
 
     def _mark(self, row: HrRow, *, is_settled: bool, state: str | None = None) -> intake.SourceMark:
         key = self._key(row)
-        joiner = self._joiners.get(row.line)
         return intake.SourceMark(
             provider=PROVIDER,
             key=key,
             scope=self._org(row.company_key),
-            content_hash=row.digest.hex() + ("" if is_settled else _UNSETTLED),
+            content_hash=row.digest.hex() + ("" if is_settled else UNSETTLED),
             generation=self._run_id,
             state=state or ("left" if self._is_over(row) else "present"),
-            raw_sealed=joiner.raw_sealed if joiner else seal_said(self._keyring, key, row),
+            raw_sealed=seal_said(self._keyring, key, row),
         )
-
-
-_NEW_STATES = {
-    HrStatus.ACTIVE: EmploymentState.ACTIVE,
-    HrStatus.LEFT: EmploymentState.ENDED,
-    HrStatus.SUSPENDED: EmploymentState.SUSPENDED,
-}
 
 
 def _move(known: Row[Any], values: Mapping[str, Any]) -> intake.Move:

@@ -9,9 +9,8 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
-from audit.events import SealedValues
 from idhub.directory.kinds import EmploymentState, EmploymentType
 from idhub.errors import Invalid
 
@@ -75,25 +74,14 @@ class SourceMark:
     raw_sealed: bytes | None = None
 
 
-class Ready(NamedTuple):
-    """What follows from the facts of a new person alone, made before any lock was held."""
-
-    search_terms: str
-    login_names: Mapping[str, str]
-    """Stored form -> kind."""
-    personal: SealedValues
-    """Personal values of the event."""
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Onboard:
-    """A new person with a first employment. `ready` says what bulk work has made of these very facts in advance."""
+    """A new person with a first employment."""
 
     principal_id: str
     person: PersonFacts
     employment: EmploymentFacts
     source: SourceMark | None = None
-    ready: Ready | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

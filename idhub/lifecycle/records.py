@@ -3,41 +3,43 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import BindParameter, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from idhub.access.entitlements import entitle
-from idhub.db import bulk_insert, chunked, insert_rows, json_text, new_ids, stored_date, to_micros
+from idhub.changes import Rows
+from idhub.db import bulk_insert, chunked, insert_rows, json_text, new_ids, to_micros
 from idhub.directory.kinds import EmploymentState, EmploymentType, PrincipalKind, Standing
 from idhub.directory.names import LoginNameKind, stored_login_name
-from idhub.directory.search_index import Indexed, index_people, reindex_people
+from idhub.directory.search_index import Prepared, index_people, index_prepared, reindex_people
 from idhub.directory.search_terms import Searchable
 from idhub.directory.tables import Employment, EmploymentPeriod, LoginName, Person, Principal, SourceRecord
 from idhub.lifecycle import periods
-from idhub.lifecycle.intake import Ready, RegisterService, SourceMark
+from idhub.lifecycle.intake import PersonFacts, RegisterService, SourceMark
 from idhub.lifecycle.periods import Period
 from idhub.lifecycle.rules import Post, State, main_post
 
 PERSON_FIELDS = ("display_name", "given_name", "family_name", "email", "mobile", "locale", "national_id_hash")
-_PRINCIPAL_COLUMNS = (
+PRINCIPAL_COLUMNS = (
     *("id", "kind", "organization_id", "standing", "access_epoch", "enrolment_epoch"),
     *("access_starts_at", "access_ends_at", "version", "created_at", "changed_at"),
 )
-_PERSON_COLUMNS = ("id", *PERSON_FIELDS, "main_employment_id", "search_terms", "search_place", "attribute_sources")
-_POST_COLUMNS = (
+PERSON_COLUMNS = ("id", *PERSON_FIELDS, "main_employment_id", "search_terms", "attribute_sources")
+_PLACED_PERSON_COLUMNS = (*PERSON_COLUMNS, "search_place")
+POST_COLUMNS = (
     *("id", "principal_id", "organization_id", "department_id", "employee_number", "type", "title", "manager_id"),
     *("state", "starts_on", "starts_at", "ends_on", "ends_at", "created_at", "changed_at"),
 )
-_PERIOD_COLUMNS = ("id", "employment_id", "valid_from", "valid_to", "recorded_at", "facts")
-_SOURCE_COLUMNS = (
+PERIOD_COLUMNS = ("id", "employment_id", "valid_from", "valid_to", "recorded_at", "facts")
+SOURCE_COLUMNS = (
     *("provider", "key", "scope", "principal_id", "employment_id", "raw_sealed", "content_hash", "state"),
     *("generation", "seen_at"),
 )
+LOGIN_NAME_COLUMNS = ("value", "principal_id", "kind")
 ROTATION_PERIOD = timedelta(days=14)
 """How long services and devices of a leaver may keep their credentials."""
-NOTHING_READY: Mapping[str, Ready] = {}
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 # Made once: building a statement costs more than what it asks.
 _LOCKED = (
@@ -126,6 +128,27 @@ _LONGEST_LINE = 12
 """Managers above a leaver who are asked before what they owned has no owner; ends also where managers form a ring."""
 
 
+class Joiners(NamedTuple):
+    """New people of one stretch of a source, with every row that follows from their facts (`ready.make`).
+
+    Rows are as the database stores them, in the order of the columns above, one a person and in one
+    order throughout; only of login names there are several a person. They hold for one moment, actor and door.
+    """
+
+    stamp: tuple[int, str, str, str | None]
+    """The instant (microseconds), actor's id, door and request that the rows name."""
+    zones: dict[str, str]
+    """Time zones of the organizations, with which their dates were turned into instants."""
+    principals: list[tuple[Any, ...]]
+    people: list[tuple[Any, ...]]
+    posts: list[tuple[Any, ...]]
+    periods: list[tuple[Any, ...]]
+    login_names: list[tuple[Any, ...]]
+    sources: list[tuple[Any, ...]]
+    search: Prepared
+    events: Rows
+
+
 @dataclass(frozen=True, slots=True)
 class Written:
     """A principal before and after; `before` is None for a new one."""
@@ -185,61 +208,92 @@ def load(session: Session, principal_ids: Iterable[str]) -> dict[str, State]:
     return states
 
 
-def write(
-    session: Session, written: Sequence[Written], *, ready: Mapping[str, Ready] = NOTHING_READY, now: datetime
-) -> None:
-    """Store what changed between `before` and `after` of every principal.
-
-    Args:
-        ready: of principals that are new, what was made in advance of just these facts.
-    """
+def write(session: Session, written: Sequence[Written], *, now: datetime) -> None:
+    """Store what changed between `before` and `after` of every principal."""
     new = [w.after for w in written if w.before is None]
     changed = [(w.before, w.after) for w in written if w.before is not None and w.before != w.after]
-    _insert_principals(session, new, ready, now=now)
+    _insert_principals(session, new, now=now)
     _update_principals(session, changed, now=now)
     _write_posts(session, written, now=now)
-    _write_login_names(session, new, [(b, a) for b, a in changed], ready)
+    _write_login_names(session, new, [(b, a) for b, a in changed])
 
 
-def _insert_principals(session: Session, states: Sequence[State], ready: Mapping[str, Ready], *, now: datetime) -> None:
-    at = to_micros(now)
-    insert_rows(
-        session,
-        Principal,
-        _PRINCIPAL_COLUMNS,
-        [
-            (
-                s.id,
-                "person",
-                main_post(s.posts).organization_id,
-                s.standing._value_,
-                s.access_epoch,
-                s.enrolment_epoch,
-                to_micros(s.starts_at),
-                None if s.ends_at is None else to_micros(s.ends_at),
-                1,
-                at,
-                at,
-            )
-            for s in states
-        ],
-    )
+def write_joiners(session: Session, groups: Sequence[Joiners]) -> None:
+    """Store new people whose rows were made ahead, all groups together.
+
+    Raises:
+        IntegrityError: one of them is known after all.
+    """
+    places = index_prepared(session, [group.search for group in groups])
+    insert_rows(session, Principal, PRINCIPAL_COLUMNS, [row for group in groups for row in group.principals])
     insert_rows(
         session,
         Person,
-        _PERSON_COLUMNS,
+        _PLACED_PERSON_COLUMNS,
         [
-            (
-                s.id,
-                *[s.person.get(name) for name in PERSON_FIELDS],
-                main_post(s.posts).id,
-                indexed.search_terms,
-                indexed.search_place,
-                "{}",
-            )
-            for s, indexed in zip(states, _index(session, states, ready), strict=True)
+            (*row, place)
+            for group, of_group in zip(groups, places, strict=True)
+            for row, place in zip(group.people, of_group, strict=True)
         ],
     )
+    insert_rows(session, Employment, POST_COLUMNS, [row for group in groups for row in group.posts])
+    insert_rows(session, EmploymentPeriod, PERIOD_COLUMNS, [row for group in groups for row in group.periods])
+    names = [row for group in groups for row in group.login_names]
+    # In the order of their tree: neighbours meet on one page.
+    names.sort()
+    insert_rows(session, LoginName, LOGIN_NAME_COLUMNS, names)
+    insert_rows(session, SourceRecord, SOURCE_COLUMNS, [row for group in groups for row in group.sources])
+
+
+def _insert_principals(session: Session, states: Sequence[State], *, now: datetime) -> None:
+    at = to_micros(now)
+    insert_rows(session, Principal, PRINCIPAL_COLUMNS, [principal_row(state, at) for state in states])
+    indexed = index_people(session, [searchable(state) for state in states])
+    insert_rows(
+        session,
+        Person,
+        _PLACED_PERSON_COLUMNS,
+        [
+            (*person_row(state, of_one.search_terms), of_one.search_place)
+            for state, of_one in zip(states, indexed, strict=True)
+        ],
+    )
+
+
+def person_values(facts: PersonFacts) -> dict[str, Any]:
+    """A new person's attributes (`PERSON_FIELDS`)."""
+    return {
+        "display_name": facts.display_name,
+        "given_name": facts.given_name,
+        "family_name": facts.family_name,
+        "email": facts.email,
+        "mobile": facts.mobile,
+        "locale": facts.locale,
+        "national_id_hash": facts.national_id_hash,
+    }
+
+
+def principal_row(state: State, at: int) -> tuple[Any, ...]:
+    """A new person's row among the principals (`PRINCIPAL_COLUMNS`), made at the instant `at` (microseconds)."""
+    return (
+        state.id,
+        "person",
+        main_post(state.posts).organization_id,
+        state.standing._value_,
+        state.access_epoch,
+        state.enrolment_epoch,
+        to_micros(state.starts_at),
+        None if state.ends_at is None else to_micros(state.ends_at),
+        1,
+        at,
+        at,
+    )
+
+
+def person_row(state: State, search_terms: str) -> tuple[Any, ...]:
+    """A new person's own row but for its place in the index (`PERSON_COLUMNS`)."""
+    person = state.person
+    return (state.id, *[person.get(name) for name in PERSON_FIELDS], main_post(state.posts).id, search_terms, "{}")
 
 
 def _update_principals(session: Session, changed: Sequence[tuple[State, State]], *, now: datetime) -> None:
@@ -274,9 +328,7 @@ def _update_principals(session: Session, changed: Sequence[tuple[State, State]],
                 for after in described
             ],
         )
-    found_anew = {
-        after.id: _searchable(after) for before, after in changed if _searchable(before) != _searchable(after)
-    }
+    found_anew = {after.id: searchable(after) for before, after in changed if searchable(before) != searchable(after)}
     if found_anew:
         session.connection().execute(
             _FIND_ANEW,
@@ -292,17 +344,8 @@ def _described(state: State) -> tuple[Any, ...]:
     return dict(state.person), main_post(state.posts).id
 
 
-def _index(session: Session, states: Sequence[State], ready: Mapping[str, Ready]) -> list[Indexed]:
-    terms = [ready[state.id].search_terms if state.id in ready else None for state in states]
-    people = [
-        # Of somebody whose terms were made in advance only the place is asked.
-        _searchable(state) if made is None else Searchable(main_post(state.posts).organization_id, "")
-        for state, made in zip(states, terms, strict=True)
-    ]
-    return index_people(session, people, terms=terms)
-
-
-def _searchable(state: State) -> Searchable:
+def searchable(state: State) -> Searchable:
+    """What the person is found by."""
     person = state.person
     return Searchable(
         main_post(state.posts).organization_id,
@@ -334,31 +377,56 @@ def _post_row(principal_id: str, post: Post) -> dict[str, Any]:
 
 
 def _insert_posts(session: Session, new: Sequence[tuple[str, Post]], *, now: datetime) -> None:
-    at, stored = to_micros(now), stored_date(session)
-    insert_rows(
-        session,
-        Employment,
-        _POST_COLUMNS,
-        [
-            (
-                post.id,
-                principal_id,
-                post.organization_id,
-                post.department_id,
-                post.employee_number,
-                post.type._value_,
-                post.title,
-                post.manager_id,
-                post.state._value_,
-                stored(post.starts_on),
-                to_micros(post.starts_at),
-                stored(post.ends_on),
-                None if post.ends_at is None else to_micros(post.ends_at),
-                at,
-                at,
-            )
-            for principal_id, post in new
-        ],
+    at = to_micros(now)
+    insert_rows(session, Employment, POST_COLUMNS, [post_row(principal_id, post, at) for principal_id, post in new])
+
+
+def post_row(principal_id: str, post: Post, at: int) -> tuple[Any, ...]:
+    """A new post's row (`POST_COLUMNS`)."""
+    return (
+        post.id,
+        principal_id,
+        post.organization_id,
+        post.department_id,
+        post.employee_number,
+        post.type._value_,
+        post.title,
+        post.manager_id,
+        post.state._value_,
+        post.starts_on.isoformat(),
+        to_micros(post.starts_at),
+        None if post.ends_on is None else post.ends_on.isoformat(),
+        None if post.ends_at is None else to_micros(post.ends_at),
+        at,
+        at,
+    )
+
+
+def period_row(key: str, employment_id: str, period: Period, at: int) -> tuple[Any, ...]:
+    """A period's row (`PERIOD_COLUMNS`)."""
+    return (
+        key,
+        employment_id,
+        to_micros(period.valid_from),
+        None if period.valid_to is None else to_micros(period.valid_to),
+        at,
+        json_text(period.facts),
+    )
+
+
+def source_row(principal_id: str, employment_id: str | None, mark: SourceMark, at: int) -> tuple[Any, ...]:
+    """The row of what a provider said (`SOURCE_COLUMNS`)."""
+    return (
+        mark.provider,
+        mark.key,
+        mark.scope,
+        principal_id,
+        employment_id,
+        mark.raw_sealed,
+        mark.content_hash,
+        mark.state,
+        mark.generation,
+        at,
     )
 
 
@@ -403,21 +471,12 @@ def _write_periods(
     for part in chunked(doubted):
         session.connection().execute(_DOUBT, {"ids": part, "at": now})
     at = to_micros(now)
+    keys = new_ids("prd", len(rows))
     insert_rows(
         session,
         EmploymentPeriod,
-        _PERIOD_COLUMNS,
-        [
-            (
-                key,
-                employment_id,
-                to_micros(p.valid_from),
-                None if p.valid_to is None else to_micros(p.valid_to),
-                at,
-                json_text(p.facts),
-            )
-            for key, (employment_id, p) in zip(new_ids("prd", len(rows)), rows, strict=True)
-        ],
+        PERIOD_COLUMNS,
+        [period_row(key, employment_id, p, at) for key, (employment_id, p) in zip(keys, rows, strict=True)],
     )
 
 
@@ -433,45 +492,35 @@ def login_names_of(numbers: Iterable[str], email: str | None, mobile: str | None
     return names
 
 
+def login_name_rows(state: State) -> list[tuple[str, str, str]]:
+    """A new person's rows among the login names (`LOGIN_NAME_COLUMNS`)."""
+    return [(value, state.id, kind) for value, kind in _login_names(state).items()]
+
+
 def _login_names(state: State) -> dict[str, LoginNameKind]:
     numbers = (post.employee_number for post in state.posts)
     return login_names_of(numbers, state.person.get("email"), state.person.get("mobile"))
 
 
-def _write_login_names(
-    session: Session, new: Sequence[State], changed: Sequence[tuple[State, State]], ready: Mapping[str, Ready]
-) -> None:
+def _write_login_names(session: Session, new: Sequence[State], changed: Sequence[tuple[State, State]]) -> None:
     gone: list[tuple[str, str]] = []
     rows: list[tuple[str, str, str]] = []
     for state in new:
-        made = ready.get(state.id)
-        names = _login_names(state) if made is None else made.login_names
-        rows += [(value, state.id, kind) for value, kind in names.items()]
+        rows += login_name_rows(state)
     for before, after in changed:
         old, current = _login_names(before), _login_names(after)
         gone += [(after.id, value) for value in old if value not in current]
         rows += [(value, after.id, kind) for value, kind in current.items() if value not in old]
     for principal_id, value in gone:
         session.execute(delete(LoginName).where(LoginName.principal_id == principal_id, LoginName.value == value))
-    insert_rows(session, LoginName, ("value", "principal_id", "kind"), rows)
+    insert_rows(session, LoginName, LOGIN_NAME_COLUMNS, rows)
 
 
 def write_sources(session: Session, marks: Sequence[tuple[str, str | None, SourceMark]], *, now: datetime) -> None:
     """Store what providers said: (principal id, employment id, mark), the last word of each key."""
     at = to_micros(now)
     rows = {
-        (mark.provider, mark.key): (
-            mark.provider,
-            mark.key,
-            mark.scope,
-            principal_id,
-            employment_id,
-            mark.raw_sealed,
-            mark.content_hash,
-            mark.state,
-            mark.generation,
-            at,
-        )
+        (mark.provider, mark.key): source_row(principal_id, employment_id, mark, at)
         for principal_id, employment_id, mark in marks
     }
     said_before: list[tuple[Any, ...]] = []
@@ -481,10 +530,10 @@ def write_sources(session: Session, marks: Sequence[tuple[str, str | None, Sourc
                 select(SourceRecord.key).where(SourceRecord.provider == provider, SourceRecord.key.in_(part))
             )
             said_before += [rows.pop((provider, key)) for key in found.scalars()]
-    insert_rows(session, SourceRecord, _SOURCE_COLUMNS, list(rows.values()))
+    insert_rows(session, SourceRecord, SOURCE_COLUMNS, list(rows.values()))
     if said_before:
         mark = "?" if session.get_bind().dialect.name == "sqlite" else "%s"
-        values = ", ".join(f"{name} = {mark}" for name in _SOURCE_COLUMNS[2:])
+        values = ", ".join(f"{name} = {mark}" for name in SOURCE_COLUMNS[2:])
         session.connection().exec_driver_sql(
             f"UPDATE source_records SET {values} WHERE provider = {mark} AND key = {mark}",  # noqa: S608 - constants
             [(*row[2:], *row[:2]) for row in said_before],

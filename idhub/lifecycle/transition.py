@@ -5,6 +5,7 @@ of every registered channel, open cases, record events. The change, its deliveri
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -18,7 +19,7 @@ from idhub.access import entitlements
 from idhub.access.entitlements import EntitlementChange, Held
 from idhub.access.rules import current_rules, wanted_by_rules
 from idhub.access.tables import Application
-from idhub.changes import Actor, record
+from idhub.changes import Actor, record, record_ready
 from idhub.credentials import revoke
 from idhub.db import new_ids
 from idhub.delivery import queue
@@ -28,7 +29,7 @@ from idhub.directory.organizations import OrganizationView, department_paths, or
 from idhub.directory.tables import Installation
 from idhub.errors import Conflict, IdhubError, NotFound, NotPermitted
 from idhub.lifecycle import cases as case_book
-from idhub.lifecycle import intake, records, rules
+from idhub.lifecycle import intake, ready, records, rules
 from idhub.lifecycle.cases import Scheduled
 from idhub.lifecycle.doors import ENDS_EMPLOYMENTS, Door
 from idhub.lifecycle.events import events_of, service_events
@@ -69,20 +70,30 @@ def transition(
     actor: Actor,
     door: str,
     request_id: str | None = None,
+    joiners: Sequence[records.Joiners] = (),
 ) -> TransitionResult:
     """Make a batch of changes; one person is a batch of one.
 
-    Runs in the caller's write transaction and commits nothing. Changes of one principal apply in the order given.
+    Runs in the caller's write transaction and commits nothing. Changes of one principal apply in the order given, after
+    everybody among `joiners` has joined; of these one who cannot is the failure of them all.
     `door` is one of `doors.Door`; another raises ValueError.
     A change that contradicts what is lands in `refused` and leaves no trace but its event; the others are made.
 
     Guarantee: once the caller has committed, no use of a credential of somebody who left here that begins afterwards
     succeeds, and every account they ever had has a delivery in the plan.
+
+    Raises:
+        Conflict: a joiner is known already, or was made ready for another moment, door or place.
     """
     came_through = Door(door)
-    if came_through not in ENDS_EMPLOYMENTS and not all(isinstance(c, intake.EndCredentials) for c in changes):
+    changes_standing = joiners or not all(isinstance(change, intake.EndCredentials) for change in changes)
+    if came_through not in ENDS_EMPLOYMENTS and changes_standing:
         raise NotPermitted("Nobody's standing changes through this door.", rule="door")
     result = TransitionResult()
+    if joiners:
+        _join(session, joiners, result, now=now, actor=actor, door=door, request_id=request_id)
+    if not changes and joiners:
+        return result
     known = records.load(
         session,
         (c.principal_id for c in changes if not isinstance(c, intake.Onboard | intake.RegisterService)),
@@ -94,7 +105,6 @@ def transition(
     states: dict[str, State] = dict(known)
     marks: list[tuple[str, str | None, intake.SourceMark]] = []
     reasons: dict[str, intake.Change] = {}
-    ready: dict[str, intake.Ready] = {}
     services = records.write_services(session, [c for c in changes if isinstance(c, intake.RegisterService)], now=now)
     new_posts = sum(isinstance(change, intake.Onboard | intake.AddEmployment) for change in changes)
     employment_ids = iter(new_ids("emp", new_posts))
@@ -109,19 +119,37 @@ def transition(
             result.refused.append(intake.Refused(change=change, error=error))
             continue
         states[change.principal_id] = state
-        if isinstance(change, intake.Onboard) and change.ready is not None:
-            ready[change.principal_id] = change.ready
-        elif ready and not isinstance(change, intake.SetSource):
-            # What was made in advance is of the first facts alone.
-            ready.pop(change.principal_id, None)
         if not isinstance(change, intake.Reevaluate | intake.SetSource):
             reasons[change.principal_id] = change
         source = getattr(change, "source", None)
         if source is not None:
             marks.append((change.principal_id, employment_id, source))
     written = [Written(known.get(principal_id), state) for principal_id, state in states.items()]
+    with _contradictions():
+        records.write(session, written, now=now)
+    records.write_sources(session, marks, now=now)
+    result.changed += [change.principal_id for change, _ in services]
+    record(session, service_events(services, now=now, actor=actor, door=door, request_id=request_id))
+    _follow(
+        session,
+        written,
+        reasons,
+        scheduled,
+        organizations,
+        result,
+        now=now,
+        actor=actor,
+        door=door,
+        request_id=request_id,
+    )
+    return result
+
+
+@contextmanager
+def _contradictions() -> Iterator[None]:
+    """What the database refuses, in our words."""
     try:
-        records.write(session, written, ready=ready, now=now)
+        yield
     except IntegrityError as error:
         # A foreign key: PostgreSQL says so by its code, SQLite in words.
         if getattr(error.orig, "sqlstate", None) == "23503" or "FOREIGN KEY" in str(error.orig):
@@ -133,23 +161,48 @@ def transition(
             field="employee_number",
             rule="employee_number.taken",
         ) from error
-    records.write_sources(session, marks, now=now)
-    result.changed += [change.principal_id for change, _ in services]
-    record(session, service_events(services, now=now, actor=actor, door=door, request_id=request_id))
+
+
+def _join(
+    session: Session,
+    groups: Sequence[records.Joiners],
+    result: TransitionResult,
+    *,
+    now: datetime,
+    actor: Actor,
+    door: str,
+    request_id: str | None,
+) -> None:
+    """Take in people whose rows were made ahead. What they are entitled to is decided here, by the rules of now."""
+    stamp = ready.stamp_of(now=now, actor=actor, door=door, request_id=request_id)
+    organizations = organizations_of(session, {place for group in groups for place in group.zones})
+    zones = {organization.id: organization.time_zone for organization in organizations.values()}
+    if any(group.stamp != stamp or not group.zones.items() <= zones.items() for group in groups):
+        raise Conflict("These people were made ready for another moment or place.", rule="joiners.stale")
+    with _contradictions():
+        records.write_joiners(session, groups)
+    for group in groups:
+        record_ready(session, group.events)
+    # The lock of `_entitle`: whoever looks at everybody after a change of rules comes before these, or waits for them.
+    session.execute(select(Installation.id).with_for_update(read=True))
+    if not current_rules(session):
+        # Nobody holds anything yet, and no rule gives anything: nothing follows.
+        result.changed += [principal[0] for group in groups for principal in group.principals]
+        return
+    written = [Written(None, state) for group in groups for state in ready.states_of(group)]
     _follow(
         session,
         written,
-        reasons,
-        scheduled,
+        {},
+        {},
         organizations,
         result,
-        ready=ready,
         now=now,
         actor=actor,
         door=door,
         request_id=request_id,
+        joiners_are_recorded=True,
     )
-    return result
 
 
 def _places_of(states: Iterable[State], changes: Sequence[intake.Change]) -> set[str]:
@@ -177,17 +230,7 @@ def _decide(
         if state is not None:
             raise Conflict("This person exists already.", field="person", rule="person.exists")
         post = rules.make_post(next(employment_ids), change.employment, places)
-        person = change.person
-        values = {
-            "display_name": person.display_name,
-            "given_name": person.given_name,
-            "family_name": person.family_name,
-            "email": person.email,
-            "mobile": person.mobile,
-            "locale": person.locale,
-            "national_id_hash": person.national_id_hash,
-        }
-        return rules.join(change.principal_id, values, post, now=now), post.id
+        return rules.join(change.principal_id, records.person_values(change.person), post, now=now), post.id
     if state is None:
         raise NotFound("There is no such person.", field="person", rule="person.unknown")
     if isinstance(change, intake.AddEmployment):
@@ -221,11 +264,11 @@ def _follow(
     organizations: Mapping[str, OrganizationView],
     result: TransitionResult,
     *,
-    ready: Mapping[str, intake.Ready],
     now: datetime,
     actor: Actor,
     door: str,
     request_id: str | None,
+    joiners_are_recorded: bool = False,
 ) -> None:
     """Everything that follows from standing and attributes, in the same transaction."""
     terms = _Terms(session)
@@ -284,12 +327,13 @@ def _follow(
             reasons,
             entitled,
             handed,
-            result,
-            ready=ready,
+            result.refused,
+            cases=result.cases,
             now=now,
             actor=actor,
             door=door,
             request_id=request_id,
+            joiners_are_recorded=joiners_are_recorded,
         ),
     )
 

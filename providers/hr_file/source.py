@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
@@ -97,13 +97,17 @@ class HrFile:
         """Whether a row read so far, refused ones included, was about this employee number of this company."""
         return self._judge.has_listed(company_key, employee_number)
 
-    def records(self) -> Iterator[HrRow | RefusedRow]:
-        """Yield every row of the file in its order, typed or refused; rows without any value are passed over."""
+    def records(self, *, only: Container[int] | None = None) -> Iterator[HrRow | RefusedRow]:
+        """Yield every row of the file in its order, typed or refused; rows without any value are passed over.
+
+        Args:
+            only: lines to judge; the others are merely passed. What was read so proves nothing about the file.
+        """
         judge = self._judge.judge
         width, pick = self._width, self._pick
         last_was_refused = False
         for line, cells, faults in self._records:
-            if not any(cells) and not faults:
+            if (only is not None and line not in only) or (not any(cells) and not faults):
                 continue
             self._count += 1
             if not faults and len(cells) == width:
@@ -119,7 +123,7 @@ class HrFile:
             self._gaps.append("the last row is faulty and has no line ending: the file seems half-written")
         if _identity(self._stream.fileno()) != self._opened_as:
             self._gaps.append("the file was changed while it was read")
-        self._is_exhausted = True
+        self._is_exhausted = only is None
 
     def completeness(self) -> Completeness:
         """Return the proof over what `records` yielded; before its end there is none.

@@ -12,10 +12,10 @@ from sqlalchemy import func, select
 
 from audit.tables import audit_events
 from idhub.changes import Actor, use_sealer
-from idhub.db import Database
+from idhub.db import Database, new_id
 from idhub.demo.sample import FAULTS, create_sample_organizations, write_hr_file
-from idhub.directory.kinds import EmploymentState, Standing
-from idhub.directory.organizations import install
+from idhub.directory.kinds import EmploymentState, EmploymentType, OrganizationKind, Standing
+from idhub.directory.organizations import create_organization, ensure_department, install, root_organization
 from idhub.directory.people import find_person, show_person
 from idhub.directory.tables import Department, Employment, Organization, Person, Principal
 from idhub.errors import Conflict, Invalid, NotFound
@@ -643,3 +643,57 @@ def test_large_file_read_ahead_by_another_process_says_the_same(hub: Hub, tmp_pa
     assert problems(report) == problems(expected)
     again = hub.take(small, allow_replay=True)
     assert (again.unchanged, again.new, again.absent) == (report.rows - report.refused, 0, 0)
+
+
+@pytest.mark.parametrize("meanwhile", ["person", "department", "company"])
+def test_what_another_door_makes_while_the_file_is_read_stands(hub: Hub, meanwhile: str) -> None:
+    """Rows made ready ahead are compared with what is when they are written; then each goes in by itself."""
+    hub.read(person("0001"))
+    company = "柏林" if meanwhile == "company" else "总部"
+    rows = [person(f"{number:04}", company=company, department="新部/一组") for number in (2, 3, 4)]
+    rows[1]["manager_employee_number"] = "0002"
+
+    def while_it_is_read(_rows: int) -> None:
+        now = hub.clock()
+        with hub.database.transaction() as session:
+            root = root_organization(session)
+            if meanwhile == "company" and not hub.count(Person) > 3 and not session.scalar(_named("柏林")):
+                create_organization(
+                    session,
+                    code="BER",
+                    name="柏林",
+                    kind=OrganizationKind.COMPANY,
+                    parent_id=root,
+                    time_zone="Europe/Berlin",
+                    now=now,
+                )
+            place = session.scalar(_named("总部"))
+            if meanwhile == "department" and place:
+                ensure_department(session, place, "新部", now=now)
+            if meanwhile == "person" and not session.scalar(
+                select(Employment.id).where(Employment.employee_number == "0003")
+            ):
+                facts = intake.EmploymentFacts(
+                    organization_id=place or "",
+                    employee_number="0003",
+                    type=EmploymentType.REGULAR,
+                    starts_on=now.date(),
+                )
+                known = intake.Onboard(
+                    principal_id=new_id("per"),
+                    person=intake.PersonFacts(display_name="员工0003"),
+                    employment=facts,
+                )
+                transition(session, [known], now=now, actor=HR, door="console").only()
+
+    report = hub.read(*rows, snapshot=False, progress=while_it_is_read)
+    assert (report.rows, report.refused, report.problems) == (3, 0, [])
+    assert (report.new, report.changed) == ((2, 1) if meanwhile == "person" else (3, 0))
+    assert hub.count(Person) == 4
+    assert hub.manager("0003", company) == "员工0002"
+    assert hub.count(Organization) == (3 if meanwhile == "company" else 2)
+    assert hub.read(*rows, snapshot=False, allow_replay=True).unchanged == 3
+
+
+def _named(name: str) -> Any:
+    return select(Organization.id).where(Organization.name == name)

@@ -78,9 +78,8 @@ class SideTables:
         try:
             cipher: AESGCM = open_key(stored.key_id, _bytes(stored.sealed_key), self._sealer)
             values = open_values(row.event_id, _bytes(stored.sealed_values), cipher)
-        except Exception as error:
-            # What a sealer raises is its own; whatever it is, the value cannot be opened any more.
-            text = f"the personal values beside event {row.event_id} cannot be opened ({type(error).__name__})"
+        except AuditError as error:
+            text = f"the personal values beside event {row.event_id} cannot be opened ({error})"
             self._checker.report("edited", text, row.position)
             return None
         if not fits(values, commitments) or set(values) != set(commitments):

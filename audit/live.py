@@ -1,4 +1,4 @@
-"""Verification of the live tables. Entry point: `audit.verify.verify_database`.
+"""Verification of the live tables. Entry point: `verify_database`.
 
 Everything that the tables say is compared with the canonical bodies, and those with the signed checkpoints: columns,
 leaf hashes, tiles of every level, head, lease, decisions of retention; with a `Sealer` also the personal values and the
@@ -44,15 +44,21 @@ _OPTIONAL: Final = (
 _BYTES: Final = (cast(_event.body, LargeBinary).label("body"), cast(_event.leaf_hash, LargeBinary).label("leaf_hash"))
 
 
-def verify_tables(
+def verify_database(
     connection: Connection,
     keys: Sequence[VerifyingKey],
-    witness: ReadableWitness | None,
+    witness: ReadableWitness | None = None,
     *,
     sealer: Sealer | None = None,
     now: datetime | None = None,
 ) -> VerifyResult:
-    """See `audit.verify.verify_database`."""
+    """Verify the live tables as `audit.verify` does an export; events without a checkpoint are `unproven`, no fault.
+
+    With `sealer` the personal values and search terms beside the events are opened and compared too; with `now` the
+    sequencer's lease is.
+
+    Writes nothing. Call it in one snapshot (a read transaction).
+    """
     seen, lost = witnessed_checkpoints(witness, keys) if witness else ([], [])
     checker = LogChecker(keys, seen, lost)
     heads = connection.execute(select(audit_head).order_by(audit_head.c.id)).all()

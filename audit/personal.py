@@ -152,8 +152,16 @@ def _key_context(key_id: str) -> str:
 
 
 def open_key(key_id: str, sealed_key: bytes, sealer: Sealer) -> AESGCM:
-    """Return the cipher of a person's key."""
-    return AESGCM(sealer.open(_key_context(key_id), sealed_key))
+    """Return the cipher of a person's key.
+
+    Raises:
+        AuditError: the sealed key was changed or belongs elsewhere.
+    """
+    try:
+        return AESGCM(sealer.open(_key_context(key_id), sealed_key))
+    except Exception as error:
+        # The sealer is the hub's, and so is what it raises; whatever that is, nobody opens this key any more.
+        raise AuditError(f"the key {key_id} cannot be opened") from error
 
 
 def open_values(event_id: str, sealed: bytes, cipher: AESGCM) -> dict[str, tuple[str, bytes]]:

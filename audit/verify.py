@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final
 
 from audit.checkpoint import (
     Checkpoint,
@@ -32,11 +32,6 @@ from audit.checkpoint import (
 )
 from audit.errors import AuditError, InvalidNote
 from audit.merkle import HASH_SIZE, LEAF_PREFIX, Frontier
-
-if TYPE_CHECKING:
-    from sqlalchemy import Connection
-
-    from audit.personal import Sealer
 
 FORMAT: Final = "idhub-audit-export"
 FORMAT_VERSION: Final = 1
@@ -536,27 +531,6 @@ def _verified(path: Path, checker: LogChecker, *, origin: str | None, made_after
     if origin is not None and result.origin != origin:
         checker.report("origin", f"this is the log {result.origin}, not {origin}")
     return result
-
-
-def verify_database(
-    connection: Connection,
-    keys: Sequence[VerifyingKey],
-    witness: ReadableWitness | None = None,
-    *,
-    sealer: Sealer | None = None,
-    now: datetime | None = None,
-) -> VerifyResult:
-    """Verify the live tables the same way; events without a checkpoint are counted as `unproven`, not a fault.
-
-    With `sealer` the personal values and search terms beside the events are opened and compared too; with `now` the
-    sequencer's lease is.
-
-    Writes nothing. Call it in one snapshot (a read transaction).
-    """
-    # Here, because the stand-alone verifier must run without SQLAlchemy.
-    from audit.live import verify_tables
-
-    return verify_tables(connection, keys, witness, sealer=sealer, now=now)
 
 
 def read_keys(path: Path) -> list[VerifyingKey]:

@@ -60,6 +60,16 @@ _FIRST_PAUSE_SECONDS = 0.02
 # psycopg allows 65,535 bound values a statement; SQLite 32,766.
 MAX_IN_VALUES = 5_000
 _MAX_SQLITE_VALUES = 32_000
+_CACHE = "idhub.cache_kib"
+_CACHE_KIB, _LARGE_CACHE_KIB = 16_384, 131_072
+MIGRATING = "idhub migrate"
+"""Name under which a migration works on PostgreSQL: no limit of time ends it."""
+_END_LONG_WRITERS = text(
+    "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND usename = current_user AND pid <> pg_backend_pid()"
+    " AND backend_xid IS NOT NULL AND application_name <> :migrating"
+    " AND xact_start < clock_timestamp() - make_interval(secs => :seconds)"
+)
 
 
 class Base(DeclarativeBase):
@@ -317,6 +327,7 @@ class Database:
         """What every session of this database carries in `info`: registered by `idhub.app`, read by its owner."""
         self.turns = Turns(_BUSY_TIMEOUT_MS / 1000)
         """Of SQLite's writers in this process. PostgreSQL's do not wait for each other."""
+        self._cache_kib = _CACHE_KIB
 
     @property
     def url(self) -> str:
@@ -337,6 +348,9 @@ class Database:
         ):
             if self.dialect == "sqlite":
                 connection.exec_driver_sql("PRAGMA synchronous=" + ("FULL" if durable else "NORMAL"))
+                if connection.info.setdefault(_CACHE, _CACHE_KIB) != self._cache_kib:
+                    connection.exec_driver_sql(f"PRAGMA cache_size=-{self._cache_kib}")
+                    connection.info[_CACHE] = self._cache_kib
                 begin_immediate(connection.connection.driver_connection, self.engine.url.database or "")
             with Session(connection, expire_on_commit=False, info=self.session_info) as session:
                 try:
@@ -348,6 +362,15 @@ class Database:
                     raise
                 connection.commit()
                 faults.at("commit.after")
+
+    @contextmanager
+    def large_cache(self) -> Iterator[None]:
+        """While the block lasts, SQLite keeps 128 MB of pages instead of 16: for work that fills every index."""
+        self._cache_kib = _LARGE_CACHE_KIB
+        try:
+            yield
+        finally:
+            self._cache_kib = _CACHE_KIB
 
     def run(self, work: Callable[[Session], T], *, durable: bool = True) -> T:
         """Run `work` in one write transaction, from its beginning again when PostgreSQL asks for that.
@@ -398,6 +421,21 @@ class Database:
                     return
                 time.sleep(_POLL_SECONDS)
 
+    def end_long_writers(self, limit: timedelta) -> int:
+        """End transactions of ours that have written something and go on for longer than `limit`; returns how many.
+
+        PostgreSQL alone: the log takes nothing in that began after them (`audit.sequencer`), and no setting of it ends
+        a transaction that is long but never idle. A migration may take as long as it takes.
+        """
+        if self.dialect == "sqlite":
+            return 0
+        with self.engine.connect() as connection:
+            found = connection.execute(
+                _END_LONG_WRITERS, {"migrating": MIGRATING, "seconds": limit.total_seconds()}
+            ).all()
+            connection.commit()
+        return len(found)
+
     def dispose(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
@@ -442,7 +480,7 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
         "foreign_keys=ON",
         "synchronous=FULL",
         "temp_store=MEMORY",
-        "cache_size=-16384",
+        f"cache_size=-{_CACHE_KIB}",
         "trusted_schema=OFF",
     ):
         cursor.execute(f"PRAGMA {pragma}")

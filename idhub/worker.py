@@ -54,6 +54,9 @@ _GRACE_SECONDS = 5.0
 
 _log = structlog.get_logger("idhub.worker")
 
+LONGEST_TRANSACTION = timedelta(minutes=5)
+"""What holds the log back for longer is ended: on PostgreSQL nothing gets its place while an older writer goes on."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Job:
@@ -216,6 +219,10 @@ class Worker:
         self._log_size = result.size
         if result.mismatched:
             _log.error("audit.events_changed", event_ids=list(result.mismatched[:20]), count=len(result.mismatched))
+        if result.lag.oldest > LONGEST_TRANSACTION:
+            ended = self._hub.database.end_long_writers(LONGEST_TRANSACTION)
+            if ended:
+                _log.warning("worker.long_transactions_ended", count=ended)
         for witness, error in result.unreached:
             _log.warning("audit.witness_unreached", witness=witness, error=error)
 

@@ -11,8 +11,9 @@ import typer
 from audit.checkpoint import Ed25519Signer, FileWitness, load_keys
 from audit.errors import AuditError, InvalidQuery
 from audit.export import export_jsonl
+from audit.live import verify_database
 from audit.search import Query, search
-from audit.verify import VerifyResult, describe, read_keys, verify_database, verify_export
+from audit.verify import VerifyResult, describe, read_keys, verify_export
 from idhub.changes import Event, EventType, record
 from idhub.cli.console import JsonOption, app, caller, open_here, plain, say, show, table
 from idhub.directory.calendar import parse_instant

@@ -44,7 +44,7 @@ from providers.hr_file import HrFile, HrFileRefused, HrRow, HrStatus, RefusedRow
 
 PROVIDER = "hr_file"
 NATIONAL_ID = "person.national_id"
-BATCH = 256
+BATCH = 512
 _MOST_HUMANS = 40_000
 _WORTH_A_PROCESS = 1 << 20
 """Bytes of a file from which reading ahead in a process of its own pays for starting it."""

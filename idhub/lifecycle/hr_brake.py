@@ -1,9 +1,9 @@
 """The mass-change brake of the HR file, and what two people release.
 
 More leaves than a company plausibly has, in one file or in 24 hours, are not believed: what the file says outright goes
-up to the limit, the rest is held. A suspension, and a start put off, take access as a leave does and count as one.
-Absence is weaker than a word: once the limit is passed, nobody leaves for being absent. Held changes touch nobody until
-two different people have said so.
+up to the limit, the rest is held. The same limit, of its own people, holds for every department. A suspension, and a
+start put off, take access as a leave does and count as one. Absence is weaker than a word: once the limit is passed,
+nobody leaves for being absent. Held changes touch nobody until two different people have said so.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -32,11 +32,11 @@ HELD, RELEASED, DROPPED = "held", "released", "dropped"
 
 @dataclass(frozen=True, slots=True)
 class Brake:
-    """How many may leave a company before nothing more is believed.
+    """How many may leave a company, or a department of it, before nothing more is believed.
 
     Args:
         floor: leaves that are always plausible.
-        per_mille: of a company's active people, where that is more.
+        per_mille: of the active people there, where that is more.
         window: time over which the leaves that this source caused are added up.
     """
 
@@ -45,7 +45,7 @@ class Brake:
     window: timedelta = timedelta(hours=24)
 
     def limit(self, active: int) -> int:
-        """Leaves that a company of `active` people may have in one window."""
+        """Leaves that a company or department of `active` people may have in one window."""
         return max(self.floor, active * self.per_mille // 1000)
 
 
@@ -76,41 +76,70 @@ class Release:
     left: int = 0
 
 
-def active_posts(session: Session) -> dict[str, int]:
-    """Active posts by organization."""
+Place = tuple[str, str | None]
+"""A company, or with its id a department of it."""
+
+
+def active_posts(session: Session) -> dict[Place, int]:
+    """Active posts of every company and every department."""
     rows = session.execute(
-        select(Employment.organization_id, func.count())
+        select(Employment.organization_id, Employment.department_id, func.count())
         .where(Employment.state == EmploymentState.ACTIVE)
-        .group_by(Employment.organization_id)
+        .group_by(Employment.organization_id, Employment.department_id)
     )
-    return {row[0]: row[1] for row in rows}
+    active: dict[Place, int] = {}
+    for organization_id, department_id, count in rows:
+        for place in dict.fromkeys(((organization_id, None), (organization_id, department_id))):
+            active[place] = active.get(place, 0) + count
+    return active
 
 
 def divide(
-    session: Session, leaving: Sequence[Leaving], active: Mapping[str, int], brake: Brake, *, now: datetime
+    session: Session, leaving: Sequence[Leaving], active: Mapping[Place, int], brake: Brake, *, now: datetime
 ) -> tuple[list[Leaving], list[Leaving]]:
-    """Split leaves into those that go and those that are held, company by company."""
-    by_company: dict[str, list[Leaving]] = {}
-    for each in leaving:
-        by_company.setdefault(each.organization_id, []).append(each)
-    go: list[Leaving] = []
-    held: list[Leaving] = []
-    for organization_id, listed in by_company.items():
-        used = session.execute(
-            select(func.coalesce(func.sum(LeaveCount.leaves), 0)).where(
-                LeaveCount.provider == PROVIDER,
-                LeaveCount.organization_id == organization_id,
-                LeaveCount.at > now - brake.window,
-            )
-        ).scalar_one()
-        allowed = max(0, brake.limit(active.get(organization_id, 0)) - int(used))
-        if len(listed) <= allowed:
-            go += listed
-            continue
-        said = [each for each in listed if each.kind != "absent"]
-        go += said[:allowed]
-        held += [*said[allowed:], *(each for each in listed if each.kind == "absent")]
+    """Split leaves into those that go and those that are held: by departments first, what is left by companies."""
+    departments = _departments_of(session, leaving)
+    used = _counted(session, {each.organization_id for each in leaving}, since=now - brake.window)
+    go, held = list(leaving), list[Leaving]()
+    for is_by_department in (True, False):
+        by_place: dict[Place, list[Leaving]] = {}
+        for each in go:
+            department_id = departments.get(each.employment_id) if is_by_department else None
+            by_place.setdefault((each.organization_id, department_id), []).append(each)
+        go = []
+        for place, listed in by_place.items():
+            allowed = max(0, brake.limit(active.get(place, 0)) - used.get(place, 0))
+            if len(listed) <= allowed:
+                go += listed
+                continue
+            said = [each for each in listed if each.kind != "absent"]
+            go += said[:allowed]
+            held += [*said[allowed:], *(each for each in listed if each.kind == "absent")]
     return go, held
+
+
+def _departments_of(session: Session, leaving: Sequence[Leaving]) -> dict[str, str]:
+    """The department of each post that has one."""
+    found: dict[str, str] = {}
+    for part in chunked([each.employment_id for each in leaving], 1_000):
+        rows = session.execute(select(Employment.id, Employment.department_id).where(Employment.id.in_(part)))
+        found.update((employment_id, department_id) for employment_id, department_id in rows if department_id)
+    return found
+
+
+def _counted(session: Session, organization_ids: Iterable[str], *, since: datetime) -> dict[Place, int]:
+    """Leaves of the window, of companies and of their departments."""
+    counted: dict[Place, int] = {}
+    for part in chunked(sorted(organization_ids), 1_000):
+        rows = session.execute(
+            select(LeaveCount.organization_id, LeaveCount.department_id, func.sum(LeaveCount.leaves))
+            .where(LeaveCount.provider == PROVIDER, LeaveCount.organization_id.in_(part), LeaveCount.at > since)
+            .group_by(LeaveCount.organization_id, LeaveCount.department_id)
+        )
+        for organization_id, department_id, leaves in rows:
+            for place in dict.fromkeys(((organization_id, None), (organization_id, department_id))):
+                counted[place] = counted.get(place, 0) + int(leaves)
+    return counted
 
 
 def end_posts(
@@ -118,16 +147,25 @@ def end_posts(
 ) -> tuple[int, list[intake.Refused]]:
     """Take the access and count it for the brake's window. Returns how many people left, and what was refused."""
     changes = [_wish(each) for each in leaving]
+    departments = _departments_of(session, leaving)
     result = transition(session, changes, now=now, actor=actor, door=door, request_id=request_id)
-    counts: dict[str, int] = {}
+    counts: dict[Place, int] = {}
     for each in leaving:
-        counts[each.organization_id] = counts.get(each.organization_id, 0) + 1
+        place = (each.organization_id, departments.get(each.employment_id))
+        counts[place] = counts.get(place, 0) + 1
     bulk_insert(
         session,
         LeaveCount,
         [
-            {"id": new_id("lvc"), "provider": PROVIDER, "organization_id": organization_id, "at": now, "leaves": count}
-            for organization_id, count in counts.items()
+            {
+                "id": new_id("lvc"),
+                "provider": PROVIDER,
+                "organization_id": organization_id,
+                "department_id": department_id,
+                "at": now,
+                "leaves": count,
+            }
+            for (organization_id, department_id), count in counts.items()
         ],
     )
     return len(result.left), result.refused

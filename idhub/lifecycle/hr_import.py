@@ -158,7 +158,7 @@ def import_file(
                     session, [_finished(terms.run_id, actor, now=now, reason=rule, details={}, request_id=request_id)]
                 )
         raise Invalid(error.description, field="file", rule=rule) from error
-    with closing(reader):
+    with closing(reader), database.large_cache():
         run = _Run(
             database=database,
             reader=reader,
@@ -190,7 +190,7 @@ class _Run:
     now: datetime
     actor: Actor
     brake: Brake
-    active: dict[str, int]
+    active: dict[hr_brake.Place, int]
     progress: Callable[[int], None]
     on_refused: Callable[[RefusedRow], None]
     request_id: str | None

@@ -145,7 +145,7 @@ class HeldChange(Base):
 
 
 class LeaveCount(Base):
-    """Leaves that a source caused, per organization: the brake's rolling 24 hours."""
+    """Leaves that a source caused, per organization and department: the brake's rolling 24 hours."""
 
     __tablename__ = "leave_counts"
     __table_args__ = (Index("ix_leave_counts_window", "provider", "organization_id", "at"),)
@@ -153,5 +153,6 @@ class LeaveCount(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     provider: Mapped[str] = mapped_column(String(60))
     organization_id: Mapped[str] = mapped_column(String(40))
+    department_id: Mapped[str | None] = mapped_column(String(40))
     at: Mapped[datetime] = mapped_column(Instant)
     leaves: Mapped[int] = mapped_column(Integer)

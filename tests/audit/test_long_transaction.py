@@ -5,11 +5,14 @@ The full size, 10^5 events, is `python -m tests.benchmarks.audit hold-sqlite hol
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
+from idhub.db import MIGRATING
 from tests.audit.support import Trail
 from tests.benchmarks.audit import around_a_held_transaction, check_around
 
@@ -43,3 +46,18 @@ def test_transactions_of_the_hub_that_stand_idle_are_ended(database: Database) -
     with database.read() as session:
         shown = session.execute(text("SHOW idle_in_transaction_session_timeout")).scalar_one()
     assert shown == "1min"
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_transactions_that_write_for_too_long_are_ended_and_migrations_are_not(database: Database) -> None:
+    """What is never idle is bounded too: the worker ends it when the log has stood still for five minutes."""
+    with database.engine.connect() as reading, database.engine.connect() as writing, database.engine.connect() as other:
+        reading.execute(text("SELECT 1"))
+        writing.execute(text("SELECT pg_current_xact_id()"))
+        other.execute(text("SELECT set_config('application_name', :name, true)"), {"name": MIGRATING})
+        other.execute(text("SELECT pg_current_xact_id()"))
+        assert database.end_long_writers(timedelta(minutes=5)) == 0
+        assert database.end_long_writers(timedelta(0)) == 1
+        with pytest.raises(OperationalError):
+            writing.execute(text("SELECT 1"))
+        assert reading.execute(text("SELECT 1")).scalar_one() == other.execute(text("SELECT 1")).scalar_one()

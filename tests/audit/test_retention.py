@@ -10,10 +10,11 @@ from sqlalchemy.exc import DBAPIError
 
 from audit.errors import NotRetainable
 from audit.events import Actor
+from audit.live import verify_database
 from audit.retention import Decision, decide, remove
 from audit.tables import audit_events, audit_person_keys, audit_personal
 from audit.tiles import prove
-from audit.verify import Finding, VerifyResult, verify_database, verify_export
+from audit.verify import Finding, VerifyResult, verify_export
 from tests.audit.support import NOW, Trail, event
 
 DECISION = Decision(512, Actor("person", "per_auditor"), "13 months are over", NOW)

@@ -13,12 +13,12 @@ from sqlalchemy import Connection, select, text
 
 from audit.checkpoint import compare_with_witness, verify_note
 from audit.errors import AuditError, StaleSequencer
+from audit.live import verify_database
 from audit.merkle import Frontier, root_at, verify_inclusion
 from audit.sequencer import Sequencer, lag
 from audit.tables import audit_checkpoints, audit_events, audit_head, audit_lease
 from audit.tiles import StoredTree, prove, read_head
 from audit.trail import append
-from audit.verify import verify_database
 from tests.audit.support import NOW, ORIGIN, Trail, event
 
 

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, LargeBinary, Table, Text, delete, func, inser
 from audit.errors import AuditError
 from audit.events import Actor, EventType
 from audit.export import export_jsonl
+from audit.live import verify_database
 from audit.retention import Decision, decide, remove
 from audit.tables import (
     audit_checkpoints,
@@ -33,7 +34,7 @@ from audit.tables import (
     metadata,
 )
 from audit.trail import erase_person
-from audit.verify import VerifyResult, verify_database, verify_export
+from audit.verify import VerifyResult, verify_export
 from tests.audit.support import Trail, event
 from tests.support.databases import DatabaseKind, Databases
 

@@ -13,12 +13,13 @@ from sqlalchemy.exc import DBAPIError
 
 from audit.errors import AuditError, InvalidEvent
 from audit.events import Actor, EventType
+from audit.live import verify_database
 from audit.merkle import leaf_hash
 from audit.search import Query, search
 from audit.tables import audit_events, audit_person_keys, audit_personal, audit_terms
 from audit.tiles import prove
 from audit.trail import INSERT_COLUMNS, append, erase_person, erase_text, event_rows, insert_statement, position_of
-from audit.verify import verify_database, verify_export
+from audit.verify import verify_export
 from tests.audit.support import MemorySealer, Trail, event
 
 PERSONAL = {"name": "张三", "email": "zhang.san@example.com"}

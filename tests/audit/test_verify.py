@@ -16,9 +16,10 @@ from sqlalchemy import insert, select, text
 
 from audit.checkpoint import Checkpoint, Ed25519Signer, VerifyingKey, sign_checkpoint
 from audit.errors import AuditError, InvalidNote
+from audit.live import verify_database
 from audit.merkle import Frontier, leaf_hash
 from audit.tables import audit_checkpoints, audit_events, audit_head
-from audit.verify import Unreadable, VerifyResult, describe, main, read_keys, verify_database, verify_export
+from audit.verify import Unreadable, VerifyResult, describe, main, read_keys, verify_export
 from tests.audit.support import NOW, ORIGIN, Trail, event
 
 Lines = list[bytes]

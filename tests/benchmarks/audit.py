@@ -29,9 +29,10 @@ from sqlalchemy.engine import make_url
 from audit.checkpoint import VerifyingKey
 from audit.errors import StaleSequencer
 from audit.events import Actor, Event, EventType
+from audit.live import verify_database
 from audit.tables import audit_events
 from audit.trail import append, event_rows
-from audit.verify import verify_database, verify_export
+from audit.verify import verify_export
 from idhub.keys import MasterKey
 from tests.audit.support import Trail
 from tests.support.databases import DatabaseKind

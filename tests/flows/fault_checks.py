@@ -14,8 +14,9 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from audit.checkpoint import FileWitness, load_keys
+from audit.live import verify_database
 from audit.tables import audit_events
-from audit.verify import describe, verify_database
+from audit.verify import describe
 from idhub.access.tables import Entitlement
 from idhub.credentials.tables import AuthorizationCode, RefreshToken, SessionParticipant, SsoSession
 from idhub.delivery.tables import Delivery, DeliveryAttempt

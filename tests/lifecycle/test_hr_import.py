@@ -697,3 +697,28 @@ def test_what_another_door_makes_while_the_file_is_read_stands(hub: Hub, meanwhi
 
 def _named(name: str) -> Any:
     return select(Organization.id).where(Organization.name == name)
+
+
+@pytest.mark.parametrize("how", ["said", "absent"])
+def test_d29_a_department_is_not_emptied_within_the_limit_of_its_company(hub: Hub, how: str) -> None:
+    """Design invariant 5: the brake works per company and department, in one file and over 24 hours."""
+    brake = Brake(floor=2, per_mille=100)
+    team = [person(f"{number:05}", department="研发/电池") for number in range(1, 11)]
+    others = [person(f"{number:05}", department="制造") for number in range(11, 61)]
+    hub.read(*team, *others)
+
+    def without(*gone: int) -> list[dict[str, str]]:
+        rows = [*team, *others]
+        if how == "absent":
+            return [each for number, each in enumerate(rows, 1) if number not in gone]
+        return [each | {"status": "left"} if number in gone else each for number, each in enumerate(rows, 1)]
+
+    report = hub.read(*without(1, 2, 3, 4, 30), brake=brake)
+    of_team = 0 if how == "absent" else 2
+    assert (report.would_leave, report.left, report.quarantined) == (5, of_team + 1, 4 - of_team)
+    hub.clock.advance(timedelta(hours=1))
+    again = hub.read(*without(1, 2, 5, 30), brake=brake, allow_replay=True)
+    assert again.quarantined == (3 if how == "absent" else 1)
+    hub.clock.advance(timedelta(hours=24))
+    later = hub.read(*without(1, 5, 30), brake=brake, allow_replay=True)
+    assert (later.quarantined, hub.standing("00005")) == (0, Standing.LEFT)

@@ -130,7 +130,7 @@ def test_joiners_made_ahead_leave_what_joiners_one_by_one_leave(world: World, em
     one, other = (
         newcomer(world, "单小明", employee_number=number, **employment) for number in ("QY918273", "QY546372")
     )
-    group = ready.settle(made(world, one), {0: manager}, {0: other.source.content_hash + "?"})
+    group = ready.settle(made(world, one), {0: manager}, {0: one.source.content_hash + "?"})
     assert join(world, group).changed == [one.principal_id]
     world.change(
         intake.Onboard(

@@ -1,9 +1,12 @@
 """An HR file of a million people: rows a second, memory on the way, the same file again, and sign-ins meanwhile.
 
-    python -m tests.benchmarks.import_people [--people 120000] [--database sqlite] [--folder DIR] [--bare] [--json FILE]
+    python -m tests.benchmarks.import_people [--people 120000] [--database sqlite] [--folder DIR] [--bare] [--rules]
+        [--once] [--json FILE]
 
 The import runs as `idhub people import` does, in a process of its own. Beside it, unless `--bare`, a `serve` process on
 the same database answers token requests and whole logins one after the other; what each took is measured from outside.
+With `--rules` two rules entitle nearly everybody to an application: an entitlement and its event for each. `--once`
+leaves out what follows the first import: the same file again, a dry run, changes, a file that lists one in ten.
 """
 
 from __future__ import annotations
@@ -46,7 +49,8 @@ _APPLICATIONS = """applications:
       client_secret_file: bench.secret
       redirect_uris: [http://127.0.0.1:9/callback]
       grant_types: [authorization_code, client_credentials]
-    entitle:
+"""
+_RULES = """    entitle:
       - {role: member, rule: 'employments.type eq "regular"'}
       - {role: guest, rule: 'employments.type eq "contractor"'}
 """
@@ -85,7 +89,10 @@ report = import_file(
 )
 seconds = time.perf_counter() - began
 print("memory", report.rows, memory(), file=sys.stderr)
-print("done", seconds, report.rows, report.refused, report.new, report.unchanged, report.changed, report.quarantined)
+used, read = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+times = used.ru_utime + used.ru_stime, read.ru_utime + read.ru_stime
+counts = report.refused, report.new, report.unchanged, report.changed, report.quarantined
+print("done", seconds, report.rows, *times, *counts)
 hub.close()
 """
 
@@ -116,10 +123,9 @@ class Bench:
         self.run(
             "onboard", "--name", "基准", "--company", "HQ", "--employee-number", "BENCH1", "--start-date", "2020-01-01"
         )
-        if with_rules:
-            (folder / "bench.secret").write_text(_SECRET)
-            (folder / "apps.yaml").write_text(_APPLICATIONS)
-            self.run("apply", str(folder / "apps.yaml"))
+        (folder / "bench.secret").write_text(_SECRET)
+        (folder / "apps.yaml").write_text(_APPLICATIONS + (_RULES if with_rules else ""))
+        self.run("apply", str(folder / "apps.yaml"))
 
     def run(self, *arguments: str) -> str:
         """An idhub command; its standard output."""
@@ -145,14 +151,16 @@ class Bench:
         *logged, numbers = done.stdout.splitlines()
         if logged:
             print(*logged, sep="\n", file=sys.stderr)
-        _, seconds, rows, *rest = numbers.split()
+        _, seconds, rows, writing, reading, *rest = numbers.split()
         self.note(f"{name}", int(rows) / float(seconds), "rows/s")
+        self.note(f"{name}: processor time of the writing process", float(writing) / int(rows) * 1e6, "us a row")
+        self.note(f"{name}: processor time of the reading process", float(reading) / int(rows) * 1e6, "us a row")
         return rest
 
     @contextmanager
     def signing_in(self, name: str) -> Iterator[None]:
         """Token requests and whole logins at a `serve` process, until the block ends; notes how long they took."""
-        with self._serving():
+        with self._serving() as server:
             over = threading.Event()
             took: dict[str, list[float]] = {"token": [], "login": []}
             works = [lambda: _token(self._address), lambda: _login(self._address)]
@@ -168,6 +176,8 @@ class Bench:
                 over.set()
                 for thread in threads:
                     thread.join()
+                pages = int(Path(f"/proc/{server}/statm").read_text().split()[1])
+                self.note(f"{name}: memory of serve", pages * os.sysconf("SC_PAGE_SIZE") / 2**20, "MB")
         for what, values in took.items():
             if len(values) > 1:
                 part = statistics.quantiles(values, n=100)
@@ -175,12 +185,12 @@ class Bench:
                 self.note(f"{name}: {what}, p99", part[98] * 1000, "ms")
 
     @contextmanager
-    def _serving(self) -> Iterator[None]:
+    def _serving(self) -> Iterator[int]:
         command = [sys.executable, "-m", "idhub.cli", "serve", "--port", str(self._port)]
         with subprocess.Popen(command, env=self._environment, stderr=subprocess.DEVNULL) as server:
             try:
                 wait_until(lambda: answers(self._port), seconds=60, what="the hub")
-                yield
+                yield server.pid
             finally:
                 server.terminate()
 
@@ -232,12 +242,14 @@ def shortened_file(path: Path, target: Path) -> None:
                 out.write(line)
 
 
-def measure(people: int, kind: DatabaseKind, folder: Path, url: str, *, bare: bool) -> list[dict[str, Any]]:
+def measure(
+    people: int, kind: DatabaseKind, folder: Path, url: str, *, bare: bool, rules: bool, once: bool
+) -> list[dict[str, Any]]:
     """Every figure, in order; the folder and the database are empty before."""
     path = folder / "people.csv"
     written: SampleFile = write_hr_file(path, today=TODAY, people=people, faults=people // 100)
-    bench = Bench(kind, url, folder, with_rules=not bare)
-    name = f"import of {people:,} people"
+    bench = Bench(kind, url, folder, with_rules=rules)
+    name = f"import of {people:,} people" + (", two rules" if rules else "")
     if bare:
         rest = bench.take(name, path)
     else:
@@ -245,10 +257,12 @@ def measure(people: int, kind: DatabaseKind, folder: Path, url: str, *, bare: bo
         with bench.signing_in("sign-ins with nothing else"):
             time.sleep(10)
         with bench.signing_in("sign-ins during the import"):
-            rest = bench.take(f"{name}, two rules, beside serve", path)
+            rest = bench.take(f"{name}, beside serve", path)
     refused, new = int(rest[0]), int(rest[1])
     if (refused, new) != (len(written.faults), people):
         raise SystemExit(f"{refused} rows refused and {new} people made, not {len(written.faults)} and {people}")
+    if once:
+        return bench.figures
     bench.take("the same file again", path)
     bench.take("the same file, dry run", path, dry_run=True)
     changed_file(path, folder / "changed.csv", every=100)
@@ -265,7 +279,9 @@ def main() -> None:
     parser.add_argument("--people", type=int, default=120_000)
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--folder", type=Path, help="Where a scratch folder for files and the database is made.")
-    parser.add_argument("--bare", action="store_true", help="Neither rules nor a serve process beside the import.")
+    parser.add_argument("--bare", action="store_true", help="No serve process beside the import.")
+    parser.add_argument("--rules", action="store_true", help="Two rules that entitle nearly everybody.")
+    parser.add_argument("--once", action="store_true", help="The first import alone.")
     parser.add_argument("--json", type=Path, help="Write the figures there.")
     options = parser.parse_args()
     print(f"{options.people:,} people on {options.database}, {os.cpu_count()} cores, {datetime.now(UTC):%Y-%m-%d}")
@@ -274,7 +290,15 @@ def main() -> None:
         databases = Databases(folder / "server")
         stack.callback(databases.close)
         url = stack.enter_context(databases.fresh(options.database, folder, migrated=False))
-        figures = measure(options.people, options.database, folder, url, bare=options.bare)
+        figures = measure(
+            options.people,
+            options.database,
+            folder,
+            url,
+            bare=options.bare,
+            rules=options.rules,
+            once=options.once,
+        )
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(figures, ensure_ascii=False, indent=2) + "\n")

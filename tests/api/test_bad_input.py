@@ -180,6 +180,8 @@ FULL: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("POST", "/findings/{finding}/dismiss"): {"reason": "a machine's account", "until": "2026-12-31"},
     ("POST", "/findings/{finding}/act"): {"action": "disable"},
+    ("POST", "/applications/{application}/reviews/{review}"): {"decision": "confirm", "person": "QY000001"},
+    ("POST", "/applications/{application}/sync"): {"step": "start"},
 }  # fmt: skip
 
 

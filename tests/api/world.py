@@ -49,6 +49,12 @@ ENDPOINTS: Mapping[tuple[str, str], frozenset[str]] = {
     ("POST", "/findings/{finding}/accept"): frozenset({"findings:write"}),
     ("POST", "/findings/{finding}/dismiss"): frozenset({"findings:write"}),
     ("POST", "/findings/{finding}/act"): frozenset({"findings:write"}),
+    # Needs a scope of people beside one of applications: no one alone opens it.
+    ("GET", "/applications/{application}/preview/{person}"): frozenset(),
+    ("GET", "/applications/{application}/reviews"): frozenset({"applications:read", "applications:write"}),
+    ("POST", "/applications/{application}/reviews/{review}"): frozenset({"applications:write"}),
+    ("POST", "/applications/{application}/sync"): frozenset({"applications:write"}),
+    ("POST", "/applications/{application}/retry"): frozenset({"applications:write"}),
 }
 """Every endpoint, and the scopes of which each opens it."""
 
@@ -63,6 +69,8 @@ BODIES: Mapping[tuple[str, str], dict[str, Any]] = {
     ("POST", "/people/{person}/move"): {"title": "Engineer"},
     ("POST", "/findings/{finding}/dismiss"): {"reason": "a machine's account", "until": "2026-12-31"},
     ("POST", "/findings/{finding}/act"): {"action": "disable"},
+    ("POST", "/applications/{application}/reviews/{review}"): {"decision": "reject"},
+    ("POST", "/applications/{application}/sync"): {"step": "pause"},
 }
 """A body that works, of every endpoint that takes one."""
 

@@ -61,6 +61,7 @@ def find_people(
     backwards: bool = False,
     limit: int = 50,
     exactly: bool = True,
+    most_looks: int | None = None,
 ) -> Hits:
     """People named by `text` among `people`, in the order of hits; backwards: those before `beside`, in the same order.
 
@@ -70,6 +71,7 @@ def find_people(
         beside: id of the person after (or before) whom the page begins; one who is no hit begins anew.
         limit: of hits; those whom the query names exactly come on top of it.
         exactly: whether those come first; without, every hit stands where one may go on from it.
+        most_looks: lines of the index that are looked at, about; None: as many as a page of the console may.
     """
     words = words_of(text) if len(text) <= LONGEST_QUERY and may_name(text) else []
     if not words or max(map(len, words)) > LONGEST_TERM:
@@ -77,7 +79,9 @@ def find_people(
     exact = _exactly_named(session, text, people) if exactly else []
     search = _Search(session, words, people, organizations, set(exact))
     start = search.place_of(beside) if beside is not None else None
-    hits, last, is_done = search.page(start, backwards=backwards and start is not None, limit=limit)
+    hits, last, is_done = search.page(
+        start, backwards=backwards and start is not None, limit=limit, most_looks=most_looks
+    )
     if backwards and start is not None:
         hits.reverse()
         return Hits(exact + hits if is_done else hits, has_more=not is_done, last=last)
@@ -144,7 +148,9 @@ class _Search:
             return None
         return _Place(shelf_id, f"{term}\t{tag_of(row.organization_id)}\t{row.search_place}")
 
-    def page(self, start: _Place | None, *, backwards: bool, limit: int) -> tuple[list[str], str | None, bool]:
+    def page(
+        self, start: _Place | None, *, backwards: bool, limit: int, most_looks: int | None = None
+    ) -> tuple[list[str], str | None, bool]:
         """(ids, the person at whom looking ended, whether there is nothing further), in the direction of reading."""
         found: list[str] = []
         looks = 0
@@ -155,7 +161,7 @@ class _Search:
                 if len(found) == limit:
                     return found, found[-1], False
                 found.append(hit)
-            if looks >= _MOST_LOOKS:
+            if looks >= (most_looks or _MOST_LOOKS):
                 last = found[-1] if len(found) == limit else self._person_at(part)
                 if last is not None:
                     return found, last, False

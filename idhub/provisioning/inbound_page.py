@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import BindParameter, bindparam, func, select
+from sqlalchemy import BindParameter, and_, bindparam, func, select, union_all
 from sqlalchemy.orm import Session
 
 from idhub.db import chunked
 from idhub.directory.kinds import EmploymentType, Standing
 from idhub.directory.names import login_name_candidates
 from idhub.directory.tables import Department, Employment, LoginName, Organization, Person, Principal
-from idhub.provisioning.tables import ScimUser
+from idhub.provisioning.tables import ScimExternalId, ScimUser
 
 
 class Post(NamedTuple):
@@ -46,6 +46,7 @@ class Row:
     said_name: str | None
     extras: Mapping[str, Any]
     said_version: int
+    external_id: str | None
 
 
 # Made once: building a statement costs more than what it asks.
@@ -74,30 +75,54 @@ _PAGE = (
         ScimUser.extras,
         ScimUser.version.label("said_version"),
         ScimUser.changed_at.label("said_at"),
+        ScimExternalId.external_id,
     )
     .join(Principal, Principal.id == Person.id)
     .outerjoin(Employment, Employment.id == Person.main_employment_id)
     .outerjoin(Organization, Organization.id == Employment.organization_id)
     .outerjoin(Department, Department.id == Employment.department_id)
     .outerjoin(ScimUser, ScimUser.principal_id == Person.id)
+    .outerjoin(
+        ScimExternalId,
+        and_(
+            ScimExternalId.resource_id == Person.id,
+            ScimExternalId.provider == bindparam("provider"),
+            ScimExternalId.kind == "User",
+        ),
+    )
     .where(Person.id.in_(_IDS))
 )
-_SHARED = select(LoginName.value).where(LoginName.value.in_(_IDS)).group_by(LoginName.value).having(func.count() > 1)
-_SAID = select(ScimUser.user_name_key).where(ScimUser.user_name_key.in_(_IDS))
+_TAKEN = union_all(
+    select(LoginName.value).where(LoginName.value.in_(_IDS)).group_by(LoginName.value).having(func.count() > 1),
+    select(ScimUser.user_name_key).where(ScimUser.user_name_key.in_(_IDS)),
+)
 
 
-def read_rows(session: Session, ids: Sequence[str]) -> list[Row]:
-    """Rows of people, in the order of ids; of somebody who does not exist there is none."""
+def read_rows(session: Session, ids: Sequence[str], *, provider: str) -> list[Row]:
+    """Rows of people, in the order of ids; of somebody who does not exist there is none.
+
+    Args:
+        provider: whose external ids are meant.
+    """
     found: dict[str, Row] = {}
     connection = session.connection()
     for part in chunked(ids):
-        for row in connection.execute(_PAGE, {"ids": part}):
+        for row in connection.execute(_PAGE, {"ids": part, "provider": provider}):
             main = None
             if row[11] is not None:
                 main = Post(row[11], EmploymentType(row[12]), row[13], row[14], row[15], row[16], row[17])
             changed_at = row[10] if row[21] is None else max(row[10], row[21])
             found[row[0]] = Row(
-                *row[:7], Standing(row[7]), row[8], row[9], changed_at, main, row[18], row[19] or {}, row[20] or 0
+                *row[:7],
+                Standing(row[7]),
+                row[8],
+                row[9],
+                changed_at,
+                main,
+                row[18],
+                row[19] or {},
+                row[20] or 0,
+                row[22],
             )
     return [found[each] for each in ids if each in found]
 
@@ -110,8 +135,7 @@ def fallback_names(session: Session, people: Sequence[Row]) -> dict[str, str]:
     shared: set[str] = set()
     connection = session.connection()
     for part in chunked(sorted(candidates)):
-        for statement in (_SHARED, _SAID):
-            shared.update(connection.execute(statement, {"ids": part}).scalars())
+        shared.update(connection.execute(_TAKEN, {"ids": part}).scalars())
     own = {person_id for candidate, person_id in candidates.items() if candidate not in shared}
     return {
         person.id: person.email

@@ -34,6 +34,8 @@ class Condition:
     is_exact: bool
     begins: tuple[str, str] | None = None
     """(attribute, text): it selects nobody of whom the attribute, a name or `userName`, does not begin so."""
+    looks_at_each: bool = False
+    """Whether the database has no index for it and asks it of everybody."""
 
 
 EVERYBODY: Final = Condition(None, is_exact=False)
@@ -65,18 +67,28 @@ def user_condition(tree: Filter, kind: ResourceType, *, provider: str) -> Condit
             parts = [user_condition(term, kind, provider=provider) for term in tree.terms]
             clauses = [part.clause for part in parts if part.clause is not None]
             begins = next((part.begins for part in parts if part.begins is not None), None)
-            return Condition(and_(*clauses) if clauses else None, all(part.is_exact for part in parts), begins)
+            return Condition(
+                and_(*clauses) if clauses else None,
+                all(part.is_exact for part in parts),
+                begins,
+                # One list of ids among them is enough to look at nobody else.
+                all(part.looks_at_each or part.clause is None for part in parts) and bool(clauses),
+            )
         case Or():
             parts = [user_condition(term, kind, provider=provider) for term in tree.terms]
             clauses = [part.clause for part in parts if part.clause is not None]
             if len(clauses) < len(parts):
                 return EVERYBODY
-            return Condition(or_(*clauses), all(part.is_exact for part in parts))
+            return Condition(
+                or_(*clauses),
+                all(part.is_exact for part in parts),
+                looks_at_each=any(part.looks_at_each for part in parts),
+            )
         case Not():
             inner = user_condition(tree.expression, kind, provider=provider)
             if not inner.is_exact or inner.clause is None:
                 return EVERYBODY
-            return Condition(not_(func.coalesce(inner.clause, false())), is_exact=True)
+            return Condition(not_(func.coalesce(inner.clause, false())), is_exact=True, looks_at_each=True)
         case Present():
             always = _name(tree.path) in {"id", "username", "meta", "displayname", "active"}
             return Condition(true(), is_exact=True) if always else EVERYBODY
@@ -119,7 +131,7 @@ def _compared(tree: Comparison, kind: ResourceType, provider: str) -> Condition:
     if name == "active" and isinstance(value, bool | str):
         is_active = value if isinstance(value, bool) else value.lower() == "true"
         shown = Principal.standing.in_(SHOWN_ACTIVE)
-        return Condition(shown if is_active else not_(shown), is_exact=True)
+        return Condition(shown if is_active else not_(shown), is_exact=True, looks_at_each=not is_active)
     if not isinstance(value, str) or not may_name(value):
         return EVERYBODY
     if name == "id":
@@ -205,7 +217,8 @@ def _text(name: str, operator: Operator, value: str) -> Condition:
     if operator not in compare:
         return EVERYBODY
     clauses = [compare[operator](text) for text in spellings]
-    return Condition(or_(*clauses), is_exact=value.isascii() or len(spellings) == 1, begins=begins)
+    is_exact = value.isascii() or len(spellings) == 1
+    return Condition(or_(*clauses), is_exact, begins, looks_at_each=True)
 
 
 def _spellings(value: str) -> list[str] | None:
@@ -232,8 +245,8 @@ def _instant(name: str, operator: Operator, value: str) -> Condition:
         # Instants are shown in milliseconds, cut.
         at += _SHOWN_TO
     if name == "meta.created":
-        return Condition(compare(Principal.created_at, at), is_exact=False)
+        return Condition(compare(Principal.created_at, at), is_exact=False, looks_at_each=True)
     of_person, of_said = compare(Principal.changed_at, at), compare(ScimUser.changed_at, at)
     if operator in {Operator.GT, Operator.GE}:
-        return Condition(or_(of_person, func.coalesce(of_said, false())), is_exact=False)
-    return Condition(and_(of_person, func.coalesce(of_said, true())), is_exact=False)
+        return Condition(or_(of_person, func.coalesce(of_said, false())), is_exact=False, looks_at_each=True)
+    return Condition(and_(of_person, func.coalesce(of_said, true())), is_exact=False, looks_at_each=True)

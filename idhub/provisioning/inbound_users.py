@@ -97,18 +97,14 @@ class Users:
         """Resources of people who were found to be visible."""
         if not ids:
             return []
-        rows = read_rows(self._session, ids)
-        external = self._external.of(ids)
+        rows = read_rows(self._session, ids, provider=self._sender.provider)
         unnamed = [row for row in rows if row.said_name is None]
         names = fallback_names(self._session, unnamed) if unnamed else {}
         groups = group_book.groups_of(self._session, ids)
-        return [
-            self._stored(row, row.said_name or names[row.id], external.get(row.id), groups.get(row.id, ()))
-            for row in rows
-        ]
+        return [self._stored(row, row.said_name or names[row.id], groups.get(row.id, ())) for row in rows]
 
-    def _stored(self, row: Row, user_name: str, external_id: str | None, groups: Sequence[tuple[str, str]]) -> Stored:
-        kept = Kept(user_name=user_name, external_id=external_id, extras=row.extras)
+    def _stored(self, row: Row, user_name: str, groups: Sequence[tuple[str, str]]) -> Stored:
+        kept = Kept(user_name=user_name, external_id=row.external_id, extras=row.extras)
         whole = user_resource(row, kept, groups, base_url=self._base_url)
         resource = shown_part(whole, kept)
         # Memberships and names of companies change beside the person's own version.
@@ -159,7 +155,7 @@ class Users:
 
     def _walks(self, condition: Condition) -> Sequence[Walk]:
         if condition.begins is None:
-            return [ById()]
+            return [ById(condition.looks_at_each)]
         attribute, text = condition.begins
         return by_user_name(self._session, text) if attribute == "userName" else by_name(text)
 

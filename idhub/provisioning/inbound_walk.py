@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
 from idhub.directory.search import find_people
-from idhub.directory.search_terms import LONGEST_TERM, words_of
+from idhub.directory.search_terms import LONGEST_TERM, folded, words_of
 from idhub.directory.tables import Organization, Person
 from idhub.provisioning.tables import ScimUser
 from scim.errors import InvalidCursor
@@ -24,7 +24,11 @@ from scim.server import Page, Stored
 
 LOOKED_AT_A_PAGE: Final = 1_000
 """People whom a page looks at before it ends early."""
-_BATCH: Final = 200
+_BATCH: Final = 1_001
+_STRIDE: Final = 30_000
+"""People whom the database looks at, one by one, for a page."""
+_LOOKS: Final = 600
+"""Lines of the search's index that are looked at for a page."""
 _LAST: Final = "\U0010ffff"
 
 
@@ -35,6 +39,8 @@ class Found:
     ids: Sequence[str]
     places: Sequence[str]
     is_over: bool
+    is_tired: bool = False
+    """So many were passed to find these that the page ends here; `places` has one more where to go on."""
 
 
 class Walk(Protocol):
@@ -44,11 +50,27 @@ class Walk(Protocol):
         """Those of `people` behind a place; None: from the start."""
 
 
+@dataclass(frozen=True, slots=True)
 class ById:
-    """Everybody, in the order of ids."""
+    """Everybody, in the order of ids; where the database must look at each one, so many at a time."""
+
+    looks_at_each: bool = False
 
     def after(self, session: Session, people: Select[str], place: str | None, *, limit: int) -> Found:
         """See `Walk.after`."""
+        if self.looks_at_each:
+            step = select(Person.id).where(Person.id > (place or "")).order_by(Person.id).offset(_STRIDE).limit(1)
+            reach = session.execute(step).scalar_one_or_none()
+            if reach is not None:
+                ids = (
+                    session.execute(
+                        people.where(Person.id > (place or ""), Person.id <= reach).order_by(Person.id).limit(limit)
+                    )
+                    .scalars()
+                    .all()
+                )
+                is_tired = len(ids) < limit
+                return Found(ids, (*ids, reach) if is_tired else ids, is_over=False, is_tired=is_tired)
         ids = session.execute(people.where(Person.id > (place or "")).order_by(Person.id).limit(limit)).scalars().all()
         return Found(ids, ids, len(ids) < limit)
 
@@ -64,13 +86,12 @@ class BySearch:
         """See `Walk.after`."""
         if self.is_unnamed:
             people = people.where(ScimUser.principal_id.is_(None))
-        hits = find_people(session, self.word, people, beside=place or None, limit=limit, exactly=False)
-        if hits.ids or hits.last is None:
-            places = list(hits.ids)
-            if hits.last is not None and hits.has_more and places:
-                places[-1] = hits.last
-            return Found(hits.ids, places, not hits.has_more)
-        return Found((), (hits.last,), not hits.has_more)
+        hits = find_people(
+            session, self.word, people, beside=place or None, limit=limit, exactly=False, most_looks=_LOOKS
+        )
+        is_tired = hits.has_more and len(hits.ids) < limit and hits.last is not None
+        places = [*hits.ids, hits.last] if is_tired and hits.last is not None else hits.ids
+        return Found(hits.ids, places, not hits.has_more, is_tired)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +116,7 @@ class ByUserName:
 def by_name(text: str) -> Sequence[Walk]:
     """The walk over those of whom a name begins with a text."""
     word = first_word(text)
-    return [ById()] if word is None else [BySearch(word)]
+    return [ById(looks_at_each=True)] if word is None else [BySearch(word)]
 
 
 def by_user_name(session: Session, text: str) -> Sequence[Walk]:
@@ -103,9 +124,9 @@ def by_user_name(session: Session, text: str) -> Sequence[Walk]:
 
     It follows from the mail, else from company and number: where a company's code begins so, everybody is looked at.
     """
-    beginning = text.strip().lower()
+    beginning = folded(text)
     word = first_word(text)
-    if word is None or not text.isascii() or beginning != text.lower() or "/" in text or "per_".startswith(text[:4]):
+    if word is None or beginning != beginning.strip() or "/" in text or "per_".startswith(text[:4].lower()):
         return [ById()]
     codes = select(Organization.id).where(func.lower(Organization.code).startswith(beginning, autoescape=True))
     if session.execute(codes.limit(1)).first() is not None:
@@ -142,7 +163,7 @@ def walk(
     places: list[str] = []
     looked_at = 0
     while True:
-        limit = max(count + 1 - len(items), 1) if matches is None else _BATCH
+        limit = min(max(count + 1 - len(items), looked_at, 1), _BATCH)
         found = walks[number].after(session, people, place, limit=limit)
         looked_at += len(found.ids)
         by_id = dict(zip(found.ids, found.places, strict=False))
@@ -159,7 +180,7 @@ def walk(
                 return Page(items=items, total=total)
         elif found.places:
             place = found.places[-1]
-        if looked_at >= LOOKED_AT_A_PAGE or (not found.ids and not found.is_over):
+        if looked_at >= LOOKED_AT_A_PAGE or found.is_tired:
             return Page(items=items, total=None, next_cursor=cursor_of(number, place or ""))
 
 

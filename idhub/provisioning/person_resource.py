@@ -35,6 +35,9 @@ _IN_DIRECTORY: Final = frozenset(
     {"schemas", "userName", "externalId", "displayName", "title", "active", "locale", "name", "userType", "groups"}
 )
 
+_SHOWN_APART: Final = frozenset({UNSAID, "name", ENTERPRISE_USER, "locale", "userType", "emails", "phoneNumbers"})
+"""What is kept in parts, of which the directory has others."""
+_NOTHING: Final[tuple[Any, ...]] = (None, "", [], {})
 _IN_EMPLOYMENT: Final = frozenset({"employeeNumber", "department", "organization", "manager"})
 
 
@@ -243,43 +246,48 @@ class _Person(Protocol):
 def user_resource(person: _Person, kept: Kept, groups: Sequence[tuple[str, str]], *, base_url: str) -> Resource:
     """The resource of a person, without `id` and `meta`; with what follows from what was said."""
     extras, post = kept.extras, person.main
-    said_name: Mapping[str, Any] = extras.get("name") or {}
-    name = {
-        "formatted": said_name.get("formatted") or person.display_name,
-        "familyName": person.family_name,
-        "givenName": person.given_name,
-        **{part: value for part, value in said_name.items() if part != "formatted"},
+    resource: Resource = {
+        key: value for key, value in extras.items() if key not in _SHOWN_APART and value not in _NOTHING
     }
-    enterprise: Resource = dict(extras.get(ENTERPRISE_USER) or {})
+    name: Resource = {"formatted": person.display_name}
+    enterprise: Resource = {}
+    if extras:
+        name |= {part: value for part, value in (extras.get("name") or {}).items() if value not in _NOTHING}
+        enterprise |= extras.get(ENTERPRISE_USER) or {}
     if post is not None:
         enterprise["employeeNumber"] = post.employee_number
         enterprise.setdefault("organization", post.company)
-        enterprise["department"] = post.department
+        if post.department is not None:
+            enterprise["department"] = post.department
         if post.manager_id is not None:
-            enterprise["manager"] = {
-                "value": post.manager_id,
-                "$ref": f"{base_url}/Users/{post.manager_id}",
-            }
-    resource: Resource = {
-        **{key: value for key, value in extras.items() if key not in {UNSAID, "name", ENTERPRISE_USER}},
-        "userName": kept.user_name,
-        "externalId": kept.external_id,
-        "name": name,
-        "displayName": person.display_name,
-        "title": post.title if post else None,
-        "locale": person.locale or extras.get("locale"),
-        "active": person.standing in SHOWN_ACTIVE,
-        "userType": _user_type(extras.get("userType"), post.type if post else None),
-        "emails": _joined(extras.get("emails"), person.email, "work"),
-        "phoneNumbers": _joined(extras.get("phoneNumbers"), person.mobile, "mobile"),
-        "groups": [
+            enterprise["manager"] = {"value": post.manager_id, "$ref": f"{base_url}/Users/{post.manager_id}"}
+        if post.title:
+            resource["title"] = post.title
+    for part, value in (("familyName", person.family_name), ("givenName", person.given_name)):
+        if value:
+            name[part] = value
+    parts: tuple[tuple[str, Any], ...] = (
+        ("externalId", kept.external_id),
+        ("locale", person.locale or extras.get("locale")),
+        ("userType", _user_type(extras.get("userType"), post.type if post else None)),
+        ("emails", _joined(extras.get("emails"), person.email, "work")),
+        ("phoneNumbers", _joined(extras.get("phoneNumbers"), person.mobile, "mobile")),
+    )
+    resource |= {key: said for key, said in parts if said}
+    if groups:
+        resource["groups"] = [
             {"value": group_id, "$ref": f"{base_url}/Groups/{group_id}", "display": title, "type": "direct"}
             for group_id, title in groups
-        ],
-        ENTERPRISE_USER: enterprise,
+        ]
+    resource |= {
+        "userName": kept.user_name,
+        "displayName": person.display_name,
+        "active": person.standing in SHOWN_ACTIVE,
+        "name": name,
     }
-    resource["name"], resource[ENTERPRISE_USER] = _filled(name), _filled(enterprise)
-    return _with_schemas(_filled(resource))
+    if enterprise:
+        resource[ENTERPRISE_USER] = enterprise
+    return _with_schemas(resource)
 
 
 def shown_part(whole: Resource, kept: Kept) -> Resource:
@@ -339,4 +347,4 @@ def _means(said: Any, value: str) -> bool:
 
 
 def _filled(values: Mapping[str, Any]) -> Resource:
-    return {key: value for key, value in values.items() if value not in (None, "", [], {})}
+    return {key: value for key, value in values.items() if value not in _NOTHING}

@@ -37,11 +37,12 @@ from idhub.login.throttling import client_address, trusted_networks
 from idhub.logs import RequestLog
 from idhub.oidc.front import Direct, create_hot
 from idhub.oidc.metadata import AUTHORIZE_PATH, HOT_PATHS, RESUME_PATH
-from idhub.oidc.notices import ErrorNotice
 from idhub.oidc.routes import create_router as create_oidc
 from idhub.pages import Pages
+from idhub.pages.notices import Carried, ErrorNotice
 from idhub.pages.render import create_pages
 from idhub.pages.security import SecurityHeaders, add_missing_headers
+from idhub.saml.routes import create_router as create_saml
 from idhub.services import Hub
 from idhub.settings import Settings
 from idhub.web import login, protocol_pages
@@ -108,6 +109,10 @@ class Services:
         """The page for a protocol error that must not be redirected."""
         return protocol_pages.notice(self, request, status=notice.status, reason=notice.reason)
 
+    def carrying_page(self, request: Request, carried: Carried) -> Response:
+        """The page whose form the browser carries to an application."""
+        return protocol_pages.carrying(self, request, carried)
+
 
 def create_services(hub: Hub) -> Services:
     """Make what routers share."""
@@ -165,6 +170,7 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
     app.direct = {path.encode(): Direct(endpoint, log(endpoint), path) for path, endpoint in hot.items()}
     # A route is looked for in order: what everybody passes comes first.
     app.include_router(create_oidc(services))
+    app.include_router(create_saml(services))
     app.include_router(login.create_router(services))
     app.include_router(create_api(services))
     app.include_router(create_scim(services))

@@ -35,6 +35,7 @@ from idhub.keys import PURPOSES
 from idhub.login.passwords import HashingPool
 from idhub.migrations import is_current
 from idhub.provisioning import tokens
+from idhub.saml.refresh import warnings as saml_warnings
 from idhub.services import Hub
 
 SEQUENCER_LAG_LIMIT: Final = timedelta(seconds=30)
@@ -106,6 +107,7 @@ def check(hub: Hub, *, now: datetime) -> list[Finding]:
         held = holds(session)
         dead = session.execute(select(func.count()).where(Delivery.state == "dead")).scalar_one()
         slugs = _slugs(session)
+        partners = saml_warnings(session, now=hub.clock())
     names = ", ".join(f"{slugs.get(hold.application_id, hold.application_id)} ({hold.reason})" for hold in held)
     found.append(Finding("holds", not held, f"Deliveries stand still: {names}." if held else "no queue stands still"))
     found.append(
@@ -121,6 +123,8 @@ def check(hub: Hub, *, now: datetime) -> list[Finding]:
             f"These end soon or have ended: {listed}. See `idhub provisioning token`." if ending else "none ends soon",
         )
     )
+    said = " ".join(f"{one}." for one in partners)
+    found.append(Finding("service providers", not partners, said or "no certificate or metadata of one runs out"))
     found.append(_witness(hub))
     return found
 

@@ -12,7 +12,7 @@ import hmac
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -32,13 +32,17 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 from idhub.db import Base, Database, Instant, JsonText, wait_alone
 from idhub.errors import Invalid, NotFound, Unavailable
 
-Purpose = Literal["token", "event", "receipt", "checkpoint"]
+Purpose = Literal["token", "event", "receipt", "checkpoint", "saml"]
 PURPOSES: Mapping[Purpose, tuple[str, ...]] = {
     "token": ("ES256", "RS256"),
     "event": ("ES256", "RS256"),
     "receipt": ("ES256",),
     "checkpoint": ("Ed25519",),
+    "saml": ("RS256",),
 }
+ANNOUNCED: frozenset[Purpose] = frozenset({"saml"})
+"""Purposes whose partners keep keys for days: a new key is published first and signs after the next rotation."""
+_CERTIFICATE_LIFETIME = timedelta(days=3650)
 _RSA_BITS = 2048
 _MASTER_KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -227,10 +231,14 @@ class Keyring:
             NotFound: no key of that algorithm serves the purpose.
         """
         wanted = alg or PURPOSES[purpose][0]
-        for key in self._keys:
+        for key in reversed(self._keys) if purpose in ANNOUNCED else self._keys:
             if key.purpose == purpose and key.alg == wanted:
                 return key
         raise NotFound(f"There is no {wanted} key for {purpose}.", rule="key.missing")
+
+    def certificates(self, purpose: Purpose) -> list[str]:
+        """Base64 DER of the certificates of the purpose's keys; first the one that signs, then those to come."""
+        return [str(key.public_jwk["x5c"][0]) for key in reversed(self._keys) if key.purpose == purpose]
 
     def sign_jws(
         self, purpose: Purpose, typ: str, payload: Mapping[str, Any] | bytes, *, alg: str | None = None
@@ -297,14 +305,32 @@ def has_keys(database: Database) -> bool:
 def rotate(session: Session, keyring: Keyring, purpose: Purpose, alg: str, *, now: datetime) -> str:
     """Make a new key of the purpose; the older ones stay published as retired. Returns the new kid.
 
+    Of an announced purpose the first rotation publishes a new key beside the one that signs, and the next one lets it
+    sign and retires the old one; returned is the kid that was made, or the one that signs from now on.
+
     Takes effect in a process when it loads its keyring again.
     """
+    if purpose in ANNOUNCED:
+        return _rotate_announced(session, keyring, purpose, alg, now=now)
     session.execute(
         update(SigningKeyRow)
         .where(SigningKeyRow.purpose == purpose, SigningKeyRow.alg == alg, SigningKeyRow.retired_at.is_(None))
         .values(retired_at=now)
     )
     return _create(session, keyring.master, purpose, alg, now=now)
+
+
+def _rotate_announced(session: Session, keyring: Keyring, purpose: Purpose, alg: str, *, now: datetime) -> str:
+    wait_alone(session, "signing keys")
+    of_purpose = SigningKeyRow.purpose == purpose, SigningKeyRow.alg == alg, SigningKeyRow.retired_at.is_(None)
+    kids = session.execute(
+        select(SigningKeyRow.kid).where(*of_purpose).order_by(SigningKeyRow.created_at, SigningKeyRow.kid.desc())
+    ).scalars()
+    oldest, *announced = kids
+    if not announced:
+        return _create(session, keyring.master, purpose, alg, now=now)
+    session.execute(update(SigningKeyRow).where(SigningKeyRow.kid == oldest).values(retired_at=now))
+    return announced[0]
 
 
 def _load(session: Session, master: MasterKey) -> tuple[list[SigningKey], list[dict[str, Any]]]:
@@ -343,6 +369,9 @@ def _create(session: Session, master: MasterKey, purpose: Purpose, alg: str, *, 
     public = {**key.as_dict(private=False), "kid": kid, "use": "sig", "alg": "EdDSA" if alg == "Ed25519" else alg}
     if purpose in {"receipt", "checkpoint"}:
         public["idhub_purpose"] = purpose
+    if purpose == "saml":
+        # RFC 7517 section 4.7: partners know the key by a certificate, in which they trust nothing but the key.
+        public["x5c"] = [_certificate(private, kid, now=now)]
     session.add(
         SigningKeyRow(
             kid=kid,
@@ -355,6 +384,26 @@ def _create(session: Session, master: MasterKey, purpose: Purpose, alg: str, *, 
     )
     session.flush()
     return kid
+
+
+def _certificate(private: Any, name: str, *, now: datetime) -> str:
+    """Base64 DER of a certificate that the key signs for itself."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, f"idhub {name}"[:64])])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(private.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + _CERTIFICATE_LIFETIME)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(private, SHA256())
+    )
+    return base64.b64encode(made.public_bytes(Encoding.DER)).decode()
 
 
 def _pem(private: Any) -> bytes:

@@ -26,6 +26,7 @@ from idhub.lifecycle.ports import use_planners
 from idhub.migrations import head_revision, is_current, migrate
 from idhub.provisioning.planner import ScimPlanner
 from idhub.recovery import Log, enter_when_behind
+from idhub.saml.planner import SamlPlanner
 from idhub.settings import Settings
 from idhub.signals.planner import BackchannelPlanner, tell_participants
 
@@ -59,11 +60,19 @@ class Hub:
         """Every channel by name: the registry that the worker sends through."""
         # Imported late: commands that send nothing need no HTTP client.
         from idhub.provisioning.outbound import ScimChannel
+        from idhub.saml.channel import SamlLogoutChannel
         from idhub.signals.backchannel import BackchannelLogoutChannel
 
         listed: list[Channel] = [
             ScimChannel(self.database, self.keyring, http, timeout=self.settings.delivery_timeout),
             BackchannelLogoutChannel(
+                self.database,
+                self.keyring,
+                http,
+                issuer=self.settings.issuer,
+                timeout=self.settings.delivery_timeout,
+            ),
+            SamlLogoutChannel(
                 self.database,
                 self.keyring,
                 http,
@@ -131,7 +140,8 @@ def open_hub(settings: Settings, *, clock: Clock = utc_now) -> Hub:
     use_sealer(database, keyring)
     if not is_new:
         enter_when_behind(Log(database, keyring, settings.effective_witness_file, log_origin(settings)), now=now)
-    use_planners(database, [ScimPlanner(settings.delivery_timeout), BackchannelPlanner(settings.delivery_timeout)])
+    planners = (ScimPlanner, BackchannelPlanner, SamlPlanner)
+    use_planners(database, [planner(settings.delivery_timeout) for planner in planners])
     if is_new:
         with database.transaction() as session:
             wait_alone(session, "install")

@@ -26,13 +26,16 @@ from idhub.delivery.loop import DeliveryLoop
 from idhub.delivery.receipt_box import has_due
 from idhub.directory import search_index
 from idhub.directory.organizations import recovery_reason
+from idhub.errors import Unavailable
 from idhub.lifecycle.due import apply_due
 from idhub.lifecycle.receipts import sign_due
 from idhub.lifecycle.reevaluation import reevaluate_pending
 from idhub.provisioning import upkeep
 from idhub.provisioning.reconcile.schedule import reconcile_due
+from idhub.saml.refresh import refresh_due
 from idhub.services import Hub
 from idhub.turns import bulk_work
+from providers.saml_wire.parsing import MAX_METADATA
 
 _SEAL_EVERY = 0.2
 _CHECKPOINT_EVERY = 1.0
@@ -41,6 +44,7 @@ _SIGN_PATIENCE = timedelta(seconds=2)
 _DUE_EVERY = 1.0
 _PURGE_EVERY = 60.0
 _TEND_EVERY = 5.0
+_REFRESH_EVERY = 5.0
 _RECONCILE_EVERY = 30.0
 _SCIM_EVERY = 0.5
 # Well within the lease: what another process took over meanwhile is not done twice, but would be tried.
@@ -48,7 +52,7 @@ _SCIM_SECONDS = 5.0
 _UPKEEP_EVERY = 2.0
 _LONGEST_BACK_OFF = 30.0
 _SINGLETON_LEASE = timedelta(seconds=15)
-_THREADS = 6
+_THREADS = 7
 # Beyond the deadline of an attempt: recording it, and what the other jobs have in hand.
 _GRACE_SECONDS = 5.0
 
@@ -157,6 +161,7 @@ class Worker:
             _Job("scim", _SCIM_EVERY, self._work_scim, singleton=True),
             _Job("provisioning", _UPKEEP_EVERY, self._tend_targets, singleton=True),
             _Job("retention", _PURGE_EVERY, self._tend_slowly, singleton=True),
+            _Job("saml metadata", _REFRESH_EVERY, self._refresh_metadata, singleton=True),
             _Job("search", _TEND_EVERY, lambda: search_index.tend(self._hub.database), singleton=True),
         ]
 
@@ -278,6 +283,19 @@ class Worker:
         removed = purge_expired(self._hub.database, now=self._hub.clock())
         if removed:
             _log.info("worker.purged", **removed)
+
+    def _refresh_metadata(self) -> None:
+        refresh_due(self._hub.database, self._fetch, now=self._hub.clock())
+
+    def _fetch(self, url: str) -> bytes:
+        """Read an address through the guarded client of the worker's own loop; for a job in a thread."""
+        assert self._loop is not None  # noqa: S101 - jobs run while the loop does
+        timeout = self._hub.settings.delivery_timeout
+        request = self._http.request("GET", url, timeout=timeout, max_bytes=MAX_METADATA)
+        answer = asyncio.run_coroutine_threadsafe(request, self._loop).result()
+        if not answer.is_success:
+            raise Unavailable(f"The address answered {answer.status}.")
+        return answer.body
 
     def _last_words(self) -> None:
         """Seal what the last deliveries recorded, and let the next process take over at once."""

@@ -84,6 +84,47 @@ class OidcClient(Base):
     changed_at: Mapped[datetime] = mapped_column(Instant)
 
 
+class SamlServiceProvider(Base):
+    """A SAML 2.0 service provider of an application: what its metadata and the configuration say."""
+
+    __tablename__ = "saml_service_providers"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    application_id: Mapped[str] = mapped_column(ForeignKey("applications.id"), index=True)
+    entity_id: Mapped[str] = mapped_column(Text, unique=True)
+    consumer_services: Mapped[Any] = mapped_column(JsonText)
+    """Where assertions go, by POST: [{index, location, is_default}]. Empty: its metadata was not read yet."""
+    logout_services: Mapped[Any] = mapped_column(JsonText)
+    """Where logout messages go: [{binding, location, response_location}]."""
+    soap_logout_url: Mapped[str | None] = mapped_column(Text)
+    """The one of them that takes SOAP: the worker tells it without a browser."""
+    signing_certificates: Mapped[Any] = mapped_column(JsonText)
+    """Base64 DER. Keys of these alone verify what it sends."""
+    encryption_certificates: Mapped[Any] = mapped_column(JsonText)
+    name_id_format: Mapped[str] = mapped_column(String(100))
+    attributes: Mapped[Any] = mapped_column(JsonText)
+    """Name in the assertion -> name of a value of the person (`idhub.saml.attributes`)."""
+    signs_response: Mapped[bool] = mapped_column(Boolean)
+    signs_assertion: Mapped[bool] = mapped_column(Boolean)
+    encrypts_assertion: Mapped[bool] = mapped_column(Boolean)
+    wants_signed_requests: Mapped[bool] = mapped_column(Boolean)
+    allows_idp_initiated: Mapped[bool] = mapped_column(Boolean)
+    answers_not_entitled: Mapped[bool] = mapped_column(Boolean)
+    """Who may not enter is told so by the application (a status), not by a page of the hub."""
+    metadata_url: Mapped[str | None] = mapped_column(Text)
+    """Where its metadata is read again and again; null: it was handed over once, or entered by hand."""
+    metadata_certificate: Mapped[str | None] = mapped_column(Text)
+    """Base64 DER of whoever must have signed the metadata; null: nobody."""
+    metadata_valid_until: Mapped[datetime | None] = mapped_column(Instant)
+    metadata_read_at: Mapped[datetime | None] = mapped_column(Instant)
+    metadata_due_at: Mapped[datetime | None] = mapped_column(Instant, index=True)
+    metadata_error: Mapped[str | None] = mapped_column(Text)
+    """Why it could not be read last time; what was known before stays in force until it is no longer valid."""
+    is_enabled: Mapped[bool] = mapped_column(Boolean, default=True)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    changed_at: Mapped[datetime] = mapped_column(Instant)
+
+
 class ScimTarget(Base):
     """SCIM service provider of an application, towards which accounts are provisioned."""
 

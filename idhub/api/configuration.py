@@ -29,9 +29,11 @@ from idhub.access.applications import (
 )
 from idhub.access.reconcile_plan import set_plan
 from idhub.access.rules import compile_rule
+from idhub.access.service_providers import SamlWish
 from idhub.access.tables import Application, Criticality
 from idhub.access.uris import check_redirect_uri, check_web_uri
 from idhub.api.configuration_fields import Name, Strict, Text, Uri, duration, no_nul
+from idhub.api.configuration_saml import SamlBlock, called_addresses, saml_wish
 from idhub.api.configuration_scim import ScimBlock, follow_target, target_options
 from idhub.changes import Actor, Event, EventType, record
 from idhub.db import Database, new_id
@@ -127,6 +129,7 @@ class ApplicationBlock(Strict):
     oidc: OidcBlock | None = None
     scim: ScimBlock | None = None
     reconcile: ReconcileBlock | None = None
+    saml: SamlBlock | None = None
     entitle: list[RuleBlock] = Field(default_factory=list, max_length=200)
 
 
@@ -251,8 +254,11 @@ def apply(
         IdhubError: the file cannot be used, or contradicts what is; nothing was written.
     """
     parsed = read_configuration(path)
-    _check_reachable(parsed, OutboundPolicy(outbound_allow))
     now = clock()
+    wishes = {
+        b.slug: saml_wish(b.saml, path.parent, f"applications.{b.slug}.saml", now=now) for b in parsed.applications
+    }
+    _check_reachable(parsed, wishes, OutboundPolicy(outbound_allow))
     applied: Applied
 
     class _DryRun(Exception):
@@ -261,7 +267,12 @@ def apply(
     try:
         with database.transaction() as session:
             differences = [
-                configure(session, _wish(session, block, path.parent, now=now), seal=keyring.seal, now=now)
+                configure(
+                    session,
+                    _wish(session, block, path.parent, wishes[block.slug], now=now),
+                    seal=keyring.seal,
+                    now=now,
+                )
                 for block in parsed.applications
             ]
             extensions = [
@@ -291,13 +302,14 @@ def apply(
     return applied
 
 
-def _check_reachable(parsed: ConfigurationFile, policy: OutboundPolicy) -> None:
+def _check_reachable(parsed: ConfigurationFile, wishes: Mapping[str, SamlWish | None], policy: OutboundPolicy) -> None:
     """Refuse addresses that the hub itself calls and the SSRF guard would not let it."""
     for block in parsed.applications:
         called = {
             "oidc.backchannel_logout_uri": block.oidc.backchannel_logout_uri if block.oidc else None,
             "scim.base_url": block.scim.base_url if block.scim else None,
             "scim.proxy": block.scim.proxy if block.scim else None,
+            **called_addresses(wishes[block.slug]),
         }
         for name, uri in called.items():
             where = f"applications.{block.slug}.{name}"
@@ -426,7 +438,9 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def _wish(session: Session, block: ApplicationBlock, folder: Path, *, now: datetime) -> ApplicationWish:
+def _wish(
+    session: Session, block: ApplicationBlock, folder: Path, saml: SamlWish | None, *, now: datetime
+) -> ApplicationWish:
     """The checked wish of one block, with names resolved and secrets read.
 
     Raises:
@@ -459,6 +473,7 @@ def _wish(session: Session, block: ApplicationBlock, folder: Path, *, now: datet
         is_enabled=block.enabled,
         oidc=oidc,
         scim=_scim_wish(session, block, folder, f"{where}.scim", now=now) if block.scim else None,
+        saml=saml,
         rules=[(rule.role, rule.rule) for rule in block.entitle],
     )
 

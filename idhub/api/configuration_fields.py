@@ -25,9 +25,9 @@ def no_nul(value: str) -> str:
     return value
 
 
-_PLAIN = AfterValidator(_no_control_characters)
-Text = Annotated[str, Field(min_length=1, max_length=200), _PLAIN]
-Name = Annotated[str, Field(min_length=1, max_length=120), _PLAIN]
+PLAIN = AfterValidator(_no_control_characters)
+Text = Annotated[str, Field(min_length=1, max_length=200), PLAIN]
+Name = Annotated[str, Field(min_length=1, max_length=120), PLAIN]
 Uri = Annotated[str, Field(min_length=1, max_length=2_000)]
 
 

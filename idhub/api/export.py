@@ -7,7 +7,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from idhub.access.applications import current_rule_texts
-from idhub.access.tables import Application, OidcClient, ReconcilePlan, ScimTarget
+from idhub.access.tables import Application, OidcClient, ReconcilePlan, SamlServiceProvider, ScimTarget
+from idhub.api.configuration_saml import export_block
 from idhub.directory.tables import Employment, Organization, Person
 from idhub.provisioning.extensions import registered
 from idhub.provisioning.options import TargetOptions
@@ -17,6 +18,8 @@ from scim.extensions import describe
 def export_configuration(session: Session) -> str:
     """YAML of every application. Secret files are named after the application, not written."""
     clients = {c.application_id: c for c in session.execute(select(OidcClient).where(OidcClient.is_enabled)).scalars()}
+    providers = select(SamlServiceProvider).where(SamlServiceProvider.is_enabled)
+    service_providers = {p.application_id: p for p in session.execute(providers).scalars()}
     targets = {t.application_id: t for t in session.execute(select(ScimTarget)).scalars()}
     plans = {p.application_id: p for p in session.execute(select(ReconcilePlan)).scalars()}
     company = aliased(Organization)
@@ -45,6 +48,7 @@ def export_configuration(session: Session) -> str:
             "oidc": _oidc(clients.get(application.id), application.slug),
             "scim": _scim(targets.get(application.id), application.slug),
             "reconcile": _reconcile(plans.get(application.id)),
+            "saml": export_block(service_providers.get(application.id)),
             "entitle": [{"role": role, "rule": rule} for role, rule in current_rule_texts(session, application.id)],
         }
         blocks.append({name: value for name, value in block.items() if value not in (None, [])})

@@ -16,6 +16,8 @@ from idhub.credentials.tables import (
     LoginTransaction,
     RefreshToken,
     RememberedDevice,
+    SamlLogout,
+    SamlRequest,
     SessionParticipant,
     SsoSession,
     Throttle,
@@ -64,6 +66,7 @@ def _dead(now: datetime) -> list[tuple[type[Base], ColumnElement[bool]]]:
         *(~exists().where(table.grant_id == Grant.id) for table in (AccessToken, RefreshToken, AuthorizationCode))
     )
     no_grants = ~exists().where(Grant.session_id == SsoSession.id)
+    no_logouts = ~exists().where(SamlLogout.session_id == SsoSession.id)
     no_participants = ~exists().where(SessionParticipant.session_id == SsoSession.id)
     unblocked = or_(Throttle.blocked_until.is_(None), Throttle.blocked_until < now)
     return [
@@ -75,6 +78,8 @@ def _dead(now: datetime) -> list[tuple[type[Base], ColumnElement[bool]]]:
         (Throttle, and_(Throttle.window_started_at < spent, unblocked)),
         (Invitation, Invitation.expires_at < ended),
         (Grant, and_(grant_over, no_tokens)),
+        (SamlRequest, SamlRequest.expires_at < now),
+        (SamlLogout, SamlLogout.session_id.in_(sessions_over)),
         (SessionParticipant, SessionParticipant.session_id.in_(sessions_over)),
-        (SsoSession, and_(over, no_grants, no_participants)),
+        (SsoSession, and_(over, no_grants, no_participants, no_logouts)),
     ]

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, Select, Update, and_, bindparam, or_, select, update
+from sqlalchemy import BindParameter, Select, Update, and_, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from idhub.access.tables import OidcClient
+from idhub.access.tables import OidcClient, SamlServiceProvider
 from idhub.credentials.tables import Grant, Invitation, RememberedDevice, SessionParticipant, SsoSession
 from idhub.db import Instant, chunked
 
@@ -47,10 +47,14 @@ _PARTICIPANTS = (
         SessionParticipant.client_id,
         SessionParticipant.sid,
         SessionParticipant.sub,
-        OidcClient.backchannel_logout_uri,
+        func.coalesce(OidcClient.backchannel_logout_uri, SamlServiceProvider.soap_logout_url).label("logout_uri"),
         SessionParticipant.token_expires_at,
+        SessionParticipant.service_provider_id,
+        SessionParticipant.name_id,
+        SessionParticipant.name_id_format,
     )
-    .join(OidcClient, OidcClient.client_id == SessionParticipant.client_id)
+    .outerjoin(OidcClient, OidcClient.client_id == SessionParticipant.client_id)
+    .outerjoin(SamlServiceProvider, SamlServiceProvider.id == SessionParticipant.service_provider_id)
     .where(SessionParticipant.ended_at.is_(None))
 )
 _THEIR_PARTICIPANTS = _PARTICIPANTS.where(SessionParticipant.principal_id.in_(_PEOPLE))
@@ -61,16 +65,30 @@ _END_PARTICIPANTS = (
 
 @dataclass(frozen=True, slots=True)
 class EndedParticipant:
-    """An application that used a session which has ended."""
+    """An application that used a session which has ended.
+
+    Args:
+        client_id: of an OIDC client; None: it is a SAML service provider, and the last three are given.
+        logout_uri: where it can be told without a browser; None: nowhere.
+        token_expires_at: until when it may go on by itself: access tokens, or its own session.
+    """
 
     id: str
     principal_id: str
     application_id: str
-    client_id: str
+    client_id: str | None
     sid: str
     sub: str
     logout_uri: str | None
     token_expires_at: datetime | None
+    service_provider_id: str | None = None
+    name_id: str | None = None
+    name_id_format: str | None = None
+
+    @property
+    def registration(self) -> str:
+        """Whom it is registered as: for events."""
+        return self.client_id or self.service_provider_id or ""
 
 
 @dataclass(slots=True)

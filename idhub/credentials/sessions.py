@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import orjson
-from sqlalchemy import select, update
+from sqlalchemy import Text, and_, func, select, type_coerce, update
 from sqlalchemy.orm import Session
 
-from idhub.access.tables import Application, OidcClient
+from idhub.access.tables import Application, OidcClient, SamlServiceProvider
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque
 from idhub.credentials.operations import LOCK, Operation, run_in
@@ -24,6 +24,7 @@ from idhub.errors import NotPermitted
 from idhub.settings import Settings
 
 LOGOUT_CHANNEL = "backchannel_logout"
+SAML_LOGOUT_CHANNEL = "saml_logout"
 # A session's last use is written at most this often; reading a page writes nothing.
 _TOUCH_INTERVAL = timedelta(minutes=1)
 _MAX_USER_AGENT = 400
@@ -67,9 +68,10 @@ class Participant:
     application_id: str
     application_name: str
     application_name_zh: str | None
-    client_id: str
     is_told: bool
-    """Whether the application can be told by back-channel logout."""
+    """Whether the application can be told without a browser."""
+    is_visited: bool
+    """Whether the browser itself must carry the logout to it (SAML front channel)."""
 
 
 def read_epochs(session: Session, principal_id: str) -> Epochs | None:
@@ -223,15 +225,22 @@ def participants_of(session: Session, session_id: str) -> list[Participant]:
             SessionParticipant.application_id,
             Application.name.label("application_name"),
             Application.name_zh.label("application_name_zh"),
-            SessionParticipant.client_id,
-            OidcClient.backchannel_logout_uri.is_not(None).label("is_told"),
+            func.coalesce(OidcClient.backchannel_logout_uri, SamlServiceProvider.soap_logout_url)
+            .is_not(None)
+            .label("is_told"),
+            and_(
+                SamlServiceProvider.soap_logout_url.is_(None),
+                type_coerce(SamlServiceProvider.logout_services, Text) != "[]",
+            ).label("is_visited"),
         )
-        .join(OidcClient, OidcClient.client_id == SessionParticipant.client_id)
+        .outerjoin(OidcClient, OidcClient.client_id == SessionParticipant.client_id)
+        .outerjoin(SamlServiceProvider, SamlServiceProvider.id == SessionParticipant.service_provider_id)
         .join(Application, Application.id == SessionParticipant.application_id)
         .where(SessionParticipant.session_id == session_id, SessionParticipant.ended_at.is_(None))
         .order_by(Application.name, SessionParticipant.id)
     ).all()
-    return [Participant(**{**row._mapping, "is_told": bool(row.is_told)}) for row in rows]
+    flags = ("is_told", "is_visited")
+    return [Participant(**{**row._mapping, **{name: bool(row._mapping[name]) for name in flags}}) for row in rows]
 
 
 def end_session(
@@ -243,7 +252,7 @@ def end_session(
     actor: Actor | None = None,
     door: str = "login",
 ) -> list[EndedParticipant]:
-    """End a session with everything that rests on it, and plan a back-channel logout for each participant.
+    """End a session with everything that rests on it, and plan a logout for each participant that the worker can tell.
 
     Returns the participants, told or not; an empty list also when it had ended before. Serialized with
     `codes.issue_code` by the session's row: a participant that joins meanwhile is either told or refused.
@@ -275,28 +284,43 @@ def end_session(
                 target_id=session_id,
                 person_id=principal_id,
                 reason=reason,
-                details={"participants": [participant.client_id for participant in participants]},
+                details={"participants": [participant.registration for participant in participants]},
             )
         ],
     )
     return participants
 
 
-def logout_delivery(participant: EndedParticipant, *, now: datetime) -> PlannedDelivery:
-    """The effect of telling a participant that its session is over (OIDC Back-Channel Logout 1.0)."""
+def logout_delivery(
+    participant: EndedParticipant,
+    *,
+    now: datetime,
+    case_id: str | None = None,
+    required_grade: Grade = Grade.E1,
+    deadline_at: datetime | None = None,
+) -> PlannedDelivery:
+    """The effect of telling a participant that its session is over: OIDC Back-Channel Logout 1.0, or SAML by SOAP."""
     residual = participant.token_expires_at
+    whom: dict[str, str | None] = {"client_id": participant.client_id, "sub": participant.sub}
+    if participant.service_provider_id is not None:
+        whom = {
+            "service_provider_id": participant.service_provider_id,
+            "name_id": participant.name_id,
+            "name_id_format": participant.name_id_format,
+        }
     return PlannedDelivery(
         application_id=participant.application_id,
-        channel=LOGOUT_CHANNEL,
+        channel=LOGOUT_CHANNEL if participant.service_provider_id is None else SAML_LOGOUT_CHANNEL,
         lane=f"participant:{participant.id}",
         operation="logout",
         payload={
-            "client_id": participant.client_id,
-            "sub": participant.sub,
+            **whom,
             "sid": participant.sid,
             "residual_until": residual.isoformat() if residual is not None and residual > now else None,
         },
         principal_id=participant.principal_id,
         participant_id=participant.id,
-        required_grade=Grade.E1,
+        case_id=case_id,
+        required_grade=required_grade,
+        deadline_at=deadline_at,
     )

@@ -14,6 +14,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from idhub.db import Base, Instant, JsonText
 
 _ALIVE = text("ended_at IS NULL")
+_NAMED = text("name_id IS NOT NULL")
 
 
 class SsoSession(Base):
@@ -46,16 +47,34 @@ class SessionParticipant(Base):
     """An application that a session was used for: whom a logout must tell."""
 
     __tablename__ = "session_participants"
-    __table_args__ = (Index("uq_session_participants", "session_id", "client_id", unique=True),)
+    __table_args__ = (
+        Index("uq_session_participants", "session_id", "client_id", unique=True),
+        Index("uq_session_participants_saml", "session_id", "service_provider_id", unique=True),
+        Index(
+            "ix_session_participants_name_id",
+            "service_provider_id",
+            "name_id",
+            sqlite_where=_NAMED,
+            postgresql_where=_NAMED,
+        ),
+    )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     session_id: Mapped[str] = mapped_column(ForeignKey("sessions.id"))
     principal_id: Mapped[str] = mapped_column(ForeignKey("principals.id"), index=True)
     application_id: Mapped[str] = mapped_column(ForeignKey("applications.id"))
-    client_id: Mapped[str] = mapped_column(ForeignKey("oidc_clients.client_id"))
+    client_id: Mapped[str | None] = mapped_column(ForeignKey("oidc_clients.client_id"))
+    """The OIDC client, or null: then `service_provider_id` is the SAML service provider."""
     sid: Mapped[str] = mapped_column(String(64), unique=True)
-    """`sid` claim towards this client."""
+    """`sid` claim towards this client; SessionIndex towards this service provider."""
     sub: Mapped[str] = mapped_column(String(64))
+    """Empty of a service provider, which knows the person by `name_id`."""
+    service_provider_id: Mapped[str | None] = mapped_column(
+        # Named: by the usual pattern it would be longer than PostgreSQL's names may be.
+        ForeignKey("saml_service_providers.id", name="fk_session_participants_service_provider")
+    )
+    name_id: Mapped[str | None] = mapped_column(Text)
+    name_id_format: Mapped[str | None] = mapped_column(String(100))
     joined_at: Mapped[datetime] = mapped_column(Instant)
     last_used_at: Mapped[datetime] = mapped_column(Instant)
     token_expires_at: Mapped[datetime | None] = mapped_column(Instant)
@@ -170,6 +189,32 @@ class LoginTransaction(Base):
     created_at: Mapped[datetime] = mapped_column(Instant)
     expires_at: Mapped[datetime] = mapped_column(Instant, index=True)
     completed_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
+class SamlRequest(Base):
+    """ID of a SAML request that was answered or refused: it is not answered again while it could still be valid."""
+
+    __tablename__ = "saml_requests"
+
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """SHA-256 over the service provider and the ID."""
+    expires_at: Mapped[datetime] = mapped_column(Instant, index=True)
+
+
+class SamlLogout(Base):
+    """One application that the browser itself carries a logout to: it takes no message from the worker."""
+
+    __tablename__ = "saml_logouts"
+
+    request_id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    """ID of our LogoutRequest, which its answer names."""
+    session_id: Mapped[str] = mapped_column(ForeignKey("sessions.id"), index=True)
+    participant_id: Mapped[str] = mapped_column(String(40), index=True)
+    service_provider_id: Mapped[str] = mapped_column(ForeignKey("saml_service_providers.id"))
+    state: Mapped[str] = mapped_column(String(16))
+    """waiting, sent, done, failed."""
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    changed_at: Mapped[datetime] = mapped_column(Instant)
 
 
 class Password(Base):

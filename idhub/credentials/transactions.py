@@ -10,15 +10,22 @@ from datetime import datetime
 from typing import Any, Literal
 
 import orjson
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from idhub.credentials import opaque
 from idhub.credentials.operations import Operation, run_in
+from idhub.credentials.tables import LoginTransaction
 from idhub.db import from_micros
 from idhub.settings import Settings
 
-Protocol = Literal["oidc", "oidc_logout", "none"]
-_RESUME: dict[str, str] = {"oidc": "/oauth2/authorize/resume", "oidc_logout": "/oauth2/logout/resume"}
+Protocol = Literal["oidc", "oidc_logout", "saml", "saml_logout", "none"]
+_RESUME: dict[str, str] = {
+    "oidc": "/oauth2/authorize/resume",
+    "oidc_logout": "/oauth2/logout/resume",
+    "saml": "/saml/sso/resume",
+    "saml_logout": "/saml/logout",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +129,26 @@ def loading(transaction_id: str, browser_token: str | None, *, now: datetime) ->
     row["request"] = orjson.loads(row["request"])
     row |= {name: from_micros(row[name]) for name in ("created_at", "expires_at")}
     return Transaction(id=transaction_id, **row)
+
+
+def claim(session: Session, transaction_id: str, given_token: str, browser_token: str, *, now: datetime) -> bool:
+    """Bind a transaction that was begun without the browser's cookies to the browser that comes with `given_token`.
+
+    A form that another site posts comes without them (SameSite). The value is in the address that it is sent to next,
+    once; whoever could read it there could as well have posted the form.
+    """
+    changed = session.execute(
+        update(LoginTransaction)
+        .where(
+            LoginTransaction.id_hash == opaque.hash_of(transaction_id),
+            LoginTransaction.browser_hash == opaque.hash_of(given_token),
+            LoginTransaction.completed_at.is_(None),
+            LoginTransaction.expires_at > now,
+        )
+        .values(browser_hash=opaque.hash_of(browser_token))
+        .returning(LoginTransaction.id_hash)
+    ).first()
+    return changed is not None
 
 
 def establish(session: Session, transaction_id: str, browser_token: str, *, session_id: str, now: datetime) -> bool:

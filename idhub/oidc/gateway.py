@@ -20,10 +20,10 @@ from idhub.keys import Keyring
 from idhub.login.throttling import client_address, trusted_networks
 from idhub.logs import request_id
 from idhub.oidc.errors import OAuthError, ShownError
-from idhub.oidc.notices import ErrorNotice
 from idhub.oidc.parameters import MAX_BODY, MAX_QUERY, Parameters, parse
 from idhub.oidc.tokens import TokenReader
 from idhub.pages.cookies import BROWSER_COOKIE, believed, set_browser_cookie
+from idhub.pages.notices import ErrorNotice
 from idhub.settings import Settings
 
 _FORM = "application/x-www-form-urlencoded"

@@ -8,12 +8,13 @@ from sqlalchemy.orm import Session
 
 from idhub.access.tables import OidcClient
 from idhub.credentials.revoke import EndedParticipant
+from idhub.credentials.sessions import LOGOUT_CHANNEL, logout_delivery
 from idhub.credentials.tables import SessionParticipant
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.lifecycle.ports import ApplicationTerms, Batch, PreviewRow
 
-CHANNEL = "backchannel_logout"
+CHANNEL = LOGOUT_CHANNEL
 CEILING = Grade.E1
 _TAKING_PART = (
     select(
@@ -34,20 +35,9 @@ def plan_logout(
     """The delivery that tells one application of one ended session; None when it has no address for it."""
     if participant.logout_uri is None:
         return None
-    residual = participant.token_expires_at
-    return PlannedDelivery(
-        application_id=participant.application_id,
-        channel=CHANNEL,
-        lane=f"participant:{participant.id}",
-        operation="logout",
-        payload={
-            "client_id": participant.client_id,
-            "sub": participant.sub,
-            "sid": participant.sid,
-            "residual_until": residual.isoformat() if residual is not None and residual > now else None,
-        },
-        principal_id=participant.principal_id,
-        participant_id=participant.id,
+    return logout_delivery(
+        participant,
+        now=now,
         case_id=case_id,
         required_grade=terms.required(CEILING) if terms else CEILING,
         deadline_at=now + terms.revocation_deadline if terms else None,
@@ -79,6 +69,7 @@ class BackchannelPlanner:
                 terms=batch.terms.get(participant.application_id),
             )
             for participant in batch.participants
+            if participant.service_provider_id is None
         ]
         return [delivery for delivery in planned if delivery is not None]
 

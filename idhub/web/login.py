@@ -26,8 +26,8 @@ from idhub.login import invitations, sign_in
 from idhub.login.invitations import Invited
 from idhub.login.passwords import MAX_PASSWORD_BYTES, Verification, check_policy, context_words, normalize
 from idhub.login.sign_in import MAX_USERNAME, Browser, Minted, Prepared, Refusal
-from idhub.oidc.notices import ErrorNotice
 from idhub.pages import BROWSER_COOKIE, N_, safe_local_path
+from idhub.pages.notices import ErrorNotice
 from idhub.web import account, protocol_pages
 from idhub.web.browser import browser_of, cookie, form_targets, give_session, signed_in_as
 from idhub.web.forms import Form, form_of, form_router

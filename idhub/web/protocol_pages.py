@@ -2,24 +2,29 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Request
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse, Response
 
-from idhub.access.tables import Application, OidcClient
+from idhub.access.tables import Application, OidcClient, SamlServiceProvider
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque, transactions
 from idhub.credentials.sessions import authenticate, end_session, participants_of
-from idhub.credentials.tables import SessionParticipant, SsoSession
+from idhub.credentials.tables import SamlLogout, SessionParticipant, SsoSession
 from idhub.credentials.transactions import Transaction
 from idhub.delivery.tables import Delivery
 from idhub.oidc.authorize import permitted_scope
 from idhub.oidc.clients import find_client
-from idhub.pages import BROWSER_COOKIE, N_, Language
-from idhub.web.browser import ENDED_COOKIE, cookie, form_targets, take_session
+from idhub.pages import BROWSER_COOKIE, N_, Language, new_browser_token
+from idhub.pages.notices import Carried
+from idhub.saml import front_channel
+from idhub.saml.metadata import CHAIN_PATH
+from idhub.web.browser import ENDED_COOKIE, cookie, form_targets, set_cookie, take_session
 from idhub.web.forms import Form, form_of
 from idhub.web.services import WebServices
 from idhub.web.visit import SESSION_COOKIE, SignInRequired, address_of, request_id
@@ -56,6 +61,31 @@ _NOTICES: Mapping[str, _Notice] = {
         N_("The hub does not know this application"),
         N_("The link that brought you here names an application that is not connected, or no longer is."),
         N_("Nothing was sent to it. Tell the people who run the application, with the log number below."),
+    ),
+    "unknown_service_provider": (
+        N_("The hub does not know this application"),
+        N_("The link that brought you here names an application that is not connected, or no longer is."),
+        N_("Nothing was sent to it. Tell the people who run the application, with the log number below."),
+    ),
+    "invalid_consumer": (
+        N_("This link leads somewhere that was not agreed"),
+        N_("The application asked to send you to an address that is not registered for it."),
+        N_("Nothing was sent there. Tell the people who run the application, with the log number below."),
+    ),
+    "invalid_signature": (
+        N_("It is not certain that the application sent this"),
+        N_("The message has no signature that the hub knows, or was changed on its way. Nothing was sent to anybody."),
+        N_("Tell the people who run the application, with the log number below."),
+    ),
+    "request_expired": (
+        N_("This link is too old"),
+        N_("The application made it a while ago, or its clock is wrong. Nothing was changed."),
+        N_("Go back to the application that you came from and start again."),
+    ),
+    "request_replayed": (
+        N_("This link was used before"),
+        N_("Each link of an application works once. Nothing was changed."),
+        N_("Go back to the application that you came from and start again."),
     ),
     "invalid_redirect_uri": (
         N_("This link leads somewhere that was not agreed"),
@@ -161,6 +191,26 @@ def notice(
     return pages.render(request, "login/notice.html", context, status, headers={"Cache-Control": "no-store"})
 
 
+def carrying(services: WebServices, request: Request, carried: Carried) -> Response:
+    """A page that sends the browser on to an application: by a form that a script submits, or by its address alone.
+
+    The form has a button for browsers that run no script; the address works without one (`Refresh`).
+    """
+    context = {
+        "action": carried.action,
+        "fields": carried.fields,
+        "purpose": carried.purpose,
+        "host": urlsplit(carried.action).hostname or "",
+        # Where a change of language comes back to: not here, because a message is sent once.
+        "here": "/",
+    }
+    headers = {"Cache-Control": "no-store"}
+    if not carried.fields:
+        headers["Refresh"] = f"0;url={carried.action}"
+    targets = (carried.action, *carried.targets) if carried.fields else ()
+    return services.pages.render(request, "login/carry.html", context, form_action=targets, headers=headers)
+
+
 def _filled(sentence: str, values: Mapping[str, str]) -> str:
     return sentence % values if "%(" in sentence else sentence
 
@@ -210,7 +260,10 @@ def _add_logout(router: APIRouter, services: WebServices) -> None:
             "application": application_of(asked, language),
             "name": signed_in.display_name,
             "applications": [
-                (_named(p.application_id, p.application_name, p.application_name_zh, language), p.is_told)
+                (
+                    _named(p.application_id, p.application_name, p.application_name_zh, language),
+                    p.is_told or p.is_visited,
+                )
                 for p in participants
             ],
         }
@@ -222,6 +275,8 @@ def _add_logout(router: APIRouter, services: WebServices) -> None:
     def log_out(request: Request, form: Annotated[Form, Depends(_LOGOUT_FORM)]) -> Response:
         """End the session with everything that rests on it, and tell its applications."""
         now, token = services.clock(), cookie(request, pages, SESSION_COOKIE)
+        browser_token = cookie(request, pages, BROWSER_COOKIE) or new_browser_token()
+        visits = 0
         with services.database.transaction() as session:
             signed_in = authenticate(session, token, now=now)
             if signed_in is not None:
@@ -229,15 +284,31 @@ def _add_logout(router: APIRouter, services: WebServices) -> None:
                 pages.check_form(request, form["csrf_token"], session_id=signed_in.session_id)
                 address = address_of(request, services)
                 actor = Actor(kind="person", id=signed_in.principal_id, session_id=signed_in.session_id, ip=address)
-                end_session(session, signed_in.session_id, reason="logout", now=now, actor=actor)
+                ended = end_session(session, signed_in.session_id, reason="logout", now=now, actor=actor)
+                visits = front_channel.plan_visits(session, ended, session_id=signed_in.session_id, now=now)
             asked = _load(session, services, request, form["transaction"])
-        response = _see_other(transactions.resume_url(asked) if asked is not None else "/logout")
+            target = transactions.resume_url(asked) if asked is not None else "/logout"
+            if visits and signed_in is not None:
+                # The browser itself tells the applications that nobody else can, then goes where it would have gone.
+                chain = {"session_ids": [signed_in.session_id], "return_to": target}
+                transaction_id = front_channel.begin_chain(
+                    session, chain, browser_token, now=now, settings=services.settings
+                )
+                target = f"{CHAIN_PATH}?transaction={transaction_id}"
+        response = _see_other(target)
+        if visits:
+            set_cookie(
+                response, pages, BROWSER_COOKIE, browser_token, is_secure=is_secure, lifetime=timedelta(hours=24)
+            )
         take_session(response, pages, token if signed_in is not None else None, is_secure=is_secure)
         return response
 
 
 def _results(session: Session, token: str | None, language: Language) -> list[tuple[ApplicationName, str]]:
-    """Applications of the session that this browser just ended: (application, told | waiting | failed | untold)."""
+    """Applications of the session that this browser just ended, each with how it took it.
+
+    told, waiting, failed, untold; unconfirmed: the browser itself had to tell it, and nothing came back.
+    """
     if not token or not opaque.looks_valid("ses", token):
         return []
     rows = session.execute(
@@ -245,23 +316,27 @@ def _results(session: Session, token: str | None, language: Language) -> list[tu
             SessionParticipant.application_id,
             Application.name,
             Application.name_zh,
-            OidcClient.backchannel_logout_uri,
+            func.coalesce(OidcClient.backchannel_logout_uri, SamlServiceProvider.soap_logout_url).label("logout_uri"),
+            SamlLogout.state.label("visit"),
             Delivery.state,
         )
         .join(SsoSession, SsoSession.id == SessionParticipant.session_id)
         .join(Application, Application.id == SessionParticipant.application_id)
-        .join(OidcClient, OidcClient.client_id == SessionParticipant.client_id)
+        .outerjoin(OidcClient, OidcClient.client_id == SessionParticipant.client_id)
+        .outerjoin(SamlServiceProvider, SamlServiceProvider.id == SessionParticipant.service_provider_id)
+        .outerjoin(SamlLogout, SamlLogout.participant_id == SessionParticipant.id)
         .outerjoin(Delivery, Delivery.participant_id == SessionParticipant.id)
         .where(SsoSession.token_hash == opaque.hash_of(token), SsoSession.ended_at.is_not(None))
         .order_by(Application.name)
     ).all()
     found = []
     for row in rows:
-        state = (
-            "untold"
-            if row.backchannel_logout_uri is None
-            else {"done": "told", "dead": "failed"}.get(row.state, "waiting")
-        )
+        if row.visit is not None:
+            state = {"done": "told", "failed": "failed"}.get(row.visit, "unconfirmed")
+        elif row.logout_uri is None:
+            state = "untold"
+        else:
+            state = {"done": "told", "dead": "failed"}.get(row.state, "waiting")
         found.append((_named(row.application_id, row.name, row.name_zh, language), state))
     return found
 

@@ -40,6 +40,7 @@ from idhub.login import invitations
 from idhub.services import Hub
 from providers.hr_file import COLUMNS
 from tests.lifecycle.world import CALLER
+from tests.saml.partner import Answer, Partner, one_signer, read_answer
 from tests.support.clock import Clock
 
 PASSWORD = "quiet harbour lantern"
@@ -103,8 +104,20 @@ class Stage:
         assert self.sign_in(self.hr_browser, HR_NUMBER)
         self.api_token = self._api_token(None)
 
+    @property
+    def partner(self) -> Partner:
+        """The SAML application."""
+        address = "https://saml-app.example"
+        return Partner(self.hub.settings.issuer, f"{address}/sp", f"{address}/acs", one_signer())
+
+    def saml_answer(self, browser: TestClient, **changes: Any) -> Answer | None:
+        """What the SAML application is answered about the person of this browser; None: a page, or a sign-in."""
+        partner = self.partner
+        page = browser.get(partner.redirect(partner.authn_request(self.clock(), IsPassive="true", **changes)))
+        return read_answer(page) if page.status_code == 200 else None
+
     def _connect_applications(self) -> None:
-        applications = []
+        applications: list[dict[str, Any]] = []
         for slug, form in (("jwt-app", "jwt"), ("opaque-app", "opaque")):
             self.secrets[slug] = secrets.token_urlsafe(32)
             (self.folder / f"{slug}.secret").write_text(self.secrets[slug])
@@ -122,6 +135,14 @@ class Stage:
                     "entitle": [{"role": "member", "rule": f'employments.companyCode eq "{COMPANY}"'}],
                 }
             )
+        applications.append(
+            {
+                "slug": "saml-app",
+                "name": "saml-app",
+                "saml": self.partner.block(),
+                "entitle": [{"role": "member", "rule": f'employments.companyCode eq "{COMPANY}"'}],
+            }
+        )
         path = self.folder / "apps.yaml"
         path.write_text(yaml.safe_dump({"applications": applications}))
         apply(self.hub.database, self.hub.keyring, path, clock=self.clock, actor=COMMAND_LINE, door="cli")
@@ -364,6 +385,27 @@ def _remembered_works(stage: Stage, value: str) -> bool:
     return bool(row.enrolment_epoch == row.now and row.expires_at > stage.clock() and row.may_act)
 
 
+def _saml_works(stage: Stage, browser: TestClient) -> bool:
+    answer = stage.saml_answer(browser)
+    return answer is not None and answer.status == ["Success"]
+
+
+def _saml_request(stage: Stage) -> tuple[TestClient, str]:
+    """A request that another site's form brought, not yet taken up by its browser, and that browser."""
+    partner = stage.partner
+    sent = stage.browser().post("/saml/sso", data=partner.form(partner.authn_request(stage.clock())))
+    assert sent.status_code == 303, sent.text
+    return _signed_in(stage), sent.headers["location"]
+
+
+def _saml_request_works(stage: Stage, held: tuple[TestClient, str]) -> bool:
+    browser, location = held
+    page = browser.get(location)
+    if page.status_code == 303:
+        page = browser.get(page.headers["location"])
+    return page.status_code == 200 and "SAMLResponse" in page.text
+
+
 def _api_token_works(stage: Stage, token: str) -> bool:
     answer = stage.machine.get("/api/v1/people", headers={"authorization": f"Bearer {token}"})
     return bool(answer.status_code == 200)
@@ -379,6 +421,9 @@ KINDS: Mapping[str, Kind] = {
     "at": Kind(_tokens("opaque-app"), _access_works("opaque-app")),
     "jwt": Kind(_tokens("jwt-app"), _access_works("jwt-app")),
     "rt": Kind(_tokens("opaque-app"), _refresh_works),
+    "saml": Kind(_signed_in, _saml_works),
+    "saml request": Kind(_saml_request, _saml_request_works),
+    # The password that an invitation sets ends what was there before: it comes after those.
     "inv": Kind(lambda stage: stage.invite(stage.person), _invitation_works),
     "dev": Kind(_remembered, _remembered_works, survives_suspension=True),
     "api": Kind(lambda stage: stage._api_token(stage.person), _api_token_works, survives_suspension=True),
@@ -388,7 +433,7 @@ KINDS: Mapping[str, Kind] = {
         survives_suspension=True,
     ),
 }
-"""Opaque kinds by their prefix (`opaque.KINDS`), JWT access tokens, and the password."""
+"""Opaque kinds by their prefix (`opaque.KINDS`), JWT access tokens, SAML, and the password."""
 
 
 # ---------------------------------------------------------------------- doors

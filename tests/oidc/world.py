@@ -35,8 +35,8 @@ from idhub.lifecycle.intake import Change, EmploymentFacts, Offboard, Onboard, P
 from idhub.lifecycle.transition import TransitionResult, transition
 from idhub.oidc.front import create_hot
 from idhub.oidc.hot import Endpoints
-from idhub.oidc.notices import ErrorNotice
 from idhub.oidc.routes import create_router
+from idhub.pages.notices import ErrorNotice
 from idhub.settings import Settings
 from tests.support.clock import Clock
 

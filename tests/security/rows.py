@@ -31,6 +31,8 @@ _AUTHORIZE = "tests/oidc/test_authorize.py::"
 _TOKEN = "tests/oidc/test_token.py::"
 _FLOW = "tests/oidc/test_code_flow.py::"
 _HOSTILE = "tests/oidc/test_hostile_tokens.py::"
+_WIRE = "tests/providers/test_saml_wire.py::"
+_SAML = "tests/saml/test_attacks.py::"
 _LOGOUT = "tests/oidc/test_logout.py::"
 _RACES = "tests/oidc/test_races.py::"
 _LOGIN = "tests/web/test_login_pages.py::"
@@ -59,6 +61,45 @@ _HOSTILE_ALL = (f"{_HOSTILE}test_no_endpoint_believes_a_token_that_is_not_ours",
 _KINDS = (f"{_MATRIX}test_a_verifier_takes_its_own_kind_and_no_other",)
 
 ROWS: dict[str, Row] = {
+    # ------------------------------------------------------------------ SAML
+    "S01": Row("CVE-2025-47949 and others", "eight forms of signature wrapping", "refused; what was signed is read", (
+        f"{_WIRE}test_signature_wrapping", f"{_WIRE}test_signature_wrapping_of_an_assertion_in_a_response",
+        f"{_SAML}test_a_wrapped_sign_on_is_refused", f"{_SAML}test_a_wrapped_logout_ends_nobodys_session")),
+    "S02": Row("CVE-2017-11427", "a comment, instruction or CDATA splits a text", "read whole, or refused", (
+        f"{_WIRE}test_a_text_is_read_whole", f"{_SAML}test_a_split_issuer_is_read_whole")),
+    "S03": Row("CVE-2024-45409", "a second DigestValue", "refused", (
+        f"{_WIRE}test_other_algorithms_and_forms_are_refused", f"{_SAML}test_a_downgraded_signature_is_refused")),
+    "S07": Row("CVE-2022-41912", "two assertions, one signed", "the verified one is read, or none", (
+        f"{_WIRE}test_signature_wrapping_of_an_assertion_in_a_response",)),
+    "S10": Row("CVE-2026-9098", "a message again: another process, after a restart, at once", "answered once", (
+        f"{_SAML}test_a_message_works_once_over_processes_and_restarts",
+        f"{_SAML}test_two_resumptions_of_one_sign_on_answer_once")),
+    "S12": Row("CVE-2021-21239", "a key of the message's own; a signature lifted from metadata", "refused", (
+        f"{_WIRE}test_the_key_is_the_partners_never_the_messages",)),
+    "S13": Row("CVE-2016-10127", "DTD, external entity, billion laughs, XInclude", "refused, nothing fetched", (
+        f"{_WIRE}test_documents_that_are_not_read", f"{_WIRE}test_billion_laughs_and_their_siblings",
+        f"{_SAML}test_documents_that_reach_out_or_blow_up",
+        "tests/saml/test_configuration.py::test_metadata_that_cannot_be_used")),
+    "S14": Row("CVE-2025-25293", "inflate bombs, deep nesting", "refused before they are large", (
+        f"{_WIRE}test_inflate_bombs_are_stopped_before_they_are_large",
+        f"{_SAML}test_documents_that_reach_out_or_blow_up")),
+    "S15": Row("CVE-2023-45683", "`javascript:` as consumer service; script in RelayState", "refused; escaped", (
+        "tests/saml/test_configuration.py::test_metadata_that_cannot_be_used",
+        f"{_SAML}test_what_is_carried_to_the_application_is_escaped")),
+    "S16": Row("SAML Core 3.4.1", "a consumer service that is not registered", "shown, nothing sent", (
+        "tests/saml/test_sign_on.py::test_a_request_that_cannot_be_trusted_is_shown",)),
+    "S18": Row("GHSA-pcgw-qcv5-h8ch", "a logout that is not signed, or of somebody else's person", "refused", (
+        "tests/saml/test_logout.py::test_logout_messages_must_be_signed",
+        "tests/saml/test_logout.py::test_an_application_signs_out_its_own_people_and_sessions_alone")),
+    "S21": Row("CVE-2015-20108", "an ID that is an expression", "refused: no XML name", (
+        "tests/saml/test_sign_on.py::test_a_request_that_cannot_be_trusted_is_shown",)),
+    "S23": Row("CVE-2017-1000246", "a nonce that comes twice", "fresh key and nonce each time, GCM", (
+        f"{_WIRE}test_an_encrypted_assertion_is_opened_by_xmlsec_and_no_nonce_comes_twice",)),
+    "S24": Row("CVE-2009-0217", "truncated MAC, XSLT, XPath, SHA-1, HMAC", "allowed algorithms, two transforms", (
+        f"{_WIRE}test_other_algorithms_and_forms_are_refused", f"{_WIRE}test_algorithms_of_the_redirect_binding",
+        f"{_SAML}test_a_downgraded_signature_is_refused")),
+    "S27": Row("RelayState", "`javascript:`, `//evil`, long", "handed back as it came, followed by nobody", (
+        f"{_SAML}test_what_is_carried_to_the_application_is_escaped",)),
     # ------------------------------------------------------------------ OAuth and OpenID Connect
     "A01": Row("CVE-2024-8883", "loopback address as a prefix of another host", "error page, no redirect", (
         f"{_AUTHORIZE}test_loopback_is_matched_by_host_and_path_never_by_prefix",
@@ -364,7 +405,10 @@ ABSENT: dict[str, Absent] = {
     "J17": Absent("JWTs of an upstream provider", "no upstream sign-in", ("/callback",)),
     "J21": Absent("DPoP", "tokens are bearer tokens", ("dpop",)),
     "J24": Absent("keys in client registrations", "clients have no keys", ("private_key_jwt",)),
-    "S01-S27": Absent("SAML", "not there yet", ("/saml",)),
+    "S11": Absent(
+        "audience, times and Recipient of assertions of others", "no upstream sign-in by SAML", ("/saml/acs",)
+    ),
+    "S25": Absent("padding of CBC", "nothing encrypted by others is opened; GCM is sent", ("/saml/acs",)),
     "L01-L12": Absent("LDAP", "not there yet", ("/ldap",)),
     "M02-M13": Absent("second factors", "passwords only", ("/mfa", "/passkey", "/webauthn", "/totp")),
     "F01-F14": Absent("federation and linking", "no upstream sign-in", ("/link", "/callback")),

@@ -4,6 +4,7 @@ Generated from the registries: prefixes of opaque values, purposes of keys, `typ
 or a new verifier without a row fails.
 """
 
+import base64
 import html
 import itertools
 import re
@@ -27,6 +28,7 @@ from idhub.lifecycle.receipt_document import Unreadable, verify, wrap
 from idhub.oidc.claims import ACCESS_TOKEN_TYP, ID_TOKEN_TYP
 from tests.flows.every_door import CALLBACK, NUMBER, PASSWORD, VERIFIER, Stage, submit
 from tests.oidc.world import query_of
+from tests.saml.partner import read_answer
 from tests.security.hall import Hall
 from tests.support.routes import methods_of
 
@@ -80,9 +82,15 @@ class Kinds:
             "receipt as id token": keyring.sign_jws("receipt", ID_TOKEN_TYP, logout),
             "event as access token": keyring.sign_jws("event", ACCESS_TOKEN_TYP, {**logout, "client_id": SLUG}),
             "checkpoint": sign_checkpoint(note, signer),
+            "saml response": self._saml_response(),
             "session id": self._session_id(),
             "person id": stage.person,
         }
+
+    def _saml_response(self) -> str:
+        answer = self._stage.saml_answer(self.browser)
+        assert answer is not None and answer.status == ["Success"]
+        return base64.b64encode(answer.document).decode()
 
     def _session_id(self) -> str:
         with self._stage.hub.database.read() as session:
@@ -97,6 +105,7 @@ SIGNED: Mapping[str, frozenset[str]] = {
     "event": frozenset({"logout token", "event as access token"}),
     "receipt": frozenset({"receipt", "receipt as id token"}),
     "checkpoint": frozenset({"checkpoint"}),
+    "saml": frozenset({"saml response"}),
 }
 """Kinds signed by the keys of each purpose."""
 
@@ -264,6 +273,42 @@ def _authorize_cookie(stage: Stage, value: str) -> bool:
     return answer.status_code == 303 and "code" in query_of(answer)
 
 
+def _saml_cookie(stage: Stage, value: str) -> bool:
+    partner = stage.partner
+    browser = stage.browser()
+    answer = browser.get(
+        partner.redirect(partner.authn_request(stage.clock(), IsPassive="true")),
+        headers={b"cookie": b"idhub_session=" + value.encode()},
+    )
+    return read_answer(answer).status == ["Success"]
+
+
+def _saml_message(stage: Stage, value: str) -> bool:
+    """As a message of either kind, at every place that takes one."""
+    browser = MADE.browser
+    answers = [
+        browser.post(path, data={kind: value})
+        for path in ("/saml/sso", "/saml/slo")
+        for kind in ("SAMLRequest", "SAMLResponse")
+    ]
+    answers.append(browser.post("/saml/slo/soap", content=value.encode()))
+    answers += [browser.get("/saml/sso", params={"SAMLRequest": value, "SigAlg": value, "Signature": value})]
+    return any(answer.status_code != 400 for answer in answers)
+
+
+def _saml_transaction(stage: Stage, value: str) -> bool:
+    """What is given by an OIDC sign-in, or anything else, is none of SAML's, whoever brings it."""
+    answers = [
+        browser.get(path, params={"transaction": value, **more})
+        for browser in (MADE.pending, MADE.browser)
+        for path in ("/saml/sso/resume", "/saml/logout")
+        for more in ({}, {"given": value}, {"given": KINDS["browser cookie"]})
+        # Its own browser may bind its own transaction again; that opens nothing.
+        if not (value == KINDS["tx"] and more.get("given") == KINDS["browser cookie"])
+    ]
+    return any(answer.status_code != 400 for answer in answers)
+
+
 def _transaction(browser_cookie: str | None) -> Cell:
     """A sign-in in progress: of its own browser, or, with another cookie, of none."""
 
@@ -351,6 +396,9 @@ VERIFIERS: Mapping[str, tuple[Cell, frozenset[str]]] = {
     "session cookie at authorize": (_authorize_cookie, frozenset({"ses"})),
     "device cookie": (_cookie("idhub_device"), frozenset()),
     "ended cookie": (_cookie("idhub_ended"), frozenset()),
+    "session cookie at saml": (_saml_cookie, frozenset({"ses"})),
+    "saml message": (_saml_message, frozenset()),
+    "saml transaction": (_saml_transaction, frozenset()),
     "transaction": (_transaction(None), frozenset({"tx"})),
     "transaction of another browser": (_transaction("none"), frozenset()),
     "browser cookie": (_browser_cookie, frozenset({"browser cookie"})),
@@ -374,6 +422,12 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "/oauth2/authorize/resume": ("transaction", "transaction of another browser"),
     "/oauth2/logout": ("id_token_hint at logout",),
     "/oauth2/logout/resume": ("transaction of another browser",),
+    "/saml/sso": ("session cookie at saml", "saml message"),
+    "/saml/sso/resume": ("saml transaction",),
+    "/saml/launch/{slug}": ("session cookie at saml",),
+    "/saml/slo": ("saml message",),
+    "/saml/slo/soap": ("saml message",),
+    "/saml/logout": ("saml transaction",),
     "/login": ("login form", "login name", "transaction", "browser cookie", "device cookie"),
     "/login/first": ("one-time link",),
     "/logout": ("ended cookie", "session cookie"),
@@ -384,7 +438,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
 OPEN = {
     "/.well-known/idhub-keys", "/.well-known/oauth-authorization-server", "/.well-known/openid-configuration",
     "/api/openapi.json", "/healthz", "/metrics", "/oauth2/jwks", "/readyz", "/static/{version}/{name:path}",
-    "/preferences",
+    "/preferences", "/saml/metadata",
 }  # fmt: skip
 _PAGES = ("/account", "/admin", "/audit", "/consent", "/error", "/hr")
 

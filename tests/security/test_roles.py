@@ -30,7 +30,7 @@ OTHER = frozenset({"hr_of_other"})
 ADMINISTRATORS = frozenset({"administrator"})
 AUDITORS = frozenset({"auditor"})
 
-MACHINES = ("/api/", "/scim/", "/oauth2/", "/.well-known/", "/healthz", "/readyz", "/metrics")
+MACHINES = ("/api/", "/scim/", "/oauth2/", "/saml/", "/.well-known/", "/healthz", "/readyz", "/metrics")
 """Where a role opens nothing: tokens and clients have tables of their own (tests/api/test_authority.py)."""
 
 CELLS: Mapping[tuple[str, str], frozenset[str]] = {

@@ -1,0 +1,245 @@
+"""SAML service providers of applications: what configuration wants of them, and what their metadata says.
+
+Two hands write a row: configuration (`configure_service_provider`) and, where the metadata has an address, whoever
+reads it again (`take_metadata`). What metadata says is checked alike from both.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from idhub.access.tables import SamlServiceProvider
+from idhub.access.uris import check_web_uri
+from idhub.db import new_id
+from idhub.errors import Conflict
+from providers.saml_wire import names
+from providers.saml_wire.metadata import Endpoint, ServiceProviderMetadata
+
+NAME_ID_FORMATS: Final[Mapping[str, str]] = {
+    "persistent": names.PERSISTENT,
+    "transient": names.TRANSIENT,
+    "email": names.EMAIL,
+    "unspecified": names.UNSPECIFIED,
+}
+"""Names in configuration. `unspecified` is the employee number."""
+PERSON_VALUES: Final[Sequence[str]] = (
+    "employee_number",
+    "name",
+    "given_name",
+    "family_name",
+    "email",
+    "mobile",
+    "company",
+    "company_code",
+    "department",
+    "title",
+    "employment_type",
+    "roles",
+)
+"""What an attribute of an assertion may be taken from."""
+DEFAULT_ATTRIBUTES: Final[Mapping[str, str]] = {
+    "email": "email",
+    "displayName": "name",
+    "givenName": "given_name",
+    "surname": "family_name",
+    "employeeNumber": "employee_number",
+    "company": "company",
+    "department": "department",
+    "title": "title",
+    "roles": "roles",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProviderFacts:
+    """What metadata, or guided entry in its place, says of a service provider; every address has passed its rules."""
+
+    consumer_services: Sequence[Mapping[str, Any]] = ()
+    logout_services: Sequence[Mapping[str, str]] = ()
+    signing_certificates: Sequence[str] = ()
+    encryption_certificates: Sequence[str] = ()
+    valid_until: datetime | None = None
+
+    @property
+    def soap_logout_url(self) -> str | None:
+        """Where it can be told of a logout without a browser."""
+        found = (one["location"] for one in self.logout_services if one["binding"] == names.SOAP_BINDING)
+        return next(found, None)
+
+    def columns(self) -> dict[str, Any]:
+        """As they are stored."""
+        return {
+            "consumer_services": [dict(one) for one in self.consumer_services],
+            "logout_services": [dict(one) for one in self.logout_services],
+            "soap_logout_url": self.soap_logout_url,
+            "signing_certificates": list(self.signing_certificates),
+            "encryption_certificates": list(self.encryption_certificates),
+            "metadata_valid_until": self.valid_until,
+        }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SamlWish:
+    """The SAML service provider that an application wants.
+
+    Args:
+        facts: of metadata at hand; None: they are read from `metadata_url` by the worker.
+        wants_signed_requests: None: as its metadata says (`AuthnRequestsSigned`).
+    """
+
+    entity_id: str
+    facts: ProviderFacts | None
+    metadata_url: str | None = None
+    metadata_certificate: str | None = None
+    name_id_format: str = names.PERSISTENT
+    attributes: Mapping[str, str] = field(default_factory=lambda: dict(DEFAULT_ATTRIBUTES))
+    signs_response: bool = True
+    signs_assertion: bool = True
+    encrypts_assertion: bool = False
+    wants_signed_requests: bool = False
+    allows_idp_initiated: bool = False
+    answers_not_entitled: bool = False
+
+
+def facts_of(metadata: ServiceProviderMetadata, *, field: str) -> ProviderFacts:
+    """What is kept of metadata that was read.
+
+    Raises:
+        Invalid: an address in it is none that the hub sends anything to (`javascript:`, plain http, ...).
+    """
+    for service in metadata.consumer_services:
+        check_web_uri(service.location, field=f"{field}.AssertionConsumerService")
+    return ProviderFacts(
+        consumer_services=[
+            {"index": one.index, "location": one.location, "is_default": one.is_default}
+            for one in metadata.consumer_services
+        ],
+        logout_services=logout_services(metadata.logout_services, field=field),
+        signing_certificates=[one.der for one in metadata.signing],
+        encryption_certificates=[one.der for one in metadata.encryption],
+        valid_until=metadata.valid_until,
+    )
+
+
+def logout_services(endpoints: Sequence[Endpoint], *, field: str) -> list[dict[str, str]]:
+    """Addresses of logout as they are stored.
+
+    Raises:
+        Invalid: one is none that the hub sends anything to.
+    """
+    for endpoint in endpoints:
+        check_web_uri(endpoint.location, field=f"{field}.SingleLogoutService")
+        if endpoint.response_location:
+            check_web_uri(endpoint.response_location, field=f"{field}.SingleLogoutService")
+    return [
+        {"binding": one.binding, "location": one.location, "response_location": one.response_location}
+        for one in endpoints
+    ]
+
+
+Change = tuple[str, Any, Any]
+
+
+def configure_service_provider(
+    session: Session, application_id: str, wish: SamlWish | None, *, now: datetime
+) -> list[Change]:
+    """Make the application's service provider what `wish` says; returns (field, before, after).
+
+    One that is not wanted any more is switched off, never deleted: history names it.
+
+    Raises:
+        Conflict: the entity ID belongs to another application.
+    """
+    changes: list[Change] = []
+    held = session.execute(
+        select(SamlServiceProvider).where(SamlServiceProvider.application_id == application_id).with_for_update()
+    ).scalars()
+    known: SamlServiceProvider | None = None
+    for row in held:
+        if wish is not None and row.entity_id == wish.entity_id:
+            known = row
+        elif row.is_enabled:
+            row.is_enabled, row.changed_at = False, now
+            changes.append(("saml.entity_id", row.entity_id, wish.entity_id if wish else None))
+    if wish is None:
+        return changes
+    values = _columns(wish)
+    if known is not None:
+        if values["metadata_url"] is not None and (
+            not known.is_enabled or known.metadata_url != values["metadata_url"]
+        ):
+            values["metadata_due_at"] = now
+        return changes + _assign(known, values, now=now)
+    taken = select(SamlServiceProvider.id).where(SamlServiceProvider.entity_id == wish.entity_id)
+    if session.execute(taken).first() is not None:
+        raise Conflict(
+            f"The entity ID {wish.entity_id!r} belongs to another application.",
+            field="saml.entity_id",
+            rule="saml.taken",
+        )
+    empty = ProviderFacts().columns() if wish.facts is None else {}
+    due = now if wish.metadata_url is not None else None
+    session.add(
+        SamlServiceProvider(
+            id=new_id("sp"),
+            application_id=application_id,
+            metadata_due_at=due,
+            created_at=now,
+            changed_at=now,
+            **empty,
+            **values,
+        )
+    )
+    changes.append(("saml", None, wish.entity_id))
+    return changes
+
+
+def _columns(wish: SamlWish) -> dict[str, Any]:
+    return {
+        **(wish.facts.columns() if wish.facts is not None else {}),
+        "entity_id": wish.entity_id,
+        "metadata_url": wish.metadata_url,
+        "metadata_certificate": wish.metadata_certificate,
+        "name_id_format": wish.name_id_format,
+        "attributes": dict(wish.attributes),
+        "signs_response": wish.signs_response,
+        "signs_assertion": wish.signs_assertion,
+        "encrypts_assertion": wish.encrypts_assertion,
+        "wants_signed_requests": wish.wants_signed_requests,
+        "allows_idp_initiated": wish.allows_idp_initiated,
+        "answers_not_entitled": wish.answers_not_entitled,
+        "is_enabled": True,
+    }
+
+
+_QUIET: Final = frozenset({"metadata_due_at", "soap_logout_url"})
+"""Columns that follow from others: a change of them is no news."""
+
+
+def _assign(row: SamlServiceProvider, values: Mapping[str, Any], *, now: datetime) -> list[Change]:
+    changed = {name: value for name, value in values.items() if getattr(row, name) != value}
+    told: list[Change] = [
+        (f"saml.{name}", getattr(row, name), value) for name, value in changed.items() if name not in _QUIET
+    ]
+    for name, value in changed.items():
+        setattr(row, name, value)
+    if changed:
+        row.changed_at = now
+    return told
+
+
+def take_metadata(
+    session: Session, provider_id: str, facts: ProviderFacts, *, now: datetime, due_at: datetime
+) -> list[Change]:
+    """Store what was read from the metadata's address; returns what changed."""
+    row = session.execute(
+        select(SamlServiceProvider).where(SamlServiceProvider.id == provider_id).with_for_update()
+    ).scalar_one()
+    changes = _assign(row, facts.columns(), now=now)
+    row.metadata_read_at, row.metadata_due_at, row.metadata_error = now, due_at, None
+    session.flush()
+    return changes

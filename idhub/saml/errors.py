@@ -1,0 +1,48 @@
+"""Refusals of SAML: shown to the person, or answered to the service provider as a status."""
+
+from typing import Final
+
+from providers.saml_wire import names
+
+
+class ShownError(Exception):
+    """A refusal that is shown and never sent anywhere: whoever asks, or where the answer would go, is not verified.
+
+    Args:
+        reason: stable code; picks the sentence of the error page.
+        cause: finer code for the audit log; never told.
+    """
+
+    def __init__(self, reason: str, cause: str | None = None) -> None:
+        super().__init__(cause or reason)
+        self.reason = reason
+        self.cause = cause or reason
+
+
+class SamlError(Exception):
+    """A refusal that is answered to the verified service provider; no reason but the status is told (security 2.6).
+
+    Args:
+        status: top-level status code of SAML Core 3.2.2.2.
+        detail: second-level status code.
+        reason: stable code for the audit log.
+    """
+
+    def __init__(self, status: str, detail: str | None, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.detail = detail
+        self.reason = reason
+
+
+def responder(detail: str, reason: str) -> SamlError:
+    """We cannot do what a sound request asks."""
+    return SamlError(names.RESPONDER, detail, reason)
+
+
+def requester(detail: str, reason: str) -> SamlError:
+    """The request asks for what cannot be given to this service provider."""
+    return SamlError(names.REQUESTER, detail, reason)
+
+
+NOT_ENTITLED: Final = "not_entitled"

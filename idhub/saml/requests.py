@@ -1,0 +1,342 @@
+"""Requests of service providers: read and checked in order. No database, no framework.
+
+Before the service provider and its consumer service are verified an error is shown (`ShownError`); afterwards it is
+answered (`SamlError`). What is read is read from the verified element where there is a signature.
+
+SAML Core 3.4.1; Profiles 4.1.4.1; Bindings 3.4, 3.5.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from idhub.saml.errors import SamlError, ShownError, requester, responder
+from idhub.saml.providers import ServiceProvider
+from providers.saml_wire import names, parsing, signatures
+from providers.saml_wire.bindings import Received
+from providers.saml_wire.errors import WireError
+from providers.saml_wire.names import tag
+from providers.saml_wire.parsing import Element
+
+SKEW: Final = timedelta(seconds=60)
+"""How far the clock of a service provider may be off."""
+REQUEST_LIFETIME: Final = timedelta(minutes=5)
+"""How old a request may be; so long its ID is remembered."""
+_MAX_INDEX: Final = 65_535
+_MAX_CONTEXTS: Final = 20
+_SUPPORTED_FORMATS: Final = frozenset({names.PERSISTENT, names.TRANSIENT, names.EMAIL, names.UNSPECIFIED})
+# What a password over TLS amounts to, weakest first; one that is not listed is none that we can promise.
+_STRENGTH: Final = (names.CONTEXT_UNSPECIFIED, names.PASSWORD, names.PASSWORD_PROTECTED)
+
+Find = Callable[[str], ServiceProvider | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Envelope:
+    """What every message of a service provider has, verified as far as its signature goes."""
+
+    id: str
+    provider: ServiceProvider
+    element: Element
+    issued_at: datetime
+    is_signed: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuthnRequest:
+    """A request whose sender and destination of the answer are verified.
+
+    Args:
+        id: None: there was no request (IdP-initiated).
+        context: the authentication context that will be stated.
+        refusal: what it asks for beyond what can be given; to be answered.
+    """
+
+    id: str | None
+    provider: ServiceProvider
+    consumer: str
+    relay_state: str | None
+    name_id_format: str
+    context: str = names.PASSWORD_PROTECTED
+    is_forced: bool = False
+    is_passive: bool = False
+    refusal: SamlError | None = None
+
+    def stored(self) -> dict[str, Any]:
+        """For the login transaction."""
+        return {
+            "id": self.id,
+            "provider": self.provider.id,
+            "consumer": self.consumer,
+            "relay_state": self.relay_state,
+            "name_id_format": self.name_id_format,
+            "context": self.context,
+            "is_forced": self.is_forced,
+            "is_passive": self.is_passive,
+        }
+
+
+def restored(stored: Mapping[str, Any], provider: ServiceProvider | None) -> AuthnRequest:
+    """The request of a login transaction, checked again against what is registered now.
+
+    Raises:
+        ShownError: the service provider or its consumer service is registered no more.
+    """
+    if provider is None:
+        raise ShownError("unknown_service_provider")
+    if not provider.has_consumer(stored["consumer"]):
+        raise ShownError("invalid_consumer")
+    return AuthnRequest(**{**stored, "provider": provider})
+
+
+# ---------------------------------------------------------------- what every message has
+
+
+def open_message(
+    received: Received, expected: Iterable[str], destination: str, find: Find, *, now: datetime
+) -> Envelope:
+    """Parse a message and verify who sent it, in this order: form, sender, signature, destination, age.
+
+    Args:
+        expected: local names of protocol messages that may come here.
+        destination: our own address that it was sent to.
+
+    Raises:
+        ShownError: any of these does not hold.
+    """
+    try:
+        root = parsing.parse(received.document)
+    except WireError as error:
+        raise ShownError("request_malformed", error.reason) from error
+    return open_element(root, received, expected, destination, find, now=now)
+
+
+def open_element(
+    root: Element, received: Received | None, expected: Iterable[str], destination: str, find: Find, *, now: datetime
+) -> Envelope:
+    """`open_message`, of an element that is parsed already.
+
+    Args:
+        received: None: it came by SOAP, without a binding's signature.
+    """
+    try:
+        if root.tag not in {tag("samlp", name) for name in expected}:
+            raise ShownError("request_malformed", "saml.message")
+        provider = find(_issuer(root))
+        if provider is None:
+            raise ShownError("unknown_service_provider")
+        verified, is_signed = _verified(root, received, provider, is_required="LogoutRequest" in root.tag)
+        return Envelope(
+            id=_checked(verified, destination, is_signed=is_signed, now=now),
+            provider=provider,
+            element=verified,
+            issued_at=now,
+            is_signed=is_signed,
+        )
+    except WireError as error:
+        shown = "invalid_signature" if error.reason.startswith("signature.") else "request_malformed"
+        raise ShownError(shown, error.reason) from error
+
+
+def _issuer(root: Element) -> str:
+    issuer = parsing.required_child(root, tag("saml", "Issuer"))
+    # Profiles 4.1.4.1: the format is entity, or not given.
+    if issuer.get("Format") not in {None, names.ENTITY}:
+        raise WireError("saml.issuer", "Issuer is no entity.")
+    return parsing.text_of(issuer)
+
+
+def _verified(
+    root: Element, received: Received | None, provider: ServiceProvider, *, is_required: bool
+) -> tuple[Element, bool]:
+    """The element that may be read, and whether its sender is proven. What is signed must hold, wanted or not."""
+    if received is not None and received.has_query_signature:
+        received.verify_query(provider.keys)
+        return root, True
+    # Bindings 3.4.4.1: by Redirect the message itself carries no signature; one that is there proves nothing.
+    is_enveloped = signatures.is_signed(root)
+    if is_enveloped:
+        return signatures.verify(root, provider.keys), True
+    if provider.wants_signed_requests or is_required:
+        raise WireError("signature.missing", "The message is not signed.")
+    return root, False
+
+
+def _checked(element: Element, destination: str, *, is_signed: bool, now: datetime) -> str:
+    if element.get("Version") != "2.0":
+        raise WireError("saml.version", "Version must be 2.0.")
+    given = element.get("Destination")
+    # Bindings 3.4.5.2, 3.5.5.2: a signed message names where it goes, so that it cannot be carried elsewhere.
+    if (given is not None and given != destination) or (given is None and is_signed):
+        raise ShownError("request_malformed", "saml.destination")
+    issued_at = parsing.read_instant(parsing.required(element, "IssueInstant"), "IssueInstant")
+    if not now - REQUEST_LIFETIME <= issued_at <= now + SKEW:
+        raise ShownError("request_expired", "saml.issue_instant")
+    return parsing.read_id(element)
+
+
+# ---------------------------------------------------------------- AuthnRequest
+
+
+def read_authn_request(envelope: Envelope, relay_state: str | None) -> AuthnRequest:
+    """Check where the answer goes, then what is asked for.
+
+    Raises:
+        ShownError: the place is not registered; nothing is sent anywhere.
+    """
+    element, provider = envelope.element, envelope.provider
+    try:
+        consumer = _consumer(element, provider)
+        is_forced = parsing.read_bool(element.get("ForceAuthn"), "ForceAuthn")
+        is_passive = parsing.read_bool(element.get("IsPassive"), "IsPassive")
+        refusal: SamlError | None = None
+        name_id_format, context = provider.name_id_format, names.PASSWORD_PROTECTED
+        try:
+            if parsing.only_child(element, tag("saml", "Subject")) is not None:
+                raise requester(names.REQUEST_UNSUPPORTED, "saml.subject")
+            name_id_format = _name_id_format(element, provider)
+            context = _context(element)
+        except SamlError as error:
+            refusal = error
+    except WireError as error:
+        raise ShownError("request_malformed", error.reason) from error
+    return AuthnRequest(
+        id=envelope.id,
+        provider=provider,
+        consumer=consumer,
+        relay_state=relay_state,
+        name_id_format=name_id_format,
+        context=context,
+        is_forced=is_forced,
+        is_passive=is_passive,
+        refusal=refusal,
+    )
+
+
+def _consumer(element: Element, provider: ServiceProvider) -> str:
+    # Core 3.4.1: URL and index exclude each other; the URL must be one that metadata names, to the letter.
+    url, index = element.get("AssertionConsumerServiceURL"), element.get("AssertionConsumerServiceIndex")
+    if element.get("ProtocolBinding") not in {None, names.POST}:
+        raise ShownError("invalid_consumer", "saml.binding")
+    if url is not None and index is not None:
+        raise ShownError("invalid_consumer", "saml.consumer_twice")
+    if url is not None:
+        if not provider.has_consumer(url):
+            raise ShownError("invalid_consumer", "saml.consumer_url")
+        return url
+    if index is None:
+        return provider.default_consumer
+    found = None
+    if index.isascii() and index.isdigit() and int(index[:6]) <= _MAX_INDEX:
+        found = provider.consumer_at(int(index))
+    if found is None:
+        raise ShownError("invalid_consumer", "saml.consumer_index")
+    return found
+
+
+def _name_id_format(element: Element, provider: ServiceProvider) -> str:
+    policy = parsing.only_child(element, tag("samlp", "NameIDPolicy"))
+    if policy is None:
+        return provider.name_id_format
+    qualifier = policy.get("SPNameQualifier")
+    if qualifier not in {None, "", provider.entity_id}:
+        # Affiliations share identifiers; none is registered.
+        raise requester(names.INVALID_NAME_ID_POLICY, "saml.qualifier")
+    wanted = policy.get("Format")
+    if wanted in {None, names.UNSPECIFIED, provider.name_id_format}:
+        return provider.name_id_format
+    # Core 3.4.1.1. The address is told only to whom the administrator wants it told.
+    is_told_the_address = "email" in provider.attributes.values()
+    if wanted not in _SUPPORTED_FORMATS or (wanted == names.EMAIL and not is_told_the_address):
+        raise requester(names.INVALID_NAME_ID_POLICY, "saml.name_id_format")
+    return str(wanted)
+
+
+def _context(element: Element) -> str:
+    """The authentication context to state: the strongest we have that the request takes (Core 3.3.2.2.1)."""
+    requested = parsing.only_child(element, tag("samlp", "RequestedAuthnContext"))
+    if requested is None:
+        return names.PASSWORD_PROTECTED
+    wanted = [parsing.text_of(one) for one in requested.iterchildren(tag("saml", "AuthnContextClassRef"))]
+    known = [_STRENGTH.index(one) for one in wanted[:_MAX_CONTEXTS] if one in _STRENGTH]
+    have = len(_STRENGTH) - 1
+    comparison = requested.get("Comparison") or "exact"
+    if known and comparison == "exact":
+        return _STRENGTH[max(known)]
+    holds = {
+        "minimum": bool(known) and min(known) <= have,
+        "maximum": have in known,
+        # Better than each of them, the unknown ones included.
+        "better": bool(known) and len(known) == len(wanted) and max(known) < have,
+    }
+    if not holds.get(comparison, False):
+        raise responder(names.NO_AUTHN_CONTEXT, "saml.context")
+    return names.PASSWORD_PROTECTED
+
+
+# ---------------------------------------------------------------- LogoutRequest and LogoutResponse
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogoutRequest:
+    """Whom a service provider wants signed out. Its signature was verified.
+
+    Args:
+        session_indexes: empty: every session of the person there.
+    """
+
+    id: str
+    provider: ServiceProvider
+    name_id: str
+    session_indexes: frozenset[str]
+    relay_state: str | None = None
+
+
+def read_logout_request(envelope: Envelope, relay_state: str | None, *, now: datetime) -> LogoutRequest:
+    """Core 3.7.1.
+
+    Raises:
+        ShownError: it is over, or names nobody.
+    """
+    element = envelope.element
+    try:
+        limit = element.get("NotOnOrAfter")
+        if limit is not None and parsing.read_instant(limit, "NotOnOrAfter") <= now - SKEW:
+            raise ShownError("request_expired", "saml.not_on_or_after")
+        name_id = parsing.text_of(parsing.required_child(element, tag("saml", "NameID")))
+        indexes = [parsing.text_of(one) for one in element.iterchildren(tag("samlp", "SessionIndex"))]
+    except WireError as error:
+        raise ShownError("request_malformed", error.reason) from error
+    return LogoutRequest(
+        id=envelope.id,
+        provider=envelope.provider,
+        name_id=name_id,
+        session_indexes=frozenset(indexes),
+        relay_state=relay_state,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LogoutResponse:
+    """How a service provider took a logout."""
+
+    provider: ServiceProvider
+    in_response_to: str
+    is_success: bool
+
+
+def read_logout_response(envelope: Envelope) -> LogoutResponse:
+    """Core 3.7.2. Only a whole success counts as one.
+
+    Raises:
+        ShownError: it is no answer to anything.
+    """
+    try:
+        in_response_to = parsing.required(envelope.element, "InResponseTo")
+        status = parsing.required_child(envelope.element, tag("samlp", "Status"))
+        code = parsing.required_child(status, tag("samlp", "StatusCode"))
+        is_partial = any(one.get("Value") == names.PARTIAL_LOGOUT for one in code)
+    except WireError as error:
+        raise ShownError("request_malformed", error.reason) from error
+    return LogoutResponse(envelope.provider, in_response_to, code.get("Value") == names.SUCCESS and not is_partial)

@@ -57,7 +57,8 @@ def metadata_document(issuer: str, keyring: Keyring) -> str:
     ]
     descriptor = Node(
         "md:IDPSSODescriptor",
-        {"protocolSupportEnumeration": names.PROTOCOL, "WantAuthnRequestsSigned": "false"},
+        # Whether requests are signed is agreed with each application: products take a `false` here for an order.
+        {"protocolSupportEnumeration": names.PROTOCOL},
         [*keys, *logout, *formats, *sign_on],
     )
     entity = Node(

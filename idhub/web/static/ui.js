@@ -54,7 +54,7 @@ document.documentElement.classList.add("js");
   window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 
   // ---- a form that is on its way to an application: nobody need press its button
-  $("form[data-carry]")?.requestSubmit();
+  document.addEventListener("DOMContentLoaded", () => $("form[data-carry]")?.requestSubmit());
 
   // ---- show a password
   document.addEventListener("click", (event) => {

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from idhub.cli.certify import _place_of
+from idhub.errors import Invalid
 from tests.certify.samples import TOKEN, Sample, serve
 from tests.support.processes import free_port, running
 
@@ -66,8 +68,16 @@ def test_scim2_server_comes_out_well(tmp_path: Path) -> None:
     assert status in {0, 2}
 
 
-@pytest.mark.parametrize("url", ["nonsense", "ftp://x.example/", "https://", "http://127.0.0.1:99999/"])
-def test_address_that_is_none_is_refused(tmp_path: Path, url: str) -> None:
-    status, _, said = certify(tmp_path, url)
-    assert status == 1
-    assert said.startswith("error [url]: ")
+@pytest.mark.parametrize("url", ["nonsense", "ftp://x.example/", "https://", "http://127.0.0.1:99999/", "http://[::1"])
+def test_address_that_is_none_is_refused(url: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        _place_of(url)
+    assert (refused.value.field, refused.value.rule) == ("url", "certify.url")
+
+
+def test_place_of_an_address_is_its_host_and_port() -> None:
+    assert [_place_of(url) for url in ("https://a.example/x", "http://127.0.0.1:8182", "https://[::1]:9/")] == [
+        "a.example:443",
+        "127.0.0.1:8182",
+        "[::1]:9",
+    ]

@@ -79,6 +79,7 @@ def test_ghost_is_switched_off_through_the_lane_read_back_and_done(ground: Groun
     assert ground.run().found == {}
 
 
+@sqlite_only
 def test_ghost_that_comes_back_is_reenabled(ground: Ground) -> None:
     ground.member("amy")
     user_id = ground.service.add("nobody")
@@ -90,6 +91,7 @@ def test_ghost_that_comes_back_is_reenabled(ground: Ground) -> None:
     assert ground.run().found == {"reenabled": 1}
 
 
+@sqlite_only
 def test_disabling_a_further_account_of_somebody_leaves_their_own_alone(ground: Ground) -> None:
     """The delivery names the account, not the person: whose first account is alive and theirs."""
     twice, _ = ground.member("twice")
@@ -113,6 +115,7 @@ def test_orphan_is_linked_and_brought_up_to_date(ground: Ground) -> None:
     assert ground.run().found == {}
 
 
+@sqlite_only
 def test_drift_is_put_right(ground: Ground) -> None:
     ground.member("amy", title="Director")
     ground.run()
@@ -365,6 +368,7 @@ def test_account_row_of_a_ghost_is_made_once_and_has_no_person(ground: Ground) -
     assert [tuple(row) for row in rows] == [(None, "orphan", "inactive")]
 
 
+@sqlite_only
 def test_nobody_is_switched_off_who_may_be_there_by_now(ground: Ground) -> None:
     """Hired again, entitled or linked between the look and the decision: the finding is not what it was."""
     ground.member("amy")

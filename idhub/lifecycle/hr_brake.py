@@ -184,10 +184,8 @@ def _wish(each: Leaving) -> intake.Change:
     )
 
 
-def hold(
-    session: Session, held: Sequence[Leaving], keyring: Keyring, *, run_id: str, now: datetime, actor: Actor
-) -> None:
-    """Store what the brake holds back, with one event a company. What was held before takes the newer run's word."""
+def hold(session: Session, held: Sequence[Leaving], keyring: Keyring, *, run_id: str, now: datetime) -> None:
+    """Store what the brake holds back, a part at a time. What was held before takes the newer run's word."""
     for part in chunked([each.employment_id for each in held], 1_000):
         session.execute(
             update(HeldChange)
@@ -196,10 +194,8 @@ def hold(
             .execution_options(synchronize_session=False)
         )
     rows = []
-    counts: dict[str, int] = {}
     for each in held:
         held_id = new_id("hld")
-        counts[each.organization_id] = counts.get(each.organization_id, 0) + 1
         said = {
             "last_day": each.last_day.isoformat() if each.last_day else None,
             "key": each.mark.key,
@@ -226,6 +222,13 @@ def hold(
             }
         )
     bulk_insert(session, HeldChange, rows)
+
+
+def record_held(session: Session, held: Iterable[Leaving], *, run_id: str, now: datetime, actor: Actor) -> None:
+    """Say what a run holds back, with one event a company."""
+    counts: dict[str, int] = {}
+    for each in held:
+        counts[each.organization_id] = counts.get(each.organization_id, 0) + 1
     record(
         session,
         [

@@ -59,6 +59,7 @@ MAX_ROW_EVENTS = 200
 _SLICE_SECONDS = {"sqlite": 0.05, "postgresql": 0.5}
 _SMALLEST, _LARGEST = 250, 2_000
 _ABSENT_PAGE = 2_000
+_HELD_AT_ONCE = 500
 
 
 @dataclass(slots=True)
@@ -576,9 +577,12 @@ class _Run:
             return
         for part in _batches(go, min(self.size, 100)):
             self._end(part)
+        for part in _batches(held, _HELD_AT_ONCE):
+            with self.database.transaction() as session:
+                hr_brake.hold(session, part, self.keyring, run_id=report.run_id, now=self.now)
+            self.database.give_way()
         with self.database.transaction() as session:
-            if held:
-                hr_brake.hold(session, held, self.keyring, run_id=report.run_id, now=self.now, actor=self.actor)
+            hr_brake.record_held(session, held, run_id=report.run_id, now=self.now, actor=self.actor)
             if report.is_snapshot and report.is_complete:
                 spoken_for = (self.companies.id_of(key) or "" for key in self.named)
                 hr_brake.drop_stale(session, spoken_for, run_id=report.run_id, now=self.now)

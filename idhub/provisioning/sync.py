@@ -23,8 +23,10 @@ from idhub.errors import Conflict, NotFound
 from idhub.provisioning.outbound_tables import SyncRun
 from idhub.provisioning.planner import CHANNEL, lane_of
 
-AHEAD: Final = 200
-"""Deliveries of a run that wait or are being sent at a time."""
+AHEAD: Final = 1_000
+"""Deliveries of an application that wait or are being sent at a time, at most, while a run goes on."""
+_PART: Final = 200
+"""Planned in one transaction, after which others may write to a SQLite database."""
 
 Step = Literal["pause", "resume", "cancel"]
 STEPS: Final[tuple[Step, ...]] = ("pause", "resume", "cancel")
@@ -162,7 +164,7 @@ def under_way(session: Session) -> list[str]:
     )
 
 
-def advance(session: Session, *, run_id: str, now: datetime) -> int:
+def advance(session: Session, *, run_id: str, now: datetime, ahead: int = AHEAD) -> int:
     """Plan the next part of a run, if the part before it is nearly over. Returns how many deliveries were planned."""
     run = session.scalars(select(SyncRun).where(SyncRun.id == run_id).with_for_update()).one()
     if run.state != "running":
@@ -172,8 +174,8 @@ def advance(session: Session, *, run_id: str, now: datetime) -> int:
             Delivery.application_id == run.application_id, Delivery.state.in_(("pending", "leased"))
         )
     )
-    room = AHEAD - (unfinished or 0)
-    if room < AHEAD // 2:
+    room = min(ahead - (unfinished or 0), _PART)
+    if room < min(ahead, _PART) // 2:
         return 0
     rows = session.execute(
         select(Account.id, Account.principal_id)

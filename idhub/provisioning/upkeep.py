@@ -12,6 +12,8 @@ from idhub.access.tables import ScimTarget
 from idhub.db import Database
 from idhub.provisioning import deletion, discovering, groups, sync, tokens
 
+_PARTS = 10
+
 
 def tend(database: Database, *, now: datetime) -> int:
     """Plan what is due of discoveries, groups and runs. Returns how many deliveries were planned."""
@@ -27,7 +29,11 @@ def tend(database: Database, *, now: datetime) -> int:
     if changed_groups:
         planned += database.run(lambda session: groups.plan_due(session, now=now))
     for run_id in runs:
-        planned += database.run(partial(sync.advance, run_id=run_id, now=now))
+        for _ in range(_PARTS):
+            part = database.run(partial(sync.advance, run_id=run_id, now=now))
+            planned += part
+            if not part:
+                break
     return planned
 
 

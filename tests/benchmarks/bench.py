@@ -29,7 +29,7 @@ from tests.benchmarks.subjects import Subject, core_of_load, core_of_subjects, s
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "bench"
 RESULT = ROOT / "build" / "bench.json"
-OTHERS = ("audit", "search", "import_people", "leaving", "ghosts", "saml")
+OTHERS = ("audit", "search", "import_people", "leaving", "ghosts", "saml", "initial_load")
 """Modules beside this one that measure something else: `measure() -> list[dict]`."""
 
 

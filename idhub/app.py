@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as DatabaseTimeout
 from sqlalchemy.orm import Session
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -37,6 +38,7 @@ from idhub.login.throttling import client_address, trusted_networks
 from idhub.logs import RequestLog
 from idhub.oidc.front import Direct, create_hot
 from idhub.oidc.metadata import AUTHORIZE_PATH, HOT_PATHS, RESUME_PATH
+from idhub.oidc.routes import create_entrance as create_oidc_entrance
 from idhub.oidc.routes import create_router as create_oidc
 from idhub.pages import Pages
 from idhub.pages.notices import Carried, ErrorNotice
@@ -168,7 +170,10 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
     hot = create_hot(services)[1]
     app.front = {path: log(endpoint) for path, endpoint in hot.items()}
     app.direct = {path.encode(): Direct(endpoint, log(endpoint), path) for path, endpoint in hot.items()}
-    # A route is looked for in order: what everybody passes comes first.
+    # Nor does what everybody passes in the morning: their routes are also among the others, for whoever reads those.
+    entrance = Starlette(routes=[*create_oidc_entrance(services), *login.create_entrance(services)])
+    _protect(entrance, services)
+    app.front = {**app.front, **dict.fromkeys((AUTHORIZE_PATH, RESUME_PATH, "/login"), entrance)}
     app.include_router(create_oidc(services))
     app.include_router(create_saml(services))
     app.include_router(login.create_router(services))
@@ -177,10 +182,15 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
     app.include_router(create_pages_router(services))
     app.include_router(health.create_router(services))
     _publish_keys(app, services)
-    translate_the_rest(app, services)
-    app.add_middleware(SecurityHeaders, is_https=hub.settings.is_https)
-    app.add_middleware(RequestLog, settings=hub.settings, plain_paths=_PLAIN_PATHS)
+    _protect(app, services)
     return app
+
+
+def _protect(app: Starlette, services: Services) -> None:
+    """What is around every route: the last translators, protecting headers, the log."""
+    translate_the_rest(app, services)
+    app.add_middleware(SecurityHeaders, is_https=services.settings.is_https)
+    app.add_middleware(RequestLog, settings=services.settings, plain_paths=_PLAIN_PATHS)
 
 
 class RestServices(Protocol):
@@ -203,7 +213,7 @@ class RestServices(Protocol):
         """The present."""
 
 
-def translate_the_rest(app: FastAPI, services: RestServices) -> None:
+def translate_the_rest(app: Starlette, services: RestServices) -> None:
     """Answer what no area's own translator saw: addresses that nobody serves, and faults of ours.
 
     Browsers get a page, machines JSON; which of them is asking, the address tells.

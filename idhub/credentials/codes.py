@@ -40,21 +40,28 @@ def issue_code(
 
 
 def issuing_code(
-    session_id: str, request: CodeRequest, *, now: datetime, settings: Settings
+    session_id: str, request: CodeRequest, *, now: datetime, settings: Settings, principal_id: str | None = None
 ) -> Operation[str | Refused]:
     """Issue a code under the session and return its value, or say which criterion of the use predicate failed.
+
+    Args:
+        principal_id: whose session it is, which never changes; None: it is looked up.
 
     Locks the principal, then the session's row, and only then asks the predicate: a transition or a logout that began
     before is seen here, one that begins later sees the participant written here. The grant is stamped with the
     session's epochs, which were read before the password was checked.
     """
-    owners = yield "session.principal", {"session_id": session_id}
-    if not owners:
-        return Refused("session_ended")
-    principal_id: str = owners[0]["principal_id"]
+    if principal_id is None:
+        owners = yield "session.principal", {"session_id": session_id}
+        if not owners:
+            return Refused("session_ended")
+        principal_id = str(owners[0]["principal_id"])
     yield LOCK, {"principal_id": principal_id}
     yield "session.extend", {"session_id": session_id, "idle_expires_at": now + settings.session_idle, "now": now}
-    row = (yield "code.check", {"session_id": session_id, "client_id": request.client_id, "now": now})[0]
+    rows = yield "code.check", {"session_id": session_id, "client_id": request.client_id, "now": now}
+    if not rows:
+        return Refused("session_ended")
+    row = rows[0]
     refused = first_failing(row, _CRITERIA)
     if refused is not None:
         return refused

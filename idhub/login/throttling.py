@@ -185,11 +185,10 @@ def succeed(session: Session, keyring: Keyring, attempt: Attempt, *, lane: Lane,
 def succeeding(keyring: Keyring, attempt: Attempt, *, lane: Lane, now: datetime) -> Operation[None]:
     """See `succeed`."""
     keys = _Keys(keyring, attempt)
-    yield from _give_back(keys, lane)
     # A success says who is at the keyboard: failures before it are disregarded, whoever made them (section 3.2.2).
     lanes: tuple[Lane, ...] = ("device", "place", "stranger")
     forgotten = [keys.of_lane(one, limit) for one in lanes for limit in (PERSON, CONSECUTIVE)]
-    yield "throttle.forget", {f"key_{place}": key for place, key in enumerate(forgotten)}
+    yield from _give_back(keys, lane, forgotten=forgotten)
     yield "throttle.remember", {"key": keys.place, "now": now}
 
 
@@ -201,20 +200,43 @@ def release(session: Session, keyring: Keyring, attempt: Attempt, *, lane: Lane)
 def releasing(keyring: Keyring, attempt: Attempt, *, lane: Lane) -> Operation[None]:
     """See `release`."""
     keys = _Keys(keyring, attempt)
-    for limit in (PERSON, CONSECUTIVE):
-        yield "throttle.give_back", {"key": keys.of_lane(lane, limit)}
-    yield from _give_back(keys, lane)
+    yield from _give_back(keys, lane, counted=[keys.of_lane(lane, limit) for limit in (PERSON, CONSECUTIVE)])
 
 
-def _give_back(keys: "_Keys", lane: Lane) -> Operation[None]:
-    """What was claimed beside the person's own count."""
+def _give_back(
+    keys: "_Keys", lane: Lane, *, forgotten: Sequence[str] = (), counted: Sequence[str] = ()
+) -> Operation[None]:
+    """Give back what was claimed, in two statements.
+
+    Args:
+        forgotten: counters that begin anew.
+        counted: counters of which one claim is given back, beside those of the address and the password.
+    """
+    given, marks = [*counted], {}
     if lane != "device":
-        yield "throttle.give_back", {"key": keys.address}
-        if (yield "throttle.unmark", {"key": keys.sprayed}):
-            yield "throttle.give_back", {"key": keys.spray}
-    is_counted = lane == "stranger" and keys.password is not None
-    if is_counted and (yield "throttle.unmark", {"key": keys.password_tried}):
-        yield "throttle.give_back", {"key": keys.password}
+        given.append(keys.address)
+        marks[keys.sprayed] = keys.spray
+    if lane == "stranger" and keys.password is not None:
+        marks[keys.password_tried] = keys.password
+    if forgotten or marks:
+        for row in (yield "throttle.forget", _many_keys([*forgotten, *marks], _MOST_FORGOTTEN)):
+            # What is no longer marked was given back, or counted in another window.
+            if row["key"] in marks:
+                given.append(marks[row["key"]])
+    if given:
+        yield "throttle.give_back", _many_keys(given, _MOST_GIVEN)
+
+
+_MOST_FORGOTTEN = 8
+"""Two counters in each lane, two marks."""
+_MOST_GIVEN = 5
+"""Two counters of a lane, the address, the address's spraying, the password."""
+
+
+def _many_keys(keys: Sequence[str], most: int) -> dict[str, str]:
+    """Parameters of a statement about so many keys; the last one stands for those that are not there."""
+    padded = [*keys, *[keys[-1]] * (most - len(keys))]
+    return {f"key_{place}": key for place, key in enumerate(padded)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,6 +379,10 @@ def _count_calls(limit: Limit, is_sqlite: bool) -> Executable:
     return _count(limit, is_sqlite)
 
 
+def _one_of(most: int) -> ColumnElement[bool]:
+    return or_(*(Throttle.key == text(f"key_{place}") for place in range(most)))
+
+
 def _statements(is_sqlite: bool) -> dict[str, Executable]:
     now, since = (bindparam(name, type_=Instant, required=True) for name in ("now", "since"))
     is_key = Throttle.key == text("key")
@@ -371,9 +397,9 @@ def _statements(is_sqlite: bool) -> dict[str, Executable]:
         ).returning(Throttle.key),
         "throttle.unmark": delete(Throttle).where(is_key).returning(Throttle.key),
         "throttle.give_back": update(Throttle)
-        .where(is_key, Throttle.failures > 0)
+        .where(_one_of(_MOST_GIVEN), Throttle.failures > 0)
         .values(failures=Throttle.failures - 1),
-        "throttle.forget": delete(Throttle).where(or_(*(Throttle.key == text(f"key_{place}") for place in range(6)))),
+        "throttle.forget": delete(Throttle).where(_one_of(_MOST_FORGOTTEN)).returning(Throttle.key),
         "throttle.remember": noted.on_conflict_do_update(
             index_elements=[Throttle.key], set_={"window_started_at": now}
         ),

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Depends
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 
 from idhub.oidc.authorization import Authorization
 from idhub.oidc.errors import ShownError
@@ -30,11 +31,10 @@ async def _body(request: Request) -> bytes | None:
 _Body = Annotated[bytes | None, Depends(_body)]
 
 
-def create_router(services: BrowserServices) -> APIRouter:
-    """Routes of the browser endpoints."""
+def create_entrance(services: BrowserServices) -> list[Route]:
+    """What everybody passes who enters an application: plain routes, which need nothing of a framework."""
     gateway = Gateway(services)
-    authorization, logout = Authorization(gateway), Logout(gateway)
-    router = APIRouter(include_in_schema=False)
+    authorization = Authorization(gateway)
 
     async def authorize(request: Request) -> Response:
         browser = gateway.browser(request)
@@ -50,9 +50,19 @@ def create_router(services: BrowserServices) -> APIRouter:
         except ShownError as error:
             return await run_in_threadpool(gateway.show, browser, error)
 
-    # Plain routes: they take nothing that a framework would have to find out about.
-    router.add_route(AUTHORIZE_PATH, authorize, ["GET", "POST"], include_in_schema=False)
-    router.add_route(RESUME_PATH, resume, ["GET"], include_in_schema=False)
+    return [
+        Route(AUTHORIZE_PATH, authorize, methods=["GET", "POST"], include_in_schema=False),
+        Route(RESUME_PATH, resume, methods=["GET"], include_in_schema=False),
+    ]
+
+
+def create_router(services: BrowserServices) -> APIRouter:
+    """Routes of the browser endpoints."""
+    gateway = Gateway(services)
+    logout = Logout(gateway)
+    router = APIRouter(include_in_schema=False)
+    for route in create_entrance(services):
+        router.add_route(route.path, route.endpoint, list(route.methods or ()), include_in_schema=False)
 
     @router.api_route(LOGOUT_PATH, methods=["GET", "POST"])
     def end_session(request: Request, body: _Body) -> Response:

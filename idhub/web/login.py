@@ -16,6 +16,7 @@ from fastapi import APIRouter, Depends, Request
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
 
 from idhub.credentials import transactions
 from idhub.credentials.operations import Operation
@@ -62,10 +63,9 @@ _FIRST_FORM = form_of(
 )  # fmt: skip
 
 
-def create_router(services: LoginServices) -> APIRouter:
-    """Routes of `/login`, `/login/first`, of the pages around them (`protocol_pages`) and of `/account`."""
-    router = form_router(services)
-    entrance, first = _Entrance(services), _FirstSignIn(services)
+def create_entrance(services: LoginServices) -> list[Route]:
+    """`/login`: plain routes, which need nothing of a framework, with the translator of every page."""
+    entrance = _Entrance(services)
 
     async def show_sign_in(request: Request) -> Response:
         """The sign-in page; straight on for somebody who needs no sign-in."""
@@ -76,9 +76,18 @@ def create_router(services: LoginServices) -> APIRouter:
         """Sign in, or say in one sentence that it did not work."""
         return await entrance.submit(request, await _LOGIN_FORM(request))
 
-    # Plain routes, with the translator of every page: they take nothing that a framework would have to find out about.
-    router.add_route("/login", translated(services, show_sign_in), ["GET"], include_in_schema=False)
-    router.add_route("/login", translated(services, sign_in_with_password), ["POST"], include_in_schema=False)
+    return [
+        Route("/login", translated(services, show_sign_in), methods=["GET"], include_in_schema=False),
+        Route("/login", translated(services, sign_in_with_password), methods=["POST"], include_in_schema=False),
+    ]
+
+
+def create_router(services: LoginServices) -> APIRouter:
+    """Routes of `/login`, `/login/first`, of the pages around them (`protocol_pages`) and of `/account`."""
+    router = form_router(services)
+    first = _FirstSignIn(services)
+    for route in create_entrance(services):
+        router.add_route(route.path, route.endpoint, list(route.methods or ()), include_in_schema=False)
 
     @router.get("/login/first")
     def show_first_sign_in(request: Request, token: str = "") -> Response:

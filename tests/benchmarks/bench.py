@@ -8,17 +8,18 @@ measured at that moment is stopped (SIGSTOP). The table goes to stdout, the figu
 
     quick    one second a round instead of two, and no lines of other modules
     NAME     only the lines whose name contains it
+
+The lines of other modules run at a size that fits the quarter of an hour, which their rows name; each module takes the
+full size by itself (`python -m tests.benchmarks.audit`, `.search`, `.import_people`, `.leaving`).
 """
 
-import importlib
-import inspect
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,8 +30,9 @@ from tests.benchmarks.subjects import Subject, core_of_load, core_of_subjects, s
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "bench"
 RESULT = ROOT / "build" / "bench.json"
-OTHERS = ("audit", "search", "import_people", "leaving", "ghosts", "saml", "initial_load")
-"""Modules beside this one that measure something else: `measure() -> list[dict]`."""
+OTHERS = ("start", "leaving", "audit", "import_people", "search", "ghosts", "saml", "initial_load")
+"""Parts of `tests.benchmarks.others`: what is measured without a peer."""
+_LONGEST_PART = 240.0
 
 
 @dataclass(frozen=True)
@@ -199,24 +201,20 @@ def generator_speed(seconds: float) -> float:
         return float(generate(plan)["load"]["rate"])
 
 
-def _needs_words(measure: Callable[..., Any]) -> bool:
-    """Whether it must be told what to measure."""
-    every = inspect.signature(measure).parameters.values()
-    return any(one.default is one.empty and one.kind not in {one.VAR_POSITIONAL, one.VAR_KEYWORD} for one in every)
-
-
 def others(options: Options, results: Results) -> None:
-    """Lines of the modules beside this one."""
+    """Lines without a peer. Each part is a process of its own: what one leaves behind slows no other."""
     for name in OTHERS:
-        if not (Path(__file__).parent / f"{name}.py").exists() or not options.wants(name):
-            continue
-        measure: Callable[[], list[dict[str, Any]]] | None
-        measure = getattr(importlib.import_module(f"tests.benchmarks.{name}"), "measure", None)
-        if measure is None or _needs_words(measure):
-            say(f"{name}: measured by itself, python -m tests.benchmarks.{name}")
+        if not options.wants(name):
             continue
         say(f"{name} ...")
-        for row in measure():
+        command = [sys.executable, "-m", "tests.benchmarks.others", name]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=_LONGEST_PART)
+        except subprocess.TimeoutExpired:
+            sys.exit(f"{name} took longer than {_LONGEST_PART:.0f} s")
+        if done.returncode != 0:
+            sys.exit(f"{name} ended: {done.stderr[-3000:]}")
+        for row in json.loads(done.stdout.splitlines()[-1]):
             results.add(
                 name=row["name"], idhub=row["value"], peer=None, peer_value=None, ratio=None,
                 database=row["database"], durability=row["durability"], unit=row["unit"],

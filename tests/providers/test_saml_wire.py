@@ -273,7 +273,7 @@ def test_an_inclusive_prefix_list_is_honoured() -> None:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_no_mutant_is_believed_and_none_crashes(seed: int) -> None:
-    """A sample; `make fuzz` runs it for as long as it is told."""
+    """A sample of random changes to what was signed: characters, elements, attributes, whole subtrees."""
     document = _signed()
     original = etree.tostring(verify(parse(document), [KEY]), method="c14n")
     for mutant, _ in zip(mutants(document, seed=seed), range(500), strict=False):

@@ -34,7 +34,7 @@ from idhub.errors import IdhubError
 from idhub.keys import PURPOSES
 from idhub.login.passwords import HashingPool
 from idhub.migrations import is_current
-from idhub.provisioning import tokens
+from idhub.provisioning.outbound import tokens
 from idhub.saml.refresh import warnings as saml_warnings
 from idhub.services import Hub
 

@@ -24,7 +24,7 @@ from idhub.errors import Unavailable
 from idhub.keys import Keyring, MasterKey, has_keys, load_keyring
 from idhub.lifecycle.ports import use_planners
 from idhub.migrations import head_revision, is_current, migrate
-from idhub.provisioning.planner import ScimPlanner
+from idhub.provisioning.outbound.planner import ScimPlanner
 from idhub.recovery import Log, enter_when_behind
 from idhub.saml.planner import SamlPlanner
 from idhub.settings import Settings
@@ -59,7 +59,7 @@ class Hub:
     def channels(self, http: "OutboundHttp") -> Mapping[str, Channel]:
         """Every channel by name: the registry that the worker sends through."""
         # Imported late: commands that send nothing need no HTTP client.
-        from idhub.provisioning.outbound import ScimChannel
+        from idhub.provisioning.outbound.channel import ScimChannel
         from idhub.saml.channel import SamlLogoutChannel
         from idhub.signals.backchannel import BackchannelLogoutChannel
 

@@ -30,7 +30,7 @@ from idhub.errors import Unavailable
 from idhub.lifecycle.due import apply_due
 from idhub.lifecycle.receipts import sign_due
 from idhub.lifecycle.reevaluation import reevaluate_pending
-from idhub.provisioning import upkeep
+from idhub.provisioning.outbound import upkeep
 from idhub.provisioning.reconcile.schedule import reconcile_due
 from idhub.saml.refresh import refresh_due
 from idhub.services import Hub

@@ -142,7 +142,7 @@ class ScimTarget(Base):
     control_user_name: Mapped[str | None] = mapped_column(String(254))
     """A live account for control reads; null: another active account of this application is used."""
     options: Mapped[Any] = mapped_column(JsonText, nullable=True)
-    """Mapping, groups, adoption, retention, pace, way out, as `provisioning.options` reads them; null: all defaults."""
+    """Mapping, groups, adoption, retention, pace, way out: see `provisioning.outbound.options`; null: all defaults."""
     token_expires_at: Mapped[datetime | None] = mapped_column(Instant)
     """When the token stops working, as far as somebody has said."""
     next_token_sealed: Mapped[bytes | None] = mapped_column(LargeBinary)

@@ -50,7 +50,7 @@ class ApiCaller:
     lifecycle: commands.Caller
     name: str = ""
     terms: Mapping[str, Any] | None = None
-    """What its row says of it as a SCIM sender; `idhub.provisioning.inbound_terms` reads it."""
+    """What its row says of it as a SCIM sender; `idhub.provisioning.inbound.terms` reads it."""
 
     @property
     def writes(self) -> bool:

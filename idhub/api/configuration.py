@@ -45,7 +45,7 @@ from idhub.errors import Conflict, Invalid, NotFound
 from idhub.keys import Keyring
 from idhub.lifecycle.intake import RegisterService
 from idhub.lifecycle.transition import transition
-from idhub.provisioning.extensions import MAX_EXTENSIONS, register
+from idhub.provisioning.inbound.extensions import MAX_EXTENSIONS, register
 
 MAX_BYTES = 5_000_000
 _MIN_SECRET = 32

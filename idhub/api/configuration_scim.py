@@ -20,16 +20,16 @@ from idhub.delivery.holds import probe_now
 from idhub.directory.people import find_person
 from idhub.directory.tables import Group
 from idhub.errors import Conflict, Invalid, NotFound
-from idhub.provisioning import sync
-from idhub.provisioning.discovering import attributes_of
-from idhub.provisioning.groups import set_wanted
-from idhub.provisioning.mapping import PersonFacts
-from idhub.provisioning.mapping_rules import ApplicationMapping, check_against, compile_mapping
-from idhub.provisioning.options import Adoption, TargetOptions, WantedGroup
-from idhub.provisioning.outbound_tables import ScimDiscovery
-from idhub.provisioning.planner import CHANNEL
-from idhub.provisioning.preview import MappingTest, facts_of, run_test
-from idhub.provisioning.records import person_facts
+from idhub.provisioning.outbound import sync
+from idhub.provisioning.outbound.discovering import attributes_of
+from idhub.provisioning.outbound.groups import set_wanted
+from idhub.provisioning.outbound.mapping import PersonFacts
+from idhub.provisioning.outbound.mapping_rules import ApplicationMapping, check_against, compile_mapping
+from idhub.provisioning.outbound.options import Adoption, TargetOptions, WantedGroup
+from idhub.provisioning.outbound.planner import CHANNEL
+from idhub.provisioning.outbound.preview import MappingTest, facts_of, run_test
+from idhub.provisioning.outbound.records import person_facts
+from idhub.provisioning.outbound.tables import ScimDiscovery
 from scim.dialects import DIALECTS
 
 AdoptRules = list[Literal["external_id", "user_name", "email", "employee_number"]]

@@ -10,8 +10,8 @@ from idhub.access.applications import current_rule_texts
 from idhub.access.tables import Application, OidcClient, ReconcilePlan, SamlServiceProvider, ScimTarget
 from idhub.api.configuration_saml import export_block
 from idhub.directory.tables import Employment, Organization, Person
-from idhub.provisioning.extensions import registered
-from idhub.provisioning.options import TargetOptions
+from idhub.provisioning.inbound.extensions import registered
+from idhub.provisioning.outbound.options import TargetOptions
 from scim.extensions import describe
 
 

@@ -15,8 +15,8 @@ from idhub.api.shared import ApiServices, Body, Text, find_visible, permit
 from idhub.authority import Action, authorize
 from idhub.delivery import queue
 from idhub.errors import Invalid, NotFound
-from idhub.provisioning import adoption, sync
-from idhub.provisioning.preview import preview
+from idhub.provisioning.outbound import adoption, sync
+from idhub.provisioning.outbound.preview import preview
 
 
 class ReviewBody(Body):

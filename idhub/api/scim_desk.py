@@ -22,10 +22,10 @@ from idhub.errors import Unavailable
 from idhub.keys import Keyring
 from idhub.lifecycle.doors import Door
 from idhub.login.throttling import claim_call
-from idhub.provisioning.extensions import registered
-from idhub.provisioning.inbound import DirectoryStore, kinds_with
-from idhub.provisioning.inbound_sender import Sender
-from idhub.provisioning.inbound_terms import Terms, limited, read_terms
+from idhub.provisioning.inbound.extensions import registered
+from idhub.provisioning.inbound.sender import Sender
+from idhub.provisioning.inbound.store import DirectoryStore, kinds_with
+from idhub.provisioning.inbound.terms import Terms, limited, read_terms
 from idhub.settings import Settings
 from scim.attributes import ResourceType, Schema
 from scim.errors import NotUnique, RequestError

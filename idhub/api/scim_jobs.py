@@ -32,7 +32,7 @@ from idhub.credentials.tables import ApiToken
 from idhub.db import Database, bulk_insert, new_id
 from idhub.errors import Unavailable
 from idhub.lifecycle.doors import Door
-from idhub.provisioning.tables import ScimJob, ScimJobOperation
+from idhub.provisioning.inbound.tables import ScimJob, ScimJobOperation
 from scim import bulk
 from scim.attributes import ResourceType
 from scim.errors import NotFound, RequestError

@@ -36,7 +36,7 @@ def certify_scim(
 
     Exit status 0: as written; 1: something a leave rests on does not work; 2: usable, with deviations.
     """
-    from idhub.provisioning.outbound import ScimHttp
+    from idhub.provisioning.outbound.channel import ScimHttp
     from scim.certify import certify as run
 
     token = _secret(token_file)

@@ -13,9 +13,9 @@ from idhub.delivery import queue
 from idhub.delivery.holds import holds
 from idhub.directory.people import find_person
 from idhub.errors import Invalid
-from idhub.provisioning import adoption, discovering, sync, tokens
-from idhub.provisioning.direct import Direct
-from idhub.provisioning.preview import preview as preview_of
+from idhub.provisioning.outbound import adoption, discovering, sync, tokens
+from idhub.provisioning.outbound.direct import Direct
+from idhub.provisioning.outbound.preview import preview as preview_of
 from idhub.services import Hub
 
 provisioning = typer.Typer(help="Accounts in applications, over SCIM.", no_args_is_help=True)

@@ -15,9 +15,9 @@ from idhub.db import new_id
 from idhub.directory.organizations import find_organization
 from idhub.directory.tables import Installation
 from idhub.errors import Invalid, NotFound
-from idhub.provisioning.extensions import registered
-from idhub.provisioning.inbound import kinds_with
-from idhub.provisioning.inbound_terms import DEFAULT_TERMS, Ending, Return, Terms, check_terms
+from idhub.provisioning.inbound.extensions import registered
+from idhub.provisioning.inbound.store import kinds_with
+from idhub.provisioning.inbound.terms import DEFAULT_TERMS, Ending, Return, Terms, check_terms
 
 _MAX_TOKEN_DAYS = 3_650
 _SCIM = "Terms of a SCIM sender"

@@ -8,8 +8,8 @@ from idhub.db import Base
 from idhub.delivery import tables as delivery_tables
 from idhub.directory import tables as directory_tables
 from idhub.lifecycle import tables as lifecycle_tables
-from idhub.provisioning import outbound_tables
-from idhub.provisioning import tables as provisioning_tables
+from idhub.provisioning.inbound import tables as inbound_tables
+from idhub.provisioning.outbound import tables as outbound_tables
 from idhub.provisioning.reconcile import tables as reconcile_tables
 
 OWNERS = (
@@ -18,9 +18,9 @@ OWNERS = (
     credential_tables,
     delivery_tables,
     lifecycle_tables,
-    provisioning_tables,
-    reconcile_tables,
+    inbound_tables,
     outbound_tables,
+    reconcile_tables,
     authority,
     keys,
 )

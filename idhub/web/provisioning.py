@@ -16,9 +16,9 @@ from idhub.delivery.queue import holds
 from idhub.directory.people import find_person, show_person
 from idhub.errors import Conflict, IdhubError, Invalid, NotFound
 from idhub.pages import N_
-from idhub.provisioning import adoption, discovering, records, sync, tokens
-from idhub.provisioning.outbound_tables import OutboundGroup
-from idhub.provisioning.preview import preview
+from idhub.provisioning.outbound import adoption, discovering, records, sync, tokens
+from idhub.provisioning.outbound.preview import preview
+from idhub.provisioning.outbound.tables import OutboundGroup
 from idhub.web import queries_access
 from idhub.web.drawing import mark_of
 from idhub.web.listing import View

@@ -14,9 +14,9 @@ from idhub.api.scim import PREFIX
 from idhub.api.scim_jobs import has_jobs, purge_jobs, work_jobs
 from idhub.credentials.tables import ApiToken
 from idhub.directory.kinds import Standing
-from idhub.provisioning.inbound import KINDS
-from idhub.provisioning.inbound_terms import Terms, check_terms
-from idhub.provisioning.tables import ScimJobOperation
+from idhub.provisioning.inbound.store import KINDS
+from idhub.provisioning.inbound.tables import ScimJobOperation
+from idhub.provisioning.inbound.terms import Terms, check_terms
 from idhub.services import Hub
 from idhub.settings import Settings
 from scim.schemas import BULK_REQUEST, BULK_RESPONSE, BULK_STATUS, GROUP, USER

@@ -19,8 +19,8 @@ from idhub.api.configuration import apply
 from idhub.api.scim import PREFIX
 from idhub.changes import COMMAND_LINE
 from idhub.directory.kinds import Standing
-from idhub.provisioning.inbound import KINDS
-from idhub.provisioning.inbound_terms import Terms, check_terms
+from idhub.provisioning.inbound.store import KINDS
+from idhub.provisioning.inbound.terms import Terms, check_terms
 from scim.schemas import BULK_REQUEST, ENTERPRISE_USER, GROUP, PATCH_OP, USER
 from scim.senders import QUIRKS, SENDERS
 from tests.api.shared_hub import clear, shared_hub

@@ -10,8 +10,8 @@ import pytest
 
 from idhub.directory.kinds import Standing
 from idhub.errors import Invalid
-from idhub.provisioning.inbound import KINDS
-from idhub.provisioning.inbound_terms import Ending, Return, Terms, check_terms, read_terms
+from idhub.provisioning.inbound.store import KINDS
+from idhub.provisioning.inbound.terms import Ending, Return, Terms, check_terms, read_terms
 from scim.schemas import BULK_REQUEST, ENTERPRISE_USER, GROUP, PATCH_OP, USER
 from tests.api.test_scim import Scim
 from tests.api.world import Api

@@ -24,11 +24,11 @@ from idhub.db import create_database
 from idhub.delivery.loop import DeliveryLoop
 from idhub.keys import MasterKey, load_keyring
 from idhub.migrations import migrate
-from idhub.provisioning import sync, upkeep
-from idhub.provisioning.groups import set_wanted
-from idhub.provisioning.options import WantedGroup
-from idhub.provisioning.outbound import ScimChannel
-from idhub.provisioning.outbound_tables import OutboundMember
+from idhub.provisioning.outbound import sync, upkeep
+from idhub.provisioning.outbound.channel import ScimChannel
+from idhub.provisioning.outbound.groups import set_wanted
+from idhub.provisioning.outbound.options import WantedGroup
+from idhub.provisioning.outbound.tables import OutboundMember
 from idhub.settings import Settings
 from tests.provisioning.conftest import Scene
 from tests.provisioning.quirky import Quirks, QuirkyHttp

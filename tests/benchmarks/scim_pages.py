@@ -35,7 +35,7 @@ from idhub.credentials.tables import ApiToken
 from idhub.db import new_id
 from idhub.directory.tables import Installation, Organization, OrganizationClosure
 from idhub.lifecycle.doors import Door
-from idhub.provisioning.inbound_walk import cursor_of
+from idhub.provisioning.inbound.walk import cursor_of
 from idhub.services import Hub, open_hub
 from idhub.settings import Settings
 from scim.messages import ScimRequest, ScimResponse

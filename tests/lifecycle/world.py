@@ -23,7 +23,7 @@ from idhub.lifecycle import intake
 from idhub.lifecycle.commands import Caller
 from idhub.lifecycle.ports import use_planners
 from idhub.lifecycle.transition import TransitionResult, transition
-from idhub.provisioning.planner import ScimPlanner
+from idhub.provisioning.outbound.planner import ScimPlanner
 from idhub.signals.planner import BackchannelPlanner
 from tests.support.clock import Clock
 

@@ -21,7 +21,7 @@ from idhub.delivery.channel import Grade, LeasedDelivery, Operation, Outcome
 from idhub.delivery.http import OutboundHttp
 from idhub.directory.tables import Department, Employment, Organization, Person, Principal
 from idhub.keys import Keyring
-from idhub.provisioning.outbound import ScimChannel
+from idhub.provisioning.outbound.channel import ScimChannel
 from idhub.settings import Settings
 from tests.provisioning.quirky import Quirks, Quirky, QuirkyHttp
 from tests.provisioning.stand_ins import StandIn

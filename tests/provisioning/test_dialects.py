@@ -9,7 +9,7 @@ from sqlalchemy import insert, select, update
 from idhub.db import new_id
 from idhub.delivery.channel import Grade
 from idhub.directory.tables import Group, GroupMember, Person
-from idhub.provisioning.outbound_tables import OutboundGroup
+from idhub.provisioning.outbound.tables import OutboundGroup
 from scim.dialects import DIALECTS, Dialect
 from tests.provisioning.conftest import Scene
 from tests.provisioning.quirky import Quirks

@@ -13,10 +13,10 @@ from idhub.delivery import queue
 from idhub.delivery.tables import Delivery
 from idhub.directory.tables import Group, Person
 from idhub.errors import Conflict, Invalid, NotFound
-from idhub.provisioning import adoption, deletion, discovering, groups, sync, tokens, upkeep
-from idhub.provisioning.options import WantedGroup
-from idhub.provisioning.outbound_tables import AdoptionReview, OutboundGroup, OutboundMember
-from idhub.provisioning.preview import preview
+from idhub.provisioning.outbound import adoption, deletion, discovering, groups, sync, tokens, upkeep
+from idhub.provisioning.outbound.options import WantedGroup
+from idhub.provisioning.outbound.preview import preview
+from idhub.provisioning.outbound.tables import AdoptionReview, OutboundGroup, OutboundMember
 from tests.provisioning.conftest import Scene
 from tests.provisioning.quirky import Quirks
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from idhub.errors import Invalid
-from idhub.provisioning.expressions import FUNCTIONS, MAX_LENGTH, MAX_RESULT, NAMES, compile_expression
+from idhub.provisioning.outbound.expressions import FUNCTIONS, MAX_LENGTH, MAX_RESULT, NAMES, compile_expression
 
 PERSON: dict[str, Any] = {
     "display_name": "欧阳娜娜",

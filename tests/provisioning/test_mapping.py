@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from idhub.errors import Invalid
-from idhub.provisioning.mapping import (
+from idhub.provisioning.outbound.mapping import (
     DEPARTMENT,
     EMPLOYEE_NUMBER,
     MANAGER,

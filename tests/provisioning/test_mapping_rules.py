@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from idhub.errors import Invalid
-from idhub.provisioning.mapping import PersonFacts, differences, user_attributes
-from idhub.provisioning.mapping_rules import check_against, compile_mapping, value_at
+from idhub.provisioning.outbound.mapping import PersonFacts, differences, user_attributes
+from idhub.provisioning.outbound.mapping_rules import check_against, compile_mapping, value_at
 from scim.discovery import RemoteAttribute
 from scim.schemas import ENTERPRISE_USER
 

@@ -14,9 +14,9 @@ from sqlalchemy import select, update
 from idhub.delivery.channel import Grade
 from idhub.delivery.http import OutboundHttp
 from idhub.directory.tables import Person
-from idhub.provisioning.groups import set_wanted
-from idhub.provisioning.options import WantedGroup
-from idhub.provisioning.outbound_tables import OutboundGroup, ScimDiscovery
+from idhub.provisioning.outbound.groups import set_wanted
+from idhub.provisioning.outbound.options import WantedGroup
+from idhub.provisioning.outbound.tables import OutboundGroup, ScimDiscovery
 from tests.provisioning.conftest import Scene
 from tests.support.processes import Server, free_port, running
 

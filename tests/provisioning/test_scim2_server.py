@@ -15,7 +15,7 @@ from idhub.db import Database
 from idhub.delivery.channel import Grade
 from idhub.delivery.http import OutboundHttp
 from idhub.directory.tables import Person
-from idhub.provisioning.outbound import ScimHttp
+from idhub.provisioning.outbound.channel import ScimHttp
 from scim.client import ScimClient
 from scim.dialects import PUT_ONLY, Dialect
 from scim.errors import RemoteConflict, RemoteNotFound, RemoteUnauthorized

@@ -15,8 +15,8 @@ from idhub.delivery.loop import DeliveryLoop
 from idhub.delivery.queue import plan
 from idhub.delivery.tables import Delivery
 from idhub.lifecycle.ports import ApplicationTerms, Batch
-from idhub.provisioning.outbound import ScimChannel
-from idhub.provisioning.planner import ScimPlanner
+from idhub.provisioning.outbound.channel import ScimChannel
+from idhub.provisioning.outbound.planner import ScimPlanner
 from tests.provisioning.conftest import Scene
 from tests.provisioning.stand_ins import Behaviour, StandIn
 

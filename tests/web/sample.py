@@ -32,7 +32,7 @@ from idhub.lifecycle.ports import use_planners
 from idhub.lifecycle.tables import Case
 from idhub.lifecycle.transition import transition
 from idhub.pages import Pages, create_pages
-from idhub.provisioning.planner import ScimPlanner
+from idhub.provisioning.outbound.planner import ScimPlanner
 from idhub.settings import Settings
 from idhub.signals.planner import BackchannelPlanner
 from idhub.web.routes import create_router

@@ -5,7 +5,7 @@ from sqlalchemy import select
 
 from idhub.access.tables import Account, Application
 from idhub.delivery.tables import Delivery
-from idhub.provisioning.outbound_tables import AdoptionReview, SyncRun
+from idhub.provisioning.outbound.tables import AdoptionReview, SyncRun
 from tests.web.conftest import SignIn
 from tests.web.html import text_of, token_of
 from tests.web.sample import SampleHub

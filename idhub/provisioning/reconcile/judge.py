@@ -9,10 +9,10 @@ import orjson
 
 from idhub.directory.names import stored_login_name
 from idhub.errors import Invalid
-from idhub.provisioning.mapping import EMPLOYEE_NUMBER, ORGANIZATION, differences
-from idhub.provisioning.mapping_rules import ApplicationMapping
+from idhub.provisioning.outbound.mapping import EMPLOYEE_NUMBER, ORGANIZATION, differences
+from idhub.provisioning.outbound.mapping_rules import ApplicationMapping
+from idhub.provisioning.outbound.records import PersonThere
 from idhub.provisioning.reconcile.kinds import PROPOSALS, Kind, Proposal
-from idhub.provisioning.records import PersonThere
 from scim.dialects import Dialect
 from scim.errors import remote_text
 from scim.schemas import Resource, attribute, is_active

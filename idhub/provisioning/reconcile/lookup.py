@@ -15,7 +15,8 @@ from idhub.directory.kinds import PrincipalKind, Standing
 from idhub.directory.names import stored_login_name
 from idhub.directory.tables import Employment, LoginName, Organization, Person, Principal
 from idhub.lifecycle.tables import SourceRun
-from idhub.provisioning.planner import lane_of
+from idhub.provisioning.outbound.planner import lane_of
+from idhub.provisioning.outbound.records import people_there
 from idhub.provisioning.reconcile.judge import (
     Known,
     Match,
@@ -28,7 +29,6 @@ from idhub.provisioning.reconcile.judge import (
     judge_unlinked,
     narrowed,
 )
-from idhub.provisioning.records import people_there
 
 _HR = "hr_file"
 _BATCH = 1_000

@@ -17,9 +17,9 @@ from idhub.access.tables import Application
 from idhub.delivery.http import OutboundHttp, OutboundResponse
 from idhub.errors import NotFound
 from idhub.keys import Keyring
-from idhub.provisioning import records
-from idhub.provisioning.mapping_rules import ApplicationMapping
-from idhub.provisioning.outbound import ScimHttp
+from idhub.provisioning.outbound import records
+from idhub.provisioning.outbound.channel import ScimHttp
+from idhub.provisioning.outbound.mapping_rules import ApplicationMapping
 from scim.client import ScimClient
 from scim.dialects import DIALECTS, GENERIC, Dialect
 from scim.listing import ListingProof, UserListing, UserPage, paging_of

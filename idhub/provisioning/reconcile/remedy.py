@@ -22,11 +22,11 @@ from idhub.errors import Conflict, NotFound
 from idhub.lifecycle import cases
 from idhub.lifecycle.hr_brake import Brake
 from idhub.lifecycle.ports import ApplicationTerms
-from idhub.provisioning.planner import CEILING, CHANNEL, lane_of
+from idhub.provisioning.outbound.planner import CEILING, CHANNEL, lane_of
+from idhub.provisioning.outbound.records import people_there
 from idhub.provisioning.reconcile.findings import DOOR, Place, decided
 from idhub.provisioning.reconcile.kinds import DISABLING, LIVE, Kind, Proposal, State
 from idhub.provisioning.reconcile.tables import Finding
-from idhub.provisioning.records import people_there
 
 Action = Literal["disable", "restore", "link"]
 BATCH = 100

@@ -20,11 +20,11 @@ from idhub.delivery.tables import Delivery
 from idhub.directory.tables import LoginName
 from idhub.keys import Keyring
 from idhub.lifecycle.hr_brake import Brake
-from idhub.provisioning.mapping import user_attributes
+from idhub.provisioning.outbound.mapping import user_attributes
+from idhub.provisioning.outbound.records import people_there
 from idhub.provisioning.reconcile.remedy import DEFAULT_BRAKE
 from idhub.provisioning.reconcile.run import Report, reconcile
 from idhub.provisioning.reconcile.tables import Finding
-from idhub.provisioning.records import people_there
 from idhub.settings import Settings
 from scim.schemas import with_changes
 from tests.provisioning.conftest import Scene

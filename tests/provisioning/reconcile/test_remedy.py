@@ -17,7 +17,7 @@ from idhub.errors import Conflict, Invalid, NotFound
 from idhub.lifecycle import receipts
 from idhub.lifecycle.hr_brake import Brake
 from idhub.lifecycle.tables import Case, CaseRow, ReceiptDue
-from idhub.provisioning.outbound import ScimChannel
+from idhub.provisioning.outbound.channel import ScimChannel
 from idhub.provisioning.reconcile import findings, remedy
 from idhub.provisioning.reconcile.kinds import Policy
 from idhub.provisioning.reconcile.tables import Finding

@@ -18,14 +18,14 @@ from idhub.delivery.http import OutboundError, OutboundRefused, OutboundResponse
 from idhub.delivery.together import Together
 from idhub.errors import Unavailable
 from idhub.keys import Keyring
-from idhub.provisioning import records
-from idhub.provisioning.deletion import delete_account
-from idhub.provisioning.deprovision import deprovision
-from idhub.provisioning.discovering import discover
-from idhub.provisioning.groups import push_group
-from idhub.provisioning.planner import CEILING, CHANNEL
-from idhub.provisioning.provision import provision
-from idhub.provisioning.run import Clock, NeedsSomebody, Overtaken, Run, Talk
+from idhub.provisioning.outbound import records
+from idhub.provisioning.outbound.deletion import delete_account
+from idhub.provisioning.outbound.deprovision import deprovision
+from idhub.provisioning.outbound.discovering import discover
+from idhub.provisioning.outbound.groups import push_group
+from idhub.provisioning.outbound.planner import CEILING, CHANNEL
+from idhub.provisioning.outbound.provision import provision
+from idhub.provisioning.outbound.run import Clock, NeedsSomebody, Overtaken, Run, Talk
 from scim.client import ScimClient
 from scim.dialects import DIALECTS
 from scim.errors import RemoteError, RemoteNotFound, RemoteRefused, RemoteUnauthorized, RemoteUnavailable

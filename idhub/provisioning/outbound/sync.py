@@ -20,8 +20,8 @@ from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.delivery.tables import Delivery
 from idhub.directory.tables import Principal
 from idhub.errors import Conflict, NotFound
-from idhub.provisioning.outbound_tables import SyncRun
-from idhub.provisioning.planner import CHANNEL, lane_of
+from idhub.provisioning.outbound.planner import CHANNEL, lane_of
+from idhub.provisioning.outbound.tables import SyncRun
 
 AHEAD: Final = 1_000
 """Deliveries of an application that wait or are being sent at a time, at most, while a run goes on."""

@@ -12,7 +12,7 @@ from idhub.db import chunked
 from idhub.directory.kinds import EmploymentType, Standing
 from idhub.directory.names import login_name_candidates
 from idhub.directory.tables import Department, Employment, LoginName, Organization, Person, Principal
-from idhub.provisioning.tables import ScimExternalId, ScimUser
+from idhub.provisioning.inbound.tables import ScimExternalId, ScimUser
 
 
 class Post(NamedTuple):

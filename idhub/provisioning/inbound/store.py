@@ -13,10 +13,10 @@ from idhub.directory.tables import Group, Principal
 from idhub.errors import Conflict, IdhubError, Invalid, NotPermitted
 from idhub.errors import NotFound as Missing
 from idhub.keys import Keyring
-from idhub.provisioning.inbound_groups import Groups
-from idhub.provisioning.inbound_sender import Sender
-from idhub.provisioning.inbound_terms import may_write
-from idhub.provisioning.inbound_users import Users
+from idhub.provisioning.inbound.groups import Groups
+from idhub.provisioning.inbound.sender import Sender
+from idhub.provisioning.inbound.terms import may_write
+from idhub.provisioning.inbound.users import Users
 from scim.attributes import ResourceType, Schema
 from scim.errors import InvalidValue, NotFound, NotUnique, RequestError
 from scim.messages import Forbidden

@@ -29,21 +29,10 @@ from idhub.errors import NotPermitted
 from idhub.keys import Keyring
 from idhub.lifecycle import commands, intake
 from idhub.lifecycle.transition import transition
-from idhub.provisioning.extensions import filed
-from idhub.provisioning.inbound_lists import document_of, ordered, sort_name, start_of, window
-from idhub.provisioning.inbound_page import Row, fallback_names, read_rows
-from idhub.provisioning.inbound_query import Condition, folded_value, user_condition
-from idhub.provisioning.inbound_sender import (
-    MAX_LOOKED_AT,
-    ExternalIds,
-    Sender,
-    check_return,
-    end_person,
-    visible_people,
-)
-from idhub.provisioning.inbound_terms import Ending
-from idhub.provisioning.inbound_walk import ById, Walk, by_name, by_user_name, first_word, walk
-from idhub.provisioning.person_resource import (
+from idhub.provisioning.inbound.extensions import filed
+from idhub.provisioning.inbound.lists import document_of, ordered, sort_name, start_of, window
+from idhub.provisioning.inbound.page import Row, fallback_names, read_rows
+from idhub.provisioning.inbound.person_resource import (
     REMOVED_ACTIVE,
     SHOWN_ACTIVE,
     UNSAID,
@@ -54,7 +43,18 @@ from idhub.provisioning.person_resource import (
     user_name_key,
     user_resource,
 )
-from idhub.provisioning.tables import ScimUniqueValue, ScimUser, ScimValue
+from idhub.provisioning.inbound.query import Condition, folded_value, user_condition
+from idhub.provisioning.inbound.sender import (
+    MAX_LOOKED_AT,
+    ExternalIds,
+    Sender,
+    check_return,
+    end_person,
+    visible_people,
+)
+from idhub.provisioning.inbound.tables import ScimUniqueValue, ScimUser, ScimValue
+from idhub.provisioning.inbound.terms import Ending
+from idhub.provisioning.inbound.walk import ById, Walk, by_name, by_user_name, first_word, walk
 from scim.attributes import ResourceType
 from scim.errors import InvalidValue, NotUnique, TooMany
 from scim.filters import compile_filter

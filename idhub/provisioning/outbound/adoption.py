@@ -22,10 +22,10 @@ from idhub.delivery import queue
 from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.directory.tables import Employment, Person, Principal
 from idhub.errors import Conflict, NotFound
-from idhub.provisioning.options import AdoptRule
-from idhub.provisioning.outbound_tables import AdoptionReview
-from idhub.provisioning.planner import CHANNEL, lane_of
-from idhub.provisioning.run import NeedsSomebody, Run
+from idhub.provisioning.outbound.options import AdoptRule
+from idhub.provisioning.outbound.planner import CHANNEL, lane_of
+from idhub.provisioning.outbound.run import NeedsSomebody, Run
+from idhub.provisioning.outbound.tables import AdoptionReview
 from scim.client import ScimClient, emails_of, enterprise
 from scim.errors import RemoteNotFound
 from scim.schemas import Resource, attribute

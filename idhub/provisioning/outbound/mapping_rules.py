@@ -13,8 +13,8 @@ from typing import Any, Final
 import orjson
 
 from idhub.errors import Invalid
-from idhub.provisioning.expressions import Expression, Kind, compile_expression
-from idhub.provisioning.mapping import DEFAULT_KINDS, PersonFacts, user_attributes, user_name_of
+from idhub.provisioning.outbound.expressions import Expression, Kind, compile_expression
+from idhub.provisioning.outbound.mapping import DEFAULT_KINDS, PersonFacts, user_attributes, user_name_of
 from scim.attributes import Attribute
 from scim.discovery import RemoteAttribute
 from scim.errors import InvalidFilter, InvalidPath

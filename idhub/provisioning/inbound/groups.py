@@ -15,10 +15,10 @@ from idhub.directory.kinds import Standing
 from idhub.directory.names import may_name
 from idhub.directory.organizations import root_organization
 from idhub.directory.tables import Group, Person, Principal
-from idhub.provisioning.inbound_lists import document_of, ordered, start_of, window
-from idhub.provisioning.inbound_sender import MAX_LOOKED_AT, ExternalIds, Sender, end_person, visible_people
-from idhub.provisioning.inbound_terms import Ending
-from idhub.provisioning.person_resource import SHOWN_ACTIVE
+from idhub.provisioning.inbound.lists import document_of, ordered, start_of, window
+from idhub.provisioning.inbound.person_resource import SHOWN_ACTIVE
+from idhub.provisioning.inbound.sender import MAX_LOOKED_AT, ExternalIds, Sender, end_person, visible_people
+from idhub.provisioning.inbound.terms import Ending
 from scim.attributes import ResourceType
 from scim.errors import InvalidValue, TooMany
 from scim.filter_grammar import And, Comparison, Filter, Operator

@@ -18,9 +18,9 @@ from idhub.db import to_micros
 from idhub.directory.names import login_name_candidates, may_name
 from idhub.directory.tables import Employment, LoginName, Person, Principal
 from idhub.errors import Invalid
-from idhub.provisioning.extensions import lookup_name, lookup_value
-from idhub.provisioning.person_resource import SHOWN_ACTIVE, user_name_key
-from idhub.provisioning.tables import ScimExternalId, ScimUser, ScimValue
+from idhub.provisioning.inbound.extensions import lookup_name, lookup_value
+from idhub.provisioning.inbound.person_resource import SHOWN_ACTIVE, user_name_key
+from idhub.provisioning.inbound.tables import ScimExternalId, ScimUser, ScimValue
 from scim.attributes import ResourceType
 from scim.filter_grammar import And, AttributePath, Comparison, Filter, Not, Operator, Or, Present, ValuePath
 from scim.schemas import ENTERPRISE_USER, USER

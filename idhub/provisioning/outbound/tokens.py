@@ -20,7 +20,7 @@ from idhub.changes import SYSTEM, Actor, Event, EventType, record
 from idhub.db import Instant
 from idhub.delivery.holds import probe_now
 from idhub.errors import Conflict, Invalid, NotFound
-from idhub.provisioning.planner import CHANNEL
+from idhub.provisioning.outbound.planner import CHANNEL
 
 REMIND_BEFORE: Final = timedelta(days=14)
 REMIND_EVERY: Final = timedelta(days=1)

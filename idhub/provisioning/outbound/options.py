@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final, Literal, get_args
 
-from idhub.provisioning.mapping_rules import ApplicationMapping, compile_mapping
+from idhub.provisioning.outbound.mapping_rules import ApplicationMapping, compile_mapping
 
 AdoptRule = Literal["external_id", "user_name", "email", "employee_number"]
 ADOPT_RULES: Final[tuple[AdoptRule, ...]] = get_args(AdoptRule)

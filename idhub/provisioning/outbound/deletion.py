@@ -15,9 +15,9 @@ from idhub.delivery import queue
 from idhub.delivery.channel import Grade, Outcome, PlannedDelivery
 from idhub.delivery.tables import Delivery
 from idhub.directory.tables import Principal
-from idhub.provisioning.options import TargetOptions
-from idhub.provisioning.planner import CHANNEL, lane_of
-from idhub.provisioning.run import NeedsSomebody, Run
+from idhub.provisioning.outbound.options import TargetOptions
+from idhub.provisioning.outbound.planner import CHANNEL, lane_of
+from idhub.provisioning.outbound.run import NeedsSomebody, Run
 from scim.errors import RemoteNotFound
 from scim.schemas import is_active
 

@@ -30,10 +30,10 @@ from idhub.db import Instant
 from idhub.delivery.channel import LeasedDelivery
 from idhub.directory.kinds import Standing
 from idhub.directory.tables import Department, Employment, Organization, Person, Principal
-from idhub.provisioning.mapping import PersonFacts
-from idhub.provisioning.mapping_rules import ApplicationMapping
-from idhub.provisioning.options import TargetOptions
-from idhub.provisioning.outbound_tables import OutboundGroup, ScimDiscovery
+from idhub.provisioning.outbound.mapping import PersonFacts
+from idhub.provisioning.outbound.mapping_rules import ApplicationMapping
+from idhub.provisioning.outbound.options import TargetOptions
+from idhub.provisioning.outbound.tables import OutboundGroup, ScimDiscovery
 from scim.discovery import Capabilities
 
 _MAX_CONTROLS = 3

@@ -12,7 +12,7 @@ from idhub.changes import EventType
 from idhub.db import Database
 from idhub.delivery.channel import Failure, Grade, LeasedDelivery, Outcome
 from idhub.delivery.together import Together
-from idhub.provisioning import records
+from idhub.provisioning.outbound import records
 from scim.client import Exchange, ScimClient
 from scim.schemas import Resource, attribute
 

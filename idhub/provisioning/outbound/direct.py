@@ -14,9 +14,9 @@ from idhub.db import Database
 from idhub.delivery.http import OutboundHttp
 from idhub.errors import Conflict, NotFound, Unavailable
 from idhub.keys import Keyring
-from idhub.provisioning import adoption, discovering, records
-from idhub.provisioning.outbound import ScimChannel
-from idhub.provisioning.tokens import next_token_context
+from idhub.provisioning.outbound import adoption, discovering, records
+from idhub.provisioning.outbound.channel import ScimChannel
+from idhub.provisioning.outbound.tokens import next_token_context
 from idhub.settings import Settings
 from scim.client import ScimClient
 from scim.discovery import Discovery

@@ -11,9 +11,9 @@ from idhub.changes import SYSTEM, Event, EventType, record
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade, Outcome, PlannedDelivery
 from idhub.delivery.tables import Delivery
-from idhub.provisioning.outbound_tables import ScimDiscovery
-from idhub.provisioning.planner import CHANNEL
-from idhub.provisioning.run import Talk
+from idhub.provisioning.outbound.planner import CHANNEL
+from idhub.provisioning.outbound.run import Talk
+from idhub.provisioning.outbound.tables import ScimDiscovery
 from scim.discovery import Discovery, RemoteAttribute
 
 LASTS: Final = timedelta(days=1)

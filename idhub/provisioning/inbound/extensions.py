@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from idhub.db import upsert
 from idhub.errors import Conflict, Invalid
-from idhub.provisioning.tables import ScimExtension
+from idhub.provisioning.inbound.tables import ScimExtension
 from scim.attributes import Attribute, Schema
 from scim.extensions import InvalidExtension, describe, read_extension
 

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from idhub.directory.search import find_people
 from idhub.directory.search_terms import LONGEST_TERM, folded, words_of
 from idhub.directory.tables import Organization, Person
-from idhub.provisioning.tables import ScimUser
+from idhub.provisioning.inbound.tables import ScimUser
 from scim.errors import InvalidCursor
 from scim.server import Page, Stored
 

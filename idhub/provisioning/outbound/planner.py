@@ -11,7 +11,7 @@ from idhub.db import bulk_insert, chunked, new_id
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade, Operation, PlannedDelivery
 from idhub.lifecycle.ports import ApplicationTerms, Batch, PreviewRow
-from idhub.provisioning.records import mark_groups
+from idhub.provisioning.outbound.records import mark_groups
 
 CHANNEL = "scim"
 CEILING = Grade.E2

@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from idhub.access.tables import ScimTarget
 from idhub.db import Database
-from idhub.provisioning import deletion, discovering, groups, sync, tokens
+from idhub.provisioning.outbound import deletion, discovering, groups, sync, tokens
 
 _PARTS = 10
 

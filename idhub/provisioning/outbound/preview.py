@@ -13,10 +13,10 @@ from sqlalchemy.orm import Session
 
 from idhub.access.tables import Account
 from idhub.errors import Invalid, NotFound
-from idhub.provisioning import records
-from idhub.provisioning.expressions import NAMES
-from idhub.provisioning.mapping import PersonFacts, present
-from idhub.provisioning.mapping_rules import ApplicationMapping, value_at
+from idhub.provisioning.outbound import records
+from idhub.provisioning.outbound.expressions import NAMES
+from idhub.provisioning.outbound.mapping import PersonFacts, present
+from idhub.provisioning.outbound.mapping_rules import ApplicationMapping, value_at
 from scim.dialects import DIALECTS, adapted
 from scim.schemas import USER, Resource, with_changes
 

@@ -6,9 +6,9 @@ from typing import Any
 from idhub.changes import EventType
 from idhub.delivery.channel import Grade, Outcome
 from idhub.errors import Invalid
-from idhub.provisioning.adoption import find_account
-from idhub.provisioning.mapping import attributes_hash, differences, present
-from idhub.provisioning.run import NeedsSomebody, Run, id_of
+from idhub.provisioning.outbound.adoption import find_account
+from idhub.provisioning.outbound.mapping import attributes_hash, differences, present
+from idhub.provisioning.outbound.run import NeedsSomebody, Run, id_of
 from scim.errors import RemoteConflict
 from scim.schemas import Resource, attribute, is_active
 

@@ -13,9 +13,9 @@ from idhub.db import upsert
 from idhub.directory.tables import Person, Principal
 from idhub.errors import NotPermitted
 from idhub.lifecycle import commands
-from idhub.provisioning.inbound_terms import DEFAULT_TERMS, Ending, Return, Terms
-from idhub.provisioning.person_resource import SHOWN_ACTIVE
-from idhub.provisioning.tables import ScimExternalId, ScimUser
+from idhub.provisioning.inbound.person_resource import SHOWN_ACTIVE
+from idhub.provisioning.inbound.tables import ScimExternalId, ScimUser
+from idhub.provisioning.inbound.terms import DEFAULT_TERMS, Ending, Return, Terms
 from scim.errors import InvalidValue, NotUnique
 
 MAX_LOOKED_AT: Final = 20_000

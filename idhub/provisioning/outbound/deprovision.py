@@ -13,8 +13,8 @@ from typing import Any, Literal
 from idhub.changes import EventType
 from idhub.delivery.channel import Grade, Outcome
 from idhub.errors import Invalid
-from idhub.provisioning import records
-from idhub.provisioning.run import Run, id_of
+from idhub.provisioning.outbound import records
+from idhub.provisioning.outbound.run import Run, id_of
 from scim.errors import RemoteNotFound, RemoteRefused
 from scim.schemas import Resource, is_active
 

@@ -20,10 +20,10 @@ from idhub.delivery import queue
 from idhub.delivery.channel import Grade, LeasedDelivery, Outcome, PlannedDelivery
 from idhub.delivery.tables import Delivery
 from idhub.directory.tables import Group, GroupMember
-from idhub.provisioning.options import WantedGroup
-from idhub.provisioning.outbound_tables import OutboundGroup, OutboundMember
-from idhub.provisioning.planner import CHANNEL
-from idhub.provisioning.run import NeedsSomebody, Talk, id_of
+from idhub.provisioning.outbound.options import WantedGroup
+from idhub.provisioning.outbound.planner import CHANNEL
+from idhub.provisioning.outbound.run import NeedsSomebody, Talk, id_of
+from idhub.provisioning.outbound.tables import OutboundGroup, OutboundMember
 from scim.errors import RemoteConflict, RemoteNotFound
 from scim.group_client import GroupClient, members_of
 from scim.schemas import attribute

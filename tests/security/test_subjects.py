@@ -138,6 +138,7 @@ def _comparisons(tree: ast.AST) -> Iterator[tuple[int, str]]:
 REVIEWED: Mapping[str, str] = {
     "target.token_hash ? _token_hash(wish.token)": "whether a configuration file changes something",
     "row.token ? lease.token": "a number that fences workers, no secret",
+    "held.token ? self.lease.token": "the same number",
     "table.c.lease_token ? bindparam('b_token')": "a statement",
     "stored.hash ? change.stored_hash": "both out of the database: whether somebody else changed it meanwhile",
     "leaf_hash(body) ? stored_bytes(row.leaf_hash)": "hashes of the log, which are published",

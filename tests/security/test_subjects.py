@@ -139,6 +139,8 @@ REVIEWED: Mapping[str, str] = {
     "target.token_hash ? _token_hash(wish.token)": "whether a configuration file changes something",
     "row.token ? lease.token": "a number that fences workers, no secret",
     "held.token ? self.lease.token": "the same number",
+    "job.token_id ? self._caller.token_id": "ids of tokens, which every event shows",
+    "len(set(hashes)) ? len(hashes)": "numbers",
     "table.c.lease_token ? bindparam('b_token')": "a statement",
     "stored.hash ? change.stored_hash": "both out of the database: whether somebody else changed it meanwhile",
     "leaf_hash(body) ? stored_bytes(row.leaf_hash)": "hashes of the log, which are published",

@@ -112,8 +112,11 @@ class SignOn:
         Raises:
             ShownError: there is no such application, or it does not allow it.
         """
-        with self._gateway.database.read() as session:
-            provider = provider_of(session, slug, now=browser.now)
+        provider = None
+        # PostgreSQL takes no NUL in a text, not even to look for it.
+        if slug.isprintable():
+            with self._gateway.database.read() as session:
+                provider = provider_of(session, slug, now=browser.now)
         if provider is None or not provider.allows_idp_initiated:
             raise ShownError("unknown_service_provider", "saml.launch")
         request = AuthnRequest(

@@ -72,10 +72,10 @@ def is_ended(world: World) -> bool:
 
 def test_every_statement_compiles_alike_for_both_databases() -> None:
     ours, theirs, third = (compile_statements(driver) for driver in ("sqlite", "postgresql", "psycopg"))
-    assert set(ours) == set(theirs) == set(third)
-    for name, statement in ours.items():
+    # Statements of packages above are compiled when first asked for, by whichever driver needs them.
+    for name in {*ours, *theirs, *third}:
         for other in (theirs[name], third[name]):
-            assert {place[1] for place in statement.places} == {place[1] for place in other.places}, name
+            assert {place[1] for place in ours[name].places} == {place[1] for place in other.places}, name
     assert theirs["principal.lock"].sql.endswith("FOR SHARE")
     assert theirs["principal.lock_at_once"].sql.endswith("FOR SHARE SKIP LOCKED")
 

@@ -32,7 +32,7 @@ from idhub.changes import SYSTEM, Event, EventType, record
 from idhub.db import Database, Instant, bulk_insert
 from idhub.delivery.channel import Grade, LeasedDelivery
 from idhub.delivery.holds import Hold, Queue, claim_probe, held_queues, holds
-from idhub.delivery.tables import Delivery, DeliveryAttempt
+from idhub.delivery.tables import ENDINGS, Delivery, DeliveryAttempt
 from idhub.directory.organizations import recovery_reason
 from idhub.settings import Settings
 
@@ -52,6 +52,8 @@ class _Candidate:
     application_id: str
     channel: str
     next_attempt_at: datetime
+    is_ending: bool = False
+    """It ends somebody's access: it goes before whatever else its application has due."""
 
 
 def lease(database: Database, *, worker: str, now: datetime, limit: int, settings: Settings) -> list[LeasedDelivery]:
@@ -103,7 +105,11 @@ def _choose(
     if not open_applications:
         return [], set()
     each = min(per_application, max(1, -(-2 * limit // len(open_applications))))
-    rows = _heads(session, open_applications, by_channel, each, now=now)
+    rows = _heads(session, open_applications, by_channel, each, now=now, is_ending=True)
+    if len(rows) < limit:
+        known = {row.id for row in rows}
+        others = _heads(session, open_applications, by_channel, each, now=now, is_ending=False)
+        rows += [row for row in others if row.id not in known]
     probes = _probes(session, held, in_flight, now=now)
     return _take_turns(rows + probes, in_flight, per_application, limit), {
         (probe.application_id, probe.channel) for probe in probes
@@ -134,46 +140,60 @@ def is_head(row: Any) -> ColumnElement[bool]:
 
 
 def _heads(
-    session: Session, applications: Sequence[str], held: Collection[Queue], each: int, *, now: datetime
+    session: Session,
+    applications: Sequence[str],
+    held: Collection[Queue],
+    each: int,
+    *,
+    now: datetime,
+    is_ending: bool,
 ) -> list[_Candidate]:
-    """The first `each` deliveries of every application that are due and first in their lanes."""
+    """The first `each` deliveries of every application that are due and first in their lanes.
+
+    Args:
+        is_ending: look among those alone that end an access.
+    """
     with_holds = {application_id for application_id, _ in held}
     free = [a for a in applications if a not in with_holds]
     found: list[_Candidate] = []
     if free:
-        found += _heads_of(session, free, each, now=now)
+        found += _heads_of(session, free, each, now=now, is_ending=is_ending)
     for application_id in applications:
         if application_id in with_holds:
             channels = [channel for held_application, channel in held if held_application == application_id]
-            statement = _due(now).where(
+            statement = _due(now, is_ending=is_ending).where(
                 Delivery.application_id == application_id, Delivery.channel.not_in(sorted(channels))
             )
-            found += _fetch(session, statement.limit(each))
+            found += _fetch(session, statement.limit(each), is_ending=is_ending)
     return found
 
 
-def _heads_of(session: Session, applications: Sequence[str], each: int, *, now: datetime) -> list[_Candidate]:
+def _heads_of(
+    session: Session, applications: Sequence[str], each: int, *, now: datetime, is_ending: bool
+) -> list[_Candidate]:
     if len(applications) == 1:
-        return _fetch(session, _due(now).where(Delivery.application_id == applications[0]).limit(each))
+        statement = _due(now, is_ending=is_ending).where(Delivery.application_id == applications[0]).limit(each)
+        return _fetch(session, statement, is_ending=is_ending)
     is_postgresql = session.connection().dialect.name == "postgresql"
     listed = ",".join(applications) if is_postgresql else orjson.dumps(list(applications)).decode()
     values = {"applications": listed, "now": now, "each": each}
-    return _fetch(session, _HEADS[is_postgresql], values)
+    return _fetch(session, _HEADS[is_postgresql, is_ending], values, is_ending=is_ending)
 
 
-def _first_of_each(*, is_postgresql: bool) -> Select[Any, Any, Any, Any]:
+def _first_of_each(*, is_postgresql: bool, is_ending: bool) -> Select[Any, Any, Any, Any]:
     """The first few of every application of a list, with a statement that does not change with their number."""
     listed, each, now = bindparam("applications", type_=Text()), bindparam("each", type_=Integer()), _NOW
     if is_postgresql:
         names = select(func.unnest(func.string_to_array(listed, ",")).label("id")).cte("listed")
-        top = _due(now).where(Delivery.application_id == names.c.id).correlate(names).limit(each).lateral("top")
+        due = _due(now, is_ending=is_ending).where(Delivery.application_id == names.c.id)
+        top = due.correlate(names).limit(each).lateral("top")
         return select(top).select_from(names.join(top, true()))
     value = func.json_each(listed).table_valued("value")
     names = select(value.c.value.label("id")).cte("listed")
     ids = (
         select(_inner.id)
         .where(
-            _inner.state == "pending",
+            *_is_pending(_inner, is_ending=is_ending),
             _inner.application_id == names.c.id,
             _inner.next_attempt_at <= now,
             is_head(_inner),
@@ -187,23 +207,39 @@ def _first_of_each(*, is_postgresql: bool) -> Select[Any, Any, Any, Any]:
     )
 
 
-def _due(now: datetime | BindParameter[datetime]) -> Select[Any, Any, Any, Any]:
+def _due(now: datetime | BindParameter[datetime], *, is_ending: bool) -> Select[Any, Any, Any, Any]:
     return (
         select(Delivery.id, Delivery.application_id, Delivery.channel, Delivery.next_attempt_at)
-        .where(Delivery.state == "pending", Delivery.next_attempt_at <= now, is_head(Delivery))
+        .where(*_is_pending(Delivery, is_ending=is_ending), Delivery.next_attempt_at <= now, is_head(Delivery))
         .order_by(Delivery.next_attempt_at)
     )
 
 
+def _is_pending(row: Any, *, is_ending: bool) -> tuple[ColumnElement[bool], ...]:
+    """What makes a row one to choose from. Endings are named as their partial index names them."""
+    if not is_ending:
+        return (row.state == "pending",)
+    endings = [literal_column(f"'{operation}'") for operation in ENDINGS]
+    return row.state == literal_column("'pending'"), row.operation.in_(endings)
+
+
 _NOW: BindParameter[datetime] = bindparam("now", type_=Instant())
-# Made once, for SQLite and for PostgreSQL: building a statement costs more than what it asks.
-_HEADS = (_first_of_each(is_postgresql=False), _first_of_each(is_postgresql=True))
+# Made once, for each database, among endings and among all: building a statement costs more than what it asks.
+_HEADS = {
+    (is_postgresql, is_ending): _first_of_each(is_postgresql=is_postgresql, is_ending=is_ending)
+    for is_postgresql in (False, True)
+    for is_ending in (False, True)
+}
 
 
 def _fetch(
-    session: Session, statement: Select[Any, Any, Any, Any], values: Mapping[str, Any] | None = None
+    session: Session,
+    statement: Select[Any, Any, Any, Any],
+    values: Mapping[str, Any] | None = None,
+    *,
+    is_ending: bool = False,
 ) -> list[_Candidate]:
-    return [_Candidate(*row) for row in session.connection().execute(statement, values)]
+    return [_Candidate(*row, is_ending) for row in session.connection().execute(statement, values)]
 
 
 def _probes(session: Session, held: Sequence[Hold], in_flight: Counter[str], *, now: datetime) -> list[_Candidate]:
@@ -231,14 +267,14 @@ def _probes(session: Session, held: Sequence[Hold], in_flight: Counter[str], *, 
 def _take_turns(
     rows: Sequence[_Candidate], in_flight: Counter[str], per_application: int, limit: int
 ) -> list[_Candidate]:
-    """Fill `limit` places application by application, within each bulkhead, oldest first."""
+    """Fill `limit` places application by application, within each bulkhead: endings first, then the oldest."""
     taken = Counter(in_flight)
     ranked = []
-    for row in sorted(rows, key=lambda r: (r.next_attempt_at, r.id)):
+    for row in sorted(rows, key=lambda r: (not r.is_ending, r.next_attempt_at, r.id)):
         if taken[row.application_id] < per_application:
-            ranked.append((taken[row.application_id], row.next_attempt_at, row.id, row))
+            ranked.append((not row.is_ending, taken[row.application_id], row.next_attempt_at, row.id, row))
             taken[row.application_id] += 1
-    ranked.sort(key=lambda entry: entry[:3])
+    ranked.sort(key=lambda entry: entry[:4])
     return [row for *_, row in ranked[:limit]]
 
 

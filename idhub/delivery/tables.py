@@ -9,6 +9,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 from idhub.db import Base, Instant, JsonText
 
 _FINISHED = text("finished_at IS NOT NULL")
+ENDINGS = ("deprovision", "logout")
+"""Operations that end somebody's access; leased before others."""
+_PENDING_ENDING = text("state = 'pending' AND operation IN ('deprovision', 'logout')")
 
 
 class Delivery(Base):
@@ -25,6 +28,15 @@ class Delivery(Base):
         Index("ix_deliveries_state", "state", "application_id", "next_attempt_at"),
         Index("ix_deliveries_planned", "planned_at", "id"),
         Index("ix_deliveries_application", "application_id", "planned_at", "id"),
+        # `state` is constant in it: SQLite takes the index only if it covers as much as `ix_deliveries_state` does.
+        Index(
+            "ix_deliveries_ending",
+            "state",
+            "application_id",
+            "next_attempt_at",
+            sqlite_where=_PENDING_ENDING,
+            postgresql_where=_PENDING_ENDING,
+        ),
         Index("ix_deliveries_finished", "state", "finished_at", sqlite_where=_FINISHED, postgresql_where=_FINISHED),
     )
 

@@ -10,6 +10,7 @@ from idhub.changes import COMMAND_LINE
 from idhub.db import Database
 from idhub.delivery.channel import Grade, LeasedDelivery, Outcome
 from idhub.delivery.queue import expire_leases, lease, plan, retry_dead, settle, settle_all
+from idhub.delivery.tables import Delivery
 from idhub.errors import Conflict, NotFound
 from idhub.settings import Settings
 from tests.delivery.conftest import add_applications
@@ -294,6 +295,34 @@ def test_applications_take_turns(hub: Database, clock: Clock, settings: Settings
     assert sorted(one.application_id for one in leased) == names
 
 
+@pytest.mark.parametrize("operation", ["deprovision", "logout"])
+@pytest.mark.parametrize("others", [["app_a"], ["app_a", "app_b"]])
+def test_who_leaves_does_not_wait_behind_a_first_load(
+    hub: Database, clock: Clock, settings: Settings, operation: str, others: list[str]
+) -> None:
+    """The end of an access is sent before whatever else its application has due, however long that waits."""
+    for application in others:
+        put(hub, clock, *(delivery(f"{application}_{i}", application_id=application, operation="provision")
+                          for i in range(40)))  # fmt: skip
+    clock.advance(seconds=60)
+    (ending,) = put(hub, clock, delivery("leaver", operation=operation))
+
+    leased = lease(hub, worker="w1", now=clock(), limit=4, settings=settings)
+
+    assert ending in {one.id for one in leased}
+    assert len(leased) == 4, "what is left of the places goes to the others"
+
+
+def test_an_ending_that_backs_off_holds_up_nobody(hub: Database, clock: Clock, settings: Settings) -> None:
+    (ending,) = put(hub, clock, delivery("leaver"))
+    (first,) = lease(hub, worker="w1", now=clock(), limit=1, settings=settings)
+    settle(hub, first, BROKEN, now=clock(), settings=settings)
+    (joiner,) = put(hub, clock, delivery("joiner", operation="provision"))
+
+    assert first.id == ending
+    assert [one.id for one in lease(hub, worker="w1", now=clock(), limit=1, settings=settings)] == [joiner]
+
+
 def test_thousands_are_planned_and_leased_at_once(hub: Database, clock: Clock, settings: Settings) -> None:
     planned = put(hub, clock, *[delivery(f"lane_{i}", payload={"i": i}) for i in range(6000)])
 
@@ -341,11 +370,15 @@ def test_leasing_uses_its_indexes(hub: Database, clock: Clock) -> None:
     """The cost of a lease must not grow with what is finished, nor with what others have waiting."""
     from idhub.delivery import leasing
 
+    due = leasing._due(clock(), is_ending=True).where(Delivery.application_id == "app_a")
+    each = leasing._HEADS[False, True].params(applications='["app_a"]', now=clock(), each=2)
+    others = (leasing._applications_with_pending(), leasing._due(clock(), is_ending=False))
     with hub.read() as session:
-        for statement in (leasing._applications_with_pending(), leasing._due(clock())):
+        for statement, is_ending in ((due, True), (each, True), *((other, False) for other in others)):
             compiled = statement.compile(session.connection(), compile_kwargs={"literal_binds": True})
             plan_lines = [
                 r[3] for r in session.execute(text("EXPLAIN QUERY PLAN " + str(compiled).replace(":", "\\:")))
             ]
             assert not [line for line in plan_lines if line.startswith("SCAN") and "deliveries" in line], plan_lines
+            assert any("ix_deliveries_ending" in line for line in plan_lines) == is_ending, plan_lines
         assert session.execute(select(1)).scalar() == 1

@@ -219,7 +219,7 @@ def _is_pending(row: Any, *, is_ending: bool) -> tuple[ColumnElement[bool], ...]
     """What makes a row one to choose from. Endings are named as their partial index names them."""
     if not is_ending:
         return (row.state == "pending",)
-    endings = [literal_column(f"'{operation}'") for operation in ENDINGS]
+    endings: list[ColumnElement[str]] = [literal_column(f"'{operation}'") for operation in ENDINGS]
     return row.state == literal_column("'pending'"), row.operation.in_(endings)
 
 

@@ -16,6 +16,7 @@ from idhub.credentials.predicate import Refused
 from idhub.credentials.sessions import SignedIn, authenticating
 from idhub.credentials.statements_browser import PUBLIC_SECTOR
 from idhub.credentials.transactions import Transaction
+from idhub.gateway import Browser, ShownError
 from idhub.login.flow import SessionFacts, TransactionFacts
 from idhub.oidc.authorize import (
     NOT_ENTITLED,
@@ -29,8 +30,8 @@ from idhub.oidc.authorize import (
     verify_destination,
 )
 from idhub.oidc.clients import Client, reading_client
-from idhub.oidc.errors import OAuthError, ShownError
-from idhub.oidc.gateway import Browser, Gateway
+from idhub.oidc.errors import OAuthError
+from idhub.oidc.gateway import Gateway
 from idhub.oidc.parameters import Parameters
 from idhub.pages import new_browser_token
 
@@ -195,7 +196,7 @@ class Authorization:
         await self._gateway.tell_refusal(
             browser,
             reason=f"access_denied.{NOT_ENTITLED}",
-            client_id=client.client_id,
+            target_id=client.client_id,
             signed=signed,
             application_id=client.application_id,
         )
@@ -221,7 +222,7 @@ class Authorization:
         await gateway.tell_refusal(
             browser,
             reason=error.reason,
-            client_id=draft.client.client_id,
+            target_id=draft.client.client_id,
             signed=signed,
             application_id=draft.client.application_id,
         )

@@ -11,11 +11,12 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal
 from urllib.parse import urlencode
 
+from idhub.gateway import ShownError
 from idhub.login import flow
 from idhub.login.flow import SessionFacts, TransactionFacts
 from idhub.oidc.claims import SCOPES
 from idhub.oidc.clients import Client
-from idhub.oidc.errors import OAuthError, ShownError, invalid_request
+from idhub.oidc.errors import OAuthError, invalid_request
 from idhub.oidc.parameters import Parameters, scope_values
 from idhub.oidc.tokens import TokenReader
 

@@ -41,20 +41,6 @@ class OAuthError(Exception):
         return _STATUS.get(self.error, 400)
 
 
-class ShownError(Exception):
-    """A refusal that is shown to the person and never redirected: client or redirect URI is not verified.
-
-    RFC 6749 section 4.1.2.1: the authorization server must not redirect to an invalid redirection URI.
-
-    Args:
-        reason: stable code; picks the sentence of the error page.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
 def invalid_request(description: str, *, reason: str | None = None) -> OAuthError:
     """`invalid_request` with the parameter named in the description."""
     return OAuthError("invalid_request", description, reason=reason)

@@ -11,9 +11,10 @@ from starlette.responses import Response
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import transactions
 from idhub.credentials.sessions import SignedIn
+from idhub.gateway import Browser, ShownError
 from idhub.oidc.clients import Client, find_client
-from idhub.oidc.errors import OAuthError, ShownError
-from idhub.oidc.gateway import Browser, Gateway
+from idhub.oidc.errors import OAuthError
+from idhub.oidc.gateway import Gateway
 from idhub.oidc.parameters import Parameters
 from idhub.pages import new_browser_token
 

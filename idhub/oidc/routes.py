@@ -8,9 +8,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from idhub.gateway import ShownError
 from idhub.oidc.authorization import Authorization
-from idhub.oidc.errors import ShownError
-from idhub.oidc.gateway import BrowserServices, Gateway
+from idhub.oidc.gateway import Gateway, OidcServices
 from idhub.oidc.logout import Logout
 from idhub.oidc.metadata import AUTHORIZE_PATH, LOGOUT_PATH, LOGOUT_RESUME_PATH, RESUME_PATH
 from idhub.oidc.parameters import MAX_BODY
@@ -31,7 +31,7 @@ async def _body(request: Request) -> bytes | None:
 _Body = Annotated[bytes | None, Depends(_body)]
 
 
-def create_entrance(services: BrowserServices) -> list[Route]:
+def create_entrance(services: OidcServices) -> list[Route]:
     """What everybody passes who enters an application: plain routes, which need nothing of a framework."""
     gateway = Gateway(services)
     authorization = Authorization(gateway)
@@ -56,7 +56,7 @@ def create_entrance(services: BrowserServices) -> list[Route]:
     ]
 
 
-def create_router(services: BrowserServices) -> APIRouter:
+def create_router(services: OidcServices) -> APIRouter:
     """Routes of the browser endpoints."""
     gateway = Gateway(services)
     logout = Logout(gateway)

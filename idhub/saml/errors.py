@@ -5,20 +5,6 @@ from typing import Final
 from providers.saml_wire import names
 
 
-class ShownError(Exception):
-    """A refusal that is shown and never sent anywhere: whoever asks, or where the answer would go, is not verified.
-
-    Args:
-        reason: stable code; picks the sentence of the error page.
-        cause: finer code for the audit log; never told.
-    """
-
-    def __init__(self, reason: str, cause: str | None = None) -> None:
-        super().__init__(cause or reason)
-        self.reason = reason
-        self.cause = cause or reason
-
-
 class SamlError(Exception):
     """A refusal that is answered to the verified service provider; no reason but the status is told (security 2.6).
 

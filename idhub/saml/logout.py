@@ -20,12 +20,12 @@ from idhub.credentials import transactions
 from idhub.credentials.assertions import is_first_use
 from idhub.credentials.sessions import end_session, lock_principal
 from idhub.credentials.tables import SessionParticipant
+from idhub.gateway import Browser, ShownError
 from idhub.pages import new_browser_token
 from idhub.pages.notices import Carried
 from idhub.saml import front_channel, messages
-from idhub.saml.errors import ShownError
 from idhub.saml.front_channel import Visit
-from idhub.saml.gateway import Browser, Gateway
+from idhub.saml.gateway import Gateway
 from idhub.saml.metadata import CHAIN_PATH, LOGOUT_PATH, SOAP_PATH
 from idhub.saml.providers import ServiceProvider, find_provider, load_provider
 from idhub.saml.requests import (

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from idhub.saml.errors import SamlError, ShownError, requester, responder
+from idhub.gateway import ShownError
+from idhub.saml.errors import SamlError, requester, responder
 from idhub.saml.providers import ServiceProvider
 from providers.saml_wire import names, parsing, signatures
 from providers.saml_wire.bindings import Received

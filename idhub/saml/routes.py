@@ -7,8 +7,8 @@ from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from idhub.saml.errors import ShownError
-from idhub.saml.gateway import MAX_BODY, Browser, BrowserServices, Gateway, read_form
+from idhub.gateway import Browser, ShownError
+from idhub.saml.gateway import MAX_BODY, Gateway, SamlServices, read_form
 from idhub.saml.logout import SingleLogout
 from idhub.saml.metadata import (
     CHAIN_PATH,
@@ -47,7 +47,7 @@ def _form(request: Request, body: bytes | None) -> dict[str, str] | None:
     return read_form(request.headers.get("content-type", ""), body)
 
 
-def create_router(services: BrowserServices) -> APIRouter:
+def create_router(services: SamlServices) -> APIRouter:
     """Routes of the identity provider."""
     gateway = Gateway(services)
     sign_on, single_logout = SignOn(gateway), SingleLogout(gateway)

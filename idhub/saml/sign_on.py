@@ -19,14 +19,15 @@ from idhub.credentials.assertions import (
 from idhub.credentials.predicate import Refused, entitled
 from idhub.credentials.sessions import SignedIn
 from idhub.credentials.transactions import Transaction
+from idhub.gateway import Browser, ShownError
 from idhub.login import flow
 from idhub.login.flow import SessionFacts, TransactionFacts
 from idhub.pages import new_browser_token
 from idhub.pages.notices import Carried
 from idhub.saml import messages
 from idhub.saml.attributes import person_values, released
-from idhub.saml.errors import NOT_ENTITLED, SamlError, ShownError, responder
-from idhub.saml.gateway import Browser, Gateway
+from idhub.saml.errors import NOT_ENTITLED, SamlError, responder
+from idhub.saml.gateway import Gateway
 from idhub.saml.metadata import RESUME_PATH, SSO_PATH
 from idhub.saml.providers import find_provider, load_provider, provider_of
 from idhub.saml.requests import (
@@ -318,7 +319,7 @@ class SignOn:
         gateway.note_refusal(
             browser,
             reason=f"access_denied.{NOT_ENTITLED}",
-            provider_id=provider.id,
+            target_id=provider.id,
             signed=signed,
             application_id=provider.application_id,
         )
@@ -341,7 +342,7 @@ class SignOn:
         gateway.note_refusal(
             browser,
             reason=error.reason,
-            provider_id=request.provider.id,
+            target_id=request.provider.id,
             signed=signed,
             application_id=request.provider.application_id,
         )

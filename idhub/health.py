@@ -140,14 +140,21 @@ def _keys(hub: Hub) -> Finding:
     return Finding("keys", True, "every purpose has its key")
 
 
-def _disk(hub: Hub) -> Finding:
+def _free_bytes(hub: Hub) -> int | None:
+    """Free space of the data folder, 0 where it takes no writes; None: it cannot be looked at."""
     try:
         found = os.statvfs(hub.settings.data_dir)
     except OSError:
+        return None
+    return 0 if found.f_flag & os.ST_RDONLY else found.f_bavail * found.f_frsize
+
+
+def _disk(hub: Hub) -> Finding:
+    free = _free_bytes(hub)
+    if free is None:
         return Finding("disk", False, "The data folder cannot be looked at.")
-    if found.f_flag & os.ST_RDONLY:
-        return Finding("disk", False, "The data folder is on a file system that takes no writes.")
-    free = found.f_bavail * found.f_frsize
+    if free == 0:
+        return Finding("disk", False, "The data folder is full, or on a file system that takes no writes.")
     if free < LEAST_DISK_BYTES:
         return Finding("disk", False, f"The data folder has {free / 2**20:.1f} MiB left: make room.")
     return Finding("disk", True, f"the data folder has {free / 2**30:.1f} GiB left")
@@ -188,9 +195,8 @@ class _Collector:
             up.add_metric([], 0)
             return [up, hashing]
         up.add_metric([], 1)
-        disk = os.statvfs(self._hub.settings.data_dir)
         gauges = (
-            ("idhub_disk_free_bytes", "Free space of the data folder.", disk.f_bavail * disk.f_frsize),
+            ("idhub_disk_free_bytes", "Free space of the data folder.", _free_bytes(self._hub) or 0),
             ("idhub_sequencer_pending_events", "Audit events without a place in the log.", sealing.pending),
             ("idhub_sequencer_lag_seconds", "Age of the oldest of them.", sealing.oldest.total_seconds()),
         )

@@ -8,7 +8,7 @@ from typing import Any
 from scim.client import ScimClient, resource_path, with_text_id
 from scim.errors import RemoteNotFound, RemoteUnavailable
 from scim.filters import quote
-from scim.schemas import GROUP, Resource, attribute, with_changes
+from scim.schemas import GROUP, Resource, attribute, can_be_kept, with_changes
 
 
 class GroupClient:
@@ -104,7 +104,8 @@ def members_of(group: Mapping[str, Any]) -> list[str]:
     held = attribute(group, "members")
     entries = [one for one in held if isinstance(one, Mapping)] if isinstance(held, list) else []
     values = [attribute(one, "value") for one in entries]
-    return [str(value) for value in values if isinstance(value, str | int) and not isinstance(value, bool)]
+    texts = [str(value) if type(value) is int else value for value in values]
+    return [text for text in texts if can_be_kept(text)]
 
 
 def _members(user_ids: Iterable[str]) -> list[dict[str, str]]:

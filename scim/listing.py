@@ -16,14 +16,13 @@ from datetime import datetime, timedelta
 from typing import Any, Final, Literal, Protocol
 
 from scim.errors import RemoteError, RemoteUnavailable
-from scim.schemas import Resource, attribute
+from scim.schemas import Resource, attribute, kept_id
 
 Paging = Literal["index", "cursor"]
 
 PAGE_SIZE: Final = 200
 """Users asked for at a time; a service may send fewer."""
 MAX_USERS: Final = 5_000_000
-MAX_ID: Final = 255
 _MAX_CURSOR: Final = 4_096
 _MAX_GAPS: Final = 20
 _MOST_EMPTY: Final = 100
@@ -252,8 +251,8 @@ class UserListing:
     def _with_ids(self, entries: Sequence[Any]) -> list[Resource]:
         users = []
         for entry in entries:
-            user_id = attribute(entry, "id") if isinstance(entry, dict) else None
-            if isinstance(user_id, str) and 0 < len(user_id) <= MAX_ID and user_id.isprintable():
+            user_id = kept_id(entry)
+            if user_id is not None:
                 entry["id"] = user_id
                 users.append(entry)
             else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeGuard
 
 USER: Final = "urn:ietf:params:scim:schemas:core:2.0:User"
 GROUP: Final = "urn:ietf:params:scim:schemas:core:2.0:Group"
@@ -21,6 +21,8 @@ SERVICE_PROVIDER_CONFIG: Final = "urn:ietf:params:scim:schemas:core:2.0:ServiceP
 Resource: TypeAlias = dict[str, Any]
 Changes: TypeAlias = Mapping[str, Any]
 """New values by attribute path, an extension's attribute as `URN:name`; None removes the attribute."""
+
+_MAX_ID: Final = 255
 
 
 def is_active(resource: Mapping[str, Any]) -> bool | None:
@@ -41,6 +43,17 @@ def attribute(resource: Mapping[str, Any], path: str) -> Any:
         extension = _spelled(resource, schema)
         return _spelled(extension, name) if isinstance(extension, Mapping) else None
     return _spelled(resource, name)
+
+
+def kept_id(entry: object) -> str | None:
+    """The id of an entry that a service showed; None when it has none that can be stored and asked for again."""
+    found = attribute(entry, "id") if isinstance(entry, Mapping) else None
+    return found if can_be_kept(found) else None
+
+
+def can_be_kept(remote_id: object) -> TypeGuard[str]:
+    """Whether an id that a service gave can be stored and asked for again."""
+    return isinstance(remote_id, str) and 0 < len(remote_id) <= _MAX_ID and remote_id.isprintable()
 
 
 def with_changes(resource: Mapping[str, Any], changes: Changes) -> Resource:

@@ -19,8 +19,9 @@ from idhub.changes import use_sealer
 from idhub.db import Database, new_id
 from idhub.delivery.channel import Grade, LeasedDelivery, Operation, Outcome
 from idhub.delivery.http import OutboundHttp
-from idhub.directory.tables import Department, Employment, Organization, Person, Principal
+from idhub.directory.tables import Department, Employment, LoginName, Organization, Person, Principal
 from idhub.keys import Keyring
+from idhub.lifecycle.records import login_names_of
 from idhub.provisioning.outbound.channel import ScimChannel
 from idhub.settings import Settings
 from tests.provisioning.quirky import Quirks, Quirky, QuirkyHttp
@@ -121,6 +122,11 @@ class Scene:
                 )
             )
             session.execute(insert(Person).values(id=person_id, main_employment_id=employment_id, **values))
+            names = login_names_of([f"QY-{name}"], values["email"], values["mobile"])
+            session.execute(
+                insert(LoginName),
+                [{"value": value, "principal_id": person_id, "kind": kind} for value, kind in names.items()],
+            )
             session.execute(
                 insert(Employment).values(
                     id=employment_id,

@@ -14,7 +14,7 @@ from idhub.delivery.tables import Delivery
 from idhub.directory.tables import Group, Person
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.provisioning.outbound import adoption, deletion, discovering, groups, sync, tokens, upkeep
-from idhub.provisioning.outbound.options import WantedGroup
+from idhub.provisioning.outbound.options import AdoptRule, WantedGroup
 from idhub.provisioning.outbound.preview import preview
 from idhub.provisioning.outbound.tables import AdoptionReview, OutboundGroup, OutboundMember
 from tests.provisioning.conftest import Scene
@@ -84,13 +84,12 @@ def test_rejected_account_is_left_alone_and_the_person_gets_one(scene: Scene) ->
 
 
 @one_database
-def test_shared_mailbox_is_ambiguous_even_where_mail_adopts(scene: Scene) -> None:
-    service, application = scene.quirks(Quirks(), options={"adopt": {"automatic": ["email"], "review": []}})
-    service.add_user(userName="shared", emails=[{"value": "alice@corp.example"}])
+@pytest.mark.parametrize("rule", ["email", "user_name"])
+def test_shared_mailbox_is_ambiguous_even_where_it_adopts(scene: Scene, rule: AdoptRule) -> None:
+    service, application = scene.quirks(Quirks(), options={"adopt": {"automatic": [rule], "review": []}})
+    service.add_user(userName="alice@corp.example", emails=[{"value": "alice@corp.example"}])
     account = scene.entitle(scene.person(), application)
-    other = scene.person("bob")
-    with scene.database.transaction() as session:
-        session.execute(update(Person).where(Person.id == other).values(email="alice@corp.example"))
+    scene.person("bob", email="Alice@corp.example")
     outcome = scene.send_one(account, "provision")
     assert outcome.kind == "dead"
     with scene.database.read() as session:
@@ -116,8 +115,69 @@ def test_scan_links_what_fits_and_puts_the_rest_to_review(scene: Scene) -> None:
     with scene.database.read() as session:
         reviews = {r.user_id: (r.problem, r.candidates) for r in adoption.open_reviews(session, application)}
     assert reviews == {"3": ("review", [people["carol"]]), "4": ("unmatched", []), "5": ("unmatched", [])}
+    strangers = [{"id": "6", "userName": "zed", "emails": [{"value": "zed@elsewhere.example"}]}]
+    unknown = adoption.match_page(scene.database, application, strangers, **rules, now=now)
+    assert (unknown.linked, unknown.to_review, unknown.unmatched) == (0, 1, 1)
     again = adoption.match_page(scene.database, application, users, **rules, now=now)
     assert (again.known, again.linked, again.to_review) == (2, 0, 0)
+
+
+@one_database
+@pytest.mark.parametrize("rule", ["email", "user_name"])
+def test_scan_takes_nothing_over_by_a_mailbox_that_somebody_else_has_too(scene: Scene, rule: AdoptRule) -> None:
+    """Also when the other one is to have no account there."""
+    _, application = scene.quirks(Quirks())
+    person = scene.person()
+    other = scene.person("bob", email="Alice@corp.example")
+    account = scene.entitle(person, application)
+    users = [{"id": "1", "userName": "ALICE@corp.example", "emails": [{"value": "alice@corp.example"}]}]
+    found = adoption.match_page(
+        scene.database, application, users, automatic=["external_id", rule], review=[], now=scene.clock()
+    )
+    assert (found.linked, found.to_review, found.unmatched) == (0, 1, 0)
+    assert scene.account(account)["external_id"] is None
+    with scene.database.read() as session:
+        (review,) = adoption.open_reviews(session, application)
+    assert (review.problem, set(review.candidates)) == ("ambiguous", {person, other})
+
+
+def test_what_an_application_says_of_its_accounts_is_text_of_a_stranger(scene: Scene) -> None:
+    """Nothing that it may answer stops a scan: no NUL, which PostgreSQL refuses, no half of a surrogate pair."""
+    _, application = scene.quirks(Quirks())
+    scene.entitle(scene.person(), application)
+    users: list[dict[str, Any]] = [
+        {"id": "1", "userName": "ali\0ce", "emails": [{"value": "\ud800@corp.example"}], "externalId": "\0"},
+        {"id": "2\0", "userName": "alice@corp.example"},
+        {"id": "3" * 300, "userName": "alice@corp.example"},
+        {"id": "4", "userName": "x" * 5_000, "emails": [{"value": "y" * 5_000}]},
+        {"id": "5", "userName": 7, "emails": "z", "externalId": ["a"]},
+    ]
+    found = adoption.match_page(
+        scene.database, application, users, automatic=["external_id", "email"], review=["user_name"], now=scene.clock()
+    )
+    assert (found.read, found.linked, found.to_review, found.unmatched) == (5, 0, 3, 5)
+    with scene.database.read() as session:
+        reviews = {one.user_id: (one.user_name, one.problem) for one in adoption.open_reviews(session, application)}
+    assert reviews == {"1": ("ali ce", "unmatched"), "4": ("x" * 254, "unmatched"), "5": (None, "unmatched")}
+
+
+@pytest.mark.parametrize("user_id", ["u\0", "u" * 300], ids=["NUL", "long"])
+def test_account_whose_id_cannot_be_kept_waits_for_somebody(scene: Scene, user_id: str) -> None:
+    service, application = scene.quirks(Quirks())
+    person = scene.person()
+    service.users[user_id] = {"id": user_id, "active": True, "userName": "a", "externalId": person}
+    outcome = scene.send_one(scene.entitle(person, application), "provision")
+    assert (outcome.kind, outcome.error) == ("dead", "The application gives this user no id that can be kept.")
+
+
+def test_name_that_an_application_shows_is_text_of_a_stranger(scene: Scene) -> None:
+    service, application = scene.quirks(Quirks(no_rename=True))
+    person = scene.person()
+    service.add_user(userName="ali\0ce", externalId=person)
+    account = scene.entitle(person, application)
+    scene.send_one(account, "provision")
+    assert scene.account(account)["external_id"] == "u1"
+    assert "\0" not in scene.account(account)["user_name"]
 
 
 # --- deletion ---------------------------------------------------------------------------------------------------------

@@ -6,13 +6,13 @@ for review finds, what fits several people and, in a scan, what fits nobody goes
 """
 
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any, assert_never
+from typing import Any, Final, assert_never
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import Account
@@ -20,17 +20,19 @@ from idhub.changes import SYSTEM, Actor, Event, EventType, record
 from idhub.db import Database, bulk_insert, chunked, new_id
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade, PlannedDelivery
-from idhub.directory.tables import Employment, Person, Principal
+from idhub.directory.names import LoginNameKind, may_name, stored_login_name
+from idhub.directory.tables import LoginName, Principal
 from idhub.errors import Conflict, NotFound
 from idhub.provisioning.outbound.options import AdoptRule
 from idhub.provisioning.outbound.planner import CHANNEL, lane_of
-from idhub.provisioning.outbound.run import NeedsSomebody, Run
+from idhub.provisioning.outbound.run import NeedsSomebody, Run, id_of
 from idhub.provisioning.outbound.tables import AdoptionReview
 from scim.client import ScimClient, emails_of, enterprise
-from scim.errors import RemoteNotFound
-from scim.schemas import Resource, attribute
+from scim.errors import RemoteNotFound, remote_text
+from scim.schemas import Resource, attribute, kept_id
 
-_PART = 500
+_SIGN_IN_KINDS: Final[tuple[LoginNameKind, ...]] = ("email", "employee_number")
+"""What a userName there may be of ours."""
 
 
 async def find_account(run: Run, user_name: str) -> Resource | None:
@@ -54,7 +56,7 @@ async def find_account(run: Run, user_name: str) -> Resource | None:
         if len(users) > 1:
             await _put_to_review(run, rule, "ambiguous", users)
             raise NeedsSomebody(f"The application has {len(users)} accounts for this person. Keep one of them.")
-        is_shared = await run.read(partial(_fits_others, run=run, rule=rule))
+        is_shared = await run.read(partial(_fits_others, run=run, rule=rule, user_name=user_name))
         if rule in adopt.review or is_shared:
             await _put_to_review(run, rule, "ambiguous" if is_shared else "review", users)
             raise NeedsSomebody("An account there may be this person's. Confirm or reject it in the list of reviews.")
@@ -81,9 +83,9 @@ async def _found(run: Run, rule: AdoptRule, user_name: str) -> list[Resource]:
             assert_never(rule)
     if not users:
         return []
-    ids = [str(attribute(user, "id")) for user in users]
+    ids = [id_of(user) for user in users]
     rejected = await run.read(lambda session: _rejected(session, run.delivery.application_id, ids))
-    return [user for user in users if str(attribute(user, "id")) not in rejected]
+    return [user for user, user_id in zip(users, ids, strict=True) if user_id not in rejected]
 
 
 def _rejected(session: Session, application_id: str, user_ids: Sequence[str]) -> set[str]:
@@ -98,17 +100,34 @@ def _rejected(session: Session, application_id: str, user_ids: Sequence[str]) ->
     )
 
 
-def _fits_others(session: Session, *, run: Run, rule: AdoptRule) -> bool:
+def _fits_others(session: Session, *, run: Run, rule: AdoptRule, user_name: str) -> bool:
     """Whether what the rule goes by is another person's too: a shared mailbox, the same number in two companies."""
     person = run.situation.person
-    if person is None or rule in {"external_id", "user_name"}:
+    if person is None:
         return False
-    if rule == "email":
-        others = select(Person.id).where(func.lower(Person.email) == (person.email or "").lower())
-    else:
-        others = select(Employment.principal_id).where(Employment.employee_number == person.employee_number)
-    found = set(session.scalars(others.limit(_PART)))
-    return bool(found - {person.principal_id})
+    match rule:
+        case "external_id":
+            return False
+        case "user_name":
+            value, kinds = user_name, _SIGN_IN_KINDS
+        case "email":
+            value, kinds = person.email or "", ("email",)
+        case "employee_number":
+            value, kinds = person.employee_number or "", ("employee_number",)
+        case _:
+            assert_never(rule)
+    owners = _owners(session, [stored_login_name("email", value)]) if may_name(value) else {}
+    return any(found - {person.principal_id} for kind in kinds for found in owners.get(kind, {}).values())
+
+
+def _owners(session: Session, values: Collection[str]) -> dict[str, dict[str, set[str]]]:
+    """Everybody with one of these mails or numbers (stored forms), leavers included: kind -> value -> people."""
+    found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
+    for part in chunked(sorted(values)):
+        names = select(LoginName.kind, LoginName.value, LoginName.principal_id).where(LoginName.value.in_(part))
+        for kind, value, principal_id in session.execute(names):
+            found[kind][value].add(principal_id)
+    return found
 
 
 async def _put_to_review(run: Run, rule: AdoptRule, problem: str, users: Sequence[Resource]) -> None:
@@ -129,12 +148,13 @@ def _review(
     *,
     now: datetime,
 ) -> dict[str, Any]:
-    user_name, emails = attribute(user, "userName"), emails_of(user)
+    # Words of a stranger: made fit to store and to show.
+    user_name, emails = remote_text(attribute(user, "userName")), [remote_text(mail) for mail in emails_of(user)]
     return {
         "id": new_id("rev"),
         "application_id": application_id,
-        "user_id": str(attribute(user, "id"))[:255],
-        "user_name": user_name[:254] if isinstance(user_name, str) else None,
+        "user_id": str(attribute(user, "id")),
+        "user_name": user_name[:254] or None,
         "email": emails[0][:254] if emails else None,
         "rule": rule,
         "problem": problem,
@@ -324,10 +344,11 @@ class Scanned:
 
 @dataclass(slots=True)
 class _People:
-    """Who has no account there yet, by what rules go by; more than one under a key: ambiguous."""
+    """Whom accounts may belong to, by what rules go by; more than one under a key: ambiguous."""
 
+    by: dict[str, dict[str, set[str]]]
     account: dict[str, str] = field(default_factory=dict)
-    by: dict[str, dict[str, set[str]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(set)))
+    """Account row of each of them who waits for an account there."""
 
 
 async def pages(client: ScimClient) -> AsyncIterator[list[Resource]]:
@@ -354,12 +375,13 @@ def match_page(
 ) -> Scanned:
     """Match one page of an application's accounts to people, link what fits, put the rest to review; one transaction.
 
-    Only people who are to have an account there and have none linked are looked at.
+    Linked are only people who are to have an account there and have none; whether a mail or a number is theirs alone is
+    asked of everybody.
     """
 
     def matched(session: Session) -> Scanned:
         result = Scanned(read=len(users))
-        ids = [str(attribute(user, "id")) for user in users]
+        ids = [user_id for user in users if (user_id := kept_id(user)) is not None]
         linked = set(
             session.scalars(
                 select(Account.external_id).where(
@@ -367,8 +389,10 @@ def match_page(
                 )
             )
         )
-        fresh = [user for user in users if str(attribute(user, "id")) not in linked]
-        result.known = len(users) - len(fresh)
+        fresh = [user for user in users if kept_id(user) not in {None, *linked}]
+        result.known = len(linked)
+        # What has no id cannot be asked for again: nobody's account, and nothing to decide about.
+        result.unmatched = len(users) - len(ids)
         people = _without_account(session, application_id, fresh)
         rows: list[dict[str, Any]] = []
         links: list[tuple[str, str, str]] = []
@@ -379,15 +403,15 @@ def match_page(
             if user_id in rejected:
                 continue
             rule, found = _people_of(user, people, (*automatic, *review))
-            found -= taken
-            if rule in automatic and len(found) == 1:
-                principal_id = next(iter(found))
+            waiting = found - taken
+            if rule in automatic and len(found) == 1 and waiting:
+                (principal_id,) = waiting
                 links.append((people.account[principal_id], principal_id, user_id))
                 taken.add(principal_id)
                 continue
-            problem = "unmatched" if not found else ("ambiguous" if len(found) > 1 else "review")
-            rows.append(_review(application_id, user, rule, problem, sorted(found), now=now))
-            result.unmatched += not found
+            problem = "unmatched" if not waiting else ("ambiguous" if len(found) > 1 else "review")
+            rows.append(_review(application_id, user, rule, problem, sorted(found) if waiting else [], now=now))
+            result.unmatched += not waiting
         result.linked = _link(session, application_id, links, now=now, actor=actor)
         result.to_review = _store(session, rows)
         return result
@@ -396,57 +420,59 @@ def match_page(
 
 
 def _without_account(session: Session, application_id: str, users: Sequence[Resource]) -> _People:
-    """People of a page who are to have an account there and have none linked, by everything that rules go by."""
-    people = _People()
-    external = {str(attribute(user, "externalId") or "") for user in users}
-    names = {str(attribute(user, "userName") or "").lower() for user in users}
-    mails = {mail.lower() for user in users for mail in emails_of(user)}
-    numbers = {str(attribute(user, enterprise("employeeNumber")) or "") for user in users}
-    number_of_name = {str(attribute(user, "userName") or "") for user in users}
-    statement = (
-        select(
-            Account.id,
-            Account.principal_id,
-            func.lower(Person.email).label("email"),
-            Employment.employee_number,
-        )
-        .join(Person, Person.id == Account.principal_id)
-        .outerjoin(Employment, Employment.id == Person.main_employment_id)
-        .where(
+    """Whom the accounts of a page may belong to, and which of them wait there for an account."""
+    external = {owner for user in users for owner in _keys(user, "external_id")}
+    owners = _owners(session, {key for user in users for rule in ("user_name", "email", "employee_number")
+                               for key in _keys(user, rule)})  # fmt: skip
+    mails, numbers = owners["email"], owners["employee_number"]
+    people = _People(
+        {
+            "external_id": {one: {one} for one in external},
+            "email": mails,
+            "employee_number": numbers,
+            "user_name": {
+                value: set().union(*(owners[kind].get(value, ()) for kind in _SIGN_IN_KINDS))
+                for value in {*mails, *numbers}
+            },
+        }
+    )
+    candidates = external.union(*mails.values(), *numbers.values())
+    for part in chunked(sorted(candidates)):
+        waiting = select(Account.principal_id, Account.id).where(
+            Account.principal_id.in_(part),
             Account.application_id == application_id,
             Account.slot == "main",
             Account.desired_state == "active",
             Account.external_id.is_(None),
         )
-    )
-    conditions = or_(
-        Account.principal_id.in_(external - {""}),
-        func.lower(Person.email).in_((names | mails) - {""}),
-        Employment.employee_number.in_((numbers | number_of_name) - {""}),
-    )
-    for row in session.execute(statement.where(conditions)):
-        people.account[row.principal_id] = row.id
-        people.by["external_id"][row.principal_id].add(row.principal_id)
-        if row.email:
-            people.by["user_name"][row.email].add(row.principal_id)
-            people.by["email"][row.email].add(row.principal_id)
-        if row.employee_number:
-            people.by["user_name"][row.employee_number.lower()].add(row.principal_id)
-            people.by["employee_number"][row.employee_number].add(row.principal_id)
+        people.account |= {str(row[0]): row[1] for row in session.execute(waiting)}
     return people
 
 
+def _keys(user: Resource, rule: AdoptRule) -> list[str]:
+    """What a rule looks an account's person up by, in the form in which it is stored."""
+    held: list[object]
+    match rule:
+        case "external_id":
+            held = [attribute(user, "externalId")]
+        case "user_name":
+            held = [attribute(user, "userName")]
+        case "email":
+            held = [*emails_of(user)]
+        case "employee_number":
+            held = [attribute(user, enterprise("employeeNumber"))]
+        case _:
+            assert_never(rule)
+    named = [value for value in held if isinstance(value, str) and value and may_name(value)]
+    return named if rule == "external_id" else [stored_login_name("email", value) for value in named]
+
+
 def _people_of(user: Resource, people: _People, rules: Sequence[AdoptRule]) -> tuple[AdoptRule | None, set[str]]:
+    """The first rule that finds somebody who waits for an account, and everybody whom it finds."""
     owner = attribute(user, "externalId")
     for rule in rules:
-        keys = {
-            "external_id": [owner],
-            "user_name": [str(attribute(user, "userName") or "").lower()],
-            "email": [mail.lower() for mail in emails_of(user)],
-            "employee_number": [attribute(user, enterprise("employeeNumber"))],
-        }[rule]
-        found = {one for key in keys if isinstance(key, str) and key for one in people.by[rule].get(key, ())}
-        if found:
+        found = {one for key in _keys(user, rule) for one in people.by[rule].get(key, ())}
+        if found & people.account.keys():
             # It carries the externalId of somebody else: whatever the rest says, nothing is taken over.
             return (rule, found) if owner in (None, "") or owner in found else (None, set())
     return None, set()

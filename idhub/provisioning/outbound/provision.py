@@ -9,7 +9,7 @@ from idhub.errors import Invalid
 from idhub.provisioning.outbound.adoption import find_account
 from idhub.provisioning.outbound.mapping import attributes_hash, differences, present
 from idhub.provisioning.outbound.run import NeedsSomebody, Run, id_of
-from scim.errors import RemoteConflict
+from scim.errors import RemoteConflict, remote_text
 from scim.schemas import Resource, attribute, is_active
 
 
@@ -107,11 +107,10 @@ async def _update(run: Run, user: Resource, desired: Mapping[str, Any]) -> Outco
 
 
 async def _note(run: Run, user: Resource, desired: Mapping[str, Any], *events: EventType, active: bool = True) -> None:
-    user_name = attribute(user, "userName")
     await run.note(
         {
             "external_id": id_of(user),
-            "user_name": user_name[:254] if isinstance(user_name, str) else desired["userName"],
+            "user_name": remote_text(attribute(user, "userName"))[:254] or desired["userName"],
             "known_state": "active" if active else "inactive",
             "known_hash": attributes_hash(desired),
             "known_attributes": present(desired),

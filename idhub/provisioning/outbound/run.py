@@ -14,7 +14,7 @@ from idhub.delivery.channel import Failure, Grade, LeasedDelivery, Outcome
 from idhub.delivery.together import Together
 from idhub.provisioning.outbound import records
 from scim.client import Exchange, ScimClient
-from scim.schemas import Resource, attribute
+from scim.schemas import Resource, attribute, kept_id
 
 T = TypeVar("T")
 
@@ -162,8 +162,8 @@ def id_of(user: Resource) -> str:
     Raises:
         NeedsSomebody: it has none, or one that we cannot keep.
     """
-    user_id = attribute(user, "id")
-    if not isinstance(user_id, str) or not 0 < len(user_id) <= 255:
+    user_id = kept_id(user)
+    if user_id is None:
         raise NeedsSomebody("The application gives this user no id that can be kept.")
     return user_id
 

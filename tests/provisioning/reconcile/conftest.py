@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import select, update
 
 from audit.tables import audit_events
 from idhub.access.reconcile_plan import set_plan
@@ -17,7 +17,6 @@ from idhub.changes import COMMAND_LINE
 from idhub.db import Database
 from idhub.delivery.http import OutboundHttp
 from idhub.delivery.tables import Delivery
-from idhub.directory.tables import LoginName
 from idhub.keys import Keyring
 from idhub.lifecycle.hr_brake import Brake
 from idhub.provisioning.outbound.mapping import user_attributes
@@ -40,18 +39,9 @@ class Ground:
     service: StandIn
     application_id: str
 
-    def person(self, name: str, **facts: Any) -> str:
-        """Somebody, with the login name that their mail gives them."""
-        person_id = self.scene.person(name, **facts)
-        with self.scene.database.transaction() as session:
-            session.execute(
-                insert(LoginName).values(value=f"{name}@corp.example", principal_id=person_id, kind="email")
-            )
-        return person_id
-
     def member(self, name: str, **changes: Any) -> tuple[str, str]:
         """Somebody with an account that is as it should be; `changes` are laid over the application's user."""
-        person_id = self.person(name)
+        person_id = self.scene.person(name)
         user = self.user_of(person_id, f"{name}@corp.example")
         user_id = self.service.add(user.pop("userName"), **{**user, **changes})
         account_id = self.scene.entitle(

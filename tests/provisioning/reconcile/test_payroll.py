@@ -53,14 +53,14 @@ def national_id(ground: Ground, person_id: str, value: str) -> None:
 
 
 def test_every_kind_of_ghost_on_the_payroll(ground: Ground, tmp_path: Path) -> None:
-    ground.person("works")
-    left = ground.person("left")
+    ground.scene.person("works")
+    left = ground.scene.person("left")
     leave(ground, left, last_day=date(2026, 9, 30))
-    last = ground.person("last")
+    last = ground.scene.person("last")
     leave(ground, last, last_day=date(2026, 11, 12))
-    other = ground.person("other")
+    other = ground.scene.person("other")
     national_id(ground, other, "110101199003070012")
-    gone = ground.person("gone")
+    gone = ground.scene.person("gone")
     national_id(ground, gone, "110101199003070099")
     leave(ground, gone, last_day=date(2026, 6, 30))
     report = match(
@@ -88,7 +88,7 @@ def test_every_kind_of_ghost_on_the_payroll(ground: Ground, tmp_path: Path) -> N
 
 @sqlite_only
 def test_two_numbers_of_one_human_are_a_duplicate(ground: Ground, tmp_path: Path) -> None:
-    first, second = ground.person("first"), ground.person("second")
+    first, second = ground.scene.person("first"), ground.scene.person("second")
     national_id(ground, first, "X1")
     match(ground, tmp_path, HEAD + "HQ,QY-second,,X1\n")
     finding = ground.findings()[0]
@@ -97,7 +97,7 @@ def test_two_numbers_of_one_human_are_a_duplicate(ground: Ground, tmp_path: Path
 
 @sqlite_only
 def test_next_payroll_closes_what_is_gone_of_the_companies_it_names(ground: Ground, tmp_path: Path) -> None:
-    ground.person("works")
+    ground.scene.person("works")
     with ground.scene.database.transaction() as session:
         session.execute(
             insert(Organization).values(
@@ -169,11 +169,10 @@ def test_workbook_is_read_as_the_csv_is(tmp_path: Path) -> None:
 @sqlite_only
 def test_register_finds_people_of_one_mail_and_asks_about_likeness(ground: Ground) -> None:
     scene = ground.scene
-    people = {name: ground.person(name) for name in ("a", "b", "c", "d")}
+    people = {name: scene.person(name, mobile=None) for name in ("a", "b")}
+    people |= {name: scene.person(name, mobile="13900000001") for name in ("c", "d")}
     with scene.database.transaction() as session:
-        rows = [("a@corp.example", "b", "email"), ("13800000000", "c", "mobile"), ("13800000000", "d", "mobile")]
-        for value, name, kind in rows:
-            session.execute(insert(LoginName).values(value=value, principal_id=people[name], kind=kind))
+        session.execute(insert(LoginName).values(value="a@corp.example", principal_id=people["b"], kind="email"))
 
     def check() -> Report:
         return check_register(scene.database, clock=scene.clock, actor=COMMAND_LINE)

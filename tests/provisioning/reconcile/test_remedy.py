@@ -104,7 +104,7 @@ def test_disabling_a_further_account_of_somebody_leaves_their_own_alone(ground: 
 
 
 def test_orphan_is_linked_and_brought_up_to_date(ground: Ground) -> None:
-    loose = ground.person("loose")
+    loose = ground.scene.person("loose")
     account = ground.scene.entitle(loose, ground.application_id)
     user_id = ground.service.add("l.loose", emails=[{"value": "loose@corp.example", "type": "work"}])
     ground.run()
@@ -174,7 +174,7 @@ def test_policy_disables_what_nothing_speaks_for_up_to_the_brake(ground: Ground)
     for number in range(3):
         ground.service.add(f"nobody{number}")
     ground.service.add("alike", displayName="爱丽丝")
-    loose = ground.person("loose")
+    loose = ground.scene.person("loose")
     ground.scene.entitle(loose, ground.application_id)
     ground.service.add("loose@corp.example")
     ground.plan("disable")
@@ -372,7 +372,7 @@ def test_account_row_of_a_ghost_is_made_once_and_has_no_person(ground: Ground) -
 def test_nobody_is_switched_off_who_may_be_there_by_now(ground: Ground) -> None:
     """Hired again, entitled or linked between the look and the decision: the finding is not what it was."""
     ground.member("amy")
-    stranger = ground.person("stranger")
+    stranger = ground.scene.person("stranger")
     user_id = ground.service.add("stranger@corp.example")
     ground.scene.entitle(stranger, ground.application_id, external_id=user_id, known_state="active")
     with ground.scene.database.transaction() as session:
@@ -380,7 +380,7 @@ def test_nobody_is_switched_off_who_may_be_there_by_now(ground: Ground) -> None:
     ghost_id = ground.service.add("nobody")
     ground.run()
     assert ground.kinds() == {"stranger@corp.example": "unentitled", "nobody": "ghost"}
-    newcomer = ground.person("newcomer")
+    newcomer = ground.scene.person("newcomer")
     ground.scene.entitle(newcomer, ground.application_id, external_id=ghost_id, known_state="active")
     with ground.scene.database.transaction() as session:
         session.execute(update(Entitlement).where(Entitlement.principal_id == stranger).values(valid_to=None))

@@ -41,14 +41,14 @@ def test_every_kind_is_found_by_its_name(ground: Ground) -> None:
     _, _gone = ground.member("gone")
     ground.member("off", active=False)
     ground.service.add("dev_test07", displayName="临时账号")
-    loose = ground.person("loose")
+    loose = ground.scene.person("loose")
     ground.scene.entitle(loose, ground.application_id)
     ground.service.add("loose@corp.example")
     twice, _ = ground.member("twice")
     ground.service.add("twice.2", external_id=twice)
-    stranger = ground.person("stranger")
+    stranger = ground.scene.person("stranger")
     ground.service.add("s.stranger", emails=[{"value": "Stranger@corp.example", "type": "work"}])
-    leaver = ground.person("leaver")
+    leaver = ground.scene.person("leaver")
     ground.scene.leave(leaver)
     extension = "urn:ietf:params:scim:schemas:extension:enterprise:2.0:User"
     ground.service.users[ground.service.add("old-account")][extension] = {"employeeNumber": "QY-leaver"}
@@ -181,7 +181,7 @@ def test_likeness_is_a_question_beside_a_ghost_never_a_match(ground: Ground) -> 
 
 @sqlite_only
 def test_several_people_behind_one_account_are_a_question(ground: Ground) -> None:
-    amy, ben = ground.person("amy"), ground.person("ben")
+    amy, ben = ground.scene.person("amy"), ground.scene.person("ben")
     ground.service.add("both", external_id=amy, emails=[{"value": "ben@corp.example"}])
     assert ben
     ground.run()

@@ -117,7 +117,7 @@ def test_stopped_service_keeps_the_leave_pending_and_completes_when_it_continues
     scim2_server.freeze()
     began = time.monotonic()
     pending = scene.send_one(account, "deprovision", timeout=IMPATIENT)
-    assert time.monotonic() - began < IMPATIENT.total_seconds() + 3
+    assert time.monotonic() - began < IMPATIENT.total_seconds() + 30
     assert (pending.kind, pending.grade, pending.status_code) == ("retry", Grade.E0, None)
     scim2_server.thaw()
     done = scene.send_one(account, "deprovision", attempt=2, quiet_after=scene.clock())

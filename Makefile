@@ -24,14 +24,22 @@ install: $(ENVIRONMENT) ## Build .venv from requirements.lock, hashes checked
 ##@ Work
 
 .PHONY: check
-check: $(ENVIRONMENT) ## Linters, formatting, types and import contracts
+check: lint types ## Linters, formatting, import contracts and types
+
+.PHONY: lint
+lint: $(ENVIRONMENT)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+.PHONY: types
+types: $(ENVIRONMENT)
+	$(VENV)/bin/mypy
+
+# What comes before the tests keeps one core busy at a time: two of it run side by side.
 .PHONY: test
-test: $(ENVIRONMENT) system-packages $(NODE_MODULES) check ## Everything: check, then every test with real components
+test: ## Everything: check, then every test with real components
+	@$(MAKE) --jobs=2 system-packages $(NODE_MODULES) check
 	$(TEMPORARY) $(PYTHON) -m pytest --numprocesses=auto --dist=worksteal
 
 .PHONY: format
@@ -99,6 +107,6 @@ $(ENVIRONMENT): requirements.lock pyproject.toml .ci/environment
 	@.ci/environment $(VENV)
 	@touch $@
 
-$(NODE_MODULES): tests/package.json tests/package-lock.json
+$(NODE_MODULES): tests/package.json tests/package-lock.json | system-packages
 	cd tests && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@

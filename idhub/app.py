@@ -174,13 +174,17 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
     entrance = Starlette(routes=[*create_oidc_entrance(services), *login.create_entrance(services)])
     _protect(entrance, services)
     app.front = {**app.front, **dict.fromkeys((AUTHORIZE_PATH, RESUME_PATH, "/login"), entrance)}
-    app.include_router(create_oidc(services))
-    app.include_router(create_saml(services))
-    app.include_router(login.create_router(services))
-    app.include_router(create_api(services))
-    app.include_router(create_scim(services))
-    app.include_router(create_pages_router(services))
-    app.include_router(health.create_router(services))
+    # Routes are taken over as they are: a router that is included has every route analysed a second time.
+    for create_router in (
+        create_oidc,
+        create_saml,
+        login.create_router,
+        create_api,
+        create_scim,
+        create_pages_router,
+        health.create_router,
+    ):
+        app.router.routes += create_router(services).routes
     _publish_keys(app, services)
     _protect(app, services)
     return app

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from idhub.access.applications import find_application
 from idhub.api.access import ApiCaller, Caller
 from idhub.api.errors import create_route_class
-from idhub.api.shared import ApiServices, Body, Day, permit
+from idhub.api.shared import PREFIX, TAGS, ApiServices, Body, Day, permit
 from idhub.authority import Action, authorize, visible_organizations
 from idhub.delivery import queue
 from idhub.errors import NotFound
@@ -38,7 +38,7 @@ class ActBody(Body):
 
 def create_router(services: ApiServices) -> APIRouter:  # noqa: C901 - one route after the other
     """Routes of findings."""
-    router = APIRouter(route_class=create_route_class(services))
+    router = APIRouter(prefix=PREFIX, tags=TAGS, route_class=create_route_class(services))
     database = services.database
 
     @router.get("/findings")

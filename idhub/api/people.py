@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from idhub.api.access import ApiCaller, Caller
 from idhub.api.errors import create_route_class
-from idhub.api.shared import ApiServices, Body, Day, Text, find_visible, outcome, permit, visible
+from idhub.api.shared import PREFIX, TAGS, ApiServices, Body, Day, Text, find_visible, outcome, permit, visible
 from idhub.api.views import person_summary, person_view
 from idhub.authority import Action, authorize, visible_organizations
 from idhub.directory.organizations import ensure_department, find_organization
@@ -60,7 +60,7 @@ class UpdateBody(Body):
 
 def create_router(services: ApiServices) -> APIRouter:
     """Routes of people."""
-    router = APIRouter(route_class=create_route_class(services))
+    router = APIRouter(prefix=PREFIX, tags=TAGS, route_class=create_route_class(services))
     database = services.database
 
     @router.get("/people")

@@ -11,7 +11,7 @@ from idhub.access.applications import find_application
 from idhub.access.tables import Application
 from idhub.api.access import ApiCaller, Caller
 from idhub.api.errors import create_route_class
-from idhub.api.shared import ApiServices, Body, Text, find_visible, permit
+from idhub.api.shared import PREFIX, TAGS, ApiServices, Body, Text, find_visible, permit
 from idhub.authority import Action, authorize
 from idhub.delivery import queue
 from idhub.errors import Invalid, NotFound
@@ -34,7 +34,7 @@ class SyncBody(Body):
 
 def create_router(services: ApiServices) -> APIRouter:
     """Routes of provisioning."""
-    router = APIRouter(route_class=create_route_class(services))
+    router = APIRouter(prefix=PREFIX, tags=TAGS, route_class=create_route_class(services))
     database = services.database
 
     @router.get("/applications/{application}/preview/{person}")

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from idhub.access.tables import Application
 from idhub.api.access import ApiCaller, Caller
 from idhub.api.errors import create_route_class
-from idhub.api.shared import ApiServices, permit
+from idhub.api.shared import PREFIX, TAGS, ApiServices, permit
 from idhub.api.views import case_view
 from idhub.authority import Action, authorize, visible_organizations
 from idhub.delivery import queue
@@ -22,7 +22,7 @@ from idhub.lifecycle.receipts import ReceiptView, current, export, find_case
 
 def create_router(services: ApiServices) -> APIRouter:
     """Routes of records."""
-    router = APIRouter(route_class=create_route_class(services))
+    router = APIRouter(prefix=PREFIX, tags=TAGS, route_class=create_route_class(services))
     database = services.database
 
     @router.get("/receipts/{case}")

@@ -7,12 +7,12 @@ names the field and the rule and changes nothing.
 from fastapi import APIRouter
 
 from idhub.api import findings, people, provisioning, records, standing
-from idhub.api.shared import PREFIX, ApiServices
+from idhub.api.shared import ApiServices
 
 
 def create_router(services: ApiServices) -> APIRouter:
     """Routes of `/api/v1`."""
-    router = APIRouter(prefix=PREFIX, tags=["v1"])
+    router = APIRouter()
     for area in (people, standing, records, findings, provisioning):
-        router.include_router(area.create_router(services))
+        router.routes += area.create_router(services).routes
     return router

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from datetime import date, datetime
+from enum import Enum
 from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
@@ -20,6 +21,7 @@ from idhub.lifecycle.transition import TransitionResult
 from idhub.settings import Settings
 
 PREFIX = "/api/v1"
+TAGS: list[str | Enum] = ["v1"]
 T_co = TypeVar("T_co", covariant=True)
 
 

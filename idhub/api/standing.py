@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from idhub.api.access import ApiCaller, Caller
 from idhub.api.errors import create_route_class
 from idhub.api.people import company_of, department_of, manager_of
-from idhub.api.shared import ApiServices, Body, Day, Instant, Reason, Text, outcome, visible
+from idhub.api.shared import PREFIX, TAGS, ApiServices, Body, Day, Instant, Reason, Text, outcome, visible
 from idhub.api.views import person_view
 from idhub.authority import Action
 from idhub.directory.kinds import EmploymentType
@@ -47,7 +47,7 @@ class MoveBody(Body):
 
 def create_router(services: ApiServices) -> APIRouter:  # noqa: C901 - one route after the other
     """Routes of standing."""
-    router = APIRouter(route_class=create_route_class(services))
+    router = APIRouter(prefix=PREFIX, tags=TAGS, route_class=create_route_class(services))
     database = services.database
 
     @router.post("/people/{person}/suspend")

@@ -100,10 +100,8 @@ def create_router(services: LoginServices) -> APIRouter:
         return await first.submit(request, form)
 
     protocol_pages.add_routes(router, services)
-    composed = APIRouter(include_in_schema=False)
-    composed.include_router(router)
-    composed.include_router(account.create_router(services))
-    return composed
+    router.routes += account.create_router(services).routes
+    return router
 
 
 def error_page(services: WebServices, request: Request, shown: ErrorNotice) -> Response:

@@ -43,5 +43,5 @@ def create_router(services: WebServices) -> APIRouter:
     """Every page's routes, for `idhub.app` to include; sign-in and account pages are composed beside them."""
     router = APIRouter(include_in_schema=False)
     for area in _AREAS:
-        router.include_router(area.create_router(services))
+        router.routes += area.create_router(services).routes
     return router

@@ -313,6 +313,15 @@ class Projection:
             return key in self._wanted.whole or key in self._wanted.subs
         return attribute.returned != "request" and key not in self._excluded.whole
 
+    def shows_all(self, resource: Mapping[str, Any]) -> bool:
+        """Whether nothing of a resource is left out; sure only of a yes."""
+        whole = self._whole
+        if whole.get("meta") is not True:
+            return False
+        return all(
+            (known := whole.get(name)) is True or (known and known >= value.keys()) for name, value in resource.items()
+        )
+
     def __call__(self, resource: Mapping[str, Any]) -> Resource:
         """The part of a resource that is shown; `schemas` and `id` always are."""
         shown: Resource = {_SCHEMAS: resource[_SCHEMAS]} if _SCHEMAS in resource else {}
@@ -358,7 +367,7 @@ class Projection:
 
 def _shown_whole(kind: ResourceType) -> dict[str, Any]:
     """Core attributes of which everything is shown, and of each extension the names of such attributes."""
-    found: dict[str, Any] = {
+    found: dict[str, Any] = {_SCHEMAS: True} | {
         attribute.name: True for attribute in (*kind.common, *kind.schema.attributes) if _is_shown_whole(attribute)
     }
     for extension in kind.extensions:

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import select
+from sqlalchemy import Text, select, type_coerce
 from sqlalchemy.orm import Session
 
 from idhub.db import upsert
@@ -23,12 +23,14 @@ _FIXED: Final = ("type", "multi_valued", "case_exact", "uniqueness")
 
 def registered(session: Session) -> tuple[Schema, ...]:
     """Every extension, by URN."""
-    rows = session.execute(select(ScimExtension.schema, ScimExtension.body).order_by(ScimExtension.schema))
-    return tuple(_parsed(orjson.dumps(row.body)) for row in rows)
+    return tuple(_parsed(body) for (body,) in session.connection().execute(_REGISTERED))
+
+
+_REGISTERED = select(type_coerce(ScimExtension.body, Text)).order_by(ScimExtension.schema)
 
 
 @lru_cache(maxsize=4 * MAX_EXTENSIONS)
-def _parsed(body: bytes) -> Schema:
+def _parsed(body: str) -> Schema:
     return read_extension(orjson.loads(body))
 
 

@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple
 
 from idhub.directory.kinds import EmploymentType, Standing
 from idhub.errors import Invalid
@@ -31,6 +31,7 @@ _TYPES: Final[Mapping[str, EmploymentType]] = {
     "employee": EmploymentType.REGULAR,
     **{kind.value: kind for kind in EmploymentType},
 }
+_SHOWN_TYPES: Final[Mapping[str, str]] = {kind.value: kind.value.capitalize() for kind in EmploymentType}
 _IN_DIRECTORY: Final = frozenset(
     {"schemas", "userName", "externalId", "displayName", "title", "active", "locale", "name", "userType", "groups"}
 )
@@ -184,118 +185,98 @@ def _split(entries: Sequence[Resource], kind: str, clean: Any, *, only_of_type: 
     return value, kept
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
-    """What is kept of a person beside the directory."""
+class Row(NamedTuple):
+    """A person as read for showing: the directory's values, and what senders said. As stored, for pages are long."""
 
-    user_name: str
-    external_id: str | None = None
-    extras: Mapping[str, Any] = field(default_factory=dict)
-
-
-class _Post(Protocol):
-    """A post, as far as it is shown."""
-
-    @property
-    def employee_number(self) -> str: ...
-
-    @property
-    def type(self) -> EmploymentType: ...
-
-    @property
-    def title(self) -> str | None: ...
-
-    @property
-    def manager_id(self) -> str | None: ...
-
-    @property
-    def company(self) -> str: ...
-
-    @property
-    def department(self) -> str | None: ...
-
-
-class _Person(Protocol):
-    """A person, as far as they are shown."""
-
-    @property
-    def display_name(self) -> str: ...
-
-    @property
-    def given_name(self) -> str | None: ...
-
-    @property
-    def family_name(self) -> str | None: ...
-
-    @property
-    def email(self) -> str | None: ...
-
-    @property
-    def mobile(self) -> str | None: ...
-
-    @property
-    def locale(self) -> str | None: ...
-
-    @property
-    def standing(self) -> Standing: ...
-
-    @property
-    def main(self) -> _Post | None: ...
+    id: str
+    display_name: str
+    given_name: str | None
+    family_name: str | None
+    email: str | None
+    mobile: str | None
+    locale: str | None
+    standing: str
+    version: int
+    created_at: int
+    """Microseconds since 1970, like every instant here."""
+    changed_at: int
+    employee_number: str | None
+    """Of the main post, as what follows; None: there is no post."""
+    employment_type: str | None
+    title: str | None
+    manager_id: str | None
+    company: str | None
+    company_code: str | None
+    department: str | None
+    said_name: str | None
+    """`userName`; None: no sender has named the person."""
+    extras: str | None
+    said_version: int | None
+    said_at: int | None
+    external_id: str | None
 
 
-def user_resource(person: _Person, kept: Kept, groups: Sequence[tuple[str, str]], *, base_url: str) -> Resource:
+def user_resource(
+    row: Row, user_name: str, extras: Mapping[str, Any], groups: Sequence[tuple[str, str]], *, base_url: str
+) -> Resource:
     """The resource of a person, without `id` and `meta`; with what follows from what was said."""
-    extras, post = kept.extras, person.main
+    name: Resource = {"formatted": row.display_name}
     resource: Resource = {
-        key: value for key, value in extras.items() if key not in _SHOWN_APART and value not in _NOTHING
+        "schemas": [USER, ENTERPRISE_USER],
+        "userName": user_name,
+        "displayName": row.display_name,
+        "active": row.standing in SHOWN_ACTIVE,
+        "name": name,
     }
-    name: Resource = {"formatted": person.display_name}
-    enterprise: Resource = {}
     if extras:
+        resource |= {key: value for key, value in extras.items() if key not in _SHOWN_APART and value not in _NOTHING}
         name |= {part: value for part, value in (extras.get("name") or {}).items() if value not in _NOTHING}
-        enterprise |= extras.get(ENTERPRISE_USER) or {}
-    if post is not None:
-        enterprise["employeeNumber"] = post.employee_number
-        enterprise.setdefault("organization", post.company)
-        if post.department is not None:
-            enterprise["department"] = post.department
-        if post.manager_id is not None:
-            enterprise["manager"] = {"value": post.manager_id, "$ref": f"{base_url}/Users/{post.manager_id}"}
-        if post.title:
-            resource["title"] = post.title
-    for part, value in (("familyName", person.family_name), ("givenName", person.given_name)):
+    if row.family_name:
+        name["familyName"] = row.family_name
+    if row.given_name:
+        name["givenName"] = row.given_name
+    for key, value in (
+        ("externalId", row.external_id),
+        ("locale", row.locale or extras.get("locale")),
+        ("userType", _user_type(extras.get("userType"), row.employment_type)),
+        ("title", row.title),
+        ("emails", _joined(extras.get("emails"), row.email, "work")),
+        ("phoneNumbers", _joined(extras.get("phoneNumbers"), row.mobile, "mobile")),
+    ):
         if value:
-            name[part] = value
-    parts: tuple[tuple[str, Any], ...] = (
-        ("externalId", kept.external_id),
-        ("locale", person.locale or extras.get("locale")),
-        ("userType", _user_type(extras.get("userType"), post.type if post else None)),
-        ("emails", _joined(extras.get("emails"), person.email, "work")),
-        ("phoneNumbers", _joined(extras.get("phoneNumbers"), person.mobile, "mobile")),
-    )
-    resource |= {key: said for key, said in parts if said}
+            resource[key] = value
     if groups:
         resource["groups"] = [
             {"value": group_id, "$ref": f"{base_url}/Groups/{group_id}", "display": title, "type": "direct"}
             for group_id, title in groups
         ]
-    resource |= {
-        "userName": kept.user_name,
-        "displayName": person.display_name,
-        "active": person.standing in SHOWN_ACTIVE,
-        "name": name,
-    }
+    enterprise = _enterprise(row, extras.get(ENTERPRISE_USER), base_url)
     if enterprise:
         resource[ENTERPRISE_USER] = enterprise
-    return _with_schemas(resource)
+    if extras or not enterprise:
+        resource["schemas"] = _used(resource)
+    return resource
 
 
-def shown_part(whole: Resource, kept: Kept) -> Resource:
+def _enterprise(row: Row, kept: Mapping[str, Any] | None, base_url: str) -> Resource:
+    """The enterprise extension: what is kept of it, and the main post."""
+    enterprise: Resource = dict(kept) if kept else {}
+    if row.employee_number is not None:
+        enterprise["employeeNumber"] = row.employee_number
+        enterprise.setdefault("organization", row.company)
+        if row.department is not None:
+            enterprise["department"] = row.department
+        if row.manager_id is not None:
+            enterprise["manager"] = {"value": row.manager_id, "$ref": f"{base_url}/Users/{row.manager_id}"}
+    return enterprise
+
+
+def shown_part(whole: Resource, extras: Mapping[str, Any]) -> Resource:
     """What a sender reads back of a resource: it would take a value that it removed for one that was not removed.
 
     That somebody is not active is shown, unless the sender took just that away.
     """
-    unsaid = kept.extras.get(UNSAID)
+    unsaid = extras.get(UNSAID)
     if not unsaid:
         return whole
     resource = {**whole, "name": dict(whole.get("name") or {}), ENTERPRISE_USER: dict(whole.get(ENTERPRISE_USER) or {})}
@@ -311,25 +292,29 @@ def shown_part(whole: Resource, kept: Kept) -> Resource:
             else resource
         )
         holder.pop(part, None)
-    return _with_schemas(_filled(resource))
+    shown = _filled(resource)
+    shown["schemas"] = _used(shown)
+    return shown
 
 
-def _with_schemas(resource: Resource) -> Resource:
-    used = [name for name in resource if ":" in name]
-    return {**resource, "schemas": [USER, *used]}
+def _used(resource: Resource) -> list[str]:
+    """The URNs of what a resource has values of."""
+    return [USER, *(name for name in resource if ":" in name)]
 
 
-def _user_type(said: str | None, kind: EmploymentType | None) -> str | None:
+def _user_type(said: str | None, kind: str | None) -> str | None:
     if said is not None and (kind is None or _TYPES.get(said.lower(), kind) == kind):
         return said
-    return None if kind is None else kind.value.capitalize()
+    return None if kind is None else _SHOWN_TYPES[kind]
 
 
 def _joined(kept: Sequence[Mapping[str, Any]] | None, value: str | None, kind: str) -> list[Resource]:
     """A kept list with the directory's value in its place; without one, that value alone."""
+    if not kept:
+        return [] if value is None else [{"value": value, "type": kind}]
     shown: list[Resource] = []
     has_place = False
-    for entry in kept or ():
+    for entry in kept:
         if _SHOWN_BY_DIRECTORY not in entry:
             shown.append(dict(entry))
             continue

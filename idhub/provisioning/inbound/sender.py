@@ -82,17 +82,17 @@ def check_return(session: Session, sender: Sender, principal_id: str) -> None:
 
 def visible_people(session: Session, sender: Sender) -> Select[str]:
     """Ids of people whom the sender may see: in its company, and not deleted by a sender."""
-    statement = (
-        select(Person.id)
-        .join(Principal, Principal.id == Person.id)
-        .outerjoin(ScimUser, ScimUser.principal_id == Person.id)
-        .where(or_(Principal.standing.in_(SHOWN_ACTIVE), ScimUser.deleted_at.is_(None)))
-    )
     scope = visible_organizations(session, sender.caller.subject, Action.PEOPLE_READ)
-    return statement if scope is None else statement.where(Principal.organization_id.in_(scope))
+    return _PRESENT if scope is None else _PRESENT.where(Principal.organization_id.in_(scope))
 
 
 # Made once: building a statement costs more than what it asks.
+_PRESENT = (
+    select(Person.id)
+    .join(Principal, Principal.id == Person.id)
+    .outerjoin(ScimUser, ScimUser.principal_id == Person.id)
+    .where(or_(Principal.standing.in_(SHOWN_ACTIVE), ScimUser.deleted_at.is_(None)))
+)
 _EXTERNAL = select(ScimExternalId.resource_id, ScimExternalId.external_id).where(
     ScimExternalId.provider == bindparam("provider"),
     ScimExternalId.kind == bindparam("kind"),

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from idhub.authority import Action, authorize
 from idhub.changes import Event, EventType, record
-from idhub.db import bulk_insert, upsert
+from idhub.db import bulk_insert, from_micros, upsert
 from idhub.directory import groups as group_book
 from idhub.directory.kinds import EmploymentState, EmploymentType, Standing
 from idhub.directory.names import login_name_candidates
@@ -31,12 +31,12 @@ from idhub.lifecycle import commands, intake
 from idhub.lifecycle.transition import transition
 from idhub.provisioning.inbound.extensions import filed
 from idhub.provisioning.inbound.lists import document_of, ordered, sort_name, start_of, window
-from idhub.provisioning.inbound.page import Row, fallback_names, read_rows
+from idhub.provisioning.inbound.page import fallback_names, read_rows
 from idhub.provisioning.inbound.person_resource import (
     REMOVED_ACTIVE,
     SHOWN_ACTIVE,
     UNSAID,
-    Kept,
+    Row,
     Said,
     read_said,
     shown_part,
@@ -104,18 +104,20 @@ class Users:
         return [self._stored(row, row.said_name or names[row.id], groups.get(row.id, ())) for row in rows]
 
     def _stored(self, row: Row, user_name: str, groups: Sequence[tuple[str, str]]) -> Stored:
-        kept = Kept(user_name=user_name, external_id=row.external_id, extras=row.extras)
-        whole = user_resource(row, kept, groups, base_url=self._base_url)
-        resource = shown_part(whole, kept)
+        extras = orjson.loads(row.extras) if row.extras else {}
+        whole = user_resource(row, user_name, extras, groups, base_url=self._base_url)
+        resource = shown_part(whole, extras) if extras else whole
+        body = orjson.dumps(resource)
         # Memberships and names of companies change beside the person's own version.
-        digest = hashlib.sha256(orjson.dumps(resource)).hexdigest()[:16]
+        digest = hashlib.sha256(body).hexdigest()[:16]
         return Stored(
             id=row.id,
             resource=resource,
-            version=f"{row.version}.{row.said_version}.{digest}",
-            created_at=row.created_at,
-            changed_at=row.changed_at,
+            version=f"{row.version}.{row.said_version or 0}.{digest}",
+            created_at=from_micros(row.created_at),
+            changed_at=from_micros(max(row.changed_at, row.said_at or 0)),
             whole=whole,
+            body=body,
         )
 
     # --- users: lists -------------------------------------------------------------------------------------------------
@@ -165,17 +167,20 @@ class Users:
         return statement if word is None else statement.where(named(self._session, word))
 
     def _page_of_users(self, statement: Select[str], column: ColumnElement[Any] | None, query: Query) -> Page:
-        total = self._session.execute(select(func.count()).select_from(statement.subquery())).scalar_one()
-        start = start_of(query)
+        connection, start = self._session.connection(), start_of(query)
         order: list[Any] = [Person.id]
         if column is not None:
             order.insert(0, column.desc().nulls_last() if query.is_descending else column.asc().nulls_last())
         elif query.is_descending:
             order = [Person.id.desc()]
-        ids = self._session.execute(statement.order_by(*order).offset(start).limit(query.count)).scalars().all()
-        more = start + query.count < total
+        ids = connection.execute(statement.order_by(*order).offset(start).limit(query.count + 1)).scalars().all()
+        more = len(ids) > query.count
+        if more or (start and not ids):
+            total = connection.execute(select(func.count()).select_from(statement.subquery())).scalar_one()
+        else:
+            total = start + len(ids)
         return Page(
-            items=self._show_visible(ids),
+            items=self._show_visible(ids[: query.count]),
             total=total,
             next_cursor=str(start + query.count) if query.cursor is not None and more else None,
         )
@@ -188,11 +193,8 @@ class Users:
         """
         after, seen = "", 0
         while True:
-            ids = (
-                self._session.execute(statement.where(Person.id > after).order_by(Person.id).limit(_BATCH))
-                .scalars()
-                .all()
-            )
+            batch = statement.where(Person.id > after).order_by(Person.id).limit(_BATCH)
+            ids = self._session.connection().execute(batch).scalars().all()
             seen += len(ids)
             if seen > MAX_LOOKED_AT:
                 raise TooMany(

@@ -58,20 +58,16 @@ class ById:
 
     def after(self, session: Session, people: Select[str], place: str | None, *, limit: int) -> Found:
         """See `Walk.after`."""
+        connection = session.connection()
+        behind = people.where(Person.id > (place or "")).order_by(Person.id).limit(limit)
         if self.looks_at_each:
             step = select(Person.id).where(Person.id > (place or "")).order_by(Person.id).offset(_STRIDE).limit(1)
-            reach = session.execute(step).scalar_one_or_none()
+            reach = connection.execute(step).scalar_one_or_none()
             if reach is not None:
-                ids = (
-                    session.execute(
-                        people.where(Person.id > (place or ""), Person.id <= reach).order_by(Person.id).limit(limit)
-                    )
-                    .scalars()
-                    .all()
-                )
+                ids = connection.execute(behind.where(Person.id <= reach)).scalars().all()
                 is_tired = len(ids) < limit
                 return Found(ids, (*ids, reach) if is_tired else ids, is_over=False, is_tired=is_tired)
-        ids = session.execute(people.where(Person.id > (place or "")).order_by(Person.id).limit(limit)).scalars().all()
+        ids = connection.execute(behind).scalars().all()
         return Found(ids, ids, len(ids) < limit)
 
 
@@ -160,7 +156,7 @@ def walk(
     """
     number, place = _read(cursor, len(walks))
     items: list[Stored] = []
-    places: list[str] = []
+    places: list[tuple[int, str]] = []
     looked_at = 0
     while True:
         limit = min(max(count + 1 - len(items), looked_at, 1), _BATCH)
@@ -170,9 +166,9 @@ def walk(
         for stored in show(found.ids):
             if matches is None or matches(stored):
                 items.append(stored)
-                places.append(cursor_of(number, by_id[stored.id]))
+                places.append((number, by_id[stored.id]))
         if len(items) > count:
-            return Page(items=items[:count], total=None, next_cursor=places[count - 1] if count else None)
+            return Page(items=items[:count], total=None, next_cursor=cursor_of(*places[count - 1]) if count else None)
         if found.is_over:
             number, place = number + 1, None
             if number == len(walks):

@@ -94,12 +94,17 @@ class Visit:
 
     def axe(self) -> list[str]:
         """What axe finds on the page, one line each."""
-        self.page.evaluate(AXE.read_text())
-        found: dict[str, Any] = self.page.evaluate("async () => await axe.run(document)")
-        return [
-            f"{v['id']}: {json.dumps([n['html'][:160] for n in v['nodes'][:3]], ensure_ascii=False)}"
-            for v in found["violations"]
-        ]
+        return axe(self.page)
+
+
+def axe(page: Page) -> list[str]:
+    """What axe finds on a page, one line each. It does not list what it found right: that takes a third of its time."""
+    page.evaluate(AXE.read_text())
+    found: dict[str, Any] = page.evaluate("async () => await axe.run(document, {resultTypes: ['violations']})")
+    return [
+        f"{v['id']}: {json.dumps([n['html'][:160] for n in v['nodes'][:3]], ensure_ascii=False)}"
+        for v in found["violations"]
+    ]
 
 
 def open_visit(

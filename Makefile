@@ -8,6 +8,8 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 ENVIRONMENT := $(VENV)/.installed
 NODE_MODULES := tests/node_modules/.installed
+# Tests and demo start many processes: each reads what the first one compiled.
+unexport PYTHONDONTWRITEBYTECODE
 SOURCES := idhub providers scim audit
 # Databases of tests live in memory where the machine offers it.
 TEMPORARY := $(if $(wildcard /dev/shm/.),PYTEST_DEBUG_TEMPROOT=/dev/shm)

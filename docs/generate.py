@@ -61,7 +61,7 @@ def settings_page() -> str:
 
 def commands_page() -> str:
     """docs/reference/commands.md."""
-    from idhub.cli import app
+    from idhub.cli.console import app
 
     parts = ["# Commands", "", _NOTE, "", "`idhub [--config FILE] COMMAND`. It opens the installation that the"]
     parts += [

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 import structlog
@@ -44,8 +44,9 @@ from idhub.directory.organizations import recovery_reason
 from idhub.directory.tables import Installation, Principal
 from idhub.errors import Conflict, Invalid
 from idhub.keys import Keyring
-from idhub.lifecycle import commands
-from idhub.lifecycle.commands import Caller
+
+if TYPE_CHECKING:
+    from idhub.lifecycle.commands import Caller
 
 _LOG = structlog.get_logger("idhub.recovery")
 _STANDINGS = {
@@ -168,7 +169,7 @@ def preview(log: Log, export: Path | None, *, now: datetime) -> Preview:
         return _folded(session, seen, list(_events(export, start=head.size)))
 
 
-def leave(log: Log, caller: Caller, seen: Preview, *, now: datetime) -> int:
+def leave(log: Log, caller: "Caller", seen: Preview, *, now: datetime) -> int:
     """Make what was previewed, then leave recovery mode. Returns how many people changed.
 
     Every step is a transaction of its own and may be repeated: after a fault, preview and leave once more.
@@ -176,6 +177,9 @@ def leave(log: Log, caller: Caller, seen: Preview, *, now: datetime) -> int:
     Raises:
         Conflict: the hub left recovery mode meanwhile.
     """
+    # Imported late: every process looks for a restored backup, hardly any finds one.
+    from idhub.lifecycle import commands
+
     changed = 0
     for principal_id in seen.leave:
         with log.database.transaction() as session:
@@ -191,7 +195,7 @@ def leave(log: Log, caller: Caller, seen: Preview, *, now: datetime) -> int:
     return changed
 
 
-def _sign_off(log: Log, caller: Caller, seen: Preview, *, now: datetime) -> str:
+def _sign_off(log: Log, caller: "Caller", seen: Preview, *, now: datetime) -> str:
     """End the mode, and sign from where the log goes on. The note is in the event, should the witness not get it."""
     with log.database.transaction() as session:
         locked = session.execute(select(Installation.recovery_reason).with_for_update()).scalar()
@@ -291,7 +295,7 @@ def _folded(session: Session, seen: Preview, lost: Sequence[dict[str, Any]]) -> 
     )
 
 
-def _take_role(database: Database, caller: Caller, principal_id: str, role: HubRole, *, now: datetime) -> None:
+def _take_role(database: Database, caller: "Caller", principal_id: str, role: HubRole, *, now: datetime) -> None:
     with database.transaction() as session:
         if remove_role(session, principal_id, role, now=now):
             event = Event(
@@ -308,7 +312,7 @@ def _take_role(database: Database, caller: Caller, principal_id: str, role: HubR
             record(session, [event])
 
 
-def _event(details: dict[str, Any], *, now: datetime, caller: Caller | None = None) -> Event:
+def _event(details: dict[str, Any], *, now: datetime, caller: "Caller | None" = None) -> Event:
     return Event(
         type=EventType.HUB_RECOVERY,
         at=now,

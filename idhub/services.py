@@ -6,7 +6,7 @@ Stands beside `app` and `worker` in the import order: the composition root, with
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import inspect, select
@@ -15,22 +15,19 @@ from sqlalchemy.orm import Session
 from audit.checkpoint import Ed25519Signer, FileWitness
 from audit.sequencer import Sequencer
 from idhub.changes import use_sealer
-from idhub.credentials.revoke import EndedParticipant
 from idhub.db import Database, create_database, new_id, wait_alone
-from idhub.delivery.channel import Channel
 from idhub.directory.organizations import install
 from idhub.directory.tables import Installation
 from idhub.errors import Unavailable
 from idhub.keys import Keyring, MasterKey, has_keys, load_keyring
-from idhub.lifecycle.ports import use_planners
+from idhub.lifecycle.ports import Planner, use_planners
 from idhub.migrations import head_revision, is_current, migrate
-from idhub.provisioning.outbound.planner import ScimPlanner
 from idhub.recovery import Log, enter_when_behind
-from idhub.saml.planner import SamlPlanner
 from idhub.settings import Settings
-from idhub.signals.planner import BackchannelPlanner, tell_participants
 
 if TYPE_CHECKING:
+    from idhub.credentials.revoke import EndedParticipant
+    from idhub.delivery.channel import Channel
     from idhub.delivery.http import OutboundHttp
 
 Clock = Callable[[], datetime]
@@ -52,13 +49,15 @@ class Hub:
     node: str
     """Names this process in leases."""
 
-    def tell_participants(self, session: Session, participants: Sequence[EndedParticipant], *, now: datetime) -> None:
+    def tell_participants(self, session: Session, participants: Sequence["EndedParticipant"], *, now: datetime) -> None:
         """Plan the logouts of sessions that ended otherwise than by a transition."""
+        # Imported late, here and below: most commands end no session, change nobody and send nothing.
+        from idhub.signals.planner import tell_participants
+
         tell_participants(session, participants, now=now)
 
-    def channels(self, http: "OutboundHttp") -> Mapping[str, Channel]:
+    def channels(self, http: "OutboundHttp") -> Mapping[str, "Channel"]:
         """Every channel by name: the registry that the worker sends through."""
-        # Imported late: commands that send nothing need no HTTP client.
         from idhub.provisioning.outbound.channel import ScimChannel
         from idhub.saml.channel import SamlLogoutChannel
         from idhub.signals.backchannel import BackchannelLogoutChannel
@@ -140,13 +139,20 @@ def open_hub(settings: Settings, *, clock: Clock = utc_now) -> Hub:
     use_sealer(database, keyring)
     if not is_new:
         enter_when_behind(Log(database, keyring, settings.effective_witness_file, log_origin(settings)), now=now)
-    planners = (ScimPlanner, BackchannelPlanner, SamlPlanner)
-    use_planners(database, [planner(settings.delivery_timeout) for planner in planners])
+    use_planners(database, lambda: _planners(settings.delivery_timeout))
     if is_new:
         with database.transaction() as session:
             wait_alone(session, "install")
             install(session, time_zone=settings.time_zone, now=now)
     return Hub(settings, database, keyring, clock, f"{socket.gethostname()[:24]}-{new_id('node')[5:]}")
+
+
+def _planners(attempt_deadline: timedelta) -> Sequence[Planner]:
+    from idhub.provisioning.outbound.planner import ScimPlanner
+    from idhub.saml.planner import SamlPlanner
+    from idhub.signals.planner import BackchannelPlanner
+
+    return [planner(attempt_deadline) for planner in (ScimPlanner, BackchannelPlanner, SamlPlanner)]
 
 
 def _refuse_orphaned_key(database: Database, settings: Settings) -> None:

@@ -34,7 +34,8 @@ def test_every_table_of_the_hub_is_in_the_migrations() -> None:
     """A table of a module that the list of owners forgets exists only in processes that import it."""
     program = (
         "from idhub.migrations.schema import target_metadata; from idhub.db import Base; "
-        "listed = {name for one in target_metadata for name in one.tables}; import idhub.app, idhub.cli; "
+        "listed = {name for one in target_metadata for name in one.tables}; import idhub.app, idhub.cli.loading; "
+        "idhub.cli.loading.load_commands(); "
         "print(*sorted(set(Base.metadata.tables) - listed))"
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

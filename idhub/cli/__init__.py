@@ -1,40 +1,25 @@
 """The `idhub` command. Works on the installation itself, beside a running server or without one.
 
 Data goes to stdout, talk to stderr; `--json` on every command that shows something. Exit codes are in
-docs/reference/commands.md. Entry point: `main`.
+docs/reference/commands.md. Entry point: `main`; the commands are in `console.app`.
 """
 
 import os
 import sys
 import traceback
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from idhub.cli import (
-    audit,
-    certify,
-    configure,
-    lifecycle,
-    people,
-    provisioning,
-    receipts,
-    reconcile,
-    recover,
-    serve,
-    tokens,
-)
-from idhub.cli.console import app, say
+from idhub.cli.loading import uncollected
 from idhub.errors import IdhubError
 
-__all__ = ["app", "main"]
-
-COMMANDS = (serve, configure, tokens, provisioning, people, lifecycle, receipts, reconcile, certify, audit, recover)
-"""Modules whose import registers their commands on `app`."""
 FAILED = 1
 
 
 def main() -> None:
     """Run the command line; whatever goes wrong is one sentence on stderr and exit status 1."""
+    with uncollected():
+        from sqlalchemy.exc import SQLAlchemyError
+
+        from idhub.cli.console import app
     try:
         app()
         sys.stdout.flush()
@@ -58,7 +43,7 @@ def main() -> None:
 
 
 def _end(sentence: str, error: Exception) -> None:
-    say(sentence)
+    print(sentence, file=sys.stderr)
     if os.environ.get("IDHUB_LOG_LEVEL", "").lower() == "debug":
         traceback.print_exception(error)
     sys.exit(FAILED)

@@ -6,20 +6,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
 
 from idhub.authority import LOCAL
 from idhub.changes import COMMAND_LINE
-from idhub.lifecycle.commands import Caller
+from idhub.cli.loading import LazyCommands
 from idhub.logs import configure_logging
 from idhub.services import Hub, open_hub
 from idhub.settings import Settings, load_settings
 
+if TYPE_CHECKING:
+    from idhub.lifecycle.commands import Caller
+
 app = typer.Typer(
     name="idhub",
+    cls=LazyCommands,
     help="Identity hub: one employee directory, sign-in, provisioning, and offboarding that is proven.",
     no_args_is_help=True,
     add_completion=False,
@@ -58,8 +62,10 @@ def open_here() -> Iterator[Hub]:
         hub.close()
 
 
-def caller() -> Caller:
+def caller() -> "Caller":
     """The command line as actor: whoever runs it owns the data folder already."""
+    from idhub.lifecycle.commands import Caller
+
     user = os.environ.get("SUDO_USER") or os.environ.get("USER") or ""
     actor = COMMAND_LINE if not user else type(COMMAND_LINE)(kind="cli", id="cli", name=user[:60])
     return Caller(subject=LOCAL, actor=actor, door="cli")

@@ -5,15 +5,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from idhub.authority import Action, Subject, authorize
 from idhub.changes import Actor
 from idhub.cli.console import JsonOption, app, caller, open_here, plain, say, show, table
 from idhub.directory.people import find_person, show_person, sources_of
-from idhub.lifecycle.hr_brake import approve_release, list_held
-from idhub.lifecycle.hr_import import import_file
-from idhub.login.invitations import invite, link
 
 people = typer.Typer(help="People: import an HR file, show somebody, make a first-sign-in link.", no_args_is_help=True)
 app.add_typer(people, name="people")
@@ -29,6 +25,10 @@ def import_people(
     json: JsonOption = False,
 ) -> None:
     """Bring an HR file in. Exit status 0: all in; 2: some rows refused; 3: some changes quarantined."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from idhub.lifecycle.hr_import import import_file
+
     with (
         open_here() as hub,
         Progress(
@@ -83,6 +83,8 @@ def _stderr() -> Any:
 @people.command("held")
 def show_held(json: JsonOption = False) -> None:
     """Show what the mass-change brake holds back, by run."""
+    from idhub.lifecycle.hr_brake import list_held
+
     with open_here() as hub, hub.database.read() as session:
         held = list_held(session)
     rows = [[h.run_id, h.display_name, h.employee_number, h.kind, h.first_approver or "-"] for h in held]
@@ -96,6 +98,8 @@ def release_held(
     json: JsonOption = False,
 ) -> None:
     """Approve leaves that the brake holds. The first approval waits; the second, of another person, releases them."""
+    from idhub.lifecycle.hr_brake import approve_release
+
     with open_here() as hub:
         with hub.database.read() as session:
             person = show_person(session, find_person(session, approver))
@@ -136,6 +140,8 @@ def invite_one(
     reset: Annotated[bool, typer.Option("--reset", help="For somebody who has a password already.")] = False,
 ) -> None:
     """Print a one-time link with which a person sets a first password. Earlier links of theirs stop working."""
+    from idhub.login.invitations import invite, link
+
     with open_here() as hub:
         with hub.database.transaction() as session:
             principal_id = find_person(session, person)

@@ -10,6 +10,7 @@ import typer
 
 from idhub.changes import Event, EventType, record
 from idhub.cli.console import JsonOption, app, open_here, plain, say, settings, show, table
+from idhub.cli.loading import uncollected
 from idhub.db import create_database
 from idhub.logs import configure_logging
 from idhub.migrations import head_revision
@@ -34,19 +35,19 @@ def serve(
 
 def run(settings: Settings, *, host: str, port: int, with_worker: bool) -> None:
     """Serve until a signal ends it."""
-    import uvicorn
+    with uncollected():
+        import uvicorn
 
-    from idhub.app import create_app
-    from idhub.cli.protocol import BoundedProtocol
+        from idhub.app import create_app
+        from idhub.cli.protocol import BoundedProtocol
 
     configure_logging(settings)
     hub = open_hub(settings)
     try:
         _started(hub, "serve")
-        application = create_app(hub, with_worker=with_worker)
-        # What is there now stays until the end: looking through it again and again would only delay requests.
-        gc.collect()
-        gc.freeze()
+        # What is there then stays until the end: looking through it again and again would only delay requests.
+        with uncollected():
+            application = create_app(hub, with_worker=with_worker)
         gc.set_threshold(_OBJECTS_BEFORE_COLLECTION)
         say(f"idhub on http://{host}:{port} as {settings.issuer}")
         uvicorn.run(

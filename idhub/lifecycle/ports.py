@@ -1,15 +1,18 @@
 """What lifecycle asks of channels: their delivery rows for a transition. `idhub.app` registers the planners."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from functools import cache
+from typing import TYPE_CHECKING, Protocol
 
 from sqlalchemy.orm import Session
 
-from idhub.credentials.revoke import EndedParticipant
 from idhub.db import Database
 from idhub.delivery.channel import Grade, PlannedDelivery
+
+if TYPE_CHECKING:
+    from idhub.credentials.revoke import EndedParticipant
 
 _PLANNERS_KEY = "idhub.planners"
 
@@ -47,7 +50,7 @@ class Batch:
     reviewed: Sequence[tuple[str, str]] = ()
     leavers: Sequence[str] = ()
     cases: Mapping[str, str] = field(default_factory=dict)
-    participants: Sequence[EndedParticipant] = ()
+    participants: Sequence["EndedParticipant"] = ()
     terms: Mapping[str, ApplicationTerms] = field(default_factory=dict)
 
 
@@ -86,12 +89,12 @@ class Planner(Protocol):
         """What a leave of the principal would do through this channel; writes nothing."""
 
 
-def use_planners(database: Database, planners: Sequence[Planner]) -> None:
-    """Register the planners that every transition on this database asks."""
-    database.session_info[_PLANNERS_KEY] = tuple(planners)
+def use_planners(database: Database, make: Callable[[], Sequence[Planner]]) -> None:
+    """Register the planners that every transition on this database asks; they are made for the first that does."""
+    database.session_info[_PLANNERS_KEY] = cache(make)
 
 
 def planners_of(session: Session) -> tuple[Planner, ...]:
     """The registered planners."""
-    registered: tuple[Planner, ...] = session.info.get(_PLANNERS_KEY, ())
-    return registered
+    registered: Callable[[], Sequence[Planner]] | None = session.info.get(_PLANNERS_KEY)
+    return () if registered is None else tuple(registered())

@@ -16,7 +16,9 @@ import orjson
 import pytest
 
 from idhub.cli import main
+from idhub.cli.loading import load_commands
 
+load_commands()
 ROOT = Path(__file__).parents[2]
 HEADER = (
     "employee_number,name,given_name,family_name,email,mobile,company,department,title,manager_employee_number,"

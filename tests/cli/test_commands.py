@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from idhub.cli.console import app
+from idhub.cli.loading import MODULES, load_commands
 from idhub.credentials import opaque
 from tests.cli.conftest import FAULTY, LIN, WANG, Command, Done
 
@@ -26,6 +28,26 @@ def one_sentence(done: Done) -> str:
     assert done.err.startswith("error")
     assert "Traceback" not in done.err
     return done.err
+
+
+def test_every_command_is_found_in_the_module_that_registers_it() -> None:
+    load_commands()
+    registered = set()
+    for name, infos in (
+        *((one.name, [one]) for one in app.registered_commands),
+        *((one.name, one.typer_instance.registered_commands) for one in app.registered_groups if one.typer_instance),
+    ):
+        callback = infos[0].callback
+        assert callback is not None
+        registered.add((name or callback.__name__, callback.__module__.rpartition(".")[2]))
+
+    assert registered == {(name, module) for module, names in MODULES.items() for name in names}
+
+
+def test_a_command_that_is_spelt_wrong_is_told_the_near_one(idhub: Command) -> None:
+    done = idhub("peple", "show", "x")
+    assert done.code == 2
+    assert "No such command 'peple'. Did you mean 'people'" in done.err
 
 
 def test_token_create_prints_the_token_and_nothing_else_on_an_empty_folder(idhub: Command) -> None:

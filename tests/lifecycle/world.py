@@ -47,7 +47,7 @@ class World:
 
     def __post_init__(self) -> None:
         use_sealer(self.database, self.keyring)
-        use_planners(self.database, [ScimPlanner(TIMEOUT), BackchannelPlanner(TIMEOUT)])
+        use_planners(self.database, lambda: [ScimPlanner(TIMEOUT), BackchannelPlanner(TIMEOUT)])
         now = self.clock()
         with self.database.transaction() as session:
             install(session, time_zone="Asia/Shanghai", now=now)

@@ -31,7 +31,7 @@ TURN = 0.4
 
 @pytest.fixture(autouse=True)
 def _logouts_are_planned(world: World) -> None:
-    use_planners(world.database, [BackchannelPlanner(timedelta(seconds=10))])
+    use_planners(world.database, lambda: [BackchannelPlanner(timedelta(seconds=10))])
 
 
 @pytest.fixture

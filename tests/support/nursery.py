@@ -245,9 +245,11 @@ def _serve() -> None:
     from uvicorn.protocols.http import httptools_impl  # noqa: F401 - likewise
 
     import idhub.app
-    import idhub.cli
-    import idhub.worker  # noqa: F401 - likewise
+    import idhub.cli.console
+    import idhub.cli.loading
+    import idhub.worker
 
+    idhub.cli.loading.load_commands()
     gc.freeze()
     ended: dict[int, int] = {}
     doings: dict[str, Callable[[Mapping[str, Any]], Any]] = {

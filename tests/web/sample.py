@@ -83,7 +83,9 @@ class SampleHub:
 
     def __init__(self, settings: Settings, database: Database, keyring: Keyring, clock: Callable[[], datetime]) -> None:
         use_sealer(database, keyring)
-        use_planners(database, [ScimPlanner(settings.delivery_timeout), BackchannelPlanner(settings.delivery_timeout)])
+        use_planners(
+            database, lambda: [ScimPlanner(settings.delivery_timeout), BackchannelPlanner(settings.delivery_timeout)]
+        )
         journal = Journal(create_store(settings, database, keyring))
         pages = create_pages(settings, keyring.master.csrf_secret)
         self.services = SampleServices(settings, database, keyring, pages, clock, journal)

@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,20 +98,28 @@ class Scene:
             return [orjson.loads(body) for body in rows]
 
 
+@contextmanager
+def furnished(settings: Settings, databases: Databases, clock: Clock) -> Iterator[Scene]:
+    """A furnished hub on a migrated database, without a worker."""
+    shutil.copy(databases.master_key_file, settings.effective_master_key_file)
+    hub = open_hub(settings, clock=clock)
+    try:
+        app = create_app(hub, with_worker=False)
+        with TestClient(app, base_url=settings.issuer, follow_redirects=False) as machine:
+            stage = Stage(hub, app, clock, settings.data_dir, machine)
+            stage.furnish()
+            yield Scene(stage)
+    finally:
+        hub.close()
+
+
 def open_scene(kind: DatabaseKind, databases: Databases, folder: Path) -> Iterator[Scene]:
-    clock = Clock()
     with databases.fresh(kind, folder, migrated=True) as url:
         settings = Settings(
             data_dir=folder, database_url=url, database_pool_size=8, argon2_memory_kib=1024, argon2_time_cost=1
         )
-        shutil.copy(databases.master_key_file, settings.effective_master_key_file)
-        hub = open_hub(settings, clock=clock)
-        app = create_app(hub, with_worker=False)
-        with TestClient(app, base_url=settings.issuer, follow_redirects=False) as machine:
-            stage = Stage(hub, app, clock, folder, machine)
-            stage.furnish()
-            yield Scene(stage)
-        hub.close()
+        with furnished(settings, databases, Clock()) as scene:
+            yield scene
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Single Logout: asked by applications, carried by browsers, told by the worker, and what a leave says of it."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
@@ -22,6 +23,7 @@ from providers.saml_wire.signatures import sign, verify
 from providers.saml_wire.writing import Node
 from tests.flows.every_door import SUSPENSIONS, submit
 from tests.saml.conftest import Scene
+from tests.saml.hostile import DOWNGRADES
 from tests.saml.partner import NS, Answer, Partner, make_signer, query_of, read_answer, refresh_target
 from tests.saml.test_sign_on import _shown
 
@@ -294,6 +296,7 @@ class _Wire:
         self.scene, self.status = scene, status
         self.asked: list[Any] = []
         self.signs, self.answers, self.http_status = True, "", 200
+        self.spoil: Callable[[bytes], bytes] = lambda document: document
 
     async def request(self, method: str, url: str, **values: Any) -> OutboundResponse:
         assert (method, url) == ("POST", "https://partner.example/slo/soap")
@@ -305,7 +308,7 @@ class _Wire:
             self.scene.now, self.answers or str(request.get("ID")), self.status
         )
         signed = sign(response, self.scene.partner.signer) if self.signs else response
-        return OutboundResponse(self.http_status, {}, write_soap(signed))
+        return OutboundResponse(self.http_status, {}, self.spoil(write_soap(signed)))
 
 
 def _planned(scene: Scene) -> LeasedDelivery:
@@ -370,6 +373,12 @@ def test_what_the_worker_hears_is_not_taken_for_more(again: Scene) -> None:
     wire.signs = False
     outcome = _send(again, wire, delivery)
     assert (outcome.kind, outcome.evidence["is_signed"]) == ("done", False)
+    wire = _Wire(again)
+    wire.spoil = DOWNGRADES["RSA with SHA-1"]
+    outcome = _send(again, wire, delivery)
+    assert (outcome.kind, outcome.evidence["is_signed"]) == ("done", False), "as good as none, and no worse"
+    wire.spoil = DOWNGRADES["XSLT"]
+    assert _send(again, wire, delivery).kind == "retry"
     again.connect(logout=[])
     assert _send(again, _Wire(again), delivery).kind == "dead"
 

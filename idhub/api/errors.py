@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from starlette.exceptions import HTTPException
 
 from idhub.api.access import ApiCaller, Unauthenticated, address_of, authenticate
-from idhub.api.shared import PREFIX, ApiServices
+from idhub.api.shared import ApiServices
 from idhub.changes import Event, EventType, record
 from idhub.errors import Conflict, IdhubError, Invalid, NotFound, NotPermitted, Unavailable
 
@@ -170,7 +170,7 @@ async def _record(services: ApiServices, request: Request, error: IdhubError) ->
 
 
 def _endpoint(request: Request) -> str:
-    return f"{request.method} {PREFIX}{request.scope['route'].path}"
+    return f"{request.method} {request.scope['route'].path}"
 
 
 def _write(services: ApiServices, request: Request, error: IdhubError, caller: ApiCaller, now: datetime) -> None:

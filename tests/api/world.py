@@ -140,7 +140,10 @@ class Api:
         )  # fmt: skip
         with self.world.database.read() as session:
             return {
-                table.__tablename__: sorted((tuple(row) for row in session.execute(select(table.__table__))), key=repr)
+                table.__tablename__: [
+                    tuple(row)
+                    for row in session.execute(select(table.__table__).order_by(*table.__table__.primary_key))
+                ]
                 for table in tables
             }
 

@@ -16,7 +16,6 @@ from starlette.testclient import TestClient
 from audit.tables import audit_events
 from idhub.app import create_app
 from idhub.authority import HubRole, assign_role
-from idhub.db import Base
 from idhub.directory.organizations import root_organization
 from idhub.directory.people import find_person
 from idhub.directory.tables import Principal
@@ -28,6 +27,7 @@ from tests.flows.every_door import HR_NUMBER, NUMBER, PASSWORD, Stage, submit
 from tests.support.clock import Clock
 from tests.support.databases import DatabaseKind, Databases
 from tests.support.routes import methods_of
+from tests.web.tables import row_counts
 
 UNKNOWN = "R-2026-11-9999"
 AUDITOR_NUMBER = "QY000003"
@@ -239,13 +239,9 @@ def _give_roles(stage: Stage) -> None:
 
 def _state(stage: Stage) -> dict[str, int]:
     """Row counts of everything but the log, and how often people were changed."""
+    found = row_counts(stage.hub.database, with_log=False)
     with stage.hub.database.read() as session:
-        found = {
-            name: session.execute(select(func.count()).select_from(table)).scalar_one()
-            for name, table in Base.metadata.tables.items()
-        }
-        found["versions"] = int(session.execute(select(func.sum(Principal.version))).scalar_one())
-    return found
+        return {**found, "versions": int(session.execute(select(func.sum(Principal.version))).scalar_one())}
 
 
 def _refusals(stage: Stage) -> list[dict[str, Any]]:

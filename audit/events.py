@@ -254,8 +254,9 @@ def _visible(found: re.Match[str]) -> str:
 
 def clean_text(text: str, limit: int = TEXT_LIMIT) -> str:
     """Return `text` in NFC, on one line, with unsafe characters spelled out, visibly cut after `limit` characters."""
-    if text.isascii() and text.isprintable() and len(text) <= limit:
-        return text
+    # What may be shown holds nothing unsafe; the other way round a look is needed.
+    if text.isprintable() and len(text) <= limit:
+        return text if text.isascii() else unicodedata.normalize("NFC", text)
     cut = ""
     if len(text) > limit:
         digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
@@ -464,17 +465,23 @@ def _encoded_at_once(event: Event, body: Mapping[str, object]) -> bytes | None:
 
 def _is_plain(value: object, depth: int = DEPTH_LIMIT) -> bool:
     """Tell whether details hold only what has one text in JSON, under names that were found clean before."""
-    if type(value) is dict:
-        if not _clean_names.issuperset(value):
+    kind = type(value)
+    if kind is dict:
+        members = cast("dict[object, object]", value)
+        if not _clean_names.issuperset(members):
             return False
-        items: Collection[object] = value.values()
-    elif type(value) in (list, tuple):
+        items: Collection[object] = members.values()
+    elif kind is list or kind is tuple:
         items = cast("Collection[object]", value)
     else:
-        return type(value) in _PLAIN or isinstance(value, StrEnum)
+        return kind in _PLAIN or isinstance(value, StrEnum)
     if depth <= 0:
         return False
-    return _PLAIN.issuperset(map(type, items)) or all(_is_plain(one, depth - 1) for one in items)
+    # A loop: this is done for every event, and a generator costs more than the look.
+    for one in items:  # noqa: SIM110
+        if type(one) not in _PLAIN and not _is_plain(one, depth - 1):
+            return False
+    return True
 
 
 def _encoded_with_care(event: Event, body: dict[str, object]) -> bytes:

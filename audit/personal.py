@@ -117,8 +117,8 @@ class PersonalBatch:
         Raises:
             InvalidEvent: a field is not a short lower-case name.
         """
-        random = os.urandom(SALT_BYTES * len(personal) + _NONCE_BYTES)
-        salts = random[:-_NONCE_BYTES].hex()
+        random = os.urandom(SALT_BYTES * len(personal) + _NONCE_BYTES + _KEY_BYTES)
+        salts = random.hex()
         commitments: dict[str, str] = {}
         plain: dict[str, tuple[str, str]] = {}
         start = 0
@@ -130,16 +130,16 @@ class PersonalBatch:
             commitments[field] = sha256(random[start:end] + prefix + value.encode()).hexdigest()
             plain[field] = (value, salts[2 * start : 2 * end])
             start = end
-        key_id, cipher = self._cipher(person_id, event_id)
-        nonce = random[-_NONCE_BYTES:]
+        nonce, fresh_key = random[start : start + _NONCE_BYTES], random[start + _NONCE_BYTES :]
+        key_id, cipher = self._cipher(person_id, event_id, fresh_key)
         sealed = nonce + cipher.encrypt(nonce, orjson.dumps(plain), event_id.encode())
         self.values.append((event_id, key_id, person_id, sealed))
         return commitments
 
-    def _cipher(self, person_id: str | None, event_id: str) -> tuple[str, AESGCM]:
+    def _cipher(self, person_id: str | None, event_id: str, key: bytes) -> tuple[str, AESGCM]:
+        """The person's cipher in this batch: a new one with `key`, unless there is one."""
         found = self._ciphers.get(person_id) if person_id is not None else None
         if found is None:
-            key = os.urandom(_KEY_BYTES)
             found = (event_id, AESGCM(key))
             self.keys.append((event_id, person_id, self._sealer.seal(_key_context(event_id), key)))
             if person_id is not None:

@@ -79,7 +79,7 @@ _TABLES: Final[dict[TableName, Table]] = {
 }
 # Below this, setting up a COPY costs more than it saves.
 _COPY_FROM: Final = 32
-_ROWS_A_STATEMENT: Final = 100
+_ROWS_A_STATEMENT: Final = (100, 10)
 
 
 @dataclass(slots=True)
@@ -178,16 +178,15 @@ def insert(connection: Connection, rows: Rows) -> None:
 
 def _insert(connection: Connection, table: TableName, values: list[tuple[Any, ...]]) -> None:
     if connection.dialect.name == "sqlite":
-        whole = len(values) - len(values) % _ROWS_A_STATEMENT
-        if whole:
-            # Many rows a statement: its fixed cost, and the driver's round for each, are shared.
-            one = insert_statement(table, "qmark")
-            many = one + f", ({one.rpartition('(')[2]}" * (_ROWS_A_STATEMENT - 1)
-            for start in range(0, whole, _ROWS_A_STATEMENT):
-                some = tuple(chain.from_iterable(values[start : start + _ROWS_A_STATEMENT]))
-                connection.exec_driver_sql(many, some)
-        if whole < len(values):
-            connection.exec_driver_sql(insert_statement(table, "qmark"), values[whole:])
+        # Many rows a statement: its fixed cost, and the driver's round for each, are shared.
+        one, done = insert_statement(table, "qmark"), 0
+        for size in _ROWS_A_STATEMENT:
+            many = one + f", ({one.rpartition('(')[2]}" * (size - 1)
+            while len(values) - done >= size:
+                connection.exec_driver_sql(many, tuple(chain.from_iterable(values[done : done + size])))
+                done += size
+        if done < len(values):
+            connection.exec_driver_sql(one, values[done:])
     elif connection.dialect.driver == "psycopg":
         if len(values) < _COPY_FROM:
             connection.exec_driver_sql(insert_statement(table, "format"), values)

@@ -59,9 +59,10 @@ _ATTEMPTS = 5
 _FIRST_PAUSE_SECONDS = 0.02
 # psycopg allows 65,535 bound values a statement; SQLite 32,766.
 MAX_IN_VALUES = 5_000
-_MAX_SQLITE_VALUES = 32_000
 _CACHE = "idhub.cache_kib"
 _CACHE_KIB, _LARGE_CACHE_KIB = 16_384, 131_072
+# Pages of the write-ahead log from which a commit copies them back; what many commits touch is copied once.
+_LOG_PAGES, _LONG_LOG_PAGES = 1_000, 16_000
 MIGRATING = "idhub migrate"
 """Name under which a migration works on PostgreSQL: no limit of time ends it."""
 _END_LONG_WRITERS = text(
@@ -181,8 +182,8 @@ def bulk_insert(session: Session, model: type[Base], rows: Iterable[Mapping[str,
     return len(listed)
 
 
-# Rows of one INSERT: a statement's fixed cost (constraints, the driver's round) is shared, its text stays cached.
-_ROWS_A_STATEMENT = 100
+# Rows of one INSERT: its fixed cost (constraints, the driver's round) is shared. Few sizes, so that texts stay cached.
+_ROWS_A_STATEMENT = (100, 10)
 # Below this, setting up a COPY costs more than it saves.
 _COPY_FROM = 32
 
@@ -203,15 +204,15 @@ def insert_rows(session: Session, model: type[Base], columns: Sequence[str], row
     if connection.dialect.name == "sqlite":
         one = f"({', '.join('?' * len(columns))})"
         head = f"INSERT INTO {table} ({names}) VALUES "  # noqa: S608 - names of our own tables
-        size = min(_ROWS_A_STATEMENT, _MAX_SQLITE_VALUES // len(columns))
-        whole = len(rows) - len(rows) % size
-        if whole:
+        done = 0
+        for size in _ROWS_A_STATEMENT:
             many = head + ", ".join([one] * size)
-            for start in range(0, whole, size):
-                values = tuple(itertools.chain.from_iterable(rows[start : start + size]))
+            while len(rows) - done >= size:
+                values = tuple(itertools.chain.from_iterable(rows[done : done + size]))
                 connection.exec_driver_sql(many, values)
-        if whole < len(rows):
-            connection.exec_driver_sql(head + one, list(rows[whole:]))
+                done += size
+        if done < len(rows):
+            connection.exec_driver_sql(head + one, list(rows[done:]))
         return
     if len(rows) < _COPY_FROM:
         marks = ", ".join(["%s"] * len(columns))
@@ -350,6 +351,8 @@ class Database:
                 connection.exec_driver_sql("PRAGMA synchronous=" + ("FULL" if durable else "NORMAL"))
                 if connection.info.setdefault(_CACHE, _CACHE_KIB) != self._cache_kib:
                     connection.exec_driver_sql(f"PRAGMA cache_size=-{self._cache_kib}")
+                    pages = _LONG_LOG_PAGES if self._cache_kib == _LARGE_CACHE_KIB else _LOG_PAGES
+                    connection.exec_driver_sql(f"PRAGMA wal_autocheckpoint={pages}")
                     connection.info[_CACHE] = self._cache_kib
                 begin_immediate(connection.connection.driver_connection, self.engine.url.database or "")
             with Session(connection, expire_on_commit=False, info=self.session_info) as session:
@@ -365,7 +368,9 @@ class Database:
 
     @contextmanager
     def large_cache(self) -> Iterator[None]:
-        """While the block lasts, SQLite keeps 128 MB of pages instead of 16: for work that fills every index."""
+        """While the block lasts, SQLite keeps 128 MB of pages instead of 16, and up to 64 of its log: for work that
+        fills every index.
+        """
         self._cache_kib = _LARGE_CACHE_KIB
         try:
             yield

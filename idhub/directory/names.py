@@ -7,6 +7,7 @@ from typing import Literal
 LoginNameKind = Literal["employee_number", "email", "mobile"]
 _TELEPHONE = re.compile(r"\+?[0-9][0-9 ()-]{3,30}")
 _HOME_PREFIX = "+86"
+_BETWEEN_DIGITS = str.maketrans("", "", " ()-")
 
 
 LONGEST = 400
@@ -19,11 +20,13 @@ def may_name(text: str) -> bool:
 
 
 def _folded(text: str) -> str:
+    if text.isascii():
+        return text.strip().lower()
     return unicodedata.normalize("NFKC", text).strip().casefold()
 
 
 def _digits(folded: str) -> str:
-    kept = re.sub(r"[ ()-]", "", folded)
+    kept = folded.translate(_BETWEEN_DIGITS)
     return kept.removeprefix(_HOME_PREFIX)
 
 

@@ -7,7 +7,6 @@ a person is called or numbered, `i` inner parts of it, `r` digits of the mobile 
 
 import os
 import unicodedata
-from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -98,9 +97,9 @@ def terms_of(person: Searchable) -> str:
         mobile = digits_of(_key(person.mobile))
         terms.append(mobile)
         tail = mobile[::-1]
-    kept = _without_beginnings(terms)
-    inner = _without_beginnings([term for term in inners if not _begins_one(term, kept)]) if inners else []
-    return f" {' '.join(kept)}  {' '.join(inner)}  {tail} "
+    kept = f" {' '.join(_without_beginnings(terms))} "
+    inner = _without_beginnings([term for term in inners if f" {term}" not in kept]) if inners else []
+    return f"{kept} {' '.join(inner)}  {tail} "
 
 
 def ranked_terms(stored: str) -> tuple[list[str], list[str], list[str]]:
@@ -210,9 +209,3 @@ def _without_beginnings(terms: Sequence[str]) -> list[str]:
             following = term
     kept.reverse()
     return kept
-
-
-def _begins_one(term: str, ordered: Sequence[str]) -> bool:
-    """Whether one of the sorted terms begins so."""
-    place = bisect_left(ordered, term)
-    return place < len(ordered) and ordered[place].startswith(term)

@@ -130,7 +130,7 @@ def onboarded(after: State, common: Mapping[str, Any]) -> Event:
             "employments": [_post_details(post) for post in after.posts],
             "number": main.employee_number,
         },
-        personal={name: str(after.person[name]) for name in PERSONAL if after.person.get(name)},
+        personal={name: str(value) for name in PERSONAL if (value := after.person.get(name))},
         **common,
     )
 

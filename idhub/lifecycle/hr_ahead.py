@@ -15,9 +15,12 @@ import copy
 import gc
 import os
 import pickle
+import queue
+import struct
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import date, datetime
 from itertools import islice
@@ -49,6 +52,10 @@ _MOST_HUMANS = 40_000
 _WORTH_A_PROCESS = 1 << 20
 """Bytes of a file from which reading ahead in a process of its own pays for starting it."""
 _PIPE_BYTES = 1 << 20
+_KEPT_AHEAD = 8
+"""Batches read while the writer waits for a lock or the disk, some two megabytes each."""
+_HEAD = struct.Struct("<Q?")
+"""Before what the reading process says: its length, and whether more of the same answer follows."""
 
 
 class Terms(NamedTuple):
@@ -79,6 +86,8 @@ class Ahead(NamedTuple):
     unchanged: int
     news: list[HrRow]
     """Rows that say something else than last time, of people who may be known."""
+    foreseen: Foreseen | None
+    """Where these rows belong, so that what they make has the ids that rows made ready further on will name."""
     ready: Ready | None
     refused: list[RefusedRow]
     notices: list[RowProblem]
@@ -147,11 +156,13 @@ class Reader:
                 named.append(key)
         with self._database.read() as session:
             news, strangers = self._compare(session, rows)
+            foreseen = self._foresee(session, news) if news and not self._terms.is_dry_run else None
             made = self._make_ready(session, strangers) if strangers else None
         return Ahead(
             len(part),
             len(rows) - len(news) - len(strangers),
             news,
+            foreseen,
             made,
             refused,
             [row.notice for row in rows if row.notice is not None],
@@ -236,9 +247,12 @@ class Reader:
         if len(self._humans) > _MOST_HUMANS:
             self._humans = dict.fromkeys(islice(self._humans, _MOST_HUMANS // 2, None))
 
+    def _foresee(self, session: Session, rows: Iterable[HrRow]) -> Foreseen:
+        return self._companies.foresee(session, ((row.company_key, row.department) for row in rows))
+
     def _make_ready(self, session: Session, strangers: Sequence[_Stranger]) -> Ready:
         companies, terms = self._companies, self._terms
-        foreseen = companies.foresee(session, ((one.row.company_key, one.row.department) for one in strangers))
+        foreseen = self._foresee(session, (one.row for one in strangers))
         newcomers: list[Newcomer] = []
         managers: list[tuple[int, tuple[str, str]]] = []
         ids = new_ids("per", len(strangers))
@@ -246,10 +260,11 @@ class Reader:
             organization_id = foreseen.companies[row.company_key]
             if row.manager_employee_number:
                 managers.append((number, manager_place(companies, row)))
+            values = person_values(row)
             newcomers.append(
                 Newcomer(
                     principal_id,
-                    intake.PersonFacts(**person_values(row), national_id_hash=human),
+                    intake.PersonFacts(**values, national_id_hash=human),
                     facts_of(row, organization_id, foreseen.departments[organization_id, "/".join(row.department)]),
                     intake.SourceMark(
                         provider=PROVIDER,
@@ -257,7 +272,7 @@ class Reader:
                         scope=organization_id,
                         content_hash=row.digest.hex(),
                         generation=terms.run_id,
-                        raw_sealed=seal_said(self._keyring, key, row),
+                        raw_sealed=seal_said(self._keyring, key, row, values),
                     ),
                 )
             )
@@ -324,10 +339,10 @@ def manager_place(companies: Companies, row: HrRow) -> tuple[str, str]:
     return company, row.manager_employee_number or ""
 
 
-def seal_said(keyring: Keyring, key: str, row: HrRow) -> bytes:
-    """What a row says, sealed under the name of its source record."""
+def seal_said(keyring: Keyring, key: str, row: HrRow, values: Mapping[str, Any]) -> bytes:
+    """What a row says, sealed under the name of its source record. `values` are its `person_values`."""
     raw = {
-        **person_values(row),
+        **values,
         "status": row.status.value,
         "company": row.company,
         "department": "/".join(row.department),
@@ -373,6 +388,8 @@ class ReaderApart:
         if self._process.stdin is None or self._process.stdout is None:
             raise Unavailable("The reading process has no pipes.")
         self._to, self._from = self._process.stdin, self._process.stdout
+        self._kept: queue.Queue[bytes] = queue.Queue(_KEPT_AHEAD)
+        self._listener: threading.Thread | None = None
         _widen(self._from)
         try:
             self._tell("open", database.url, str(path.absolute()), companies, keyring.master.raw, terms)
@@ -385,6 +402,12 @@ class ReaderApart:
         """End the process."""
         with suppress(OSError):
             self._to.close()
+        if self._listener is not None and self._listener.is_alive():
+            # Nobody wants the rest of the file.
+            self._process.kill()
+            while self._listener.is_alive():
+                with suppress(queue.Empty):
+                    self._kept.get(timeout=0.1)
         self._from.close()
         try:
             self._process.wait(timeout=1)
@@ -395,8 +418,17 @@ class ReaderApart:
     def batches(self) -> Iterator[Ahead]:
         """The whole file, once, in order."""
         self._tell("batches")
-        while (ahead := self._hear()) is not None:
+        # The pipe holds less than a batch; what was heard stays packed until its turn comes.
+        self._listener = threading.Thread(target=self._listen, name="hr_file", daemon=True)
+        self._listener.start()
+        while (ahead := _understood(self._kept.get())) is not None:
             yield ahead
+
+    def _listen(self) -> None:
+        more = True
+        while more:
+            packed, more = self._hear_packed()
+            self._kept.put(packed)
 
     def completeness(self) -> Completeness:
         """The proof over `batches`."""
@@ -421,17 +453,30 @@ class ReaderApart:
         self._to.flush()
 
     def _hear(self) -> Any:
-        try:
-            said, value = pickle.load(self._from)  # noqa: S301 - our own process, through a pipe nobody else holds
-        except (EOFError, pickle.UnpicklingError) as error:
-            raise Unavailable("The process that reads the HR file has ended.") from error
-        if said == "refused":
-            raise HrFileRefused(*value)
-        if said == "changed":
-            raise FileChanged
-        if said == "failed":
-            raise OSError(*value)
-        return value
+        return _understood(self._hear_packed()[0])
+
+    def _hear_packed(self) -> tuple[bytes, bool]:
+        """What is said next, and whether more of the same answer follows; nothing when the process has ended."""
+        head = self._from.read(_HEAD.size)
+        if len(head) < _HEAD.size:
+            return b"", False
+        size, more = _HEAD.unpack(head)
+        packed = self._from.read(size)
+        return (packed, more) if len(packed) == size else (b"", False)
+
+
+def _understood(packed: bytes) -> Any:
+    """What the reading process said."""
+    if not packed:
+        raise Unavailable("The process that reads the HR file has ended.")
+    said, value = pickle.loads(packed)  # noqa: S301 - our own process, through a pipe nobody else holds
+    if said == "refused":
+        raise HrFileRefused(*value)
+    if said == "changed":
+        raise FileChanged
+    if said == "failed":
+        raise OSError(*value)
+    return value
 
 
 def _widen(pipe: Any) -> None:
@@ -478,12 +523,14 @@ class _Server:
     def _answer(self, value: Any) -> None:
         if isinstance(value, Iterator):
             for part in value:
-                self._say(part)
+                self._say(part, more=True)
             value = None
         self._say(value)
 
-    def _say(self, value: Any, said: str = "value") -> None:
-        pickle.dump((said, value), self._answers, protocol=5)
+    def _say(self, value: Any, said: str = "value", *, more: bool = False) -> None:
+        packed = pickle.dumps((said, value), protocol=5)
+        self._answers.write(_HEAD.pack(len(packed), more))
+        self._answers.write(packed)
         self._answers.flush()
 
 

@@ -294,9 +294,12 @@ class _Run:
             self.on_refused(refused)
             self._list(refused.problems)
         self._notice(ahead.notices)
+        for foreseen in (ahead.foreseen, ahead.ready and ahead.ready.foreseen):
+            if foreseen is not None:
+                self.companies.expect(foreseen)
         if ahead.ready is not None:
-            self.companies.expect(ahead.ready.foreseen)
-            self.joiners.append(ahead.ready)
+            # Here and not in the reading process, which is the busier one of the two.
+            self.joiners.append(ahead.ready._replace(joiners=records.indexed(ahead.ready.joiners)))
             if sum(len(group.lines) for group in self.joiners) >= self.joining:
                 self._join()
         self.news += ahead.news
@@ -328,7 +331,9 @@ class _Run:
             return unsettled
 
         try:
-            unsettled = self.database.run(work)
+            # The disk is waited for at the end of the run: whoever acts on these people before commits after them, and
+            # a run that lost power is repeated (decision 0021).
+            unsettled = self.database.run(work, durable=False)
         except (IdhubError, IntegrityError):
             self._back_to(mark)
             unsettled = None
@@ -346,20 +351,25 @@ class _Run:
     def _settled(self, session: Session, groups: Sequence[Ready]) -> tuple[list[records.Joiners], list[int]]:
         """The groups with their managers, and the lines of those whose manager is not known yet."""
         made: dict[tuple[str, str], str] = {}
-        wanted: dict[str, set[str]] = {}
         for group in groups:
             made.update(ready.numbers_of(group.joiners))
-            for _, (company_key, employee_number) in group.managers:
-                wanted.setdefault(self._org(company_key), set()).add(employee_number)
+        # Few lead many: each is looked up once.
+        places = {
+            named: (self._org(named[0]), named[1])
+            for named in {named for group in groups for _, named in group.managers}
+        }
+        wanted: dict[str, set[str]] = {}
+        for organization_id, employee_number in places.values():
+            wanted.setdefault(organization_id, set()).add(employee_number)
         self.leaders.find(session, wanted)
+        leaders = {named: made.get(place) or self.leaders.get(place) for named, place in places.items()}
         settled: list[records.Joiners] = []
         unsettled: list[int] = []
         for group in groups:
             managers: dict[int, str] = {}
             hashes: dict[int, str] = {}
-            for number, (company_key, employee_number) in group.managers:
-                place = (self._org(company_key), employee_number)
-                manager_id = made.get(place) or self.leaders.get(place)
+            for number, named in group.managers:
+                manager_id = leaders[named]
                 if manager_id is not None:
                     managers[number] = manager_id
                 else:

@@ -11,8 +11,6 @@ from typing import Any
 
 from idhub.lifecycle.rules import Post
 
-_FACTS = ("organization_id", "department_id", "employee_number", "type", "title", "manager_id")
-
 
 @dataclass(frozen=True, slots=True)
 class Period:
@@ -25,8 +23,17 @@ class Period:
 
 def facts_of(post: Post) -> dict[str, Any]:
     """What a period says of the employment."""
-    ends_at = None if post.ends_at is None else post.ends_at.isoformat()
-    return {**{name: getattr(post, name) for name in _FACTS}, "state": post.state, "ends_at": ends_at}
+    # Spelled out: this is done for everybody who joins.
+    return {
+        "organization_id": post.organization_id,
+        "department_id": post.department_id,
+        "employee_number": post.employee_number,
+        "type": post.type,
+        "title": post.title,
+        "manager_id": post.manager_id,
+        "state": post.state,
+        "ends_at": None if post.ends_at is None else post.ends_at.isoformat(),
+    }
 
 
 def differs(before: Post, after: Post) -> bool:
@@ -40,6 +47,8 @@ def after_change(believed: Sequence[Period], post: Post, *, now: datetime) -> li
     A change of facts holds from `now`; an end from its own instant, also one in the past; a start likewise. Somebody
     who is brought back goes on where the last period ended, or begins anew at a later start.
     """
+    if not believed and post.is_live:
+        return [Period(post.starts_at, None, facts_of(post))]
     known = sorted(believed, key=lambda period: period.valid_from)
     if not post.is_live:
         return _ended(known, post, now=now)

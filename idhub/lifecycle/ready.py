@@ -13,7 +13,7 @@ from audit.trail import Sealer
 from idhub.changes import Actor, event_rows
 from idhub.db import from_micros, new_ids, to_micros
 from idhub.directory.kinds import EmploymentState, EmploymentType, Standing
-from idhub.directory.search_index import prepare_people
+from idhub.directory.search_terms import terms_of
 from idhub.lifecycle import intake, periods, records, rules
 from idhub.lifecycle.events import onboarded
 from idhub.lifecycle.records import PERSON_FIELDS
@@ -64,24 +64,22 @@ def make(
     period_rows: list[tuple[Any, ...]] = []
     source_rows: list[tuple[Any, ...]] = []
     for (principal_id, person, employment, source), (employment_id, period_id) in zip(newcomers, keys, strict=True):
-        post = rules.make_post(employment_id, employment, places)
+        post = rules.make_post(employment_id, employment, places, now=now)
         state = rules.join(principal_id, records.person_values(person), post, now=now)
         states.append(state)
         # One who has not left has one period: it is open.
         (period,) = periods.after_change((), state.posts[0], now=now)
         period_rows.append(records.period_row(period_id, employment_id, period, at))
         source_rows.append(records.source_row(principal_id, employment_id, source, at))
-    search = prepare_people([records.searchable(state) for state in states])
     return records.Joiners(
         stamp=stamp_of(now=now, actor=actor, door=door, request_id=request_id),
         zones=dict(zones),
         principals=[records.principal_row(state, at) for state in states],
-        people=[records.person_row(state, terms) for state, terms in zip(states, search.terms, strict=True)],
+        people=[records.person_row(state, terms_of(records.searchable(state))) for state in states],
         posts=[records.post_row(state.id, state.posts[0], at) for state in states],
         periods=period_rows,
         login_names=[row for state in states for row in records.login_name_rows(state)],
         sources=source_rows,
-        search=search,
         events=event_rows([onboarded(state, common) for state in states], sealer=sealer),
     )
 

@@ -4,6 +4,7 @@ import marshal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from sqlalchemy import BindParameter, bindparam, delete, select, update
@@ -14,7 +15,7 @@ from idhub.changes import Rows
 from idhub.db import bulk_insert, chunked, insert_rows, json_text, new_ids, to_micros
 from idhub.directory.kinds import EmploymentState, EmploymentType, PrincipalKind, Standing
 from idhub.directory.names import LoginNameKind, stored_login_name
-from idhub.directory.search_index import Prepared, index_people, index_prepared, reindex_people
+from idhub.directory.search_index import Prepared, index_people, index_prepared, prepare_terms, reindex_people
 from idhub.directory.search_terms import Searchable
 from idhub.directory.tables import Employment, EmploymentPeriod, LoginName, Person, Principal, SourceRecord
 from idhub.lifecycle import periods
@@ -28,6 +29,7 @@ PRINCIPAL_COLUMNS = (
     *("access_starts_at", "access_ends_at", "version", "created_at", "changed_at"),
 )
 PERSON_COLUMNS = ("id", *PERSON_FIELDS, "main_employment_id", "search_terms", "attribute_sources")
+_person_fields = itemgetter(*PERSON_FIELDS)
 _PLACED_PERSON_COLUMNS = (*PERSON_COLUMNS, "search_place")
 POST_COLUMNS = (
     *("id", "principal_id", "organization_id", "department_id", "employee_number", "type", "title", "manager_id"),
@@ -39,6 +41,7 @@ SOURCE_COLUMNS = (
     *("generation", "seen_at"),
 )
 LOGIN_NAME_COLUMNS = ("value", "principal_id", "kind")
+_ORGANIZATION, _TERMS = PRINCIPAL_COLUMNS.index("organization_id"), PERSON_COLUMNS.index("search_terms")
 ROTATION_PERIOD = timedelta(days=14)
 """How long services and devices of a leaver may keep their credentials."""
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
@@ -146,20 +149,31 @@ class Joiners(NamedTuple):
     periods: list[tuple[Any, ...]]
     login_names: list[tuple[Any, ...]]
     sources: list[tuple[Any, ...]]
-    search: Prepared
     events: Rows
+    search: Prepared | None = None
+    """What the index takes in; worked out while it is written unless it was before (`indexed`)."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel between processes as plain values: twice as fast as what pickle makes of so many."""
+        """Travel between processes as plain values, without what the other side works out: twice as fast as pickle."""
         events = self.events
         rows = (events.audit_events, events.audit_person_keys, events.audit_personal, events.audit_terms)
-        plain: Any = (*self[:-2], tuple(self.search), (*rows, events.event_ids))
+        plain: Any = (*self[:-2], (*rows, events.event_ids))
         return _joiners_of, (marshal.dumps(plain),)
 
 
 def _joiners_of(packed: bytes) -> Joiners:
     parts: Any = marshal.loads(packed)  # noqa: S302 - from a process of our own (`hr_ahead`)
-    return Joiners._make((*parts[:-2], Prepared(*parts[-2]), Rows(*parts[-1])))
+    return Joiners._make((*parts[:-1], Rows(*parts[-1]), None))
+
+
+def indexed(group: Joiners) -> Joiners:
+    """The group with what the index takes in, worked out before any lock is held."""
+    return group._replace(search=_index_entries(group))
+
+
+def _index_entries(group: Joiners) -> Prepared:
+    people = zip(group.people, group.principals, strict=True)
+    return prepare_terms([(person[_TERMS], principal[_ORGANIZATION]) for person, principal in people])
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +251,7 @@ def write_joiners(session: Session, groups: Sequence[Joiners]) -> None:
     Raises:
         IntegrityError: one of them is known after all.
     """
-    places = index_prepared(session, [group.search for group in groups])
+    places = index_prepared(session, [group.search or _index_entries(group) for group in groups])
     insert_rows(session, Principal, PRINCIPAL_COLUMNS, [row for group in groups for row in group.principals])
     insert_rows(
         session,
@@ -305,8 +319,7 @@ def principal_row(state: State, at: int) -> tuple[Any, ...]:
 
 def person_row(state: State, search_terms: str) -> tuple[Any, ...]:
     """A new person's own row but for its place in the index (`PERSON_COLUMNS`)."""
-    person = state.person
-    return (state.id, *[person.get(name) for name in PERSON_FIELDS], main_post(state.posts).id, search_terms, "{}")
+    return (state.id, *_person_fields(state.person), main_post(state.posts).id, search_terms, "{}")
 
 
 def _update_principals(session: Session, changed: Sequence[tuple[State, State]], *, now: datetime) -> None:
@@ -363,11 +376,11 @@ def searchable(state: State) -> Searchable:
     return Searchable(
         main_post(state.posts).organization_id,
         person["display_name"],
-        person.get("given_name"),
-        person.get("family_name"),
-        tuple(post.employee_number for post in state.posts),
-        person.get("email"),
-        person.get("mobile"),
+        person["given_name"],
+        person["family_name"],
+        tuple([post.employee_number for post in state.posts]),
+        person["email"],
+        person["mobile"],
     )
 
 

@@ -96,8 +96,10 @@ class Places:
         return (ends_at - _MICROSECOND).astimezone(self._zones[organization_id]).date()
 
 
-def make_post(employment_id: str, facts: intake.EmploymentFacts, places: Places) -> Post:
-    """A new employment from validated facts.
+def make_post(
+    employment_id: str, facts: intake.EmploymentFacts, places: Places, *, now: datetime | None = None
+) -> Post:
+    """A new employment from validated facts; with `now` settled at once, which saves bulk work a copy.
 
     Raises:
         Invalid: it ends before it starts.
@@ -106,19 +108,21 @@ def make_post(employment_id: str, facts: intake.EmploymentFacts, places: Places)
         raise Invalid("The end date lies before the start date.", field="end_date", rule="end_before_start")
     # Whether it has begun is for `settle` to say.
     state = EmploymentState.STAGED if facts.state == EmploymentState.ACTIVE else facts.state
+    starts_at = places.midnight(facts.organization_id, facts.starts_on)
+    ends_at = None if facts.ends_on is None else places.end_of(facts.organization_id, facts.ends_on)
     return Post(
         employment_id,
         facts.organization_id,
         facts.employee_number,
         facts.type,
         facts.starts_on,
-        places.midnight(facts.organization_id, facts.starts_on),
+        starts_at,
         facts.department_id,
         facts.title,
         facts.manager_id,
         facts.ends_on,
-        None if facts.ends_on is None else places.end_of(facts.organization_id, facts.ends_on),
-        state,
+        ends_at,
+        state if now is None else _settled(state, starts_at, ends_at, now=now),
     )
 
 
@@ -161,14 +165,21 @@ def settle(state: State, *, now: datetime) -> State:
 
 
 def _settle_post(post: Post, *, now: datetime) -> Post:
-    if post.state == EmploymentState.ENDED:
-        return post
-    if post.ends_at is not None and now >= post.ends_at:
-        return _in_state(post, EmploymentState.ENDED)
-    if post.state == EmploymentState.STAGED and now >= post.starts_at:
-        return _in_state(post, EmploymentState.ACTIVE)
+    state = _settled(post.state, post.starts_at, post.ends_at, now=now)
+    return post if state is post.state else _in_state(post, state)
+
+
+def _settled(
+    state: EmploymentState, starts_at: datetime, ends_at: datetime | None, *, now: datetime
+) -> EmploymentState:
+    if state == EmploymentState.ENDED:
+        return state
+    if ends_at is not None and now >= ends_at:
+        return EmploymentState.ENDED
+    if state == EmploymentState.STAGED and now >= starts_at:
+        return EmploymentState.ACTIVE
     # What has begun stays begun: a `now` that was read a little earlier elsewhere is no leave.
-    return post
+    return state
 
 
 def _in_state(post: Post, state: EmploymentState) -> Post:

@@ -91,8 +91,9 @@ seconds = time.perf_counter() - began
 print("memory", report.rows, memory(), file=sys.stderr)
 used, read = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
 times = used.ru_utime + used.ru_stime, read.ru_utime + read.ru_stime
+peaks = used.ru_maxrss / 1024, read.ru_maxrss / 1024
 counts = report.refused, report.new, report.unchanged, report.changed, report.quarantined
-print("done", seconds, report.rows, *times, *counts)
+print("done", seconds, report.rows, *times, *peaks, *counts)
 hub.close()
 """
 
@@ -134,7 +135,7 @@ class Bench:
 
     def note(self, name: str, value: float, unit: str) -> None:
         """Keep and print one figure."""
-        durability = "every batch synced" if self.kind == "sqlite" else "synchronous_commit as the server says"
+        durability = "synced at its end" if self.kind == "sqlite" else "synchronous_commit as the server says"
         self.figures.append(
             {"name": name, "value": round(value, 2), "unit": unit, "database": self.kind, "durability": durability}
         )
@@ -152,10 +153,12 @@ class Bench:
         if logged:
             print(*logged, sep="\n", file=sys.stderr)
         _, seconds, rows, writing, reading, *rest = numbers.split()
+        for process, peak in zip(("writing", "reading"), rest, strict=False):
+            self.note(f"{name}: peak memory of the {process} process", float(peak), "MB")
         self.note(f"{name}", int(rows) / float(seconds), "rows/s")
         self.note(f"{name}: processor time of the writing process", float(writing) / int(rows) * 1e6, "us a row")
         self.note(f"{name}: processor time of the reading process", float(reading) / int(rows) * 1e6, "us a row")
-        return rest
+        return rest[2:]
 
     @contextmanager
     def signing_in(self, name: str) -> Iterator[None]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import threading
 from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +25,9 @@ from idhub.directory.tables import Department, Employment, Organization, Person,
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.keys import Keyring
 from idhub.lifecycle import intake
+from idhub.lifecycle.hr_ahead import BATCH, Reader, Terms
 from idhub.lifecycle.hr_brake import Brake, Release, approve_release, list_held
+from idhub.lifecycle.hr_companies import Companies
 from idhub.lifecycle.hr_import import ImportReport, import_file
 from idhub.lifecycle.tables import HeldChange, SourceRun
 from idhub.lifecycle.transition import transition
@@ -643,6 +649,54 @@ def test_large_file_read_ahead_by_another_process_says_the_same(hub: Hub, tmp_pa
     assert problems(report) == problems(expected)
     again = hub.take(small, allow_replay=True)
     assert (again.unchanged, again.new, again.absent) == (report.rows - report.refused, 0, 0)
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"])
+def test_import_that_fails_leaves_no_reading_process_behind(hub: Hub, tmp_path: Path) -> None:
+    """Batches wait for the writer in a thread of its own; nobody takes them any more, and yet everything ends."""
+    with hub.database.transaction() as session:
+        create_sample_organizations(session, now=hub.clock())
+    large = tmp_path / "large.csv"
+    write_hr_file(large, today=hub.clock().date(), people=8_000)
+
+    def full(_rows: int) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    before = _children()
+    with pytest.raises(OSError, match="no space left"):
+        hub.take(large, progress=full)
+    assert _children() <= before
+    assert "hr_file" not in {thread.name for thread in threading.enumerate()}
+
+
+def _children() -> set[int]:
+    """Processes that this one has started."""
+    found: set[int] = set()
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            number, _, rest = status.read_text().rpartition(")")
+            if int(rest.split()[1]) == os.getpid():
+                found.add(int(number.split()[0]))
+    return found
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"])
+def test_department_that_a_further_post_names_first_has_one_id_for_all(hub: Hub) -> None:
+    """Rows that go the longer way are foreseen too: else whoever was made ready after them would name another id."""
+    human = {"national_id": "X1"}
+    rows = [person("0001", **human), person("0002", company="二厂", department="新部", **human)]
+    rows += [person(f"{number:04}") for number in range(3, BATCH + 1)]
+    path = hub.write(*rows, person("9001", company="二厂", department="新部/一组"))
+    with hub.database.read() as session:
+        companies = Companies(session)
+    terms = Terms("run_1", hub.clock(), HR, "hr_file", None, is_dry_run=False)
+    with closing(Reader(hub.database, path, companies, hub.keyring, terms)) as reader:
+        first, second = reader.batches()
+    assert [row.employee_number for row in first.news] == ["0002"]
+    assert first.foreseen is not None
+    assert second.ready is not None
+    assert first.foreseen.companies["二厂"] == second.ready.foreseen.companies["二厂"]
+    assert first.foreseen.departments.items() <= second.ready.foreseen.departments.items()
 
 
 @pytest.mark.parametrize("meanwhile", ["person", "department", "company"])

@@ -256,7 +256,7 @@ def translate_the_rest(app: Starlette, services: RestServices) -> None:
         _LOG.error("request.failed", exc_info=error)
         response = answer(request, None)
         # Nothing of ours is around this one: it is given outside of every middleware.
-        add_missing_headers(response.headers, is_https=services.settings.is_https)
+        add_missing_headers(response.raw_headers, is_https=services.settings.is_https)
         number = getattr(request.state, "request_id", None)
         if number is not None:
             response.headers["X-Request-Id"] = number

@@ -27,7 +27,18 @@ DURABLE: Final = "durable"
 
 LOCK: Final = "principal.lock"
 """The statement that locks a principal. An operation asks for it before it writes anything."""
-DEFERRED: Final = frozenset({"grant.issue", "code.insert", "access.insert", "refresh.insert"})
+DEFERRED: Final = frozenset(
+    {
+        "transaction.insert",
+        "session.insert",
+        "device.insert",
+        "participant.insert",
+        "grant.issue",
+        "code.insert",
+        "access.insert",
+        "refresh.insert",
+    }
+)
 """Statements whose rows nobody reads in the same transaction: a driver may run them together at its end."""
 
 

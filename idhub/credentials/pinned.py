@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from audit.trail import TableName, insert_statement
+from audit.trail import INSERT_COLUMNS, TableName, insert_statement
 from idhub.credentials.operations import Row
 from idhub.credentials.statements import Statement
 
@@ -70,21 +70,23 @@ class Pinned:
             found[row[ASKER]].append(row)
         return found
 
-    async def insert_events(self, table: TableName, rows: Sequence[Sequence[Any]]) -> None:
-        """Append audit rows, in one exchange however many."""
-        await self._insert(f"audit:{table}", insert_statement(table, "numeric_dollar"), rows)
+    async def insert_all(
+        self,
+        rows: Mapping[str, Sequence[Sequence[Any]]],
+        events: Sequence[tuple[TableName, Sequence[Sequence[Any]]]] = (),
+    ) -> None:
+        """Run INSERTs that return nothing, each for its rows of bound values, in one exchange for all of them.
 
-    async def insert_rows(self, name: str, rows: Sequence[Sequence[Any]]) -> None:
-        """Run an INSERT that returns nothing for many rows of bound values, in one exchange."""
-        await self._insert(name, self._statements[name].sql, rows)
-
-    async def _insert(self, name: str, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        if len(rows) == 1:
-            prepared = self._prepared.get(name) or await self._prepare(name, sql)
-            await prepared.fetch(*rows[0])
+        Args:
+            rows: by the name of their statement.
+            events: by the table of the audit log.
+        """
+        given = dict(sorted({**rows, **{f"audit:{table}": values for table, values in events}}.items()))
+        if not given:
             return
-        prepared = self._prepared.get(f"rows:{name}") or await self._prepare_rows(name, sql)
-        await prepared.fetch(*(list(column) for column in zip(*rows, strict=True)))
+        label = "rows:" + ",".join(given)
+        prepared = self._prepared.get(label) or await self._prepare_inserts(label, list(given))
+        await prepared.fetch(*(list(column) for values in given.values() for column in zip(*values, strict=True)))
 
     # ------------------------------------------------------------------ statements for many
 
@@ -113,19 +115,42 @@ class Pinned:
         number = len(statement.template) + 1
         return await self._prepare(f"each:{name}", f"{statement.sql}, ${number}::INTEGER AS {ASKER}")
 
-    async def _prepare_rows(self, name: str, sql: str) -> Any:
-        types = await self._types(name, sql)
-        values = _VALUES.search(sql)
-        if values is None:
-            raise ValueError(f"{name} inserts no row of values")
-        taken = _MARK.sub(lambda found: f"given_.c{int(found[1]) - 1}", values[1])
-        rows = f" SELECT {taken} FROM {_unnest(range(len(types)), types)} "  # noqa: S608 - statements of ours only
-        return await self._prepare(f"rows:{name}", sql[: values.start()] + rows + sql[values.end() :])
+    async def _prepare_inserts(self, label: str, names: Sequence[str]) -> Any:
+        parts: list[str] = []
+        taken = 0
+        for name in names:
+            table = name.removeprefix("audit:")
+            sql = self._statements[name].sql if table == name else insert_statement(_table(table), "numeric_dollar")
+            types = await self._types(name, sql)
+            parts.append(_for_rows(sql, types, first=taken + 1))
+            taken += len(types)
+        # All see the same moment, and foreign keys are looked at when all are done.
+        asides = ", ".join(f"part_{number} AS ({part})" for number, part in enumerate(parts[:-1]))
+        return await self._prepare(label, (f"WITH {asides} " if asides else "") + parts[-1])
 
 
-def _unnest(places: Sequence[int], types: Sequence[str], ordinality: str = "", more: str = "") -> str:
+def _table(name: str) -> TableName:
+    for known in INSERT_COLUMNS:
+        if known == name:
+            return known
+    raise ValueError(f"{name} is no table of the audit log")
+
+
+def _for_rows(sql: str, types: Sequence[str], *, first: int) -> str:
+    """An INSERT of one row of values as one of many, from parallel arrays whose parameters begin with `first`."""
+    values = _VALUES.search(sql)
+    if values is None:
+        raise ValueError(f"no row of values is inserted by {sql}")
+    taken = _MARK.sub(lambda found: f"given_.c{int(found[1]) - 1}", values[1])
+    rows = f" SELECT {taken} FROM {_unnest(range(len(types)), types, first=first)} "  # noqa: S608 - statements of ours only
+    return sql[: values.start()] + rows + sql[values.end() :]
+
+
+def _unnest(
+    places: Sequence[int], types: Sequence[str], ordinality: str = "", more: str = "", *, first: int = 1
+) -> str:
     """Parallel arrays as rows: one parameter for each place, in order."""
-    arrays = ", ".join(f"${number}::{types[place]}[]" for number, place in enumerate(places, start=1))
+    arrays = ", ".join(f"${number}::{types[place]}[]" for number, place in enumerate(places, start=first))
     names = ", ".join(f"c{place}" for place in places)
     return f"unnest({arrays}){ordinality} AS given_ ({names}{more})"
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from idhub.access.tables import Application, OidcClient, SamlServiceProvider
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque
-from idhub.credentials.operations import LOCK, Operation, run_in
+from idhub.credentials.operations import LOCK, Operation, Row, run_in
 from idhub.credentials.operations import record as recording
 from idhub.credentials.predicate import installation_epoch
 from idhub.credentials.revoke import EndedParticipant, end_sessions
@@ -191,9 +191,29 @@ def authenticating(token: str | None, *, now: datetime) -> Operation[SignedIn | 
     if not token or not opaque.looks_valid("ses", token):
         return None
     rows = yield "session.find", {"token_hash": opaque.hash_of(token), "now": now}
-    if not rows:
+    return _signed_in(rows[0]) if rows else None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Somebody in front of an application."""
+
+    signed_in: SignedIn
+    is_entitled: bool
+    consented_scope: str
+    """What the person allowed the client before, as long as nobody has left since."""
+
+
+def entering(token: str | None, *, client_id: str, application_id: str, now: datetime) -> Operation[Entry | None]:
+    """Who uses this session token now, and what they may in an application; None as `authenticate`. A pure read."""
+    if not token or not opaque.looks_valid("ses", token):
         return None
-    row = rows[0]
+    asked = {"token_hash": opaque.hash_of(token), "client_id": client_id, "application_id": application_id, "now": now}
+    rows = yield "session.enter", asked
+    return Entry(_signed_in(rows[0]), bool(rows[0]["is_entitled"]), rows[0]["consented"] or "") if rows else None
+
+
+def _signed_in(row: Row) -> SignedIn:
     return SignedIn(
         principal_id=row["principal_id"],
         session_id=row["id"],

@@ -65,10 +65,8 @@ def browser_statements(*, is_sqlite: bool) -> dict[str, Executable]:
         "application_disabled": Application.is_enabled.is_(True),
         "not_entitled": entitled(now, principal_id=SsoSession.principal_id, application_id=OidcClient.application_id),
     }
-    subject = SubjectIdentifier.principal_id == text("principal_id"), SubjectIdentifier.sector == text("sector")
-    return {
-        # ---- sessions
-        "session.find": select(
+    signed_in = (
+        select(
             SsoSession.id,
             SsoSession.principal_id,
             SsoSession.amr,
@@ -80,24 +78,28 @@ def browser_statements(*, is_sqlite: bool) -> dict[str, Executable]:
         )
         .join(Principal, Principal.id == SsoSession.principal_id)
         .join(Person, Person.id == SsoSession.principal_id)
-        .where(SsoSession.token_hash == text("token_hash"), usable_session(now)),
+        .where(SsoSession.token_hash == text("token_hash"), usable_session(now))
+    )
+    subject = SubjectIdentifier.principal_id == text("principal_id"), SubjectIdentifier.sector == text("sector")
+    return {
+        # ---- sessions
+        "session.find": signed_in,
         "session.insert": every_column(SsoSession),
         "session.principal": select(SsoSession.principal_id).where(SsoSession.id == session_id),
         "session.extend": update(SsoSession)
         .where(SsoSession.id == session_id, SsoSession.ended_at.is_(None), SsoSession.idle_expires_at > now)
         .values(last_seen_at=now, idle_expires_at=instant("idle_expires_at")),
         # ---- entering an application
-        "entry.facts": select(
+        "session.enter": signed_in.add_columns(
             select(Consent.scope)
-            .join(Principal, Principal.id == Consent.principal_id)
             .where(
-                Consent.principal_id == text("principal_id"),
+                Consent.principal_id == SsoSession.principal_id,
                 Consent.client_id == client_id,
                 Consent.enrolment_epoch == Principal.enrolment_epoch,
             )
             .scalar_subquery()
             .label("consented"),
-            entitled(now, principal_id=text("principal_id"), application_id=text("application_id")).label(
+            entitled(now, principal_id=SsoSession.principal_id, application_id=text("application_id")).label(
                 "is_entitled"
             ),
         ),
@@ -169,7 +171,7 @@ def browser_statements(*, is_sqlite: bool) -> dict[str, Executable]:
         "transaction.establish": update(LoginTransaction)
         .where(*open_transaction)
         .values(session_id=session_id, refusal=null(), consent=null(), consent_session_id=null())
-        .returning(LoginTransaction.id_hash),
+        .returning(LoginTransaction.protocol, LoginTransaction.request),
         "transaction.refuse": update(LoginTransaction)
         .where(*open_transaction)
         .values(refusal=text("reason"))

@@ -8,6 +8,7 @@ between which the rules hold already: every claim is one conditional statement, 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -46,9 +47,15 @@ _AGAIN = (
 _HELD = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, TimeoutError)
 _ATTEMPTS: Final = 3
 _GROUPS: Final = 2
-"""Groups in flight at once: while one waits for the disk, the next one is run."""
+"""Groups in flight at once: while one waits for the disk, the next one asks."""
+_ASKING: Final = 1
+"""Groups that ask at once. Two would be half as large each, and an exchange costs as much for one as for many."""
 _LOOKS: Final = 2
 """Groups that only read in flight at once: while the database works for one, the answers of the other are made."""
+_LONGEST_TURN: Final = 0.05
+"""Seconds for which a group keeps the next one from asking; one that takes longer waits for something else."""
+_MANY: Final = 8
+"""Readers who are worth a second group; fewer wait for the first one."""
 _LOG = structlog.get_logger(__name__)
 
 
@@ -66,6 +73,8 @@ class _Group:
     def __init__(self) -> None:
         self.events: list[Event] = []
         self.deferred: dict[str, list[list[Any]]] = {}
+        self.has_begun = False
+        """The database was asked something; until then there is nothing to roll back."""
         self.locked: set[str] = set()
         """Principals that this transaction has locked, until its end."""
 
@@ -83,9 +92,12 @@ class PostgresStore(Grouping):
         self._free: list[Pinned] = []
         self._slots = asyncio.Semaphore(self._size)
         self._running = 0
+        self._turns: set[object] = set()
+        """Of the groups that ask at the moment."""
         self._looking: list[Waiting] = []
         self._is_look_due = False
         self._looks = 0
+        self._looked_at = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -94,6 +106,7 @@ class PostgresStore(Grouping):
         self._free.clear()
         self._slots = asyncio.Semaphore(self._size)
         self._running = 0
+        self._turns.clear()
         self._looking, self._is_look_due, self._looks = [], False, 0
 
     # ------------------------------------------------------------------ reading
@@ -109,9 +122,15 @@ class PostgresStore(Grouping):
         return await future
 
     def _look_soon(self) -> None:
-        if self._looking and not self._is_look_due and self._looks < _LOOKS:
+        if self._looking and not self._is_look_due and self._may_look():
             self._is_look_due = True
             asyncio.get_running_loop().call_soon(self._look)
+
+    def _may_look(self) -> bool:
+        if not self._looks:
+            return True
+        is_slow = asyncio.get_running_loop().time() - self._looked_at > _LONGEST_TURN
+        return self._looks < _LOOKS and (is_slow or len(self._looking) >= _MANY)
 
     def _look(self) -> None:
         self._is_look_due = False
@@ -119,12 +138,13 @@ class PostgresStore(Grouping):
         group = [one for one in group if not one.future.cancelled()]
         if group:
             self._looks += 1
+            self._looked_at = asyncio.get_running_loop().time()
             self._spawn(self._look_together(group))
         self._look_soon()
 
     async def _look_together(self, group: list[Waiting]) -> None:
         try:
-            alone = group if len(group) == 1 else await self._together(group, is_write=False)
+            alone = await self._together(group, None)
         finally:
             self._looks -= 1
             self._look_soon()
@@ -135,31 +155,45 @@ class PostgresStore(Grouping):
 
     def may_begin(self) -> bool:
         """Few groups at once: those who come meanwhile make the next one larger."""
-        return self._running < _GROUPS
+        return len(self._turns) < _ASKING and self._running < _GROUPS
 
     def commit(self, group: list[Waiting]) -> None:
         """Commit in a task."""
         self._running += 1
-        self._spawn(self._commit(group))
+        turn = object()
+        self._turns.add(turn)
+        pass_on = partial(self._pass_on, turn)
+        late = asyncio.get_running_loop().call_later(_LONGEST_TURN, pass_on)
+        self._spawn(self._commit(group, pass_on)).add_done_callback(lambda _: late.cancel())
 
-    async def _commit(self, group: list[Waiting]) -> None:
+    def _pass_on(self, turn: object) -> None:
+        if turn in self._turns:
+            self._turns.discard(turn)
+            self.wake()
+
+    async def _commit(self, group: list[Waiting], pass_on: Callable[[], None]) -> None:
         try:
-            alone = group if len(group) == 1 else await self._together(group, is_write=True)
+            alone = await self._together(group, pass_on)
         finally:
             self._running -= 1
+            pass_on()
             self.wake()
         for one in alone:
             self._spawn(self._attempt(one.operation, is_write=True)).add_done_callback(one.follow)
 
-    async def _together(self, group: list[Waiting], *, is_write: bool) -> list[Waiting]:
-        """Run operations together and settle them; returns those that must run alone."""
+    async def _together(self, group: list[Waiting], asked: Callable[[], None] | None) -> list[Waiting]:
+        """Run operations together and settle them; returns those that must run alone.
+
+        Args:
+            asked: told when nothing more is asked and only the commit is waited for; None: they only read.
+        """
         pinned: Pinned | None = None
         operations = [one.operation for one in group]
         async with self._slots:
             try:
                 pinned = await self._take()
-                if is_write:
-                    outcomes = await self._transact(pinned, operations, is_group=True)
+                if asked is not None:
+                    outcomes = await self._transact(pinned, operations, is_group=True, asked=asked)
                 else:
                     outcomes = await self._drive(pinned, operations, None, is_group=True)
             except _CommitUnknown as error:
@@ -214,19 +248,26 @@ class PostgresStore(Grouping):
         raise AssertionError("unreachable")
 
     async def _transact(
-        self, pinned: Pinned, operations: Sequence[Callable[[], Operation[Any]]], *, is_group: bool
+        self,
+        pinned: Pinned,
+        operations: Sequence[Callable[[], Operation[Any]]],
+        *,
+        is_group: bool,
+        asked: Callable[[], None] = lambda: None,
     ) -> list[Any]:
-        connection, group = pinned.connection, _Group()
-        await connection.execute("BEGIN")
+        group = _Group()
         outcomes = await self._drive(pinned, operations, group, is_group=is_group)
-        for name, rows in group.deferred.items():
-            await pinned.insert_rows(name, rows)
-        if group.events:
-            for table, values in event_rows(group.events, sealer=self._sealer).tables():
-                await pinned.insert_events(table, values)
+        events = event_rows(group.events, sealer=self._sealer).tables() if group.events else []
+        if group.has_begun:
+            await pinned.insert_all(group.deferred, events)
+        asked()
         faults.at("commit.before")
         try:
-            await connection.execute("COMMIT")
+            if group.has_begun:
+                await pinned.connection.execute("COMMIT")
+            else:
+                # One statement is a transaction of its own.
+                await pinned.insert_all(group.deferred, events)
         except _LOST as error:
             raise _CommitUnknown from error
         faults.at("commit.after")
@@ -253,6 +294,9 @@ class PostgresStore(Grouping):
                     outcomes[place] = stop.value
                 else:
                     asking.setdefault(name, []).append((place, steps, parameters))
+            if asking and group is not None and not group.has_begun:
+                await pinned.connection.execute("BEGIN")
+                group.has_begun = True
             going = []
             # In one order in every group: see `Pinned.fetch_each`.
             for name in sorted(asking):

@@ -5,6 +5,7 @@
 Pages never call each other: each ends by sending the browser to `resume_url`, and the protocol decides what is next.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -151,8 +152,12 @@ def claim(session: Session, transaction_id: str, given_token: str, browser_token
     return changed is not None
 
 
-def establish(session: Session, transaction_id: str, browser_token: str, *, session_id: str, now: datetime) -> bool:
-    """Note that a fresh sign-in in this transaction made `session_id`; False when the transaction is not open.
+def establish(
+    session: Session, transaction_id: str, browser_token: str | None, *, session_id: str, now: datetime
+) -> str | None:
+    """Note that a fresh sign-in in this transaction made `session_id`; returns where the browser goes on.
+
+    None when the transaction is not open for this browser.
 
     Forgets an earlier refusal and consent: they were another person's, perhaps.
     """
@@ -191,14 +196,26 @@ def complete(session: Session, transaction_id: str, browser_token: str, *, now: 
 
 def resume_url(transaction: Transaction) -> str:
     """Local URL where the browser goes when a page is done."""
-    if transaction.protocol == "none":
-        return str(transaction.request.get("path") or "/")
-    return f"{_RESUME[transaction.protocol]}?transaction={transaction.id}"
+    return _resume_url(transaction.id, transaction.protocol, transaction.request)
 
 
-def establishing(transaction_id: str, browser_token: str, *, session_id: str, now: datetime) -> Operation[bool]:
+def _resume_url(transaction_id: str, protocol: str, request: Mapping[str, Any]) -> str:
+    if protocol == "none":
+        return str(request.get("path") or "/")
+    return f"{_RESUME[protocol]}?transaction={transaction_id}"
+
+
+def establishing(
+    transaction_id: str, browser_token: str | None, *, session_id: str, now: datetime
+) -> Operation[str | None]:
     """See `establish`."""
-    return _changing("establish", transaction_id, browser_token, now, session_id=session_id)
+    if not browser_token or not opaque.looks_valid("tx", transaction_id):
+        return None
+    opened = {**_open(transaction_id, browser_token, now), "session_id": session_id}
+    changed = yield "transaction.establish", opened
+    if not changed:
+        return None
+    return _resume_url(transaction_id, changed[0]["protocol"], orjson.loads(changed[0]["request"]))
 
 
 def refusing(transaction_id: str, browser_token: str, *, reason: str, now: datetime) -> Operation[bool]:

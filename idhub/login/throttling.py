@@ -140,7 +140,7 @@ def claim(session: Session, keyring: Keyring, attempt: Attempt, *, now: datetime
 
 def claiming(keyring: Keyring, attempt: Attempt, *, now: datetime) -> Operation[Admission]:
     """See `claim`."""
-    keys = _Keys(keyring, attempt)
+    keys = _keys_of(keyring, attempt)
     lane: Lane = "device"
     if attempt.device_hash is None:
         known = yield "throttle.place", {"key": keys.place, "since": now - PLACE_MEMORY}
@@ -184,7 +184,7 @@ def succeed(session: Session, keyring: Keyring, attempt: Attempt, *, lane: Lane,
 
 def succeeding(keyring: Keyring, attempt: Attempt, *, lane: Lane, now: datetime) -> Operation[None]:
     """See `succeed`."""
-    keys = _Keys(keyring, attempt)
+    keys = _keys_of(keyring, attempt)
     # A success says who is at the keyboard: failures before it are disregarded, whoever made them (section 3.2.2).
     lanes: tuple[Lane, ...] = ("device", "place", "stranger")
     forgotten = [keys.of_lane(one, limit) for one in lanes for limit in (PERSON, CONSECUTIVE)]
@@ -199,7 +199,7 @@ def release(session: Session, keyring: Keyring, attempt: Attempt, *, lane: Lane)
 
 def releasing(keyring: Keyring, attempt: Attempt, *, lane: Lane) -> Operation[None]:
     """See `release`."""
-    keys = _Keys(keyring, attempt)
+    keys = _keys_of(keyring, attempt)
     yield from _give_back(keys, lane, counted=[keys.of_lane(lane, limit) for limit in (PERSON, CONSECUTIVE)])
 
 
@@ -328,14 +328,22 @@ class _Keys:
         self.password = None if attempt.password is None else self._key("same password", attempt.password)
         self.password_tried = self._key("password tried", attempt.password or "", attempt.name)
         self._site = site
+        self._of_lane: dict[tuple[str, str], str] = {}
 
     def of_lane(self, lane: str, limit: Limit) -> str:
         """The counter of one limit in one lane."""
+        if (known := self._of_lane.get((lane, limit.name))) is not None:
+            return known
         source = {"device": self._attempt.device_hash or "", "place": self._site, "stranger": ""}[lane]
-        return self._key(limit.name, lane, source, self._attempt.name)
+        made = self._of_lane[lane, limit.name] = self._key(limit.name, lane, source, self._attempt.name)
+        return made
 
     def _key(self, *parts: str) -> str:
         return self._keyring.blind_index("throttles", "\0".join(parts))
+
+
+_keys_of = lru_cache(maxsize=1_024)(_Keys)
+"""What claims a try gives it back a moment later."""
 
 
 def _site(address: str) -> str:

@@ -13,7 +13,7 @@ from idhub.credentials import transactions
 from idhub.credentials.codes import CodeRequest, issuing_code
 from idhub.credentials.operations import Operation
 from idhub.credentials.predicate import Refused
-from idhub.credentials.sessions import SignedIn, authenticating
+from idhub.credentials.sessions import SignedIn, entering
 from idhub.credentials.statements_browser import PUBLIC_SECTOR
 from idhub.credentials.transactions import Transaction
 from idhub.gateway import Browser, ShownError
@@ -46,6 +46,9 @@ class _Known:
 
     signed: SignedIn | None
     situation: Situation
+
+
+_NOBODY = _Known(None, Situation())
 
 
 class Authorization:
@@ -82,7 +85,9 @@ class Authorization:
         signed: SignedIn | None = None
         try:
             request = validate(draft, parameters, gateway.reader)
-            known = await gateway.store.read(lambda: _knowing(browser, request, transaction))
+            known = _NOBODY
+            if browser.session_token is not None:
+                known = await gateway.store.read(lambda: _knowing(browser, request, transaction))
             signed = known.signed
             step = next_page(request, known.situation, now=browser.now)
         except OAuthError as error:
@@ -231,16 +236,17 @@ class Authorization:
 
 def _knowing(browser: Browser, request: AuthorizationRequest, transaction: Transaction | None) -> Operation[_Known]:
     client = request.client
-    signed = yield from authenticating(browser.session_token, now=browser.now)
-    if signed is None:
-        return _Known(None, Situation())
+    entry = yield from entering(
+        browser.session_token, client_id=client.client_id, application_id=client.application_id, now=browser.now
+    )
+    if entry is None:
+        return _NOBODY
+    signed = entry.signed_in
     hinted: str | None = None
     if request.hinted_sub is not None:
         # The person whom the client knows by this `sub`; empty when there is none.
         named = yield "subject.named", {"sector": client.sector or PUBLIC_SECTOR, "sub": request.hinted_sub}
         hinted = named[0]["principal_id"] if named else ""
-    who = {"principal_id": signed.principal_id, "client_id": client.client_id}
-    facts = (yield "entry.facts", {**who, "application_id": client.application_id, "now": browser.now})[0]
     situation = Situation(
         session=SessionFacts(
             session_id=signed.session_id,
@@ -253,9 +259,9 @@ def _knowing(browser: Browser, request: AuthorizationRequest, transaction: Trans
             session_id=transaction.session_id,
             consent=cast("Literal['allow', 'deny'] | None", transactions.consent_of(transaction, signed.session_id)),
         ),
-        is_entitled=bool(facts["is_entitled"]),
+        is_entitled=entry.is_entitled,
         hinted_principal_id=hinted,
-        remembered_scope=frozenset((facts["consented"] or "").split()),
+        remembered_scope=frozenset(entry.consented_scope.split()),
     )
     return _Known(signed, situation)
 

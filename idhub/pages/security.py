@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Iterable
 from urllib.parse import unquote, urlsplit
 
-from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -77,22 +76,21 @@ def security_headers(
     }
 
 
-_EVERYWHERE = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+_EVERYWHERE = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
     # What is no page runs nothing and is framed by nobody, should a browser ever be made to show it.
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",
-}
-_TRANSPORT = "max-age=31536000"
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+)
+_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
 
 
-def add_missing_headers(headers: MutableHeaders, *, is_https: bool) -> None:
+def add_missing_headers(headers: list[tuple[bytes, bytes]], *, is_https: bool) -> None:
     """Give an answer what every one carries and this one did not say itself; with an https issuer HSTS (RFC 6797)."""
-    for name, value in _EVERYWHERE.items():
-        headers.setdefault(name, value)
-    if is_https:
-        headers.setdefault("Strict-Transport-Security", _TRANSPORT)
+    said = {name for name, _ in headers}
+    every = (*_EVERYWHERE, _TRANSPORT) if is_https else _EVERYWHERE
+    headers += [header for header in every if header[0] not in said]
 
 
 class SecurityHeaders:
@@ -110,7 +108,9 @@ class SecurityHeaders:
 
         async def complete(message: Message) -> None:
             if message["type"] == "http.response.start":
-                add_missing_headers(MutableHeaders(scope=message), is_https=self._is_https)
+                headers = list(message.get("headers", ()))
+                add_missing_headers(headers, is_https=self._is_https)
+                message["headers"] = headers
             await send(message)
 
         await self._app(scope, receive, complete)

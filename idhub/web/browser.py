@@ -104,7 +104,7 @@ def set_cookie(
 
 def drop_cookie(response: Response, pages: Pages, name: str, *, is_secure: bool) -> None:
     """Take a cookie back."""
-    response.delete_cookie(pages.cookie_name(name), path="/", secure=is_secure, httponly=True, samesite="lax")
+    cookies.drop_cookie(response, pages.cookie_name(name), is_secure=is_secure)
 
 
 def give_session(response: Response, pages: Pages, minted: Minted, *, is_secure: bool) -> None:

@@ -237,30 +237,28 @@ class _Entrance(_Pages):
         services, now = self.services, self.services.clock()
         browser_token = cookie(visit.request, self.pages, BROWSER_COOKIE)
 
-        def finishing() -> Operation[tuple[Minted | Refusal, Transaction | None]]:
+        def finishing() -> Operation[tuple[Minted | Refusal, str | None]]:
             outcome = yield from sign_in.finishing(
                 services.keyring, services.settings, prepared, verification, browser=visit.browser,
                 remember=visit.remember, now=now,
             )  # fmt: skip
             if not isinstance(outcome, Minted):
                 return outcome, None
-            transaction = yield from transactions.loading(visit.transaction, browser_token, now=now)
-            if transaction is not None:
-                yield from transactions.establishing(
-                    transaction.id, browser_token or "", session_id=outcome.session_id, now=now
-                )
-            return outcome, transaction
+            goes_on = yield from transactions.establishing(
+                visit.transaction, browser_token, session_id=outcome.session_id, now=now
+            )
+            return outcome, goes_on
 
-        outcome, transaction = await services.store.write(finishing)
+        outcome, goes_on = await services.store.write(finishing)
         if not isinstance(outcome, Minted):
             return await run_in_threadpool(self._no_match, visit)
-        return self._welcome(visit, outcome, transaction)
+        return self._welcome(visit, outcome, goes_on)
 
     def _no_match(self, visit: _Visit) -> Response:
         return self._again(visit, {"": self.pages.gettext(visit.request, _NO_MATCH)}, 403)
 
-    def _welcome(self, visit: _Visit, minted: Minted, transaction: Transaction | None) -> Response:
-        response = _see_other(visit.return_to if transaction is None else transactions.resume_url(transaction))
+    def _welcome(self, visit: _Visit, minted: Minted, goes_on: str | None) -> Response:
+        response = _see_other(visit.return_to if goes_on is None else goes_on)
         give_session(response, self.pages, minted, is_secure=self.services.settings.is_https)
         return response
 
@@ -272,19 +270,21 @@ class _Entrance(_Pages):
 
     def _finish(self, visit: _Visit, prepared: Prepared, verification: Verification) -> Response:
         services, now = self.services, self.services.clock()
+        goes_on: str | None = None
         with services.database.transaction(durable=False) as session:
             old = authenticate(session, cookie(visit.request, self.pages, SESSION_COOKIE), now=now)
             outcome = sign_in.finish(
                 session, services.keyring, services.settings, prepared, verification, browser=visit.browser,
                 old_session_id=old.session_id if old else None, remember=visit.remember, now=now,
             )  # fmt: skip
-            transaction = self._load(session, visit.request, visit.transaction)
-            if isinstance(outcome, Minted) and transaction is not None:
-                browser_token = cookie(visit.request, self.pages, BROWSER_COOKIE) or ""
-                transactions.establish(session, transaction.id, browser_token, session_id=outcome.session_id, now=now)
+            if isinstance(outcome, Minted):
+                browser_token = cookie(visit.request, self.pages, BROWSER_COOKIE)
+                goes_on = transactions.establish(
+                    session, visit.transaction, browser_token, session_id=outcome.session_id, now=now
+                )
         if not isinstance(outcome, Minted):
             return self._no_match(visit)
-        return self._welcome(visit, outcome, transaction)
+        return self._welcome(visit, outcome, goes_on)
 
     def _load(self, session: Session, request: Request, transaction_id: str) -> Transaction | None:
         browser_token = cookie(request, self.pages, BROWSER_COOKIE)

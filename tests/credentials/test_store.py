@@ -11,11 +11,13 @@ import pytest
 from sqlalchemy import select, text
 
 from idhub.changes import Actor, Event, EventType
+from idhub.credentials import transactions
 from idhub.credentials.operations import DURABLE, LOCK, Operation, record
 from idhub.credentials.pinned import SERVER_SETTINGS, Pinned
+from idhub.credentials.sessions import Epochs, starting
 from idhub.credentials.statements import compile_statements
 from idhub.credentials.store import SqliteStore, Store, create_store
-from idhub.credentials.tables import AccessToken, Grant
+from idhub.credentials.tables import AccessToken, Grant, LoginTransaction, SsoSession
 from idhub.directory.tables import Principal
 from idhub.errors import Unavailable
 from tests.oidc.world import App, World
@@ -126,11 +128,42 @@ def test_every_statement_can_be_asked_by_many_at_once(world: World) -> None:
             nobody: dict[str, Any] = dict.fromkeys((name for _, name in statement.places), None)
             assert nobody, f"{name} asks for nothing in particular"
             if not statement.sql.startswith("INSERT"):
-                assert await pinned.fetch_each(name, [nobody, nobody]) == [[], []] or name == "entry.facts"
+                assert await pinned.fetch_each(name, [nobody, nobody]) == [[], []]
         await pinned.connection.close()
         return sorted(statements)
 
     assert "access.use" in asyncio.run(run())
+
+
+def test_what_a_group_inserts_is_there_when_it_is_told_so(world: World, office: App) -> None:
+    """Rows of several tables, kept until the end of the transaction; and a group that does nothing else."""
+    people = [world.employee(office, name) for name in ("王芳", "李娜", "张伟")]
+    settings, now = world.settings, world.clock()
+
+    def begin(number: int) -> Any:
+        return lambda: transactions.beginning(
+            protocol="none", browser_token=f"browser-{number:016d}", request={"path": "/"}, now=now, settings=settings
+        )
+
+    def start(principal_id: str) -> Any:
+        return lambda: starting(
+            principal_id, epochs_read=Epochs(1, 1, 1), amr=("pwd",), now=now, ip=None, user_agent=None,
+            settings=settings,
+        )  # fmt: skip
+
+    async def work(store: Store) -> tuple[int, int, int]:
+        await asyncio.gather(*(store.write(begin(number)) for number in range(3)))
+        begun = world.count(LoginTransaction)
+        started = await asyncio.gather(
+            *(store.write(start(one)) for one in people), *(store.write(begin(number)) for number in range(3, 5))
+        )
+        assert len({str(one) for one in started}) == 5
+        return begun, world.count(LoginTransaction), world.count(SsoSession)
+
+    assert using(world, work) == (3, 5, 3)
+    with world.database.read() as session:
+        told = session.execute(text("SELECT count(*) FROM audit_events WHERE type = 'session.started'")).scalar_one()
+    assert told == 3
 
 
 def test_one_that_fails_changes_nothing_for_its_neighbours(world: World, office: App) -> None:
@@ -196,6 +229,25 @@ def test_who_waits_for_a_principal_delays_none_of_its_group(world: World, office
         return done, still_waits, await waiting
 
     assert using(world, work) == (free, True, held)
+
+
+@POSTGRESQL
+def test_a_group_that_waits_for_a_row_keeps_the_next_from_nothing(world: World, office: App) -> None:
+    """One group asks at a time, but not while it waits for somebody's lock."""
+    grant_id = grant_of(world, office)
+
+    async def work(store: Store) -> tuple[int, bool, int]:
+        with world.database.transaction() as session:
+            session.execute(text("UPDATE grants SET end_reason = 'held' WHERE id = :id"), {"id": grant_id})
+            waiting = asyncio.create_task(store.write(ending(world, grant_id)))
+            # Until it has been sent: the next one is in another group.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            other = await store.write(ending(world, "other"))
+            still_waits = not waiting.done()
+        return other, still_waits, await waiting
+
+    assert using(world, work) == (0, True, 1)
 
 
 def test_a_missing_parameter_is_a_defect_that_shows(world: World) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from idhub.db import Database
     from idhub.keys import Keyring
     from idhub.settings import Settings
-    from tests.support.databases import DatabaseKind, Databases
+    from tests.support.databases import DatabaseKind, Databases, Furnishing
 
 
 _LONGEST_ID = 24
@@ -83,12 +83,22 @@ def database_kind(request: pytest.FixtureRequest) -> DatabaseKind:
 
 
 @pytest.fixture
+def furnishing() -> Furnishing | None:
+    """What the test's database begins with: packages whose tests all begin with the same say it here."""
+    return None
+
+
+@pytest.fixture
 def database_url(
-    request: pytest.FixtureRequest, database_kind: DatabaseKind, databases: Databases, tmp_path: Path
+    request: pytest.FixtureRequest,
+    database_kind: DatabaseKind,
+    databases: Databases,
+    tmp_path: Path,
+    furnishing: Furnishing | None,
 ) -> Iterator[str]:
     """Address of a database of the test's own: migrated when the test also takes `database`, else empty."""
     migrated = "database" in request.fixturenames
-    with databases.fresh(database_kind, tmp_path, migrated=migrated) as url:
+    with databases.fresh(database_kind, tmp_path, migrated=migrated, furnishing=furnishing) as url:
         yield url
 
 

@@ -4,11 +4,20 @@ import pytest
 
 from idhub.db import Database
 from idhub.keys import Keyring
-from tests.lifecycle.world import World
+from tests.lifecycle.world import GROUP, World, group_in
 from tests.support.clock import Clock
+from tests.support.databases import DatabaseKind, Databases, Furnishing
 
 
 @pytest.fixture
-def world(database: Database, keyring: Keyring, clock: Clock) -> World:
+def furnishing(request: pytest.FixtureRequest) -> Furnishing | None:
+    """The group, for tests that begin with it."""
+    return GROUP if "world" in request.fixturenames else None
+
+
+@pytest.fixture
+def world(
+    databases: Databases, database_kind: DatabaseKind, database: Database, keyring: Keyring, clock: Clock
+) -> World:
     """A fresh group."""
-    return World(database, keyring, clock)
+    return group_in(databases, database_kind, database, keyring, clock)

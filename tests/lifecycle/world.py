@@ -24,8 +24,10 @@ from idhub.lifecycle.commands import Caller
 from idhub.lifecycle.ports import use_planners
 from idhub.lifecycle.transition import TransitionResult, transition
 from idhub.provisioning.outbound.planner import ScimPlanner
+from idhub.settings import Settings
 from idhub.signals.planner import BackchannelPlanner
 from tests.support.clock import Clock
+from tests.support.databases import DatabaseKind, Databases, Furnishing
 
 CALLER = Caller(subject=LOCAL, actor=COMMAND_LINE, door="cli")
 RULE = 'employments.companyCode eq "HQ" and employments.type ne "contractor"'
@@ -48,6 +50,10 @@ class World:
     def __post_init__(self) -> None:
         use_sealer(self.database, self.keyring)
         use_planners(self.database, lambda: [ScimPlanner(TIMEOUT), BackchannelPlanner(TIMEOUT)])
+        if not self.hq:
+            self._found()
+
+    def _found(self) -> None:
         now = self.clock()
         with self.database.transaction() as session:
             install(session, time_zone="Asia/Shanghai", now=now)
@@ -218,6 +224,20 @@ class World:
             ).scalar()
             if case_id:
                 touch(session, [case_id], now=now)
+
+
+def _found_group(settings: Settings, database: Database, keyring: Keyring, clock: Clock) -> dict[str, str]:
+    world = World(database, keyring, clock)
+    return {"hq": world.hq, "berlin": world.berlin, "office": world.office, "wiki": world.wiki}
+
+
+GROUP = Furnishing("group", _found_group)
+"""A database in which the group is there already."""
+
+
+def group_in(databases: Databases, kind: DatabaseKind, database: Database, keyring: Keyring, clock: Clock) -> World:
+    """The group of a database that began with `GROUP`."""
+    return World(database, keyring, clock, **databases.made_of(kind, GROUP))
 
 
 def _wish(slug: str, organization_id: str, *, scim: bool) -> ApplicationWish:

@@ -1,20 +1,34 @@
-"""Databases of one test run: a migrated template a kind, with signing keys in it, copied for each test."""
+"""Databases of one test run: a migrated template a kind, with signing keys in it, copied for each test.
+
+Tests that all begin with the same company have a template of that company too: a `Furnishing`.
+"""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from idhub.db import create_database
-from idhub.keys import MasterKey, load_keyring
+from idhub.db import Database, create_database
+from idhub.keys import Keyring, MasterKey, load_keyring
 from idhub.migrations import migrate
 from idhub.settings import Settings
 from tests.support.clock import Clock
 from tests.support.postgres import PostgresServer, postgres_server
 
 DatabaseKind = Literal["sqlite", "postgresql"]
-_TEMPLATE = "idhub_template"
+
+
+@dataclass(frozen=True)
+class Furnishing:
+    """What the databases of some tests begin with. `make` fills one; what it returns is handed to each of the tests."""
+
+    name: str
+    make: Callable[[Settings, Database, Keyring, Clock], Any]
+
+
+_EMPTY = Furnishing("empty", lambda *_: None)
 
 
 class Databases:
@@ -24,7 +38,7 @@ class Databases:
         self._folder = folder
         self._server: PostgresServer | None = None
         self._running: AbstractContextManager[PostgresServer] | None = None
-        self._has_template: set[DatabaseKind] = set()
+        self._templates: dict[tuple[DatabaseKind, str], Any] = {}
         self._made = 0
 
     @property
@@ -40,23 +54,28 @@ class Databases:
         return self._server
 
     @contextmanager
-    def fresh(self, kind: DatabaseKind, folder: Path, *, migrated: bool) -> Iterator[str]:
-        """The address of a database of one's own, dropped when the block ends."""
-        if migrated and kind not in self._has_template:
-            self._migrate_template(kind)
-            self._has_template.add(kind)
+    def fresh(
+        self, kind: DatabaseKind, folder: Path, *, migrated: bool, furnishing: Furnishing | None = None
+    ) -> Iterator[str]:
+        """The address of a database of one's own, dropped when the block ends; `furnishing` goes with `migrated`."""
+        template = self._template(kind, furnishing or _EMPTY) if migrated else None
         if kind == "sqlite":
             path = folder / "idhub.db"
-            if migrated:
-                shutil.copyfile(self._folder / "template.db", path)
+            if template is not None:
+                shutil.copyfile(self._folder / f"{template}.db", path)
             yield f"sqlite:///{path}"
             return
         self._made += 1
         name = f"test_{self._made}"
         try:
-            yield self.server.create(name, template=_TEMPLATE if migrated else "template1")
+            yield self.server.create(name, template=template or "template1")
         finally:
             self.server.drop(name)
+
+    def made_of(self, kind: DatabaseKind, furnishing: Furnishing) -> Any:
+        """What the furnishing's `make` returned."""
+        self._template(kind, furnishing)
+        return self._templates[kind, furnishing.name]
 
     @property
     def master_key(self) -> MasterKey:
@@ -68,19 +87,33 @@ class Databases:
         """Where that key lies."""
         return self._folder / "master.key"
 
-    def _migrate_template(self, kind: DatabaseKind) -> None:
-        url = f"sqlite:///{self._folder / 'template.db'}" if kind == "sqlite" else self.server.create(_TEMPLATE)
-        database = create_database(Settings(data_dir=self._folder, database_url=url))
+    def _template(self, kind: DatabaseKind, furnishing: Furnishing) -> str:
+        """Name of the template, made when first asked for."""
+        template = f"template_{furnishing.name}"
+        if (kind, furnishing.name) in self._templates:
+            return template
+        migrated = self._template(kind, _EMPTY) if furnishing is not _EMPTY else None
+        if kind == "sqlite":
+            if migrated:
+                shutil.copyfile(self._folder / f"{migrated}.db", self._folder / f"{template}.db")
+            url = f"sqlite:///{self._folder / f'{template}.db'}"
+        else:
+            url = self.server.create(template, template=migrated or "template1")
+        settings = Settings(data_dir=self._folder, database_url=url)
+        database, clock = create_database(settings), Clock()
         try:
-            migrate(database)
+            if migrated is None:
+                migrate(database)
             # Keys cost more than the rest of a test; the same ones serve the whole run.
-            load_keyring(database, self.master_key, now=Clock()())
+            keyring = load_keyring(database, self.master_key, now=clock())
+            self._templates[kind, furnishing.name] = furnishing.make(settings, database, keyring, clock)
             if kind == "sqlite":
                 # The copy is of one file: nothing may be left in the write-ahead log.
                 with database.engine.connect() as connection:
                     connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
         finally:
             database.dispose()
+        return template
 
     def close(self) -> None:
         """Stop the server, where one was started."""

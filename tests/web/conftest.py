@@ -10,17 +10,30 @@ from idhub.keys import Keyring, MasterKey, load_keyring
 from idhub.migrations import migrate
 from idhub.settings import Settings
 from tests.support.clock import Clock
-from tests.web.sample import SampleHub, Story
+from tests.support.databases import DatabaseKind, Databases, Furnishing
+from tests.web.sample import SAMPLE, SampleHub, Story
 
 SignIn = Callable[[str], TestClient]
 
 
 @pytest.fixture
-def hub(settings: Settings, database: Database, keyring: Keyring, clock: Clock) -> SampleHub:
+def furnishing(request: pytest.FixtureRequest) -> Furnishing | None:
+    """The sample, for tests that begin with it."""
+    return SAMPLE if "hub" in request.fixturenames else None
+
+
+@pytest.fixture
+def hub(
+    databases: Databases,
+    database_kind: DatabaseKind,
+    settings: Settings,
+    database: Database,
+    keyring: Keyring,
+    clock: Clock,
+) -> SampleHub:
     """The sample hub, filled, with every account provisioned."""
-    hub = SampleHub(settings, database, keyring, clock).fill()
-    hub.deliver()
-    hub.know_accounts()
+    hub = SampleHub(settings, database, keyring, clock)
+    hub.know(databases.made_of(database_kind, SAMPLE))
     return hub
 
 

@@ -1,6 +1,6 @@
 """A hub with a story in it, made through the hub's own doors: people, applications, a leave that is half proven."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 
@@ -37,6 +37,7 @@ from idhub.settings import Settings
 from idhub.signals.planner import BackchannelPlanner
 from idhub.web.routes import create_router
 from tests.support.clock import Clock
+from tests.support.databases import Furnishing
 
 NAMES = (
     ("吴建国", "Jianguo", "Wu", "高级技师"),
@@ -78,6 +79,14 @@ class SampleServices:
     journal: Journal
 
 
+@dataclass(frozen=True)
+class SampleIds:
+    """Whom a filled database holds, by name and by code."""
+
+    people: Mapping[str, str]
+    organizations: Mapping[str, str]
+
+
 class SampleHub:
     """The sample installation and the application that serves its pages."""
 
@@ -93,7 +102,7 @@ class SampleHub:
         self.people: dict[str, str] = {}
         self.organizations: dict[str, str] = {}
         self.app = FastAPI(redirect_slashes=False)
-        self.app.include_router(create_router(self.services))
+        self.app.router.routes += create_router(self.services).routes
         translate_the_rest(self.app, self.services)
         self.app.add_middleware(_RequestNumbers)
 
@@ -127,6 +136,10 @@ class SampleHub:
             ):
                 assign_role(session, self.people[name], role, organization_id=root, now=now, assigned_by="cli")
         return self
+
+    def know(self, ids: "SampleIds") -> None:
+        """Begin with a database that was filled before."""
+        self.people, self.organizations = dict(ids.people), dict(ids.organizations)
 
     def _wish(self, slug: str, name: str, name_zh: str, scim: bool, oidc: bool) -> ApplicationWish:
         return ApplicationWish(
@@ -294,3 +307,14 @@ def _read_back(delivery: LeasedDelivery) -> Outcome:
     read_back = {"status_code": 200, "read_back": {"active": delivery.operation != "deprovision"}}
     evidence = {"status_code": 200} if grade == Grade.E1 else read_back
     return Outcome(kind="done", grade=grade, evidence=evidence, status_code=200)
+
+
+def _fill(settings: Settings, database: Database, keyring: Keyring, clock: Callable[[], datetime]) -> SampleIds:
+    hub = SampleHub(settings, database, keyring, clock).fill()
+    hub.deliver()
+    hub.know_accounts()
+    return SampleIds(hub.people, hub.organizations)
+
+
+SAMPLE = Furnishing("sample", _fill)
+"""A database of the sample in which every account is provisioned."""

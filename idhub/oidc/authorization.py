@@ -29,7 +29,7 @@ from idhub.oidc.authorize import (
     validate,
     verify_destination,
 )
-from idhub.oidc.clients import Client, reading_client
+from idhub.oidc.clients import Client, ClientCache, reading_client
 from idhub.oidc.errors import OAuthError
 from idhub.oidc.gateway import Gateway
 from idhub.oidc.parameters import Parameters
@@ -56,6 +56,7 @@ class Authorization:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._clients = ClientCache(gateway.store)
 
     async def begin(self, browser: Browser, parameters: Parameters) -> Response:
         """Answer an authorization request, or send the browser where its person signs in or consents.
@@ -81,7 +82,7 @@ class Authorization:
 
     async def _proceed(self, browser: Browser, parameters: Parameters, transaction: Transaction | None) -> Response:
         gateway = self._gateway
-        draft = verify_destination(parameters, await self._client(parameters))
+        draft = verify_destination(parameters, await self._client(parameters, is_resumed=transaction is not None))
         signed: SignedIn | None = None
         try:
             request = validate(draft, parameters, gateway.reader)
@@ -98,11 +99,14 @@ class Authorization:
             return await self._issue(browser, request, transaction, signed)
         return await self._send(browser, f"/{step}", request, transaction)
 
-    async def _client(self, parameters: Parameters) -> Client | None:
+    async def _client(self, parameters: Parameters, *, is_resumed: bool) -> Client | None:
         client_id = parameters.values.get("client_id")
         if client_id is None or "client_id" in parameters.faults:
             raise ShownError("unknown_client")
-        return await self._gateway.store.read(lambda: reading_client(client_id))
+        # Configuration may be a second old. What is resumed is checked anew; whether there may be a code, always.
+        if is_resumed:
+            return await self._gateway.store.read(lambda: reading_client(client_id))
+        return await self._clients.find(client_id)
 
     async def _issue(
         self, browser: Browser, request: AuthorizationRequest, transaction: Transaction | None, signed: SignedIn

@@ -190,6 +190,17 @@ def test_an_unknown_or_disabled_client_is_shown_an_error(world: World, office: A
     assert is_shown(world.authorize(office), "unknown_client")
 
 
+def test_a_disabled_client_gets_no_code_although_its_registration_may_be_a_second_old(
+    world: World, office: App
+) -> None:
+    world.sign_in(world.employee(office))
+    assert "code" in query_of(world.authorize(office))
+    with world.database.transaction() as session:
+        session.execute(update(OidcClient).values(is_enabled=False))
+    assert is_shown(world.authorize(office), "unknown_client")
+    assert world.count(AuthorizationCode) == 1
+
+
 def test_a_posted_request_is_answered_by_303(world: World, office: App) -> None:
     """A31; RFC 9700 section 4.12."""
     world.sign_in(world.employee(office))

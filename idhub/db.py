@@ -60,7 +60,8 @@ _FIRST_PAUSE_SECONDS = 0.02
 # psycopg allows 65,535 bound values a statement; SQLite 32,766.
 MAX_IN_VALUES = 5_000
 _CACHE = "idhub.cache_kib"
-_CACHE_KIB, _LARGE_CACHE_KIB = 16_384, 131_072
+# Each connection has its own, and each thread of a process in time its connection.
+_CACHE_KIB, _LARGE_CACHE_KIB = 4_096, 131_072
 # Pages of the write-ahead log from which a commit copies them back; what many commits touch is copied once.
 _LOG_PAGES, _LONG_LOG_PAGES = 1_000, 16_000
 MIGRATING = "idhub migrate"
@@ -368,7 +369,7 @@ class Database:
 
     @contextmanager
     def large_cache(self) -> Iterator[None]:
-        """While the block lasts, SQLite keeps 128 MB of pages instead of 16, and up to 64 of its log: for work that
+        """While the block lasts, SQLite keeps 128 MB of pages instead of 4, and up to 64 of its log: for work that
         fills every index.
         """
         self._cache_kib = _LARGE_CACHE_KIB

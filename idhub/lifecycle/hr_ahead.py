@@ -47,13 +47,14 @@ from providers.hr_file import HrFile, HrFileRefused, HrRow, HrStatus, RefusedRow
 
 PROVIDER = "hr_file"
 NATIONAL_ID = "person.national_id"
-BATCH = 512
+BATCH = 256
+"""Rows read at once; people who are new among them are written at once, which keeps locks short on slow machines."""
 _MOST_HUMANS = 40_000
 _WORTH_A_PROCESS = 1 << 20
 """Bytes of a file from which reading ahead in a process of its own pays for starting it."""
 _PIPE_BYTES = 1 << 20
-_KEPT_AHEAD = 8
-"""Batches read while the writer waits for a lock or the disk, some two megabytes each."""
+_KEPT_AHEAD = 16
+"""Batches read while the writer waits for a lock or the disk, somewhat less than a megabyte each."""
 _HEAD = struct.Struct("<Q?")
 """Before what the reading process says: its length, and whether more of the same answer follows."""
 
@@ -154,10 +155,12 @@ class Reader:
             if key is not None and key not in self._named:
                 self._named.add(key)
                 named.append(key)
+        # Read at once: while a snapshot is open, SQLite's log cannot begin anew.
         with self._database.read() as session:
             news, strangers = self._compare(session, rows)
             foreseen = self._foresee(session, news) if news and not self._terms.is_dry_run else None
-            made = self._make_ready(session, strangers) if strangers else None
+            theirs = self._foresee(session, (one.row for one in strangers)) if strangers else None
+        made = None if theirs is None else self._make_ready(strangers, theirs)
         return Ahead(
             len(part),
             len(rows) - len(news) - len(strangers),
@@ -250,9 +253,8 @@ class Reader:
     def _foresee(self, session: Session, rows: Iterable[HrRow]) -> Foreseen:
         return self._companies.foresee(session, ((row.company_key, row.department) for row in rows))
 
-    def _make_ready(self, session: Session, strangers: Sequence[_Stranger]) -> Ready:
+    def _make_ready(self, strangers: Sequence[_Stranger], foreseen: Foreseen) -> Ready:
         companies, terms = self._companies, self._terms
-        foreseen = self._foresee(session, (one.row for one in strangers))
         newcomers: list[Newcomer] = []
         managers: list[tuple[int, tuple[str, str]]] = []
         ids = new_ids("per", len(strangers))

@@ -48,14 +48,13 @@ _HELD = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, TimeoutError
 _ATTEMPTS: Final = 3
 _GROUPS: Final = 2
 """Groups in flight at once: while one waits for the disk, the next one asks."""
-_ASKING: Final = 1
-"""Groups that ask at once. Two would be half as large each, and an exchange costs as much for one as for many."""
 _LOOKS: Final = 2
 """Groups that only read in flight at once: while the database works for one, the answers of the other are made."""
 _LONGEST_TURN: Final = 0.05
 """Seconds for which a group keeps the next one from asking; one that takes longer waits for something else."""
 _MANY: Final = 8
-"""Readers who are worth a second group; fewer wait for the first one."""
+"""Who wait are worth a second group beside one that asks when they are so many; fewer wait for the first one, since an
+exchange costs as much for one as for many."""
 _LOG = structlog.get_logger(__name__)
 
 
@@ -155,7 +154,7 @@ class PostgresStore(Grouping):
 
     def may_begin(self) -> bool:
         """Few groups at once: those who come meanwhile make the next one larger."""
-        return len(self._turns) < _ASKING and self._running < _GROUPS
+        return self._running < _GROUPS and (not self._turns or len(self._pending) >= _MANY)
 
     def commit(self, group: list[Waiting]) -> None:
         """Commit in a task."""

@@ -11,6 +11,8 @@ NODE_MODULES := tests/node_modules/.installed
 # Tests and demo start many processes: each reads what the first one compiled.
 unexport PYTHONDONTWRITEBYTECODE
 SOURCES := idhub providers scim audit
+# Tests wait a good part of their time for processes that they started: one more worker than cores keeps these busy.
+WORKERS := $(shell echo $$(($$(nproc 2>/dev/null || echo 2) + 1)))
 # Databases of tests live in memory where the machine offers it.
 TEMPORARY := $(if $(wildcard /dev/shm/.),PYTEST_DEBUG_TEMPROOT=/dev/shm)
 
@@ -42,7 +44,7 @@ types: $(ENVIRONMENT)
 .PHONY: test
 test: ## Everything: check, then every test with real components
 	@$(MAKE) --jobs=2 system-packages $(NODE_MODULES) check
-	$(TEMPORARY) $(PYTHON) -m pytest --numprocesses=auto --dist=worksteal
+	$(TEMPORARY) $(PYTHON) -m pytest --numprocesses=$(WORKERS) --dist=worksteal
 
 .PHONY: format
 format: $(ENVIRONMENT) ## Let ruff sort imports and lay out the code

@@ -26,8 +26,8 @@ Fetch = Callable[[str], bytes]
 EVERY: Final = timedelta(hours=6)
 _AGAIN: Final = timedelta(minutes=15)
 _BATCH: Final = 20
-_CERTIFICATE_WARNING: Final = timedelta(days=30)
-_METADATA_WARNING: Final = timedelta(days=2)
+CERTIFICATE_WARNING: Final = timedelta(days=30)
+METADATA_WARNING: Final = timedelta(days=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,14 +136,14 @@ def warnings_of(row: SamlServiceProvider, *, now: datetime) -> list[str]:
         found.append(f"its metadata could not be read: {row.metadata_error}")
     if row.metadata_url is not None and not row.consumer_services:
         found.append("its metadata was never read; nobody can sign in")
-    if row.metadata_valid_until is not None and row.metadata_valid_until - now < _METADATA_WARNING:
+    if row.metadata_valid_until is not None and row.metadata_valid_until - now < METADATA_WARNING:
         is_over = row.metadata_valid_until <= now
         said = f"{row.metadata_valid_until:%Y-%m-%d %H:%M} UTC"
         found.append(f"its metadata {'is no longer valid since' if is_over else 'is valid until'} {said}")
     for kind, certificates in (("signing", row.signing_certificates), ("encryption", row.encryption_certificates)):
         for der in certificates:
             certificate = read_certificate(der)
-            if certificate.expires_at - now < _CERTIFICATE_WARNING:
+            if certificate.expires_at - now < CERTIFICATE_WARNING:
                 verb = "expired on" if certificate.expires_at <= now else "expires on"
                 found.append(
                     f"its {kind} certificate {certificate.fingerprint[:16]} {verb} {certificate.expires_at:%Y-%m-%d}"

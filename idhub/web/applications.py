@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from idhub.access.tables import EntitlementRule, OidcClient, ScimTarget
+from idhub.access.tables import EntitlementRule, OidcClient, SamlServiceProvider, ScimTarget
 from idhub.authority import Action
 from idhub.delivery.queue import holds
 from idhub.errors import NotFound
@@ -143,7 +143,7 @@ def _status(row: ApplicationRow, health: Health, is_held: bool, t: Translate) ->
 
 
 def _connections(session: Session, application_id: str) -> dict[str, Any]:
-    """Clients, SCIM target and current rules, without any secret."""
+    """Clients, service provider, SCIM target and current rules, without any secret."""
     clients = session.execute(
         select(
             OidcClient.client_id, OidcClient.auth_method, OidcClient.redirect_uris, OidcClient.grant_types,
@@ -168,4 +168,9 @@ def _connections(session: Session, application_id: str) -> dict[str, Any]:
         .order_by(EntitlementRule.role, EntitlementRule.id)
         .limit(100)
     ).all()
-    return {"clients": clients, "target": target, "rules": rules}
+    provider = session.execute(
+        select(SamlServiceProvider.entity_id, SamlServiceProvider.soap_logout_url).where(
+            SamlServiceProvider.application_id == application_id, SamlServiceProvider.is_enabled
+        )
+    ).first()
+    return {"clients": clients, "target": target, "rules": rules, "provider": provider}

@@ -66,7 +66,7 @@ def create_router(services: WebServices) -> APIRouter:
         with services.database.transaction() as session:
             visitor = visitor_of(session, request, services, now=now)
             pages.check_form(request, csrf_token, session_id=visitor.session_id)
-            row, organization_id = _application(session, visitor, slug)
+            row, organization_id = application_of(session, visitor, slug)
             action = Action.DELIVERY_RETRY if step == "retry" else Action.APPLICATION_CHANGE
             require(session, visitor, action, organization_id=organization_id)
             _require_target(row)
@@ -105,7 +105,12 @@ def _take(
             raise Invalid(N_("There is no such step."), field="step", rule="step.unknown")
 
 
-def _application(session: Session, visitor: Visitor, slug: str) -> tuple[Any, str]:
+def application_of(session: Session, visitor: Visitor, slug: str) -> tuple[Any, str]:
+    """The application of a page below its own, and the organization that owns it.
+
+    Raises:
+        NotPermitted, NotFound: the visitor may not read applications, or not this one.
+    """
     require(session, visitor, Action.APPLICATION_READ)
     view = View(queries_access.APPLICATIONS, QueryParams(), lambda message: message)
     row = queries_access.one_application(
@@ -131,7 +136,7 @@ def _show(
 
     with services.database.transaction(durable=False) as session:
         visitor = visitor_of(session, request, services, now=now)
-        row, organization_id = _application(session, visitor, slug)
+        row, organization_id = application_of(session, visitor, slug)
         _require_target(row)
         target = records.targets(session, [row.id])[row.id]
         known = discovering.known(session, row.id)

@@ -16,6 +16,7 @@ from idhub.web import (
     portal,
     provisioning,
     receipts,
+    service_provider,
     shared,
 )
 from idhub.web.services import WebServices
@@ -33,6 +34,7 @@ _AREAS = (
     receipts,
     applications,
     provisioning,
+    service_provider,
     deliveries,
     findings,
     events,

@@ -73,6 +73,7 @@ CASES: Mapping[str, Case] = {
     "/admin/apps": Case(parameters=_LIST),
     "/admin/apps/{slug}": Case({"slug": "jwt-app"}),
     "/admin/apps/{slug}/provisioning": Case({"slug": "jwt-app"}, ("person", "step", "review", "csrf_token")),
+    "/admin/apps/{slug}/saml": Case({"slug": "saml-app"}, ("person",)),
     "/admin/deliveries": Case(parameters=_LIST),
     "/admin/deliveries/{delivery_id}": Case({"delivery_id": "dlv_x"}),
     "/admin/deliveries/{delivery_id}/retry": Case({"delivery_id": "dlv_x"}, ("csrf_token",)),

@@ -46,6 +46,7 @@ CELLS: Mapping[tuple[str, str], frozenset[str]] = {
     ("GET", "/admin/apps/{slug}"): ADMINISTRATORS | AUDITORS,
     ("GET", "/admin/apps/{slug}/provisioning"): ADMINISTRATORS | AUDITORS,
     ("POST", "/admin/apps/{slug}/provisioning"): ADMINISTRATORS,
+    ("GET", "/admin/apps/{slug}/saml"): ADMINISTRATORS | AUDITORS,
     ("GET", "/admin/deliveries"): ADMINISTRATORS | AUDITORS,
     ("GET", "/admin/deliveries/{delivery_id}"): ADMINISTRATORS | AUDITORS,
     ("POST", "/admin/deliveries/{delivery_id}/retry"): ADMINISTRATORS,

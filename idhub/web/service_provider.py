@@ -1,0 +1,162 @@
+"""`/admin/apps/{slug}/saml`: a service provider, its certificates, and what a person's assertion would say."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+from starlette.responses import Response
+
+from idhub.access.service_providers import NAME_ID_FORMATS
+from idhub.access.tables import SamlServiceProvider
+from idhub.authority import Action, visible_organizations
+from idhub.credentials.predicate import entitled
+from idhub.directory.people import find_person, show_person
+from idhub.errors import Conflict, Invalid, NotFound
+from idhub.pages import N_
+from idhub.saml.attributes import person_values
+from idhub.saml.refresh import CERTIFICATE_WARNING, METADATA_WARNING
+from idhub.web.drawing import mark_of
+from idhub.web.person import record_visit
+from idhub.web.provisioning import application_of
+from idhub.web.refusals import refusal_words
+from idhub.web.services import WebServices
+from idhub.web.visit import Visitor, frame_of, page_router, require, visitor_of
+from providers.saml_wire import names
+from providers.saml_wire.certificates import read_certificate
+
+_USES: Final = {"signing": N_("Signs its messages"), "encryption": N_("Assertions are encrypted for it")}
+_NAMED: Final = {
+    names.PERSISTENT: N_("a name of their own in this application, for life"),
+    names.TRANSIENT: N_("another name in every session"),
+    names.EMAIL: N_("the mail address"),
+    names.UNSPECIFIED: N_("the employee number"),
+}
+_VALUE_OF: Final = {names.EMAIL: "email", names.UNSPECIFIED: "employee_number"}
+_BINDINGS: Final = {names.REDIRECT: "Redirect", names.POST: "POST", names.SOAP_BINDING: "SOAP"}
+_FORMATS: Final = {urn: name for name, urn in NAME_ID_FORMATS.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateLine:
+    """A certificate of the service provider.
+
+    Args:
+        state: "ok", "ending" or "over".
+    """
+
+    use: str
+    subject: str
+    fingerprint: str
+    expires_at: datetime
+    state: str
+
+
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What an assertion would say of a person.
+
+    Args:
+        name_id: None: it is made when it is first needed, or the person has no value for it.
+        is_nameless: the person cannot be named as the application wants: nobody signs in so.
+        lines: (name in the assertion, where it is taken from, values); no values: it is left out.
+    """
+
+    name: str
+    is_entitled: bool
+    name_id: str | None
+    is_nameless: bool
+    lines: Sequence[tuple[str, str, Sequence[str]]]
+
+
+def certificate_lines(row: SamlServiceProvider, *, now: datetime) -> list[CertificateLine]:
+    """Every certificate, the one that runs out first at the top."""
+    found = []
+    for use, certificates in (("signing", row.signing_certificates), ("encryption", row.encryption_certificates)):
+        for der in certificates:
+            read = read_certificate(der)
+            left = read.expires_at - now
+            state = "over" if read.expires_at <= now else "ending" if left < CERTIFICATE_WARNING else "ok"
+            found.append(CertificateLine(use, read.subject, read.fingerprint, read.expires_at, state))
+    return sorted(found, key=lambda one: (one.expires_at, one.use))
+
+
+def create_router(services: WebServices) -> APIRouter:
+    """Routes of an application's service provider."""
+    router = page_router(services)
+    pages = services.pages
+
+    @router.get("/admin/apps/{slug}/saml")
+    def service_provider(request: Request, slug: str, person: str = "") -> Response:
+        """Show it; with `person`, what an assertion would say of them."""
+        now = services.clock()
+        errors: dict[str, str] = {}
+
+        def t(message: str) -> str:
+            return pages.gettext(request, message)
+
+        with services.database.transaction(durable=False) as session:
+            visitor = visitor_of(session, request, services, now=now)
+            row, _ = application_of(session, visitor, slug)
+            provider = session.scalars(
+                select(SamlServiceProvider).where(
+                    SamlServiceProvider.application_id == row.id, SamlServiceProvider.is_enabled
+                )
+            ).first()
+            if provider is None:
+                raise Conflict("This application has no SAML service provider.", rule="saml.none")
+            seen = None
+            if person:
+                try:
+                    seen = _preview(session, visitor, request, provider, person, now)
+                except (Conflict, Invalid, NotFound) as error:
+                    errors["person"] = refusal_words(error, t)
+            valid_until = provider.metadata_valid_until
+            context: dict[str, Any] = {
+                "provider": provider,
+                "certificates": certificate_lines(provider, now=now),
+                "is_unread": provider.metadata_url is not None and not provider.consumer_services,
+                "is_over": valid_until is not None and valid_until <= now,
+                "is_ending": valid_until is not None and valid_until - now < METADATA_WARNING,
+                "name_id_format": _FORMATS.get(provider.name_id_format, provider.name_id_format),
+                "named": t(_NAMED.get(provider.name_id_format, provider.name_id_format)),
+                "logouts": [(_BINDINGS[one["binding"]], one["location"]) for one in provider.logout_services],
+            }
+        name = row.name if pages.language(request) == "en" else row.name_zh or row.name
+        context |= {
+            "frame": frame_of(visitor, request, services),
+            "now": now,
+            "row": row,
+            "name": name,
+            "mark": mark_of(name, row.slug),
+            "uses": {code: t(words) for code, words in _USES.items()},
+            "typed": person,
+            "seen": seen,
+            "errors": errors,
+        }
+        return pages.render(request, "service_provider.html", context, session_id=visitor.session_id)
+
+    return router
+
+
+def _preview(
+    session: Session, visitor: Visitor, request: Request, provider: SamlServiceProvider, text: str, now: datetime
+) -> Preview:
+    require(session, visitor, Action.PEOPLE_READ)
+    within = visible_organizations(session, visitor.subject, Action.PEOPLE_READ)
+    person = show_person(session, find_person(session, text, within=within))
+    values = person_values(session, person.id, provider.application_id, now=now)
+    holds = entitled(now, principal_id=person.id, application_id=provider.application_id)
+    taken_from = _VALUE_OF.get(provider.name_id_format)
+    name_id = next(iter(values.get(taken_from, ())), None) if taken_from else None
+    record_visit(session, visitor, person, request, "person.preview", now)
+    return Preview(
+        name=person.display_name,
+        is_entitled=bool(session.execute(select(holds)).scalar()),
+        name_id=name_id,
+        is_nameless=taken_from is not None and name_id is None,
+        lines=[(name, source, values.get(source, ())) for name, source in sorted(provider.attributes.items())],
+    )

@@ -1,12 +1,15 @@
 """A whole hub with people and SAML applications in it, one for each module of tests."""
 
 import shutil
+import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 import yaml
 from starlette.testclient import TestClient
 
@@ -20,6 +23,7 @@ from tests.flows.every_door import COMPANY, Stage
 from tests.saml.partner import Answer, Partner, read_answer
 from tests.support.clock import Clock
 from tests.support.databases import DatabaseKind, Databases
+from tests.support.processes import wait_until
 
 ENTITLED = [{"role": "member", "rule": f'employments.companyCode eq "{COMPANY}"'}]
 
@@ -111,6 +115,21 @@ def furnished(settings: Settings, databases: Databases, clock: Clock) -> Iterato
             yield Scene(stage)
     finally:
         hub.close()
+
+
+@contextmanager
+def serving(scene: Scene, listener: socket.socket, *, with_worker: bool) -> Iterator[None]:
+    """Answer on a bound socket until the block ends, for browsers and products that are processes of their own."""
+    app = create_app(scene.stage.hub, with_worker=with_worker)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        wait_until(lambda: server.started or not thread.is_alive(), seconds=60, what="the hub serves")
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(20)
 
 
 def open_scene(kind: DatabaseKind, databases: Databases, folder: Path) -> Iterator[Scene]:

@@ -311,7 +311,7 @@ if (isset($_GET['out'])) {{ echo 'out'; exit; }}
 $hub->requireAuth();
 foreach ($hub->getAttributes() as $name => $values) {{ echo $name, '=', implode(',', $values), "\\n"; }}"""
     )
-    environment = {"SIMPLESAMLPHP_CONFIG_DIR": str(folder / "config"), "PHP_CLI_SERVER_WORKERS": "2"}
+    environment = {"SIMPLESAMLPHP_CONFIG_DIR": str(folder / "config")}
     command: list[str | Path] = [php, "-S", f"127.0.0.1:{port}", "-t", folder / "www"]
     with running(command, port=port, log=folder / "error.log", env=environment):
         yield Product(

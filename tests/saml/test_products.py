@@ -3,7 +3,6 @@
 import html
 import re
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -12,17 +11,15 @@ from tempfile import TemporaryDirectory
 from urllib.request import urlopen
 
 import pytest
-import uvicorn
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from sqlalchemy import select
 
 from idhub.access.tables import Application
-from idhub.app import create_app
 from idhub.delivery.tables import Delivery
 from idhub.demo.browser import Browser, Page
 from idhub.settings import Settings
 from tests.flows.every_door import NUMBER, PASSWORD
-from tests.saml.conftest import ENTITLED, Scene, furnished
+from tests.saml.conftest import ENTITLED, Scene, furnished, serving
 from tests.saml.partner import one_signer, pem_of
 from tests.saml.products import PRODUCTS, HubFacts, Key, Product, opened
 from tests.support.clock import Clock
@@ -84,15 +81,8 @@ def hub(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Itera
             outbound_allow=",".join(f"127.0.0.1:{port}" for port in PORTS.values()),
         )  # fmt: skip
         scene = stack.enter_context(furnished(settings, databases, RealClock()))
-        server = uvicorn.Server(uvicorn.Config(create_app(scene.stage.hub), log_level="warning"))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
-        thread.start()
-        try:
-            wait_until(lambda: server.started or not thread.is_alive(), seconds=30, what="the hub serves")
-            yield scene
-        finally:
-            server.should_exit = True
-            thread.join(20)
+        stack.enter_context(serving(scene, listener, with_worker=True))
+        yield scene
 
 
 @pytest.fixture(scope="module", params=list(PRODUCTS))

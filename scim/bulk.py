@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from functools import cached_property
+from itertools import groupby
+from typing import Any, Final, TypeVar
 
 import orjson
 
@@ -14,6 +16,8 @@ from scim.errors import InvalidSyntax, InvalidValue, RequestError
 from scim.messages import ScimRequest, ScimResponse, error_response
 from scim.schemas import BULK_REQUEST, BULK_RESPONSE, BULK_STATUS, PATCH_OP
 
+T = TypeVar("T")
+R = TypeVar("R")
 _METHODS: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _REFERENCE: Final = re.compile(r"bulkId:([A-Za-z0-9._~-]{1,200})")
 
@@ -31,7 +35,19 @@ class BulkTooLarge(RequestError):
     status = 413
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class NotTogether(Exception):
+    """Operations that cannot be done in one transaction; nothing of them was done.
+
+    Args:
+        alone: places of those that must be done by themselves; none are named where that is not known.
+    """
+
+    def __init__(self, alone: Collection[int] = ()) -> None:
+        super().__init__()
+        self.alone = frozenset(alone)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Operation:
     """One operation as it was sent."""
 
@@ -41,7 +57,7 @@ class Operation:
     bulk_id: str | None = None
     version: str | None = None
 
-    @property
+    @cached_property
     def needs(self) -> frozenset[str]:
         """Bulk ids that it names."""
         found = set(_REFERENCE.findall(self.path))
@@ -113,30 +129,94 @@ def _read_operation(document: Any) -> Operation:
         # Section 3.7: required for POST, so that the answer can be told to whom it belongs.
         raise InvalidSyntax("POST needs a bulkId.", attribute="bulkId")
     data = fields.get("data")
+    try:
+        orjson.dumps(data)
+    except TypeError as error:
+        # JSON of itself, but nothing that can be stored or sent on.
+        raise InvalidSyntax(
+            "data holds half of a surrogate pair or a number beyond 64 bits.", attribute="data"
+        ) from error
     if method.upper() == "PATCH" and isinstance(data, list):
         # Section 3.7.3 shows the operations of a PATCH without the message around them.
         data = {"schemas": [PATCH_OP], "Operations": data}
     return Operation(method=method.upper(), path=path, data=data, bulk_id=bulk_id, version=version)
 
 
-def run(message: Message, answer: Callable[[ScimRequest], ScimResponse], *, base_url: str) -> list[Result]:
+def run(
+    message: Message,
+    alone: Callable[[ScimRequest], ScimResponse],
+    together: Callable[[Sequence[Operation]], Sequence[Result]],
+    *,
+    most: int,
+    base_url: str,
+) -> list[Result]:
     """Run the operations in the order they were sent, those first that others name.
 
     After `failOnErrors` errors the rest is left undone and unmentioned (section 3.7.3).
+
+    Args:
+        together: does several that make resources in one transaction, or raises `NotTogether`.
+        most: how many at once.
     """
     made: dict[str, str] = {}
     done: dict[int, Result] = {}
     errors = 0
-    for index in order_of(message.operations):
-        operation = message.operations[index]
-        result = run_one(operation, made, answer, base_url=base_url)
-        if operation.bulk_id is not None and operation.method == "POST" and result.error is None and result.location:
-            made[operation.bulk_id] = result.location.rpartition("/")[2]
-        done[index] = result
-        errors += result.status >= 400
-        if message.fail_on_errors is not None and errors >= message.fail_on_errors:
-            break
+
+    def one(operation: Operation) -> Result:
+        return run_one(operation, made, alone, base_url=base_url)
+
+    ordered = order_of(message.operations)
+    places = iter(ordered)
+    for batch in batches([message.operations[index] for index in ordered], most=most):
+        for result in in_turn(batch, together, one):
+            operation = result.operation
+            if operation.bulk_id and operation.method == "POST" and result.error is None and result.location:
+                made[operation.bulk_id] = result.location.rpartition("/")[2]
+            done[next(places)] = result
+            errors += result.status >= 400
+            if message.fail_on_errors is not None and errors >= message.fail_on_errors:
+                return [done[index] for index in sorted(done)]
     return [done[index] for index in sorted(done)]
+
+
+def batches(operations: Sequence[Operation], *, most: int) -> Iterator[Sequence[Operation]]:
+    """Operations in parts: such as follow each other and make resources of one type, naming no other, are together."""
+    batch: list[Operation] = []
+    for operation in operations:
+        makes = operation.method == "POST" and not operation.needs
+        if batch and not (makes and len(batch) < most and operation.path == batch[0].path):
+            yield batch
+            batch = []
+        batch.append(operation)
+        if not makes:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def in_turn(batch: Sequence[T], together: Callable[[Sequence[T]], Sequence[R]], alone: Callable[[T], R]) -> Iterator[R]:
+    """Results of a batch, in order: together as far as that goes, the others one by one."""
+    if len(batch) == 1:
+        yield alone(batch[0])
+        return
+    try:
+        yield from together(batch)
+        return
+    except NotTogether as error:
+        apart = error.alone or range(len(batch))
+    for is_apart, part in groupby(range(len(batch)), lambda place: place in apart):
+        items = [batch[place] for place in part]
+        if not is_apart and len(items) > 1:
+            try:
+                results = together(items)
+            except NotTogether:
+                pass
+            else:
+                yield from results
+                continue
+        for item in items:
+            yield alone(item)
 
 
 def order_of(operations: Sequence[Operation]) -> list[int]:

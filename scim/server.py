@@ -106,6 +106,13 @@ class Store(Protocol):
     def create(self, kind: ResourceType, resource: Resource) -> Stored:
         """Make a resource, or replace one that the caller means by this. `NotUnique`: a unique value is another's."""
 
+    def create_all(self, kind: ResourceType, resources: Sequence[Resource]) -> Sequence[Stored]:
+        """Make several, each as `create` would, in order.
+
+        Raises:
+            bulk.NotTogether: some must be made alone; the transaction is given up.
+        """
+
     def change(
         self, kind: ResourceType, resource_id: str, change: Callable[[Stored], Resource], *, replaces: bool
     ) -> Stored:
@@ -152,17 +159,25 @@ class Server:
     """Answers requests for resources of the given types."""
 
     def __init__(
-        self, kinds: Sequence[ResourceType], *, base_url: str, limits: Limits | None = None, replace_makes: bool = False
+        self,
+        kinds: Sequence[ResourceType],
+        *,
+        base_url: str,
+        limits: Limits | None = None,
+        replace_makes: bool = False,
+        made_together: int = 1,
     ) -> None:
         """
         Args:
             base_url: address of the server, without a slash at its end; locations are built from it.
             replace_makes: what PATCH `replace` does where no value matches, see `scim.patch`.
+            made_together: how many resources of a bulk request one transaction makes.
         """
         self._kinds = {kind.endpoint.strip("/"): kind for kind in kinds}
         self._base_url = base_url
         self._limits = limits or Limits()
         self._replace_makes = replace_makes
+        self.made_together = made_together
 
     def answer(self, request: ScimRequest, transactions: Transactions, jobs: Jobs | None = None) -> ScimResponse:
         """The answer to a request; refusals are answers too.
@@ -414,16 +429,68 @@ class Server:
     # --- bulk ---------------------------------------------------------------------------------------------------------
 
     def _bulk(self, request: ScimRequest, transactions: Transactions, jobs: Jobs | None) -> ScimResponse:
-        """RFC 7644 section 3.7. Each operation is a request, and a transaction, of its own."""
+        """RFC 7644 section 3.7. Each operation is a request of its own: what one is refused for, the others are not."""
         _allow(request, "POST")
         document = self._read_body(request, limit=self._limits.max_bulk_body)
         if jobs is not None and _prefers_async(request):
             later = bulk.read_message(document, max_operations=self._limits.max_async_operations)
             return self._told(jobs.accept(later), headers={"Preference-Applied": "respond-async"})
         message = bulk.read_message(document, max_operations=self._limits.max_bulk_operations)
-        results = bulk.run(message, lambda inner: self.answer(inner, transactions), base_url=self._base_url)
+        results = bulk.run(
+            message,
+            lambda inner: self.answer(inner, transactions),
+            lambda operations: self.make_together(operations, transactions),
+            most=self.made_together,
+            base_url=self._base_url,
+        )
         refused = tuple(result.error for result in results if result.error is not None)
         return replace(_json(200, bulk.response(results)), refused=refused)
+
+    def make_together(self, operations: Sequence[bulk.Operation], transactions: Transactions) -> Sequence[bulk.Result]:
+        """Do operations of a bulk request that make resources of one type, in one transaction.
+
+        Raises:
+            bulk.NotTogether: some cannot be done so; nothing was done.
+        """
+        kind = self._kinds.get(operations[0].path.strip("/"))
+        if kind is None:
+            raise bulk.NotTogether
+        resources, unreadable = [], set()
+        for place, operation in enumerate(operations):
+            try:
+                resources.append(read_resource(self._data_of(operation), kind))
+            except RequestError:
+                unreadable.add(place)
+        if unreadable:
+            raise bulk.NotTogether(unreadable)
+        try:
+            with transactions() as store:
+                made = store.create_all(kind, resources)
+        except RequestError as error:
+            # Which of them is the reason shows when each is done alone.
+            raise bulk.NotTogether from error
+        return [
+            bulk.Result(
+                operation=operation,
+                status=201,
+                location=self._meta(kind, stored)["location"],
+                version=_tag(stored.version),
+            )
+            for operation, stored in zip(operations, made, strict=True)
+        ]
+
+    def _data_of(self, operation: bulk.Operation) -> dict[str, Any]:
+        """What an operation would make, held to the limit of a request of its own.
+
+        Raises:
+            InvalidSyntax: no object.
+            TooLarge: too much of it.
+        """
+        if not isinstance(operation.data, dict):
+            raise InvalidSyntax("The body is no JSON object.")
+        if len(orjson.dumps(operation.data)) > self._limits.max_body:
+            raise TooLarge(f"The body has more than {self._limits.max_body} bytes.")
+        return operation.data
 
     def _job(self, request: ScimRequest, jobs: Jobs, job_id: str) -> ScimResponse:
         """What became of a request that is worked later; DELETE ends it."""

@@ -35,6 +35,8 @@ from scim.server import Limits, Server, Store
 PREFIX = "/scim/v2"
 LIMITS = Limits()
 _PROVIDER_LENGTH = 60
+_MADE_TOGETHER = 50
+"""So many that nobody waits long for SQLite's one writer."""
 _LOG = structlog.get_logger(__name__)
 
 
@@ -90,7 +92,14 @@ def _service(terms: Terms, extensions: tuple[Schema, ...], base_url: str) -> _Se
         for kind in kinds_with(extensions)
         if terms.resources is None or kind.name in terms.resources
     }
-    server = Server(list(kinds.values()), base_url=base_url, limits=LIMITS, replace_makes=terms.replace_makes)
+    server = Server(
+        list(kinds.values()),
+        base_url=base_url,
+        limits=LIMITS,
+        replace_makes=terms.replace_makes,
+        # Where calls are counted, each operation is one of them.
+        made_together=1 if terms.calls_a_minute is not None else _MADE_TOGETHER,
+    )
     return _Service(server, kinds)
 
 

@@ -4,16 +4,16 @@ An operation's effect and the note that it is done commit together, so that a jo
 and no operation is done twice however many processes try. The token that asked must still work when one is done.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from time import monotonic
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 import structlog
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import bindparam, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from idhub.api.access import ApiCaller, caller_of
@@ -34,11 +34,8 @@ from idhub.errors import Unavailable
 from idhub.lifecycle.doors import Door
 from idhub.provisioning.inbound.tables import ScimJob, ScimJobOperation
 from scim import bulk
-from scim.attributes import ResourceType
 from scim.errors import NotFound, RequestError
 from scim.messages import Forbidden, ScimRequest, ScimResponse, error_response
-from scim.schemas import Resource
-from scim.server import Stored
 
 KEPT = timedelta(days=7)
 """How long results can be read."""
@@ -224,11 +221,7 @@ def work_jobs(services: DeskServices, *, seconds: float) -> int:
     return done
 
 
-@dataclass(slots=True)
-class _Outcome:
-    """What the transaction of an operation has done so far."""
-
-    resource_id: str | None = None
+_Work: TypeAlias = tuple[ScimJobOperation, bulk.Operation]
 
 
 class _Run:
@@ -248,10 +241,18 @@ class _Run:
             desk = self._desk()
             if desk is None:
                 return done
-            for operation in batch:
-                if not self._do(desk[0], desk[1], operation):
-                    return done
-                done += 1
+            operations = [self._opened(row) for row in batch]
+            if None in operations:
+                return done
+            for part in bulk.batches(
+                [each for each in operations if each is not None], most=desk[0].server.made_together
+            ):
+                rows, batch = batch[: len(part)], batch[len(part) :]
+                works = list(zip(rows, part, strict=True))
+                for goes_on in bulk.in_turn(works, partial(self._do_together, desk[0]), partial(self._do, *desk)):
+                    if not goes_on:
+                        return done
+                    done += 1
                 if monotonic() >= until:
                     return done
         return done
@@ -286,26 +287,59 @@ class _Run:
             self._end("cancelled", error.description[:120])
             return None
 
-    def _do(self, desk: Desk, caller: ApiCaller, row: ScimJobOperation) -> bool:
-        """Do one operation. False: the job is another's, or over."""
+    def _opened(self, row: ScimJobOperation) -> bulk.Operation | None:
+        """What was sent; None, where the job is over."""
         if row.sent is None:
-            return False
+            return None
         try:
             sent = orjson.loads(self._services.keyring.open(_context(row.job_id, row.place), row.sent))
         except Unavailable:
             _LOG.exception("scim.job_unreadable", job=row.job_id)
             self._end("cancelled", "what was sent cannot be opened any more")
-            return False
-        operation = bulk.Operation(**dict(zip(("method", "path", "data", "bulk_id", "version"), sent, strict=True)))
-        outcome = _Outcome()
+            return None
+        return bulk.Operation(**dict(zip(("method", "path", "data", "bulk_id", "version"), sent, strict=True)))
+
+    def _do_together(self, desk: Desk, works: Sequence[_Work]) -> Sequence[bool]:
+        """Do operations that make resources in one transaction, as `_do` does one.
+
+        Raises:
+            NotTogether: they must be done one by one.
+        """
+        rows = [row for row, _ in works]
+
+        @contextmanager
+        def writing() -> Iterator[Any]:
+            with translated(), self._services.database.transaction() as session:
+                store = desk.store(session)
+                yield store
+                self._note(session, rows, store.made)
+
+        try:
+            results = desk.server.make_together([operation for _, operation in works], writing)
+            with self._services.database.transaction(durable=False) as session:
+                self._keep(session, rows, results)
+        except _Superseded:
+            return [False]
+        except bulk.NotTogether:
+            raise
+        except Exception as error:
+            # As in `_do`: alone, whose fault it is shows, and the others are not held up.
+            _LOG.exception("scim.job_failed_together", job=self._job.id, place=rows[0].place)
+            raise bulk.NotTogether from error
+        return [True] * len(works)
+
+    def _do(self, desk: Desk, caller: ApiCaller, work: _Work) -> bool:
+        """Do one operation. False: the job is another's, or over."""
+        row, operation = work
 
         @contextmanager
         def writing() -> Iterator[Any]:
             with translated(), self._services.database.transaction() as session:
                 desk.count_in(session)
-                yield _Watching(desk.store(session), outcome)
+                store = desk.store(session)
+                yield store
                 # With the effect: whatever happens after the commit, it is not done again.
-                self._note(session, row, resource_id=outcome.resource_id)
+                self._note(session, [row], store.made)
 
         def answer(request: ScimRequest) -> ScimResponse:
             try:
@@ -324,8 +358,8 @@ class _Run:
                 return False
             with self._services.database.transaction(durable=False) as session:
                 if result.error is not None:
-                    self._note(session, row, resource_id=None)
-                self._keep(session, row, result)
+                    self._note(session, [row], ())
+                self._keep(session, [row], [result])
         except _Superseded:
             return False
         if result.error is not None:
@@ -346,46 +380,46 @@ class _Run:
             )
             return {row.bulk_id: row.resource_id for row in rows}
 
-    def _note(self, session: Session, row: ScimJobOperation, *, resource_id: str | None) -> None:
-        """That the operation is done.
+    def _note(self, session: Session, rows: Sequence[ScimJobOperation], made: Sequence[str]) -> None:
+        """That operations are done, and what each of them made, if they made anything.
 
         Raises:
-            _Superseded: another process has noted it, or the job has ended.
+            _Superseded: another process has noted one of them, or the job has ended.
         """
-        is_open = select(ScimJob.id).where(ScimJob.id == row.job_id, ScimJob.status.in_(_OPEN)).exists()
-        noted = session.execute(
-            update(ScimJobOperation)
-            .where(
-                ScimJobOperation.job_id == row.job_id,
-                ScimJobOperation.place == row.place,
-                ScimJobOperation.is_done.is_(False),
-                is_open,
-            )
-            .values(is_done=True, sent=None, resource_id=resource_id, result=_least(row))
-            .returning(ScimJobOperation.place)
-            .execution_options(synchronize_session=False)
-        ).first()
-        if noted is None:
+        open_job = select(ScimJob.id).where(ScimJob.id == self._job.id, ScimJob.status.in_(_OPEN))
+        if session.execute(open_job.with_for_update()).first() is None:
+            raise _Superseded
+        ids: Sequence[str | None] = made or [None] * len(rows)
+        noted = session.connection().execute(
+            _NOTE,
+            [
+                {"of_job": row.job_id, "of_place": row.place, "made": resource_id, "told": _least(row)}
+                for row, resource_id in zip(rows, ids, strict=True)
+            ],
+        )
+        if noted.rowcount != len(rows):
             raise _Superseded
         session.execute(
             update(ScimJob)
-            .where(ScimJob.id == row.job_id)
-            .values(done=ScimJob.done + 1, status="running")
+            .where(ScimJob.id == self._job.id)
+            .values(done=ScimJob.done + len(rows), status="running")
             .execution_options(synchronize_session=False)
         )
 
-    def _keep(self, session: Session, row: ScimJobOperation, result: bulk.Result) -> None:
-        session.execute(
-            update(ScimJobOperation)
-            .where(ScimJobOperation.job_id == row.job_id, ScimJobOperation.place == row.place)
-            .values(result=bulk.shown(result))
-            .execution_options(synchronize_session=False)
+    def _keep(self, session: Session, rows: Sequence[ScimJobOperation], results: Sequence[bulk.Result]) -> None:
+        session.connection().execute(
+            _KEEP,
+            [
+                {"of_job": row.job_id, "of_place": row.place, "told": bulk.shown(result)}
+                for row, result in zip(rows, results, strict=True)
+            ],
         )
-        if result.error is not None:
+        errors = sum(result.error is not None for result in results)
+        if errors:
             session.execute(
                 update(ScimJob)
-                .where(ScimJob.id == row.job_id)
-                .values(errors=ScimJob.errors + 1)
+                .where(ScimJob.id == self._job.id)
+                .values(errors=ScimJob.errors + errors)
                 .execution_options(synchronize_session=False)
             )
 
@@ -423,20 +457,13 @@ def _least(row: ScimJobOperation) -> dict[str, Any]:
     return known if row.bulk_id is None else {"bulkId": row.bulk_id, **known}
 
 
-class _Watching:
-    """A store that remembers what it made."""
-
-    def __init__(self, store: Any, outcome: _Outcome) -> None:
-        self._store, self._outcome = store, outcome
-
-    def create(self, kind: ResourceType, resource: Resource) -> Stored:
-        """See `scim.server.Store.create`."""
-        stored: Stored = self._store.create(kind, resource)
-        self._outcome.resource_id = stored.id
-        return stored
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._store, name)
+_OF_ROW = (ScimJobOperation.job_id == bindparam("of_job"), ScimJobOperation.place == bindparam("of_place"))
+_NOTE = (
+    update(ScimJobOperation)
+    .where(*_OF_ROW, ScimJobOperation.is_done.is_(False))
+    .values(is_done=True, sent=None, resource_id=bindparam("made"), result=bindparam("told"))
+)
+_KEEP = update(ScimJobOperation).where(*_OF_ROW).values(result=bindparam("told"))
 
 
 def purge_jobs(database: Database, *, now: datetime) -> int:

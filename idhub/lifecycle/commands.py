@@ -4,7 +4,7 @@ Each function runs in the caller's write transaction and raises what it refuses;
 whoever catches it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -56,8 +56,42 @@ def onboard(
     """
     authorize(session, caller.subject, Action.PEOPLE_CHANGE, organization_id=organization_id)
     _check_named(session, manager_id=manager_id, department_id=department_id, organization_id=organization_id)
-    principal_id = new_id("per")
-    change = intake.Onboard(
+    change = newcomer(
+        new_id("per"),
+        person=person,
+        organization_id=organization_id,
+        employee_number=employee_number,
+        employment_type=employment_type,
+        starts_on=starts_on,
+        department_id=department_id,
+        title=title,
+        manager_id=manager_id,
+        ends_on=ends_on,
+    )
+    _make(session, change, caller, now=now)
+    return change.principal_id
+
+
+def newcomer(
+    principal_id: str,
+    *,
+    person: Mapping[str, str | None],
+    organization_id: str,
+    employee_number: str,
+    employment_type: str,
+    starts_on: date,
+    department_id: str | None = None,
+    title: str | None = None,
+    manager_id: str | None = None,
+    ends_on: date | None = None,
+    source: intake.SourceMark | None = None,
+) -> intake.Onboard:
+    """The wish for a new person with a first employment; a manager and a department that the caller has looked up.
+
+    Raises:
+        Invalid: a value breaks its rule.
+    """
+    return intake.Onboard(
         principal_id=principal_id,
         person=_person_facts(person),
         employment=_employment_facts(
@@ -70,9 +104,19 @@ def onboard(
             manager_id=manager_id,
             ends_on=ends_on,
         ),
+        source=source,
     )
-    _make(session, change, caller, now=now)
-    return principal_id
+
+
+def onboard_all(session: Session, caller: Caller, newcomers: Sequence[intake.Onboard], *, now: datetime) -> None:
+    """Make several people at once (`newcomer`).
+
+    Raises:
+        NotPermitted, Invalid, Conflict: of one of them; nothing of what was written may stay.
+    """
+    for organization_id in sorted({each.employment.organization_id for each in newcomers}):
+        authorize(session, caller.subject, Action.PEOPLE_CHANGE, organization_id=organization_id)
+    transition(session, newcomers, now=now, actor=caller.actor, door=caller.door, request_id=caller.request_id).only()
 
 
 def rehire(

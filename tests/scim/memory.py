@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from scim.attributes import ResourceType
+from scim.bulk import NotTogether
 from scim.errors import NotFound, NotUnique
 from scim.filters import compile_filter
 from scim.schemas import Resource
@@ -61,6 +62,17 @@ class MemoryStore:
         stored = Stored(id=str(number), resource=resource, version="1", created_at=at, changed_at=at)
         self._held.setdefault(kind.name, {})[stored.id] = stored
         return stored
+
+    def create_all(self, kind: ResourceType, resources: Sequence[Resource]) -> Sequence[Stored]:
+        made, alone = [], set()
+        for place, resource in enumerate(resources):
+            try:
+                made.append(self.create(kind, resource))
+            except NotUnique:
+                alone.add(place)
+        if alone:
+            raise NotTogether(alone)
+        return made
 
     def change(
         self, kind: ResourceType, resource_id: str, change: Callable[[Stored], Resource], *, replaces: bool

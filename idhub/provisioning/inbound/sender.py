@@ -1,6 +1,6 @@
 """Whoever speaks SCIM to the hub: what it may see, and what it calls things."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
@@ -9,7 +9,7 @@ from sqlalchemy import Select, bindparam, delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from idhub.authority import Action, visible_organizations
-from idhub.db import upsert
+from idhub.db import bulk_insert, chunked, upsert
 from idhub.directory.tables import Person, Principal
 from idhub.errors import NotPermitted
 from idhub.lifecycle import commands
@@ -20,7 +20,7 @@ from scim.errors import InvalidValue, NotUnique
 
 MAX_LOOKED_AT: Final = 20_000
 """Resources that a filter beyond the database's reach may look at."""
-_LONGEST_EXTERNAL_ID: Final = 255
+LONGEST_EXTERNAL_ID: Final = 255
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,8 +131,8 @@ class ExternalIds:
         if external_id is None:
             self.forget(resource_id)
             return
-        if len(external_id) > _LONGEST_EXTERNAL_ID:
-            raise InvalidValue(f"externalId has at most {_LONGEST_EXTERNAL_ID} characters.", attribute="externalId")
+        if len(external_id) > LONGEST_EXTERNAL_ID:
+            raise InvalidValue(f"externalId has at most {LONGEST_EXTERNAL_ID} characters.", attribute="externalId")
         other = self._session.execute(
             select(ScimExternalId.resource_id).where(
                 ScimExternalId.provider == self._provider,
@@ -148,6 +148,38 @@ class ExternalIds:
             provider=self._provider, resource_id=resource_id, **values
         )
         self._session.execute(statement.on_conflict_do_update(index_elements=["provider", "resource_id"], set_=values))
+
+    def taken(self, names: Collection[str]) -> frozenset[str]:
+        """Those of these external ids that stand for somebody."""
+        found: set[str] = set()
+        for part in chunked(sorted(names)):
+            found.update(
+                self._session.execute(
+                    select(ScimExternalId.external_id).where(
+                        ScimExternalId.provider == self._provider,
+                        ScimExternalId.kind == self._kind,
+                        ScimExternalId.external_id.in_(part),
+                    )
+                ).scalars()
+            )
+        return frozenset(found)
+
+    def add(self, pairs: Iterable[tuple[str, str | None]]) -> None:
+        """Keep what the sender calls resources that are new; an id that is taken already is the caller's mistake."""
+        bulk_insert(
+            self._session,
+            ScimExternalId,
+            (
+                {
+                    "provider": self._provider,
+                    "resource_id": resource_id,
+                    "kind": self._kind,
+                    "external_id": external_id,
+                }
+                for resource_id, external_id in pairs
+                if external_id is not None
+            ),
+        )
 
     def forget(self, resource_id: str) -> None:
         """The resource is gone, or has no such name any more."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from sqlalchemy import select
@@ -18,6 +19,7 @@ from idhub.provisioning.inbound.sender import Sender
 from idhub.provisioning.inbound.terms import may_write
 from idhub.provisioning.inbound.users import Users
 from scim.attributes import ResourceType, Schema
+from scim.bulk import NotTogether
 from scim.errors import InvalidValue, NotFound, NotUnique, RequestError
 from scim.messages import Forbidden
 from scim.reading import keep_immutable
@@ -51,6 +53,8 @@ class DirectoryStore:
             kinds: the resource types as the sender may have them, by name.
         """
         self._session, self._sender = session, sender
+        self.made: list[str] = []
+        """Ids of what was made, in order."""
         self._users = Users(session, sender, keyring, kinds.get("User", USER_TYPE), base_url=base_url, now=now)
         self._groups = Groups(session, sender, kinds.get("Group", GROUP_TYPE), base_url=base_url, now=now)
 
@@ -72,15 +76,25 @@ class DirectoryStore:
         """See `scim.server.Store.create`."""
         with _Translated():
             self._authorize(Action.PEOPLE_CHANGE)
-            if any(attribute.required and attribute.name not in resource for attribute in kind.schema.attributes):
-                # Reading lets a required attribute be missing only where the terms make it read-only.
+            if _is_nameless(kind, resource):
                 raise Forbidden(f"This token may not name a {kind.name}, and so not make one.")
             known = self._users.known(resource) if kind.name == "User" and self._sender.terms.post_replaces else None
             if known is not None:
                 held = self._locked(kind, known)
                 self._users.change(held, keep_immutable(held.resource, resource, kind), replaces=True)
+                self.made.append(known)
                 return replace(self._one(kind, known), is_new=False)
-            return self._one(kind, self._of(kind).create(resource))
+            self.made.append(self._of(kind).create(resource))
+            return self._one(kind, self.made[-1])
+
+    def create_all(self, kind: ResourceType, resources: Sequence[Resource]) -> Sequence[Stored]:
+        """See `scim.server.Store.create_all`."""
+        with _Translated():
+            self._authorize(Action.PEOPLE_CHANGE)
+            if kind.name != "User" or any(map(partial(_is_nameless, kind), resources)):
+                raise NotTogether
+            self.made += self._users.create_all(resources)
+            return self._users.show(self.made[-len(resources) :])
 
     def change(
         self, kind: ResourceType, resource_id: str, change: Callable[[Stored], Resource], *, replaces: bool
@@ -124,6 +138,11 @@ class DirectoryStore:
         column = Principal.id if kind.name == "User" else Group.id
         self._session.execute(select(column).where(column == resource_id).with_for_update())
         return self._one(kind, resource_id)
+
+
+def _is_nameless(kind: ResourceType, resource: Resource) -> bool:
+    """Whether a required attribute is missing: reading lets it only where the terms make it read-only."""
+    return any(attribute.required and attribute.name not in resource for attribute in kind.schema.attributes)
 
 
 def _only(found: Sequence[Stored]) -> Stored:

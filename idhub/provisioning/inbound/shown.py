@@ -1,0 +1,162 @@
+"""People as a sender sees them: by id, and in lists of any length."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import orjson
+from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy.orm import Session
+
+from idhub.db import from_micros
+from idhub.directory import groups as group_book
+from idhub.directory.search import named
+from idhub.directory.tables import Person, Principal
+from idhub.provisioning.inbound.lists import document_of, ordered, sort_name, start_of, window
+from idhub.provisioning.inbound.page import fallback_names, read_rows
+from idhub.provisioning.inbound.person_resource import Row, shown_part, user_resource
+from idhub.provisioning.inbound.query import Condition, user_condition
+from idhub.provisioning.inbound.sender import MAX_LOOKED_AT, Sender, visible_people
+from idhub.provisioning.inbound.walk import ById, Walk, by_name, by_user_name, first_word, walk
+from scim.attributes import ResourceType
+from scim.errors import TooMany
+from scim.filters import compile_filter
+from scim.server import Page, Query, Stored
+
+_BATCH: Final = 500
+_SORTED: Final[Mapping[str, ColumnElement[Any]]] = {
+    "id": Person.id.expression,
+    "displayName": func.lower(Person.display_name),
+    "name.familyName": func.lower(Person.family_name),
+    "name.givenName": func.lower(Person.given_name),
+    "meta.created": Principal.created_at.expression,
+}
+
+
+class ShownUsers:
+    """Reading of `Users`."""
+
+    def __init__(self, session: Session, sender: Sender, kind: ResourceType, *, base_url: str) -> None:
+        self._session, self._sender, self._base_url = session, sender, base_url
+        self.kind = kind
+
+    def visible(self) -> Select[str]:
+        """Ids of whom the sender may see."""
+        return visible_people(self._session, self._sender)
+
+    def show(self, ids: Sequence[str]) -> list[Stored]:
+        """Resources by id, in the order of ids, of those whom the sender may see."""
+        visible = set(self._session.execute(self.visible().where(Person.id.in_(ids))).scalars())
+        return self._show_visible([each for each in ids if each in visible])
+
+    def _show_visible(self, ids: Sequence[str]) -> list[Stored]:
+        """Resources of people who were found to be visible."""
+        if not ids:
+            return []
+        rows = read_rows(self._session, ids, provider=self._sender.provider)
+        unnamed = [row for row in rows if row.said_name is None]
+        names = fallback_names(self._session, unnamed) if unnamed else {}
+        groups = group_book.groups_of(self._session, ids)
+        return [self._stored(row, row.said_name or names[row.id], groups.get(row.id, ())) for row in rows]
+
+    def _stored(self, row: Row, user_name: str, groups: Sequence[tuple[str, str]]) -> Stored:
+        extras = orjson.loads(row.extras) if row.extras else {}
+        whole = user_resource(row, user_name, extras, groups, base_url=self._base_url)
+        resource = shown_part(whole, extras) if extras else whole
+        body = orjson.dumps(resource)
+        # Memberships and names of companies change beside the person's own version.
+        digest = hashlib.sha256(body).hexdigest()[:16]
+        return Stored(
+            id=row.id,
+            resource=resource,
+            version=f"{row.version}.{row.said_version or 0}.{digest}",
+            created_at=from_micros(row.created_at),
+            changed_at=from_micros(max(row.changed_at, row.said_at or 0)),
+            whole=whole,
+            body=body,
+        )
+
+    def find(self, query: Query) -> Page:
+        """See `scim.server.Store.find`."""
+        statement = self.visible()
+        condition, matches = Condition(None, is_exact=True), None
+        if query.filter is not None:
+            # First, so that a filter which names no attribute of a user is refused though the database could decide.
+            matches = compile_filter(query.filter, attributes=self.kind.specs, schema=self.kind.schema.id)
+            condition = user_condition(query.filter, self.kind, provider=self._sender.provider)
+            if condition.clause is not None:
+                statement = statement.where(condition.clause)
+        left = None if condition.is_exact or matches is None else matches
+        if query.cursor is not None and query.sort_by is None:
+            return walk(
+                self._session,
+                self._walks(condition),
+                statement,
+                query.cursor,
+                count=query.count,
+                show=self._show_visible,
+                matches=None if left is None else lambda stored: left(document_of(stored)),
+            )
+        if condition.begins is not None and condition.begins[0] != "userName":
+            statement = self._narrowed(statement, condition.begins[1])
+        column = _SORTED.get(sort_name(query.sort_by)) if query.sort_by is not None else None
+        if left is None and (query.sort_by is None or column is not None):
+            return self._page_of_users(statement, column, query)
+        found = [
+            stored
+            for batch in self._all_users(statement)
+            for stored in batch
+            if left is None or left(document_of(stored))
+        ]
+        return window(ordered(found, query), query)
+
+    def _walks(self, condition: Condition) -> Sequence[Walk]:
+        if condition.begins is None:
+            return [ById(condition.looks_at_each)]
+        attribute, text = condition.begins
+        return by_user_name(self._session, text) if attribute == "userName" else by_name(text)
+
+    def _narrowed(self, statement: Select[str], text: str) -> Select[str]:
+        """Those whom the people's search finds by the name that a filter says, so that nobody else is looked at."""
+        word = first_word(text)
+        return statement if word is None else statement.where(named(self._session, word))
+
+    def _page_of_users(self, statement: Select[str], column: ColumnElement[Any] | None, query: Query) -> Page:
+        connection, start = self._session.connection(), start_of(query)
+        order: list[Any] = [Person.id]
+        if column is not None:
+            order.insert(0, column.desc().nulls_last() if query.is_descending else column.asc().nulls_last())
+        elif query.is_descending:
+            order = [Person.id.desc()]
+        ids = connection.execute(statement.order_by(*order).offset(start).limit(query.count + 1)).scalars().all()
+        more = len(ids) > query.count
+        if more or (start and not ids):
+            total = connection.execute(select(func.count()).select_from(statement.subquery())).scalar_one()
+        else:
+            total = start + len(ids)
+        return Page(
+            items=self._show_visible(ids[: query.count]),
+            total=total,
+            next_cursor=str(start + query.count) if query.cursor is not None and more else None,
+        )
+
+    def _all_users(self, statement: Select[str]) -> Iterator[list[Stored]]:
+        """Everybody whom a statement selects, in order of their ids, a batch at a time.
+
+        Raises:
+            TooMany: more than the server is willing to look at.
+        """
+        after, seen = "", 0
+        while True:
+            batch = statement.where(Person.id > after).order_by(Person.id).limit(_BATCH)
+            ids = self._session.connection().execute(batch).scalars().all()
+            seen += len(ids)
+            if seen > MAX_LOOKED_AT:
+                raise TooMany(
+                    f"This filter or order would look at more than {MAX_LOOKED_AT} people; narrow it by userName, "
+                    "externalId, a mail address, a name or meta.lastModified."
+                )
+            yield self._show_visible(ids)
+            if len(ids) < _BATCH:
+                return
+            after = ids[-1]

@@ -300,6 +300,7 @@ class Projection:
         self._excluded = _Names(excluded, kind)
         # What is shown whole unless a client says otherwise; most requests say nothing.
         self._whole = _shown_whole(kind) if not attributes and not excluded else {}
+        self._full = frozenset(name for name, known in self._whole.items() if known is True)
 
     def shows(self, name: str) -> bool:
         """Whether anything of a core attribute is shown."""
@@ -315,12 +316,10 @@ class Projection:
 
     def shows_all(self, resource: Mapping[str, Any]) -> bool:
         """Whether nothing of a resource is left out; sure only of a yes."""
-        whole = self._whole
-        if whole.get("meta") is not True:
+        if "meta" not in self._full:
             return False
-        return all(
-            (known := whole.get(name)) is True or (known and known >= value.keys()) for name, value in resource.items()
-        )
+        parts = resource.keys() - self._full
+        return all((known := self._whole.get(name)) and known >= resource[name].keys() for name in parts)
 
     def __call__(self, resource: Mapping[str, Any]) -> Resource:
         """The part of a resource that is shown; `schemas` and `id` always are."""

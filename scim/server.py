@@ -17,17 +17,15 @@ from urllib.parse import parse_qsl, quote
 import orjson
 
 from scim import bulk
-from scim.attributes import RESOURCE_TYPE, SCHEMA, ResourceType, Target
+from scim.attributes import RESOURCE_TYPE, SCHEMA, ResourceType
 from scim.errors import (
     InvalidFilter,
-    InvalidPath,
     InvalidSyntax,
     InvalidValue,
     NotFound,
     RequestError,
     VersionDiffers,
 )
-from scim.filter_grammar import ATTRIBUTE_PATH, AttributePath, Filter, parse_filter
 from scim.messages import (
     MEDIA_TYPE,
     Forbidden,
@@ -40,12 +38,10 @@ from scim.messages import (
 )
 from scim.patch import apply_patch
 from scim.reading import Projection, keep_immutable, parse_json, read_resource
-from scim.schemas import LIST_RESPONSE, SEARCH_REQUEST, SERVICE_PROVIDER_CONFIG, Resource
+from scim.schemas import LIST_RESPONSE, SERVICE_PROVIDER_CONFIG, Resource
+from scim.wishes import DEFAULT_PAGE, MAX_PAGE, Query, Wishes
 
-DEFAULT_PAGE: Final = 100
-MAX_PAGE: Final = 1_000
 MAX_QUERY: Final = 8_192
-MAX_ATTRIBUTE_NAMES: Final = 200
 _ACCEPTED: Final = frozenset({MEDIA_TYPE, "application/json"})
 
 
@@ -65,20 +61,6 @@ class Stored:
     """`resource` as JSON, where the store has it anyway."""
     is_new: bool = True
     """Of what `Store.create` returns: whether there was none before."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
-    """What a list is asked for: by index, or by cursor (RFC 9865), where "" is the start."""
-
-    filter: Filter | None
-    sort_by: Target | None
-    is_descending: bool
-    count: int
-    start_index: int = 1
-    cursor: str | None = None
-    shows: Callable[[str], bool] = lambda name: True
-    """Whether a core attribute is shown at all: a store need not read what nobody looks at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,10 +276,10 @@ class Server:
     def _collection(self, request: ScimRequest, transactions: Transactions, kind: ResourceType) -> ScimResponse:
         _allow(request, "GET", "POST")
         if request.method == "GET":
-            wishes = _Wishes.of_query(request.query)
+            wishes = Wishes.of_query(request.query)
             with transactions() as store:
                 return self._listed(store, [kind], wishes)
-        projection = _Wishes.of_query(request.query).projection(kind)
+        projection = Wishes.of_query(request.query).projection(kind)
         document = self._read_body(request)
         resource = read_resource(document, kind)
         with transactions() as store:
@@ -308,7 +290,7 @@ class Server:
         self, request: ScimRequest, transactions: Transactions, kind: ResourceType, resource_id: str
     ) -> ScimResponse:
         _allow(request, "GET", "PUT", "PATCH", "DELETE")
-        projection = _Wishes.of_query(request.query).projection(kind)
+        projection = Wishes.of_query(request.query).projection(kind)
         if request.method == "GET":
             with transactions() as store:
                 stored = store.get(kind, resource_id, shows=projection.shows)
@@ -390,11 +372,11 @@ class Server:
     def _search(self, request: ScimRequest, transactions: Transactions, kinds: Sequence[ResourceType]) -> ScimResponse:
         """RFC 7644 section 3.4.3: the query in the body, where no log keeps it."""
         _allow(request, "POST")
-        wishes = _Wishes.of_body(self._read_body(request))
+        wishes = Wishes.of_body(self._read_body(request))
         with transactions() as store:
             return self._listed(store, kinds, wishes)
 
-    def _listed(self, store: Store, kinds: Sequence[ResourceType], wishes: _Wishes) -> ScimResponse:
+    def _listed(self, store: Store, kinds: Sequence[ResourceType], wishes: Wishes) -> ScimResponse:
         if len(kinds) > 1:
             return self._listed_over_types(store, kinds, wishes)
         kind = kinds[0]
@@ -406,7 +388,7 @@ class Server:
             return _json(200, _list(documents, total=page.total, next_cursor=page.next_cursor))
         return _json(200, _list(documents, total=page.total, start_index=query.start_index))
 
-    def _listed_over_types(self, store: Store, kinds: Sequence[ResourceType], wishes: _Wishes) -> ScimResponse:
+    def _listed_over_types(self, store: Store, kinds: Sequence[ResourceType], wishes: Wishes) -> ScimResponse:
         """Types one after the other; of a type that does not understand the filter nothing (section 3.4.2.1)."""
         if wishes.cursor is not None:
             raise InvalidValue("A cursor walks one type of resource; search below its address.", attribute="cursor")
@@ -498,7 +480,7 @@ class Server:
         if request.method == "DELETE":
             jobs.cancel(job_id)
             return ScimResponse(status=204)
-        wishes = _Wishes.of_query(request.query)
+        wishes = Wishes.of_query(request.query)
         return self._told(jobs.show(job_id, start_index=wishes.start_index, count=wishes.count))
 
     def _told(self, progress: bulk.Progress, *, headers: Mapping[str, str] | None = None) -> ScimResponse:
@@ -573,134 +555,3 @@ def _matches(condition: str | None, version: str) -> bool:
 def _expect(condition: str | None, held: Stored) -> None:
     if condition is not None and not _matches(condition, held.version):
         raise VersionDiffers("The resource was changed since; read it again.")
-
-
-# --- wishes -----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Wishes:
-    """What a list is to show, from a query or a SearchRequest (RFC 7644 sections 3.4.2 and 3.4.3; RFC 9865)."""
-
-    filter: Filter | None = None
-    sort_by: str | None = None
-    is_descending: bool = False
-    start_index: int = 1
-    count: int = DEFAULT_PAGE
-    cursor: str | None = None
-    attributes: tuple[str, ...] = ()
-    excluded: tuple[str, ...] = ()
-
-    @classmethod
-    def of_query(cls, query: str) -> _Wishes:
-        """Of a query string; parameters that SCIM does not know are passed over, repeated ones refused."""
-        try:
-            pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=50)
-        except ValueError as error:
-            raise InvalidValue("The query cannot be read.") from error
-        known = {name.lower() for name in _READERS}
-        values: dict[str, Any] = {}
-        for name, value in pairs:
-            if name.lower() in values:
-                raise InvalidValue(f"{name[:60]} stands twice.", attribute=name[:60])
-            if name.lower() in known:
-                values[name.lower()] = value
-        for name in ("attributes", "excludedattributes"):
-            if name in values:
-                values[name] = [part for part in values[name].split(",") if part.strip()]
-        return cls._of(values)
-
-    @classmethod
-    def of_body(cls, document: Mapping[str, Any]) -> _Wishes:
-        """Of a SearchRequest."""
-        fields = {name.lower(): value for name, value in document.items()}
-        schemas = fields.pop("schemas", None)
-        if not isinstance(schemas, list) or SEARCH_REQUEST not in schemas:
-            raise InvalidSyntax(f"schemas must name {SEARCH_REQUEST}.", attribute="schemas")
-        known = {name.lower() for name in _READERS}
-        return cls._of({name: value for name, value in fields.items() if name in known and value is not None})
-
-    @classmethod
-    def _of(cls, values: Mapping[str, Any]) -> _Wishes:
-        read: dict[str, Any] = {}
-        for name, (field_name, reader) in _READERS.items():
-            if name.lower() in values:
-                try:
-                    read[field_name] = reader(values[name.lower()])
-                except ValueError as error:
-                    raise InvalidValue(f"{name} must be {error}.", attribute=name) from error
-        if "cursor" in read and "start_index" in read:
-            raise InvalidValue("startIndex and cursor cannot be asked for together.", attribute="cursor")
-        return cls(**read)
-
-    def projection(self, kind: ResourceType) -> Projection:
-        """The part of each resource that is shown."""
-        return Projection(kind, attributes=self.attributes, excluded=self.excluded)
-
-    def query(self, kind: ResourceType, *, skip: int | None = None, taken: int = 0) -> Query:
-        """What the store is asked for; of several types, `skip` of this one and `taken` of earlier ones."""
-        return Query(
-            filter=self.filter,
-            sort_by=self._sort_target(kind),
-            is_descending=self.is_descending,
-            count=max(0, self.count - taken),
-            start_index=self.start_index if skip is None else skip + 1,
-            cursor=self.cursor,
-            shows=self.projection(kind).shows,
-        )
-
-    def _sort_target(self, kind: ResourceType) -> Target | None:
-        if self.sort_by is None:
-            return None
-        match = ATTRIBUTE_PATH.fullmatch(self.sort_by)
-        target = match and kind.find(AttributePath(match["name"], match["sub_name"], match["schema"]))
-        if not target:
-            raise InvalidPath(f"There is no attribute {self.sort_by[:100]!r} to sort by.", attribute="sortBy")
-        if "never" in {each.returned for each in (target.attribute, target.sub) if each is not None}:
-            raise InvalidPath(f"There is no attribute {self.sort_by[:100]!r} to sort by.", attribute="sortBy")
-        return target
-
-
-def _whole(value: Any, *, least: int) -> int:
-    """Values below the least stand for it (RFC 7644 section 3.4.2.4)."""
-    try:
-        number = int(value) if not isinstance(value, bool | float) else None
-    except (TypeError, ValueError):
-        number = None
-    if number is None or abs(number) > 2**31:
-        raise ValueError("a whole number")
-    return max(least, number)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError("a text")
-    return value
-
-
-def _direction(value: Any) -> bool:
-    text = _text(value).lower()
-    if text not in {"ascending", "descending"}:
-        raise ValueError("ascending or descending")
-    return text == "descending"
-
-
-def _names(value: Any) -> tuple[str, ...]:
-    listed = [value] if isinstance(value, str) else value
-    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
-        raise ValueError("a list of attribute names")
-    if len(listed) > MAX_ATTRIBUTE_NAMES:
-        raise ValueError(f"a list of at most {MAX_ATTRIBUTE_NAMES} attribute names")
-    return tuple(listed)
-
-
-_READERS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
-    "filter": ("filter", lambda value: parse_filter(_text(value))),
-    "sortBy": ("sort_by", _text),
-    "sortOrder": ("is_descending", _direction),
-    "startIndex": ("start_index", lambda value: _whole(value, least=1)),
-    "count": ("count", lambda value: min(MAX_PAGE, _whole(value, least=0))),
-    "cursor": ("cursor", _text),
-    "attributes": ("attributes", _names),
-    "excludedAttributes": ("excluded", _names),
-}

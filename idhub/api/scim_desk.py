@@ -97,8 +97,7 @@ def _service(terms: Terms, extensions: tuple[Schema, ...], base_url: str) -> _Se
         base_url=base_url,
         limits=LIMITS,
         replace_makes=terms.replace_makes,
-        # Where calls are counted, each operation is one of them.
-        made_together=1 if terms.calls_a_minute is not None else _MADE_TOGETHER,
+        made_together=_MADE_TOGETHER,
     )
     return _Service(server, kinds)
 
@@ -139,10 +138,12 @@ class Desk:
             with self.services.database.transaction(durable=False) as session:
                 self.count_in(session)
 
-    def count_in(self, session: Session) -> None:
-        """See `count_call`; in a transaction that does something besides."""
+    def count_in(self, session: Session, calls: int = 1) -> None:
+        """See `count_call`; in a transaction that does something besides, which may be worth several."""
         a_minute = self.sender.terms.calls_a_minute
-        if a_minute is not None:
+        if a_minute is None:
+            return
+        for _ in range(calls):
             wait = claim_call(
                 session, self.services.keyring, self._token_id, a_minute=a_minute, now=self.services.clock()
             )
@@ -174,6 +175,8 @@ class Desk:
             self._kinds,
             base_url=self._base_url,
             now=self.services.clock(),
+            # An operation of a bulk request weighs as much as a request; one of them was counted already.
+            count=lambda made: self.count_in(session, made - 1),
         )
 
 

@@ -29,10 +29,9 @@ def scim(api: Api) -> Scim:
 
 
 @pytest.fixture
-def counted(api: Api) -> Scim:
-    """Another one, of whom calls are counted: what it sends is done one by one."""
-    terms = check_terms(Terms(calls_a_minute=100_000), KINDS).as_json()
-    return Scim(api, organization_id=api.world.hq, name="counted", terms=terms)
+def another(api: Api) -> Scim:
+    """Another one."""
+    return Scim(api, organization_id=api.world.hq, name="another")
 
 
 def _post(name: str, enterprise: Any = None, **values: Any) -> dict[str, Any]:
@@ -101,22 +100,26 @@ def _load(chance: random.Random, suffix: str) -> list[dict[str, Any]]:
             case 9:
                 enterprise["organization"] = chance.choice(["HQ", "BER", "nowhere"])
             case 10:
-                values["phoneNumbers"] = [{"value": f"+49 30 1234{chance.randrange(2)}{ord(suffix[0])}", "type": "mobile"}]
+                values["phoneNumbers"] = [
+                    {"value": f"+49 30 1234{chance.randrange(2)}{ord(suffix[0])}", "type": "mobile"}
+                ]
         operations.append(_post(name, enterprise, **values))
     return operations
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_load_comes_to_what_its_operations_come_to_alone(scim: Scim, counted: Scim, seed: int) -> None:
-    """The same answers, people and events, whether people are made together or one by one."""
+def test_load_comes_to_what_its_operations_come_to_alone(scim: Scim, another: Scim, seed: int) -> None:
+    """The same answers, people and events, whether people are made together or each by a request."""
     _with_badges(scim.api)
     answers, people, events = {}, {}, {}
-    for sender, suffix in ((scim, "aa"), (counted, "bb")):
+    for sender, suffix in ((scim, "aa"), (another, "bb")):
         gone = sender.user(f"leaver.{suffix}@corp.example", {"employeeNumber": f"GONE.{suffix}"})
         sender.call("DELETE", f"/Users/{gone['id']}")
         before = len(sender.api.events())
 
-        answers[suffix] = [_plain(each, suffix) for each in _bulk(sender, _load(random.Random(seed), suffix))]
+        load = _load(random.Random(seed), suffix)
+        told = _bulk(sender, load) if sender is scim else [_alone(sender, operation) for operation in load]
+        answers[suffix] = [_plain(each, suffix) for each in told]
         events[suffix] = sorted(
             (each["type"], each["outcome"], str(each.get("reason"))) for each in sender.api.events()[before:]
         )
@@ -127,6 +130,13 @@ def test_load_comes_to_what_its_operations_come_to_alone(scim: Scim, counted: Sc
     assert people["aa"] == people["bb"]
     assert events["aa"] == events["bb"]
     assert {each["status"] for each in answers["aa"]} > {"201"}
+
+
+def _alone(scim: Scim, operation: dict[str, Any]) -> dict[str, Any]:
+    """The answer to a request, in the words of a bulk request."""
+    answer = scim.call("POST", operation["path"], operation["data"])
+    told = {"method": "POST", "status": str(answer.status_code), "bulkId": operation["bulkId"]}
+    return told if answer.status_code == 201 else {**told, "response": answer.json()}
 
 
 def _with_badges(api: Api) -> None:
@@ -175,6 +185,16 @@ def test_who_is_managed_by_somebody_of_the_load_finds_them(scim: Scim) -> None:
         for name in ("ada", "bo")
     ]
     assert managers == [found, found]
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_people_made_together_count_like_those_made_alone(api: Api) -> None:
+    terms = check_terms(Terms(calls_a_minute=4), KINDS).as_json()
+    scim = Scim(api, organization_id=api.world.hq, terms=terms)
+
+    answers = _bulk(scim, [_post(f"u{number}") for number in range(6)])
+
+    assert [each["status"] for each in answers] == ["201"] * 4 + ["429"] * 2
 
 
 @pytest.mark.parametrize("later", [False, True])

@@ -14,7 +14,8 @@ from scim.bulk import NotTogether
 from scim.errors import NotFound, NotUnique
 from scim.filters import compile_filter
 from scim.schemas import Resource
-from scim.server import Page, Query, Stored
+from scim.server import Page, Stored
+from scim.wishes import Query
 
 _START = datetime(2026, 11, 23, tzinfo=UTC)
 _UNIQUE = {"User": "userName", "Group": "displayName"}

@@ -25,7 +25,8 @@ from scim.filter_grammar import And, Comparison, Filter, Operator
 from scim.filters import compile_filter
 from scim.messages import Forbidden
 from scim.schemas import GROUP, Resource
-from scim.server import Page, Query, Stored
+from scim.server import Page, Stored
+from scim.wishes import Query
 
 
 def _names_members(query: Query) -> bool:
@@ -185,6 +186,8 @@ class Groups:
         known = self._seen(wanted)
         unknown = next((each for each in wanted if each not in known), None)
         if unknown is not None:
+            if self._session.execute(self._visible_groups().where(Group.id == unknown)).first() is not None:
+                raise InvalidValue("A member is a User; groups are not kept in groups.", attribute="members")
             raise InvalidValue(f"There is no User {unknown[:60]!r}.", attribute="members")
         return wanted
 

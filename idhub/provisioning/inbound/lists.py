@@ -5,7 +5,8 @@ from typing import Any
 
 from scim.attributes import Target
 from scim.errors import InvalidCursor
-from scim.server import Page, Query, Stored
+from scim.server import Page, Stored
+from scim.wishes import Query
 
 
 def document_of(stored: Stored) -> Mapping[str, Any]:

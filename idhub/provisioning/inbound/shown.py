@@ -21,7 +21,8 @@ from idhub.provisioning.inbound.walk import ById, Walk, by_name, by_user_name, f
 from scim.attributes import ResourceType
 from scim.errors import TooMany
 from scim.filters import compile_filter
-from scim.server import Page, Query, Stored
+from scim.server import Page, Stored
+from scim.wishes import Query
 
 _BATCH: Final = 500
 _SORTED: Final[Mapping[str, ColumnElement[Any]]] = {

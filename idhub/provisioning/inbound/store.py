@@ -24,8 +24,9 @@ from scim.errors import InvalidValue, NotFound, NotUnique, RequestError
 from scim.messages import Forbidden
 from scim.reading import keep_immutable
 from scim.schemas import ENTERPRISE_USER, Resource
-from scim.server import Page, Query, Stored
+from scim.server import Page, Stored
 from scim.standard import GROUP_TYPE, USER_TYPE
+from scim.wishes import Query
 
 KINDS: Final = (USER_TYPE, GROUP_TYPE)
 
@@ -47,12 +48,14 @@ class DirectoryStore:
         *,
         base_url: str,
         now: datetime,
+        count: Callable[[int], None],
     ) -> None:
         """
         Args:
             kinds: the resource types as the sender may have them, by name.
+            count: told how many resources are about to be made at once; may refuse.
         """
-        self._session, self._sender = session, sender
+        self._session, self._sender, self._count = session, sender, count
         self.made: list[str] = []
         """Ids of what was made, in order."""
         self._users = Users(session, sender, keyring, kinds.get("User", USER_TYPE), base_url=base_url, now=now)
@@ -93,6 +96,7 @@ class DirectoryStore:
             self._authorize(Action.PEOPLE_CHANGE)
             if kind.name != "User" or any(map(partial(_is_nameless, kind), resources)):
                 raise NotTogether
+            self._count(len(resources))
             self.made += self._users.create_all(resources)
             return self._users.show(self.made[-len(resources) :])
 

@@ -120,7 +120,7 @@ class Desk:
         service = _service(terms, extensions, base_url_of(services))
         self.services, self.server = services, service.server
         self._kinds, self._base_url = service.kinds, base_url_of(services)
-        self._token_id, self._writes = caller.token_id, 0
+        self._token_id, self._has_written = caller.token_id, False
         self.sender = Sender(
             caller=caller.lifecycle,
             provider=f"scim:{caller.name}"[:_PROVIDER_LENGTH],
@@ -160,11 +160,11 @@ class Desk:
     def writing(self) -> Iterator[Store]:
         """A transaction, committed when the operation has been done."""
         with translated(), self.services.database.transaction() as session:
-            self._writes += 1
-            if self._writes > 1:
-                # An operation of a bulk request weighs as much as a request.
+            if self._has_written:
+                # An operation of a bulk request weighs as much as a request; the first is the request's own.
                 self.count_in(session)
             yield self.store(session)
+        self._has_written = True
 
     def store(self, session: Session) -> DirectoryStore:
         """The directory inside a transaction."""

@@ -352,7 +352,7 @@ _PLACES = ("/Users", "/Users/x", "/Groups", "/Schemas", "/Bulk", "/.search", "/M
 
 
 @pytest.mark.parametrize("credential", [None, "Bearer nonsense", "Basic YTpi", "cookie", "api"])
-def test_nobody_gets_in_anywhere_without_a_token_for_scim(api: Api, credential: str | None) -> None:
+def test_nobody_gets_in_without_a_token_for_scim(api: Api, credential: str | None) -> None:
     """RFC 7644 sections 7.4 and 7.6."""
     headers = {}
     if credential == "cookie":

@@ -1,4 +1,4 @@
-"""A service provider by python3-saml or pysaml2, as a process of its own: one JSON order in, one JSON answer out.
+"""A service provider by python3-saml or pysaml2, as a process of its own: JSON orders and answers, a line each.
 
 Orders: `login` (an address to send the browser to), `consume` (a response), `logout` (an address), `logged_out` (the
 answer to it). Nothing of the hub is imported here.
@@ -123,7 +123,12 @@ def pysaml2(order: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     products = {"python3-saml": onelogin, "pysaml2": pysaml2}
-    json.dump(products[sys.argv[1]](json.load(sys.stdin)), sys.stdout)
+    for line in sys.stdin:
+        try:
+            answer = products[sys.argv[1]](json.loads(line))
+        except Exception as error:  # what the product raises is its answer
+            answer = {"raised": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

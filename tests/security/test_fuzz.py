@@ -5,6 +5,7 @@
 
 import base64
 import html
+import itertools
 import json
 import os
 import random
@@ -32,7 +33,11 @@ from idhub.db import Base, new_id
 from idhub.directory.organizations import find_organization
 from idhub.directory.tables import Installation
 from idhub.oidc.metadata import HOT_PATHS
+from providers.saml_wire.signatures import sign
+from providers.saml_wire.writing import render
 from tests.flows.every_door import CALLBACK, VERIFIER
+from tests.saml.hostile import mutants
+from tests.saml.partner import query_of
 from tests.security import descriptions
 from tests.security.hall import OTHER_COMPANY, Hall, open_hall
 from tests.support.databases import DatabaseKind, Databases
@@ -284,6 +289,23 @@ def test_the_oauth_endpoints(fuzzed: Hall) -> None:
     Fuzzer(fuzzed, descriptions.oauth(fuzzed, known), send, is_api=False).run("oauth")
 
 
+def _saml_messages(hall: Hall) -> dict[str, list[str]]:
+    """Messages of the SAML application, sound and mutated, as each binding carries them."""
+    stage, partner = hall.stage, hall.stage.partner
+    sound = [partner.authn_request(stage.clock()), partner.logout_request(stage.clock(), "nobody")]
+    carried = [query_of(partner.redirect(one, relay_state="rs")) for one in sound]
+    posted = [render(sign(one, partner.signer)).encode() for one in sound]
+    changed = [one for document in posted for one in itertools.islice(mutants(document, seed=1), 8)]
+    return {
+        "SAMLRequest": [one["SAMLRequest"] for one in carried]
+        + [base64.b64encode(one).decode() for one in (*posted, *changed)],
+        "SAMLResponse": [base64.b64encode(one).decode() for one in (*posted, *changed)],
+        "SigAlg": [carried[0]["SigAlg"], "http://www.w3.org/2000/09/xmldsig#rsa-sha1", ""],
+        "Signature": [one["Signature"] for one in carried],
+        "RelayState": ["rs", "//evil.example", "x" * 2000],
+    }
+
+
 def test_the_pages(fuzzed: Hall) -> None:
     """Every page and form, by somebody of every role, with the form token of their own session."""
     stage = fuzzed.stage
@@ -309,7 +331,8 @@ def test_the_pages(fuzzed: Hall) -> None:
         "theme": ("dark", "auto"),
         "return_to": ("/", "//evil.example"),
         "session": ("ses_x",),
-        "slug": ("jwt-app", "opaque-app"),
+        "slug": ("jwt-app", "opaque-app", "saml-app"),
+        **_saml_messages(fuzzed),
     }
 
     def send(case: Any, dice: random.Random) -> Any:

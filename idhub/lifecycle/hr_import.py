@@ -331,9 +331,7 @@ class _Run:
             return unsettled
 
         try:
-            # The disk is waited for at the end of the run: whoever acts on these people before commits after them, and
-            # a run that lost power is repeated (decision 0021).
-            unsettled = self.database.run(work, durable=False)
+            unsettled = self.database.run(work)
         except (IdhubError, IntegrityError):
             self._back_to(mark)
             unsettled = None

@@ -8,7 +8,6 @@ between which the rules hold already: every claim is one conditional statement, 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
-from functools import partial
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -50,11 +49,6 @@ _GROUPS: Final = 2
 """Groups in flight at once: while one waits for the disk, the next one asks."""
 _LOOKS: Final = 2
 """Groups that only read in flight at once: while the database works for one, the answers of the other are made."""
-_LONGEST_TURN: Final = 0.05
-"""Seconds for which a group keeps the next one from asking; one that takes longer waits for something else."""
-_MANY: Final = 8
-"""Who wait are worth a second group beside one that asks when they are so many; fewer wait for the first one, since an
-exchange costs as much for one as for many."""
 _LOG = structlog.get_logger(__name__)
 
 
@@ -91,12 +85,10 @@ class PostgresStore(Grouping):
         self._free: list[Pinned] = []
         self._slots = asyncio.Semaphore(self._size)
         self._running = 0
-        self._turns: set[object] = set()
         """Of the groups that ask at the moment."""
         self._looking: list[Waiting] = []
         self._is_look_due = False
         self._looks = 0
-        self._looked_at = 0.0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -105,7 +97,6 @@ class PostgresStore(Grouping):
         self._free.clear()
         self._slots = asyncio.Semaphore(self._size)
         self._running = 0
-        self._turns.clear()
         self._looking, self._is_look_due, self._looks = [], False, 0
 
     # ------------------------------------------------------------------ reading
@@ -121,15 +112,9 @@ class PostgresStore(Grouping):
         return await future
 
     def _look_soon(self) -> None:
-        if self._looking and not self._is_look_due and self._may_look():
+        if self._looking and not self._is_look_due and self._looks < _LOOKS:
             self._is_look_due = True
             asyncio.get_running_loop().call_soon(self._look)
-
-    def _may_look(self) -> bool:
-        if not self._looks:
-            return True
-        is_slow = asyncio.get_running_loop().time() - self._looked_at > _LONGEST_TURN
-        return self._looks < _LOOKS and (is_slow or len(self._looking) >= _MANY)
 
     def _look(self) -> None:
         self._is_look_due = False
@@ -137,13 +122,12 @@ class PostgresStore(Grouping):
         group = [one for one in group if not one.future.cancelled()]
         if group:
             self._looks += 1
-            self._looked_at = asyncio.get_running_loop().time()
             self._spawn(self._look_together(group))
         self._look_soon()
 
     async def _look_together(self, group: list[Waiting]) -> None:
         try:
-            alone = await self._together(group, None)
+            alone = await self._together(group, is_write=False)
         finally:
             self._looks -= 1
             self._look_soon()
@@ -154,45 +138,31 @@ class PostgresStore(Grouping):
 
     def may_begin(self) -> bool:
         """Few groups at once: those who come meanwhile make the next one larger."""
-        return self._running < _GROUPS and (not self._turns or len(self._pending) >= _MANY)
+        return self._running < _GROUPS
 
     def commit(self, group: list[Waiting]) -> None:
         """Commit in a task."""
         self._running += 1
-        turn = object()
-        self._turns.add(turn)
-        pass_on = partial(self._pass_on, turn)
-        late = asyncio.get_running_loop().call_later(_LONGEST_TURN, pass_on)
-        self._spawn(self._commit(group, pass_on)).add_done_callback(lambda _: late.cancel())
+        self._spawn(self._commit(group))
 
-    def _pass_on(self, turn: object) -> None:
-        if turn in self._turns:
-            self._turns.discard(turn)
-            self.wake()
-
-    async def _commit(self, group: list[Waiting], pass_on: Callable[[], None]) -> None:
+    async def _commit(self, group: list[Waiting]) -> None:
         try:
-            alone = await self._together(group, pass_on)
+            alone = await self._together(group, is_write=True)
         finally:
             self._running -= 1
-            pass_on()
             self.wake()
         for one in alone:
             self._spawn(self._attempt(one.operation, is_write=True)).add_done_callback(one.follow)
 
-    async def _together(self, group: list[Waiting], asked: Callable[[], None] | None) -> list[Waiting]:
-        """Run operations together and settle them; returns those that must run alone.
-
-        Args:
-            asked: told when nothing more is asked and only the commit is waited for; None: they only read.
-        """
+    async def _together(self, group: list[Waiting], *, is_write: bool) -> list[Waiting]:
+        """Run operations together and settle them; returns those that must run alone."""
         pinned: Pinned | None = None
         operations = [one.operation for one in group]
         async with self._slots:
             try:
                 pinned = await self._take()
-                if asked is not None:
-                    outcomes = await self._transact(pinned, operations, is_group=True, asked=asked)
+                if is_write:
+                    outcomes = await self._transact(pinned, operations, is_group=True)
                 else:
                     outcomes = await self._drive(pinned, operations, None, is_group=True)
             except _CommitUnknown as error:
@@ -247,19 +217,13 @@ class PostgresStore(Grouping):
         raise AssertionError("unreachable")
 
     async def _transact(
-        self,
-        pinned: Pinned,
-        operations: Sequence[Callable[[], Operation[Any]]],
-        *,
-        is_group: bool,
-        asked: Callable[[], None] = lambda: None,
+        self, pinned: Pinned, operations: Sequence[Callable[[], Operation[Any]]], *, is_group: bool
     ) -> list[Any]:
         group = _Group()
         outcomes = await self._drive(pinned, operations, group, is_group=is_group)
         events = event_rows(group.events, sealer=self._sealer).tables() if group.events else []
         if group.has_begun:
             await pinned.insert_all(group.deferred, events)
-        asked()
         faults.at("commit.before")
         try:
             if group.has_begun:

@@ -11,7 +11,8 @@ from idhub.db import Base, Instant, JsonText
 _FINISHED = text("finished_at IS NOT NULL")
 ENDINGS = ("deprovision", "logout")
 """Operations that end somebody's access; leased before others."""
-_PENDING_ENDING = text("state = 'pending' AND operation IN ('deprovision', 'logout')")
+# A tuple of texts is written in SQL as in Python.
+_PENDING_ENDING = text(f"state = 'pending' AND operation IN {ENDINGS}")
 
 
 class Delivery(Base):

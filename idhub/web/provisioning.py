@@ -1,5 +1,6 @@
 """`/admin/apps/{slug}/provisioning`: how the accounts are, what one person's would be, accounts to review."""
 
+from contextlib import AbstractContextManager
 from typing import Annotated, Any
 
 import orjson
@@ -11,6 +12,7 @@ from starlette.responses import RedirectResponse, Response
 
 from idhub.access.tables import Application
 from idhub.authority import Action, may, visible_organizations
+from idhub.db import Database
 from idhub.delivery import queue
 from idhub.delivery.queue import holds
 from idhub.directory.people import find_person, show_person
@@ -121,6 +123,11 @@ def application_of(session: Session, visitor: Visitor, slug: str) -> tuple[Any, 
     return row, session.scalars(select(Application.organization_id).where(Application.id == row.id)).one()
 
 
+def looking(database: Database, *, at_somebody: bool) -> AbstractContextManager[Session]:
+    """What a page is read in: that somebody's data was looked at is recorded, so that alone is written."""
+    return database.transaction(durable=False) if at_somebody else database.read()
+
+
 def _require_target(row: Any) -> None:
     if not row.has_scim:
         raise Conflict("This application has no SCIM target.", rule="scim.none")
@@ -134,7 +141,7 @@ def _show(
     def t(message: str) -> str:
         return pages.gettext(request, message)
 
-    with services.database.transaction(durable=False) as session:
+    with looking(services.database, at_somebody=bool(text)) as session:
         visitor = visitor_of(session, request, services, now=now)
         row, organization_id = application_of(session, visitor, slug)
         _require_target(row)

@@ -21,7 +21,7 @@ from idhub.saml.attributes import person_values
 from idhub.saml.refresh import CERTIFICATE_WARNING, METADATA_WARNING
 from idhub.web.drawing import mark_of
 from idhub.web.person import record_visit
-from idhub.web.provisioning import application_of
+from idhub.web.provisioning import application_of, looking
 from idhub.web.refusals import refusal_words
 from idhub.web.services import WebServices
 from idhub.web.visit import Visitor, frame_of, page_router, require, visitor_of
@@ -98,7 +98,7 @@ def create_router(services: WebServices) -> APIRouter:
         def t(message: str) -> str:
             return pages.gettext(request, message)
 
-        with services.database.transaction(durable=False) as session:
+        with looking(services.database, at_somebody=bool(person)) as session:
             visitor = visitor_of(session, request, services, now=now)
             row, _ = application_of(session, visitor, slug)
             provider = session.scalars(

@@ -49,7 +49,7 @@ def create_router(services: WebServices) -> APIRouter:
             held = {hold.application_id: hold for hold in holds(session, ids)}
         english = pages.language(request) == "en"
         names = {row.id: row.name if english else row.name_zh or row.name for row in page.rows}
-        protocols = [("oidc", "OIDC"), ("scim", "SCIM")]
+        protocols = [("oidc", "OIDC"), ("saml", "SAML"), ("scim", "SCIM")]
         states = [("ok", t(N_("Working"))), ("trouble", t(N_("Dead letters"))), ("disabled", t(N_("Switched off")))]
         chips = [(view.value("q"), view.href(q=None))] if view.value("q") else []
         for name, options in (("protocol", protocols), ("state", states)):
@@ -137,7 +137,7 @@ def _status(row: ApplicationRow, health: Health, is_held: bool, t: Translate) ->
         return Label("bad", t(N_("Dead letters")))
     if health.retrying:
         return Label("warn", t(N_("Trying again")), "refresh")
-    if not row.has_scim and not row.told_clients:
+    if not row.is_told:
         return Label("neutral", t(N_("Not told")), "info-circle")
     return Label("ok", t(N_("Working")))
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import Select, case, func, or_, select, union_all
+from sqlalchemy import Select, case, exists, func, or_, select, union_all
 from sqlalchemy.orm import Session
 
-from idhub.access.tables import Account, Application, Entitlement, OidcClient, ScimTarget
+from idhub.access.tables import Account, Application, Entitlement, OidcClient, SamlServiceProvider, ScimTarget
 from idhub.authority import Action, Subject, visible_organizations
 from idhub.delivery.tables import Delivery, DeliveryAttempt
 from idhub.directory.search import named
@@ -19,7 +19,7 @@ from idhub.web.listing import Page, Spec, Statement, View, page_of, values
 APPLICATIONS = Spec(
     path="/admin/apps",
     sorts=("slug", "name"),
-    choices={"protocol": ("oidc", "scim"), "state": ("ok", "trouble", "disabled")},
+    choices={"protocol": ("oidc", "saml", "scim"), "state": ("ok", "trouble", "disabled")},
 )
 DELIVERIES = Spec(
     path="/admin/deliveries",
@@ -91,6 +91,13 @@ class ApplicationRow:
     has_scim: bool
     clients: int
     told_clients: int
+    has_saml: bool
+    has_saml_logout: bool
+
+    @property
+    def is_told(self) -> bool:
+        """Whether the hub tells it when somebody's access ends."""
+        return self.has_scim or self.told_clients > 0 or self.has_saml_logout
 
 
 def applications_statement(view: View, session: Session, subject: Subject) -> Statement:
@@ -105,6 +112,7 @@ def applications_statement(view: View, session: Session, subject: Subject) -> St
         .group_by(OidcClient.application_id)
         .subquery()
     )
+    provider = exists().where(SamlServiceProvider.application_id == Application.id, SamlServiceProvider.is_enabled)
     statement: Statement = (
         select(
             Application.id,
@@ -122,6 +130,8 @@ def applications_statement(view: View, session: Session, subject: Subject) -> St
             ScimTarget.application_id.is_not(None),
             func.coalesce(clients.c.clients, 0),
             func.coalesce(clients.c.told, 0),
+            provider.label("has_saml"),
+            provider.where(SamlServiceProvider.soap_logout_url.is_not(None)).label("has_saml_logout"),
         )
         .outerjoin(Person, Person.id == Application.owner_id)
         .outerjoin(ScimTarget, ScimTarget.application_id == Application.id)
@@ -142,8 +152,12 @@ def applications_statement(view: View, session: Session, subject: Subject) -> St
             )
         )
     if protocol := view.value("protocol"):
-        column: Any = clients.c.clients if protocol == "oidc" else ScimTarget.application_id
-        statement = statement.where(column.is_not(None))
+        connected = {
+            "oidc": clients.c.clients.is_not(None),
+            "saml": provider,
+            "scim": ScimTarget.application_id.is_not(None),
+        }
+        statement = statement.where(connected[protocol])
     if state := view.value("state"):
         troubled = Application.id.in_(select(Delivery.application_id).where(Delivery.state == "dead"))
         statement = statement.where(

@@ -41,6 +41,28 @@ def test_the_page_of_the_application_leads_there(scene: Scene, administrator: Te
     assert administrator.get("/admin/apps/no-such-app/saml").status_code == 404
 
 
+def test_the_list_of_applications_knows_how_it_is_connected_and_told(scene: Scene, administrator: TestClient) -> None:
+    """One that takes logouts by SOAP is told; by the browser alone it is told by nobody when somebody leaves."""
+
+    def line() -> str:
+        page = administrator.get("/admin/apps", params={"protocol": "saml"}).text
+        return page.partition('data-test="partner"')[2].partition("</tr>")[0]
+
+    scene.connect(logout=[{"binding": "soap", "url": "https://partner.example/soap"}])
+    try:
+        assert '<span class="proto">SAML</span>' in line()
+        assert "Not told" not in line()
+    finally:
+        scene.connect()
+    assert "Not told" in line()
+    assert 'data-test="jwt-app"' not in administrator.get("/admin/apps", params={"protocol": "saml"}).text
+
+
+def test_looking_takes_no_turn_of_the_writer(scene: Scene, administrator: TestClient) -> None:
+    with scene.stage.hub.database.transaction():
+        assert administrator.get(PATH).status_code == 200
+
+
 def test_the_preview_says_what_the_assertion_says(scene: Scene, administrator: TestClient) -> None:
     scene.connect(attributes={"uid": "employee_number", "mail": "email", "groups": "roles", "post": "title"})
     page = administrator.get(PATH, params={"person": NUMBER})

@@ -52,7 +52,7 @@ class Hub:
     def tell_participants(self, session: Session, participants: Sequence["EndedParticipant"], *, now: datetime) -> None:
         """Plan the logouts of sessions that ended otherwise than by a transition."""
         # Imported late, here and below: most commands end no session, change nobody and send nothing.
-        from idhub.signals.planner import tell_participants
+        from idhub.lifecycle.logouts import tell_participants
 
         tell_participants(session, participants, now=now)
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from idhub.access.attributes import DEFAULT_ATTRIBUTES
 from idhub.access.tables import SamlServiceProvider
 from idhub.access.uris import check_web_uri
 from idhub.db import new_id
@@ -26,32 +27,6 @@ NAME_ID_FORMATS: Final[Mapping[str, str]] = {
     "unspecified": names.UNSPECIFIED,
 }
 """Names in configuration. `unspecified` is the employee number."""
-PERSON_VALUES: Final[Sequence[str]] = (
-    "employee_number",
-    "name",
-    "given_name",
-    "family_name",
-    "email",
-    "mobile",
-    "company",
-    "company_code",
-    "department",
-    "title",
-    "employment_type",
-    "roles",
-)
-"""What an attribute of an assertion may be taken from."""
-DEFAULT_ATTRIBUTES: Final[Mapping[str, str]] = {
-    "email": "email",
-    "displayName": "name",
-    "givenName": "given_name",
-    "surname": "family_name",
-    "employeeNumber": "employee_number",
-    "company": "company",
-    "department": "department",
-    "title": "title",
-    "roles": "roles",
-}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

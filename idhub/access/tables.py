@@ -103,7 +103,7 @@ class SamlServiceProvider(Base):
     encryption_certificates: Mapped[Any] = mapped_column(JsonText)
     name_id_format: Mapped[str] = mapped_column(String(100))
     attributes: Mapped[Any] = mapped_column(JsonText)
-    """Name in the assertion -> name of a value of the person (`idhub.saml.attributes`)."""
+    """Name in the assertion -> name of a value of the person (`idhub.access.attributes`)."""
     signs_response: Mapped[bool] = mapped_column(Boolean)
     signs_assertion: Mapped[bool] = mapped_column(Boolean)
     encrypts_assertion: Mapped[bool] = mapped_column(Boolean)

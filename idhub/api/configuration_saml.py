@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, StringConstraints
 
+from idhub.access.attributes import DEFAULT_ATTRIBUTES, PersonValue
 from idhub.access.service_providers import (
-    DEFAULT_ATTRIBUTES,
     NAME_ID_FORMATS,
     ProviderFacts,
     SamlWish,
@@ -24,20 +24,6 @@ from providers.saml_wire.errors import WireError
 from providers.saml_wire.metadata import MAX_ENTITY_ID, Endpoint, ServiceProviderMetadata, read_service_provider
 from providers.saml_wire.parsing import MAX_METADATA
 
-PersonValue = Literal[
-    "employee_number",
-    "name",
-    "given_name",
-    "family_name",
-    "email",
-    "mobile",
-    "company",
-    "company_code",
-    "department",
-    "title",
-    "employment_type",
-    "roles",
-]
 _BINDINGS: Final = {"redirect": names.REDIRECT, "post": names.POST, "soap": names.SOAP_BINDING}
 _BINDING_NAMES: Final = {urn: name for name, urn in _BINDINGS.items()}
 _FORMAT_NAMES: Final = {urn: name for name, urn in NAME_ID_FORMATS.items()}

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, Select, Update, and_, bindparam, func, or_, select, update
+from sqlalchemy import BindParameter, Select, Update, and_, bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
-from idhub.access.tables import OidcClient, SamlServiceProvider
+from idhub.credentials.participants import LOGOUT_URI, Protocol, with_registrations
 from idhub.credentials.tables import Grant, Invitation, RememberedDevice, SessionParticipant, SsoSession
 from idhub.db import Instant, chunked
 
@@ -39,7 +39,7 @@ _FORGET_DEVICES = (
     .where(RememberedDevice.principal_id.in_(_PEOPLE), RememberedDevice.expires_at > _AT)
     .values(expires_at=_AT)
 )
-_PARTICIPANTS = (
+_PARTICIPANTS = with_registrations(
     select(
         SessionParticipant.id,
         SessionParticipant.principal_id,
@@ -47,15 +47,12 @@ _PARTICIPANTS = (
         SessionParticipant.client_id,
         SessionParticipant.sid,
         SessionParticipant.sub,
-        func.coalesce(OidcClient.backchannel_logout_uri, SamlServiceProvider.soap_logout_url).label("logout_uri"),
+        LOGOUT_URI.label("logout_uri"),
         SessionParticipant.token_expires_at,
         SessionParticipant.service_provider_id,
         SessionParticipant.name_id,
         SessionParticipant.name_id_format,
-    )
-    .outerjoin(OidcClient, OidcClient.client_id == SessionParticipant.client_id)
-    .outerjoin(SamlServiceProvider, SamlServiceProvider.id == SessionParticipant.service_provider_id)
-    .where(SessionParticipant.ended_at.is_(None))
+    ).where(SessionParticipant.ended_at.is_(None))
 )
 _THEIR_PARTICIPANTS = _PARTICIPANTS.where(SessionParticipant.principal_id.in_(_PEOPLE))
 _END_PARTICIPANTS = (
@@ -84,6 +81,11 @@ class EndedParticipant:
     service_provider_id: str | None = None
     name_id: str | None = None
     name_id_format: str | None = None
+
+    @property
+    def protocol(self) -> Protocol:
+        """What it speaks, which decides how it is told."""
+        return "saml" if self.service_provider_id is not None else "oidc"
 
     @property
     def registration(self) -> str:

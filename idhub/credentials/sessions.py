@@ -1,18 +1,19 @@
 """SSO sessions: one person in one browser. Started under the principal's lock, read on every use, ended for good."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import orjson
-from sqlalchemy import Text, and_, func, select, type_coerce, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from idhub.access.tables import Application, OidcClient, SamlServiceProvider
+from idhub.access.tables import Application
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque
 from idhub.credentials.operations import LOCK, Operation, Row, run_in
 from idhub.credentials.operations import record as recording
+from idhub.credentials.participants import IS_VISITED, LOGOUT_URI, Protocol, with_registrations
 from idhub.credentials.predicate import installation_epoch
 from idhub.credentials.revoke import EndedParticipant, end_sessions
 from idhub.credentials.tables import SessionParticipant, SsoSession
@@ -23,8 +24,8 @@ from idhub.directory.tables import Principal
 from idhub.errors import NotPermitted
 from idhub.settings import Settings
 
-LOGOUT_CHANNEL = "backchannel_logout"
-SAML_LOGOUT_CHANNEL = "saml_logout"
+LOGOUT_CHANNELS: Mapping[Protocol, str] = {"oidc": "backchannel_logout", "saml": "saml_logout"}
+"""The channel by which participants of each protocol are told."""
 # A session's last use is written at most this often; reading a page writes nothing.
 _TOUCH_INTERVAL = timedelta(minutes=1)
 _MAX_USER_AGENT = 400
@@ -239,26 +240,20 @@ def touch(session: Session, session_id: str, *, now: datetime, settings: Setting
 
 def participants_of(session: Session, session_id: str) -> list[Participant]:
     """Applications that the session was used for and that have not been told of its end, by name."""
-    rows = session.execute(
+    statement = with_registrations(
         select(
             SessionParticipant.id,
             SessionParticipant.application_id,
             Application.name.label("application_name"),
             Application.name_zh.label("application_name_zh"),
-            func.coalesce(OidcClient.backchannel_logout_uri, SamlServiceProvider.soap_logout_url)
-            .is_not(None)
-            .label("is_told"),
-            and_(
-                SamlServiceProvider.soap_logout_url.is_(None),
-                type_coerce(SamlServiceProvider.logout_services, Text) != "[]",
-            ).label("is_visited"),
+            LOGOUT_URI.is_not(None).label("is_told"),
+            IS_VISITED.label("is_visited"),
         )
-        .outerjoin(OidcClient, OidcClient.client_id == SessionParticipant.client_id)
-        .outerjoin(SamlServiceProvider, SamlServiceProvider.id == SessionParticipant.service_provider_id)
         .join(Application, Application.id == SessionParticipant.application_id)
         .where(SessionParticipant.session_id == session_id, SessionParticipant.ended_at.is_(None))
         .order_by(Application.name, SessionParticipant.id)
-    ).all()
+    )
+    rows = session.execute(statement).all()
     flags = ("is_told", "is_visited")
     return [Participant(**{**row._mapping, **{name: bool(row._mapping[name]) for name in flags}}) for row in rows]
 
@@ -322,7 +317,7 @@ def logout_delivery(
     """The effect of telling a participant that its session is over: OIDC Back-Channel Logout 1.0, or SAML by SOAP."""
     residual = participant.token_expires_at
     whom: dict[str, str | None] = {"client_id": participant.client_id, "sub": participant.sub}
-    if participant.service_provider_id is not None:
+    if participant.protocol == "saml":
         whom = {
             "service_provider_id": participant.service_provider_id,
             "name_id": participant.name_id,
@@ -330,7 +325,7 @@ def logout_delivery(
         }
     return PlannedDelivery(
         application_id=participant.application_id,
-        channel=LOGOUT_CHANNEL if participant.service_provider_id is None else SAML_LOGOUT_CHANNEL,
+        channel=LOGOUT_CHANNELS[participant.protocol],
         lane=f"participant:{participant.id}",
         operation="logout",
         payload={

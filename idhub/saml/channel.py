@@ -13,9 +13,10 @@ from idhub.db import Database
 from idhub.delivery.channel import Grade, LeasedDelivery, Outcome
 from idhub.delivery.http import OutboundError, OutboundHttp, OutboundRefused, OutboundResponse
 from idhub.keys import Keyring
+from idhub.lifecycle.logouts import CEILING
 from idhub.saml import messages
 from idhub.saml.metadata import entity_id, signer_of
-from idhub.saml.planner import CEILING, CHANNEL
+from idhub.saml.planner import CHANNEL
 from idhub.saml.providers import ServiceProvider, load_provider
 from providers.saml_wire import names, parsing, signatures
 from providers.saml_wire.bindings import read_soap, write_soap

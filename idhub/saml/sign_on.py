@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from starlette.responses import Response
 
+from idhub.access.attributes import person_values, released
 from idhub.credentials import transactions
 from idhub.credentials.assertions import (
     AssertionRequest,
@@ -25,7 +26,6 @@ from idhub.login.flow import SessionFacts, TransactionFacts
 from idhub.pages import new_browser_token
 from idhub.pages.notices import Carried
 from idhub.saml import messages
-from idhub.saml.attributes import person_values, released
 from idhub.saml.errors import NOT_ENTITLED, SamlError, responder
 from idhub.saml.gateway import Gateway
 from idhub.saml.metadata import RESUME_PATH, SSO_PATH

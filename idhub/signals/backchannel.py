@@ -17,7 +17,8 @@ from idhub.db import Database
 from idhub.delivery.channel import Grade, LeasedDelivery, Outcome
 from idhub.delivery.http import OutboundError, OutboundHttp, OutboundRefused
 from idhub.keys import Keyring
-from idhub.signals.planner import CEILING, CHANNEL
+from idhub.lifecycle.logouts import CEILING
+from idhub.signals.planner import CHANNEL
 
 EVENT = "http://schemas.openid.net/event/backchannel-logout"
 # OIDC Back-Channel Logout 1.0 section 4: at most two minutes.

@@ -7,13 +7,14 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Request
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse, Response
 
-from idhub.access.tables import Application, OidcClient, SamlServiceProvider
+from idhub.access.tables import Application
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque, transactions
+from idhub.credentials.participants import LOGOUT_URI, with_registrations
 from idhub.credentials.sessions import authenticate, end_session, participants_of
 from idhub.credentials.tables import SamlLogout, SessionParticipant, SsoSession
 from idhub.credentials.transactions import Transaction
@@ -311,24 +312,23 @@ def _results(session: Session, token: str | None, language: Language) -> list[tu
     """
     if not token or not opaque.looks_valid("ses", token):
         return []
-    rows = session.execute(
+    statement = with_registrations(
         select(
             SessionParticipant.application_id,
             Application.name,
             Application.name_zh,
-            func.coalesce(OidcClient.backchannel_logout_uri, SamlServiceProvider.soap_logout_url).label("logout_uri"),
+            LOGOUT_URI.label("logout_uri"),
             SamlLogout.state.label("visit"),
             Delivery.state,
         )
         .join(SsoSession, SsoSession.id == SessionParticipant.session_id)
         .join(Application, Application.id == SessionParticipant.application_id)
-        .outerjoin(OidcClient, OidcClient.client_id == SessionParticipant.client_id)
-        .outerjoin(SamlServiceProvider, SamlServiceProvider.id == SessionParticipant.service_provider_id)
         .outerjoin(SamlLogout, SamlLogout.participant_id == SessionParticipant.id)
         .outerjoin(Delivery, Delivery.participant_id == SessionParticipant.id)
         .where(SsoSession.token_hash == opaque.hash_of(token), SsoSession.ended_at.is_not(None))
         .order_by(Application.name)
-    ).all()
+    )
+    rows = session.execute(statement).all()
     found = []
     for row in rows:
         if row.visit is not None:

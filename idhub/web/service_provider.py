@@ -10,6 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
+from idhub.access.attributes import person_values
 from idhub.access.service_providers import NAME_ID_FORMATS
 from idhub.access.tables import SamlServiceProvider
 from idhub.authority import Action, visible_organizations
@@ -17,7 +18,6 @@ from idhub.credentials.predicate import entitled
 from idhub.directory.people import find_person, show_person
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.pages import N_
-from idhub.saml.attributes import person_values
 from idhub.saml.refresh import CERTIFICATE_WARNING, METADATA_WARNING
 from idhub.web.drawing import mark_of
 from idhub.web.person import record_visit

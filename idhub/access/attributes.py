@@ -1,7 +1,8 @@
-"""Attributes of an assertion: values of the person under the names that a service provider knows."""
+"""What a sign-in protocol tells an application of a person: values of the person under the names it knows."""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import Final, Literal
 
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
@@ -9,11 +10,38 @@ from sqlalchemy.orm import Session
 from idhub.access.tables import Entitlement
 from idhub.directory.people import show_person
 
+PersonValue = Literal[
+    "employee_number",
+    "name",
+    "given_name",
+    "family_name",
+    "email",
+    "mobile",
+    "company",
+    "company_code",
+    "department",
+    "title",
+    "employment_type",
+    "roles",
+]
+"""What an attribute may be taken from."""
+DEFAULT_ATTRIBUTES: Final[Mapping[str, PersonValue]] = {
+    "email": "email",
+    "displayName": "name",
+    "givenName": "given_name",
+    "surname": "family_name",
+    "employeeNumber": "employee_number",
+    "company": "company",
+    "department": "department",
+    "title": "title",
+    "roles": "roles",
+}
+
 
 def person_values(
     session: Session, principal_id: str, application_id: str, *, now: datetime
 ) -> dict[str, Sequence[str]]:
-    """Everything of the person that an attribute may be taken from (`service_providers.PERSON_VALUES`)."""
+    """Everything of the person that an attribute may be taken from (`PersonValue`)."""
     person = show_person(session, principal_id)
     main = person.main
     single = {
@@ -45,5 +73,5 @@ def person_values(
 
 
 def released(wanted: Mapping[str, str], values: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
-    """What a service provider gets: under its names, in their order, none without a value."""
+    """What the application gets: under its names, in their order, none without a value."""
     return {name: values[source] for name, source in sorted(wanted.items()) if values.get(source)}

@@ -26,7 +26,7 @@ def new_id() -> str:
 
 def instant(value: datetime) -> str:
     """xs:dateTime in UTC, to the millisecond."""
-    return value.strftime("%Y-%m-%dT%H:%M:%S.") + f"{value.microsecond // 1000:03d}Z"
+    return value.isoformat(timespec="milliseconds")[:23] + "Z"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

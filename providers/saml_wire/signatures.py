@@ -24,7 +24,7 @@ from lxml import etree
 from providers.saml_wire import names, parsing
 from providers.saml_wire.errors import WireError
 from providers.saml_wire.parsing import Element
-from providers.saml_wire.writing import Node, render
+from providers.saml_wire.writing import Node, Written, escaped_attribute, render, render_open
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 
@@ -79,50 +79,61 @@ class Signer:
 # ---------------------------------------------------------------- signing
 
 
-def sign(node: Node, signer: Signer) -> Node:
-    """The element with its signature in it: after Issuer, or first where there is none (SAML schemas).
-
-    The element carries an `ID`.
-    """
-    digest = hashlib.sha256(render(node).encode()).digest()
-    signed_info = Node(
+def _signed_info(reference: str, digest: str) -> Node:
+    transforms = [Node("ds:Transform", {"Algorithm": ENVELOPED}), Node("ds:Transform", {"Algorithm": EXCLUSIVE})]
+    content = [
+        Node("ds:Transforms", {}, transforms),
+        Node("ds:DigestMethod", {"Algorithm": SHA256}),
+        Node("ds:DigestValue", {}, [digest]),
+    ]
+    return Node(
         "ds:SignedInfo",
         {},
         [
             Node("ds:CanonicalizationMethod", {"Algorithm": EXCLUSIVE}),
             Node("ds:SignatureMethod", {"Algorithm": RSA_SHA256}),
-            Node(
-                "ds:Reference",
-                {"URI": f"#{node.attributes['ID']}"},
-                [
-                    Node(
-                        "ds:Transforms",
-                        {},
-                        [
-                            Node("ds:Transform", {"Algorithm": ENVELOPED}),
-                            Node("ds:Transform", {"Algorithm": EXCLUSIVE}),
-                        ],
-                    ),
-                    Node("ds:DigestMethod", {"Algorithm": SHA256}),
-                    Node("ds:DigestValue", {}, [base64.b64encode(digest).decode()]),
-                ],
-            ),
+            Node("ds:Reference", {"URI": f"#{reference}"}, content),
         ],
     )
-    value = base64.b64encode(signer.sign(render(signed_info).encode())).decode()
-    certificate = Node("ds:X509Certificate", {}, [signer.certificate])
-    signature = Node(
-        "ds:Signature",
-        {},
-        [
-            signed_info,
-            Node("ds:SignatureValue", {}, [value]),
-            Node("ds:KeyInfo", {}, [Node("ds:X509Data", {}, [certificate])]),
-        ],
+
+
+def _signature(signed_info: Node, value: str, certificate: str) -> Node:
+    data = Node("ds:X509Data", {}, [Node("ds:X509Certificate", {}, [certificate])])
+    return Node(
+        "ds:Signature", {}, [signed_info, Node("ds:SignatureValue", {}, [value]), Node("ds:KeyInfo", {}, [data])]
     )
+
+
+# Every signature differs from every other by four values alone: its canonical form is cut once where they stand.
+_HERE: Final = "value-stands-here"
+_INFO: Final = render(_signed_info(_HERE, _HERE)).split(_HERE)
+_SIGNATURE_PARTS: Final = render(_signature(_signed_info(_HERE, _HERE), _HERE, _HERE)).split(_HERE)
+
+
+def _filled(parts: Sequence[str], *values: str) -> str:
+    return "".join(part + value for part, value in zip(parts, (*values, ""), strict=True))
+
+
+def sign(node: Node, signer: Signer) -> Written:
+    """The element with its signature in it: after Issuer, or first where there is none (SAML schemas).
+
+    The element carries an `ID`. It is written once: what the digest covers is what is sent, around the signature.
+    """
     first = node.content[0] if node.content else None
     at = 1 if isinstance(first, Node) and first.tag == "saml:Issuer" else 0
-    return Node(node.tag, node.attributes, [*node.content[:at], signature, *node.content[at:]])
+    before, after, declared = render_open(node, at)
+    digest = base64.b64encode(hashlib.sha256((before + after).encode()).digest()).decode()
+    reference = node.attributes["ID"] or ""
+    covered = (escaped_attribute(reference), digest)
+    value = base64.b64encode(signer.sign(_filled(_INFO, *covered).encode())).decode()
+    signature = _signature(_signed_info(reference, digest), value, signer.certificate)
+    content = [*node.content[:at], signature, *node.content[at:]]
+    if "ds" in declared:
+        # The element is of that namespace itself (none of SAML's is), and declares it before its signature would.
+        text = render(Node(node.tag, node.attributes, content))
+    else:
+        text = f"{before}{_filled(_SIGNATURE_PARTS, *covered, value, signer.certificate)}{after}"
+    return Written(node.tag, node.attributes, content, text)
 
 
 # ---------------------------------------------------------------- verifying

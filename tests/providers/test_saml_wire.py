@@ -144,6 +144,47 @@ def test_what_is_written_is_exclusive_canonical_xml(node: Node) -> None:
     assert etree.tostring(parsed, method="c14n", exclusive=True, with_comments=False) == document
 
 
+def _nameless(part: Node | str) -> Node | str:
+    """The same tree without IDs, of which each may stand in a document once."""
+    if isinstance(part, str):
+        return part
+    attributes = {name: value for name, value in part.attributes.items() if name != "ID"}
+    return Node(part.tag, attributes, [_nameless(one) for one in part.content])
+
+
+_NAMELESS: st.SearchStrategy[Node] = _NODES.map(_nameless)  # type: ignore[arg-type]
+
+
+def _unfolded(part: Node | str) -> Node | str:
+    """The same tree without what was written before."""
+    if isinstance(part, str):
+        return part
+    return Node(part.tag, part.attributes, [_unfolded(one) for one in part.content])
+
+
+@given(_NAMELESS, st.lists(_NAMELESS, min_size=1, max_size=3), st.integers(0, 2))
+@settings(max_examples=60, deadline=None)
+def test_what_was_written_and_signed_before_stands_in_others_as_if_written_there(
+    around: Node, inner: list[Node], at: int
+) -> None:
+    """Whatever surrounds it, declared or not: the form is canonical, and each signature holds."""
+    signer = one_signer()
+    signed = [
+        sign(Node(one.tag, {**one.attributes, "ID": f"_{i}"}, one.content), signer) for i, one in enumerate(inner)
+    ]
+    whole = sign(Node(around.tag, {**around.attributes, "ID": "_w"}, [*around.content[:at], *signed]), signer)
+    document = render(whole)
+    unfolded = _unfolded(whole)
+    assert isinstance(unfolded, Node)
+    assert document == render(unfolded)
+    parsed = etree.fromstring(document.encode())
+    assert etree.tostring(parsed, method="c14n", exclusive=True, with_comments=False) == document.encode()
+    assert verify(parse(document.encode()), [KEY]).get("ID") == "_w"
+    for i in range(len(inner)):
+        (element,) = (one for one in parse(document.encode()).iter() if one.get("ID") == f"_{i}")
+        assert verify(element, [KEY]).get("ID") == f"_{i}"
+
+
 # ---------------------------------------------------------------------- signatures
 
 

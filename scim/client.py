@@ -390,14 +390,14 @@ class ScimClient:
         raise self._error(response, writes=method != "GET")
 
     async def _wait_for_turn(self) -> None:
-        wait = self._pace.wait(self._now())
-        if wait >= self._time_left():
+        time_left = self._time_left()
+        wait = await self._pace.take(self._now(), patience=time_left)
+        if wait >= time_left:
             raise RemoteUnavailable(
                 "The application's limit of requests is used up; it is asked again when it allows.",
                 retry_after=wait,
                 how="rate_limit",
             )
-        wait = self._pace.take(self._now())
         if wait > timedelta(0):
             await asyncio.sleep(wait.total_seconds())
 

@@ -1,4 +1,4 @@
-"""How fast a service may be asked: its own words in answers, and a budget that somebody set. Pure; time comes in.
+"""How fast a service may be asked: its own words in answers, and a budget that somebody set. Time comes in.
 
 Services say it in four ways: `Retry-After` (RFC 9110 section 10.2.3); `RateLimit` of the IETF draft, in its newer form
 (`"default";r=50;t=30`) and its older one (`limit=100, remaining=50, reset=30`); `RateLimit-Remaining` with
@@ -11,13 +11,11 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Final
+from typing import Final, Protocol
 
 MAX_RETRY_AFTER: Final = timedelta(hours=1)
 """A longer wish is shortened: a leaver cannot wait for a day because a server said so."""
 
-BURST: Final = 10
-"""Requests that may go at once under a budget that somebody set."""
 _PARAMETER: Final = re.compile(r"\b(remaining|reset|r|t)\s*=\s*\"?(\d{1,12})")
 _REMAINING: Final = ("ratelimit-remaining", "x-ratelimit-remaining", "x-rate-limit-remaining")
 _RESET: Final = ("ratelimit-reset", "x-ratelimit-reset", "x-rate-limit-reset")
@@ -25,35 +23,31 @@ _LEAST_EPOCH: Final = 1_000_000_000
 _LEAST_MILLISECONDS: Final = 100_000_000_000
 
 
+class Budget(Protocol):
+    """A limit that somebody set, shared by everybody who asks the service, in whatever process."""
+
+    async def take(self, now: datetime, *, patience: timedelta) -> timedelta:
+        """Take one turn; how long to wait for it. At least `patience`: nothing was taken."""
+
+
 class Pace:
-    """The budget of one service in one process.
+    """How fast one service may be asked, as one process knows it.
 
     Args:
-        per_minute: most requests a minute; None: only what the service itself says counts.
+        budget: a limit beside what the service itself says; None: there is none.
     """
 
-    def __init__(self, per_minute: int | None = None) -> None:
-        self.per_minute = per_minute
-        self._tokens = float(BURST)
-        self._filled_at: datetime | None = None
+    def __init__(self, budget: Budget | None = None) -> None:
+        self._budget = budget
         self._remaining: int | None = None
         self._reset_at: datetime | None = None
 
-    def wait(self, now: datetime, *, requests: int = 1) -> timedelta:
-        """How long until this many more requests may have gone; takes nothing."""
-        self._turn(now)
-        wait = timedelta(0)
-        if self._remaining is not None and self._reset_at is not None and self._remaining < requests:
-            wait = self._reset_at - now
-        if self.per_minute is not None:
-            wait = max(wait, timedelta(seconds=max(0.0, requests - self._tokens) * 60 / self.per_minute))
-        return max(wait, timedelta(0))
-
-    def take(self, now: datetime) -> timedelta:
-        """Take one request out of the budget; it may go after the time returned."""
-        wait = self.wait(now)
-        self._tokens -= 1
-        if self._remaining is not None and self._remaining > 0:
+    async def take(self, now: datetime, *, patience: timedelta) -> timedelta:
+        """Take one turn; how long to wait for it. At least `patience`: nothing was taken, it is too long to wait."""
+        wait = self._until_allowed(now)
+        if wait < patience and self._budget is not None:
+            wait = max(wait, await self._budget.take(now, patience=patience))
+        if wait < patience and self._remaining:
             self._remaining -= 1
         return wait
 
@@ -70,13 +64,11 @@ class Pace:
             known = self._remaining if is_same and self._remaining is not None else remaining
             self._remaining, self._reset_at = min(known, remaining), min(reset, now + MAX_RETRY_AFTER)
 
-    def _turn(self, now: datetime) -> None:
+    def _until_allowed(self, now: datetime) -> timedelta:
         if self._reset_at is not None and self._reset_at <= now:
             self._remaining = self._reset_at = None
-        if self.per_minute is not None:
-            since = (now - self._filled_at).total_seconds() if self._filled_at else 0.0
-            self._tokens = min(float(BURST), self._tokens + max(0.0, since) * self.per_minute / 60)
-            self._filled_at = now
+        is_used_up = self._remaining is not None and self._remaining < 1
+        return self._reset_at - now if is_used_up and self._reset_at is not None else timedelta(0)
 
 
 def retry_after(headers: Mapping[str, str], *, now: datetime) -> timedelta | None:

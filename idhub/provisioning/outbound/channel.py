@@ -19,10 +19,12 @@ from idhub.delivery.together import Together
 from idhub.errors import Unavailable
 from idhub.keys import Keyring
 from idhub.provisioning.outbound import records
+from idhub.provisioning.outbound.budget import Budgets
 from idhub.provisioning.outbound.deletion import delete_account
 from idhub.provisioning.outbound.deprovision import deprovision
 from idhub.provisioning.outbound.discovering import discover
 from idhub.provisioning.outbound.groups import push_group
+from idhub.provisioning.outbound.options import TargetOptions
 from idhub.provisioning.outbound.planner import CEILING, CHANNEL
 from idhub.provisioning.outbound.provision import provision
 from idhub.provisioning.outbound.run import Clock, NeedsSomebody, Overtaken, Run, Talk
@@ -78,7 +80,8 @@ class ScimChannel:
         self._database = database
         self._keyring = keyring
         self._http = http
-        self._paces: dict[str, Pace] = {}
+        self._budgets = Budgets(database)
+        self._paces: dict[str, tuple[int | None, Pace]] = {}
         self._time_for_requests = timeout * _SHARE_FOR_REQUESTS
         self._situations = Together(self._read_situations, most=_MOST_TOGETHER)
         self._notes = Together(self._write_notes, most=_MOST_TOGETHER)
@@ -175,9 +178,10 @@ class ScimChannel:
         )
 
     def _pace_of(self, application_id: str, target: records.Target) -> Pace:
-        pace = self._paces.get(application_id)
-        if pace is None or pace.per_minute != target.options.requests_per_minute:
-            pace = self._paces[application_id] = Pace(target.options.requests_per_minute)
+        per_minute, pace = self._paces.get(application_id, (None, None))
+        if pace is None or per_minute != target.options.requests_per_minute:
+            pace = pace_of(self._budgets, application_id, target.options)
+            self._paces[application_id] = (target.options.requests_per_minute, pace)
         return pace
 
 
@@ -206,6 +210,12 @@ def _failed(talk: Talk, error: RemoteError) -> Outcome:
     waits = isinstance(error, RemoteUnauthorized | RemoteNotFound)
     failure: Failure | None = "unauthorized" if error.status_code == HTTPStatus.UNAUTHORIZED else None
     return talk.outcome("retry" if waits else "dead", error.description, failure=failure)
+
+
+def pace_of(budgets: Budgets, application_id: str, options: TargetOptions) -> Pace:
+    """How fast a target may be asked: as it says itself, and within the limit that somebody set."""
+    limit = options.requests_per_minute
+    return Pace(None if limit is None else budgets.of(application_id, limit))
 
 
 class ScimHttp:

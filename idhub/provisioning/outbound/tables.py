@@ -1,4 +1,4 @@
-"""What provisioning keeps beside accounts: how targets are, groups there, accounts to be looked at, full runs."""
+"""What provisioning keeps beside accounts: how targets are and their limits, groups there, reviews, full runs."""
 
 from datetime import datetime
 from typing import Any
@@ -22,6 +22,15 @@ class ScimDiscovery(Base):
     attributes: Mapped[Any] = mapped_column(JsonText)
     """Attributes of its users by SCIM path; empty where it publishes no schema."""
     fetched_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class RequestBudget(Base):
+    """When an application for which somebody set a limit may be asked next; see `provisioning.outbound.budget`."""
+
+    __tablename__ = "request_budgets"
+
+    application_id: Mapped[str] = mapped_column(ForeignKey("applications.id"), primary_key=True)
+    due_at: Mapped[datetime] = mapped_column(Instant)
 
 
 class OutboundGroup(Base):

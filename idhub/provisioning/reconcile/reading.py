@@ -14,12 +14,15 @@ from sqlalchemy.orm import Session
 
 from idhub.access.applications import scim_token_context
 from idhub.access.tables import Application
+from idhub.db import Database
 from idhub.delivery.http import OutboundHttp, OutboundResponse
 from idhub.errors import NotFound
 from idhub.keys import Keyring
 from idhub.provisioning.outbound import records
-from idhub.provisioning.outbound.channel import ScimHttp
+from idhub.provisioning.outbound.budget import Budgets
+from idhub.provisioning.outbound.channel import ScimHttp, pace_of
 from idhub.provisioning.outbound.mapping_rules import ApplicationMapping
+from idhub.provisioning.outbound.options import TargetOptions
 from scim.client import ScimClient
 from scim.dialects import DIALECTS, GENERIC, Dialect
 from scim.listing import ListingProof, UserListing, UserPage, paging_of
@@ -39,8 +42,7 @@ class Source:
     dialect: Dialect
     mapping: ApplicationMapping
     control_user_name: str | None
-    proxy: str | None = None
-    egress_address: str | None = None
+    options: TargetOptions
 
 
 def source_of(session: Session, application_id: str) -> Source:
@@ -65,8 +67,7 @@ def source_of(session: Session, application_id: str) -> Source:
         DIALECTS.get(target.dialect, GENERIC).learned(target.capabilities),
         target.mapping,
         target.control_user_name,
-        target.options.proxy,
-        target.options.egress_address,
+        target.options,
     )
 
 
@@ -108,18 +109,27 @@ class AccountReader:
         RemoteRefused: the credential cannot be sent.
     """
 
-    def __init__(self, source: Source, keyring: Keyring, http: OutboundHttp, *, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        database: Database,
+        keyring: Keyring,
+        http: OutboundHttp,
+        *,
+        clock: Callable[[], datetime],
+    ) -> None:
         token = None
         if source.token_sealed is not None:
             token = keyring.open(scim_token_context(source.application_id), source.token_sealed).decode()
         self._http = http
         self._client = ScimClient(
-            ScimHttp(_Larger(http), proxy=source.proxy, egress_address=source.egress_address),
+            ScimHttp(_Larger(http), proxy=source.options.proxy, egress_address=source.options.egress_address),
             source.base_url,
             token,
             time_left=lambda: PAGE_TIMEOUT,
             now=clock,
             dialect=source.dialect,
+            pace=pace_of(Budgets(database), source.application_id, source.options),
         )
         self._clock = clock
         self._listing: UserListing | None = None

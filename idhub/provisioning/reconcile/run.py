@@ -193,7 +193,7 @@ class _Run:
     def _read(self, scratch: Scratch) -> None:
         report = self.report
         try:
-            reader = AccountReader(self.source, self.keyring, self.http, clock=self.clock)
+            reader = AccountReader(self.source, self.database, self.keyring, self.http, clock=self.clock)
         except (Unavailable, RemoteError) as error:
             report.gaps = (error.description[:_MAX_GAP],)
             return

@@ -1,9 +1,8 @@
 """Passwords: what may be one, how it is hashed, and how much hashing may wait.
 
 Policy after NIST SP 800-63B-4 section 3.1.1: length decides, any character may be used, nothing is composed, trimmed or
-cut, and what attackers try first is refused by name of reason. Hashing is argon2id through libpass in threads of its
-own, as many as there are cores: what would wait longer than the settings allow is refused at once, and nothing else
-notices.
+cut, and what attackers try first is refused by name of reason. Hashing is argon2id in threads of its own, as many as
+there are cores: what would wait longer than the settings allow is refused at once, and nothing else notices.
 """
 
 import math
@@ -20,7 +19,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from passlib.hash import argon2  # type: ignore[import-untyped]
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
@@ -28,6 +26,7 @@ from sqlalchemy.orm import Session
 from idhub.credentials.tables import Password
 from idhub.directory.tables import Employment, Organization, OrganizationClosure, Person
 from idhub.errors import Invalid, Unavailable
+from idhub.login import argon2id
 from idhub.settings import Settings
 
 T = TypeVar("T")
@@ -219,14 +218,7 @@ class HashingPool:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._argon2: Any = argon2.using(
-            type="ID",
-            memory_cost=settings.argon2_memory_kib,
-            time_cost=settings.argon2_time_cost,
-            parallelism=1,
-            salt_size=16,
-            digest_size=32,
-        )
+        self._costs = argon2id.Costs(settings.argon2_memory_kib, settings.argon2_time_cost)
         self._threads = settings.hashing_threads
         self._queue_seconds = settings.hash_queue_seconds
         self._executor = ThreadPoolExecutor(self._threads, "hashing")
@@ -234,7 +226,7 @@ class HashingPool:
         self._outstanding = 0
         started = time.perf_counter()
         # What unknown people are compared with, so that they cost the same work as known ones.
-        self._dummy = self._argon2.hash(secrets.token_urlsafe(24))
+        self._dummy = self._hash(secrets.token_urlsafe(24))
         self._cost = time.perf_counter() - started
 
     @property
@@ -248,7 +240,7 @@ class HashingPool:
         Raises:
             Unavailable: more work is queued than the settings allow.
         """
-        return self._submit(lambda: str(self._argon2.hash(password)))
+        return self._submit(lambda: self._hash(password))
 
     def verify(self, password: str, stored: str | None) -> "Future[Verification]":
         """Compare a normalized password with a stored hash.
@@ -259,16 +251,22 @@ class HashingPool:
             Unavailable: more work is queued than the settings allow.
         """
 
-        def compare() -> Verification:
-            if stored is None or not self._argon2.identify(stored):
-                self._argon2.verify(password, self._dummy)
-                return Verification(matches=False)
-            if not self._argon2.verify(password, stored):
-                return Verification(matches=False)
-            outdated = self._argon2.needs_update(stored)
-            return Verification(matches=True, replacement=self._argon2.hash(password) if outdated else None)
+        return self._submit(lambda: self._compare(password, stored or ""))
 
-        return self._submit(compare)
+    def _hash(self, password: str) -> str:
+        return argon2id.hash_password(password, self._costs)
+
+    def _compare(self, password: str, stored: str) -> Verification:
+        known = argon2id.read(stored)
+        if known is not None:
+            matches = known.matches(password)
+            is_outdated = known.costs != self._costs or len(known.digest) != argon2id.DIGEST_BYTES
+        elif stored.startswith("$argon2"):
+            matches, is_outdated = argon2id.matches_other(password, stored), True
+        else:
+            self._compare(password, self._dummy)
+            return Verification(matches=False)
+        return Verification(matches, self._hash(password) if matches and is_outdated else None)
 
     def close(self) -> None:
         """Let queued work end and stop the threads."""

@@ -8,9 +8,11 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from passlib.hash import argon2  # type: ignore[import-untyped]
 
 from idhub.errors import Invalid, Unavailable
-from idhub.login.passwords import MAX_PASSWORD_BYTES, HashingPool, check_policy, normalize
+from idhub.login import argon2id
+from idhub.login.passwords import MAX_PASSWORD_BYTES, HashingPool, Verification, check_policy, normalize
 from idhub.settings import Settings
 
 CONTEXT = frozenset({"qiyue", "启岳汽车", "wanglei", "qy000123"})
@@ -161,7 +163,34 @@ def test_outdated_costs_are_replaced_at_the_next_success(pool: HashingPool, sett
         dearer.close()
 
 
-@pytest.mark.parametrize("stored", [None, "", "not a hash", "$2b$12$abcdefghijklmnopqrstuv"])
+def test_what_libsodium_hashed_the_reference_code_verifies_and_the_other_way_round(pool: HashingPool) -> None:
+    """RFC 9106: two implementations, one hash."""
+    password = "quiet harbour lantern 启岳"
+    assert argon2.using(type="ID").verify(password, pool.hash(password).result())
+    for costs in ((1024, 1), (1031, 3)):
+        stored = argon2.using(type="ID", memory_cost=costs[0], time_cost=costs[1], parallelism=1).hash(password)
+        assert argon2id.read(stored) is not None, "computed here, not by the reference code"
+        verified = pool.verify(password, stored).result()
+        assert verified.matches and (verified.replacement is None) is (costs == (1024, 1))
+        assert not pool.verify(password + " ", stored).result().matches
+
+
+@pytest.mark.parametrize("form", [{"type": "ID", "parallelism": 2}, {"type": "I"}, {"type": "ID", "salt_size": 8}])
+def test_hashes_of_other_forms_are_verified_and_replaced(pool: HashingPool, form: dict[str, Any]) -> None:
+    stored = argon2.using(**{"memory_cost": 1024, "time_cost": 1, "parallelism": 1, **form}).hash("quiet harbour")
+    assert argon2id.read(stored) is None
+    verified = pool.verify("quiet harbour", stored).result()
+    assert verified.matches and verified.replacement is not None and argon2id.read(verified.replacement) is not None
+    assert pool.verify("quiet harbours", stored).result() == Verification(matches=False)
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        None, "", "not a hash", "$2b$12$abcdefghijklmnopqrstuv", "$argon2id$", "$argon2id$v=19$m=8,t=1,p=1$*$*",
+        "$argon2id$v=19$m=1,t=1,p=1$c2FsdHNhbHRzYWx0c2FsdA$aGFzaGhhc2hoYXNoaGFzaA",
+    ],
+)  # fmt: skip
 def test_what_cannot_be_verified_never_matches(pool: HashingPool, stored: str | None) -> None:
     assert not pool.verify("quiet harbour lantern", stored).result().matches
 

@@ -15,7 +15,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
 import orjson
@@ -30,7 +32,6 @@ from sqlalchemy import (
     create_engine,
     event,
     func,
-    insert,
     literal,
     select,
     text,
@@ -176,11 +177,47 @@ def chunked(items: Sequence[T], size: int = MAX_IN_VALUES) -> Iterator[Sequence[
 
 
 def bulk_insert(session: Session, model: type[Base], rows: Iterable[Mapping[str, Any]]) -> int:
-    """Insert many rows by executemany, without ORM objects. Returns how many."""
-    listed = [dict(row) for row in rows]
+    """Insert many rows without ORM objects. Each names the same columns. Returns how many."""
+    listed = list(rows)
     if listed:
-        session.connection().execute(insert(model.__table__), listed)  # type: ignore[arg-type]
+        form = _stored_form(model, tuple(listed[0]), session.get_bind().dialect)
+        insert_rows(session, model, form.columns, [form.row(row) for row in listed])
     return len(listed)
+
+
+@dataclass(frozen=True, slots=True)
+class _StoredForm:
+    """How rows of a table are given to the driver: each named column by its type, the others by their default."""
+
+    columns: tuple[str, ...]
+    named: tuple[tuple[str, Callable[[Any], Any] | None], ...]
+    defaults: tuple[Callable[[], Any], ...]
+
+    def row(self, values: Mapping[str, Any]) -> tuple[Any, ...]:
+        return (
+            *[values[name] if store is None else store(values[name]) for name, store in self.named],
+            *[default() for default in self.defaults],
+        )
+
+
+@lru_cache(1024)
+def _stored_form(model: type[Base], names: tuple[str, ...], dialect: Dialect) -> _StoredForm:
+    columns = model.__table__.c
+    stores = {column.name: column.type.dialect_impl(dialect).bind_processor(dialect) for column in columns}
+    others = [column for column in columns if column.name not in names and column.default is not None]
+    return _StoredForm(
+        (*names, *(column.name for column in others)),
+        tuple((name, stores[name]) for name in names),
+        tuple(_default(column.default, stores[column.name]) for column in others),
+    )
+
+
+def _default(default: Any, store: Callable[[Any], Any] | None) -> Callable[[], Any]:
+    def value() -> Any:
+        made = default.arg(None) if default.is_callable else default.arg
+        return made if store is None else store(made)
+
+    return value
 
 
 # Rows of one INSERT: its fixed cost (constraints, the driver's round) is shared. Few sizes, so that texts stay cached.
@@ -252,7 +289,12 @@ def json_text(value: Any) -> str:
 
 def upsert(session: Session, model: type[Base]) -> Any:
     """An INSERT on `model` that takes `on_conflict_do_update` / `_nothing`, for the session's database."""
-    build = sqlite_insert if session.get_bind().dialect.name == "sqlite" else postgresql_insert
+    return upsert_on(session.get_bind().dialect.name, model)
+
+
+def upsert_on(dialect: str, model: type[Base]) -> Any:
+    """`upsert` by the name of a dialect, for statements that are made once."""
+    build = sqlite_insert if dialect == "sqlite" else postgresql_insert
     return build(model.__table__)  # type: ignore[arg-type]
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import cache
 from typing import Any
 
 from sqlalchemy import bindparam, select, update
@@ -10,7 +11,7 @@ from sqlalchemy.orm import Session
 
 from idhub.access.tables import Account
 from idhub.credentials.revoke import EndedParticipant
-from idhub.db import bulk_insert, chunked, new_id, upsert
+from idhub.db import bulk_insert, chunked, new_id, upsert_on
 from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.delivery.tables import Delivery
 from idhub.lifecycle.intake import Offboard
@@ -124,12 +125,18 @@ def open_cases(session: Session, wanted: Sequence[NewCase], *, state: str, now: 
 
 
 def _take_numbers(session: Session, month: str, count: int) -> int:
-    statement = upsert(session, CaseNumber).values(month=month, last=count)
+    statement = _next_number(session.get_bind().dialect.name)
+    last: int = session.connection().execute(statement, {"month": month, "last": count}).scalar_one()
+    return last - count + 1
+
+
+@cache
+def _next_number(dialect: str) -> Any:
+    statement = upsert_on(dialect, CaseNumber)
     statement = statement.on_conflict_do_update(
         index_elements=["month"], set_={"last": CaseNumber.last + statement.excluded.last}
     )
-    last: int = session.connection().execute(statement.returning(CaseNumber.last)).scalar_one()
-    return last - count + 1
+    return statement.returning(CaseNumber.last)
 
 
 @dataclass(slots=True)
@@ -320,11 +327,16 @@ def touch(session: Session, case_ids: Sequence[str], *, now: datetime) -> None:
     The instant of the first change since the last version stays: a receipt does not wait longer because more changes.
     """
     if case_ids:
-        statement = upsert(session, ReceiptDue)
         session.connection().execute(
-            statement.on_conflict_do_update(index_elements=["case_id"], set_={"since": ReceiptDue.since}),
+            _due(session.get_bind().dialect.name),
             [{"case_id": case_id, "since": now} for case_id in sorted(case_ids)],
         )
+
+
+@cache
+def _due(dialect: str) -> Any:
+    statement = upsert_on(dialect, ReceiptDue)
+    return statement.on_conflict_do_update(index_elements=["case_id"], set_={"since": ReceiptDue.since})
 
 
 def contradict(session: Session, alive: Mapping[str, datetime], *, now: datetime) -> int:

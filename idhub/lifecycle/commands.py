@@ -20,7 +20,7 @@ from idhub.directory.people import PersonView, show_person
 from idhub.directory.tables import Department, Principal
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.lifecycle import intake
-from idhub.lifecycle.plan import preview
+from idhub.lifecycle.plan import Plan
 from idhub.lifecycle.transition import TransitionResult, transition
 
 
@@ -218,22 +218,25 @@ def offboard(
     at: datetime | None = None,
     is_emergency: bool = False,
     reason: str | None = None,
+    confirmed: Plan | None = None,
 ) -> TransitionResult:
     """End all access of a person, now or at an instant to come. The result names the case.
 
     Asking again for somebody who has left names the case of that leave and changes nothing.
+
+    Args:
+        confirmed: the plan that somebody read and confirmed; the case keeps its fingerprint.
     """
-    person = _in_scope(session, caller, principal_id, Action.PEOPLE_OFFBOARD)
+    _in_scope(session, caller, principal_id, Action.PEOPLE_OFFBOARD)
     _protect(session, caller, principal_id)
     if is_emergency and at is not None:
         raise Invalid("An emergency leave is now; leave the time out.", field="effective_at", rule="emergency.time")
-    plan = preview(session, person.id, effective_at=at, now=now, person=person)
     change = intake.Offboard(
         principal_id=principal_id,
         at=at,
         is_emergency=is_emergency,
         reason=_reason(reason),
-        plan_fingerprint=plan.fingerprint,
+        plan_fingerprint=None if confirmed is None else confirmed.fingerprint,
     )
     return _make(session, change, caller, now=now)
 

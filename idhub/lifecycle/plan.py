@@ -113,17 +113,13 @@ def preview(
     *,
     effective_at: datetime | None,
     now: datetime,
-    person: PersonView | None = None,
 ) -> Plan:
     """The plan of a leave of one person, in a bounded number of queries.
-
-    Args:
-        person: the person of that id, where the caller has read them in this transaction.
 
     Raises:
         NotFound: there is no such person.
     """
-    person = person or show_person(session, principal_id)
+    person = show_person(session, principal_id)
     known = [row for planner in planners_of(session) for row in planner.preview(session, principal_id, now=now)]
     connection = session.connection()
     entitled = set(connection.execute(_ENTITLED, {"whose": principal_id}).scalars())

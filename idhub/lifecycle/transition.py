@@ -346,14 +346,19 @@ class _Terms(Mapping[str, ApplicationTerms]):
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._made: dict[str, ApplicationTerms] = {}
 
     @cached_property
     def _demands(self) -> dict[str, tuple[int, int | None]]:
-        return {row[0]: (row[1], row[2]) for row in self._session.connection().execute(_DEMANDS)}
+        return {key: (seconds, grade) for key, seconds, grade in self._session.connection().execute(_DEMANDS).all()}
 
     def __getitem__(self, application_id: str) -> ApplicationTerms:
-        seconds, grade = self._demands[application_id]
-        return ApplicationTerms(application_id, timedelta(seconds=seconds), None if grade is None else Grade(grade))
+        known = self._made.get(application_id)
+        if known is None:
+            seconds, grade = self._demands[application_id]
+            demanded = None if grade is None else Grade(grade)
+            known = self._made[application_id] = ApplicationTerms(application_id, timedelta(seconds=seconds), demanded)
+        return known
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._demands)

@@ -135,7 +135,7 @@ def _answer(services: WebServices, request: Request, person_id: str, wish: Wish,
                 try:
                     result = offboard(
                         session, _caller(visitor, request), person.id, now=now, at=at,
-                        is_emergency=wish.is_emergency, reason=wish.reason or None,
+                        is_emergency=wish.is_emergency, reason=wish.reason or None, confirmed=plan,
                     )  # fmt: skip
                     number = _number_of(session, result.cases.get(person.id))
                     return RedirectResponse(f"/hr/receipts/{number}", status_code=303)

@@ -132,14 +132,14 @@ def test_fingerprint_names_the_plan_and_changes_with_it_alone(world: World) -> N
     assert _preview(world, person).fingerprint != second
 
 
-def test_case_keeps_the_fingerprint_of_the_plan_that_was_carried_out(world: World) -> None:
+def test_case_keeps_the_fingerprint_of_the_plan_that_was_confirmed(world: World) -> None:
     person = world.hire()
-    foreseen = _preview(world, person).fingerprint
+    foreseen = _preview(world, person)
     with world.database.transaction() as session:
-        case = commands.offboard(session, CALLER, person, now=world.clock()).cases[person]
+        case = commands.offboard(session, CALLER, person, now=world.clock(), confirmed=foreseen).cases[person]
     with world.database.read() as session:
         kept = session.execute(select(Case.plan).where(Case.id == case)).scalar_one()
-    assert kept["fingerprint"] == foreseen
+    assert kept["fingerprint"] == foreseen.fingerprint
 
 
 def test_preview_of_a_leave_to_come_names_its_time_and_the_schedule(world: World) -> None:

@@ -19,7 +19,9 @@ ACTIVE, INACTIVE, ABSENT = "active", "inactive", "absent"
 
 
 # Made once: building a statement costs more than what it asks.
-_TARGETS = select(ScimTarget.application_id)
+_TARGETS = select(ScimTarget.application_id).where(
+    ScimTarget.application_id.in_(bindparam("applications", expanding=True))
+)
 _ACCOUNTS = (
     select(Account.id, Account.principal_id, Account.application_id, Account.known_state, Account.user_name)
     .where(Account.principal_id.in_(bindparam("people", expanding=True)))
@@ -27,7 +29,7 @@ _ACCOUNTS = (
 )
 _DESIRE = (
     update(Account)
-    .where(Account.id == bindparam("key"))
+    .where(Account.id.in_(bindparam("keys", expanding=True)))
     .values(desired_state=bindparam("state"), changed_at=bindparam("at"))
 )
 
@@ -52,18 +54,22 @@ class ScimPlanner:
 
     def plan(self, session: Session, batch: Batch, *, now: datetime) -> list[PlannedDelivery]:
         """Provision who gained access or changed; deprovision who lost it; of leavers, every account they ever had."""
-        targets = set(session.connection().execute(_TARGETS).scalars())
+        follows = {
+            application_id for _, application_id in (*batch.gained, *batch.changed, *batch.lost, *batch.reviewed)
+        }
+        of_leavers = _accounts(session, sorted(batch.leavers))
+        targets = _targets(session, follows | {application_id for _, application_id in of_leavers})
         if not targets:
             return []
         wanted = [pair for pair in (*batch.gained, *batch.changed) if pair[1] in targets]
         lost = [pair for pair in batch.lost if pair[1] in targets]
         reviewed = [pair for pair in batch.reviewed if pair[1] in targets]
-        people = {principal_id for principal_id, _ in (*wanted, *lost, *reviewed)} | set(batch.leavers)
-        every = _accounts(session, sorted(people))
+        leavers = set(batch.leavers)
+        people = {principal_id for principal_id, _ in (*wanted, *lost, *reviewed)} - leavers
+        every = of_leavers | _accounts(session, sorted(people))
         accounts = {pair: held[0] for pair, held in every.items()}
         wanted += [pair for pair in reviewed if pair not in accounts]
         new = self._make_accounts(session, [p for p in wanted if p not in accounts], accounts, now=now)
-        leavers = set(batch.leavers)
         over = dict.fromkeys(lost)
         over |= dict.fromkeys(pair for pair in sorted(every) if pair[0] in leavers and pair[1] in targets)
         # Access that ends, ends in every account that the person has there, not in the main one alone.
@@ -129,10 +135,10 @@ class ScimPlanner:
 
     def preview(self, session: Session, principal_id: str, *, now: datetime) -> list[PreviewRow]:
         """One row per account the person has or had, and per target entitled to whose account is not made yet."""
-        targets = set(session.connection().execute(_TARGETS).scalars())
+        every = sorted(_accounts(session, [principal_id]).items())
+        targets = _targets(session, {pair[1] for pair, _ in every})
         held = {hold.application_id for hold in queue.holds(session)}
         rows = []
-        every = sorted(_accounts(session, [principal_id]).items())
         for application_id, account in ((pair[1], account) for pair, held_there in every for account in held_there):
             if application_id not in targets:
                 continue
@@ -154,6 +160,14 @@ class ScimPlanner:
                 )
             )
         return rows
+
+
+def _targets(session: Session, application_ids: Iterable[str]) -> set[str]:
+    """Those of the applications that are SCIM targets."""
+    found: set[str] = set()
+    for part in chunked(sorted(application_ids)):
+        found.update(session.connection().execute(_TARGETS, {"applications": part}).scalars())
+    return found
 
 
 class _Account:
@@ -187,8 +201,5 @@ def _accounts(session: Session, principal_ids: Sequence[str]) -> dict[tuple[str,
 
 
 def _desire(session: Session, account_ids: Sequence[str], state: str, *, now: datetime) -> None:
-    if not account_ids:
-        return
-    session.connection().execute(
-        _DESIRE, [{"key": account_id, "state": state, "at": now} for account_id in account_ids]
-    )
+    for part in chunked(account_ids):
+        session.connection().execute(_DESIRE, {"keys": part, "state": state, "at": now})

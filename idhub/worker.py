@@ -28,6 +28,7 @@ from idhub.directory import search_index
 from idhub.directory.organizations import recovery_reason
 from idhub.errors import Unavailable
 from idhub.lifecycle.due import apply_due
+from idhub.lifecycle.hr_release import carry_out
 from idhub.lifecycle.receipts import sign_due
 from idhub.lifecycle.reevaluation import reevaluate_pending
 from idhub.provisioning.outbound import upkeep
@@ -249,6 +250,9 @@ class Worker:
         changed = apply_due(self._hub.database, now=self._hub.clock())
         if changed:
             _log.info("worker.due_applied", people=changed)
+        released = carry_out(self._hub.database, self._hub.keyring, now=self._hub.clock())
+        if released:
+            _log.info("worker.held_changes_released", changes=released)
         reevaluate_pending(self._hub.database, clock=self._hub.clock)
 
     def _reconcile(self) -> None:

@@ -83,7 +83,7 @@ def _stderr() -> Any:
 @people.command("held")
 def show_held(json: JsonOption = False) -> None:
     """Show what the mass-change brake holds back, by run."""
-    from idhub.lifecycle.hr_brake import list_held
+    from idhub.lifecycle.hr_release import list_held
 
     with open_here() as hub, hub.database.read() as session:
         held = list_held(session)
@@ -98,12 +98,15 @@ def release_held(
     json: JsonOption = False,
 ) -> None:
     """Approve leaves that the brake holds. The first approval waits; the second, of another person, releases them."""
-    from idhub.lifecycle.hr_brake import approve_release
+    from idhub.lifecycle.hr_release import approve_release, held_groups
 
     with open_here() as hub:
         with hub.database.read() as session:
             person = show_person(session, find_person(session, approver))
-            authorize(session, Subject(principal_id=person.id), Action.IMPORT_RELEASE)
+            subject = Subject(principal_id=person.id)
+            authorize(session, subject, Action.IMPORT_RELEASE)
+            for group in held_groups(session, run_id=run):
+                authorize(session, subject, Action.IMPORT_RELEASE, organization_id=group.organization_id)
         who = Actor(kind="person", id=person.id, name=person.display_name)
         release = approve_release(hub.database, run, keyring=hub.keyring, approver=who, now=hub.clock())
     data = plain(release)

@@ -1,33 +1,33 @@
-"""The mass-change brake of the HR file, and what two people release.
+"""The mass-change brake of the HR file: what goes, what is held.
 
 More leaves than a company plausibly has, in one file or in 24 hours, are not believed: what the file says outright goes
 up to the limit, the rest is held. The same limit, of its own people, holds for every department. A suspension, and a
 start put off, take access as a leave does and count as one. Absence is weaker than a word: once the limit is passed,
-nobody leaves for being absent. Held changes touch nobody until two different people have said so.
+nobody leaves for being absent. Held changes touch nobody until two different people have said so (`hr_release`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 
 import orjson
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from idhub.changes import Actor, Event, EventType, record
-from idhub.db import Database, bulk_insert, chunked, new_id
+from idhub.db import bulk_insert, chunked, new_id
 from idhub.directory.kinds import EmploymentState
-from idhub.directory.tables import Employment, Person, SourceRecord
-from idhub.errors import Conflict, NotFound
+from idhub.directory.tables import Employment
 from idhub.keys import Keyring
 from idhub.lifecycle import intake
 from idhub.lifecycle.hr_ahead import PROVIDER
 from idhub.lifecycle.hr_plan import Leaving
-from idhub.lifecycle.pace import Pace
 from idhub.lifecycle.tables import HeldChange, LeaveCount
 from idhub.lifecycle.transition import transition
 
-HELD, RELEASED, DROPPED = "held", "released", "dropped"
+HELD, APPROVED, RELEASED, DROPPED = "held", "approved", "released", "dropped"
+PENDING = (HELD, APPROVED)
+"""Not carried out yet: a newer word of the source takes its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,30 +50,6 @@ class Brake:
 
 
 DEFAULT_BRAKE = Brake()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class HeldView:
-    """One held change, as the list of a release shows it."""
-
-    id: str
-    run_id: str
-    organization_id: str
-    principal_id: str
-    display_name: str
-    employee_number: str
-    kind: str
-    held_at: datetime
-    first_approver: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """What an approval came to: `waiting` for another person, or `released`, with the people who left."""
-
-    state: str
-    changes: int
-    left: int = 0
 
 
 Place = tuple[str, str | None]
@@ -189,7 +165,7 @@ def hold(session: Session, held: Sequence[Leaving], keyring: Keyring, *, run_id:
     for part in chunked([each.employment_id for each in held], 1_000):
         session.execute(
             update(HeldChange)
-            .where(HeldChange.state == HELD, HeldChange.provider == PROVIDER, HeldChange.employment_id.in_(part))
+            .where(HeldChange.state.in_(PENDING), HeldChange.provider == PROVIDER, HeldChange.employment_id.in_(part))
             .values(state=DROPPED, decided_at=now)
             .execution_options(synchronize_session=False)
         )
@@ -213,7 +189,7 @@ def hold(session: Session, held: Sequence[Leaving], keyring: Keyring, *, run_id:
                 "principal_id": each.principal_id,
                 "employment_id": each.employment_id,
                 "kind": each.kind,
-                "change_sealed": keyring.seal(_context(held_id), orjson.dumps(said)),
+                "change_sealed": keyring.seal(seal_context(held_id), orjson.dumps(said)),
                 "state": HELD,
                 "held_at": now,
                 "first_approver": None,
@@ -254,7 +230,7 @@ def drop_stale(session: Session, organization_ids: Iterable[str], *, run_id: str
         result = session.connection().execute(
             update(HeldChange)
             .where(
-                HeldChange.state == HELD,
+                HeldChange.state.in_(PENDING),
                 HeldChange.provider == PROVIDER,
                 HeldChange.organization_id.in_(part),
                 HeldChange.run_id != run_id,
@@ -265,135 +241,6 @@ def drop_stale(session: Session, organization_ids: Iterable[str], *, run_id: str
     return dropped
 
 
-def list_held(session: Session, *, run_id: str | None = None, limit: int = 200) -> list[HeldView]:
-    """Held changes, oldest first."""
-    query = (
-        select(
-            HeldChange.id,
-            HeldChange.run_id,
-            HeldChange.organization_id,
-            HeldChange.principal_id,
-            Person.display_name,
-            Employment.employee_number,
-            HeldChange.kind,
-            HeldChange.held_at,
-            HeldChange.first_approver,
-        )
-        .join(Person, Person.id == HeldChange.principal_id)
-        .join(Employment, Employment.id == HeldChange.employment_id)
-        .where(HeldChange.state == HELD)
-        .order_by(HeldChange.id)
-        .limit(limit)
-    )
-    if run_id is not None:
-        query = query.where(HeldChange.run_id == run_id)
-    return [HeldView(**row._mapping) for row in session.execute(query)]
-
-
-def approve_release(database: Database, run_id: str, *, keyring: Keyring, approver: Actor, now: datetime) -> Release:
-    """Say yes to what a run holds. The first yes waits; the second, of another person, lets the leaves happen.
-
-    Who may approve is the caller's to ask of `authorize` (`import.release`). Commits in batches; a release that was
-    interrupted goes on with the next yes.
-
-    Raises:
-        NotFound: the run holds nothing.
-        Conflict: the same person approved before.
-    """
-    with database.transaction() as session:
-        waiting = session.execute(
-            select(func.count(), func.max(HeldChange.first_approver)).where(
-                HeldChange.run_id == run_id, HeldChange.state == HELD
-            )
-        ).one()
-        if not waiting[0]:
-            raise NotFound("This import holds nothing back.", field="run", rule="release.nothing_held")
-        if waiting[1] is None:
-            session.execute(
-                update(HeldChange)
-                .where(HeldChange.run_id == run_id, HeldChange.state == HELD)
-                .values(first_approver=approver.id)
-                .execution_options(synchronize_session=False)
-            )
-            record(session, [_released(run_id, approver, "waiting", int(waiting[0]), now=now)])
-            return Release("waiting", int(waiting[0]))
-        if waiting[1] == approver.id:
-            raise Conflict("A second person must approve this release.", field="approver", rule="release.same_person")
-    return _release(database, run_id, keyring, approver, now=now)
-
-
-def _release(database: Database, run_id: str, keyring: Keyring, approver: Actor, *, now: datetime) -> Release:
-    changes = left = 0
-    pace = Pace(database.dialect)
-    while True:
-        with database.transaction() as session:
-            rows = (
-                session.execute(
-                    select(HeldChange)
-                    .where(HeldChange.run_id == run_id, HeldChange.state == HELD)
-                    .order_by(HeldChange.id)
-                    .limit(pace.size)
-                    .with_for_update()
-                )
-                .scalars()
-                .all()
-            )
-            if rows:
-                with pace.work_on(len(rows)):
-                    leaving = [_reopen(session, row, keyring, run_id) for row in rows]
-                    gone, _ = end_posts(session, leaving, now=now, actor=approver, door="hr_file", request_id=None)
-                left += gone
-                changes += len(rows)
-                session.execute(
-                    update(HeldChange)
-                    .where(HeldChange.id.in_([row.id for row in rows]))
-                    .values(state=RELEASED, second_approver=approver.id, decided_at=now)
-                    .execution_options(synchronize_session=False)
-                )
-            else:
-                record(session, [_released(run_id, approver, "released", changes, now=now)])
-                return Release("released", changes, left)
-        database.give_way()
-
-
-def _reopen(session: Session, row: HeldChange, keyring: Keyring, run_id: str) -> Leaving:
-    said = orjson.loads(keyring.open(_context(row.id), row.change_sealed or b""))
-    raw = bytes.fromhex(said["raw"]) if said.get("raw") else None
-    if raw is None:
-        # Held by an older version: what was said before is all that is left.
-        raw = session.execute(
-            select(SourceRecord.raw_sealed).where(SourceRecord.provider == PROVIDER, SourceRecord.key == said["key"])
-        ).scalar_one_or_none()
-    mark = intake.SourceMark(
-        provider=PROVIDER,
-        key=said["key"],
-        scope=said["scope"],
-        content_hash=said["content_hash"],
-        generation=run_id,
-        state=said["state"],
-        raw_sealed=raw,
-    )
-    return Leaving(
-        kind=row.kind,
-        organization_id=row.organization_id,
-        principal_id=row.principal_id,
-        employment_id=row.employment_id or "",
-        last_day=date.fromisoformat(said["last_day"]) if said["last_day"] else None,
-        mark=mark,
-    )
-
-
-def _released(run_id: str, approver: Actor, state: str, changes: int, *, now: datetime) -> Event:
-    return Event(
-        type=EventType.IMPORT_RELEASED,
-        at=now,
-        actor=approver,
-        door="hr_file",
-        target_kind="import",
-        target_id=run_id,
-        details={"state": state, "changes": changes},
-    )
-
-
-def _context(held_id: str) -> str:
+def seal_context(held_id: str) -> str:
+    """What the sealed change of a held row is bound to."""
     return f"held_changes:{held_id}"

@@ -64,6 +64,7 @@ _CONSOLE: tuple[tuple[str, tuple[_Entry, ...]], ...] = (
         (
             _Entry("/hr/people", N_("People"), "users", _EVERY_ROLE, "p"),
             _Entry("/hr/receipts", N_("Receipts"), "receipt", _EVERY_ROLE, "r"),
+            _Entry("/hr/sources", N_("HR source"), "download", _EVERY_ROLE, "h"),
         ),
     ),
     (

@@ -74,6 +74,12 @@ CHANNEL: Mapping[str, str] = {
     "backchannel_logout": N_("Back-channel logout"),
     "none": N_("Not told"),
 }
+HELD_KIND: Mapping[str, str] = {
+    "absent": N_("No longer listed"),
+    "left": N_("Left, says the file"),
+    "suspended": N_("Suspended, says the file"),
+    "put_off": N_("Start put off"),
+}
 ACTION: Mapping[str, str] = {
     "create_account": N_("Create account"),
     "reactivate_account": N_("Reactivate account"),

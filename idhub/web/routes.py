@@ -18,6 +18,7 @@ from idhub.web import (
     receipts,
     service_provider,
     shared,
+    sources,
 )
 from idhub.web.services import WebServices
 
@@ -32,6 +33,7 @@ _AREAS = (
     person,
     offboarding,
     receipts,
+    sources,
     applications,
     provisioning,
     service_provider,

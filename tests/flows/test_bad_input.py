@@ -79,6 +79,8 @@ CASES: Mapping[str, Case] = {
     "/admin/deliveries/{delivery_id}/retry": Case({"delivery_id": "dlv_x"}, ("csrf_token",)),
     "/admin/ghosts": Case(parameters=(*_LIST, "class", "state", "app")),
     "/admin/ghosts/held/{slug}": Case({"slug": "jwt-app"}, ("csrf_token",)),
+    "/hr/sources": Case(parameters=(*_LIST, "kind", "company", "run")),
+    "/hr/sources/release": Case(parameters=("csrf_token", "run", "company")),
     "/admin/ghosts/run": Case(parameters=("csrf_token",)),
     "/admin/ghosts/{finding_id}": Case({"finding_id": "fnd_x"}),
     "/admin/ghosts/{finding_id}/accept": Case({"finding_id": "fnd_x"}, ("csrf_token",)),

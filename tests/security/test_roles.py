@@ -83,6 +83,8 @@ CELLS: Mapping[tuple[str, str], frozenset[str]] = {
     ("GET", "/hr/receipts/{number}"): READERS,
     ("GET", "/hr/receipts/{number}/download"): READERS,
     ("GET", "/hr/receipts/{number}/events"): READERS,
+    ("GET", "/hr/sources"): READERS | OTHER,
+    ("POST", "/hr/sources/release"): HR | OTHER,
     ("GET", "/login"): ALL,
     ("POST", "/login"): ALL,
     ("GET", "/login/first"): ALL,
@@ -98,10 +100,11 @@ which `hr_of_other` may not see."""
 _ELSEWHERE = {
     ("POST", "/logout"), ("POST", "/account/sessions/end"), ("POST", "/account/sessions/end-others"), ("GET", "/login"),
     ("GET", "/hr/receipts/{number}/events"), ("GET", "/hr/receipts/{number}/download"),
-    ("GET", "/admin/ghosts/{finding_id}/act"),
+    ("GET", "/admin/ghosts/{finding_id}/act"), ("POST", "/hr/sources/release"),
 }  # fmt: skip
 """They end sessions, or answer by what is in them (tests/web/test_login_pages.py), or never end, or need
-a worker that signs (tests/web/test_offboarding_pages.py), or name what to preview (tests/web/test_ghost_pages.py)."""
+a worker that signs (tests/web/test_offboarding_pages.py), or name what to preview (tests/web/test_ghost_pages.py) or
+to release (tests/web/test_source_pages.py)."""
 _POST = (
     "reason", "display_name", "given_name", "family_name", "email", "mobile", "company", "employee_number",
     "employment_type", "department", "title", "manager", "start_date", "end_date", "employment", "fingerprint", "step",

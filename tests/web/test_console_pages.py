@@ -48,11 +48,19 @@ def test_front_doors_of_the_consoles(look: SignIn, path: str, target: str) -> No
 
 def test_side_bar_links_only_what_the_role_may_open(look: SignIn) -> None:
     for who, pages in (
-        ("沈佳宁", {"/hr/people", "/hr/receipts", "/admin/ghosts"}),
-        ("高远", {"/hr/people", "/hr/receipts", "/admin/apps", "/admin/deliveries", "/admin/ghosts"}),
+        ("沈佳宁", {"/hr/people", "/hr/receipts", "/hr/sources", "/admin/ghosts"}),
+        ("高远", {"/hr/people", "/hr/receipts", "/hr/sources", "/admin/apps", "/admin/deliveries", "/admin/ghosts"}),
         (
             "何慕青",
-            {"/hr/people", "/hr/receipts", "/admin/apps", "/admin/deliveries", "/admin/ghosts", "/audit/events"},
+            {
+                "/hr/people",
+                "/hr/receipts",
+                "/hr/sources",
+                "/admin/apps",
+                "/admin/deliveries",
+                "/admin/ghosts",
+                "/audit/events",
+            },
         ),
     ):
         client = look(who)

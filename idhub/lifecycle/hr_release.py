@@ -1,0 +1,274 @@
+"""What the brake of the HR file holds, and its release by two people, company by company.
+
+A first yes waits for a second, of another person, about the same company of the same run. What two people have
+approved is carried out in batches by whoever comes first: the command that took the second yes, or the worker, which
+also goes on where one of them was stopped.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from itertools import groupby
+from typing import Any
+
+import orjson
+from sqlalchemy import case, distinct, exists, func, select, update
+from sqlalchemy.orm import Session
+
+from idhub.changes import Actor, Event, EventType, record
+from idhub.db import Database, chunked
+from idhub.directory.kinds import Standing
+from idhub.directory.tables import Employment, Person, Principal, SourceRecord
+from idhub.errors import Conflict, NotFound
+from idhub.keys import Keyring
+from idhub.lifecycle import intake
+from idhub.lifecycle.hr_ahead import PROVIDER
+from idhub.lifecycle.hr_brake import APPROVED, HELD, RELEASED, end_posts, seal_context
+from idhub.lifecycle.hr_plan import Leaving
+from idhub.lifecycle.pace import Pace
+from idhub.lifecycle.tables import HeldChange
+
+_ANY_APPROVED = select(exists().where(HeldChange.state == APPROVED))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldView:
+    """One held change, as the list of a release shows it."""
+
+    id: str
+    run_id: str
+    organization_id: str
+    principal_id: str
+    display_name: str
+    employee_number: str
+    kind: str
+    held_at: datetime
+    first_approver: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeldGroup:
+    """What a run holds of one company, and how far its release is.
+
+    Args:
+        waiting: changes without two approvals; `approved`: with both and not carried out yet; `released`: carried out.
+        first_approver: who has said yes to what waits; None: nobody.
+    """
+
+    run_id: str
+    organization_id: str
+    held_at: datetime
+    waiting: int
+    approved: int
+    released: int
+    first_approver: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """What an approval came to.
+
+    `waiting` for another person, `approved` by two, or `released`; `left`: people who have left by it.
+    """
+
+    state: str
+    changes: int
+    left: int = 0
+
+
+def list_held(session: Session, *, run_id: str | None = None, limit: int = 200) -> list[HeldView]:
+    """Held changes, oldest first."""
+    query = (
+        select(
+            HeldChange.id,
+            HeldChange.run_id,
+            HeldChange.organization_id,
+            HeldChange.principal_id,
+            Person.display_name,
+            Employment.employee_number,
+            HeldChange.kind,
+            HeldChange.held_at,
+            HeldChange.first_approver,
+        )
+        .join(Person, Person.id == HeldChange.principal_id)
+        .join(Employment, Employment.id == HeldChange.employment_id)
+        .where(HeldChange.state == HELD)
+        .order_by(HeldChange.id)
+        .limit(limit)
+    )
+    if run_id is not None:
+        query = query.where(HeldChange.run_id == run_id)
+    return [HeldView(**row._mapping) for row in session.execute(query)]
+
+
+def held_groups(session: Session, *, run_id: str | None = None) -> list[HeldGroup]:
+    """What is held or being released, by run and company, newest first. One that is released whole is over."""
+
+    def number_of(state: str) -> Any:
+        return func.sum(case((HeldChange.state == state, 1), else_=0))
+
+    query = (
+        select(
+            HeldChange.run_id,
+            HeldChange.organization_id,
+            func.max(HeldChange.held_at).label("held_at"),
+            number_of(HELD).label("waiting"),
+            number_of(APPROVED).label("approved"),
+            number_of(RELEASED).label("released"),
+            func.max(case((HeldChange.state == HELD, HeldChange.first_approver))).label("first_approver"),
+        )
+        .where(HeldChange.provider == PROVIDER)
+        .group_by(HeldChange.run_id, HeldChange.organization_id)
+        .having(number_of(HELD) + number_of(APPROVED) > 0)
+        .order_by(HeldChange.run_id.desc(), HeldChange.organization_id)
+    )
+    if run_id is not None:
+        query = query.where(HeldChange.run_id == run_id)
+    return [HeldGroup(**row._mapping) for row in session.execute(query)]
+
+
+def approve(
+    session: Session, run_id: str, organization_ids: Collection[str], *, approver: Actor, now: datetime
+) -> Release:
+    """Say yes to what a run holds of these companies. The first yes waits; the second, of another person, approves.
+
+    Who may approve is the caller's to ask of `authorize` (`import.release`), in each company. Carries nothing out
+    (`carry_out`).
+
+    Raises:
+        NotFound: the run holds nothing there.
+        Conflict: the same person approved before, and nobody else since.
+    """
+    approved = waiting = 0
+    for part in chunked(sorted(set(organization_ids))):
+        here = (HeldChange.run_id == run_id, HeldChange.organization_id.in_(part), HeldChange.state == HELD)
+        # Second yes before first: what the same call has just said yes to is no second one.
+        approved += session.connection().execute(
+            update(HeldChange)
+            .where(*here, HeldChange.first_approver.is_not(None), HeldChange.first_approver != approver.id)
+            .values(state=APPROVED, second_approver=approver.id, decided_at=now)
+        ).rowcount  # fmt: skip
+        waiting += session.connection().execute(
+            update(HeldChange).where(*here, HeldChange.first_approver.is_(None)).values(first_approver=approver.id)
+        ).rowcount  # fmt: skip
+    if not approved and not waiting:
+        if session.execute(select(exists().where(HeldChange.run_id == run_id, HeldChange.state == HELD))).scalar():
+            raise Conflict("A second person must approve this release.", field="approver", rule="release.same_person")
+        raise NotFound("This import holds nothing back.", field="run", rule="release.nothing_held")
+    if waiting:
+        record(session, [_event(run_id, approver, "waiting", waiting, now=now)])
+    if approved:
+        record(session, [_event(run_id, approver, "approved", approved, now=now)])
+    return Release("waiting", waiting) if waiting else Release("approved", approved)
+
+
+def approve_release(database: Database, run_id: str, *, keyring: Keyring, approver: Actor, now: datetime) -> Release:
+    """Say yes to all that a run holds, and carry out at once what has two approvals.
+
+    Raises:
+        NotFound: the run holds nothing.
+        Conflict: the same person approved before.
+    """
+    with database.transaction() as session:
+        companies = [group.organization_id for group in held_groups(session, run_id=run_id)]
+        said = approve(session, run_id, companies, approver=approver, now=now)
+    carry_out(database, keyring, now=now, run_id=run_id)
+    if said.state == "waiting":
+        return said
+    with database.read() as session:
+        changes, left = session.execute(
+            select(
+                func.count(),
+                func.count(distinct(case((Principal.standing == Standing.LEFT, HeldChange.principal_id)))),
+            )
+            .join(Principal, Principal.id == HeldChange.principal_id)
+            .where(HeldChange.run_id == run_id, HeldChange.state == RELEASED)
+        ).one()
+    return Release("released", changes, left)
+
+
+def carry_out(database: Database, keyring: Keyring, *, now: datetime, run_id: str | None = None) -> int:
+    """Let approved changes happen, a batch a transaction. Returns how many did. Several processes may do it at once."""
+    done = 0
+    pace = Pace(database.dialect)
+    with database.read() as session:
+        if not session.execute(_ANY_APPROVED).scalar():
+            return 0
+    while True:
+        with database.transaction() as session:
+            batch = _next_batch(session, run_id, pace.size)
+            if not batch:
+                return done
+            with pace.work_on(len(batch)):
+                for _, of_one in groupby(batch, key=lambda row: (row.run_id, row.second_approver)):
+                    _release(session, list(of_one), keyring, now=now)
+            done += len(batch)
+        database.give_way()
+
+
+def _next_batch(session: Session, run_id: str | None, size: int) -> Sequence[HeldChange]:
+    query = select(HeldChange).where(HeldChange.state == APPROVED)
+    if run_id is not None:
+        query = query.where(HeldChange.run_id == run_id)
+    order = (HeldChange.run_id, HeldChange.second_approver, HeldChange.id)
+    return session.execute(query.order_by(*order).limit(size).with_for_update()).scalars().all()
+
+
+def _release(session: Session, rows: Sequence[HeldChange], keyring: Keyring, *, now: datetime) -> None:
+    run_id, approver = rows[0].run_id, _person(session, rows[0].second_approver or "")
+    leaving = [_reopen(session, row, keyring) for row in rows]
+    end_posts(session, leaving, now=now, actor=approver, door="hr_file", request_id=None)
+    session.execute(
+        update(HeldChange)
+        .where(HeldChange.id.in_([row.id for row in rows]))
+        .values(state=RELEASED)
+        .execution_options(synchronize_session=False)
+    )
+    ours = HeldChange.run_id == run_id
+    if not session.execute(select(exists().where(ours, HeldChange.state == APPROVED))).scalar():
+        released = session.execute(select(func.count()).where(ours, HeldChange.state == RELEASED)).scalar_one()
+        record(session, [_event(run_id, approver, "released", released, now=now)])
+
+
+def _person(session: Session, principal_id: str) -> Actor:
+    name = session.execute(select(Person.display_name).where(Person.id == principal_id)).scalar()
+    return Actor(kind="person", id=principal_id, name=name or principal_id)
+
+
+def _reopen(session: Session, row: HeldChange, keyring: Keyring) -> Leaving:
+    said = orjson.loads(keyring.open(seal_context(row.id), row.change_sealed or b""))
+    raw = bytes.fromhex(said["raw"]) if said.get("raw") else None
+    if raw is None:
+        # Held by an older version: what was said before is all that is left.
+        raw = session.execute(
+            select(SourceRecord.raw_sealed).where(SourceRecord.provider == PROVIDER, SourceRecord.key == said["key"])
+        ).scalar_one_or_none()
+    mark = intake.SourceMark(
+        provider=PROVIDER,
+        key=said["key"],
+        scope=said["scope"],
+        content_hash=said["content_hash"],
+        generation=row.run_id,
+        state=said["state"],
+        raw_sealed=raw,
+    )
+    return Leaving(
+        kind=row.kind,
+        organization_id=row.organization_id,
+        principal_id=row.principal_id,
+        employment_id=row.employment_id or "",
+        last_day=date.fromisoformat(said["last_day"]) if said["last_day"] else None,
+        mark=mark,
+    )
+
+
+def _event(run_id: str, approver: Actor, state: str, changes: int, *, now: datetime) -> Event:
+    return Event(
+        type=EventType.IMPORT_RELEASED,
+        at=now,
+        actor=approver,
+        door="hr_file",
+        target_kind="import",
+        target_id=run_id,
+        details={"state": state, "changes": changes},
+    )

@@ -130,6 +130,8 @@ class EventType(StrEnum):
     )
     APPLICATION_CREATED = "application.created", EventClass.CHANGE, "An application was connected."
     APPLICATION_CHANGED = "application.changed", EventClass.CHANGE, "An application's configuration changed."
+    PROVIDER_CREATED = "provider.created", EventClass.CHANGE, "An identity provider was connected."
+    PROVIDER_CHANGED = "provider.changed", EventClass.CHANGE, "An identity provider's configuration changed."
     SCIM_JOB_ACCEPTED = "scim_job.accepted", EventClass.CHANGE, "A bulk request of a SCIM sender waits to be worked."
     SCIM_JOB_ENDED = "scim_job.ended", EventClass.CHANGE, "A bulk request of a SCIM sender is done or cancelled."
     SCIM_EXTENSION_CHANGED = "scim_extension.changed", EventClass.CHANGE, "Attributes of a SCIM extension changed."
@@ -166,6 +168,12 @@ class EventType(StrEnum):
     PASSWORD_CHANGED = "password.changed", EventClass.CREDENTIAL, "A password was changed."
     INVITATION_ISSUED = "invitation.issued", EventClass.CREDENTIAL, "A one-time link was issued."
     INVITATION_USED = "invitation.used", EventClass.CREDENTIAL, "A one-time link was spent."
+    IDENTITY_LINKED = (
+        "identity.linked",
+        EventClass.CREDENTIAL,
+        "An account at an identity provider was linked to a person.",
+    )
+    IDENTITY_UNLINKED = "identity.unlinked", EventClass.CREDENTIAL, "Such a link was taken away."
     CONSENT_GIVEN = "consent.given", EventClass.CREDENTIAL, "A person let a client act for them."
     CONSENT_DENIED = "consent.denied", EventClass.CREDENTIAL, "A person refused a client."
     AUTHORIZATION_REFUSED = "authorization.refused", EventClass.CREDENTIAL, "An authorization request was refused."

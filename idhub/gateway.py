@@ -114,8 +114,12 @@ class BrowserGateway:
         """303, also after a POST: a 307 would carry the form on (RFC 9700 section 4.12)."""
         response = RedirectResponse(url, 303, headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"})
         if set_browser_token is not None:
-            set_browser_cookie(response, self._prefix, set_browser_token, is_secure=self.settings.is_https)
+            self.give_browser_token(response, set_browser_token)
         return response
+
+    def give_browser_token(self, response: Response, token: str) -> None:
+        """Give the browser the cookie that tells it from others."""
+        set_browser_cookie(response, self._prefix, token, is_secure=self.settings.is_https)
 
     def show(self, browser: Browser, error: ShownError) -> Response:
         """The error page; nothing is sent anywhere."""

@@ -240,6 +240,10 @@ class Keyring:
         """Base64 DER of the certificates of the purpose's keys; first the one that signs, then those to come."""
         return [str(key.public_jwk["x5c"][0]) for key in reversed(self._keys) if key.purpose == purpose]
 
+    def private_keys(self, purpose: Purpose) -> list[Any]:
+        """The `cryptography` keys of the purpose that are not retired, those to come included: what may decrypt."""
+        return [key.private for key in self._keys if key.purpose == purpose]
+
     def sign_jws(
         self, purpose: Purpose, typ: str, payload: Mapping[str, Any] | bytes, *, alg: str | None = None
     ) -> str:

@@ -148,7 +148,7 @@ def configure_service_provider(
             not known.is_enabled or known.metadata_url != values["metadata_url"]
         ):
             values["metadata_due_at"] = now
-        return changes + _assign(known, values, now=now)
+        return changes + assign(known, values, now=now)
     taken = select(SamlServiceProvider.id).where(SamlServiceProvider.entity_id == wish.entity_id)
     if session.execute(taken).first() is not None:
         raise Conflict(
@@ -195,7 +195,8 @@ _QUIET: Final = frozenset({"metadata_due_at", "soap_logout_url"})
 """Columns that follow from others: a change of them is no news."""
 
 
-def _assign(row: SamlServiceProvider, values: Mapping[str, Any], *, now: datetime) -> list[Change]:
+def assign(row: Any, values: Mapping[str, Any], *, now: datetime) -> list[Change]:
+    """Give a registration of SAML these values; returns the changes that are worth telling."""
     changed = {name: value for name, value in values.items() if getattr(row, name) != value}
     told: list[Change] = [
         (f"saml.{name}", getattr(row, name), value) for name, value in changed.items() if name not in _QUIET
@@ -214,7 +215,7 @@ def take_metadata(
     row = session.execute(
         select(SamlServiceProvider).where(SamlServiceProvider.id == provider_id).with_for_update()
     ).scalar_one()
-    changes = _assign(row, facts.columns(), now=now)
+    changes = assign(row, facts.columns(), now=now)
     row.metadata_read_at, row.metadata_due_at, row.metadata_error = now, due_at, None
     session.flush()
     return changes

@@ -32,7 +32,8 @@ from idhub.access.rules import compile_rule
 from idhub.access.service_providers import SamlWish
 from idhub.access.tables import Application, Criticality
 from idhub.access.uris import check_redirect_uri, check_web_uri
-from idhub.api.configuration_fields import Name, Strict, Text, Uri, duration, no_nul
+from idhub.api.configuration_fields import Name, Names, Strict, Text, Uri, duration, no_nul
+from idhub.api.configuration_providers import SLUG, ProviderBlock, provider_wish
 from idhub.api.configuration_saml import SamlBlock, called_addresses, saml_wish
 from idhub.api.configuration_scim import ScimBlock, follow_target, target_options
 from idhub.changes import Actor, Event, EventType, record
@@ -45,6 +46,7 @@ from idhub.errors import Conflict, Invalid, NotFound
 from idhub.keys import Keyring
 from idhub.lifecycle.intake import RegisterService
 from idhub.lifecycle.transition import transition
+from idhub.login.providers import ProviderDifference, configure_provider
 from idhub.provisioning.inbound.extensions import MAX_EXTENSIONS, register
 
 MAX_BYTES = 5_000_000
@@ -52,16 +54,8 @@ _MIN_SECRET = 32
 _SERVICE_LIFETIME = timedelta(days=365)
 _SHORTEST_PLAN, _LONGEST_PLAN = timedelta(minutes=10), timedelta(days=90)
 _MAX_SECRET = 4_096
-_SLUG = r"^[a-z0-9][a-z0-9-]{0,58}[a-z0-9]$|^[a-z0-9]$"
 _PLAIN_SECRET = re.compile(r"[A-Za-z0-9._~-]+")
 Grade = Literal["E0", "E1", "E2", "E3"]
-
-
-class Names(Strict):
-    """A name in both languages."""
-
-    en: Name
-    zh: Name | None = None
 
 
 class OidcBlock(Strict):
@@ -116,7 +110,7 @@ class RuleBlock(Strict):
 class ApplicationBlock(Strict):
     """One application of the file."""
 
-    slug: Annotated[str, Field(pattern=_SLUG)]
+    slug: Annotated[str, Field(pattern=SLUG)]
     name: Names | Name
     description: Annotated[str, Field(max_length=2_000), AfterValidator(no_nul)] | None = None
     home_url: Uri | None = None
@@ -136,7 +130,8 @@ class ApplicationBlock(Strict):
 class ConfigurationFile(Strict):
     """The whole file."""
 
-    applications: list[ApplicationBlock] = Field(max_length=2_000)
+    applications: list[ApplicationBlock] = Field(default_factory=list, max_length=2_000)
+    providers: list[ProviderBlock] = Field(default_factory=list, max_length=200)
     scim_extensions: list[dict[str, Any]] = Field(default_factory=list, max_length=MAX_EXTENSIONS)
 
 
@@ -153,26 +148,41 @@ class Applied:
     needs_review: bool
     extensions: Sequence[tuple[str, Any, Any]] = ()
     """(URN, before, after) of each SCIM extension that is new or another."""
+    providers: Sequence[ProviderDifference] = ()
 
     @property
     def changes(self) -> list[dict[str, Any]]:
-        """Changed extensions and applications as plain data."""
-        return [
-            {
-                "scim_extension": urn,
-                "new": before is None,
-                "changes": [{"field": "attributes", "before": before, "after": after}],
-            }
-            for urn, before, after in self.extensions
-        ] + [
-            {
-                "application": d.slug,
-                "new": d.is_new,
-                "changes": [{"field": name, "before": before, "after": after} for name, before, after in d.changes],
-            }
-            for d in self.differences
-            if not d.is_empty
-        ]
+        """Changed extensions, providers and applications as plain data."""
+        return (
+            [
+                {
+                    "provider": one.slug,
+                    "new": one.is_new,
+                    "changes": [
+                        {"field": name, "before": before, "after": after} for name, before, after in one.changes
+                    ],
+                }
+                for one in self.providers
+                if one.changes
+            ]
+            + [
+                {
+                    "scim_extension": urn,
+                    "new": before is None,
+                    "changes": [{"field": "attributes", "before": before, "after": after}],
+                }
+                for urn, before, after in self.extensions
+            ]
+            + [
+                {
+                    "application": d.slug,
+                    "new": d.is_new,
+                    "changes": [{"field": name, "before": before, "after": after} for name, before, after in d.changes],
+                }
+                for d in self.differences
+                if not d.is_empty
+            ]
+        )
 
 
 class _NoDuplicates(yaml.SafeLoader):
@@ -219,10 +229,11 @@ def read_configuration(path: Path) -> ConfigurationFile:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or "file"
         raise Invalid(f"{where}: {first['msg']}.", field=where, rule=f"configuration.{first['type']}") from error
-    slugs = [block.slug for block in parsed.applications]
-    repeated = next((slug for slug in slugs if slugs.count(slug) > 1), None)
-    if repeated is not None:
-        raise Invalid(f"The application {repeated!r} stands twice.", field="slug", rule="configuration.repeated")
+    for kind, blocks in (("application", parsed.applications), ("provider", parsed.providers)):
+        slugs = [block.slug for block in blocks]
+        repeated = next((slug for slug in slugs if slugs.count(slug) > 1), None)
+        if repeated is not None:
+            raise Invalid(f"The {kind} {repeated!r} stands twice.", field="slug", rule="configuration.repeated")
     return parsed
 
 
@@ -244,7 +255,7 @@ def apply(
     outbound_allow: str = "",
     dry_run: bool = False,
 ) -> Applied:
-    """Make the applications of the file what it says. Idempotent. Does not yet look at who is entitled.
+    """Make the applications and providers of the file what it says. Idempotent. Does not yet look at who is entitled.
 
     Args:
         outbound_allow: what the SSRF guard lets through beside public addresses (the setting of that name); an address
@@ -280,6 +291,10 @@ def apply(
                 for document in parsed.scim_extensions
                 if (change := register(session, document, now=now)) is not None
             ]
+            providers = [
+                configure_provider(session, provider_wish(session, each, path.parent, now=now), now=now)
+                for each in parsed.providers
+            ]
             for block, difference in zip(parsed.applications, differences, strict=True):
                 if block.scim is not None:
                     follow_target(session, difference, now=now, actor=actor, door=door)
@@ -289,6 +304,7 @@ def apply(
                 differences,
                 any(d.rules_changed or d.scim_added or _touches_access(d) for d in differences),
                 extensions,
+                providers,
             )
             if dry_run:
                 raise _DryRun
@@ -296,6 +312,8 @@ def apply(
             if changed or renewed:
                 bump_rules_version(session, reevaluate=applied.needs_review)
                 record(session, [_event(d, now=now, actor=actor, door=door) for d in changed])
+            others = [one for one in providers if one.changes]
+            record(session, [_provider_event(each, now=now, actor=actor, door=door) for each in others])
             record(session, [_extension_event(each, now=now, actor=actor, door=door) for each in extensions])
     except _DryRun:
         pass
@@ -304,6 +322,10 @@ def apply(
 
 def _check_reachable(parsed: ConfigurationFile, wishes: Mapping[str, SamlWish | None], policy: OutboundPolicy) -> None:
     """Refuse addresses that the hub itself calls and the SSRF guard would not let it."""
+    for provider in parsed.providers:
+        where = f"providers.{provider.slug}.saml.metadata_url"
+        if provider.saml.metadata_url is not None:
+            _check_called(provider.saml.metadata_url, where, policy)
     for block in parsed.applications:
         called = {
             "oidc.backchannel_logout_uri": block.oidc.backchannel_logout_uri if block.oidc else None,
@@ -312,14 +334,16 @@ def _check_reachable(parsed: ConfigurationFile, wishes: Mapping[str, SamlWish | 
             **called_addresses(wishes[block.slug]),
         }
         for name, uri in called.items():
-            where = f"applications.{block.slug}.{name}"
-            if uri is None:
-                continue
-            check_web_uri(uri, field=where)
-            try:
-                policy.check_url(uri)
-            except OutboundRefused as error:
-                raise Invalid(f"{where}: {error.description}", field=where, rule=error.rule) from error
+            if uri is not None:
+                _check_called(uri, f"applications.{block.slug}.{name}", policy)
+
+
+def _check_called(uri: str, where: str, policy: OutboundPolicy) -> None:
+    check_web_uri(uri, field=where)
+    try:
+        policy.check_url(uri)
+    except OutboundRefused as error:
+        raise Invalid(f"{where}: {error.description}", field=where, rule=error.rule) from error
 
 
 def _register_services(
@@ -407,6 +431,24 @@ def _event(difference: Difference, *, now: datetime, actor: Actor, door: str) ->
         target_kind="application",
         target_id=difference.application_id,
         application_id=difference.application_id,
+        details={
+            "slug": difference.slug,
+            "changes": [
+                {"field": name, "before": _plain(before), "after": _plain(after)}
+                for name, before, after in difference.changes
+            ],
+        },
+    )
+
+
+def _provider_event(difference: ProviderDifference, *, now: datetime, actor: Actor, door: str) -> Event:
+    return Event(
+        type=EventType.PROVIDER_CREATED if difference.is_new else EventType.PROVIDER_CHANGED,
+        at=now,
+        actor=actor,
+        door=door,
+        target_kind="provider",
+        target_id=difference.provider_id,
         details={
             "slug": difference.slug,
             "changes": [

@@ -35,6 +35,13 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+class Names(Strict):
+    """A name in both languages."""
+
+    en: Name
+    zh: Name | None = None
+
+
 def duration(value: str | int | None, where: str) -> timedelta | None:
     if value is None:
         return None

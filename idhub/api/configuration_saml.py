@@ -24,10 +24,10 @@ from providers.saml_wire.errors import WireError
 from providers.saml_wire.metadata import MAX_ENTITY_ID, Endpoint, ServiceProviderMetadata, read_service_provider
 from providers.saml_wire.parsing import MAX_METADATA
 
-_BINDINGS: Final = {"redirect": names.REDIRECT, "post": names.POST, "soap": names.SOAP_BINDING}
-_BINDING_NAMES: Final = {urn: name for name, urn in _BINDINGS.items()}
+BINDINGS: Final = {"redirect": names.REDIRECT, "post": names.POST, "soap": names.SOAP_BINDING}
+BINDING_NAMES: Final = {urn: name for name, urn in BINDINGS.items()}
 _FORMAT_NAMES: Final = {urn: name for name, urn in NAME_ID_FORMATS.items()}
-_MAX_PEM: Final = 20_000
+MAX_PEM: Final = 20_000
 
 
 class ConsumerBlock(Strict):
@@ -55,10 +55,10 @@ class SamlBlock(Strict):
     entity_id: Annotated[str, Field(min_length=1, max_length=MAX_ENTITY_ID), PLAIN] | None = None
     acs_urls: list[Uri | ConsumerBlock] = Field(default_factory=list, max_length=100)
     logout: list[LogoutBlock] = Field(default_factory=list, max_length=3)
-    certificates: list[Annotated[str, Field(min_length=1, max_length=_MAX_PEM)]] = Field(
+    certificates: list[Annotated[str, Field(min_length=1, max_length=MAX_PEM)]] = Field(
         default_factory=list, max_length=10
     )
-    encryption_certificates: list[Annotated[str, Field(min_length=1, max_length=_MAX_PEM)]] = Field(
+    encryption_certificates: list[Annotated[str, Field(min_length=1, max_length=MAX_PEM)]] = Field(
         default_factory=list, max_length=10
     )
     name_id_format: Literal["persistent", "transient", "email", "unspecified"] = "persistent"
@@ -94,7 +94,7 @@ def saml_wish(block: SamlBlock | None, folder: Path, where: str, *, now: datetim
             field=f"{where}.sign",
             rule="saml.sign",
         )
-    pinned = _pinned(block, folder, where)
+    pinned = pinned_certificate(block.metadata_certificate_file, folder, where, has_metadata=ways != ["acs_urls"])
     signs_requests = False
     facts: ProviderFacts | None
     entity_id = block.entity_id
@@ -148,7 +148,7 @@ def export_block(row: SamlServiceProvider | None) -> dict[str, Any] | None:
             ],
             "logout": [
                 {
-                    "binding": _BINDING_NAMES[one["binding"]],
+                    "binding": BINDING_NAMES[one["binding"]],
                     "url": one["location"],
                     **({"response_url": one["response_location"]} if one["response_location"] else {}),
                 }
@@ -173,14 +173,18 @@ def _one_signature(row: SamlServiceProvider) -> str:
     return "assertion" if row.signs_assertion else "response"
 
 
-def _pinned(block: SamlBlock, folder: Path, where: str) -> Certificate | None:
-    if block.metadata_certificate_file is None:
+def pinned_certificate(name: str | None, folder: Path, where: str, *, has_metadata: bool) -> Certificate | None:
+    """The certificate that metadata must be signed with, of the file of that name.
+
+    Raises:
+        Invalid: there is no metadata to be signed, or the file cannot be used.
+    """
+    if name is None:
         return None
     field = f"{where}.metadata_certificate_file"
-    if block.metadata_file is None and block.metadata_url is None:
+    if not has_metadata:
         raise Invalid(f"{field} is for metadata, and there is none.", field=field, rule="saml.source")
-    text = _read(folder, block.metadata_certificate_file, field, _MAX_PEM).decode("utf-8", "replace")
-    return _certificate(text, field)
+    return _certificate(read_file(folder, name, field, MAX_PEM).decode("utf-8", "replace"), field)
 
 
 def _metadata(
@@ -189,7 +193,7 @@ def _metadata(
     field = f"{where}.metadata_file"
     try:
         return read_service_provider(
-            _read(folder, name, field, MAX_METADATA),
+            read_file(folder, name, field, MAX_METADATA),
             now=now,
             pinned=[pinned.public_key] if pinned else [],
             entity_id=block.entity_id,
@@ -211,15 +215,16 @@ def _entered(block: SamlBlock, folder: Path, where: str) -> ProviderFacts:
         services.append({"index": one.index, "location": one.url, "is_default": one.default})
     if len({one["index"] for one in services}) != len(services):
         raise Invalid(f"{where}.acs_urls has an index twice.", field=f"{where}.acs_urls", rule="saml.index")
-    endpoints = [Endpoint(_BINDINGS[one.binding], one.url, one.response_url or "") for one in block.logout]
+    endpoints = [Endpoint(BINDINGS[one.binding], one.url, one.response_url or "") for one in block.logout]
     if len({one.binding for one in endpoints}) != len(endpoints):
         raise Invalid(f"{where}.logout names a binding twice.", field=f"{where}.logout", rule="saml.binding")
     return ProviderFacts(
         consumer_services=services,
         logout_services=logout_services(endpoints, field=f"{where}.logout"),
-        signing_certificates=[_named(text, folder, f"{where}.certificates") for text in block.certificates],
+        signing_certificates=[named_certificate(text, folder, f"{where}.certificates") for text in block.certificates],
         encryption_certificates=[
-            _named(text, folder, f"{where}.encryption_certificates") for text in block.encryption_certificates
+            named_certificate(text, folder, f"{where}.encryption_certificates")
+            for text in block.encryption_certificates
         ],
     )
 
@@ -245,11 +250,11 @@ def _check_keys(block: SamlBlock, facts: ProviderFacts, where: str, *, wants_sig
         )
 
 
-def _named(text: str, folder: Path, field: str) -> str:
+def named_certificate(text: str, folder: Path, field: str) -> str:
     """A certificate in place (PEM, or its base64), or the name of a file that holds one."""
     if text.startswith(("-----BEGIN", "MII")):
         return _certificate(text, field).der
-    return _certificate(_read(folder, text, field, _MAX_PEM).decode("utf-8", "replace"), field).der
+    return _certificate(read_file(folder, text, field, MAX_PEM).decode("utf-8", "replace"), field).der
 
 
 def _certificate(text: str, field: str) -> Certificate:
@@ -259,7 +264,12 @@ def _certificate(text: str, field: str) -> Certificate:
         raise Invalid(f"{field}: {error.description}", field=field, rule=error.reason) from error
 
 
-def _read(folder: Path, name: str, field: str, most: int) -> bytes:
+def read_file(folder: Path, name: str, field: str, most: int) -> bytes:
+    """The content of a file of the configuration's folder, at most `most` bytes of it.
+
+    Raises:
+        Invalid: it cannot be read, or is larger.
+    """
     try:
         with (folder / name).open("rb") as file:
             content = file.read(most + 1)

@@ -1,4 +1,4 @@
-"""The applications as a configuration file: what `idhub apply` would take, without secrets."""
+"""Applications and providers as a configuration file: what `idhub apply` would take, without secrets."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session, aliased
 
 from idhub.access.applications import current_rule_texts
 from idhub.access.tables import Application, OidcClient, ReconcilePlan, SamlServiceProvider, ScimTarget
+from idhub.api.configuration_providers import export_providers
 from idhub.api.configuration_saml import export_block
 from idhub.directory.tables import Employment, Organization, Person
 from idhub.provisioning.inbound.extensions import registered
@@ -53,8 +54,13 @@ def export_configuration(session: Session) -> str:
         }
         blocks.append({name: value for name, value in block.items() if value not in (None, [])})
     extensions = [describe(schema) for schema in registered(session)]
+    upstream = export_providers(session)
     document: str = yaml.safe_dump(
-        {"applications": blocks, **({"scim_extensions": extensions} if extensions else {})},
+        {
+            "applications": blocks,
+            **({"providers": upstream} if upstream else {}),
+            **({"scim_extensions": extensions} if extensions else {}),
+        },
         allow_unicode=True,
         sort_keys=False,
     )

@@ -54,10 +54,14 @@ def apply(
     show(data, as_json=json, lines=_difference_lines(applied.changes))
 
 
+def _named(change: dict[str, Any]) -> str:
+    return str(change.get("application") or change.get("provider") or change["scim_extension"])
+
+
 def _difference_lines(changes: list[dict[str, Any]]) -> list[str]:
     lines = []
     for change in changes:
-        lines.append(f"{'+' if change['new'] else '~'} {change.get('application') or change['scim_extension']}")
+        lines.append(f"{'+' if change['new'] else '~'} {_named(change)}")
         lines += [f"    {c['field']}: {c['before']} -> {c['after']}" for c in change["changes"]]
     return lines or ["nothing to change"]
 

@@ -106,11 +106,15 @@ def start_session(
     ip: str | None,
     user_agent: str | None,
     settings: Settings,
+    authenticated_at: datetime | None = None,
 ) -> tuple[str, str]:
     """Start a session after a proof was accepted; returns its token (for the cookie) and its id.
 
     Locks the principal and asks again whether it may act; a transition that ended access while the proof was being
     checked wins, because the session is stamped with the epochs read before that.
+
+    Args:
+        authenticated_at: when the person proved who they are, where that was not just now.
 
     Raises:
         NotPermitted: rule `session.recovery`, `session.standing` or `session.epoch`.
@@ -118,9 +122,10 @@ def start_session(
     return run_in(
         session,
         starting(
-            principal_id, epochs_read=epochs_read, amr=amr, now=now, ip=ip, user_agent=user_agent, settings=settings
+            principal_id, epochs_read=epochs_read, amr=amr, now=now, ip=ip, user_agent=user_agent, settings=settings,
+            authenticated_at=authenticated_at,
         ),
-    )
+    )  # fmt: skip
 
 
 def starting(
@@ -132,6 +137,7 @@ def starting(
     ip: str | None,
     user_agent: str | None,
     settings: Settings,
+    authenticated_at: datetime | None = None,
 ) -> Operation[tuple[str, str]]:
     """See `start_session`."""
     yield LOCK, {"principal_id": principal_id}
@@ -155,7 +161,7 @@ def starting(
             "access_epoch": epochs_read.access,
             "enrolment_epoch": epochs_read.enrolment,
             "installation_epoch": epochs_read.installation,
-            "authenticated_at": now,
+            "authenticated_at": authenticated_at or now,
             "amr": orjson.dumps(list(amr)).decode(),
             "created_at": now,
             "last_seen_at": now,

@@ -182,6 +182,8 @@ class LoginTransaction(Base):
     """The session that this transaction established by a fresh sign-in."""
     refusal: Mapped[str | None] = mapped_column(String(60))
     """Stable code why the sign-in cannot go on (not_entitled, consent_denied, ...); the error page reads it."""
+    upstream: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    """What an identity provider was asked in this sign-in, and what it answered (`idhub.login.federation`)."""
     consent: Mapped[str | None] = mapped_column(String(8))
     """allow or deny: what the person answered on the consent page of this transaction."""
     consent_session_id: Mapped[str | None] = mapped_column(String(40))

@@ -104,6 +104,7 @@ def beginning(
             "request": orjson.dumps(request, option=orjson.OPT_SORT_KEYS).decode(),
             "session_id": None,
             "refusal": None,
+            "upstream": None,
             "consent": None,
             "consent_session_id": None,
             "created_at": now,

@@ -133,6 +133,9 @@ class Principal(Base):
     access_starts_at: Mapped[datetime] = mapped_column(Instant)
     access_ends_at: Mapped[datetime | None] = mapped_column(Instant)
     """First instant without access; null: no end is known."""
+    epoch_raised_at: Mapped[datetime | None] = mapped_column(Instant)
+    """When `access_epoch` last went up: a proof that was asked for before then is none any more. Null: never, as far
+    as this was recorded."""
     owner_id: Mapped[str | None] = mapped_column(ForeignKey("principals.id"))
     """Person who answers for a service identity or device."""
     rotation_due_at: Mapped[datetime | None] = mapped_column(Instant)

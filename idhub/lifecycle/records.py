@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from sqlalchemy import BindParameter, bindparam, delete, select, update
+from sqlalchemy import BindParameter, bindparam, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from idhub.access.entitlements import entitle
 from idhub.changes import Rows
-from idhub.db import bulk_insert, chunked, insert_rows, json_text, new_ids, to_micros
+from idhub.db import Instant, bulk_insert, chunked, insert_rows, json_text, new_ids, to_micros
 from idhub.directory.kinds import EmploymentState, EmploymentType, PrincipalKind, Standing
 from idhub.directory.names import LoginNameKind, stored_login_name
 from idhub.directory.search_index import Prepared, index_people, index_prepared, prepare_terms, reindex_people
@@ -97,6 +97,7 @@ _UPDATE_PRINCIPAL = (
         standing=bindparam("new_standing"),
         access_epoch=bindparam("access"),
         enrolment_epoch=bindparam("enrolment"),
+        epoch_raised_at=func.coalesce(bindparam("raised", type_=Instant), Principal.epoch_raised_at),
         access_starts_at=bindparam("starts"),
         access_ends_at=bindparam("ends"),
         version=Principal.version + 1,
@@ -334,11 +335,12 @@ def _update_principals(session: Session, changed: Sequence[tuple[State, State]],
                 "new_standing": after.standing,
                 "access": after.access_epoch,
                 "enrolment": after.enrolment_epoch,
+                "raised": now if after.access_epoch != before.access_epoch else None,
                 "starts": after.starts_at,
                 "ends": after.ends_at,
                 "at": now,
             }
-            for _, after in changed
+            for before, after in changed
         ],
     )
     described = [after for before, after in changed if _described(before) != _described(after)]

@@ -173,12 +173,12 @@ def finish(
     """
     principal_id, old_owner = prepared.principal_id, None
     if verification.matches and principal_id is not None:
-        old_owner = _lock_both(session, principal_id, old_session_id)
+        old_owner = lock_both(session, principal_id, old_session_id)
     outcome = run_in(
         session, finishing(keyring, settings, prepared, verification, browser=browser, remember=remember, now=now)
     )
     if isinstance(outcome, Minted) and old_session_id is not None and old_owner is not None:
-        _replace(session, old_session_id, outcome.session_id, is_same_person=old_owner == principal_id, now=now)
+        replace_session(session, old_session_id, outcome.session_id, is_same_person=old_owner == principal_id, now=now)
     return outcome
 
 
@@ -323,7 +323,7 @@ def replace_credentials(
 # ---------------------------------------------------------------- parts
 
 
-def _lock_both(session: Session, principal_id: str, old_session_id: str | None) -> str | None:
+def lock_both(session: Session, principal_id: str, old_session_id: str | None) -> str | None:
     """Lock whoever signs in and whoever the browser belonged to, in one order; returns the latter."""
     old_owner = None
     if old_session_id is not None:
@@ -335,7 +335,7 @@ def _lock_both(session: Session, principal_id: str, old_session_id: str | None) 
     return old_owner
 
 
-def _replace(session: Session, old_id: str, new_id: str, *, is_same_person: bool, now: datetime) -> None:
+def replace_session(session: Session, old_id: str, new_id: str, *, is_same_person: bool, now: datetime) -> None:
     if is_same_person:
         # Proving again who one is must not throw one out of the applications that are open.
         for table in (SessionParticipant, Grant):

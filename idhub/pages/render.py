@@ -192,7 +192,8 @@ class Pages:
         response.headers.update(security_headers(personal=personal, form_action=form_action, frame_src=frame_src))
         response.headers["Content-Language"] = language
         response.headers["Vary"] = "Accept-Language, Cookie"
-        if fresh_browser:
+        # What another site posts must not replace the cookie that the browser has and did not send (SameSite).
+        if fresh_browser and not self.csrf.is_foreign_form(request):
             set_browser_cookie(response, self._prefix, fresh_browser, is_secure=self._is_https)
         return response
 

@@ -177,6 +177,14 @@ class CsrfGuard:
                 rule="csrf.token",
             )
 
+    def is_foreign_form(self, request: Request) -> bool:
+        """Whether another site's form made the request: it comes without the cookies that the browser may well have."""
+        try:
+            self.check_site(request)
+        except NotPermitted:
+            return request.method == "POST"
+        return False
+
     def check_site(self, request: Request) -> None:
         """Refuse a request that the browser says another site made.
 

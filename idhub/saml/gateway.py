@@ -69,6 +69,25 @@ class Gateway(BrowserGateway):
         return Response(render(envelope), 400, media_type="text/xml")
 
 
+async def read_body(request: Request) -> bytes | None:
+    """What was posted; None when it is larger than any message."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY:
+            return None
+        parts.append(part)
+    return b"".join(parts)
+
+
+def form_of(request: Request, body: bytes | None) -> dict[str, str] | None:
+    """The fields of a message that was posted; None when there are none to be read, or the address has a query."""
+    if body is None or request.scope["query_string"]:
+        return None
+    return read_form(request.headers.get("content-type", ""), body)
+
+
 def read_form(content_type: str, body: bytes) -> dict[str, str] | None:
     """The fields of a form that was posted; None when it is none, holds a field twice, or what is not text."""
     from urllib.parse import parse_qsl

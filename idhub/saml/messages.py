@@ -12,7 +12,7 @@ from typing import Final
 from providers.saml_wire import names
 from providers.saml_wire.encryption import encrypt
 from providers.saml_wire.signatures import Signer, sign
-from providers.saml_wire.writing import Node
+from providers.saml_wire.writing import Node, instant
 
 ASSERTION_LIFETIME: Final = timedelta(minutes=5)
 _BEFORE: Final = timedelta(seconds=60)
@@ -22,11 +22,6 @@ _BEFORE: Final = timedelta(seconds=60)
 def new_id() -> str:
     """ID of a message: 160 random bits; an xs:ID begins with no digit."""
     return f"_{secrets.token_hex(20)}"
-
-
-def instant(value: datetime) -> str:
-    """xs:dateTime in UTC, to the millisecond."""
-    return value.isoformat(timespec="milliseconds")[:23] + "Z"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from idhub.gateway import Browser, ShownError
-from idhub.saml.gateway import MAX_BODY, Gateway, SamlServices, read_form
+from idhub.saml.gateway import Gateway, SamlServices, form_of, read_body
 from idhub.saml.logout import SingleLogout
 from idhub.saml.metadata import (
     CHAIN_PATH,
@@ -26,25 +26,11 @@ from idhub.saml.sign_on import SignOn
 _METADATA_MAX_AGE = 300
 
 
-async def _body(request: Request) -> bytes | None:
-    """What was posted; None when it is larger than any message."""
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY:
-            return None
-        parts.append(part)
-    return b"".join(parts)
-
-
-_Body = Annotated[bytes | None, Depends(_body)]
+_Body = Annotated[bytes | None, Depends(read_body)]
 
 
 def _form(request: Request, body: bytes | None) -> dict[str, str] | None:
-    if request.method != "POST" or body is None or request.scope["query_string"]:
-        return None
-    return read_form(request.headers.get("content-type", ""), body)
+    return None if request.method != "POST" else form_of(request, body)
 
 
 def create_router(services: SamlServices) -> APIRouter:

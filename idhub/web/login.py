@@ -6,10 +6,11 @@ waiting in the hashing queue holds none of them.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Protocol
 from urllib.parse import urlencode, urlsplit
 
 from fastapi import APIRouter, Depends, Request
@@ -19,18 +20,20 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from idhub.credentials import transactions
-from idhub.credentials.operations import Operation
+from idhub.credentials.operations import Operation, run_in
 from idhub.credentials.sessions import SignedIn, authenticate, authenticating, end_session
 from idhub.credentials.transactions import Transaction
 from idhub.errors import Invalid, NotPermitted, Unavailable
 from idhub.login import invitations, sign_in
 from idhub.login.invitations import Invited
 from idhub.login.passwords import MAX_PASSWORD_BYTES, Verification, check_policy, context_words, normalize
+from idhub.login.providers import Choice, choosing
 from idhub.login.sign_in import MAX_USERNAME, Browser, Minted, Prepared, Refusal
-from idhub.pages import BROWSER_COOKIE, N_, safe_local_path
+from idhub.pages import BROWSER_COOKIE, N_, form_target, safe_local_path
 from idhub.pages.notices import ErrorNotice
-from idhub.web import account, protocol_pages
+from idhub.web import account, federation, protocol_pages
 from idhub.web.browser import browser_of, cookie, form_targets, give_session, signed_in_as
+from idhub.web.federation import FederationServices
 from idhub.web.forms import Form, form_of, form_router
 from idhub.web.hashing import BUSY, TOO_MANY, LoginServices, policy_sentence, wait_words
 from idhub.web.services import WebServices
@@ -63,6 +66,10 @@ _FIRST_FORM = form_of(
 )  # fmt: skip
 
 
+class SignInServices(LoginServices, FederationServices, Protocol):
+    """The part of `idhub.app.Services` that these pages and those behind them use."""
+
+
 def create_entrance(services: LoginServices) -> list[Route]:
     """`/login`: plain routes, which need nothing of a framework, with the translator of every page."""
     entrance = _Entrance(services)
@@ -82,7 +89,7 @@ def create_entrance(services: LoginServices) -> list[Route]:
     ]
 
 
-def create_router(services: LoginServices) -> APIRouter:
+def create_router(services: SignInServices) -> APIRouter:
     """Routes of `/login`, `/login/first`, of the pages around them (`protocol_pages`) and of `/account`."""
     router = form_router(services)
     first = _FirstSignIn(services)
@@ -100,6 +107,7 @@ def create_router(services: LoginServices) -> APIRouter:
         return await first.submit(request, form)
 
     protocol_pages.add_routes(router, services)
+    router.routes += federation.create_router(services).routes
     router.routes += account.create_router(services).routes
     return router
 
@@ -153,12 +161,13 @@ class _Entrance(_Pages):
         token = cookie(request, self.pages, SESSION_COOKIE)
         browser_token = cookie(request, self.pages, BROWSER_COOKIE)
 
-        def looking() -> Operation[tuple[SignedIn | None, Transaction | None]]:
+        def looking() -> Operation[tuple[SignedIn | None, Transaction | None, list[Choice]]]:
             signed_in = yield from authenticating(token, now=now)
             transaction = yield from transactions.loading(transaction_id, browser_token, now=now)
-            return signed_in, transaction
+            choices = yield from choosing(now=now)
+            return signed_in, transaction, choices
 
-        signed_in, transaction = await self.services.store.read(looking)
+        signed_in, transaction, choices = await self.services.store.read(looking)
         if transaction_id and transaction is None:
             return await run_in_threadpool(
                 protocol_pages.notice, self.services, request, status=400, reason="transaction_gone"
@@ -171,7 +180,7 @@ class _Entrance(_Pages):
                 return _see_other(transactions.resume_url(transaction))
         hint = str((transaction.request.get("login_hint") if transaction else None) or "")[:MAX_USERNAME]
         name = signed_in.display_name if signed_in else ""
-        return self._page(request, transaction, return_to=target, username=hint, signed_in_name=name)
+        return self._page(request, transaction, choices, return_to=target, username=hint, signed_in_name=name)
 
     async def submit(self, request: Request, form: Form) -> Response:
         visit = _Visit(
@@ -206,7 +215,7 @@ class _Entrance(_Pages):
         Raises:
             NotPermitted: the form came from another site.
         """
-        again, gettext = partial(self._again, visit), partial(self.pages.gettext, visit.request)
+        gettext = partial(self.pages.gettext, visit.request)
         try:
             self.pages.check_form(visit.request, form["csrf_token"])
         except NotPermitted as refused:
@@ -216,12 +225,24 @@ class _Entrance(_Pages):
         missing = {"username": _NAME_MISSING} if not visit.username else {}
         missing |= {"password": _PASSWORD_MISSING} if not form["password"] else {}
         if missing:
-            return partial(again, {name: gettext(sentence) for name, sentence in missing.items()}, 400)
+            sentences = {name: gettext(sentence) for name, sentence in missing.items()}
+            return partial(self._incomplete, visit, sentences)
         try:
             return normalize(form["password"])
         except Invalid as refused:
             unusable = {"password": gettext(_PASSWORD_UNUSABLE)}
             return partial(self._noted, visit, refused.rule or "password", "password", unusable, 400)
+
+    def _incomplete(self, visit: _Visit, sentences: Mapping[str, str]) -> Response:
+        """A mail address alone leads to whoever is authoritative for its domain; otherwise say what is missing."""
+        domain = visit.username.rpartition("@")[2].lower() if "@" in visit.username else ""
+        if domain:
+            with self.services.database.read() as session:
+                choices = run_in(session, choosing(now=self.services.clock()))
+            slug = next((one.slug for one in choices if domain in one.domains), None)
+            if slug is not None:
+                return _see_other(federation.begin_url(slug, visit.transaction, visit.return_to))
+        return self._again(visit, sentences, 400)
 
     def _noted(self, visit: _Visit, rule: str, field: str, errors: Mapping[str, str], status: int) -> Response:
         note_refusal(self.services, visit.request, rule, field)
@@ -295,15 +316,17 @@ class _Entrance(_Pages):
     ) -> Response:
         with self.services.database.read() as session:
             transaction = self._load(session, visit.request, visit.transaction)
+            choices = run_in(session, choosing(now=self.services.clock()))
         return self._page(
-            visit.request, transaction, return_to=visit.return_to, username=visit.username, remember=visit.remember,
-            errors=errors, status=status, headers=headers,
+            visit.request, transaction, choices, return_to=visit.return_to, username=visit.username,
+            remember=visit.remember, errors=errors, status=status, headers=headers,
         )  # fmt: skip
 
     def _page(
         self,
         request: Request,
         transaction: Transaction | None,
+        choices: Sequence[Choice],
         *,
         return_to: str,
         username: str,
@@ -321,14 +344,27 @@ class _Entrance(_Pages):
             "remember": remember,
             "signed_in_name": signed_in_name,
             "errors": errors or {},
+            "providers": self._shown(request, transaction, choices, return_to),
             "host": self.host,
             "here": "/login?" + urlencode({"transaction": transaction.id} if transaction else {"return_to": return_to}),
         }
         is_plain = not (username or errors or signed_in_name or context["return_to"])
         return self.pages.render(
-            request, "login/sign_in.html", context, status, form_action=form_targets(transaction), headers=headers,
-            keep=("transaction",) if is_plain else None,
+            request, "login/sign_in.html", context, status, headers=headers,
+            form_action=(*form_targets(transaction), *_origins(choices)), keep=("transaction",) if is_plain else None,
         )  # fmt: skip
+
+    def _shown(
+        self, request: Request, transaction: Transaction | None, choices: Sequence[Choice], return_to: str
+    ) -> list[tuple[str, str]]:
+        """(address, name) of the providers that have a button. The transaction's name is put in by the page."""
+        is_chinese = self.pages.language(request) == "zh-CN"
+        back = "" if transaction else return_to
+        return [
+            (federation.begin_url(one.slug, "", back), (one.name_zh if is_chinese else None) or one.name)
+            for one in choices
+            if one.is_shown
+        ]
 
 
 class _FirstSignIn(_Pages):
@@ -422,6 +458,16 @@ def _local(return_to: str) -> str:
     """Where to go after signing in: a path of this hub that is not itself about signing in or out (T12)."""
     path = safe_local_path(return_to)
     return "/" if path.startswith(("/login", "/logout")) else path
+
+
+def _origins(choices: Sequence[Choice]) -> list[str]:
+    """Where the form may end when a mail address leads to a provider."""
+    found: set[str] = set()
+    for one in choices:
+        with suppress(ValueError):
+            if one.domains:
+                found.add(form_target(one.origin))
+    return sorted(found)
 
 
 def _see_other(target: str) -> RedirectResponse:

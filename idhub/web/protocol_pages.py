@@ -88,6 +88,26 @@ _NOTICES: Mapping[str, _Notice] = {
         N_("Each link of an application works once. Nothing was changed."),
         N_("Go back to the application that you came from and start again."),
     ),
+    "unknown_provider": (
+        N_("This company sign-in is not available"),
+        N_("The hub does not know it, or it is switched off for now. Nothing was sent to anybody."),
+        N_("Sign in with your password, or tell the service desk the log number below."),
+    ),
+    "upstream_refused": (
+        N_("Your company's sign-in did not let you through"),
+        N_("It answered that it signed nobody in. Perhaps you cancelled, or it does not let you open this hub."),
+        N_("Go back and try again. If it happens again, tell your company's service desk the log number below."),
+    ),
+    "upstream_answer": (
+        N_("The answer of your company's sign-in could not be used"),
+        N_("It could not be verified, was changed on its way, was for somewhere else, or came too late."),
+        N_("You are not signed in. Try again; if it happens again, tell the service desk the log number below."),
+    ),
+    "upstream_person": (
+        N_("Your company knows you, but this hub does not let you in"),
+        N_("Your account there is linked to nobody here who may sign in now."),
+        N_("Sign in with your password, or ask HR or the service desk and name the log number below."),
+    ),
     "invalid_redirect_uri": (
         N_("This link leads somewhere that was not agreed"),
         N_("The application asked to send you to an address that is not registered for it."),

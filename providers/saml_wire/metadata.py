@@ -1,4 +1,4 @@
-"""Metadata of a service provider: read hardened, signature checked when a certificate is pinned, validity told.
+"""Metadata of a partner in either role: read hardened, signature checked when a certificate is pinned, validity told.
 
 SAML Metadata 2.3, 2.4.
 """
@@ -18,6 +18,8 @@ from providers.saml_wire.signatures import PublicKey, verify
 MAX_ENTITY_ID: Final = 1024
 _MAX_LISTED: Final = 100
 _MAX_INDEX: Final = 65_535
+_ROLES: Final = {"SPSSODescriptor": "service provider", "IDPSSODescriptor": "identity provider"}
+_SIGN_ON_BINDINGS: Final = frozenset({names.REDIRECT, names.POST})
 _LOGOUT_BINDINGS: Final = frozenset({names.REDIRECT, names.POST, names.SOAP_BINDING})
 
 
@@ -65,6 +67,48 @@ class ServiceProviderMetadata:
     is_signed_by_pinned: bool = False
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class IdentityProviderMetadata:
+    """What an identity provider says of itself.
+
+    Args:
+        valid_until: the earliest of what applies to it; None: it names none.
+        wants_signed_requests: it says that requests must be signed.
+    """
+
+    entity_id: str
+    sign_on_services: Sequence[Endpoint]
+    logout_services: Sequence[Endpoint] = ()
+    signing: Sequence[Certificate] = ()
+    valid_until: datetime | None = None
+    wants_signed_requests: bool = False
+
+
+def read_identity_provider(
+    document: bytes, *, now: datetime, pinned: Sequence[PublicKey] = (), entity_id: str | None = None
+) -> IdentityProviderMetadata:
+    """Read the metadata of one identity provider; see `read_service_provider`.
+
+    Raises:
+        WireError: unreadable, about another or nobody, over, without an address to ask at or a key, or not signed.
+    """
+    entity, descriptor, valid_until = _described("IDPSSODescriptor", document, pinned, entity_id, now)
+    signing, _ = _certificates(descriptor)
+    if not signing:
+        raise WireError("metadata.certificate", "The identity provider publishes no certificate that it signs with.")
+    sign_on = _endpoints(descriptor, "SingleSignOnService", _SIGN_ON_BINDINGS)
+    if not sign_on:
+        raise WireError("metadata.sso", "The identity provider names no sign-on service with Redirect or POST.")
+    return IdentityProviderMetadata(
+        entity_id=_entity_id(entity),
+        sign_on_services=sign_on,
+        logout_services=_endpoints(descriptor, "SingleLogoutService", _LOGOUT_BINDINGS),
+        signing=signing,
+        valid_until=valid_until,
+        wants_signed_requests=parsing.read_bool(descriptor.get("WantAuthnRequestsSigned"), "WantAuthnRequestsSigned"),
+    )
+
+
 def read_service_provider(
     document: bytes, *, now: datetime, pinned: Sequence[PublicKey] = (), entity_id: str | None = None
 ) -> ServiceProviderMetadata:
@@ -77,20 +121,12 @@ def read_service_provider(
     Raises:
         WireError: unreadable, about another or nobody, over, without an address to answer to, or not signed.
     """
-    root = parsing.parse(document, max_bytes=MAX_METADATA)
-    if pinned:
-        root = verify(root, pinned)
-    entity, limits = _entity(root, entity_id)
-    descriptor = _descriptor(entity)
-    limits += [found for found in (_valid_until(entity), _valid_until(descriptor)) if found is not None]
-    valid_until = min(limits) if limits else None
-    if valid_until is not None and valid_until <= now:
-        raise WireError("metadata.expired", "The metadata is no longer valid (validUntil).")
+    entity, descriptor, valid_until = _described("SPSSODescriptor", document, pinned, entity_id, now)
     signing, encryption = _certificates(descriptor)
     return ServiceProviderMetadata(
         entity_id=_entity_id(entity),
         consumer_services=_consumer_services(descriptor),
-        logout_services=_logout_services(descriptor),
+        logout_services=_endpoints(descriptor, "SingleLogoutService", _LOGOUT_BINDINGS),
         signing=signing,
         encryption=encryption,
         name_id_formats=[parsing.text_of(one) for one in descriptor.iterchildren(tag("md", "NameIDFormat"))],
@@ -99,6 +135,22 @@ def read_service_provider(
         wants_signed_assertions=parsing.read_bool(descriptor.get("WantAssertionsSigned"), "WantAssertionsSigned"),
         is_signed_by_pinned=bool(pinned),
     )
+
+
+def _described(
+    role: str, document: bytes, pinned: Sequence[PublicKey], wanted: str | None, now: datetime
+) -> tuple[Element, Element, datetime | None]:
+    """The entity that is meant, what it says of itself in that role, and until when."""
+    root = parsing.parse(document, max_bytes=MAX_METADATA)
+    if pinned:
+        root = verify(root, pinned)
+    entity, limits = _entity(root, wanted)
+    descriptor = _descriptor(entity, role)
+    limits += [found for found in (_valid_until(entity), _valid_until(descriptor)) if found is not None]
+    valid_until = min(limits) if limits else None
+    if valid_until is not None and valid_until <= now:
+        raise WireError("metadata.expired", "The metadata is no longer valid (validUntil).")
+    return entity, descriptor, valid_until
 
 
 def _entity(root: Element, wanted: str | None) -> tuple[Element, list[datetime]]:
@@ -125,14 +177,14 @@ def _entity_id(entity: Element) -> str:
     return value
 
 
-def _descriptor(entity: Element) -> Element:
+def _descriptor(entity: Element, role: str) -> Element:
     found = [
         one
-        for one in entity.iterchildren(tag("md", "SPSSODescriptor"))
+        for one in entity.iterchildren(tag("md", role))
         if names.PROTOCOL in (one.get("protocolSupportEnumeration") or "").split()
     ]
     if len(found) != 1:
-        raise WireError("metadata.role", "The entity is no SAML 2.0 service provider.")
+        raise WireError("metadata.role", f"The entity is no SAML 2.0 {_ROLES[role]}.")
     return found[0]
 
 
@@ -179,10 +231,11 @@ def _consumer_services(descriptor: Element) -> list[ConsumerService]:
     return list(found.values())
 
 
-def _logout_services(descriptor: Element) -> list[Endpoint]:
+def _endpoints(descriptor: Element, name: str, bindings: frozenset[str]) -> list[Endpoint]:
+    """The first endpoint of each binding that is used; others do not make the document unusable."""
     found: dict[str, Endpoint] = {}
-    for element in descriptor.iterchildren(tag("md", "SingleLogoutService")):
+    for element in descriptor.iterchildren(tag("md", name)):
         binding = required(element, "Binding")
-        if binding in _LOGOUT_BINDINGS and binding not in found:
+        if binding in bindings and binding not in found:
             found[binding] = Endpoint(binding, required(element, "Location"), element.get("ResponseLocation") or "")
     return list(found.values())

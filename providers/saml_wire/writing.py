@@ -7,6 +7,7 @@ the speed of its signatures. Prefixes are fixed (`names.PREFIXES`); a namespace 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 from typing import Final
 
@@ -62,6 +63,11 @@ class Written(Node):
     def stands_within(self, declared: frozenset[str]) -> bool:
         """Whether it is written the same where these are declared; its values may make this false, never true."""
         return not any(f" xmlns:{prefix}=" in self.text for prefix in declared if prefix != "xml")
+
+
+def instant(value: datetime) -> str:
+    """xs:dateTime in UTC, to the millisecond."""
+    return value.isoformat(timespec="milliseconds")[:23] + "Z"
 
 
 def render(node: Node) -> str:

@@ -81,7 +81,7 @@ def test_configurations_in_the_documentation_are_ones() -> None:
     shown = 0
     for page in PAGES:
         for language, block in FENCED.findall(page.read_text("utf-8")):
-            if language == "yaml" and block.startswith("applications:"):
+            if language == "yaml" and block.startswith(("applications:", "providers:")):
                 ConfigurationFile.model_validate(yaml.safe_load(block))
                 shown += 1
     assert shown >= 3

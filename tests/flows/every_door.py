@@ -40,7 +40,9 @@ from idhub.login import invitations
 from idhub.services import Hub
 from providers.hr_file import COLUMNS
 from tests.lifecycle.world import CALLER
+from tests.saml import upstream
 from tests.saml.partner import Answer, Partner, one_signer, read_answer
+from tests.saml.upstream import Upstream
 from tests.support.clock import Clock
 
 PASSWORD = "quiet harbour lantern"
@@ -110,6 +112,11 @@ class Stage:
         address = "https://saml-app.example"
         return Partner(self.hub.settings.issuer, f"{address}/sp", f"{address}/acs", one_signer())
 
+    @property
+    def upstream(self) -> Upstream:
+        """The identity provider of the company, which recognises people by their number."""
+        return Upstream(self.hub.settings.issuer, "upstream", "https://idp.example/metadata", "https://idp.example/sso")
+
     def saml_answer(self, browser: TestClient, **changes: Any) -> Answer | None:
         """What the SAML application is answered about the person of this browser; None: a page, or a sign-in."""
         partner = self.partner
@@ -144,7 +151,7 @@ class Stage:
             }
         )
         path = self.folder / "apps.yaml"
-        path.write_text(yaml.safe_dump({"applications": applications}))
+        path.write_text(yaml.safe_dump({"applications": applications, "providers": [self.upstream.block()]}))
         apply(self.hub.database, self.hub.keyring, path, clock=self.clock, actor=COMMAND_LINE, door="cli")
         reevaluate_pending(self.hub.database, clock=self.clock)
 
@@ -406,6 +413,34 @@ def _saml_request_works(stage: Stage, held: tuple[TestClient, str]) -> bool:
     return page.status_code == 200 and "SAMLResponse" in page.text
 
 
+def _asked_upstream(stage: Stage) -> tuple[TestClient, bytes]:
+    """A browser whose person went to the identity provider, and the answer that came back, not delivered yet."""
+    # What was asked at the very instant of an ending is not of after it.
+    stage.clock.advance(timedelta(seconds=1))
+    browser = stage.browser()
+    request = upstream.begin(browser, stage.upstream)
+    return browser, stage.upstream.document(stage.upstream.answer(request, stage.clock()))
+
+
+def _upstream_works(stage: Stage, held: tuple[TestClient, bytes]) -> bool:
+    browser, document = held
+    upstream.follow(browser, upstream.deliver(browser, document))
+    return "idhub_session" in browser.cookies
+
+
+def _linked(stage: Stage) -> str:
+    """A link that a first sign-in made."""
+    assert _upstream_works(stage, _asked_upstream(stage))
+    return "by its subject alone"
+
+
+def _link_works(stage: Stage, _: str) -> bool:
+    stage.clock.advance(timedelta(seconds=1))
+    browser = stage.browser()
+    upstream.sign_in(browser, stage.upstream, stage.clock(), attributes={})
+    return "idhub_session" in browser.cookies
+
+
 def _api_token_works(stage: Stage, token: str) -> bool:
     answer = stage.machine.get("/api/v1/people", headers={"authorization": f"Bearer {token}"})
     return bool(answer.status_code == 200)
@@ -423,6 +458,8 @@ KINDS: Mapping[str, Kind] = {
     "rt": Kind(_tokens("opaque-app"), _refresh_works),
     "saml": Kind(_signed_in, _saml_works),
     "saml request": Kind(_saml_request, _saml_request_works),
+    "identity link": Kind(_linked, _link_works, survives_suspension=True),
+    "upstream response": Kind(_asked_upstream, _upstream_works),
     # The password that an invitation sets ends what was there before: it comes after those.
     "inv": Kind(lambda stage: stage.invite(stage.person), _invitation_works),
     "dev": Kind(_remembered, _remembered_works, survives_suspension=True),

@@ -42,9 +42,13 @@ class Scene:
         return self.stage.clock()
 
     def apply(self, *applications: dict[str, Any]) -> Any:
+        """Apply a configuration file with these applications."""
+        return self.configure(applications=list(applications))
+
+    def configure(self, **blocks: Any) -> Any:
         """Apply a configuration file."""
         path = self.stage.folder / "saml.yaml"
-        path.write_text(yaml.safe_dump({"applications": list(applications)}, allow_unicode=True))
+        path.write_text(yaml.safe_dump(blocks, allow_unicode=True))
         hub = self.stage.hub
         applied = apply(
             hub.database, hub.keyring, path, clock=self.stage.clock, actor=COMMAND_LINE, door="cli",

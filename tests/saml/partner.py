@@ -18,11 +18,11 @@ from lxml import etree
 from signxml.algorithms import DigestAlgorithm, SignatureMethod
 from signxml.verifier import SignatureConfiguration, XMLVerifier
 
-from idhub.saml.messages import instant, new_id
+from idhub.saml.messages import new_id
 from providers.saml_wire import names
 from providers.saml_wire.bindings import Kind, post_value, write_redirect
 from providers.saml_wire.signatures import Signer, sign
-from providers.saml_wire.writing import Node, render
+from providers.saml_wire.writing import Node, instant, render
 
 NS = {"saml": names.ASSERTION, "samlp": names.PROTOCOL, "ds": names.DS, "md": names.METADATA}
 _FIELD = re.compile(r'<input type="hidden" name="([^"]+)" value="([^"]*)"')

@@ -18,7 +18,7 @@ from tests.support.processes import die_with_parent, running, wait_until
 ATTRIBUTES = ("employeeNumber", "displayName", "roles")
 _APACHE_USER = "www-data"
 _MODULES = Path("/usr/lib/apache2/modules")
-_SIMPLESAML = Path("/usr/share/simplesamlphp")
+SIMPLESAML = Path("/usr/share/simplesamlphp")
 _NODE_SCRIPT = Path(__file__).with_name("node_saml.mjs")
 
 
@@ -274,11 +274,11 @@ log4j.appender.log.layout.ConversionPattern=%p %c - %m%n
 def simplesamlphp(folder: Path, port: int, key: Key, hub: HubFacts) -> Iterator[Product]:
     """Debian's SimpleSAMLphp on PHP's own server."""
     php = shutil.which("php")
-    assert php and _SIMPLESAML.is_dir(), "SimpleSAMLphp is missing: `make test` installs it (simplesamlphp, php-xml)"
+    assert php and SIMPLESAML.is_dir(), "SimpleSAMLphp is missing: `make test` installs it (simplesamlphp, php-xml)"
     _write(folder, key, hub)
     for name in ("config", "www", "data"):
         (folder / name).mkdir()
-    (folder / "www" / "simplesaml").symlink_to(_SIMPLESAML / "www")
+    (folder / "www" / "simplesaml").symlink_to(SIMPLESAML / "www")
     (folder / "config" / "config.php").write_text(
         f"""<?php $config = [
  'baseurlpath' => 'http://127.0.0.1:{port}/simplesaml/', 'secretsalt' => 'of-this-test-alone',
@@ -304,7 +304,7 @@ def simplesamlphp(folder: Path, port: int, key: Key, hub: HubFacts) -> Iterator[
 ]];"""
     )
     (folder / "www" / "secret.php").write_text(
-        f"""<?php require_once '{_SIMPLESAML}/lib/_autoload.php';
+        f"""<?php require_once '{SIMPLESAML}/lib/_autoload.php';
 $hub = new \\SimpleSAML\\Auth\\Simple('hub');
 if (isset($_GET['logout'])) {{ $hub->logout('http://127.0.0.1:{port}/secret.php?out'); }}
 if (isset($_GET['out'])) {{ echo 'out'; exit; }}

@@ -331,7 +331,7 @@ def test_the_pages(fuzzed: Hall) -> None:
         "theme": ("dark", "auto"),
         "return_to": ("/", "//evil.example"),
         "session": ("ses_x",),
-        "slug": ("jwt-app", "opaque-app", "saml-app"),
+        "slug": ("jwt-app", "opaque-app", "saml-app", "upstream"),
         **_saml_messages(fuzzed),
     }
 

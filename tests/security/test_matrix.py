@@ -26,8 +26,10 @@ from idhub.keys import PURPOSES
 from idhub.lifecycle.receipt_document import TYP as RECEIPT_TYP
 from idhub.lifecycle.receipt_document import Unreadable, verify, wrap
 from idhub.oidc.claims import ACCESS_TOKEN_TYP, ID_TOKEN_TYP
+from tests.flows import every_door
 from tests.flows.every_door import CALLBACK, NUMBER, PASSWORD, VERIFIER, Stage, submit
 from tests.oidc.world import query_of
+from tests.saml import upstream
 from tests.saml.partner import read_answer
 from tests.security.hall import Hall
 from tests.support.routes import methods_of
@@ -50,6 +52,10 @@ class Kinds:
         self.csrf = html.unescape(csrf[1])
         opaque_tokens = stage.redeem(SLUG, stage.code(self.browser, SLUG)).json()
         jwt_tokens = stage.redeem("jwt-app", stage.code(self.browser, "jwt-app")).json()
+        # Of their own: what an identity provider was asked, and what it has answered.
+        self.asking, response = every_door._asked_upstream(stage)
+        self.answered, answered = every_door._asked_upstream(stage)
+        kept = upstream.deliver(self.answered, answered).headers["location"]
         self.pending = stage.browser()
         location = stage.authorize(self.pending, SLUG).headers["location"]
         now = int(stage.clock().timestamp())
@@ -83,6 +89,8 @@ class Kinds:
             "event as access token": keyring.sign_jws("event", ACCESS_TOKEN_TYP, {**logout, "client_id": SLUG}),
             "checkpoint": sign_checkpoint(note, signer),
             "saml response": self._saml_response(),
+            "upstream response": base64.b64encode(response).decode(),
+            "answered tx": kept.partition("transaction=")[2],
             "session id": self._session_id(),
             "person id": stage.person,
         }
@@ -309,6 +317,29 @@ def _saml_transaction(stage: Stage, value: str) -> bool:
     return any(answer.status_code != 400 for answer in answers)
 
 
+def _upstream_answer(stage: Stage, value: str) -> bool:
+    """As what an identity provider answers, with and without cookies."""
+    fields = {"SAMLResponse": value}
+    answers = [one.post("/login/saml/acs", data=fields) for one in (stage.browser(), MADE.browser, MADE.asking)]
+    return any(answer.status_code != 400 for answer in answers)
+
+
+def _answered_transaction(stage: Stage, value: str) -> bool:
+    """A sign-in that an identity provider has answered: of its own browser alone."""
+    foreign = [one.get("/login/saml/finish", params={"transaction": value}) for one in (stage.browser(), MADE.browser)]
+    assert {answer.status_code for answer in foreign} == {400}
+    answers = [one.get("/login/saml/finish", params={"transaction": value}) for one in (MADE.pending, MADE.answered)]
+    return any(answer.status_code != 400 for answer in answers)
+
+
+def _transaction_at_provider(stage: Stage, value: str) -> bool:
+    address = f"/login/with/{stage.upstream.slug}"
+    foreign = stage.browser().get(address, params={"transaction": value})
+    assert foreign.status_code == 400
+    answers = [one.get(address, params={"transaction": value}) for one in (MADE.pending, MADE.answered)]
+    return any(answer.status_code == 303 for answer in answers)
+
+
 def _transaction(browser_cookie: str | None) -> Cell:
     """A sign-in in progress: of its own browser, or, with another cookie, of none."""
 
@@ -399,6 +430,9 @@ VERIFIERS: Mapping[str, tuple[Cell, frozenset[str]]] = {
     "session cookie at saml": (_saml_cookie, frozenset({"ses"})),
     "saml message": (_saml_message, frozenset()),
     "saml transaction": (_saml_transaction, frozenset()),
+    "upstream answer": (_upstream_answer, frozenset({"upstream response"})),
+    "transaction with an answer": (_answered_transaction, frozenset({"answered tx"})),
+    "transaction at a provider": (_transaction_at_provider, frozenset({"tx", "answered tx"})),
     "transaction": (_transaction(None), frozenset({"tx"})),
     "transaction of another browser": (_transaction("none"), frozenset()),
     "browser cookie": (_browser_cookie, frozenset({"browser cookie"})),
@@ -430,6 +464,9 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "/saml/logout": ("saml transaction",),
     "/login": ("login form", "login name", "transaction", "browser cookie", "device cookie"),
     "/login/first": ("one-time link",),
+    "/login/saml/acs": ("upstream answer",),
+    "/login/saml/finish": ("transaction with an answer",),
+    "/login/with/{slug}": ("transaction at a provider",),
     "/logout": ("ended cookie", "session cookie"),
     "/account/sessions/end": ("form token",),
     "/scim/v2/{path:path}": ("scim",),
@@ -438,7 +475,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
 OPEN = {
     "/.well-known/idhub-keys", "/.well-known/oauth-authorization-server", "/.well-known/openid-configuration",
     "/api/openapi.json", "/healthz", "/metrics", "/oauth2/jwks", "/readyz", "/static/{version}/{name:path}",
-    "/preferences", "/saml/metadata",
+    "/preferences", "/saml/metadata", "/login/saml/metadata",
 }  # fmt: skip
 _PAGES = ("/account", "/admin", "/audit", "/consent", "/error", "/hr")
 

@@ -20,8 +20,9 @@ from idhub.directory.organizations import root_organization
 from idhub.keys import Keyring
 from idhub.login.passwords import HashingPool
 from idhub.pages import Pages, create_pages, new_browser_token
+from idhub.pages.notices import Carried, ErrorNotice
 from idhub.settings import Settings
-from idhub.web import login, shared
+from idhub.web import login, protocol_pages, shared
 from idhub.web.visit import frame_of, page_router, visitor_of
 from tests.login.world import World
 
@@ -40,6 +41,12 @@ class Services:
     hashing: HashingPool
     store: Store
     journal: Journal
+
+    def error_page(self, request: Request, notice: ErrorNotice) -> Response:
+        return protocol_pages.notice(self, request, status=notice.status, reason=notice.reason)
+
+    def carrying_page(self, request: Request, carried: Carried) -> Response:
+        return protocol_pages.carrying(self, request, carried)
 
 
 def create_app(world: World) -> FastAPI:

@@ -19,7 +19,7 @@ def _request(query: str, cookie: str) -> Request:
 def _context(transaction: str, *, host: str = "hub.example") -> dict[str, object]:
     return {
         "transaction": transaction, "return_to": "", "application": None, "username": "", "remember": False,
-        "signed_in_name": "", "errors": {}, "host": host, "here": f"/login?transaction={transaction}",
+        "signed_in_name": "", "errors": {}, "providers": [], "host": host, "here": f"/login?transaction={transaction}",
     }  # fmt: skip
 
 

@@ -1,0 +1,363 @@
+"""Signing in with a company's own identity provider: who gets in, and who does not."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select
+
+from idhub.credentials.tables import SsoSession
+from idhub.directory.kinds import OrganizationKind
+from idhub.directory.organizations import create_organization, root_organization
+from idhub.errors import Invalid
+from idhub.lifecycle import commands
+from providers.saml_wire import names
+from tests.flows.every_door import submit
+from tests.lifecycle.world import CALLER
+from tests.saml.conftest import Scene
+from tests.saml.partner import make_signer
+from tests.saml.upstream import Upstream, begin, deliver, follow, is_in, sign_in
+
+
+@pytest.fixture(scope="module")
+def upstream(scene: Scene) -> Iterator[Upstream]:
+    """A provider that recognises by employee number."""
+    scene.stage.clock.advance(timedelta(seconds=1))
+    made = Upstream(scene.stage.hub.settings.issuer)
+    provide(scene, made.block())
+    yield made
+
+
+def provide(scene: Scene, *blocks: dict[str, Any]) -> Any:
+    return scene.configure(providers=list(blocks))
+
+
+def test_a_person_signs_in_and_lands_where_they_were_going(scene: Scene, upstream: Upstream) -> None:
+    browser = scene.browser()
+    page = browser.get("/account/sessions")
+    assert page.status_code == 303
+    shown = browser.get(page.headers["location"])
+    assert 'data-test="provider"' in shown.text
+    request = begin(browser, upstream, return_to="/account/sessions")
+    assert request.root.get("ForceAuthn") is None
+    kept = deliver(browser, upstream.document(upstream.answer(request, scene.now)))
+    assert kept.headers["location"].startswith("/login/saml/finish?transaction=")
+    assert kept.headers.get("set-cookie") is None
+    page = browser.get(kept.headers["location"])
+    assert (page.status_code, page.headers["location"]) == (303, "/account/sessions")
+    assert is_in(browser)
+    signed = scene.events("login.succeeded")[-1]
+    assert (signed["person_id"], signed["details"]) == (
+        scene.stage.person, {"amr": ["fed", "pwd"], "provider": "acme"}
+    )  # fmt: skip
+
+
+def test_an_application_gets_its_answer(scene: Scene, upstream: Upstream) -> None:
+    browser = scene.browser()
+    sent = scene.ask(browser)
+    assert sent.status_code == 303
+    transaction = sent.headers["location"].partition("transaction=")[2]
+    request = begin(browser, upstream, transaction=transaction)
+    page = follow(browser, deliver(browser, upstream.document(upstream.answer(request, scene.now))))
+    assert page.status_code == 200
+    assert "SAMLResponse" in page.text
+
+
+def test_an_encrypted_assertion(scene: Scene, upstream: Upstream) -> None:
+    browser = scene.browser()
+    sign_in(browser, upstream, scene.now, encrypts_for=scene.certificate)
+    assert is_in(browser)
+
+
+# ---------------------------------------------------------------------- the answer and its browser
+
+
+def test_an_answer_put_into_another_browser_opens_nothing(scene: Scene, upstream: Upstream) -> None:
+    """Login CSRF: the attacker's own sound answer, delivered by the victim's browser."""
+    attacker, victim = scene.browser(), scene.browser()
+    begin(victim, upstream)
+    request = begin(attacker, upstream)
+    kept = deliver(victim, upstream.document(upstream.answer(request, scene.now)))
+    refused = victim.get(kept.headers["location"])
+    assert (refused.status_code, 'data-test="notice-transaction_gone"' in refused.text) == (400, True)
+    assert not is_in(victim)
+    # Whoever asked is not shut out by it.
+    follow(attacker, attacker.get(kept.headers["location"]))
+    assert is_in(attacker)
+
+
+def test_an_answer_counts_once(scene: Scene, upstream: Upstream) -> None:
+    """S10, ASVS 6.8.3: delivered again, also under another wrapping, before and after it was taken up."""
+    browser = scene.browser()
+    answer = upstream.answer(begin(browser, upstream), scene.now)
+    kept = deliver(browser, upstream.document(answer))
+    again = deliver(browser, upstream.document(answer))
+    assert (again.status_code, 'data-test="notice-upstream_answer"' in again.text) == (400, True)
+    follow(browser, kept)
+    assert is_in(browser)
+    assert deliver(scene.browser(), upstream.document(answer)).status_code == 400
+    assert browser.get(kept.headers["location"]).status_code == 400
+    # A second assertion to the same request is none either.
+    second = upstream.document(replace(answer, assertion_id="_second"))
+    assert deliver(browser, second).status_code == 400
+
+
+def test_an_assertion_of_one_request_does_not_answer_another(scene: Scene, upstream: Upstream) -> None:
+    browser = scene.browser()
+    first = upstream.answer(begin(browser, upstream), scene.now)
+    second = begin(browser, upstream)
+    crossed = replace(first, in_response_to=second.id)
+    assert deliver(browser, upstream.document(crossed)).status_code == 400
+    confirmed = replace(first, confirmed_request=second.id)
+    assert deliver(browser, upstream.document(confirmed)).status_code == 400
+
+
+def test_asking_again_in_the_same_sign_in_gives_the_first_request_up(scene: Scene, upstream: Upstream) -> None:
+    browser = scene.browser()
+    transaction = scene.ask(browser).headers["location"].partition("transaction=")[2]
+    first = begin(browser, upstream, transaction=transaction)
+    second = begin(browser, upstream, transaction=transaction)
+    assert first.id != second.id
+    assert deliver(browser, upstream.document(upstream.answer(first, scene.now))).status_code == 400
+    page = follow(browser, deliver(browser, upstream.document(upstream.answer(second, scene.now))))
+    assert "SAMLResponse" in page.text
+
+
+def test_what_nobody_asked_for_is_believed_by_nobody(scene: Scene, upstream: Upstream) -> None:
+    """S10: off by default; where it is on, it begins a sign-in that asks, and is itself thrown away."""
+    browser = scene.browser()
+    unasked = upstream.document(upstream.answer(None, scene.now))
+    refused = deliver(browser, unasked)
+    assert (refused.status_code, 'data-test="notice-upstream_answer"' in refused.text) == (400, True)
+    provide(scene, upstream.block(saml={"unsolicited": True}))
+    try:
+        begun = follow(browser, deliver(browser, unasked))
+        assert not is_in(browser)
+        request = upstream.read(begun.headers["location"])
+        follow(browser, deliver(browser, upstream.document(upstream.answer(request, scene.now))))
+        assert is_in(browser)
+    finally:
+        provide(scene, upstream.block())
+
+
+def test_a_refusal_of_the_provider_is_said_and_leaves_the_sign_in_open(scene: Scene, upstream: Upstream) -> None:
+    browser = scene.browser()
+    request = begin(browser, upstream)
+    failed = upstream.answer(request, scene.now, status=names.RESPONDER, detail=names.AUTHN_FAILED)
+    page = deliver(browser, upstream.document(failed))
+    assert (page.status_code, 'data-test="notice-upstream_refused"' in page.text) == (400, True)
+    follow(browser, deliver(browser, upstream.document(upstream.answer(request, scene.now))))
+    assert is_in(browser)
+
+
+def test_an_answer_of_another_provider_is_none(scene: Scene, upstream: Upstream) -> None:
+    """The one that was asked answers, nobody else, though its keys are known too (ASVS 6.8.1)."""
+    other = Upstream(upstream.issuer, "other", "https://other.example/idp", "https://other.example/sso", make_signer())
+    provide(scene, upstream.block(), other.block())
+    request = begin(scene.browser(), upstream)
+    assert deliver(scene.browser(), other.document(other.answer(request, scene.now))).status_code == 400
+    posing = other.answer(request, scene.now, issuer=upstream.entity_id, response_issuer=upstream.entity_id)
+    assert deliver(scene.browser(), other.document(posing)).status_code == 400
+
+
+def test_a_provider_that_was_switched_off_answers_nothing_more(scene: Scene, upstream: Upstream) -> None:
+    browser, waiting = scene.browser(), scene.browser()
+    request = begin(browser, upstream)
+    kept = deliver(waiting, upstream.document(upstream.answer(begin(waiting, upstream), scene.now)))
+    provide(scene, upstream.block(enabled=False))
+    try:
+        assert deliver(browser, upstream.document(upstream.answer(request, scene.now))).status_code == 400
+        assert waiting.get(kept.headers["location"]).status_code == 400
+        assert browser.get(f"/login/with/{upstream.slug}").status_code == 400
+        assert 'href="/login/with/acme' not in browser.get("/login").text
+    finally:
+        provide(scene, upstream.block())
+
+
+# ---------------------------------------------------------------------- links
+
+
+def _reason(scene: Scene) -> str:
+    return str(scene.events("login.failed")[-1]["reason"])
+
+
+def _refused(scene: Scene, upstream: Upstream, **changes: Any) -> str:
+    """The recorded reason why nobody is let in; the page says the same sentence whatever it is."""
+    browser = scene.browser()
+    page = sign_in(browser, upstream, scene.now, **changes)
+    assert (page.status_code, 'data-test="notice-upstream_person"' in page.text) == (403, True), page.text[:500]
+    assert not is_in(browser)
+    return _reason(scene)
+
+
+def test_a_transient_name_links_nobody(scene: Scene, upstream: Upstream) -> None:
+    assert _refused(scene, upstream, name_id_format=names.TRANSIENT) == "federation.subject"
+
+
+def test_a_mail_address_is_a_name_only_in_a_domain_of_the_provider(scene: Scene, upstream: Upstream) -> None:
+    mail: dict[str, Any] = {"name_id_format": names.EMAIL, "attributes": {}}
+    assert _refused(scene, upstream, name_id="qy000001@qiyue.example", **mail) == "federation.subject"
+    by_mail = upstream.block(
+        slug="mail", domains=["qiyue.example"], link=[{"match": "email", "attribute": "name_id"}],
+        saml={"entity_id": "https://mail.example/idp", "sign_on": [{"binding": "redirect", "url": upstream.sso}]},
+    )  # fmt: skip
+    provide(scene, by_mail)
+    other = replace(upstream, slug="mail", entity_id="https://mail.example/idp")
+    assert _refused(scene, other, name_id="qy000001@evil.example", **mail) == "federation.subject"
+    assert _refused(scene, other, name_id="nobody@qiyue.example", **mail) == "federation.no_link"
+    browser = scene.browser()
+    sign_in(browser, other, scene.now, name_id="QY000001@Qiyue.example", **mail)
+    assert is_in(browser)
+
+
+def test_a_rule_by_mail_needs_a_domain(scene: Scene, upstream: Upstream) -> None:
+    with pytest.raises(Invalid) as caught:
+        provide(scene, upstream.block(link=[{"match": "email", "attribute": "mail"}]))
+    assert (caught.value.field, caught.value.rule) == ("providers.acme.link", "provider.domains")
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({}, "federation.no_link"),
+        ({"employeeNumber": ["NOBODY"]}, "federation.no_link"),
+        ({"employeeNumber": ["qy000001"]}, "federation.no_link"),
+        ({"employeeNumber": ["QY000001", "QY000002"]}, "federation.no_link"),
+        ({"employeenumber": ["QY000001"]}, "federation.no_link"),
+        ({"mail": ["qy000001@qiyue.example"]}, "federation.no_link"),
+        ({"employeeNumber": ["QY000001' OR 1=1"]}, "federation.no_link"),
+    ],
+)
+def test_a_subject_that_no_rule_recognises_is_nobody(
+    scene: Scene, upstream: Upstream, attributes: dict[str, Any], reason: str
+) -> None:
+    assert _refused(scene, upstream, name_id="stranger", attributes=attributes) == reason
+
+
+def test_a_second_subject_is_not_linked_beside_the_first(scene: Scene, upstream: Upstream) -> None:
+    """Whoever can write an employee number into another account of the provider becomes nobody by it."""
+    sign_in(scene.browser(), upstream, scene.now)
+    assert _refused(scene, upstream, name_id="another-subject") == "federation.other_account"
+    failed = scene.events("login.failed")[-1]
+    assert failed["person_id"] == scene.stage.person
+    assert failed["details"]["provider"] == "acme"
+    assert "another-subject" not in str(failed)
+
+
+def test_the_link_decides_and_no_attribute(scene: Scene, upstream: Upstream) -> None:
+    """Once linked, what the assertion says beside the subject makes nobody anybody else."""
+    sign_in(scene.browser(), upstream, scene.now)
+    browser = scene.browser()
+    sign_in(browser, upstream, scene.now, attributes={"employeeNumber": ["QY000002"]})
+    assert is_in(browser)
+    assert scene.events("login.succeeded")[-1]["person_id"] == scene.stage.person
+
+
+def test_the_same_subject_of_two_providers_is_two(scene: Scene, upstream: Upstream) -> None:
+    """ASVS 6.8.1."""
+    sign_in(scene.browser(), upstream, scene.now)
+    other = replace(upstream, slug="second", entity_id="https://second.example/idp")
+    provide(scene, other.block())
+    assert _refused(scene, other, attributes={}) == "federation.no_link"
+
+
+def test_another_entity_under_the_same_slug_inherits_no_link(scene: Scene, upstream: Upstream) -> None:
+    sign_in(scene.browser(), upstream, scene.now)
+    moved = replace(upstream, entity_id="https://moved.example/idp")
+    provide(scene, moved.block())
+    try:
+        assert _refused(scene, moved, attributes={}) == "federation.no_link"
+    finally:
+        provide(scene, upstream.block())
+    sign_in(browser := scene.browser(), upstream, scene.now, attributes={})
+    assert is_in(browser)
+
+
+def test_a_provider_speaks_for_its_own_company_alone(scene: Scene, upstream: Upstream) -> None:
+    with scene.stage.hub.database.transaction() as session:
+        create_organization(
+            session, code="SUB", name="子公司", kind=OrganizationKind.COMPANY, parent_id=root_organization(session),
+            time_zone="Asia/Shanghai", now=scene.now,
+        )  # fmt: skip
+    sign_in(scene.browser(), upstream, scene.now)
+    other = replace(upstream, slug="sub", entity_id="https://sub.example/idp")
+    provide(scene, other.block(organization="SUB"))
+    assert _refused(scene, other) == "federation.no_link"
+    provide(scene, upstream.block(organization="SUB"))
+    try:
+        # Linked, and of another company since: the link alone opens nothing.
+        assert _refused(scene, upstream) == "federation.scope"
+    finally:
+        provide(scene, upstream.block())
+
+
+def test_a_subject_by_attribute(scene: Scene, upstream: Upstream) -> None:
+    provide(scene, upstream.block(slug="entra", saml={"entity_id": "https://entra.example", "subject": "oid"}))
+    entra = replace(upstream, slug="entra", entity_id="https://entra.example")
+    named = {"oid": ["0000-1111"], "employeeNumber": ["QY000001"]}
+    transient: dict[str, Any] = {"name_id_format": names.TRANSIENT}
+    for oid in ([], ["a", "b"], [""], ["x" * 256]):
+        reason = _refused(scene, entra, attributes={**named, "oid": oid}, **transient)
+        assert reason == "federation.subject"
+    for _ in range(2):
+        sign_in(browser := scene.browser(), entra, scene.now, attributes=named, **transient)
+        assert is_in(browser)
+        named = {"oid": ["0000-1111"]}
+
+
+# ---------------------------------------------------------------------- what happens meanwhile
+
+
+def test_an_answer_that_was_asked_for_before_a_suspension_is_none_after_it(scene: Scene, upstream: Upstream) -> None:
+    """Invariant 7: the proof is as old as the question; also when it was delivered before, or is delivered after."""
+    early, late = scene.browser(), scene.browser()
+    kept = deliver(early, upstream.document(upstream.answer(begin(early, upstream), scene.now)))
+    request = begin(late, upstream)
+    scene.stage.clock.advance(timedelta(seconds=1))
+    with scene.stage.hub.database.transaction() as session:
+        commands.suspend(session, CALLER, scene.stage.person, now=scene.now)
+        commands.reactivate(session, CALLER, scene.stage.person, now=scene.now)
+    scene.stage.clock.advance(timedelta(seconds=1))
+    assert early.get(kept.headers["location"]).status_code == 403
+    assert _reason(scene) == "login.epoch"
+    page = follow(late, deliver(late, upstream.document(upstream.answer(request, scene.now))))
+    assert page.status_code == 403
+    assert _reason(scene) == "login.epoch"
+    sign_in(browser := scene.browser(), upstream, scene.now)
+    assert is_in(browser)
+
+
+def test_the_session_is_as_old_as_the_proof(scene: Scene, upstream: Upstream) -> None:
+    """`auth_time`: a provider that lets somebody through on a session of its own proves nothing new."""
+    browser = scene.browser()
+    sign_in(browser, upstream, scene.now, authenticated_at=scene.now - timedelta(hours=2))
+    with scene.stage.hub.database.read() as session:
+        proven = session.execute(select(func.min(SsoSession.authenticated_at))).scalar_one()
+    assert proven == scene.now - timedelta(hours=2)
+
+
+def test_an_application_that_wants_a_fresh_proof_gets_one(scene: Scene, upstream: Upstream) -> None:
+    browser = scene.browser()
+    transaction = scene.ask(browser, ForceAuthn="true").headers["location"].partition("transaction=")[2]
+    request = begin(browser, upstream, transaction=transaction)
+    assert request.root.get("ForceAuthn") == "true"
+    stale = upstream.answer(request, scene.now, authenticated_at=scene.now - timedelta(minutes=5))
+    assert deliver(browser, upstream.document(stale)).status_code == 400
+    page = follow(browser, deliver(browser, upstream.document(upstream.answer(request, scene.now))))
+    assert "SAMLResponse" in page.text
+
+
+def test_a_mail_address_leads_to_its_provider(scene: Scene, upstream: Upstream) -> None:
+    provide(scene, upstream.block(domains=["acme.example"]))
+    try:
+        browser = scene.browser()
+        page = browser.get("/login")
+        assert "https://idp.acme.example" in page.headers["content-security-policy"]
+        sent = submit(browser, page, "/login", username="lin@acme.example", password="")
+        assert (sent.status_code, sent.headers["location"]) == (303, "/login/with/acme?return_to=%2F")
+        other = submit(browser, page, "/login", username="lin@other.example", password="")
+        assert other.status_code == 400
+    finally:
+        provide(scene, upstream.block())

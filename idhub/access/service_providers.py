@@ -7,7 +7,7 @@ reads it again (`take_metadata`). What metadata says is checked alike from both.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -18,7 +18,7 @@ from idhub.access.uris import check_web_uri
 from idhub.db import new_id
 from idhub.errors import Conflict
 from providers.saml_wire import names
-from providers.saml_wire.metadata import Endpoint, ServiceProviderMetadata
+from providers.saml_wire.metadata import ConsumerService, Endpoint, ServiceProviderMetadata
 
 NAME_ID_FORMATS: Final[Mapping[str, str]] = {
     "persistent": names.PERSISTENT,
@@ -34,6 +34,7 @@ class ProviderFacts:
     """What metadata, or guided entry in its place, says of a service provider; every address has passed its rules."""
 
     consumer_services: Sequence[Mapping[str, Any]] = ()
+    artifact_consumers: Sequence[Mapping[str, Any]] = ()
     logout_services: Sequence[Mapping[str, str]] = ()
     signing_certificates: Sequence[str] = ()
     encryption_certificates: Sequence[str] = ()
@@ -49,6 +50,7 @@ class ProviderFacts:
         """As they are stored."""
         return {
             "consumer_services": [dict(one) for one in self.consumer_services],
+            "artifact_consumers": [dict(one) for one in self.artifact_consumers] or None,
             "logout_services": [dict(one) for one in self.logout_services],
             "soap_logout_url": self.soap_logout_url,
             "signing_certificates": list(self.signing_certificates),
@@ -64,6 +66,7 @@ class SamlWish:
     Args:
         facts: of metadata at hand; None: they are read from `metadata_url` by the worker.
         wants_signed_requests: None: as its metadata says (`AuthnRequestsSigned`).
+        response_binding: how it is answered when its request does not say.
     """
 
     entity_id: str
@@ -78,6 +81,7 @@ class SamlWish:
     wants_signed_requests: bool = False
     allows_idp_initiated: bool = False
     answers_not_entitled: bool = False
+    response_binding: Literal["post", "artifact"] = "post"
 
 
 def facts_of(metadata: ServiceProviderMetadata, *, field: str) -> ProviderFacts:
@@ -89,15 +93,22 @@ def facts_of(metadata: ServiceProviderMetadata, *, field: str) -> ProviderFacts:
     for service in metadata.consumer_services:
         check_web_uri(service.location, field=f"{field}.AssertionConsumerService")
     return ProviderFacts(
-        consumer_services=[
-            {"index": one.index, "location": one.location, "is_default": one.is_default}
-            for one in metadata.consumer_services
-        ],
+        consumer_services=consumer_columns(metadata.consumer_services, names.POST),
+        artifact_consumers=consumer_columns(metadata.consumer_services, names.ARTIFACT),
         logout_services=logout_services(metadata.logout_services, field=field),
         signing_certificates=[one.der for one in metadata.signing],
         encryption_certificates=[one.der for one in metadata.encryption],
         valid_until=metadata.valid_until,
     )
+
+
+def consumer_columns(services: Sequence[ConsumerService], binding: str) -> list[dict[str, Any]]:
+    """Those of the binding, as they are stored."""
+    return [
+        {"index": one.index, "location": one.location, "is_default": one.is_default}
+        for one in services
+        if one.binding == binding
+    ]
 
 
 def logout_services(endpoints: Sequence[Endpoint], *, field: str) -> list[dict[str, str]]:
@@ -187,6 +198,8 @@ def _columns(wish: SamlWish) -> dict[str, Any]:
         "wants_signed_requests": wish.wants_signed_requests,
         "allows_idp_initiated": wish.allows_idp_initiated,
         "answers_not_entitled": wish.answers_not_entitled,
+        # Null as in rows of the version before: else each of them would be told as changed.
+        "response_binding": None if wish.response_binding == "post" else wish.response_binding,
         "is_enabled": True,
     }
 

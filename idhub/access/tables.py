@@ -94,6 +94,11 @@ class SamlServiceProvider(Base):
     entity_id: Mapped[str] = mapped_column(Text, unique=True)
     consumer_services: Mapped[Any] = mapped_column(JsonText)
     """Where assertions go, by POST: [{index, location, is_default}]. Empty: its metadata was not read yet."""
+    artifact_consumers: Mapped[Any] = mapped_column(JsonText, nullable=True)
+    """Where artifacts go, in the same form; null: nowhere. Apart, because the version before sends responses to all of
+    the others."""
+    response_binding: Mapped[str | None] = mapped_column(String(16))
+    """post or artifact: how it is answered when its request does not say; null: post."""
     logout_services: Mapped[Any] = mapped_column(JsonText)
     """Where logout messages go: [{binding, location, response_location}]."""
     soap_logout_url: Mapped[str | None] = mapped_column(Text)

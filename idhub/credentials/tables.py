@@ -203,6 +203,24 @@ class SamlRequest(Base):
     expires_at: Mapped[datetime] = mapped_column(Instant, index=True)
 
 
+class SamlArtifact(Base):
+    """What a SAML service provider fetches by an artifact that a browser brought it, once."""
+
+    __tablename__ = "saml_artifacts"
+
+    artifact_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    service_provider_id: Mapped[str] = mapped_column(ForeignKey("saml_service_providers.id"))
+    """Who alone may fetch it."""
+    session_id: Mapped[str | None] = mapped_column(String(40))
+    """The session that the assertion will be about, if it may be used then; null: the answer is a refusal."""
+    principal_id: Mapped[str | None] = mapped_column(String(40))
+    answer: Mapped[Any] = mapped_column(JsonText)
+    """The request, and the refusal if it is one. The assertion itself is made when it is fetched."""
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    expires_at: Mapped[datetime] = mapped_column(Instant, index=True)
+    spent_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
 class SamlLogout(Base):
     """One application that the browser itself carries a logout to: it takes no message from the worker."""
 

@@ -32,3 +32,5 @@ def requester(detail: str, reason: str) -> SamlError:
 
 
 NOT_ENTITLED: Final = "not_entitled"
+NO_NAME_ID: Final = responder(names.INVALID_NAME_ID_POLICY, "no_name_id")
+"""The person has no value for the format that names them."""

@@ -32,14 +32,13 @@ from idhub.saml.requests import (
     REQUEST_LIFETIME,
     SKEW,
     LogoutRequest,
-    open_element,
     open_message,
+    open_soap,
     read_logout_request,
     read_logout_response,
 )
 from providers.saml_wire import names
-from providers.saml_wire.bindings import Kind, Received, post_value, read_soap, write_redirect, write_soap
-from providers.saml_wire.errors import WireError
+from providers.saml_wire.bindings import Kind, Received, post_value, write_redirect, write_soap
 from providers.saml_wire.signatures import sign
 from providers.saml_wire.writing import Node, render
 
@@ -106,16 +105,9 @@ class SingleLogout:
             ShownError: it is not signed by whom it says, or not meant for here.
         """
         gateway = self._gateway
-        try:
-            if document is None:
-                raise WireError("xml.size", "The message is too large.")
-            element = read_soap(document)
-        except WireError as error:
-            raise ShownError("request_malformed", error.reason) from error
         with gateway.database.read() as session:
-            envelope = open_element(
-                element,
-                None,
+            envelope = open_soap(
+                document,
                 ["LogoutRequest"],
                 gateway.issuer + SOAP_PATH,
                 lambda entity_id: find_provider(session, entity_id, now=browser.now),

@@ -160,6 +160,14 @@ def _response(
     return Node("samlp:Response", attributes, [_issuer(issuer), *content])
 
 
+def artifact_response(issuer: str, in_response_to: str, fetched: Node | None, *, now: datetime) -> Node:
+    """What an artifact stood for, not signed yet; nothing, when it stands for nothing any more (Core 3.5.2)."""
+    attributes = {"ID": new_id(), "Version": "2.0", "IssueInstant": instant(now), "InResponseTo": in_response_to}
+    # Core 3.5.3: a success also when there is nothing, so that nobody learns which artifacts there are.
+    content = [_issuer(issuer), _status(names.SUCCESS), *([] if fetched is None else [fetched])]
+    return Node("samlp:ArtifactResponse", attributes, content)
+
+
 def _status(code: str, detail: str | None = None) -> Node:
     inner = [] if detail is None else [Node("samlp:StatusCode", {"Value": detail})]
     return Node("samlp:Status", {}, [Node("samlp:StatusCode", {"Value": code}, inner)])

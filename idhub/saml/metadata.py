@@ -13,6 +13,7 @@ RESUME_PATH: Final = "/saml/sso/resume"
 LAUNCH_PATH: Final = "/saml/launch/{slug}"
 LOGOUT_PATH: Final = "/saml/slo"
 SOAP_PATH: Final = "/saml/slo/soap"
+ARTIFACT_PATH: Final = "/saml/artifact"
 CHAIN_PATH: Final = "/saml/logout"
 MEDIA_TYPE: Final = "application/samlmetadata+xml"
 _CACHE: Final = "PT6H"
@@ -47,6 +48,10 @@ def metadata_document(issuer: str, keyring: Keyring) -> str:
             (names.SOAP_BINDING, SOAP_PATH),
         )
     ]
+    artifacts = Node(
+        "md:ArtifactResolutionService",
+        {"Binding": names.SOAP_BINDING, "Location": issuer + ARTIFACT_PATH, "index": "0", "isDefault": "true"},
+    )
     formats = [
         Node("md:NameIDFormat", {}, [name])
         for name in (names.PERSISTENT, names.TRANSIENT, names.EMAIL, names.UNSPECIFIED)
@@ -59,7 +64,7 @@ def metadata_document(issuer: str, keyring: Keyring) -> str:
         "md:IDPSSODescriptor",
         # Whether requests are signed is agreed with each application: products take a `false` here for an order.
         {"protocolSupportEnumeration": names.PROTOCOL},
-        [*keys, *logout, *formats, *sign_on],
+        [*keys, artifacts, *logout, *formats, *sign_on],
     )
     entity = Node(
         "md:EntityDescriptor",

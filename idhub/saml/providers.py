@@ -1,6 +1,6 @@
 """Service providers as the protocol needs them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,8 +9,19 @@ from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import Application, SamlServiceProvider
+from providers.saml_wire import names
 from providers.saml_wire.certificates import read_certificate
 from providers.saml_wire.signatures import PublicKey
+
+
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """A place that answers go to: the response by POST, or an artifact that stands for it."""
+
+    location: str
+    binding: str
+    index: int
+    is_default: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -21,7 +32,9 @@ class ServiceProvider:
     application_id: str
     slug: str
     entity_id: str
-    consumer_services: tuple[Mapping[str, Any], ...]
+    consumers: tuple[Consumer, ...]
+    response_binding: str
+    """How it is answered when its request does not say, where it takes that."""
     logout_services: Mapping[str, Mapping[str, str]]
     """By binding."""
     keys: tuple[PublicKey, ...]
@@ -36,19 +49,25 @@ class ServiceProvider:
     answers_not_entitled: bool
     home_url: str | None
 
-    @property
-    def default_consumer(self) -> str:
-        """Where an answer goes when the request names no place: the default one, else the first (Metadata 2.4.4.1)."""
-        services = sorted(self.consumer_services, key=lambda one: (not one["is_default"], one["index"]))
-        return str(services[0]["location"])
+    def default_consumer(self, binding: str | None = None) -> Consumer | None:
+        """Where an answer goes when the request names no place: the default one, else the first (Metadata 2.4.4.1).
 
-    def has_consumer(self, location: str) -> bool:
-        """Whether exactly this address is registered (S16)."""
-        return any(one["location"] == location for one in self.consumer_services)
+        Args:
+            binding: that the request names; None: the one that is preferred, or the other where there is no other.
+        """
+        wanted = binding or self.response_binding
+        found = [one for one in self.consumers if one.binding == wanted or binding is None]
+        order = sorted(found, key=lambda one: (one.binding != wanted, not one.is_default, one.index))
+        return order[0] if order else None
 
-    def consumer_at(self, index: int) -> str | None:
-        """The address of an index."""
-        return next((str(one["location"]) for one in self.consumer_services if one["index"] == index), None)
+    def consumer(self, location: str, binding: str | None = None) -> Consumer | None:
+        """The registered place of exactly this address (S16); by the binding, or as `default_consumer` chooses one."""
+        found = [one for one in self.consumers if one.location == location and binding in {None, one.binding}]
+        return min(found, key=lambda one: one.binding != self.response_binding, default=None)
+
+    def consumer_at(self, index: int) -> Consumer | None:
+        """The place of an index."""
+        return next((one for one in self.consumers if one.index == index), None)
 
     def logout_address(self, binding: str, *, is_response: bool = False) -> str | None:
         """Where logout messages go by this binding."""
@@ -82,14 +101,16 @@ def _find(session: Session, which: ColumnElement[bool], now: datetime) -> Servic
     if found is None:
         return None
     row: SamlServiceProvider = found[0]
-    if not row.consumer_services or (row.metadata_valid_until is not None and row.metadata_valid_until <= now):
+    consumers = (*_consumers(row.consumer_services, names.POST), *_consumers(row.artifact_consumers, names.ARTIFACT))
+    if not consumers or (row.metadata_valid_until is not None and row.metadata_valid_until <= now):
         return None
     return ServiceProvider(
         id=row.id,
         application_id=row.application_id,
         slug=found.slug,
         entity_id=row.entity_id,
-        consumer_services=tuple(row.consumer_services),
+        consumers=consumers,
+        response_binding=names.ARTIFACT if row.response_binding == "artifact" else names.POST,
         logout_services={one["binding"]: one for one in row.logout_services},
         keys=tuple(read_certificate(der).public_key for der in row.signing_certificates),
         encryption_certificate=next(iter(row.encryption_certificates), None),
@@ -103,3 +124,8 @@ def _find(session: Session, which: ColumnElement[bool], now: datetime) -> Servic
         answers_not_entitled=row.answers_not_entitled,
         home_url=found.home_url,
     )
+
+
+def _consumers(stored: Sequence[Mapping[str, Any]] | None, binding: str) -> Iterator[Consumer]:
+    for one in stored or ():
+        yield Consumer(str(one["location"]), binding, int(one["index"]), bool(one["is_default"]))

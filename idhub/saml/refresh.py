@@ -134,7 +134,7 @@ def warnings_of(row: SamlServiceProvider, *, now: datetime) -> list[str]:
     found = []
     if row.metadata_error is not None:
         found.append(f"its metadata could not be read: {row.metadata_error}")
-    if row.metadata_url is not None and not row.consumer_services:
+    if row.metadata_url is not None and not (row.consumer_services or row.artifact_consumers):
         found.append("its metadata was never read; nobody can sign in")
     if row.metadata_valid_until is not None and row.metadata_valid_until - now < METADATA_WARNING:
         is_over = row.metadata_valid_until <= now

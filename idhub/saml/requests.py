@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from idhub.gateway import ShownError
 from idhub.saml.errors import SamlError, requester, responder
-from idhub.saml.providers import ServiceProvider
+from idhub.saml.providers import Consumer, ServiceProvider
 from providers.saml_wire import names, parsing, signatures
-from providers.saml_wire.bindings import Received
+from providers.saml_wire.bindings import Received, read_soap
 from providers.saml_wire.errors import WireError
 from providers.saml_wire.names import tag
 from providers.saml_wire.parsing import Element
@@ -29,6 +29,9 @@ _MAX_CONTEXTS: Final = 20
 _SUPPORTED_FORMATS: Final = frozenset({names.PERSISTENT, names.TRANSIENT, names.EMAIL, names.UNSPECIFIED})
 # What a password over TLS amounts to, weakest first; one that is not listed is none that we can promise.
 _STRENGTH: Final = (names.CONTEXT_UNSPECIFIED, names.PASSWORD, names.PASSWORD_PROTECTED)
+
+_RESOLVE: Final = tag("samlp", "ArtifactResolve")
+_ALWAYS_SIGNED: Final = frozenset({tag("samlp", "LogoutRequest"), _RESOLVE})
 
 Find = Callable[[str], ServiceProvider | None]
 
@@ -50,6 +53,7 @@ class AuthnRequest:
 
     Args:
         id: None: there was no request (IdP-initiated).
+        binding: how the answer goes to `consumer`: POST, or by artifact.
         context: the authentication context that will be stated.
         refusal: what it asks for beyond what can be given; to be answered.
     """
@@ -59,6 +63,7 @@ class AuthnRequest:
     consumer: str
     relay_state: str | None
     name_id_format: str
+    binding: str = names.POST
     context: str = names.PASSWORD_PROTECTED
     is_forced: bool = False
     is_passive: bool = False
@@ -75,6 +80,8 @@ class AuthnRequest:
             "context": self.context,
             "is_forced": self.is_forced,
             "is_passive": self.is_passive,
+            # Left out where it is what the version before knows.
+            **({} if self.binding == names.POST else {"binding": self.binding}),
         }
 
 
@@ -86,7 +93,7 @@ def restored(stored: Mapping[str, Any], provider: ServiceProvider | None) -> Aut
     """
     if provider is None:
         raise ShownError("unknown_service_provider")
-    if not provider.has_consumer(stored["consumer"]):
+    if provider.consumer(stored["consumer"], stored.get("binding", names.POST)) is None:
         raise ShownError("invalid_consumer")
     return AuthnRequest(**{**stored, "provider": provider})
 
@@ -113,6 +120,23 @@ def open_message(
     return open_element(root, received, expected, destination, find, now=now)
 
 
+def open_soap(
+    document: bytes | None, expected: Iterable[str], destination: str, find: Find, *, now: datetime
+) -> Envelope:
+    """`open_message`, of one that a service provider sent by SOAP.
+
+    Args:
+        document: None: it was larger than any message.
+    """
+    try:
+        if document is None:
+            raise WireError("xml.size", "The message is too large.")
+        element = read_soap(document)
+    except WireError as error:
+        raise ShownError("request_malformed", error.reason) from error
+    return open_element(element, None, expected, destination, find, now=now)
+
+
 def open_element(
     root: Element, received: Received | None, expected: Iterable[str], destination: str, find: Find, *, now: datetime
 ) -> Envelope:
@@ -127,9 +151,9 @@ def open_element(
         provider = find(_issuer(root))
         if provider is None:
             raise ShownError("unknown_service_provider")
-        verified, is_signed = _verified(root, received, provider, is_required="LogoutRequest" in root.tag)
+        verified, is_signed = _verified(root, received, provider, is_required=root.tag in _ALWAYS_SIGNED)
         return Envelope(
-            id=_checked(verified, destination, is_signed=is_signed, now=now),
+            id=_checked(verified, destination, must_be_addressed=is_signed and root.tag != _RESOLVE, now=now),
             provider=provider,
             element=verified,
             issued_at=now,
@@ -164,12 +188,13 @@ def _verified(
     return root, False
 
 
-def _checked(element: Element, destination: str, *, is_signed: bool, now: datetime) -> str:
+def _checked(element: Element, destination: str, *, must_be_addressed: bool, now: datetime) -> str:
     if element.get("Version") != "2.0":
         raise WireError("saml.version", "Version must be 2.0.")
     given = element.get("Destination")
-    # Bindings 3.4.5.2, 3.5.5.2: a signed message names where it goes, so that it cannot be carried elsewhere.
-    if (given is not None and given != destination) or (given is None and is_signed):
+    # Bindings 3.4.5.2, 3.5.5.2: a signed message names where it goes, so that it cannot be carried elsewhere. What asks
+    # for an artifact names us by that: elsewhere it means nothing.
+    if (given is not None and given != destination) or (given is None and must_be_addressed):
         raise ShownError("request_malformed", "saml.destination")
     issued_at = parsing.read_instant(parsing.required(element, "IssueInstant"), "IssueInstant")
     if not now - REQUEST_LIFETIME <= issued_at <= now + SKEW:
@@ -205,7 +230,8 @@ def read_authn_request(envelope: Envelope, relay_state: str | None) -> AuthnRequ
     return AuthnRequest(
         id=envelope.id,
         provider=provider,
-        consumer=consumer,
+        consumer=consumer.location,
+        binding=consumer.binding,
         relay_state=relay_state,
         name_id_format=name_id_format,
         context=context,
@@ -215,24 +241,32 @@ def read_authn_request(envelope: Envelope, relay_state: str | None) -> AuthnRequ
     )
 
 
-def _consumer(element: Element, provider: ServiceProvider) -> str:
+def _consumer(element: Element, provider: ServiceProvider) -> Consumer:
     # Core 3.4.1: URL and index exclude each other; the URL must be one that metadata names, to the letter.
     url, index = element.get("AssertionConsumerServiceURL"), element.get("AssertionConsumerServiceIndex")
-    if element.get("ProtocolBinding") not in {None, names.POST}:
+    binding = element.get("ProtocolBinding")
+    if binding not in {None, names.POST, names.ARTIFACT}:
         raise ShownError("invalid_consumer", "saml.binding")
     if url is not None and index is not None:
         raise ShownError("invalid_consumer", "saml.consumer_twice")
+    found, cause = None, "saml.binding"
     if url is not None:
-        if not provider.has_consumer(url):
+        if provider.consumer(url) is None:
             raise ShownError("invalid_consumer", "saml.consumer_url")
-        return url
-    if index is None:
-        return provider.default_consumer
-    found = None
-    if index.isascii() and index.isdigit() and int(index[:6]) <= _MAX_INDEX:
-        found = provider.consumer_at(int(index))
+        found = provider.consumer(url, binding)
+    elif index is not None:
+        cause = "saml.consumer_index"
+        if index.isascii() and index.isdigit() and int(index[:6]) <= _MAX_INDEX:
+            found = provider.consumer_at(int(index))
+        if found is not None and binding not in {None, found.binding}:
+            found, cause = None, "saml.binding"
+    else:
+        found = provider.default_consumer(binding)
     if found is None:
-        raise ShownError("invalid_consumer", "saml.consumer_index")
+        raise ShownError("invalid_consumer", cause)
+    if found.binding == names.ARTIFACT and not provider.keys:
+        # Nothing could ever be fetched: whoever asks proves by a signature who it is.
+        raise ShownError("invalid_consumer", "saml.artifact_key")
     return found
 
 
@@ -341,3 +375,18 @@ def read_logout_response(envelope: Envelope) -> LogoutResponse:
     except WireError as error:
         raise ShownError("request_malformed", error.reason) from error
     return LogoutResponse(envelope.provider, in_response_to, code.get("Value") == names.SUCCESS and not is_partial)
+
+
+# ---------------------------------------------------------------- ArtifactResolve
+
+
+def read_artifact_resolve(envelope: Envelope) -> str:
+    """The artifact as it was sent. Core 3.5.1.
+
+    Raises:
+        ShownError: it names none.
+    """
+    try:
+        return parsing.text_of(parsing.required_child(envelope.element, tag("samlp", "Artifact")))
+    except WireError as error:
+        raise ShownError("request_malformed", error.reason) from error

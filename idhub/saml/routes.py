@@ -1,4 +1,4 @@
-"""The endpoints of the identity provider: metadata, sign-on, logout."""
+"""The endpoints of the identity provider: metadata, sign-on, artifacts, logout."""
 
 from collections.abc import Callable
 from typing import Annotated
@@ -8,9 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from idhub.gateway import Browser, ShownError
+from idhub.saml.artifacts import ArtifactResolver
 from idhub.saml.gateway import Gateway, SamlServices, form_of, read_body
 from idhub.saml.logout import SingleLogout
 from idhub.saml.metadata import (
+    ARTIFACT_PATH,
     CHAIN_PATH,
     LAUNCH_PATH,
     LOGOUT_PATH,
@@ -36,7 +38,7 @@ def _form(request: Request, body: bytes | None) -> dict[str, str] | None:
 def create_router(services: SamlServices) -> APIRouter:
     """Routes of the identity provider."""
     gateway = Gateway(services)
-    sign_on, single_logout = SignOn(gateway), SingleLogout(gateway)
+    sign_on, single_logout, resolver = SignOn(gateway), SingleLogout(gateway), ArtifactResolver(gateway)
     router = APIRouter(include_in_schema=False)
     metadata = metadata_document(gateway.issuer, services.keyring).encode()
 
@@ -76,6 +78,10 @@ def create_router(services: SamlServices) -> APIRouter:
     @router.post(SOAP_PATH)
     def soap(request: Request, body: _Body) -> Response:
         return answered(request, lambda b: single_logout.receive_soap(b, body), gateway.fault)
+
+    @router.post(ARTIFACT_PATH)
+    def artifact(request: Request, body: _Body) -> Response:
+        return answered(request, lambda b: resolver.receive(b, body), gateway.fault)
 
     @router.get(CHAIN_PATH)
     def go_on(request: Request, transaction: str = "", given: str | None = None) -> Response:

@@ -1,22 +1,17 @@
 """Single Sign-On: a request, the next step of the sign-in, and the response.
 
-/saml/sso --> /login?transaction= ... --> /saml/sso/resume --> a form that the browser carries to the application
+/saml/sso --> /login?transaction= ... --> /saml/sso/resume --> a form, or an artifact, that the browser carries to the
+application
 """
 
 from dataclasses import dataclass
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from idhub.access.attributes import person_values, released
 from idhub.credentials import transactions
-from idhub.credentials.assertions import (
-    AssertionRequest,
-    IssuedAssertion,
-    NameIdKind,
-    is_first_use,
-    issue_assertion,
-)
+from idhub.credentials.assertions import is_first_use
 from idhub.credentials.predicate import Refused, entitled
 from idhub.credentials.sessions import SignedIn
 from idhub.credentials.transactions import Transaction
@@ -25,8 +20,10 @@ from idhub.login import flow
 from idhub.login.flow import SessionFacts, TransactionFacts
 from idhub.pages import new_browser_token
 from idhub.pages.notices import Carried
-from idhub.saml import messages
-from idhub.saml.errors import NOT_ENTITLED, SamlError, responder
+from idhub.saml import answers
+from idhub.saml.answers import Issued
+from idhub.saml.artifacts import leave_answer
+from idhub.saml.errors import NO_NAME_ID, NOT_ENTITLED, SamlError, responder
 from idhub.saml.gateway import Gateway
 from idhub.saml.metadata import RESUME_PATH, SSO_PATH
 from idhub.saml.providers import find_provider, load_provider, provider_of
@@ -39,20 +36,10 @@ from idhub.saml.requests import (
     restored,
 )
 from providers.saml_wire import names
-from providers.saml_wire.bindings import Received, post_value
+from providers.saml_wire.bindings import Received, post_value, write_artifact
 from providers.saml_wire.writing import Node, render
 
-_KINDS: dict[str, NameIdKind] = {
-    names.PERSISTENT: "persistent",
-    names.TRANSIENT: "transient",
-    names.EMAIL: "email",
-    names.UNSPECIFIED: "employee_number",
-}
 _ENDED_REASONS = frozenset({"session_ended", "session_expired", "standing", "epoch"})
-
-
-class _Gone(Exception):
-    """Another resumption of the same transaction was faster: what this one wrote must vanish."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +48,6 @@ class _Known:
 
     signed: SignedIn | None
     is_entitled: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Issued:
-    """What a response is made of."""
-
-    assertion: IssuedAssertion
-    attributes: dict[str, tuple[str, ...]]
 
 
 class SignOn:
@@ -120,10 +99,14 @@ class SignOn:
                 provider = provider_of(session, slug, now=browser.now)
         if provider is None or not provider.allows_idp_initiated:
             raise ShownError("unknown_service_provider", "saml.launch")
+        consumer = provider.default_consumer()
+        if consumer is None:
+            raise ShownError("invalid_consumer", "saml.launch")
         request = AuthnRequest(
             id=None,
             provider=provider,
-            consumer=provider.default_consumer,
+            consumer=consumer.location,
+            binding=consumer.binding,
             relay_state=None,
             name_id_format=provider.name_id_format,
         )
@@ -191,18 +174,16 @@ class SignOn:
     def _issue(
         self, browser: Browser, request: AuthnRequest, transaction: Transaction | None, signed: SignedIn
     ) -> Response:
-        try:
-            issued = self._mint(browser, request, transaction, signed)
-        except _Gone as error:
-            raise ShownError("transaction_gone") from error
-        if isinstance(issued, _Issued):
-            return self._carry(browser, request, self._respond(browser, request, issued))
+        if request.binding == names.ARTIFACT:
+            return self._carry_artifact(browser, request, transaction, signed=signed)
+        issued = self._mint(browser, request, transaction, signed)
+        if isinstance(issued, Issued):
+            return self._carry(browser, request, answers.response(self._gateway, request, issued, now=browser.now))
         reason = issued.reason
         if reason == NOT_ENTITLED:
             return self._refuse_entry(browser, request, transaction, signed)
-        if reason == "no_name_id":
-            nameless = responder(names.INVALID_NAME_ID_POLICY, reason)
-            return self._refuse(browser, request, transaction, nameless, signed)
+        if reason == NO_NAME_ID.reason:
+            return self._refuse(browser, request, transaction, NO_NAME_ID, signed)
         if reason not in _ENDED_REASONS:
             raise ShownError("unknown_service_provider", reason)
         # The session ended between the look and the lock: sign in again.
@@ -212,69 +193,56 @@ class SignOn:
 
     def _mint(
         self, browser: Browser, request: AuthnRequest, transaction: Transaction | None, signed: SignedIn
-    ) -> _Issued | Refused:
-        gateway, provider = self._gateway, request.provider
-        with gateway.database.transaction(durable=False) as session:
-            values = person_values(session, signed.principal_id, provider.application_id, now=browser.now)
-            issued = issue_assertion(
+    ) -> Issued | Refused:
+        with self._gateway.database.transaction(durable=False) as session:
+            issued = answers.issue(
+                self._gateway,
                 session,
-                signed.session_id,
-                AssertionRequest(
-                    service_provider_id=provider.id,
-                    name_id_kind=_KINDS[request.name_id_format],
-                    name_id_format=request.name_id_format,
-                    employee_number=next(iter(values.get("employee_number", ())), None),
-                    in_response_to=request.id,
-                    ip=browser.ip,
-                    request_id=browser.request_id,
-                ),
+                request,
+                session_id=signed.session_id,
+                principal_id=signed.principal_id,
+                ip=browser.ip,
+                request_id=browser.request_id,
                 now=browser.now,
-                settings=gateway.settings,
             )
             if isinstance(issued, Refused):
                 return issued
             # Of two resumptions at once only one may answer; what the other wrote rolls back with this error.
-            if transaction is not None and not transactions.complete(
-                session, transaction.id, browser.browser_token or "", now=browser.now
-            ):
-                raise _Gone
-            attributes = {name: tuple(found) for name, found in released(provider.attributes, values).items()}
-            return _Issued(issued, attributes)
+            self._complete(session, browser, transaction)
+            return issued
 
-    def _respond(self, browser: Browser, request: AuthnRequest, issued: _Issued) -> Node:
-        gateway, provider = self._gateway, request.provider
-        return messages.response(
-            gateway.entity_id,
-            messages.Statement(
-                audience=provider.entity_id,
-                recipient=request.consumer,
-                in_response_to=request.id,
-                name_id=issued.assertion.name_id,
-                name_id_format=request.name_id_format,
-                session_index=issued.assertion.session_index,
-                session_ends_at=issued.assertion.session_ends_at,
-                authenticated_at=issued.assertion.authenticated_at,
-                context=request.context,
-                attributes=issued.attributes,
-            ),
-            messages.Protection(
-                signer=gateway.signer,
-                signs_response=provider.signs_response,
-                signs_assertion=provider.signs_assertion,
-                encryption_certificate=provider.encryption_certificate if provider.encrypts_assertion else None,
-            ),
-            now=browser.now,
-        )
+    def _complete(self, session: Session, browser: Browser, transaction: Transaction | None) -> None:
+        if transaction is not None and not transactions.complete(
+            session, transaction.id, browser.browser_token or "", now=browser.now
+        ):
+            raise ShownError("transaction_gone")
 
     def _carry(self, browser: Browser, request: AuthnRequest, response: Node) -> Response:
         fields = [("SAMLResponse", post_value(render(response)))]
         if request.relay_state is not None:
             fields.append(("RelayState", request.relay_state))
         provider = request.provider
-        others = [str(one["location"]) for one in provider.consumer_services]
+        others = [one.location for one in provider.consumers]
         targets = [*others, provider.home_url] if provider.home_url else others
         carried = Carried(action=request.consumer, fields=tuple(fields), targets=tuple(targets))
         return self._gateway.services.carrying_page(browser.request, carried)
+
+    def _carry_artifact(
+        self,
+        browser: Browser,
+        request: AuthnRequest,
+        transaction: Transaction | None,
+        *,
+        signed: SignedIn | None = None,
+        refusal: SamlError | None = None,
+    ) -> Response:
+        """The browser carries a reference; what it stands for is decided when it is fetched."""
+        with self._gateway.database.transaction(durable=False) as session:
+            self._complete(session, browser, transaction)
+            artifact = leave_answer(self._gateway, session, browser, request, signed=signed, refusal=refusal)
+        url = write_artifact(request.consumer, artifact, relay_state=request.relay_state)
+        # By a page of its own: the policy of the form that began this names no address of other applications.
+        return self._gateway.services.carrying_page(browser.request, Carried(action=url, fields=()))
 
     def _send(self, browser: Browser, page: str, request: AuthnRequest, transaction: Transaction | None) -> Response:
         """To one of the hub's own pages, with a transaction that brings the browser back."""
@@ -335,10 +303,12 @@ class SignOn:
     ) -> Response:
         """Back to the service provider with a status, which closes the transaction."""
         gateway = self._gateway
-        if transaction is not None:
+        page: Response | None = None
+        if request.binding == names.ARTIFACT:
+            page = self._carry_artifact(browser, request, transaction, refusal=error)
+        elif transaction is not None:
             with gateway.database.transaction(durable=False) as session:
-                if not transactions.complete(session, transaction.id, browser.browser_token or "", now=browser.now):
-                    raise ShownError("transaction_gone")
+                self._complete(session, browser, transaction)
         gateway.note_refusal(
             browser,
             reason=error.reason,
@@ -346,16 +316,7 @@ class SignOn:
             signed=signed,
             application_id=request.provider.application_id,
         )
-        answer = messages.refusal(
-            gateway.entity_id,
-            request.consumer,
-            request.id,
-            status=error.status,
-            detail=error.detail,
-            signer=gateway.signer,
-            now=browser.now,
-        )
-        return self._carry(browser, request, answer)
+        return page or self._carry(browser, request, answers.refusal(gateway, request, error, now=browser.now))
 
 
 def _prompt(request: AuthnRequest) -> frozenset[str]:

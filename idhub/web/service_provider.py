@@ -118,7 +118,16 @@ def create_router(services: WebServices) -> APIRouter:
             context: dict[str, Any] = {
                 "provider": provider,
                 "certificates": certificate_lines(provider, now=now),
-                "is_unread": provider.metadata_url is not None and not provider.consumer_services,
+                "is_unread": provider.metadata_url is not None
+                and not (provider.consumer_services or provider.artifact_consumers),
+                "consumers": [
+                    (binding, one["location"])
+                    for binding, services in (
+                        ("POST", provider.consumer_services),
+                        ("Artifact", provider.artifact_consumers or ()),
+                    )
+                    for one in services
+                ],
                 "is_over": valid_until is not None and valid_until <= now,
                 "is_ending": valid_until is not None and valid_until - now < METADATA_WARNING,
                 "name_id_format": _FORMATS.get(provider.name_id_format, provider.name_id_format),

@@ -21,7 +21,11 @@ Kind = Literal["SAMLRequest", "SAMLResponse"]
 MAX_RELAY_STATE: Final = 1024
 """Bytes. SAML Bindings 3.4.3 says 80; products send more, which is handed back as it came."""
 _DEFLATE: Final = "urn:oasis:names:tc:SAML:2.0:bindings:URL-Encoding:DEFLATE"
-_NAMES: Final = frozenset({"SAMLRequest", "SAMLResponse", "RelayState", "SigAlg", "Signature", "SAMLEncoding"})
+_ARTIFACT: Final = "SAMLart"
+_NO_ARTIFACTS: Final = "Artifacts are not taken here; send the message itself, by Redirect or POST."
+_NAMES: Final = frozenset(
+    {_ARTIFACT, "SAMLRequest", "SAMLResponse", "RelayState", "SigAlg", "Signature", "SAMLEncoding"}
+)
 _MAX_ENCODED: Final = MAX_MESSAGE * 4 // 3 + 4
 
 
@@ -64,7 +68,8 @@ def read_redirect(query: bytes) -> Received:
     """The message of a Redirect binding's query.
 
     Raises:
-        WireError: a parameter twice, both kinds, no message, not base64, or more than a message may hold unpacked.
+        WireError: a parameter twice, both kinds, no message or an artifact in its place, not base64, or more than a
+            message may hold unpacked.
     """
     raw = _split(query)
     kind = _kind(raw)
@@ -88,8 +93,10 @@ def read_post(fields: Mapping[str, str]) -> Received:
     """The message of a POST binding's form.
 
     Raises:
-        WireError: both kinds, no message, or not base64.
+        WireError: both kinds, no message or an artifact in its place, or not base64.
     """
+    if _ARTIFACT in fields:
+        raise WireError("binding.artifact", _NO_ARTIFACTS)
     present = [name for name in ("SAMLRequest", "SAMLResponse") if name in fields]
     if len(present) != 1:
         raise WireError("binding.message", "Exactly one of SAMLRequest and SAMLResponse must be sent.")
@@ -129,6 +136,14 @@ def write_redirect(
     if signer is not None:
         query += f"&SigAlg={_escaped(RSA_SHA256)}"
         query += f"&Signature={_escaped(base64.b64encode(signer.sign(query.encode())).decode())}"
+    return destination + ("&" if "?" in destination else "?") + query
+
+
+def write_artifact(destination: str, artifact: str, *, relay_state: str | None) -> str:
+    """The address that carries an artifact in place of a message (SAML Bindings 3.6.4.1)."""
+    query = f"{_ARTIFACT}={_escaped(artifact)}"
+    if relay_state is not None:
+        query += f"&RelayState={_escaped(relay_state)}"
     return destination + ("&" if "?" in destination else "?") + query
 
 
@@ -173,6 +188,8 @@ def _split(query: bytes) -> dict[str, bytes]:
 
 
 def _kind(raw: Mapping[str, bytes]) -> Kind:
+    if _ARTIFACT in raw:
+        raise WireError("binding.artifact", _NO_ARTIFACTS)
     if ("SAMLRequest" in raw) == ("SAMLResponse" in raw):
         raise WireError("binding.message", "Exactly one of SAMLRequest and SAMLResponse must be sent.")
     return "SAMLRequest" if "SAMLRequest" in raw else "SAMLResponse"

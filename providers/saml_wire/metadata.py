@@ -20,6 +20,7 @@ _MAX_LISTED: Final = 100
 _MAX_INDEX: Final = 65_535
 _ROLES: Final = {"SPSSODescriptor": "service provider", "IDPSSODescriptor": "identity provider"}
 _SIGN_ON_BINDINGS: Final = frozenset({names.REDIRECT, names.POST})
+_CONSUMER_BINDINGS: Final = frozenset({names.POST, names.ARTIFACT})
 _LOGOUT_BINDINGS: Final = frozenset({names.REDIRECT, names.POST, names.SOAP_BINDING})
 
 
@@ -38,11 +39,12 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerService:
-    """An assertion consumer service that takes the POST binding."""
+    """An assertion consumer service that takes responses by POST, or artifacts."""
 
     index: int
     location: str
     is_default: bool = False
+    binding: str = names.POST
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -213,8 +215,9 @@ def _certificates(descriptor: Element) -> tuple[list[Certificate], list[Certific
 def _consumer_services(descriptor: Element) -> list[ConsumerService]:
     found: dict[int, ConsumerService] = {}
     for element in descriptor.iterchildren(tag("md", "AssertionConsumerService")):
-        # Others (artifact, PAOS) are not sent to; they do not make the document unusable.
-        if element.get("Binding") != names.POST:
+        # Others (PAOS, SimpleSign) are not sent to; they do not make the document unusable.
+        binding = element.get("Binding") or ""
+        if binding not in _CONSUMER_BINDINGS:
             continue
         text = required(element, "index")
         if not text.isascii() or not text.isdigit() or int(text[:6]) > _MAX_INDEX:
@@ -223,9 +226,11 @@ def _consumer_services(descriptor: Element) -> list[ConsumerService]:
         if index in found:
             raise WireError("metadata.form", "Two assertion consumer services have the same index.")
         is_default = parsing.read_bool(element.get("isDefault"), "isDefault")
-        found[index] = ConsumerService(index, required(element, "Location"), is_default)
+        found[index] = ConsumerService(index, required(element, "Location"), is_default, binding)
     if not found:
-        raise WireError("metadata.acs", "The service provider names no assertion consumer service with HTTP-POST.")
+        raise WireError(
+            "metadata.acs", "The service provider names no assertion consumer service with HTTP-POST or HTTP-Artifact."
+        )
     if len(found) > _MAX_LISTED:
         raise WireError("metadata.form", f"More than {_MAX_LISTED} assertion consumer services.")
     return list(found.values())

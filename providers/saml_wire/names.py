@@ -17,6 +17,7 @@ PREFIXES: Final = {"saml": ASSERTION, "samlp": PROTOCOL, "md": METADATA, "ds": D
 
 REDIRECT: Final = "urn:oasis:names:tc:SAML:2.0:bindings:HTTP-Redirect"
 POST: Final = "urn:oasis:names:tc:SAML:2.0:bindings:HTTP-POST"
+ARTIFACT: Final = "urn:oasis:names:tc:SAML:2.0:bindings:HTTP-Artifact"
 SOAP_BINDING: Final = "urn:oasis:names:tc:SAML:2.0:bindings:SOAP"
 
 UNSPECIFIED: Final = "urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified"

@@ -39,14 +39,18 @@ from idhub.lifecycle.transition import transition
 from idhub.login import invitations
 from idhub.services import Hub
 from providers.hr_file import COLUMNS
+from providers.saml_wire import names
+from providers.saml_wire.bindings import write_soap
+from providers.saml_wire.signatures import sign
 from tests.lifecycle.world import CALLER
 from tests.saml import upstream
-from tests.saml.partner import Answer, Partner, one_signer, read_answer
+from tests.saml.partner import Answer, Partner, one_signer, read_answer, read_artifact
 from tests.saml.upstream import Upstream
 from tests.support.clock import Clock
 
 PASSWORD = "quiet harbour lantern"
 CALLBACK = "https://{slug}.example/callback"
+ARTIFACT_ACS = "https://saml-app.example/artifact"
 VERIFIER = "v" * 64
 CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
 COMPANY = "HQ"
@@ -123,6 +127,20 @@ class Stage:
         page = browser.get(partner.redirect(partner.authn_request(self.clock(), IsPassive="true", **changes)))
         return read_answer(page) if page.status_code == 200 else None
 
+    def saml_artifact(self, browser: TestClient) -> str:
+        """An artifact of a sign-on of this browser, not fetched yet."""
+        request = self.partner.authn_request(
+            self.clock(), AssertionConsumerServiceURL=ARTIFACT_ACS, ProtocolBinding=names.ARTIFACT
+        )
+        return read_artifact(browser.get(self.partner.redirect(request)))[1]
+
+    def resolve_artifact(self, artifact: str) -> bool:
+        """Whether the SAML application gets a response for it."""
+        question = sign(self.partner.artifact_resolve(self.clock(), artifact), self.partner.signer)
+        answer = self.machine.post("/saml/artifact", content=write_soap(question))
+        assert answer.status_code == 200, answer.text
+        return "samlp:Response" in answer.text
+
     def _connect_applications(self) -> None:
         applications: list[dict[str, Any]] = []
         for slug, form in (("jwt-app", "jwt"), ("opaque-app", "opaque")):
@@ -146,7 +164,9 @@ class Stage:
             {
                 "slug": "saml-app",
                 "name": "saml-app",
-                "saml": self.partner.block(),
+                "saml": self.partner.block(
+                    acs_urls=[self.partner.acs, {"url": ARTIFACT_ACS, "index": 1, "binding": "artifact"}]
+                ),
                 "entitle": [{"role": "member", "rule": f'employments.companyCode eq "{COMPANY}"'}],
             }
         )
@@ -458,6 +478,9 @@ KINDS: Mapping[str, Kind] = {
     "rt": Kind(_tokens("opaque-app"), _refresh_works),
     "saml": Kind(_signed_in, _saml_works),
     "saml request": Kind(_saml_request, _saml_request_works),
+    "saml artifact": Kind(
+        lambda stage: stage.saml_artifact(_signed_in(stage)), lambda stage, artifact: stage.resolve_artifact(artifact)
+    ),
     "identity link": Kind(_linked, _link_works, survives_suspension=True),
     "upstream response": Kind(_asked_upstream, _upstream_works),
     # The password that an invitation sets ends what was there before: it comes after those.

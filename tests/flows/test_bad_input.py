@@ -57,7 +57,7 @@ _POST = (
 _PERSON = {"person_id": "PERSON"}
 _API_PERSON = {"person": "PERSON"}
 
-_SAML = ("SAMLRequest", "SAMLResponse", "RelayState", "SigAlg", "Signature", "SAMLEncoding")
+_SAML = ("SAMLart", "SAMLRequest", "SAMLResponse", "RelayState", "SigAlg", "Signature", "SAMLEncoding")
 
 CASES: Mapping[str, Case] = {
     "/": Case(),
@@ -149,6 +149,7 @@ CASES: Mapping[str, Case] = {
     "/oauth2/userinfo": Case(parameters=("access_token",)),
     "/preferences": Case(parameters=("language", "theme", "return_to")),
     "/readyz": Case(),
+    "/saml/artifact": Case(),
     "/saml/launch/{slug}": Case({"slug": "unknown"}),
     "/saml/logout": Case(parameters=("transaction", "given")),
     "/saml/metadata": Case(),

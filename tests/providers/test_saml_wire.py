@@ -440,7 +440,10 @@ def _read(document: bytes, **values: Any) -> Any:
 def test_metadata_of_a_service_provider() -> None:
     read = _read(PARTNER.metadata())
     assert (read.entity_id, read.signs_requests) == (PARTNER.entity_id, True)
-    assert [(one.index, one.location, one.is_default) for one in read.consumer_services] == [(3, PARTNER.acs, True)]
+    assert [(one.index, one.location, one.is_default, one.binding) for one in read.consumer_services] == [
+        (3, PARTNER.acs, True, names.POST),
+        (4, "https://partner.example/artifact", False, names.ARTIFACT),
+    ]
     assert [one.binding for one in read.logout_services] == [names.REDIRECT]
     assert [one.der for one in read.signing] == [one.der for one in read.encryption] == [PARTNER.signer.certificate]
 
@@ -452,7 +455,8 @@ def test_metadata_of_a_service_provider() -> None:
         (PARTNER.metadata(attributes='validUntil="2026-11-23T01:59:59Z"'), "metadata.expired"),
         (PARTNER.metadata().replace(b"SPSSODescriptor", b"IDPSSODescriptor"), "metadata.role"),
         (PARTNER.metadata().replace(names.PROTOCOL.encode(), b"urn:oasis:names:tc:SAML:1.1:protocol"), "metadata.role"),
-        (PARTNER.metadata().replace(names.POST.encode(), b"urn:x"), "metadata.acs"),
+        (PARTNER.metadata().replace(b":HTTP-POST", b":x").replace(b":HTTP-Artifact", b":x"), "metadata.acs"),
+        (PARTNER.metadata().replace(b'index="4"', b'index="3"'), "metadata.form"),
         (PARTNER.metadata().replace(b'index="3"', b'index="x"'), "metadata.form"),
         (PARTNER.metadata().replace(b'index="3"', b""), "xml.missing"),
         (PARTNER.metadata().replace(PARTNER.signer.certificate.encode(), b"AAAA"), "certificate.form"),

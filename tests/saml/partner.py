@@ -116,6 +116,13 @@ def read_answer(page: Any) -> Answer:
     return Answer(html.unescape(action[1]), fields.get("RelayState"), base64.b64decode(value))
 
 
+def read_artifact(page: Any) -> tuple[str, str, str | None]:
+    """Where a page sends the browser with an artifact, the artifact, and the relay state."""
+    url = refresh_target(page)
+    query = query_of(url)
+    return url.partition("?")[0], query["SAMLart"], query.get("RelayState")
+
+
 def refresh_target(page: Any) -> str:
     """Where a page sends the browser by itself."""
     match = _REFRESH.fullmatch(page.headers.get("refresh", ""))
@@ -205,6 +212,17 @@ class Partner:
         }
         state = Node("samlp:Status", {}, [Node("samlp:StatusCode", {"Value": status})])
         return Node("samlp:LogoutResponse", given, [Node("saml:Issuer", {}, [self.entity_id]), state])
+
+    def artifact_resolve(self, now: datetime, artifact: str, **attributes: str | None) -> Node:
+        given: dict[str, str | None] = {
+            "ID": new_id(),
+            "Version": "2.0",
+            "IssueInstant": instant(now),
+            "Destination": f"{self.issuer}/saml/artifact",
+            **attributes,
+        }
+        content = [Node("saml:Issuer", {}, [self.entity_id]), Node("samlp:Artifact", {}, [artifact])]
+        return Node("samlp:ArtifactResolve", given, content)
 
     def redirect(
         self, message: Node | str, *, kind: Kind = "SAMLRequest", relay_state: str | None = None, signed: bool = True

@@ -50,6 +50,8 @@ class Product:
         options: how the hub should know it, beside its metadata.
         logs: where it writes what it found wrong.
         is_told_by_soap: its metadata has an address for logout without a browser.
+        artifact: path, or address with `{hub}` in it, that begins a sign-in which is answered by artifact; None: it
+            knows none here.
         drops: bindings of logout that are taken out of its metadata, so that another one is used.
     """
 
@@ -62,6 +64,7 @@ class Product:
     drops: tuple[str, ...] = ()
     logs: tuple[Path, ...] = ()
     is_told_by_soap: bool = False
+    artifact: str | None = None
 
     @property
     def address(self) -> str:
@@ -182,6 +185,9 @@ def mellon(folder: Path, port: int, key: Key, hub: HubFacts) -> Iterator[Product
             port=port,
             metadata="/mellon/metadata",
             logout="/mellon/logout?ReturnTo=/mellon/metadata",
+            # It asks for POST by name in every request of its own.
+            artifact="{hub}/saml/launch/mellon",
+            options={"idp_initiated": True, "response_binding": "artifact"},
             logs=(folder / "error.log",),
             is_told_by_soap=True,
         )
@@ -215,7 +221,8 @@ log4j.appender.log.layout.ConversionPattern=%p %c - %m%n
  <InProcess logger="{folder}/logger"/>
  <UnixListener address="{folder}/shibd.sock"/>
  <ApplicationDefaults entityID="http://127.0.0.1:{port}/shibboleth" signing="true"
-   signingAlg="http://www.w3.org/2001/04/xmldsig-more#rsa-sha256" REMOTE_USER="employeeNumber">
+   signingAlg="http://www.w3.org/2001/04/xmldsig-more#rsa-sha256" REMOTE_USER="employeeNumber"
+   requireConfidentiality="false">
   <Sessions lifetime="28800" timeout="3600" relayState="ss:mem" checkAddress="false" handlerSSL="false"
     cookieProps="http" redirectLimit="exact">
    <SSO entityID="{hub.entity_id}">SAML2</SSO>
@@ -265,6 +272,7 @@ log4j.appender.log.layout.ConversionPattern=%p %c - %m%n
             metadata="/Shibboleth.sso/Metadata",
             logout="/Shibboleth.sso/Logout",
             options={"encrypt_assertion": True},
+            artifact="/Shibboleth.sso/Login?acsIndex=3&target=/secret",
             logs=(folder / "shibd.log", folder / "error.log"),
             is_told_by_soap=True,
         )

@@ -244,6 +244,7 @@ def test_our_metadata_is_signed_and_names_what_there_is(scene: Scene) -> None:
     }
     issuer = scene.partner.issuer
     assert services == {
+        ("ArtifactResolutionService", "SOAP"): f"{issuer}/saml/artifact",
         ("SingleSignOnService", "HTTP-Redirect"): f"{issuer}/saml/sso",
         ("SingleSignOnService", "HTTP-POST"): f"{issuer}/saml/sso",
         ("SingleLogoutService", "HTTP-Redirect"): f"{issuer}/saml/slo",

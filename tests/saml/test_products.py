@@ -14,7 +14,8 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from sqlalchemy import select
 
-from idhub.access.tables import Application
+from idhub.access.tables import Application, SamlServiceProvider
+from idhub.credentials.tables import SamlArtifact
 from idhub.delivery.tables import Delivery
 from idhub.demo.browser import Browser, Page
 from idhub.settings import Settings
@@ -158,6 +159,29 @@ def test_signing_out_at_the_hub_ends_the_session_at_the_product(hub: Scene, prod
             assert 'data-test="unconfirmed"' not in page.html
         assert page.url.startswith(hub.stage.hub.settings.issuer), page.url
         assert not person.is_in(product.address + product.login)
+
+
+def test_sign_in_by_artifact(hub: Scene, product: Product) -> None:
+    """The browser carries a reference; the product fetches the response itself, over SOAP that both sides sign."""
+    if product.artifact is None:
+        assert product.name in {"simplesamlphp", "node-saml"}, "one needs PHP's SOAP module, the other knows none"
+        return
+    issuer = hub.stage.hub.settings.issuer
+    start = product.artifact.format(hub=issuer) if "{" in product.artifact else product.address + product.artifact
+    with Browser(language="en") as browser:
+        person = Person(browser)
+        person.open(start)
+        assert person.is_in(product.address + product.login)
+        told = _told(browser.get(product.address + product.login))
+    assert (told["employeeNumber"], told["displayName"], told["roles"]) == (NUMBER, "林晓雯", "member")
+    with hub.stage.hub.database.read() as session:
+        rows = session.execute(
+            select(SamlArtifact.spent_at)
+            .join(SamlServiceProvider, SamlServiceProvider.id == SamlArtifact.service_provider_id)
+            .join(Application, Application.id == SamlServiceProvider.application_id)
+            .where(Application.slug == product.name)
+        ).all()
+    assert [row.spent_at is not None for row in rows] == [True]
 
 
 def _deliveries(hub: Scene, product: Product) -> list[tuple[str, bool]]:

@@ -33,6 +33,7 @@ from idhub.db import Base, new_id
 from idhub.directory.organizations import find_organization
 from idhub.directory.tables import Installation
 from idhub.oidc.metadata import HOT_PATHS
+from providers.saml_wire.artifacts import make_artifact
 from providers.saml_wire.signatures import sign
 from providers.saml_wire.writing import render
 from tests.flows.every_door import CALLBACK, VERIFIER
@@ -303,6 +304,7 @@ def _saml_messages(hall: Hall) -> dict[str, list[str]]:
         "SigAlg": [carried[0]["SigAlg"], "http://www.w3.org/2000/09/xmldsig#rsa-sha1", ""],
         "Signature": [one["Signature"] for one in carried],
         "RelayState": ["rs", "//evil.example", "x" * 2000],
+        "SAMLart": [make_artifact(stage.hub.settings.issuer), "AAQ", "\0"],
     }
 
 

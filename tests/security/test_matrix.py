@@ -91,6 +91,7 @@ class Kinds:
             "saml response": self._saml_response(),
             "upstream response": base64.b64encode(response).decode(),
             "answered tx": kept.partition("transaction=")[2],
+            "saml artifact": stage.saml_artifact(self.browser),
             "session id": self._session_id(),
             "person id": stage.person,
         }
@@ -299,7 +300,7 @@ def _saml_message(stage: Stage, value: str) -> bool:
         for path in ("/saml/sso", "/saml/slo")
         for kind in ("SAMLRequest", "SAMLResponse")
     ]
-    answers.append(browser.post("/saml/slo/soap", content=value.encode()))
+    answers += [browser.post(path, content=value.encode()) for path in ("/saml/slo/soap", "/saml/artifact")]
     answers += [browser.get("/saml/sso", params={"SAMLRequest": value, "SigAlg": value, "Signature": value})]
     return any(answer.status_code != 400 for answer in answers)
 
@@ -429,6 +430,7 @@ VERIFIERS: Mapping[str, tuple[Cell, frozenset[str]]] = {
     "ended cookie": (_cookie("idhub_ended"), frozenset()),
     "session cookie at saml": (_saml_cookie, frozenset({"ses"})),
     "saml message": (_saml_message, frozenset()),
+    "saml artifact": (lambda stage, value: stage.resolve_artifact(value), frozenset({"saml artifact"})),
     "saml transaction": (_saml_transaction, frozenset()),
     "upstream answer": (_upstream_answer, frozenset({"upstream response"})),
     "transaction with an answer": (_answered_transaction, frozenset({"answered tx"})),
@@ -461,6 +463,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "/saml/launch/{slug}": ("session cookie at saml",),
     "/saml/slo": ("saml message",),
     "/saml/slo/soap": ("saml message",),
+    "/saml/artifact": ("saml message", "saml artifact"),
     "/saml/logout": ("saml transaction",),
     "/login": ("login form", "login name", "transaction", "browser cookie", "device cookie"),
     "/login/first": ("one-time link",),

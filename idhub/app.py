@@ -51,6 +51,7 @@ from idhub.web import login, protocol_pages
 from idhub.web.errors import render_error
 from idhub.web.routes import create_router as create_pages_router
 from idhub.worker import Worker
+from idhub.wsfed.routes import create_router as create_wsfed
 
 PUBLISHED_KEYS = "/.well-known/idhub-keys"
 _KEYS_MAX_AGE = 300
@@ -115,6 +116,10 @@ class Services:
         """The page whose form the browser carries to an application."""
         return protocol_pages.carrying(self, request, carried)
 
+    def cleaning_page(self, request: Request, addresses: Sequence[str], go_on: str) -> Response:
+        """The page that calls the clean-up addresses of applications and then leads on."""
+        return protocol_pages.cleaning(self, request, addresses, go_on)
+
 
 def create_services(hub: Hub) -> Services:
     """Make what routers share."""
@@ -178,6 +183,7 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
     for create_router in (
         create_oidc,
         create_saml,
+        create_wsfed,
         login.create_router,
         create_api,
         create_scim,

@@ -14,7 +14,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from idhub.access.rules import set_rules
-from idhub.access.service_providers import SamlWish, configure_service_provider
+from idhub.access.service_providers import SamlWish, configure_service_providers
 from idhub.access.tables import Application, Criticality, EntitlementRule, OidcClient, ScimTarget
 from idhub.db import new_id
 from idhub.directory.tables import Principal
@@ -88,7 +88,7 @@ class ApplicationWish:
     is_enabled: bool
     oidc: OidcWish | None
     scim: ScimWish | None
-    saml: SamlWish | None = None
+    service_providers: Sequence[SamlWish] = ()
     rules: Sequence[tuple[str, str]] = ()
 
 
@@ -155,7 +155,9 @@ def configure(session: Session, wish: ApplicationWish, *, seal: Seal, now: datet
         _assign(application, values, "", difference, now=now)
     _configure_oidc(session, wish.oidc, difference, now=now)
     _configure_scim(session, wish.scim, difference, seal=seal, now=now)
-    difference.changes += configure_service_provider(session, difference.application_id, wish.saml, now=now)
+    difference.changes += configure_service_providers(
+        session, difference.application_id, wish.service_providers, now=now
+    )
     before = current_rule_texts(session, difference.application_id)
     if set_rules(session, difference.application_id, wish.rules, now=now):
         difference.rules_changed = True

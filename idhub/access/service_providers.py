@@ -1,6 +1,7 @@
-"""SAML service providers of applications: what configuration wants of them, and what their metadata says.
+"""Whom assertions are made for: SAML service providers and relying parties of WS-Federation, as configuration wants
+them and as their metadata says.
 
-Two hands write a row: configuration (`configure_service_provider`) and, where the metadata has an address, whoever
+Two hands write a row: configuration (`configure_service_providers`) and, where the metadata has an address, whoever
 reads it again (`take_metadata`). What metadata says is checked alike from both.
 """
 
@@ -20,6 +21,8 @@ from idhub.errors import Conflict
 from providers.saml_wire import names
 from providers.saml_wire.metadata import ConsumerService, Endpoint, ServiceProviderMetadata
 
+Spoken = Literal["saml", "wsfed"]
+"""The protocol of a registration."""
 NAME_ID_FORMATS: Final[Mapping[str, str]] = {
     "persistent": names.PERSISTENT,
     "transient": names.TRANSIENT,
@@ -27,6 +30,17 @@ NAME_ID_FORMATS: Final[Mapping[str, str]] = {
     "unspecified": names.UNSPECIFIED,
 }
 """Names in configuration. `unspecified` is the employee number."""
+
+_CLAIMS: Final = "http://schemas.xmlsoap.org/ws/2005/05/identity/claims/"
+DEFAULT_CLAIMS: Final[Mapping[str, str]] = {
+    f"{_CLAIMS}emailaddress": "email",
+    f"{_CLAIMS}name": "name",
+    f"{_CLAIMS}givenname": "given_name",
+    f"{_CLAIMS}surname": "family_name",
+    f"{_CLAIMS}privatepersonalidentifier": "employee_number",
+    "http://schemas.microsoft.com/ws/2008/06/identity/claims/role": "roles",
+}
+"""Attributes under the claim types that applications of WS-Federation know."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,14 +75,16 @@ class ProviderFacts:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SamlWish:
-    """The SAML service provider that an application wants.
+    """The service provider, or the relying party of WS-Federation, that an application wants.
 
     Args:
+        entity_id: the realm, of WS-Federation.
         facts: of metadata at hand; None: they are read from `metadata_url` by the worker.
         wants_signed_requests: None: as its metadata says (`AuthnRequestsSigned`).
         response_binding: how it is answered when its request does not say.
     """
 
+    protocol: Spoken = "saml"
     entity_id: str
     facts: ProviderFacts | None
     metadata_url: str | None = None
@@ -82,6 +98,8 @@ class SamlWish:
     allows_idp_initiated: bool = False
     answers_not_entitled: bool = False
     response_binding: Literal["post", "artifact"] = "post"
+    assertion_version: Literal["2.0", "1.1"] = "2.0"
+    assertion_seconds: int | None = None
 
 
 def facts_of(metadata: ServiceProviderMetadata, *, field: str) -> ProviderFacts:
@@ -130,43 +148,50 @@ def logout_services(endpoints: Sequence[Endpoint], *, field: str) -> list[dict[s
 Change = tuple[str, Any, Any]
 
 
-def configure_service_provider(
-    session: Session, application_id: str, wish: SamlWish | None, *, now: datetime
+def configure_service_providers(
+    session: Session, application_id: str, wishes: Sequence[SamlWish], *, now: datetime
 ) -> list[Change]:
-    """Make the application's service provider what `wish` says; returns (field, before, after).
+    """Make the application's registrations what `wishes` says, at most one for each protocol; returns (field, before,
+    after).
 
     One that is not wanted any more is switched off, never deleted: history names it.
 
     Raises:
-        Conflict: the entity ID belongs to another application.
+        Conflict: an entity ID belongs to another application, or to both protocols of this one.
     """
     changes: list[Change] = []
+    wanted = {wish.entity_id: wish for wish in wishes}
+    if len(wanted) < len(wishes):
+        raise _taken(wishes[-1])
+    after: dict[str, str] = {wish.protocol: wish.entity_id for wish in wishes}
+    known: dict[str, SamlServiceProvider] = {}
     held = session.execute(
         select(SamlServiceProvider).where(SamlServiceProvider.application_id == application_id).with_for_update()
     ).scalars()
-    known: SamlServiceProvider | None = None
     for row in held:
-        if wish is not None and row.entity_id == wish.entity_id:
-            known = row
+        if row.entity_id in wanted:
+            known[row.entity_id] = row
         elif row.is_enabled:
             row.is_enabled, row.changed_at = False, now
-            changes.append(("saml.entity_id", row.entity_id, wish.entity_id if wish else None))
-    if wish is None:
-        return changes
+            changes.append((f"{row.protocol}.entity_id", row.entity_id, after.get(row.protocol)))
+    for wish in wishes:
+        changes += _configure(session, application_id, wish, known.get(wish.entity_id), now=now)
+    return changes
+
+
+def _configure(
+    session: Session, application_id: str, wish: SamlWish, known: SamlServiceProvider | None, *, now: datetime
+) -> list[Change]:
     values = _columns(wish)
     if known is not None:
         if values["metadata_url"] is not None and (
             not known.is_enabled or known.metadata_url != values["metadata_url"]
         ):
             values["metadata_due_at"] = now
-        return changes + assign(known, values, now=now)
+        return assign(known, values, now=now)
     taken = select(SamlServiceProvider.id).where(SamlServiceProvider.entity_id == wish.entity_id)
     if session.execute(taken).first() is not None:
-        raise Conflict(
-            f"The entity ID {wish.entity_id!r} belongs to another application.",
-            field="saml.entity_id",
-            rule="saml.taken",
-        )
+        raise _taken(wish)
     empty = ProviderFacts().columns() if wish.facts is None else {}
     due = now if wish.metadata_url is not None else None
     session.add(
@@ -180,13 +205,23 @@ def configure_service_provider(
             **values,
         )
     )
-    changes.append(("saml", None, wish.entity_id))
-    return changes
+    return [(wish.protocol, None, wish.entity_id)]
+
+
+def _taken(wish: SamlWish) -> Conflict:
+    name = "entity_id" if wish.protocol == "saml" else "realm"
+    what = "entity ID" if wish.protocol == "saml" else "realm"
+    return Conflict(
+        f"The {what} {wish.entity_id!r} belongs to another registration.",
+        field=f"{wish.protocol}.{name}",
+        rule=f"{wish.protocol}.taken",
+    )
 
 
 def _columns(wish: SamlWish) -> dict[str, Any]:
     return {
         **(wish.facts.columns() if wish.facts is not None else {}),
+        "protocol": wish.protocol,
         "entity_id": wish.entity_id,
         "metadata_url": wish.metadata_url,
         "metadata_certificate": wish.metadata_certificate,
@@ -200,6 +235,8 @@ def _columns(wish: SamlWish) -> dict[str, Any]:
         "answers_not_entitled": wish.answers_not_entitled,
         # Null as in rows of the version before: else each of them would be told as changed.
         "response_binding": None if wish.response_binding == "post" else wish.response_binding,
+        "assertion_version": wish.assertion_version,
+        "assertion_seconds": wish.assertion_seconds,
         "is_enabled": True,
     }
 
@@ -211,8 +248,10 @@ _QUIET: Final = frozenset({"metadata_due_at", "soap_logout_url"})
 def assign(row: Any, values: Mapping[str, Any], *, now: datetime) -> list[Change]:
     """Give a registration of SAML these values; returns the changes that are worth telling."""
     changed = {name: value for name, value in values.items() if getattr(row, name) != value}
+    # Of registrations that could speak something else the protocol is told; the others are of SAML.
+    protocol = values.get("protocol") or getattr(row, "protocol", "saml")
     told: list[Change] = [
-        (f"saml.{name}", getattr(row, name), value) for name, value in changed.items() if name not in _QUIET
+        (f"{protocol}.{name}", getattr(row, name), value) for name, value in changed.items() if name not in _QUIET
     ]
     for name, value in changed.items():
         setattr(row, name, value)

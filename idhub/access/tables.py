@@ -85,13 +85,19 @@ class OidcClient(Base):
 
 
 class SamlServiceProvider(Base):
-    """A SAML 2.0 service provider of an application: what its metadata and the configuration say."""
+    """Whom assertions are made for: a SAML 2.0 service provider of an application, or a relying party of
+    WS-Federation; what metadata and configuration say of it.
+    """
 
     __tablename__ = "saml_service_providers"
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     application_id: Mapped[str] = mapped_column(ForeignKey("applications.id"), index=True)
+    protocol: Mapped[str] = mapped_column(String(16), server_default="saml")
+    """How it speaks: saml, wsfed."""
     entity_id: Mapped[str] = mapped_column(Text, unique=True)
+    """Of WS-Federation the realm (`wtrealm`). One audience is one registration, whatever it speaks: with the same key
+    behind both, an assertion for one must not do for another."""
     consumer_services: Mapped[Any] = mapped_column(JsonText)
     """Where assertions go, by POST: [{index, location, is_default}]. Empty: its metadata was not read yet."""
     artifact_consumers: Mapped[Any] = mapped_column(JsonText, nullable=True)
@@ -100,12 +106,16 @@ class SamlServiceProvider(Base):
     response_binding: Mapped[str | None] = mapped_column(String(16))
     """post or artifact: how it is answered when its request does not say; null: post."""
     logout_services: Mapped[Any] = mapped_column(JsonText)
-    """Where logout messages go: [{binding, location, response_location}]."""
+    """Where logout messages go: [{binding, location, response_location}]; of WS-Federation the clean-up address."""
     soap_logout_url: Mapped[str | None] = mapped_column(Text)
     """The one of them that takes SOAP: the worker tells it without a browser."""
     signing_certificates: Mapped[Any] = mapped_column(JsonText)
     """Base64 DER. Keys of these alone verify what it sends."""
     encryption_certificates: Mapped[Any] = mapped_column(JsonText)
+    assertion_version: Mapped[str] = mapped_column(String(8), server_default="2.0")
+    """2.0; 1.1 for relying parties of WS-Federation that read nothing newer."""
+    assertion_seconds: Mapped[int | None] = mapped_column(Integer)
+    """How long an assertion is valid, where its end is the end of the application's own session; null: as usual."""
     name_id_format: Mapped[str] = mapped_column(String(100))
     attributes: Mapped[Any] = mapped_column(JsonText)
     """Name in the assertion -> name of a value of the person (`idhub.access.attributes`)."""

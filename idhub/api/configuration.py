@@ -36,6 +36,7 @@ from idhub.api.configuration_fields import Name, Names, Strict, Text, Uri, durat
 from idhub.api.configuration_providers import SLUG, ProviderBlock, provider_wish
 from idhub.api.configuration_saml import SamlBlock, called_addresses, saml_wish
 from idhub.api.configuration_scim import ScimBlock, follow_target, target_options
+from idhub.api.configuration_wsfed import WsfedBlock, wsfed_wish
 from idhub.changes import Actor, Event, EventType, record
 from idhub.db import Database, new_id
 from idhub.delivery.addresses import OutboundPolicy, OutboundRefused
@@ -124,6 +125,7 @@ class ApplicationBlock(Strict):
     scim: ScimBlock | None = None
     reconcile: ReconcileBlock | None = None
     saml: SamlBlock | None = None
+    wsfed: WsfedBlock | None = None
     entitle: list[RuleBlock] = Field(default_factory=list, max_length=200)
 
 
@@ -266,9 +268,7 @@ def apply(
     """
     parsed = read_configuration(path)
     now = clock()
-    wishes = {
-        b.slug: saml_wish(b.saml, path.parent, f"applications.{b.slug}.saml", now=now) for b in parsed.applications
-    }
+    wishes = {block.slug: _service_providers(block, path.parent, now=now) for block in parsed.applications}
     _check_reachable(parsed, wishes, OutboundPolicy(outbound_allow))
     applied: Applied
 
@@ -320,7 +320,16 @@ def apply(
     return applied
 
 
-def _check_reachable(parsed: ConfigurationFile, wishes: Mapping[str, SamlWish | None], policy: OutboundPolicy) -> None:
+def _service_providers(block: ApplicationBlock, folder: Path, *, now: datetime) -> list[SamlWish]:
+    """Whom assertions are to be made for, by each protocol that makes them."""
+    where = f"applications.{block.slug}"
+    found = (saml_wish(block.saml, folder, f"{where}.saml", now=now), wsfed_wish(block.wsfed, f"{where}.wsfed"))
+    return [wish for wish in found if wish is not None]
+
+
+def _check_reachable(
+    parsed: ConfigurationFile, wishes: Mapping[str, Sequence[SamlWish]], policy: OutboundPolicy
+) -> None:
     """Refuse addresses that the hub itself calls and the SSRF guard would not let it."""
     for provider in parsed.providers:
         where = f"providers.{provider.slug}.saml.metadata_url"
@@ -331,7 +340,7 @@ def _check_reachable(parsed: ConfigurationFile, wishes: Mapping[str, SamlWish | 
             "oidc.backchannel_logout_uri": block.oidc.backchannel_logout_uri if block.oidc else None,
             "scim.base_url": block.scim.base_url if block.scim else None,
             "scim.proxy": block.scim.proxy if block.scim else None,
-            **called_addresses(wishes[block.slug]),
+            **{name: uri for wish in wishes[block.slug] for name, uri in called_addresses(wish).items()},
         }
         for name, uri in called.items():
             if uri is not None:
@@ -481,7 +490,7 @@ def _plain(value: Any) -> Any:
 
 
 def _wish(
-    session: Session, block: ApplicationBlock, folder: Path, saml: SamlWish | None, *, now: datetime
+    session: Session, block: ApplicationBlock, folder: Path, service_providers: Sequence[SamlWish], *, now: datetime
 ) -> ApplicationWish:
     """The checked wish of one block, with names resolved and secrets read.
 
@@ -515,7 +524,7 @@ def _wish(
         is_enabled=block.enabled,
         oidc=oidc,
         scim=_scim_wish(session, block, folder, f"{where}.scim", now=now) if block.scim else None,
-        saml=saml,
+        service_providers=service_providers,
         rules=[(rule.role, rule.rule) for rule in block.entitle],
     )
 

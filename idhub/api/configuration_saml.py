@@ -34,7 +34,7 @@ from providers.saml_wire.parsing import MAX_METADATA
 BINDINGS: Final = {"redirect": names.REDIRECT, "post": names.POST, "soap": names.SOAP_BINDING}
 _CONSUMERS: Final = {"post": names.POST, "artifact": names.ARTIFACT}
 BINDING_NAMES: Final = {urn: name for name, urn in BINDINGS.items()}
-_FORMAT_NAMES: Final = {urn: name for name, urn in NAME_ID_FORMATS.items()}
+FORMAT_NAMES: Final = {urn: name for name, urn in NAME_ID_FORMATS.items()}
 MAX_PEM: Final = 20_000
 
 
@@ -139,10 +139,8 @@ def saml_wish(block: SamlBlock | None, folder: Path, where: str, *, now: datetim
     )
 
 
-def called_addresses(wish: SamlWish | None) -> dict[str, str | None]:
+def called_addresses(wish: SamlWish) -> dict[str, str | None]:
     """Addresses of the block that the hub itself calls."""
-    if wish is None:
-        return {}
     return {"saml.metadata_url": wish.metadata_url, "saml.logout": wish.facts.soap_logout_url if wish.facts else None}
 
 
@@ -173,7 +171,7 @@ def export_block(row: SamlServiceProvider | None) -> dict[str, Any] | None:
             "encryption_certificates": list(row.encryption_certificates),
         }
     block |= {
-        "name_id_format": _FORMAT_NAMES[row.name_id_format],
+        "name_id_format": FORMAT_NAMES[row.name_id_format],
         "attributes": dict(row.attributes),
         "sign": "both" if row.signs_response and row.signs_assertion else _one_signature(row),
         "response_binding": row.response_binding or "post",

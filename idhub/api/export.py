@@ -8,8 +8,8 @@ from sqlalchemy.orm import Session, aliased
 
 from idhub.access.applications import current_rule_texts
 from idhub.access.tables import Application, OidcClient, ReconcilePlan, SamlServiceProvider, ScimTarget
+from idhub.api import configuration_saml, configuration_wsfed
 from idhub.api.configuration_providers import export_providers
-from idhub.api.configuration_saml import export_block
 from idhub.directory.tables import Employment, Organization, Person
 from idhub.provisioning.inbound.extensions import registered
 from idhub.provisioning.outbound.options import TargetOptions
@@ -20,7 +20,7 @@ def export_configuration(session: Session) -> str:
     """YAML of every application. Secret files are named after the application, not written."""
     clients = {c.application_id: c for c in session.execute(select(OidcClient).where(OidcClient.is_enabled)).scalars()}
     providers = select(SamlServiceProvider).where(SamlServiceProvider.is_enabled)
-    service_providers = {p.application_id: p for p in session.execute(providers).scalars()}
+    service_providers = {(p.application_id, p.protocol): p for p in session.execute(providers).scalars()}
     targets = {t.application_id: t for t in session.execute(select(ScimTarget)).scalars()}
     plans = {p.application_id: p for p in session.execute(select(ReconcilePlan)).scalars()}
     company = aliased(Organization)
@@ -49,7 +49,8 @@ def export_configuration(session: Session) -> str:
             "oidc": _oidc(clients.get(application.id), application.slug),
             "scim": _scim(targets.get(application.id), application.slug),
             "reconcile": _reconcile(plans.get(application.id)),
-            "saml": export_block(service_providers.get(application.id)),
+            "saml": configuration_saml.export_block(service_providers.get((application.id, "saml"))),
+            "wsfed": configuration_wsfed.export_block(service_providers.get((application.id, "wsfed"))),
             "entitle": [{"role": role, "rule": rule} for role, rule in current_rule_texts(session, application.id)],
         }
         blocks.append({name: value for name, value in block.items() if value not in (None, [])})

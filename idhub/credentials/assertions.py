@@ -1,4 +1,6 @@
-"""Issuing a SAML assertion: the moment when a service provider joins a session. And what becomes of its requests."""
+"""Issuing a SAML assertion, by whichever protocol: the moment when a service provider joins a session. And what becomes
+of its requests.
+"""
 
 import hashlib
 import secrets
@@ -31,6 +33,7 @@ class AssertionRequest:
         name_id_kind: how the person is named.
         name_id_format: the format's URN, as it stands in the assertion.
         employee_number: what `employee_number` names the person by.
+        door: the protocol, in events.
     """
 
     service_provider_id: str
@@ -40,6 +43,7 @@ class AssertionRequest:
     in_response_to: str | None
     ip: str | None
     request_id: str | None = None
+    door: str = "saml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +185,7 @@ def _note(
     common: dict[str, Any] = {
         "at": now,
         "actor": actor,
-        "door": "saml",
+        "door": request.door,
         "request_id": request.request_id,
         "person_id": row["principal_id"],
         "application_id": row["application_id"],

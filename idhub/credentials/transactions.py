@@ -20,12 +20,14 @@ from idhub.credentials.tables import LoginTransaction
 from idhub.db import from_micros
 from idhub.settings import Settings
 
-Protocol = Literal["oidc", "oidc_logout", "saml", "saml_logout", "none"]
+Protocol = Literal["oidc", "oidc_logout", "saml", "saml_logout", "wsfed", "wsfed_logout", "none"]
 _RESUME: dict[str, str] = {
     "oidc": "/oauth2/authorize/resume",
     "oidc_logout": "/oauth2/logout/resume",
     "saml": "/saml/sso/resume",
     "saml_logout": "/saml/logout",
+    "wsfed": "/wsfed/resume",
+    "wsfed_logout": "/wsfed/signout",
 }
 
 

@@ -10,7 +10,8 @@ class ErrorNotice:
     Args:
         reason: stable code that picks the sentences: unknown_client, invalid_redirect_uri, transaction_gone,
             request_malformed, invalid_logout_request; of SAML unknown_service_provider, invalid_consumer,
-            invalid_signature, request_expired, request_replayed.
+            invalid_signature, request_expired, request_replayed; of WS-Federation, which has no other answer,
+            unsupported_authentication, nameless.
     """
 
     reason: str

@@ -56,6 +56,7 @@ def issue(
             in_response_to=request.id,
             ip=ip,
             request_id=request_id,
+            door=gateway.door,
         ),
         now=now,
         settings=gateway.settings,
@@ -65,23 +66,29 @@ def issue(
     return Issued(issued, {name: tuple(found) for name, found in released(provider.attributes, values).items()})
 
 
+def statement(request: AuthnRequest, issued: Issued) -> messages.Statement:
+    """What its assertion states."""
+    return messages.Statement(
+        audience=request.provider.entity_id,
+        recipient=request.consumer,
+        in_response_to=request.id,
+        name_id=issued.assertion.name_id,
+        name_id_format=request.name_id_format,
+        session_index=issued.assertion.session_index,
+        session_ends_at=issued.assertion.session_ends_at,
+        authenticated_at=issued.assertion.authenticated_at,
+        context=request.context,
+        attributes=issued.attributes,
+        lifetime=request.provider.assertion_lifetime,
+    )
+
+
 def response(gateway: Gateway, request: AuthnRequest, issued: Issued, *, now: datetime) -> Node:
     """The response that says it, protected as the service provider wants."""
     provider = request.provider
     return messages.response(
         gateway.entity_id,
-        messages.Statement(
-            audience=provider.entity_id,
-            recipient=request.consumer,
-            in_response_to=request.id,
-            name_id=issued.assertion.name_id,
-            name_id_format=request.name_id_format,
-            session_index=issued.assertion.session_index,
-            session_ends_at=issued.assertion.session_ends_at,
-            authenticated_at=issued.assertion.authenticated_at,
-            context=request.context,
-            attributes=issued.attributes,
-        ),
+        statement(request, issued),
         messages.Protection(
             signer=gateway.signer,
             signs_response=provider.signs_response,

@@ -1,13 +1,14 @@
-"""Logouts that the browser itself carries, one application after the other. SAML Profiles 4.4.
+"""Logouts that the browser itself carries: to SAML applications one after the other (SAML Profiles 4.4), to clean-up
+addresses of WS-Federation all at once (WS-Federation 13.2.4).
 
 Rows of `saml_logouts` say which applications wait, which were visited and how each took it; what nobody confirmed is
-never called done.
+never called done. A clean-up address confirms nothing.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.orm import Session
@@ -24,6 +25,7 @@ from providers.saml_wire import names
 State = Literal["waiting", "sent", "done", "failed"]
 VISITED_BINDINGS = (names.POST, names.REDIRECT)
 """Bindings of a browser, in the order in which they are preferred."""
+_CARRIED: Final = frozenset({*VISITED_BINDINGS, names.WSFED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +48,7 @@ def plan_visits(session: Session, ended: Sequence[EndedParticipant], *, session_
         select(SamlServiceProvider.id, SamlServiceProvider.logout_services).where(SamlServiceProvider.id.in_(found))
     )
     visited = [
-        found[row.id].id
-        for row in providers
-        if any(service["binding"] in VISITED_BINDINGS for service in row.logout_services)
+        found[row.id].id for row in providers if any(service["binding"] in _CARRIED for service in row.logout_services)
     ]
     by_id = {p.id: p for p in ended}
     rows = [
@@ -94,7 +94,12 @@ def next_visit(session: Session, session_ids: Sequence[str], *, now: datetime) -
                 SessionParticipant.sid,
             )
             .join(SessionParticipant, SessionParticipant.id == SamlLogout.participant_id)
-            .where(SamlLogout.session_id.in_(session_ids), SamlLogout.state == "waiting")
+            .join(SamlServiceProvider, SamlServiceProvider.id == SamlLogout.service_provider_id)
+            .where(
+                SamlLogout.session_id.in_(session_ids),
+                SamlLogout.state == "waiting",
+                SamlServiceProvider.protocol == "saml",
+            )
             .order_by(SamlLogout.request_id)
             .limit(1)
         ).first()
@@ -102,6 +107,31 @@ def next_visit(session: Session, session_ids: Sequence[str], *, now: datetime) -
             return None
         if _move(session, row.request_id, "waiting", "sent", now=now):
             return Visit(row.request_id, row.service_provider_id, row.name_id or "", row.name_id_format or "", row.sid)
+
+
+def take_cleanups(session: Session, session_ids: Sequence[str], *, now: datetime) -> list[str]:
+    """Clean-up addresses that the browser has not called yet; they count as called from here on."""
+    rows = session.execute(
+        select(SamlLogout.request_id, SamlServiceProvider.logout_services)
+        .join(SamlServiceProvider, SamlServiceProvider.id == SamlLogout.service_provider_id)
+        .where(
+            SamlLogout.session_id.in_(session_ids),
+            SamlLogout.state == "waiting",
+            SamlServiceProvider.protocol == "wsfed",
+        )
+    ).all()
+    addresses: dict[str, None] = {}
+    for row in rows:
+        if _move(session, row.request_id, "waiting", "sent", now=now):
+            found = [one["location"] for one in row.logout_services if one["binding"] == names.WSFED]
+            addresses |= dict.fromkeys(_cleanup(one) for one in found)
+            if not found:
+                give_up(session, row.request_id, now=now)
+    return list(addresses)
+
+
+def _cleanup(address: str) -> str:
+    return f"{address}{'&' if '?' in address else '?'}wa=wsignoutcleanup1.0"
 
 
 def confirm(session: Session, request_id: str, service_provider_id: str, *, is_success: bool, now: datetime) -> bool:

@@ -1,7 +1,8 @@
 """What the SAML endpoints share beside `idhub.gateway`: messages that a browser carries, SOAP faults."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
+from urllib.parse import parse_qsl
 
 from sqlalchemy.orm import Session
 from starlette.requests import Request
@@ -29,13 +30,17 @@ class SamlServices(BrowserServices, Protocol):
     def carrying_page(self, request: Request, carried: Carried, /) -> Response:
         """The page whose form the browser carries to an application."""
 
+    def cleaning_page(self, request: Request, addresses: Sequence[str], go_on: str, /) -> Response:
+        """The page that calls the clean-up addresses of applications and then leads on."""
+
 
 class Gateway(BrowserGateway):
     """What the endpoints share: messages that a browser carries, and what a machine gets in place of a page."""
 
-    def __init__(self, services: SamlServices) -> None:
-        super().__init__(services, door="saml", target_kind="service_provider")
+    def __init__(self, services: SamlServices, *, door: str = "saml") -> None:
+        super().__init__(services, door=door, target_kind="service_provider")
         self.services = services
+        self.door = door
         self.entity_id = entity_id(services.settings.issuer)
         self.signer = signer_of(services.keyring)
 
@@ -81,21 +86,22 @@ async def read_body(request: Request) -> bytes | None:
     return b"".join(parts)
 
 
-def form_of(request: Request, body: bytes | None) -> dict[str, str] | None:
+def form_of(request: Request, body: bytes | None, *, most: int = _MAX_FIELDS) -> dict[str, str] | None:
     """The fields of a message that was posted; None when there are none to be read, or the address has a query."""
     if body is None or request.scope["query_string"]:
         return None
-    return read_form(request.headers.get("content-type", ""), body)
+    return read_form(request.headers.get("content-type", ""), body, most=most)
 
 
-def read_form(content_type: str, body: bytes) -> dict[str, str] | None:
+def read_form(content_type: str, body: bytes, *, most: int = _MAX_FIELDS) -> dict[str, str] | None:
     """The fields of a form that was posted; None when it is none, holds a field twice, or what is not text."""
-    from urllib.parse import parse_qsl
+    return read_fields(body, most=most) if content_type.split(";", 1)[0].strip().lower() == _FORM else None
 
-    if content_type.split(";", 1)[0].strip().lower() != _FORM:
-        return None
+
+def read_fields(body: bytes, *, most: int = _MAX_FIELDS) -> dict[str, str] | None:
+    """Fields in the form of a query; None when one comes twice, there are too many, or they are not text."""
     try:
-        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=_MAX_FIELDS)
+        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=most)
     except ValueError:
         return None
     fields = dict(pairs)

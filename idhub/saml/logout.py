@@ -225,6 +225,12 @@ class SingleLogout:
             if transaction is None or transaction.protocol != "saml_logout":
                 raise ShownError("transaction_gone")
             stored = transaction.request
+            addresses = front_channel.take_cleanups(session, stored["session_ids"], now=browser.now)
+        if addresses:
+            return gateway.services.cleaning_page(
+                browser.request, addresses, f"{CHAIN_PATH}?transaction={transaction_id}"
+            )
+        with gateway.database.transaction(durable=False) as session:
             following = _following(session, stored["session_ids"], now=browser.now)
             is_whole = initiator = None
             if following is None:

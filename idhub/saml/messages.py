@@ -29,11 +29,13 @@ class Statement:
     """What an assertion states.
 
     Args:
+        recipient: None: it is not stated.
         attributes: name -> values; none without a value.
+        lifetime: how long the assertion is valid; it is to be delivered within the usual time in any case.
     """
 
     audience: str
-    recipient: str
+    recipient: str | None
     in_response_to: str | None
     name_id: str
     name_id_format: str
@@ -42,6 +44,13 @@ class Statement:
     authenticated_at: datetime
     context: str
     attributes: Mapping[str, Sequence[str]]
+    lifetime: timedelta | None = None
+
+    def valid(self, *, now: datetime) -> tuple[datetime, datetime]:
+        """Since when and until when the assertion is valid: never longer than the session, where it was made longer."""
+        usual = now + ASSERTION_LIFETIME
+        wanted = min(now + self.lifetime, self.session_ends_at) if self.lifetime is not None else usual
+        return now - _BEFORE, max(usual, wanted)
 
 
 def assertion(issuer: str, statement: Statement, *, now: datetime) -> Node:
@@ -61,11 +70,8 @@ def assertion(issuer: str, statement: Statement, *, now: datetime) -> Node:
         ],
     )
     audience = Node("saml:AudienceRestriction", {}, [Node("saml:Audience", {}, [statement.audience])])
-    conditions = Node(
-        "saml:Conditions",
-        {"NotBefore": instant(now - _BEFORE), "NotOnOrAfter": instant(now + ASSERTION_LIFETIME)},
-        [audience],
-    )
+    begin, end = statement.valid(now=now)
+    conditions = Node("saml:Conditions", {"NotBefore": instant(begin), "NotOnOrAfter": instant(end)}, [audience])
     context = Node("saml:AuthnContext", {}, [Node("saml:AuthnContextClassRef", {}, [statement.context])])
     authentication = Node(
         "saml:AuthnStatement",
@@ -129,7 +135,9 @@ def response(issuer: str, statement: Statement, protection: Protection, *, now: 
         stated = sign(stated, protection.signer)
     if protection.encryption_certificate is not None:
         stated = Node("saml:EncryptedAssertion", {}, [encrypt(stated, protection.encryption_certificate)])
-    made = _response(issuer, statement.recipient, statement.in_response_to, [_status(names.SUCCESS), stated], now=now)
+    made = _response(
+        issuer, statement.recipient or "", statement.in_response_to, [_status(names.SUCCESS), stated], now=now
+    )
     return sign(made, protection.signer) if protection.signs_response else made
 
 

@@ -16,7 +16,7 @@ SOAP_PATH: Final = "/saml/slo/soap"
 ARTIFACT_PATH: Final = "/saml/artifact"
 CHAIN_PATH: Final = "/saml/logout"
 MEDIA_TYPE: Final = "application/samlmetadata+xml"
-_CACHE: Final = "PT6H"
+CACHE: Final = "PT6H"
 
 
 def entity_id(issuer: str) -> str:
@@ -30,9 +30,9 @@ def signer_of(keyring: Keyring) -> Signer:
     return Signer(key.private, str(key.public_jwk["x5c"][0]))
 
 
-def metadata_document(issuer: str, keyring: Keyring) -> str:
-    """The signed document. Every certificate that signs or soon will is in it, the present one first."""
-    keys = [
+def key_descriptors(keyring: Keyring) -> list[Node]:
+    """Every certificate that signs or soon will, the present one first."""
+    return [
         Node(
             "md:KeyDescriptor",
             {"use": "signing"},
@@ -40,6 +40,10 @@ def metadata_document(issuer: str, keyring: Keyring) -> str:
         )
         for certificate in keyring.certificates("saml")
     ]
+
+
+def metadata_document(issuer: str, keyring: Keyring) -> str:
+    """The signed document."""
     logout = [
         Node("md:SingleLogoutService", {"Binding": binding, "Location": issuer + path})
         for binding, path in (
@@ -64,11 +68,11 @@ def metadata_document(issuer: str, keyring: Keyring) -> str:
         "md:IDPSSODescriptor",
         # Whether requests are signed is agreed with each application: products take a `false` here for an order.
         {"protocolSupportEnumeration": names.PROTOCOL},
-        [*keys, artifacts, *logout, *formats, *sign_on],
+        [*key_descriptors(keyring), artifacts, *logout, *formats, *sign_on],
     )
     entity = Node(
         "md:EntityDescriptor",
-        {"ID": "_idhub", "entityID": entity_id(issuer), "cacheDuration": _CACHE},
+        {"ID": "_idhub", "entityID": entity_id(issuer), "cacheDuration": CACHE},
         [descriptor],
     )
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + render(sign(entity, signer_of(keyring)))

@@ -1,13 +1,14 @@
-"""Service providers as the protocol needs them."""
+"""Service providers as the protocols need them; one that speaks another protocol is not found."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import Session
 
+from idhub.access.service_providers import Spoken
 from idhub.access.tables import Application, SamlServiceProvider
 from providers.saml_wire import names
 from providers.saml_wire.certificates import read_certificate
@@ -48,6 +49,8 @@ class ServiceProvider:
     allows_idp_initiated: bool
     answers_not_entitled: bool
     home_url: str | None
+    assertion_version: str
+    assertion_lifetime: timedelta | None
 
     def default_consumer(self, binding: str | None = None) -> Consumer | None:
         """Where an answer goes when the request names no place: the default one, else the first (Metadata 2.4.4.1).
@@ -77,26 +80,30 @@ class ServiceProvider:
         return (service["response_location"] if is_response else "") or service["location"]
 
 
-def find_provider(session: Session, entity_id: str, *, now: datetime) -> ServiceProvider | None:
+def find_provider(
+    session: Session, entity_id: str, *, now: datetime, protocol: Spoken = "saml"
+) -> ServiceProvider | None:
     """The service provider of that entity ID; None when unknown, switched off, or its metadata is not in force."""
-    return _find(session, SamlServiceProvider.entity_id == entity_id, now)
+    return _find(session, SamlServiceProvider.entity_id == entity_id, protocol, now)
 
 
-def load_provider(session: Session, provider_id: str, *, now: datetime) -> ServiceProvider | None:
+def load_provider(
+    session: Session, provider_id: str, *, now: datetime, protocol: Spoken = "saml"
+) -> ServiceProvider | None:
     """The service provider of that id; None as `find_provider` says."""
-    return _find(session, SamlServiceProvider.id == provider_id, now)
+    return _find(session, SamlServiceProvider.id == provider_id, protocol, now)
 
 
 def provider_of(session: Session, slug: str, *, now: datetime) -> ServiceProvider | None:
     """The service provider of the application of that slug; None as `find_provider` says."""
-    return _find(session, Application.slug == slug, now)
+    return _find(session, Application.slug == slug, "saml", now)
 
 
-def _find(session: Session, which: ColumnElement[bool], now: datetime) -> ServiceProvider | None:
+def _find(session: Session, which: ColumnElement[bool], protocol: Spoken, now: datetime) -> ServiceProvider | None:
     found = session.execute(
         select(SamlServiceProvider, Application.slug, Application.home_url)
         .join(Application, Application.id == SamlServiceProvider.application_id)
-        .where(which, SamlServiceProvider.is_enabled, Application.is_enabled)
+        .where(which, SamlServiceProvider.protocol == protocol, SamlServiceProvider.is_enabled, Application.is_enabled)
     ).first()
     if found is None:
         return None
@@ -123,6 +130,8 @@ def _find(session: Session, which: ColumnElement[bool], now: datetime) -> Servic
         allows_idp_initiated=row.allows_idp_initiated,
         answers_not_entitled=row.answers_not_entitled,
         home_url=found.home_url,
+        assertion_version=row.assertion_version,
+        assertion_lifetime=timedelta(seconds=row.assertion_seconds) if row.assertion_seconds else None,
     )
 
 

@@ -55,6 +55,7 @@ class AuthnRequest:
         id: None: there was no request (IdP-initiated).
         binding: how the answer goes to `consumer`: POST, or by artifact.
         context: the authentication context that will be stated.
+        max_age: longest time since the person proved who they are; None: any.
         refusal: what it asks for beyond what can be given; to be answered.
     """
 
@@ -67,6 +68,7 @@ class AuthnRequest:
     context: str = names.PASSWORD_PROTECTED
     is_forced: bool = False
     is_passive: bool = False
+    max_age: timedelta | None = None
     refusal: SamlError | None = None
 
     def stored(self) -> dict[str, Any]:
@@ -82,6 +84,7 @@ class AuthnRequest:
             "is_passive": self.is_passive,
             # Left out where it is what the version before knows.
             **({} if self.binding == names.POST else {"binding": self.binding}),
+            **({} if self.max_age is None else {"max_age": self.max_age.total_seconds()}),
         }
 
 
@@ -95,7 +98,9 @@ def restored(stored: Mapping[str, Any], provider: ServiceProvider | None) -> Aut
         raise ShownError("unknown_service_provider")
     if provider.consumer(stored["consumer"], stored.get("binding", names.POST)) is None:
         raise ShownError("invalid_consumer")
-    return AuthnRequest(**{**stored, "provider": provider})
+    seconds = stored.get("max_age")
+    max_age = None if seconds is None else timedelta(seconds=seconds)
+    return AuthnRequest(**{**stored, "provider": provider, "max_age": max_age})
 
 
 # ---------------------------------------------------------------- what every message has

@@ -4,12 +4,14 @@
 application
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
+from idhub.access.service_providers import Spoken
 from idhub.credentials import transactions
 from idhub.credentials.assertions import is_first_use
 from idhub.credentials.predicate import Refused, entitled
@@ -51,7 +53,13 @@ class _Known:
 
 
 class SignOn:
-    """Begins and resumes sign-ins that service providers ask for."""
+    """Begins and resumes sign-ins that service providers ask for.
+
+    `idhub.wsfed` stands on it: another form of request and answer, the same rules between them.
+    """
+
+    protocol: Spoken = "saml"
+    resume_path: str = RESUME_PATH
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -79,6 +87,10 @@ class SignOn:
             expires_at = browser.now + REQUEST_LIFETIME + SKEW
             if not is_first_use(session, request.provider.id, envelope.id, expires_at=expires_at):
                 raise ShownError("request_replayed")
+        return self._begun(browser, request)
+
+    def _begun(self, browser: Browser, request: AuthnRequest) -> Response:
+        """Go on with a request that was read just now."""
         if request.refusal is not None:
             return self._refuse(browser, request, None, request.refusal, None)
         if browser.request.method == "POST":
@@ -128,13 +140,13 @@ class SignOn:
             with gateway.database.transaction(durable=False) as session:
                 if not transactions.claim(session, transaction_id, given, new_token or token or "", now=browser.now):
                     raise ShownError("transaction_gone")
-            url = f"{RESUME_PATH}?transaction={transaction_id}"
+            url = f"{self.resume_path}?transaction={transaction_id}"
             return gateway.redirect(url, set_browser_token=new_token)
         with gateway.database.read() as session:
             transaction = transactions.load(session, transaction_id, browser.browser_token, now=browser.now)
-            if transaction is None or transaction.protocol != "saml":
+            if transaction is None or transaction.protocol != self.protocol:
                 raise ShownError("transaction_gone")
-            provider = load_provider(session, transaction.request["provider"], now=browser.now)
+            provider = load_provider(session, transaction.request["provider"], now=browser.now, protocol=self.protocol)
         return self._proceed(browser, restored(transaction.request, provider), transaction)
 
     def _proceed(self, browser: Browser, request: AuthnRequest, transaction: Transaction | None) -> Response:
@@ -149,7 +161,7 @@ class SignOn:
             )
             if signed is not None
             else None,
-            flow.Requirements(prompt=_prompt(request), is_entitled=known.is_entitled),
+            flow.Requirements(prompt=_prompt(request), max_age=request.max_age, is_entitled=known.is_entitled),
             now=browser.now,
         )
         if decision.step is flow.Step.SIGN_IN:
@@ -178,7 +190,7 @@ class SignOn:
             return self._carry_artifact(browser, request, transaction, signed=signed)
         issued = self._mint(browser, request, transaction, signed)
         if isinstance(issued, Issued):
-            return self._carry(browser, request, answers.response(self._gateway, request, issued, now=browser.now))
+            return self._deliver(browser, request, issued)
         reason = issued.reason
         if reason == NOT_ENTITLED:
             return self._refuse_entry(browser, request, transaction, signed)
@@ -217,10 +229,17 @@ class SignOn:
         ):
             raise ShownError("transaction_gone")
 
+    def _deliver(self, browser: Browser, request: AuthnRequest, issued: Issued) -> Response:
+        """The page that carries the answer to the service provider."""
+        return self._carry(browser, request, answers.response(self._gateway, request, issued, now=browser.now))
+
     def _carry(self, browser: Browser, request: AuthnRequest, response: Node) -> Response:
         fields = [("SAMLResponse", post_value(render(response)))]
         if request.relay_state is not None:
             fields.append(("RelayState", request.relay_state))
+        return self._form(browser, request, fields)
+
+    def _form(self, browser: Browser, request: AuthnRequest, fields: Sequence[tuple[str, str]]) -> Response:
         provider = request.provider
         others = [one.location for one in provider.consumers]
         targets = [*others, provider.home_url] if provider.home_url else others
@@ -256,13 +275,13 @@ class SignOn:
     def _ask_again(self, browser: Browser, request: AuthnRequest) -> Response:
         given = new_browser_token()
         transaction_id = self._store(browser, request, given)
-        return self._gateway.redirect(f"{RESUME_PATH}?transaction={transaction_id}&given={given}")
+        return self._gateway.redirect(f"{self.resume_path}?transaction={transaction_id}&given={given}")
 
     def _store(self, browser: Browser, request: AuthnRequest, browser_token: str) -> str:
         with self._gateway.database.transaction(durable=False) as session:
             return transactions.begin(
                 session,
-                protocol="saml",
+                protocol=self.protocol,
                 browser_token=browser_token,
                 request=request.stored(),
                 application_id=request.provider.application_id,
@@ -316,7 +335,11 @@ class SignOn:
             signed=signed,
             application_id=request.provider.application_id,
         )
-        return page or self._carry(browser, request, answers.refusal(gateway, request, error, now=browser.now))
+        return page or self._decline(browser, request, error)
+
+    def _decline(self, browser: Browser, request: AuthnRequest, error: SamlError) -> Response:
+        """The page that carries the refusal to the service provider."""
+        return self._carry(browser, request, answers.refusal(self._gateway, request, error, now=browser.now))
 
 
 def _prompt(request: AuthnRequest) -> frozenset[str]:

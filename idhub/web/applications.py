@@ -49,7 +49,7 @@ def create_router(services: WebServices) -> APIRouter:
             held = {hold.application_id: hold for hold in holds(session, ids)}
         english = pages.language(request) == "en"
         names = {row.id: row.name if english else row.name_zh or row.name for row in page.rows}
-        protocols = [("oidc", "OIDC"), ("saml", "SAML"), ("scim", "SCIM")]
+        protocols = [("oidc", "OIDC"), ("saml", "SAML"), ("wsfed", "WS-Fed"), ("scim", "SCIM")]
         states = [("ok", t(N_("Working"))), ("trouble", t(N_("Dead letters"))), ("disabled", t(N_("Switched off")))]
         chips = [(view.value("q"), view.href(q=None))] if view.value("q") else []
         for name, options in (("protocol", protocols), ("state", states)):
@@ -67,6 +67,7 @@ def create_router(services: WebServices) -> APIRouter:
             "people": people,
             "states": states,
             "protocols": protocols,
+            "protocol_names": dict(protocols),
             "chips": chips,
             "status": {row.id: _status(row, health.get(row.id, _EMPTY), row.id in held, t) for row in page.rows},
             "deadline": {row.id: _bar(row.deadline_seconds) for row in page.rows},
@@ -168,9 +169,13 @@ def _connections(session: Session, application_id: str) -> dict[str, Any]:
         .order_by(EntitlementRule.role, EntitlementRule.id)
         .limit(100)
     ).all()
-    provider = session.execute(
-        select(SamlServiceProvider.entity_id, SamlServiceProvider.soap_logout_url).where(
-            SamlServiceProvider.application_id == application_id, SamlServiceProvider.is_enabled
+    providers = session.execute(
+        select(
+            SamlServiceProvider.protocol,
+            SamlServiceProvider.entity_id,
+            SamlServiceProvider.soap_logout_url,
         )
-    ).first()
-    return {"clients": clients, "target": target, "rules": rules, "provider": provider}
+        .where(SamlServiceProvider.application_id == application_id, SamlServiceProvider.is_enabled)
+        .order_by(SamlServiceProvider.protocol)
+    ).all()
+    return {"clients": clients, "target": target, "rules": rules, "providers": providers}

@@ -1,6 +1,6 @@
 """Pages around a sign-in: `/logout`, `/consent`, `/error`. Shown between a protocol and its person; plain forms."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated
@@ -108,6 +108,16 @@ _NOTICES: Mapping[str, _Notice] = {
         N_("Your account there is linked to nobody here who may sign in now."),
         N_("Sign in with your password, or ask HR or the service desk and name the log number below."),
     ),
+    "unsupported_authentication": (
+        N_("The application asks for another kind of sign-in"),
+        N_("It wants a proof of you that the hub does not offer. Nothing was sent to it."),
+        N_("Tell the people who run the application, with the log number below."),
+    ),
+    "nameless": (
+        N_("The application cannot be told who you are"),
+        N_("It knows people by something that your record does not have. Nothing was sent to it."),
+        N_("Tell your personnel department, with the log number below."),
+    ),
     "invalid_redirect_uri": (
         N_("This link leads somewhere that was not agreed"),
         N_("The application asked to send you to an address that is not registered for it."),
@@ -129,6 +139,8 @@ _NOTICES: Mapping[str, _Notice] = {
         N_("Go back and try again. If it happens again, tell the service desk the log number below."),
     ),
 }
+_CLEANING_SECONDS = 8
+"""How long applications are waited for that are asked to clean up, where nothing says that they are done."""
 _OWNERLESS = N_("the service desk")
 
 
@@ -230,6 +242,22 @@ def carrying(services: WebServices, request: Request, carried: Carried) -> Respo
         headers["Refresh"] = f"0;url={carried.action}"
     targets = (carried.action, *carried.targets) if carried.fields else ()
     return services.pages.render(request, "login/carry.html", context, form_action=targets, headers=headers)
+
+
+def cleaning(services: WebServices, request: Request, addresses: Sequence[str], go_on: str) -> Response:
+    """A page whose hidden frames call the clean-up addresses of applications; then the browser goes on.
+
+    No answer of them can be read, so nothing is said of it but that they were asked. The page goes on by a script when
+    all frames are done, and by itself (`Refresh`) where no script runs or one of them hangs.
+    """
+    context = {
+        "addresses": addresses,
+        "hosts": sorted({urlsplit(address).hostname or "" for address in addresses}),
+        "go_on": go_on,
+        "here": "/",
+    }
+    headers = {"Cache-Control": "no-store", "Refresh": f"{_CLEANING_SECONDS};url={go_on}"}
+    return services.pages.render(request, "login/cleanup.html", context, frame_src=addresses, headers=headers)
 
 
 def _filled(sentence: str, values: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ from idhub.web.listing import Page, Spec, Statement, View, page_of, values
 APPLICATIONS = Spec(
     path="/admin/apps",
     sorts=("slug", "name"),
-    choices={"protocol": ("oidc", "saml", "scim"), "state": ("ok", "trouble", "disabled")},
+    choices={"protocol": ("oidc", "saml", "wsfed", "scim"), "state": ("ok", "trouble", "disabled")},
 )
 DELIVERIES = Spec(
     path="/admin/deliveries",
@@ -93,6 +93,13 @@ class ApplicationRow:
     told_clients: int
     has_saml: bool
     has_saml_logout: bool
+    has_wsfed: bool
+
+    @property
+    def spoken(self) -> list[str]:
+        """How it is connected, as the choices of the list name it."""
+        ways = {"oidc": self.clients > 0, "saml": self.has_saml, "wsfed": self.has_wsfed, "scim": self.has_scim}
+        return [name for name, holds in ways.items() if holds]
 
     @property
     def is_told(self) -> bool:
@@ -112,7 +119,8 @@ def applications_statement(view: View, session: Session, subject: Subject) -> St
         .group_by(OidcClient.application_id)
         .subquery()
     )
-    provider = exists().where(SamlServiceProvider.application_id == Application.id, SamlServiceProvider.is_enabled)
+    registered = exists().where(SamlServiceProvider.application_id == Application.id, SamlServiceProvider.is_enabled)
+    provider, relying_party = (registered.where(SamlServiceProvider.protocol == name) for name in ("saml", "wsfed"))
     statement: Statement = (
         select(
             Application.id,
@@ -132,6 +140,7 @@ def applications_statement(view: View, session: Session, subject: Subject) -> St
             func.coalesce(clients.c.told, 0),
             provider.label("has_saml"),
             provider.where(SamlServiceProvider.soap_logout_url.is_not(None)).label("has_saml_logout"),
+            relying_party.label("has_wsfed"),
         )
         .outerjoin(Person, Person.id == Application.owner_id)
         .outerjoin(ScimTarget, ScimTarget.application_id == Application.id)
@@ -155,6 +164,7 @@ def applications_statement(view: View, session: Session, subject: Subject) -> St
         connected = {
             "oidc": clients.c.clients.is_not(None),
             "saml": provider,
+            "wsfed": relying_party,
             "scim": ScimTarget.application_id.is_not(None),
         }
         statement = statement.where(connected[protocol])

@@ -1,8 +1,8 @@
-"""`/admin/apps/{slug}/saml`: a service provider, its certificates, and what a person's assertion would say."""
+"""`/admin/apps/{slug}/saml`, `/wsfed`: whom assertions are made for, its certificates, what a person's would say."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from idhub.access.attributes import person_values
-from idhub.access.service_providers import NAME_ID_FORMATS
+from idhub.access.service_providers import NAME_ID_FORMATS, Spoken
 from idhub.access.tables import SamlServiceProvider
 from idhub.authority import Action, visible_organizations
 from idhub.credentials.predicate import entitled
@@ -36,7 +36,13 @@ _NAMED: Final = {
     names.UNSPECIFIED: N_("the employee number"),
 }
 _VALUE_OF: Final = {names.EMAIL: "email", names.UNSPECIFIED: "employee_number"}
-_BINDINGS: Final = {names.REDIRECT: "Redirect", names.POST: "POST", names.SOAP_BINDING: "SOAP"}
+_BINDINGS: Final = {
+    names.REDIRECT: "Redirect",
+    names.POST: "POST",
+    names.SOAP_BINDING: "SOAP",
+    names.WSFED: "wsignoutcleanup1.0",
+}
+_PROTOCOLS: Final[Mapping[Spoken, str]] = {"saml": "SAML", "wsfed": "WS-Federation"}
 _FORMATS: Final = {urn: name for name, urn in NAME_ID_FORMATS.items()}
 
 
@@ -92,6 +98,14 @@ def create_router(services: WebServices) -> APIRouter:
     @router.get("/admin/apps/{slug}/saml")
     def service_provider(request: Request, slug: str, person: str = "") -> Response:
         """Show it; with `person`, what an assertion would say of them."""
+        return shown(request, slug, person, "saml")
+
+    @router.get("/admin/apps/{slug}/wsfed")
+    def relying_party(request: Request, slug: str, person: str = "") -> Response:
+        """Show it; with `person`, what an assertion would say of them."""
+        return shown(request, slug, person, "wsfed")
+
+    def shown(request: Request, slug: str, person: str, protocol: Spoken) -> Response:
         now = services.clock()
         errors: dict[str, str] = {}
 
@@ -103,11 +117,13 @@ def create_router(services: WebServices) -> APIRouter:
             row, _ = application_of(session, visitor, slug)
             provider = session.scalars(
                 select(SamlServiceProvider).where(
-                    SamlServiceProvider.application_id == row.id, SamlServiceProvider.is_enabled
+                    SamlServiceProvider.application_id == row.id,
+                    SamlServiceProvider.protocol == protocol,
+                    SamlServiceProvider.is_enabled,
                 )
             ).first()
             if provider is None:
-                raise Conflict("This application has no SAML service provider.", rule="saml.none")
+                raise Conflict(f"This application speaks no {_PROTOCOLS[protocol]}.", rule=f"{protocol}.none")
             seen = None
             if person:
                 try:
@@ -117,6 +133,8 @@ def create_router(services: WebServices) -> APIRouter:
             valid_until = provider.metadata_valid_until
             context: dict[str, Any] = {
                 "provider": provider,
+                "protocol": _PROTOCOLS[protocol],
+                "lifetime": timedelta(seconds=provider.assertion_seconds or 0),
                 "certificates": certificate_lines(provider, now=now),
                 "is_unread": provider.metadata_url is not None
                 and not (provider.consumer_services or provider.artifact_consumers),

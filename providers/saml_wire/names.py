@@ -11,6 +11,7 @@ XENC11: Final = "http://www.w3.org/2009/xmlenc11#"
 XS: Final = "http://www.w3.org/2001/XMLSchema"
 XSI: Final = "http://www.w3.org/2001/XMLSchema-instance"
 SOAP: Final = "http://schemas.xmlsoap.org/soap/envelope/"
+EXCLUSIVE: Final = "http://www.w3.org/2001/10/xml-exc-c14n#"
 XML: Final = "http://www.w3.org/XML/1998/namespace"
 
 PREFIXES: Final = {"saml": ASSERTION, "samlp": PROTOCOL, "md": METADATA, "ds": DS}
@@ -19,6 +20,16 @@ REDIRECT: Final = "urn:oasis:names:tc:SAML:2.0:bindings:HTTP-Redirect"
 POST: Final = "urn:oasis:names:tc:SAML:2.0:bindings:HTTP-POST"
 ARTIFACT: Final = "urn:oasis:names:tc:SAML:2.0:bindings:HTTP-Artifact"
 SOAP_BINDING: Final = "urn:oasis:names:tc:SAML:2.0:bindings:SOAP"
+
+WSFED: Final = "http://docs.oasis-open.org/wsfed/federation/200706"
+"""WS-Federation 1.2: the protocol, and the namespace of its metadata."""
+TRUST: Final = "http://schemas.xmlsoap.org/ws/2005/02/trust"
+ASSERTION11: Final = "urn:oasis:names:tc:SAML:1.0:assertion"
+"""SAML 1.1 kept the namespace of 1.0."""
+AUTHORIZATION: Final = "http://docs.oasis-open.org/wsfed/authorization/200706"
+UTILITY: Final = "http://docs.oasis-open.org/wss/2004/01/oasis-200401-wss-wssecurity-utility-1.0.xsd"
+POLICY: Final = "http://schemas.xmlsoap.org/ws/2004/09/policy"
+ADDRESSING: Final = "http://www.w3.org/2005/08/addressing"
 
 UNSPECIFIED: Final = "urn:oasis:names:tc:SAML:1.1:nameid-format:unspecified"
 EMAIL: Final = "urn:oasis:names:tc:SAML:1.1:nameid-format:emailAddress"
@@ -43,6 +54,9 @@ REQUEST_UNSUPPORTED: Final = _STATUS + "RequestUnsupported"
 UNKNOWN_PRINCIPAL: Final = _STATUS + "UnknownPrincipal"
 PARTIAL_LOGOUT: Final = _STATUS + "PartialLogout"
 
+PASSWORD11: Final = "urn:oasis:names:tc:SAML:1.0:am:password"
+UNSPECIFIED11: Final = "urn:oasis:names:tc:SAML:1.0:am:unspecified"
+BEARER11: Final = "urn:oasis:names:tc:SAML:1.0:cm:bearer"
 PASSWORD_PROTECTED: Final = "urn:oasis:names:tc:SAML:2.0:ac:classes:PasswordProtectedTransport"  # noqa: S105
 PASSWORD: Final = "urn:oasis:names:tc:SAML:2.0:ac:classes:Password"  # noqa: S105
 CONTEXT_UNSPECIFIED: Final = "urn:oasis:names:tc:SAML:2.0:ac:classes:unspecified"

@@ -31,7 +31,7 @@ PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey
 RSA_SHA256: Final = "http://www.w3.org/2001/04/xmldsig-more#rsa-sha256"
 SHA256: Final = "http://www.w3.org/2001/04/xmlenc#sha256"
 ENVELOPED: Final = names.DS + "enveloped-signature"
-EXCLUSIVE: Final = "http://www.w3.org/2001/10/xml-exc-c14n#"
+EXCLUSIVE: Final = names.EXCLUSIVE
 
 _MORE: Final = "http://www.w3.org/2001/04/xmldsig-more#"
 _RSA: Final[Mapping[str, Callable[[], hashes.HashAlgorithm]]] = {
@@ -79,8 +79,12 @@ class Signer:
 # ---------------------------------------------------------------- signing
 
 
-def _signed_info(reference: str, digest: str) -> Node:
-    transforms = [Node("ds:Transform", {"Algorithm": ENVELOPED}), Node("ds:Transform", {"Algorithm": EXCLUSIVE})]
+def _signed_info(reference: str, digest: str, inclusive: Sequence[str] = ()) -> Node:
+    prefixes = [Node("ec:InclusiveNamespaces", {"PrefixList": " ".join(inclusive)})] if inclusive else []
+    transforms = [
+        Node("ds:Transform", {"Algorithm": ENVELOPED}),
+        Node("ds:Transform", {"Algorithm": EXCLUSIVE}, prefixes),
+    ]
     content = [
         Node("ds:Transforms", {}, transforms),
         Node("ds:DigestMethod", {"Algorithm": SHA256}),
@@ -114,26 +118,33 @@ def _filled(parts: Sequence[str], *values: str) -> str:
     return "".join(part + value for part, value in zip(parts, (*values, ""), strict=True))
 
 
-def sign(node: Node, signer: Signer) -> Written:
+def sign(node: Node, signer: Signer, *, inclusive: Sequence[str] = ()) -> Written:
     """The element with its signature in it: after Issuer, or first where there is none (SAML schemas).
 
-    The element carries an `ID`. It is written once: what the digest covers is what is sent, around the signature.
+    The element carries an `ID`; an assertion of SAML 1.1 carries an `AssertionID`, and its signature last. It is
+    written once: what the digest covers is what is sent, around the signature.
+
+    Args:
+        inclusive: prefixes that the element or something in it declares for values of attributes (`Node.declares`).
     """
     first = node.content[0] if node.content else None
-    at = 1 if isinstance(first, Node) and first.tag == "saml:Issuer" else 0
+    is_saml11 = node.tag == "saml1:Assertion"
+    at = len(node.content) if is_saml11 else 1 if isinstance(first, Node) and first.tag == "saml:Issuer" else 0
     before, after, declared = render_open(node, at)
     digest = base64.b64encode(hashlib.sha256((before + after).encode()).digest()).decode()
-    reference = node.attributes["ID"] or ""
+    reference = node.attributes["AssertionID" if is_saml11 else "ID"] or ""
     covered = (escaped_attribute(reference), digest)
-    value = base64.b64encode(signer.sign(_filled(_INFO, *covered).encode())).decode()
-    signature = _signature(_signed_info(reference, digest), value, signer.certificate)
+    info = _signed_info(reference, digest, inclusive)
+    octets = render(info) if inclusive else _filled(_INFO, *covered)
+    value = base64.b64encode(signer.sign(octets.encode())).decode()
+    signature = _signature(info, value, signer.certificate)
     content = [*node.content[:at], signature, *node.content[at:]]
-    if "ds" in declared:
+    if inclusive or "ds" in declared:
         # The element is of that namespace itself (none of SAML's is), and declares it before its signature would.
-        text = render(Node(node.tag, node.attributes, content))
+        text = render(Node(node.tag, node.attributes, content, node.declares))
     else:
         text = f"{before}{_filled(_SIGNATURE_PARTS, *covered, value, signer.certificate)}{after}"
-    return Written(node.tag, node.attributes, content, text)
+    return Written(node.tag, node.attributes, content, node.declares, text)
 
 
 # ---------------------------------------------------------------- verifying

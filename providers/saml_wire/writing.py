@@ -18,6 +18,15 @@ _NAMESPACES: Final[Mapping[str, str]] = {
     "xenc": names.XENC,
     "xenc11": names.XENC11,
     "soap": names.SOAP,
+    "saml1": names.ASSERTION11,
+    "t": names.TRUST,
+    "wsu": names.UTILITY,
+    "wsp": names.POLICY,
+    "wsa": names.ADDRESSING,
+    "fed": names.WSFED,
+    "auth": names.AUTHORIZATION,
+    "xsi": names.XSI,
+    "ec": names.EXCLUSIVE,
     "xml": names.XML,
 }
 # XML 1.0 section 2.2: what no document may hold, however it is escaped.
@@ -40,11 +49,14 @@ class Node:
         tag: with its prefix, `saml:Issuer`.
         attributes: by name, prefixed or not; None values are left out.
         content: elements and texts in order.
+        declares: prefixes that values of attributes use (`xsi:type="fed:..."`): canonical XML does not see those, so
+            they are declared here, and a signature must name them (`sign`).
     """
 
     tag: str
     attributes: Mapping[str, str | None] = field(default_factory=dict)
     content: "Sequence[Node | str]" = ()
+    declares: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -116,7 +128,7 @@ def _render_parts(parts: "Sequence[Node | str]", within: frozenset[str], out: li
 def _begin(node: Node, declared: frozenset[str], out: list[str]) -> frozenset[str]:
     """The start tag; returns what is declared behind it."""
     names_given = tuple(name for name, value in node.attributes.items() if value is not None)
-    opening, ordered, within = _shape(node.tag, names_given, declared)
+    opening, ordered, within = _shape(node.tag, names_given, node.declares, declared)
     out.append(opening)
     for name in ordered:
         out.append(f' {name}="{escaped_attribute(node.attributes[name] or "")}"')
@@ -125,11 +137,13 @@ def _begin(node: Node, declared: frozenset[str], out: list[str]) -> frozenset[st
 
 
 @lru_cache(maxsize=1024)
-def _shape(tag: str, given: tuple[str, ...], declared: frozenset[str]) -> tuple[str, tuple[str, ...], frozenset[str]]:
+def _shape(
+    tag: str, given: tuple[str, ...], declares: tuple[str, ...], declared: frozenset[str]
+) -> tuple[str, tuple[str, ...], frozenset[str]]:
     """What of a start tag does not depend on values: its beginning with declarations, the order of its attributes, and
     what is declared behind it. The same few hundred come again in every message.
     """
-    missing = _used(tag, given) - declared
+    missing = (_used(tag, given) | frozenset(declares)) - declared
     declarations = "".join(f' xmlns:{prefix}="{_NAMESPACES[prefix]}"' for prefix in sorted(missing))
     return f"<{tag}{declarations}", tuple(sorted(given, key=_attribute_order)), declared | missing
 

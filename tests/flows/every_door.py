@@ -51,6 +51,7 @@ from tests.support.clock import Clock
 PASSWORD = "quiet harbour lantern"
 CALLBACK = "https://{slug}.example/callback"
 ARTIFACT_ACS = "https://saml-app.example/artifact"
+WSFED_REALM = "urn:wsfed-app"
 VERIFIER = "v" * 64
 CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
 COMPANY = "HQ"
@@ -141,6 +142,10 @@ class Stage:
         assert answer.status_code == 200, answer.text
         return "samlp:Response" in answer.text
 
+    def wsfed_page(self, browser: TestClient, **fields: str) -> Any:
+        """What the application of WS-Federation is answered about the person of this browser."""
+        return browser.get("/wsfed", params={"wa": "wsignin1.0", "wtrealm": WSFED_REALM, **fields})
+
     def _connect_applications(self) -> None:
         applications: list[dict[str, Any]] = []
         for slug, form in (("jwt-app", "jwt"), ("opaque-app", "opaque")):
@@ -167,6 +172,18 @@ class Stage:
                 "saml": self.partner.block(
                     acs_urls=[self.partner.acs, {"url": ARTIFACT_ACS, "index": 1, "binding": "artifact"}]
                 ),
+                "entitle": [{"role": "member", "rule": f'employments.companyCode eq "{COMPANY}"'}],
+            }
+        )
+        applications.append(
+            {
+                "slug": "wsfed-app",
+                "name": "wsfed-app",
+                "wsfed": {
+                    "realm": WSFED_REALM,
+                    "reply_urls": ["https://wsfed-app.example/reply"],
+                    "cleanup_url": "https://wsfed-app.example/reply",
+                },
                 "entitle": [{"role": "member", "rule": f'employments.companyCode eq "{COMPANY}"'}],
             }
         )
@@ -461,6 +478,21 @@ def _link_works(stage: Stage, _: str) -> bool:
     return "idhub_session" in browser.cookies
 
 
+def _wsfed_request(stage: Stage) -> tuple[TestClient, str]:
+    """The same of WS-Federation."""
+    sent = stage.browser().post("/wsfed", data={"wa": "wsignin1.0", "wtrealm": WSFED_REALM})
+    assert sent.status_code == 303, sent.text
+    return _signed_in(stage), sent.headers["location"]
+
+
+def _wsfed_request_works(stage: Stage, held: tuple[TestClient, str]) -> bool:
+    browser, location = held
+    page = browser.get(location)
+    if page.status_code == 303:
+        page = browser.get(page.headers["location"])
+    return page.status_code == 200 and "wresult" in page.text
+
+
 def _api_token_works(stage: Stage, token: str) -> bool:
     answer = stage.machine.get("/api/v1/people", headers={"authorization": f"Bearer {token}"})
     return bool(answer.status_code == 200)
@@ -483,6 +515,8 @@ KINDS: Mapping[str, Kind] = {
     ),
     "identity link": Kind(_linked, _link_works, survives_suspension=True),
     "upstream response": Kind(_asked_upstream, _upstream_works),
+    "wsfed": Kind(_signed_in, lambda stage, browser: "wresult" in stage.wsfed_page(browser).text),
+    "wsfed request": Kind(_wsfed_request, _wsfed_request_works),
     # The password that an invitation sets ends what was there before: it comes after those.
     "inv": Kind(lambda stage: stage.invite(stage.person), _invitation_works),
     "dev": Kind(_remembered, _remembered_works, survives_suspension=True),

@@ -59,6 +59,8 @@ _API_PERSON = {"person": "PERSON"}
 
 _SAML = ("SAMLart", "SAMLRequest", "SAMLResponse", "RelayState", "SigAlg", "Signature", "SAMLEncoding")
 
+_WSFED = ("wa", "wtrealm", "wreply", "wctx", "wct", "wfresh", "wauth", "whr", "wreq")
+
 CASES: Mapping[str, Case] = {
     "/": Case(),
     "/.well-known/idhub-keys": Case(),
@@ -74,6 +76,7 @@ CASES: Mapping[str, Case] = {
     "/admin/apps/{slug}": Case({"slug": "jwt-app"}),
     "/admin/apps/{slug}/provisioning": Case({"slug": "jwt-app"}, ("person", "step", "review", "csrf_token")),
     "/admin/apps/{slug}/saml": Case({"slug": "saml-app"}, ("person",)),
+    "/admin/apps/{slug}/wsfed": Case({"slug": "wsfed-app"}, ("person",)),
     "/admin/deliveries": Case(parameters=_LIST),
     "/admin/deliveries/{delivery_id}": Case({"delivery_id": "dlv_x"}),
     "/admin/deliveries/{delivery_id}/retry": Case({"delivery_id": "dlv_x"}, ("csrf_token",)),
@@ -157,6 +160,11 @@ CASES: Mapping[str, Case] = {
     "/saml/slo/soap": Case(),
     "/saml/sso": Case(parameters=_SAML),
     "/saml/sso/resume": Case(parameters=("transaction", "given")),
+    "/FederationMetadata/2007-06/FederationMetadata.xml": Case(),
+    "/wsfed": Case(parameters=_WSFED),
+    "/wsfed/metadata": Case(),
+    "/wsfed/resume": Case(parameters=("transaction", "given")),
+    "/wsfed/signout": Case(parameters=("transaction",)),
     "/static/{version}/{name:path}": Case({"version": "x", "name:path": "nothing.css"}),
 }
 

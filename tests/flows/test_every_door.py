@@ -23,7 +23,17 @@ from tests.support.clock import Clock
 
 def test_every_door_has_a_row_for_each_door_and_each_kind_of_credential() -> None:
     assert {door for door, _ in LEAVES} == ENDS_EMPLOYMENTS
-    others = {"jwt", "password", "saml", "saml request", "identity link", "upstream response"}
+    others = {
+        "jwt",
+        "password",
+        "saml",
+        "saml request",
+        "saml artifact",
+        "wsfed",
+        "wsfed request",
+        "identity link",
+        "upstream response",
+    }
     assert set(KINDS) == opaque.KINDS | others
     assert set(SUSPENSIONS) <= set(Door)
     assert set(REHIRES) <= set(Door)

@@ -87,7 +87,8 @@ ROWS: dict[str, Row] = {
         "tests/saml/test_configuration.py::test_metadata_that_cannot_be_used",
         f"{_SAML}test_what_is_carried_to_the_application_is_escaped")),
     "S16": Row("SAML Core 3.4.1", "a consumer service that is not registered", "shown, nothing sent", (
-        "tests/saml/test_sign_on.py::test_a_request_that_cannot_be_trusted_is_shown",)),
+        "tests/saml/test_sign_on.py::test_a_request_that_cannot_be_trusted_is_shown",
+        "tests/wsfed/test_sign_in.py::test_answers_go_to_registered_addresses_to_the_letter")),
     "S18": Row("GHSA-pcgw-qcv5-h8ch", "a logout that is not signed, or of somebody else's person", "refused", (
         "tests/saml/test_logout.py::test_logout_messages_must_be_signed",
         "tests/saml/test_logout.py::test_an_application_signs_out_its_own_people_and_sessions_alone")),
@@ -99,7 +100,8 @@ ROWS: dict[str, Row] = {
         f"{_WIRE}test_other_algorithms_and_forms_are_refused", f"{_WIRE}test_algorithms_of_the_redirect_binding",
         f"{_SAML}test_a_downgraded_signature_is_refused")),
     "S27": Row("RelayState", "`javascript:`, `//evil`, long", "handed back as it came, followed by nobody", (
-        f"{_SAML}test_what_is_carried_to_the_application_is_escaped",)),
+        f"{_SAML}test_what_is_carried_to_the_application_is_escaped",
+        "tests/wsfed/test_sign_in.py::test_the_context_comes_back_byte_for_byte")),
     # ------------------------------------------------------------------ OAuth and OpenID Connect
     "A01": Row("CVE-2024-8883", "loopback address as a prefix of another host", "error page, no redirect", (
         f"{_AUTHORIZE}test_loopback_is_matched_by_host_and_path_never_by_prefix",

@@ -333,7 +333,14 @@ def test_the_pages(fuzzed: Hall) -> None:
         "theme": ("dark", "auto"),
         "return_to": ("/", "//evil.example"),
         "session": ("ses_x",),
-        "slug": ("jwt-app", "opaque-app", "saml-app", "upstream"),
+        "slug": ("jwt-app", "opaque-app", "saml-app", "wsfed-app", "upstream"),
+        "wa": ("wsignin1.0", "wsignout1.0", "wsignoutcleanup1.0", "wattr1.0"),
+        "wtrealm": ("urn:wsfed-app", "urn:nobody"),
+        "wreply": ("https://wsfed-app.example/reply", "https://evil.example/", "//evil.example"),
+        "wctx": ("rm=0", '"><script>', "x" * 9000),
+        "wfresh": ("0", "5", "-1", "9" * 20),
+        "wct": ("2026-11-23T08:00:00Z", "now"),
+        "wauth": ("urn:oasis:names:tc:SAML:1.0:am:password", "urn:ietf:rfc:2246"),
         **_saml_messages(fuzzed),
     }
 

@@ -12,7 +12,9 @@ from tests.support.routes import methods_of
 
 PUBLIC = {
     "/.well-known/idhub-keys", "/.well-known/oauth-authorization-server", "/.well-known/openid-configuration",
-    "/oauth2/jwks", "/login/saml/metadata", "/saml/metadata", "/static/{version}/{name:path}",
+    "/oauth2/jwks", "/login/saml/metadata", "/saml/metadata", "/wsfed/metadata",
+    "/FederationMetadata/2007-06/FederationMetadata.xml",
+    "/static/{version}/{name:path}",
 }  # fmt: skip
 """What may be kept by a cache, because it is the same for everybody."""
 HOSTILE_HOSTS = ("evil.example", "127.0.0.1:8000.evil.example", "127.0.0.1:8000@evil.example", "[::1]", "a b")

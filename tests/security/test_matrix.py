@@ -27,7 +27,7 @@ from idhub.lifecycle.receipt_document import TYP as RECEIPT_TYP
 from idhub.lifecycle.receipt_document import Unreadable, verify, wrap
 from idhub.oidc.claims import ACCESS_TOKEN_TYP, ID_TOKEN_TYP
 from tests.flows import every_door
-from tests.flows.every_door import CALLBACK, NUMBER, PASSWORD, VERIFIER, Stage, submit
+from tests.flows.every_door import CALLBACK, NUMBER, PASSWORD, VERIFIER, WSFED_REALM, Stage, submit
 from tests.oidc.world import query_of
 from tests.saml import upstream
 from tests.saml.partner import read_answer
@@ -92,6 +92,7 @@ class Kinds:
             "upstream response": base64.b64encode(response).decode(),
             "answered tx": kept.partition("transaction=")[2],
             "saml artifact": stage.saml_artifact(self.browser),
+            "wsfed token": self._wsfed_token(),
             "session id": self._session_id(),
             "person id": stage.person,
         }
@@ -100,6 +101,11 @@ class Kinds:
         answer = self._stage.saml_answer(self.browser)
         assert answer is not None and answer.status == ["Success"]
         return base64.b64encode(answer.document).decode()
+
+    def _wsfed_token(self) -> str:
+        token = re.search(r'name="wresult" value="([^"]*)"', self._stage.wsfed_page(self.browser).text)
+        assert token
+        return base64.b64encode(html.unescape(token[1]).encode()).decode()
 
     def _session_id(self) -> str:
         with self._stage.hub.database.read() as session:
@@ -114,7 +120,7 @@ SIGNED: Mapping[str, frozenset[str]] = {
     "event": frozenset({"logout token", "event as access token"}),
     "receipt": frozenset({"receipt", "receipt as id token"}),
     "checkpoint": frozenset({"checkpoint"}),
-    "saml": frozenset({"saml response"}),
+    "saml": frozenset({"saml response", "wsfed token"}),
 }
 """Kinds signed by the keys of each purpose."""
 
@@ -292,6 +298,26 @@ def _saml_cookie(stage: Stage, value: str) -> bool:
     return read_answer(answer).status == ["Success"]
 
 
+def _wsfed_cookie(stage: Stage, value: str) -> bool:
+    answer = stage.browser().get(
+        "/wsfed",
+        params={"wa": "wsignin1.0", "wtrealm": WSFED_REALM},
+        headers={b"cookie": b"idhub_session=" + value.encode()},
+    )
+    return "wresult" in answer.text
+
+
+def _wsfed_parameters(stage: Stage, value: str) -> bool:
+    """As anything that a request may carry: nothing in it is a credential, and it signs nobody in or out."""
+    names = ("wtrealm", "wresult", "wauth", "whr", "wreq", "username", "password")
+    answers = [
+        stage.browser().get("/wsfed", params={"wa": action, "wtrealm": WSFED_REALM, name: value})
+        for action in ("wsignin1.0", "wsignout1.0")
+        for name in names
+    ]
+    return any("wresult" in answer.text for answer in answers)
+
+
 def _saml_message(stage: Stage, value: str) -> bool:
     """As a message of either kind, at every place that takes one."""
     browser = MADE.browser
@@ -310,7 +336,7 @@ def _saml_transaction(stage: Stage, value: str) -> bool:
     answers = [
         browser.get(path, params={"transaction": value, **more})
         for browser in (MADE.pending, MADE.browser)
-        for path in ("/saml/sso/resume", "/saml/logout")
+        for path in ("/saml/sso/resume", "/saml/logout", "/wsfed/resume", "/wsfed/signout")
         for more in ({}, {"given": value}, {"given": KINDS["browser cookie"]})
         # Its own browser may bind its own transaction again; that opens nothing.
         if not (value == KINDS["tx"] and more.get("given") == KINDS["browser cookie"])
@@ -431,6 +457,8 @@ VERIFIERS: Mapping[str, tuple[Cell, frozenset[str]]] = {
     "session cookie at saml": (_saml_cookie, frozenset({"ses"})),
     "saml message": (_saml_message, frozenset()),
     "saml artifact": (lambda stage, value: stage.resolve_artifact(value), frozenset({"saml artifact"})),
+    "session cookie at wsfed": (_wsfed_cookie, frozenset({"ses"})),
+    "wsfed parameters": (_wsfed_parameters, frozenset()),
     "saml transaction": (_saml_transaction, frozenset()),
     "upstream answer": (_upstream_answer, frozenset({"upstream response"})),
     "transaction with an answer": (_answered_transaction, frozenset({"answered tx"})),
@@ -465,6 +493,9 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "/saml/slo/soap": ("saml message",),
     "/saml/artifact": ("saml message", "saml artifact"),
     "/saml/logout": ("saml transaction",),
+    "/wsfed": ("session cookie at wsfed", "wsfed parameters"),
+    "/wsfed/resume": ("saml transaction",),
+    "/wsfed/signout": ("saml transaction",),
     "/login": ("login form", "login name", "transaction", "browser cookie", "device cookie"),
     "/login/first": ("one-time link",),
     "/login/saml/acs": ("upstream answer",),
@@ -478,7 +509,8 @@ PLACES: Mapping[str, tuple[str, ...]] = {
 OPEN = {
     "/.well-known/idhub-keys", "/.well-known/oauth-authorization-server", "/.well-known/openid-configuration",
     "/api/openapi.json", "/healthz", "/metrics", "/oauth2/jwks", "/readyz", "/static/{version}/{name:path}",
-    "/preferences", "/saml/metadata", "/login/saml/metadata",
+    "/preferences", "/saml/metadata", "/login/saml/metadata", "/wsfed/metadata",
+    "/FederationMetadata/2007-06/FederationMetadata.xml",
 }  # fmt: skip
 _PAGES = ("/account", "/admin", "/audit", "/consent", "/error", "/hr")
 

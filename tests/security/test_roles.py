@@ -30,7 +30,8 @@ OTHER = frozenset({"hr_of_other"})
 ADMINISTRATORS = frozenset({"administrator"})
 AUDITORS = frozenset({"auditor"})
 
-MACHINES = ("/api/", "/scim/", "/oauth2/", "/saml/", "/.well-known/", "/healthz", "/readyz", "/metrics")
+MACHINES = ("/api/", "/scim/", "/oauth2/", "/saml/", "/wsfed", "/FederationMetadata/", "/.well-known/", "/healthz",
+            "/readyz", "/metrics")  # fmt: skip
 """Where a role opens nothing: tokens and clients have tables of their own (tests/api/test_authority.py)."""
 
 CELLS: Mapping[tuple[str, str], frozenset[str]] = {
@@ -47,6 +48,7 @@ CELLS: Mapping[tuple[str, str], frozenset[str]] = {
     ("GET", "/admin/apps/{slug}/provisioning"): ADMINISTRATORS | AUDITORS,
     ("POST", "/admin/apps/{slug}/provisioning"): ADMINISTRATORS,
     ("GET", "/admin/apps/{slug}/saml"): ADMINISTRATORS | AUDITORS,
+    ("GET", "/admin/apps/{slug}/wsfed"): ADMINISTRATORS | AUDITORS,
     ("GET", "/admin/deliveries"): ADMINISTRATORS | AUDITORS,
     ("GET", "/admin/deliveries/{delivery_id}"): ADMINISTRATORS | AUDITORS,
     ("POST", "/admin/deliveries/{delivery_id}/retry"): ADMINISTRATORS,

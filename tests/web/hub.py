@@ -48,6 +48,9 @@ class Services:
     def carrying_page(self, request: Request, carried: Carried) -> Response:
         return protocol_pages.carrying(self, request, carried)
 
+    def cleaning_page(self, request: Request, addresses: Sequence[str], go_on: str) -> Response:
+        return protocol_pages.cleaning(self, request, addresses, go_on)
+
 
 def create_app(world: World) -> FastAPI:
     """Sign-in, account and shared routes, with a portal that greets and resume addresses that tell their query."""

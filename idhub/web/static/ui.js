@@ -56,6 +56,9 @@ document.documentElement.classList.add("js");
   // ---- a form that is on its way to an application: nobody need press its button
   document.addEventListener("DOMContentLoaded", () => $("form[data-carry]")?.requestSubmit());
 
+  // ---- applications that were asked in hidden frames: on, when all of them are done
+  window.addEventListener("load", () => { const on = $("a[data-go-on]"); if (on) location.replace(on.href); });
+
   // ---- show a password
   document.addEventListener("click", (event) => {
     const button = event.target.closest("[data-reveal]");

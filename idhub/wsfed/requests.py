@@ -1,0 +1,106 @@
+"""Requests of relying parties: parameters read and checked in order. No database, no framework.
+
+Until realm and reply address are verified, and afterwards too, what is wrong is shown to the person: the profile has no
+answer that says no. Nothing of a request is signed; what it may do is therefore only what its browser's person may.
+
+WS-Federation 13.2.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Final
+
+from idhub.gateway import ShownError
+from idhub.saml.errors import SamlError, responder
+from idhub.saml.providers import ServiceProvider
+from idhub.saml.requests import AuthnRequest
+from providers.saml_wire import names, parsing
+from providers.saml_wire.errors import WireError
+from providers.saml_wire.metadata import MAX_ENTITY_ID
+
+SIGN_IN: Final = "wsignin1.0"
+SIGN_OUT: Final = frozenset({"wsignout1.0", "wsignoutcleanup1.0"})
+MAX_FIELDS: Final = 30
+"""Libraries add parameters of their own, which mean nothing here."""
+_MAX_CONTEXT: Final = 8_192
+_MAX_ADDRESS: Final = 2_048
+_MAX_MINUTES: Final = 9
+"""Digits of `wfresh`."""
+# What carries a request of its own (a RequestSecurityToken, or where to fetch one) asks for more than is read here.
+_UNREAD: Final = ("wreq", "wreqptr")
+# Kinds of sign-in that a password over TLS amounts to, under both names that relying parties use.
+_CONTEXTS: Final[Mapping[str, str]] = {
+    names.PASSWORD_PROTECTED: names.PASSWORD_PROTECTED,
+    names.PASSWORD: names.PASSWORD,
+    names.CONTEXT_UNSPECIFIED: names.CONTEXT_UNSPECIFIED,
+    names.PASSWORD11: names.PASSWORD_PROTECTED,
+    names.UNSPECIFIED11: names.CONTEXT_UNSPECIFIED,
+}
+
+Find = Callable[[str], ServiceProvider | None]
+
+
+def read_sign_in(fields: Mapping[str, str], find: Find) -> AuthnRequest:
+    """The wish to sign in: who asks, where the answer goes, then what is asked for.
+
+    `wctx` is handed back as it came; `wct` says when the request was made, which proves nothing of a request that
+    nobody signed, so it must be a time and no more; `whr` and other parameters are not looked at.
+
+    Raises:
+        ShownError: unknown realm, unregistered reply address, or a parameter that cannot be read.
+    """
+    realm = fields.get("wtrealm", "")
+    provider = find(realm) if 0 < len(realm) <= MAX_ENTITY_ID and realm.isprintable() else None
+    if provider is None:
+        raise ShownError("unknown_service_provider", "wsfed.realm")
+    reply = fields.get("wreply")
+    consumer = provider.default_consumer() if reply is None else provider.consumer(reply)
+    if consumer is None:
+        raise ShownError("invalid_consumer", "wsfed.reply")
+    context = fields.get("wctx")
+    # A form cannot carry control characters unchanged (line ends become CR LF), and unchanged is what it must be.
+    if context is not None and (len(context) > _MAX_CONTEXT or any(c < " " or c == "\x7f" for c in context)):
+        raise ShownError("request_malformed", "wsfed.context")
+    try:
+        if "wct" in fields:
+            parsing.read_instant(fields["wct"], "wct")
+    except WireError as error:
+        raise ShownError("request_malformed", "wsfed.time") from error
+    if any(name in fields for name in _UNREAD):
+        raise ShownError("request_malformed", "wsfed.request")
+    fresh = fields.get("wfresh")
+    if fresh is not None and not (fresh.isascii() and fresh.isdigit() and len(fresh) <= _MAX_MINUTES):
+        raise ShownError("request_malformed", "wsfed.fresh")
+    minutes = None if fresh is None else int(fresh)
+    refusal: SamlError | None = None
+    wanted = fields.get("wauth")
+    if wanted is not None and wanted not in _CONTEXTS:
+        refusal = responder(names.NO_AUTHN_CONTEXT, "wsfed.authentication")
+    return AuthnRequest(
+        id=None,
+        provider=provider,
+        consumer=consumer.location,
+        relay_state=context,
+        name_id_format=provider.name_id_format,
+        context=_CONTEXTS.get(wanted or "", names.PASSWORD_PROTECTED),
+        is_forced=minutes == 0,
+        max_age=timedelta(minutes=minutes) if minutes else None,
+        refusal=refusal,
+    )
+
+
+def reply_of(fields: Mapping[str, str]) -> str | None:
+    """Where a sign-out wants to end, not verified yet.
+
+    Raises:
+        ShownError: it can be no address.
+    """
+    reply = fields.get("wreply")
+    if reply is not None and (not reply.isprintable() or len(reply) > _MAX_ADDRESS):
+        raise ShownError("invalid_logout_request", "wsfed.reply")
+    return reply
+
+
+def may_return(provider: ServiceProvider, reply: str) -> bool:
+    """Whether a sign-out may end there: exactly at a reply address of the relying party, or at its home."""
+    return provider.consumer(reply) is not None or reply == provider.home_url

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from types import MappingProxyType
 from typing import Protocol
@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from idhub import health
+from idhub.admission import Admission, Admitted
 from idhub.api.errors import error_response
 from idhub.api.routes import create_router as create_api
 from idhub.api.scim import create_router as create_scim
@@ -55,6 +56,7 @@ from idhub.wsfed.routes import create_router as create_wsfed
 
 PUBLISHED_KEYS = "/.well-known/idhub-keys"
 _KEYS_MAX_AGE = 300
+_BUSY_FOR = timedelta(seconds=1)
 _MACHINE_PATHS = ("/api/", "/scim/", "/oauth2/", "/.well-known/", "/healthz", "/readyz", "/metrics")
 # Nothing in these was chosen by a caller.
 _PLAIN_PATHS = (*HOT_PATHS, AUTHORIZE_PATH, RESUME_PATH, "/login")
@@ -83,6 +85,7 @@ class Services:
     store: Store
     http: OutboundHttp
     journal: Journal
+    admission: Admission
 
     @property
     def settings(self) -> Settings:
@@ -131,6 +134,7 @@ def create_services(hub: Hub) -> Services:
         store=store,
         http=OutboundHttp(hub.settings),
         journal=Journal(store),
+        admission=Admission(hub.settings.database_pool_size, clock=hub.clock),
     )
 
 
@@ -145,7 +149,7 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # Threads and pooled connections are set together: a request thread never waits for a connection.
-        anyio.to_thread.current_default_thread_limiter().total_tokens = hub.settings.database_pool_size
+        anyio.to_thread.current_default_thread_limiter().total_tokens = services.admission.threads
         worker = Worker(hub, services.http) if with_worker else None
         if worker is not None:
             await worker.start()
@@ -192,8 +196,21 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
     ):
         app.router.routes += create_router(services).routes
     _publish_keys(app, services)
+    # Innermost: what is refused here has its headers and its line in the log.
+    app.add_middleware(Admitted, admission=services.admission, refuse=_busy(services))
     _protect(app, services)
     return app
+
+
+def _busy(services: Services) -> ASGIApp:
+    """What a request gets for which there is no room."""
+    error = Unavailable("Too much is being asked for at once; try again.", retry_after=_BUSY_FOR)
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        await _answer(services.pages, request, error)(scope, receive, send)
+
+    return answer
 
 
 def _protect(app: Starlette, services: Services) -> None:
@@ -230,10 +247,7 @@ def translate_the_rest(app: Starlette, services: RestServices) -> None:
     """
     trusted = trusted_networks(services.settings.trusted_proxies)
 
-    def answer(request: Request, error: IdhubError | None) -> Response:
-        if request.scope["path"].startswith(_MACHINE_PATHS):
-            return error_response(request, error)
-        return render_error(services.pages, request, error)
+    answer = partial(_answer, services.pages)
 
     async def on_http(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 404
@@ -273,6 +287,12 @@ def translate_the_rest(app: Starlette, services: RestServices) -> None:
     for kind in (OperationalError, DatabaseTimeout):
         app.add_exception_handler(kind, on_database)
     app.add_exception_handler(Exception, on_unexpected)
+
+
+def _answer(pages: Pages, request: Request, error: IdhubError | None) -> Response:
+    if request.scope["path"].startswith(_MACHINE_PATHS):
+        return error_response(request, error)
+    return render_error(pages, request, error)
 
 
 def _publish_keys(app: FastAPI, services: Services) -> None:

@@ -60,6 +60,8 @@ _ATTEMPTS = 5
 _FIRST_PAUSE_SECONDS = 0.02
 # psycopg allows 65,535 bound values a statement; SQLite 32,766.
 MAX_IN_VALUES = 5_000
+# Connections beyond those of requests: of the worker's threads, of reserved ones (`admission`).
+_BESIDE_REQUESTS = 16
 _CACHE = "idhub.cache_kib"
 # Each connection has its own, and each thread of a process in time its connection.
 _CACHE_KIB, _LARGE_CACHE_KIB = 4_096, 131_072
@@ -500,7 +502,7 @@ def create_database(settings: Settings) -> Database:
             url,
             hide_parameters=True,
             pool_size=settings.database_pool_size,
-            max_overflow=settings.database_pool_size,
+            max_overflow=max(settings.database_pool_size, _BESIDE_REQUESTS),
             connect_args={"check_same_thread": False, "timeout": _BUSY_TIMEOUT_MS / 1000},
         )
         event.listen(engine, "connect", _prepare_sqlite)
@@ -509,7 +511,7 @@ def create_database(settings: Settings) -> Database:
             url,
             hide_parameters=True,
             pool_size=settings.database_pool_size,
-            max_overflow=settings.database_pool_size,
+            max_overflow=max(settings.database_pool_size, _BESIDE_REQUESTS),
             pool_pre_ping=True,
             connect_args={
                 "options": "-c timezone=UTC -c idle_in_transaction_session_timeout=60000 -c lock_timeout=30000"

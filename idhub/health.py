@@ -24,6 +24,7 @@ from starlette.responses import Response
 from audit.sequencer import lag as sequencer_lag
 from audit.tables import audit_events
 from idhub.access.tables import Application
+from idhub.admission import Admission
 from idhub.credentials.tables import AccessToken, RefreshToken, SsoSession
 from idhub.delivery import overview
 from idhub.delivery.holds import holds
@@ -55,6 +56,10 @@ class Services(Protocol):
     @property
     def hashing(self) -> HashingPool:
         """Where passwords wait to be hashed."""
+
+    @property
+    def admission(self) -> Admission:
+        """How many requests work at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,12 @@ def check(hub: Hub, *, now: datetime) -> list[Finding]:
     return found
 
 
+def _load(admission: Admission) -> Finding:
+    if admission.is_shedding:
+        return Finding("load", False, "Requests are told to come back: more is asked for than is answered.")
+    return Finding("load", True, "every request is answered")
+
+
 def _keys(hub: Hub) -> Finding:
     try:
         for purpose, algorithms in PURPOSES.items():
@@ -179,6 +190,7 @@ class _Collector:
     def __init__(self, services: Services) -> None:
         self._hub = services.hub
         self._hashing = services.hashing
+        self._admission = services.admission
         self._events: dict[tuple[str, str], int] = {}
         self._seen_through: int | None = None
 
@@ -187,20 +199,23 @@ class _Collector:
         now = self._hub.clock()
         up = GaugeMetricFamily("idhub_database_up", "1 when the database answers.")
         hashing = _gauge("idhub_hashing_queue_depth", "Passwords being hashed or waiting for it.", self._hashing.depth)
+        refused = CounterMetricFamily(
+            "idhub_requests_shed", "Requests that were told to come back later.", value=self._admission.refused
+        )
         try:
             with self._hub.database.read() as session:
                 found = [*self._deliveries(session, now), *self._credentials(session, now), self._audit(session)]
                 sealing = sequencer_lag(session.connection(), now)
         except SQLAlchemyError:
             up.add_metric([], 0)
-            return [up, hashing]
+            return [up, hashing, refused]
         up.add_metric([], 1)
         gauges = (
             ("idhub_disk_free_bytes", "Free space of the data folder.", _free_bytes(self._hub) or 0),
             ("idhub_sequencer_pending_events", "Audit events without a place in the log.", sealing.pending),
             ("idhub_sequencer_lag_seconds", "Age of the oldest of them.", sealing.oldest.total_seconds()),
         )
-        return [up, hashing, *found, *(_gauge(*one) for one in gauges)]
+        return [up, hashing, refused, *found, *(_gauge(*one) for one in gauges)]
 
     def _deliveries(self, session: Session, now: datetime) -> Iterable[Metric]:
         slugs = _slugs(session)
@@ -306,7 +321,7 @@ def create_router(services: Services) -> APIRouter:
     registry.register(_Collector(services))
 
     def look_ready() -> tuple[int, bytes]:
-        found = readiness(hub, now=hub.clock())
+        found = [*readiness(hub, now=hub.clock()), _load(services.admission)]
         failing = [one.name for one in found if not one.is_ok]
         body = {
             "status": "failing" if failing else "ready",

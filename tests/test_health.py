@@ -12,6 +12,7 @@ from sqlalchemy import text, update
 from starlette.testclient import TestClient
 
 from idhub import health
+from idhub.admission import Admission
 from idhub.changes import COMMAND_LINE, Event, EventType, record
 from idhub.db import Database
 from idhub.delivery.channel import Outcome
@@ -34,9 +35,12 @@ def opened(hub: Database, settings: Settings, keyring: Keyring, clock: Clock) ->
     return Hub(settings, hub, keyring, clock, "node-1")
 
 
-def client(opened: Hub) -> TestClient:
+def client(opened: Hub, admission: Admission | None = None) -> TestClient:
     app = FastAPI()
-    app.include_router(health.create_router(SimpleNamespace(hub=opened, hashing=SimpleNamespace(depth=3))))
+    services = SimpleNamespace(
+        hub=opened, hashing=SimpleNamespace(depth=3), admission=admission or Admission(2, clock=opened.clock)
+    )
+    app.include_router(health.create_router(services))
     return TestClient(app)
 
 
@@ -72,6 +76,7 @@ def test_a_fit_hub_is_ready(opened: Hub) -> None:
         "disk",
         "sequencer",
         "deliveries",
+        "load",
     }
 
 

@@ -194,7 +194,7 @@ class Cluster:
                 actor=COMMAND_LINE,
             )  # fmt: skip
 
-    def api_token_of(self, person: Someone | None) -> str:
+    def api_token_of(self, person: Someone | None, *, scopes: tuple[str, ...] = ("people:read", "people:write")) -> str:
         """A token for the administration API: of a person, or made by the command line."""
         value = opaque.make("api")
         with self.hub.database.transaction() as session:
@@ -205,7 +205,7 @@ class Cluster:
                 insert(ApiToken).values(
                     id=new_id("tok"), token_hash=opaque.hash_of(value), name="test", enrolment_epoch=epoch,
                     principal_id=None if person is None else person.id, installation_epoch=1,
-                    scopes=["people:read", "people:write"], created_at=self.hub.clock(), is_local=person is None,
+                    scopes=list(scopes), created_at=self.hub.clock(), is_local=person is None,
                 )
             )  # fmt: skip
         return value

@@ -1,0 +1,152 @@
+"""How many requests work at once: past that they wait a moment, then they are told to come back.
+
+A database that answers slowly, or not at all, would otherwise keep every thread, and let everybody wait without end.
+What ends an access, and what asks how the hub is, have threads of their own: nobody's requests keep a leave waiting.
+Endpoints that machines call at high rate pass none of this; they need no thread.
+"""
+
+import asyncio
+import re
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+
+from idhub.logs import ASGIApp, Message, Receive, Scope, Send
+
+RESERVED_ENDING: Final = 2
+RESERVED_HEALTH: Final = 2
+_PATIENCE: Final = 5.0
+_WAITING_PER_SLOT: Final = 16
+_SHED_FOR: Final = timedelta(seconds=10)
+_HEALTH = frozenset({"/healthz", "/readyz", "/metrics"})
+_ENDINGS: Final = {
+    "POST": re.compile(
+        r"/api/v1/people/[^/]+/(?:offboarding|suspend)|/hr/offboarding/[^/]+/preview|/hr/people/[^/]+/suspend"
+        r"|/account/sessions/end(?:-others)?|/logout|/saml/slo(?:/soap)?"
+    ),
+    "GET": re.compile(r"/hr/offboarding/[^/]+/preview"),
+    "DELETE": re.compile(r"/scim/v2/Users/[^/]+"),
+}
+
+
+class _Lane:
+    """So many at once; a bounded line behind them."""
+
+    def __init__(self, slots: int) -> None:
+        self._free = slots
+        self._longest = slots * _WAITING_PER_SLOT
+        self._line: deque[asyncio.Future[None]] = deque()
+
+    def take_now(self) -> bool:
+        """A slot, if one is free and nobody waits for it."""
+        if self._free > 0 and not self._line:
+            self._free -= 1
+            return True
+        return False
+
+    async def take(self) -> bool:
+        """A slot, after a moment in the line at most. False: the line is too long, or moves too slowly."""
+        if self.take_now():
+            return True
+        if len(self._line) >= self._longest:
+            return False
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line.append(place)
+        try:
+            await asyncio.wait((place,), timeout=_PATIENCE)
+        except asyncio.CancelledError:
+            self._leave(place)
+            raise
+        if place.done():
+            return True
+        self._line.remove(place)
+        return False
+
+    def _leave(self, place: "asyncio.Future[None]") -> None:
+        if place.done():
+            self.give()
+        else:
+            self._line.remove(place)
+
+    def give(self) -> None:
+        """Give the slot back: to whoever is first in the line."""
+        if self._line:
+            self._line.popleft().set_result(None)
+        else:
+            self._free += 1
+
+
+class Admission:
+    """The lanes of one process.
+
+    Args:
+        slots: requests that work at once, beside those that end an access or ask for health: one thread each.
+    """
+
+    def __init__(self, slots: int, *, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
+        self._others, self._endings, self._health = _Lane(slots), _Lane(RESERVED_ENDING), _Lane(RESERVED_HEALTH)
+        self.threads = slots + RESERVED_ENDING + RESERVED_HEALTH
+        self.refused = 0
+        """Requests that were told to come back, since the start."""
+        self._refused_at: datetime | None = None
+
+    @property
+    def is_shedding(self) -> bool:
+        """Whether somebody was told to come back within the last ten seconds."""
+        return self._refused_at is not None and self._clock() - self._refused_at < _SHED_FOR
+
+    async def enter(self, method: str, path: str) -> Callable[[], None] | None:
+        """Wait for a slot; what gives it back, or None: come back later."""
+        if path in _HEALTH:
+            lane = self._health
+        elif not self._others.take_now():
+            pattern = _ENDINGS.get(method)
+            lane = self._endings if pattern is not None and pattern.fullmatch(path) else self._others
+        else:
+            return self._others.give
+        if await lane.take():
+            return lane.give
+        self.refused += 1
+        self._refused_at = self._clock()
+        return None
+
+
+class Admitted:
+    """ASGI middleware: lets a request in when there is room, and answers with `refuse` when there is none.
+
+    The slot is held until the answer begins: what is streamed afterwards needs no thread.
+    """
+
+    def __init__(self, app: ASGIApp, *, admission: Admission, refuse: ASGIApp) -> None:
+        self._app = app
+        self._admission = admission
+        self._refuse = refuse
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        give_back = await self._admission.enter(scope["method"], scope["path"])
+        if give_back is None:
+            await self._refuse(scope, receive, send)
+            return
+        is_held = True
+
+        def release() -> None:
+            nonlocal is_held
+            if is_held:
+                is_held = False
+                give_back()
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                release()
+            await send(message)
+
+        try:
+            await self._app(scope, receive, sending)
+        finally:
+            release()

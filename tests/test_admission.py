@@ -1,0 +1,203 @@
+"""How many requests work at once: who waits, who is told to come back, and whom nobody keeps waiting (D07)."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx2
+import pytest
+from sqlalchemy import text
+
+from idhub import admission
+from idhub.admission import Admission, Admitted
+from tests.support.clock import Clock
+from tests.support.cluster import Cluster, running_cluster
+from tests.support.databases import Databases
+
+LEAVE = ("POST", "/api/v1/people/per_1/offboarding")
+LIST = ("GET", "/api/v1/findings")
+
+
+def made(slots: int = 2) -> Admission:
+    return Admission(slots, clock=lambda: datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def in_a_loop(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(work())
+
+
+def test_whoever_waits_is_let_in_when_another_is_done() -> None:
+    async def work() -> None:
+        gate = made(1)
+        first = await gate.enter(*LIST)
+        second = asyncio.ensure_future(gate.enter(*LIST))
+        await asyncio.sleep(0)
+        assert not second.done()
+        assert first is not None
+        first()
+        assert await second is not None
+        assert gate.refused == 0
+
+    in_a_loop(work)
+
+
+def test_line_that_is_full_refuses_at_once_and_says_so_for_ten_seconds(clock: Clock) -> None:
+    async def work() -> None:
+        gate = Admission(1, clock=clock)
+        assert await gate.enter(*LIST) is not None
+        line = [asyncio.ensure_future(gate.enter(*LIST)) for _ in range(16)]
+        await asyncio.sleep(0)
+        assert not gate.is_shedding
+        assert await gate.enter(*LIST) is None
+        assert (gate.refused, gate.is_shedding) == (1, True)
+        clock.advance(timedelta(seconds=11))
+        assert not gate.is_shedding
+        for one in line:
+            one.cancel()
+        await asyncio.gather(*line, return_exceptions=True)
+
+    in_a_loop(work)
+
+
+def test_line_that_does_not_move_refuses_after_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "_PATIENCE", 0.01)
+
+    async def work() -> None:
+        gate = made(1)
+        first = await gate.enter(*LIST)
+        assert await gate.enter(*LIST) is None
+        assert first is not None
+        first()
+        assert await gate.enter(*LIST) is not None, "nobody who has given up keeps a place"
+
+    in_a_loop(work)
+
+
+def test_waiting_that_is_broken_off_loses_no_slot() -> None:
+    async def work() -> None:
+        gate = made(1)
+        first = await gate.enter(*LIST)
+        gone, given = (asyncio.ensure_future(gate.enter(*LIST)) for _ in range(2))
+        await asyncio.sleep(0)
+        gone.cancel()
+        assert first is not None
+        first()
+        given.cancel()
+        await asyncio.gather(gone, given, return_exceptions=True)
+        assert await gate.enter(*LIST) is not None
+
+    in_a_loop(work)
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        LEAVE,
+        ("POST", "/api/v1/people/QY000001/suspend"),
+        ("GET", "/hr/offboarding/per_1/preview"),
+        ("POST", "/hr/offboarding/per_1/preview"),
+        ("POST", "/hr/people/per_1/suspend"),
+        ("POST", "/account/sessions/end"),
+        ("POST", "/account/sessions/end-others"),
+        ("POST", "/logout"),
+        ("POST", "/saml/slo/soap"),
+        ("DELETE", "/scim/v2/Users/per_1"),
+        ("GET", "/healthz"),
+        ("GET", "/readyz"),
+    ],
+)
+def test_what_ends_an_access_or_asks_for_health_has_room_of_its_own(ending: tuple[str, str]) -> None:
+    async def work() -> None:
+        gate = made(1)
+        assert await gate.enter(*LIST) is not None
+        assert await gate.enter(*ending) is not None
+
+    in_a_loop(work)
+
+
+def test_slot_is_given_back_when_the_answer_begins_and_when_there_is_none() -> None:
+    async def streams(_scope: Any, _receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200})
+        assert await gate.enter(*LIST) is not None, "the stream keeps nobody waiting"
+
+    async def fails(_scope: Any, _receive: Any, _send: Any) -> None:
+        raise RuntimeError("broken")
+
+    async def nothing(*_: Any) -> None:
+        return None
+
+    gate = made(1)
+    scope = {"type": "http", "method": LIST[0], "path": LIST[1]}
+
+    async def work() -> None:
+        nonlocal gate
+        await Admitted(streams, admission=gate, refuse=nothing)(scope, nothing, nothing)
+        gate = made(1)
+        for _ in range(2):
+            with pytest.raises(RuntimeError):
+                await Admitted(fails, admission=gate, refuse=nothing)(scope, nothing, nothing)
+
+    in_a_loop(work)
+
+
+SLOTS = 2
+ASKED = SLOTS + SLOTS * 16 + 6
+
+
+@pytest.fixture(scope="module")
+def cluster(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    folder = tmp_path_factory.mktemp("cluster")
+    settings = {"IDHUB_DATABASE_POOL_SIZE": str(SLOTS)}
+    with running_cluster("postgresql", databases, folder, processes=1, settings=settings) as made:
+        yield made
+
+
+def test_d07_database_that_does_not_answer_sheds_others_and_not_a_leave(cluster: Cluster) -> None:
+    """D07: pool exhausted: 503 with Retry-After, health says so, revocations have connections of their own."""
+    person = cluster.employee()
+    token = cluster.api_token_of(None, scopes=("people:write", "findings:read"))
+    headers = {"Authorization": f"Bearer {token}"}
+    base = f"http://127.0.0.1:{cluster.ports[0]}"
+    held, let_go = threading.Event(), threading.Event()
+
+    def keep_the_table() -> None:
+        with cluster.hub.database.engine.connect() as connection:
+            connection.execute(text("LOCK TABLE findings IN ACCESS EXCLUSIVE MODE"))
+            held.set()
+            let_go.wait(60)
+            connection.rollback()
+
+    def ask(client: httpx2.Client) -> httpx2.Response:
+        return client.get("/api/v1/findings", headers=headers)
+
+    limits = httpx2.Limits(max_connections=ASKED + 4)
+    with (
+        httpx2.Client(base_url=base, timeout=60, limits=limits) as client,
+        ThreadPoolExecutor(ASKED + 1) as threads,
+    ):
+        keeper = threads.submit(keep_the_table)
+        try:
+            assert held.wait(60)
+            asked = [threads.submit(ask, client) for _ in range(ASKED)]
+            # All but those that hold a thread are told to come back: at once, or when the line has not moved.
+            refused, working = set[Any](), set(asked)
+            while len(working) > SLOTS:
+                done, working = wait(working, timeout=60, return_when="FIRST_COMPLETED")
+                refused |= done
+            assert {one.result().status_code for one in refused} == {503}
+            assert all(int(one.result().headers["retry-after"]) >= 1 for one in refused)
+            assert all("try again" in one.result().text for one in refused)
+            assert client.get("/healthz").status_code == 200
+            ready = client.get("/readyz")
+            assert (ready.status_code, "load" in ready.json()["failing"]) == (503, True)
+            left = client.post(f"/api/v1/people/{person.id}/offboarding", headers=headers, json={})
+            assert left.status_code in {200, 201, 202}, left.text
+        finally:
+            let_go.set()
+        keeper.result(60)
+        assert {one.result(60).status_code for one in working} == {200}
+        assert ask(client).status_code == 200
+        assert f"idhub_requests_shed_total {float(len(refused))}" in client.get("/metrics").text

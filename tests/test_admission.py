@@ -126,7 +126,7 @@ def test_slot_is_given_back_when_the_answer_begins_and_when_there_is_none() -> N
     async def fails(_scope: Any, _receive: Any, _send: Any) -> None:
         raise RuntimeError("broken")
 
-    async def nothing(*_: Any) -> None:
+    async def nothing(*_: Any) -> Any:
         return None
 
     gate = made(1)

@@ -28,6 +28,7 @@ from sqlalchemy import (
     Engine,
     MetaData,
     Text,
+    bindparam,
     cast,
     create_engine,
     event,
@@ -275,6 +276,18 @@ def among(session: Session, values: Sequence[str]) -> Any:
         each = func.json_each(orjson.dumps(list(values)).decode()).table_valued("value")
         return select(each.c.value)
     return select(func.unnest(cast(literal(list(values), ARRAY(Text)), ARRAY(Text))))
+
+
+def given(name: str, *, is_sqlite: bool) -> Any:
+    """The same for a statement that is made once: the texts are its parameter `name`, see `given_value`."""
+    if is_sqlite:
+        return select(func.json_each(bindparam(name, type_=Text)).table_valued("value").c.value)
+    return select(func.unnest(cast(bindparam(name, type_=ARRAY(Text)), ARRAY(Text))))
+
+
+def given_value(values: Sequence[str], *, is_sqlite: bool) -> Any:
+    """What is bound to a parameter of `given`."""
+    return orjson.dumps(list(values)).decode() if is_sqlite else list(values)
 
 
 def driver_errors() -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Any, Final
 
@@ -301,6 +301,7 @@ class Projection:
         # What is shown whole unless a client says otherwise; most requests say nothing.
         self._whole = _shown_whole(kind) if not attributes and not excluded else {}
         self._full = frozenset(name for name, known in self._whole.items() if known is True)
+        self._parts: dict[tuple[str, ...], Set[str]] = {}
 
     def shows(self, name: str) -> bool:
         """Whether anything of a core attribute is shown."""
@@ -316,10 +317,14 @@ class Projection:
 
     def shows_all(self, resource: Mapping[str, Any]) -> bool:
         """Whether nothing of a resource is left out; sure only of a yes."""
-        if "meta" not in self._full:
-            return False
-        parts = resource.keys() - self._full
-        return all((known := self._whole.get(name)) and known >= resource[name].keys() for name in parts)
+        names = tuple(resource)
+        parts = self._parts.get(names)
+        if parts is None:
+            # Resources of a list are much alike.
+            parts = self._parts[names] = resource.keys() - self._full
+        return "meta" in self._full and all(
+            (known := self._whole.get(name)) and known >= resource[name].keys() for name in parts
+        )
 
     def __call__(self, resource: Mapping[str, Any]) -> Resource:
         """The part of a resource that is shown; `schemas` and `id` always are."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final, Protocol
 from urllib.parse import parse_qsl, quote
 
@@ -536,6 +537,8 @@ def _list(
     return {**message, "itemsPerPage": len(documents), "Resources": list(documents)}
 
 
+# Resources that were made together have their instants in common.
+@lru_cache(maxsize=4_096)
 def _instant(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 

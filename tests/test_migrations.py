@@ -5,6 +5,7 @@ import sys
 import threading
 from pathlib import Path
 
+import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
@@ -16,10 +17,22 @@ from idhub.migrations import HEAD, current_revision, head_revision, is_current, 
 from idhub.migrations.schema import target_metadata
 from idhub.settings import Settings
 
+# An index of an expression is not compared: that it is there and used, plans show (tests/api/test_scim_plans.py).
+_BY_EXPRESSION = frozenset({"ix_people_display_name"})
 
+
+@pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")
+@pytest.mark.filterwarnings("ignore:autogenerate skipping metadata-specified expression-based index")
 def test_migrated_schema_is_what_the_tables_say(database: Database) -> None:
     with database.engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": False})
+        context = MigrationContext.configure(
+            connection,
+            opts={
+                "compare_type": True,
+                "compare_server_default": False,
+                "include_object": lambda _object, name, _kind, _reflected, _other: name not in _BY_EXPRESSION,
+            },
+        )
         # Several MetaData are accepted; the annotation names one.
         differences = compare_metadata(context, target_metadata)  # type: ignore[arg-type]
     assert differences == []

@@ -4,10 +4,10 @@ import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import Select, bindparam, select, update
+from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 
-from idhub.db import bulk_insert, chunked, new_id
+from idhub.db import bulk_insert, chunked, given, given_value, new_id
 from idhub.directory.tables import Group, GroupMember
 from idhub.errors import Conflict, Invalid, NotFound
 
@@ -116,8 +116,11 @@ def members_of(session: Session, group_ids: Collection[str]) -> Mapping[str, Seq
 def groups_of(session: Session, principal_ids: Collection[str]) -> Mapping[str, Sequence[tuple[str, str]]]:
     """(id, name) of the groups that each person belongs to now, by name."""
     found: dict[str, list[tuple[str, str]]] = {}
-    for part in chunked(sorted(principal_ids)):
-        for principal_id, group_id, name in session.connection().execute(_GROUPS, {"ids": part}):
+    connection = session.connection()
+    is_sqlite = connection.dialect.name == "sqlite"
+    for part in chunked(list(principal_ids)):
+        asked = {"ids": given_value(part, is_sqlite=is_sqlite)}
+        for principal_id, group_id, name in connection.execute(_GROUPS[is_sqlite], asked):
             found.setdefault(principal_id, []).append((group_id, name))
     return found
 
@@ -149,12 +152,13 @@ def change_members(
 
 _CURRENT = (GroupMember.superseded_at.is_(None), GroupMember.valid_to.is_(None))
 # Made once: building a statement costs more than what it asks.
-_GROUPS = (
-    select(GroupMember.principal_id, Group.id, Group.name)
+_GROUPS = {
+    is_sqlite: select(GroupMember.principal_id, Group.id, Group.name)
     .join(Group, Group.id == GroupMember.group_id)
-    .where(GroupMember.principal_id.in_(bindparam("ids", expanding=True)), *_CURRENT)
+    .where(GroupMember.principal_id.in_(given("ids", is_sqlite=is_sqlite)), *_CURRENT)
     .order_by(Group.name)
-)
+    for is_sqlite in (True, False)
+}
 
 
 def _member(

@@ -1,16 +1,28 @@
-"""A page of people as SCIM shows them, read in three statements whatever its length."""
+"""People as SCIM shows them, read in three statements whatever their number."""
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, BigInteger, Select, Text, and_, bindparam, cast, func, select, type_coerce, union_all
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    func,
+    or_,
+    select,
+    type_coerce,
+    union_all,
+)
 from sqlalchemy.orm import Session
 
-from idhub.db import chunked, json_text
-from idhub.directory.names import login_name_candidates
+from idhub.db import chunked, given, given_value
+from idhub.directory.names import stored_login_name
 from idhub.directory.tables import Department, Employment, LoginName, Organization, Person, Principal
-from idhub.provisioning.inbound.person_resource import Row
+from idhub.provisioning.inbound.person_resource import SHOWN_ACTIVE, Row
 from idhub.provisioning.inbound.tables import ScimExternalId, ScimUser
 
 
@@ -47,42 +59,67 @@ _COLUMNS: tuple[Any, ...] = (
 )
 
 
-# Made once for each database: building a statement costs more than what it asks.
+class People(NamedTuple):
+    """Whom a list is about: as ids, and the same people as rows."""
+
+    ids: Select[str]
+    rows: Select[Any]
+    """Columns in the order of `Row`; with the parameter `provider`."""
+    provider: str
+    """Whose external ids are meant."""
+    is_lasting: bool = False
+    """Whether the statements are the same objects each time: what is made of them is worth keeping."""
+
+    def where(self, *conditions: ColumnElement[bool]) -> "People":
+        """Those of whom the conditions hold, which may name `Person`, `Principal` and `ScimUser`."""
+        return People(self.ids.where(*conditions), self.rows.where(*conditions), self.provider)
+
+    def read(self, session: Session, rows: Select[Any], **values: Any) -> list[Row]:
+        """Run a statement that was made out of `rows`, with values of its parameters."""
+        found = session.connection().execute(rows, {"provider": self.provider, **values}).all()
+        return [Row._make(each) for each in found]
+
+
+# Made once: building a statement costs more than what it asks.
+_IDS = (
+    select(Person.id).join(Principal, Principal.id == Person.id).outerjoin(ScimUser, ScimUser.principal_id == Person.id)
+)
+_ROWS = (
+    select(*_COLUMNS)
+    .join(Principal, Principal.id == Person.id)
+    .outerjoin(Employment, Employment.id == Person.main_employment_id)
+    .outerjoin(Organization, Organization.id == Employment.organization_id)
+    .outerjoin(Department, Department.id == Employment.department_id)
+    .outerjoin(ScimUser, ScimUser.principal_id == Person.id)
+    .outerjoin(
+        ScimExternalId,
+        and_(
+            ScimExternalId.resource_id == Person.id,
+            ScimExternalId.provider == bindparam("provider"),
+            ScimExternalId.kind == "User",
+        ),
+    )
+)
+_PRESENT = People(_IDS, _ROWS, "").where(or_(Principal.standing.in_(SHOWN_ACTIVE), ScimUser.deleted_at.is_(None)))
+
+
+def present(provider: str) -> People:
+    """Everybody whom no sender has deleted."""
+    return _PRESENT._replace(provider=provider, is_lasting=True)
+
+
 @cache
 def _page(is_sqlite: bool) -> Select[Any]:
-    return (
-        select(*_COLUMNS)
-        .join(Principal, Principal.id == Person.id)
-        .outerjoin(Employment, Employment.id == Person.main_employment_id)
-        .outerjoin(Organization, Organization.id == Employment.organization_id)
-        .outerjoin(Department, Department.id == Employment.department_id)
-        .outerjoin(ScimUser, ScimUser.principal_id == Person.id)
-        .outerjoin(
-            ScimExternalId,
-            and_(
-                ScimExternalId.resource_id == Person.id,
-                ScimExternalId.provider == bindparam("provider"),
-                ScimExternalId.kind == "User",
-            ),
-        )
-        .where(Person.id.in_(_given(is_sqlite)))
-    )
+    return _ROWS.where(Person.id.in_(given("given", is_sqlite=is_sqlite)))
 
 
 @cache
 def _taken(is_sqlite: bool) -> Any:
-    given = _given(is_sqlite)
+    values = given("given", is_sqlite=is_sqlite)
     return union_all(
-        select(LoginName.value).where(LoginName.value.in_(given)).group_by(LoginName.value).having(func.count() > 1),
-        select(ScimUser.user_name_key).where(ScimUser.user_name_key.in_(given)),
+        select(LoginName.value).where(LoginName.value.in_(values)).group_by(LoginName.value).having(func.count() > 1),
+        select(ScimUser.user_name_key).where(ScimUser.user_name_key.in_(values)),
     )
-
-
-def _given(is_sqlite: bool) -> Any:
-    """The bound list `given`, one value to the database whatever its length (`idhub.db.among`)."""
-    if is_sqlite:
-        return select(func.json_each(bindparam("given", type_=Text)).table_valued("value").c.value)
-    return select(func.unnest(cast(bindparam("given", type_=ARRAY(Text)), ARRAY(Text))))
 
 
 def read_rows(session: Session, ids: Sequence[str], *, provider: str) -> list[Row]:
@@ -96,7 +133,7 @@ def read_rows(session: Session, ids: Sequence[str], *, provider: str) -> list[Ro
     is_sqlite = connection.dialect.name == "sqlite"
     statement = _page(is_sqlite)
     for part in chunked(ids):
-        asked = {"given": json_text(list(part)) if is_sqlite else list(part), "provider": provider}
+        asked = {"given": given_value(part, is_sqlite=is_sqlite), "provider": provider}
         for row in connection.execute(statement, asked).all():
             found[row[0]] = Row._make(row)
     return [found[each] for each in ids if each in found]
@@ -104,19 +141,16 @@ def read_rows(session: Session, ids: Sequence[str], *, provider: str) -> list[Ro
 
 def fallback_names(session: Session, people: Sequence[Row]) -> dict[str, str]:
     """What people are called whom no sender has named: their mail when it is nobody else's, or company/number."""
-    candidates = {
-        candidate: person.id for person in people if person.email for candidate in login_name_candidates(person.email)
-    }
+    mails = {person.id: stored_login_name("email", person.email) for person in people if person.email}
     shared: set[str] = set()
     connection = session.connection()
     is_sqlite = connection.dialect.name == "sqlite"
-    for part in chunked(sorted(candidates)):
-        asked = {"given": json_text(list(part)) if is_sqlite else list(part)}
+    for part in chunked(list(set(mails.values()))):
+        asked = {"given": given_value(part, is_sqlite=is_sqlite)}
         shared.update([row[0] for row in connection.execute(_taken(is_sqlite), asked).all()])
-    own = {person_id for candidate, person_id in candidates.items() if candidate not in shared}
     return {
         person.id: person.email
-        if person.email and person.id in own
+        if person.email and mails[person.id] not in shared
         else f"{person.company_code}/{person.employee_number}"
         if person.employee_number is not None
         else person.id

@@ -235,16 +235,11 @@ def user_resource(
         name["familyName"] = row.family_name
     if row.given_name:
         name["givenName"] = row.given_name
-    for key, value in (
-        ("externalId", row.external_id),
-        ("locale", row.locale or extras.get("locale")),
-        ("userType", _user_type(extras.get("userType"), row.employment_type)),
-        ("title", row.title),
-        ("emails", _joined(extras.get("emails"), row.email, "work")),
-        ("phoneNumbers", _joined(extras.get("phoneNumbers"), row.mobile, "mobile")),
-    ):
-        if value:
-            resource[key] = value
+    _add_single(resource, row, extras)
+    if emails := _joined(extras.get("emails"), row.email, "work"):
+        resource["emails"] = emails
+    if phones := _joined(extras.get("phoneNumbers"), row.mobile, "mobile"):
+        resource["phoneNumbers"] = phones
     if groups:
         resource["groups"] = [
             {"value": group_id, "$ref": f"{base_url}/Groups/{group_id}", "display": title, "type": "direct"}
@@ -256,6 +251,18 @@ def user_resource(
     if extras or not enterprise:
         resource["schemas"] = _used(resource)
     return resource
+
+
+def _add_single(resource: Resource, row: Row, extras: Mapping[str, Any]) -> None:
+    """Attributes of one value that may be missing."""
+    if row.external_id:
+        resource["externalId"] = row.external_id
+    if locale := row.locale or extras.get("locale"):
+        resource["locale"] = locale
+    if user_type := _user_type(extras.get("userType"), row.employment_type):
+        resource["userType"] = user_type
+    if row.title:
+        resource["title"] = row.title
 
 
 def _enterprise(row: Row, kept: Mapping[str, Any] | None, base_url: str) -> Resource:

@@ -34,6 +34,8 @@ class Condition:
     is_exact: bool
     begins: tuple[str, str] | None = None
     """(attribute, text): it selects nobody of whom the attribute, a name or `userName`, does not begin so."""
+    is_beginning: bool = False
+    """Whether `begins` says it all: who is met by it needs no further look of the database."""
     looks_at_each: bool = False
     """Whether the database has no index for it and asks it of everybody."""
 
@@ -203,10 +205,10 @@ def _text(name: str, operator: Operator, value: str) -> Condition:
     every spelling in question is looked for, as far as they are few.
     """
     column = func.lower(_TEXTS[name])
-    spellings = _spellings(value)
+    ways = spellings(value)
     is_beginning = operator in {Operator.EQ, Operator.SW}
     begins = (name, value) if is_beginning and value else None
-    if not may_name(value) or spellings is None:
+    if not may_name(value) or ways is None:
         return Condition(None, is_exact=False, begins=begins if may_name(value) else None)
     compare: dict[Operator, Callable[[str], ColumnElement[bool]]] = {
         Operator.EQ: lambda text: column == text,
@@ -216,13 +218,16 @@ def _text(name: str, operator: Operator, value: str) -> Condition:
     }
     if operator not in compare:
         return EVERYBODY
-    clauses = [compare[operator](text) for text in spellings]
-    is_exact = value.isascii() or len(spellings) == 1
-    return Condition(or_(*clauses), is_exact, begins, looks_at_each=True)
+    clauses = [compare[operator](text) for text in ways]
+    is_exact = value.isascii() or len(ways) == 1
+    return Condition(or_(*clauses), is_exact, begins, is_beginning=operator is Operator.SW, looks_at_each=True)
 
 
-def _spellings(value: str) -> list[str] | None:
-    """How a text may stand in a column that the database has folded: its letters beyond ASCII in either case."""
+def spellings(value: str) -> list[str] | None:
+    """How a text may stand in a column that the database has folded: its letters beyond ASCII in either case.
+
+    None: in more ways than one looks for.
+    """
     choices = [
         (character,) if character.isascii() else tuple(dict.fromkeys((character, character.lower(), character.upper())))
         for character in unicodedata.normalize("NFC", value).lower()

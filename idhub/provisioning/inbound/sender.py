@@ -5,15 +5,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from sqlalchemy import Select, bindparam, delete, or_, select, update
+from sqlalchemy import Select, bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from idhub.authority import Action, visible_organizations
 from idhub.db import bulk_insert, chunked, upsert
-from idhub.directory.tables import Person, Principal
+from idhub.directory.tables import Principal
 from idhub.errors import NotPermitted
 from idhub.lifecycle import commands
-from idhub.provisioning.inbound.person_resource import SHOWN_ACTIVE
+from idhub.provisioning.inbound.page import People, present
 from idhub.provisioning.inbound.tables import ScimExternalId, ScimUser
 from idhub.provisioning.inbound.terms import DEFAULT_TERMS, Ending, Return, Terms
 from scim.errors import InvalidValue, NotUnique
@@ -80,19 +80,19 @@ def check_return(session: Session, sender: Sender, principal_id: str) -> None:
         )
 
 
-def visible_people(session: Session, sender: Sender) -> Select[str]:
-    """Ids of people whom the sender may see: in its company, and not deleted by a sender."""
+def visible(session: Session, sender: Sender) -> People:
+    """Whom the sender may see: in its company, and not deleted by a sender."""
+    people = present(sender.provider)
     scope = visible_organizations(session, sender.caller.subject, Action.PEOPLE_READ)
-    return _PRESENT if scope is None else _PRESENT.where(Principal.organization_id.in_(scope))
+    return people if scope is None else people.where(Principal.organization_id.in_(scope))
+
+
+def visible_people(session: Session, sender: Sender) -> Select[str]:
+    """Ids of people whom the sender may see."""
+    return visible(session, sender).ids
 
 
 # Made once: building a statement costs more than what it asks.
-_PRESENT = (
-    select(Person.id)
-    .join(Principal, Principal.id == Person.id)
-    .outerjoin(ScimUser, ScimUser.principal_id == Person.id)
-    .where(or_(Principal.standing.in_(SHOWN_ACTIVE), ScimUser.deleted_at.is_(None)))
-)
 _EXTERNAL = select(ScimExternalId.resource_id, ScimExternalId.external_id).where(
     ScimExternalId.provider == bindparam("provider"),
     ScimExternalId.kind == bindparam("kind"),

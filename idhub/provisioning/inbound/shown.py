@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
@@ -15,16 +16,20 @@ from idhub.directory.tables import Person, Principal
 from idhub.provisioning.inbound.lists import document_of, ordered, sort_name, start_of, window
 from idhub.provisioning.inbound.page import fallback_names, read_rows
 from idhub.provisioning.inbound.person_resource import Row, shown_part, user_resource
-from idhub.provisioning.inbound.query import Condition, user_condition
-from idhub.provisioning.inbound.sender import MAX_LOOKED_AT, Sender, visible_people
-from idhub.provisioning.inbound.walk import ById, Walk, by_name, by_user_name, first_word, walk
+from idhub.provisioning.inbound.query import Condition, spellings, user_condition
+from idhub.provisioning.inbound.sender import MAX_LOOKED_AT, Sender, visible, visible_people
+from idhub.provisioning.inbound.walk import ById, ByKey, Walk, by_display_name, by_name, by_user_name, first_word, walk
 from scim.attributes import ResourceType
 from scim.errors import TooMany
+from scim.filter_grammar import And
 from scim.filters import compile_filter
 from scim.server import Page, Stored
 from scim.wishes import Query
 
 _BATCH: Final = 500
+_NOTHING_SAID: Final[Mapping[str, Any]] = {}
+# People who came together have their instants in common.
+_instant = lru_cache(maxsize=4_096)(from_micros)
 _SORTED: Final[Mapping[str, ColumnElement[Any]]] = {
     "id": Person.id.expression,
     "displayName": func.lower(Person.display_name),
@@ -47,21 +52,24 @@ class ShownUsers:
 
     def show(self, ids: Sequence[str]) -> list[Stored]:
         """Resources by id, in the order of ids, of those whom the sender may see."""
-        visible = set(self._session.execute(self.visible().where(Person.id.in_(ids))).scalars())
-        return self._show_visible([each for each in ids if each in visible])
+        people = visible(self._session, self._sender)
+        found = {row.id: row for row in people.read(self._session, people.rows.where(Person.id.in_(ids)))}
+        return self._show_rows([found[each] for each in ids if each in found])
 
     def _show_visible(self, ids: Sequence[str]) -> list[Stored]:
         """Resources of people who were found to be visible."""
-        if not ids:
+        return self._show_rows(read_rows(self._session, ids, provider=self._sender.provider)) if ids else []
+
+    def _show_rows(self, rows: Sequence[Row]) -> list[Stored]:
+        if not rows:
             return []
-        rows = read_rows(self._session, ids, provider=self._sender.provider)
         unnamed = [row for row in rows if row.said_name is None]
         names = fallback_names(self._session, unnamed) if unnamed else {}
-        groups = group_book.groups_of(self._session, ids)
+        groups = group_book.groups_of(self._session, [row.id for row in rows])
         return [self._stored(row, row.said_name or names[row.id], groups.get(row.id, ())) for row in rows]
 
     def _stored(self, row: Row, user_name: str, groups: Sequence[tuple[str, str]]) -> Stored:
-        extras = orjson.loads(row.extras) if row.extras else {}
+        extras = orjson.loads(row.extras) if row.extras else _NOTHING_SAID
         whole = user_resource(row, user_name, extras, groups, base_url=self._base_url)
         resource = shown_part(whole, extras) if extras else whole
         body = orjson.dumps(resource)
@@ -71,33 +79,34 @@ class ShownUsers:
             id=row.id,
             resource=resource,
             version=f"{row.version}.{row.said_version or 0}.{digest}",
-            created_at=from_micros(row.created_at),
-            changed_at=from_micros(max(row.changed_at, row.said_at or 0)),
+            created_at=_instant(row.created_at),
+            changed_at=_instant(max(row.changed_at, row.said_at or 0)),
             whole=whole,
             body=body,
         )
 
     def find(self, query: Query) -> Page:
         """See `scim.server.Store.find`."""
-        statement = self.visible()
+        people = visible(self._session, self._sender)
         condition, matches = Condition(None, is_exact=True), None
         if query.filter is not None:
             # First, so that a filter which names no attribute of a user is refused though the database could decide.
             matches = compile_filter(query.filter, attributes=self.kind.specs, schema=self.kind.schema.id)
             condition = user_condition(query.filter, self.kind, provider=self._sender.provider)
-            if condition.clause is not None:
-                statement = statement.where(condition.clause)
         left = None if condition.is_exact or matches is None else matches
         if query.cursor is not None and query.sort_by is None:
+            walks = self._walks(condition, has_more=isinstance(query.filter, And))
+            says_all = condition.is_beginning and all(isinstance(each, ByKey) for each in walks)
             return walk(
                 self._session,
-                self._walks(condition),
-                statement,
+                walks,
+                people if condition.clause is None or says_all else people.where(condition.clause),
                 query.cursor,
                 count=query.count,
-                show=self._show_visible,
+                show=self._show_rows,
                 matches=None if left is None else lambda stored: left(document_of(stored)),
             )
+        statement = people.ids if condition.clause is None else people.ids.where(condition.clause)
         if condition.begins is not None and condition.begins[0] != "userName":
             statement = self._narrowed(statement, condition.begins[1])
         column = _SORTED.get(sort_name(query.sort_by)) if query.sort_by is not None else None
@@ -111,11 +120,20 @@ class ShownUsers:
         ]
         return window(ordered(found, query), query)
 
-    def _walks(self, condition: Condition) -> Sequence[Walk]:
+    def _walks(self, condition: Condition, *, has_more: bool) -> Sequence[Walk]:
+        """Ways to meet whom a condition selects.
+
+        Args:
+            has_more: it asks for more than how something begins.
+        """
         if condition.begins is None:
             return [ById(condition.looks_at_each)]
         attribute, text = condition.begins
-        return by_user_name(self._session, text) if attribute == "userName" else by_name(text)
+        if attribute == "userName":
+            return by_user_name(self._session, text)
+        if attribute == "displayname":
+            return by_display_name(spellings(text), text, looks_at_each=has_more and condition.looks_at_each)
+        return by_name(text)
 
     def _narrowed(self, statement: Select[str], text: str) -> Select[str]:
         """Those whom the people's search finds by the name that a filter says, so that nobody else is looked at."""

@@ -9,15 +9,17 @@ people in vain ends early, with a cursor to go on.
 import base64
 import binascii
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Integer, Select, String, and_, bindparam, func, or_, select
 from sqlalchemy.orm import Session
 
 from idhub.directory.search import find_people
 from idhub.directory.search_terms import LONGEST_TERM, folded, words_of
-from idhub.directory.tables import Organization, Person
+from idhub.directory.tables import DISPLAY_NAME_KEY, LoginName, Organization, Person
+from idhub.provisioning.inbound.page import People, read_rows
+from idhub.provisioning.inbound.person_resource import Row
 from idhub.provisioning.inbound.tables import ScimUser
 from scim.errors import InvalidCursor
 from scim.server import Page, Stored
@@ -27,16 +29,21 @@ LOOKED_AT_A_PAGE: Final = 1_000
 _BATCH: Final = 1_001
 _STRIDE: Final = 30_000
 """People whom the database looks at, one by one, for a page."""
+_STEP: Final = 3_000
+"""The same, of people whom an index proposes: they stand at random places of the database."""
 _LOOKS: Final = 600
 """Lines of the search's index that are looked at for a page."""
+_FOREIGN: Final = "This cursor is not of this list."
 _LAST: Final = "\U0010ffff"
+_MOST_WALKS: Final = 8
+"""The number of a walk is one digit of a cursor."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Ids in the order of a walk, each with where to go on behind it."""
+    """People in the order of a walk, each with where to go on behind them."""
 
-    ids: Sequence[str]
+    rows: Sequence[Row]
     places: Sequence[str]
     is_over: bool
     is_tired: bool = False
@@ -46,7 +53,7 @@ class Found:
 class Walk(Protocol):
     """One way to meet people."""
 
-    def after(self, session: Session, people: Select[str], place: str | None, *, limit: int) -> Found:
+    def after(self, session: Session, people: People, place: str | None, *, limit: int) -> Found:
         """Those of `people` behind a place; None: from the start."""
 
 
@@ -56,57 +63,156 @@ class ById:
 
     looks_at_each: bool = False
 
-    def after(self, session: Session, people: Select[str], place: str | None, *, limit: int) -> Found:
+    def after(self, session: Session, people: People, place: str | None, *, limit: int) -> Found:
         """See `Walk.after`."""
-        connection = session.connection()
-        behind = people.where(Person.id > (place or "")).order_by(Person.id).limit(limit)
+        values: dict[str, Any] = {"place": place or "", "most": limit}
+        behind = _made(people, "id", _behind_id)
         if self.looks_at_each:
-            step = select(Person.id).where(Person.id > (place or "")).order_by(Person.id).offset(_STRIDE).limit(1)
-            reach = connection.execute(step).scalar_one_or_none()
+            reach = session.connection().execute(_STRIDE_ON, {"place": place or ""}).scalar_one_or_none()
             if reach is not None:
-                ids = connection.execute(behind.where(Person.id <= reach)).scalars().all()
-                is_tired = len(ids) < limit
-                return Found(ids, (*ids, reach) if is_tired else ids, is_over=False, is_tired=is_tired)
-        ids = connection.execute(behind).scalars().all()
-        return Found(ids, ids, len(ids) < limit)
+                rows = people.read(session, behind.where(Person.id <= reach), **values)
+                ids, is_tired = [row.id for row in rows], len(rows) < limit
+                return Found(rows, (*ids, reach) if is_tired else ids, is_over=False, is_tired=is_tired)
+        rows = people.read(session, behind, **values)
+        return Found(rows, [row.id for row in rows], len(rows) < limit)
+
+
+def _behind_id(people: Select[Any]) -> Select[Any]:
+    return people.where(Person.id > bindparam("place", type_=String)).order_by(Person.id).limit(_MOST)
 
 
 @dataclass(frozen=True, slots=True)
 class BySearch:
-    """Whoever has a name, number or mail that begins with a word; only those whom no sender named, where asked so."""
+    """Whoever has a name, number or mail that begins with a word."""
 
     word: str
-    is_unnamed: bool = False
 
-    def after(self, session: Session, people: Select[str], place: str | None, *, limit: int) -> Found:
+    def after(self, session: Session, people: People, place: str | None, *, limit: int) -> Found:
         """See `Walk.after`."""
-        if self.is_unnamed:
-            people = people.where(ScimUser.principal_id.is_(None))
         hits = find_people(
-            session, self.word, people, beside=place or None, limit=limit, exactly=False, most_looks=_LOOKS
+            session, self.word, people.ids, beside=place or None, limit=limit, exactly=False, most_looks=_LOOKS
         )
         is_tired = hits.has_more and len(hits.ids) < limit and hits.last is not None
         places = [*hits.ids, hits.last] if is_tired and hits.last is not None else hits.ids
-        return Found(hits.ids, places, not hits.has_more, is_tired)
+        return Found(read_rows(session, hits.ids, provider=people.provider), places, not hits.has_more, is_tired)
 
 
 @dataclass(frozen=True, slots=True)
-class ByUserName:
-    """Whoever was named by a sender, in the order of names that begin so."""
+class ByKey:
+    """Those of whom a key begins with a text, in the order of the key and then of ids, which an index has so.
 
-    beginning: str
+    Args:
+        name: tells one key from another.
+        key: has no tabs.
+        tie: the id beside the key.
+        joined: what is joined to people to find the key, and how.
+        is_by_bytes: it is ordered by bytes on PostgreSQL too, whatever the language of the database.
+        looks_at_each: those who are met are asked for more, so many at a time.
+    """
 
-    def after(self, session: Session, people: Select[str], place: str | None, *, limit: int) -> Found:
+    name: str
+    key: ColumnElement[str]
+    tie: ColumnElement[str]
+    beginning: str = ""
+    joined: tuple[Any, ColumnElement[bool]] | None = None
+    conditions: tuple[ColumnElement[bool], ...] = ()
+    is_by_bytes: bool = False
+    looks_at_each: bool = False
+
+    def after(self, session: Session, people: People, place: str | None, *, limit: int) -> Found:
         """See `Walk.after`."""
-        key = ScimUser.user_name_key
-        begins: tuple[ColumnElement[bool], ...] = (key.startswith(self.beginning, autoescape=True),)
-        if session.get_bind().dialect.name == "sqlite":
-            # The same, as its index has it; PostgreSQL sees that for itself where its collation lets it.
-            begins = (key >= self.beginning, key < self.beginning + _LAST)
-        rows = session.execute(
-            people.add_columns(key).where(*begins, key > (place or "")).order_by(key).limit(limit)
-        ).all()
-        return Found([row[0] for row in rows], [row[1] for row in rows], len(rows) < limit)
+        connection = session.connection()
+        by_bytes = self.is_by_bytes or connection.dialect.name == "sqlite"
+        person_id, tab, reached = (place or "").partition("\t")
+        if place is not None and not tab:
+            raise InvalidCursor(_FOREIGN, attribute="cursor")
+        values = {
+            "provider": people.provider,
+            "begins": self.beginning if by_bytes else _escaped(self.beginning) + "%",
+            "last": self.beginning + _LAST,
+            "reached": reached,
+            "person_id": person_id,
+            "most": limit,
+        }
+        within = self._within(by_bytes=by_bytes, is_first=place is None)
+        statement = _made(people, f"{self.name} {by_bytes} {place is None}", lambda rows: self._rows(rows, within))
+        reach = None
+        if self.looks_at_each:
+            step = select(self.tie, self.key).where(*within).order_by(self.key, self.tie).offset(_STEP).limit(1)
+            reach = connection.execute(step, values).first()
+            if reach is not None:
+                statement = statement.where(or_(self.key < reach[1], and_(self.key == reach[1], self.tie <= reach[0])))
+        found = connection.execute(statement, values).all()
+        places = [f"{each[0]}\t{each[-1]}" for each in found]
+        is_tired = reach is not None and len(found) < limit
+        if is_tired and reach is not None:
+            places.append(f"{reach[0]}\t{reach[1]}")
+        is_over = len(found) < limit and not is_tired
+        return Found([Row._make(each[:-1]) for each in found], places, is_over, is_tired)
+
+    def _within(self, *, by_bytes: bool, is_first: bool) -> list[ColumnElement[bool]]:
+        key, begins = self.key, bindparam("begins", type_=String)
+        # Both mean the same; PostgreSQL sees that for itself where its collation lets it.
+        within: list[ColumnElement[bool]] = [key.like(begins, escape="/")]
+        if by_bytes:
+            within = [key >= begins, key < bindparam("last", type_=String)]
+        if not is_first:
+            reached = bindparam("reached", type_=String)
+            within += [key >= reached, or_(key > reached, self.tie > bindparam("person_id", type_=String))]
+        return within
+
+    def _rows(self, rows: Select[Any], within: Sequence[ColumnElement[bool]]) -> Select[Any]:
+        joined = rows if self.joined is None else rows.join(*self.joined)
+        found = joined.add_columns(self.key).where(*self.conditions, *within)
+        return found.order_by(self.key, self.tie).limit(_MOST)
+
+
+def _escaped(text: str) -> str:
+    """For LIKE."""
+    return text.replace("/", "//").replace("%", "/%").replace("_", "/_")
+
+
+def _made(people: People, name: str, make: Callable[[Select[Any]], Select[Any]]) -> Select[Any]:
+    """What a walk makes of the rows; kept where it will be asked for again: making it costs more than what it asks."""
+    if not people.is_lasting:
+        return make(people.rows)
+    if name not in _KEPT:
+        _KEPT[name] = make(people.rows)
+    return _KEPT[name]
+
+
+_KEPT: Final[dict[str, Select[Any]]] = {}
+_MOST: Final = bindparam("most", type_=Integer)
+_STRIDE_ON: Final = (
+    select(Person.id).where(Person.id > bindparam("place", type_=String)).order_by(Person.id).offset(_STRIDE).limit(1)
+)
+_BY_DISPLAY_NAME: Final = ByKey("display name", DISPLAY_NAME_KEY, Person.id.expression, is_by_bytes=True)
+_BY_USER_NAME: Final = (
+    ByKey("user name", ScimUser.user_name_key.expression, ScimUser.principal_id.expression),
+    # Whom no sender has named is called by their mail. A number that is a mail address is kept once, as the number.
+    ByKey(
+        "mail",
+        LoginName.value.expression,
+        LoginName.principal_id.expression,
+        joined=(LoginName, LoginName.principal_id == Person.id),
+        conditions=(
+            ScimUser.principal_id.is_(None),
+            or_(LoginName.kind == "email", LoginName.value == func.lower(Person.email)),
+        ),
+    ),
+)
+
+
+def by_display_name(beginnings: Sequence[str] | None, text: str, *, looks_at_each: bool) -> Sequence[Walk]:
+    """The walks over those of whom the name that is shown begins with a text.
+
+    Args:
+        beginnings: how it may begin as the database folds it; None: in more ways than one looks for.
+        looks_at_each: whether they are asked for more.
+    """
+    if not beginnings or len(beginnings) > _MOST_WALKS or "\t" in text:
+        return by_name(text)
+    return [replace(_BY_DISPLAY_NAME, beginning=each, looks_at_each=looks_at_each) for each in beginnings]
 
 
 def by_name(text: str) -> Sequence[Walk]:
@@ -121,13 +227,12 @@ def by_user_name(session: Session, text: str) -> Sequence[Walk]:
     It follows from the mail, else from company and number: where a company's code begins so, everybody is looked at.
     """
     beginning = folded(text)
-    word = first_word(text)
-    if word is None or beginning != beginning.strip() or "/" in text or "per_".startswith(text[:4].lower()):
+    if first_word(text) is None or beginning != beginning.strip() or "/" in text or "per_".startswith(text[:4].lower()):
         return [ById()]
     codes = select(Organization.id).where(func.lower(Organization.code).startswith(beginning, autoescape=True))
     if session.execute(codes.limit(1)).first() is not None:
         return [ById()]
-    return [ByUserName(beginning), BySearch(word, is_unnamed=True)]
+    return [replace(walk, beginning=beginning) for walk in _BY_USER_NAME]
 
 
 def first_word(text: str) -> str | None:
@@ -141,17 +246,17 @@ def first_word(text: str) -> str | None:
 def walk(
     session: Session,
     walks: Sequence[Walk],
-    people: Select[str],
+    people: People,
     cursor: str,
     *,
     count: int,
-    show: Callable[[Sequence[str]], list[Stored]],
+    show: Callable[[Sequence[Row]], list[Stored]],
     matches: Callable[[Stored], bool] | None,
 ) -> Page:
     """One page.
 
     Args:
-        people: a SELECT of ids from `Person`, the visible ones, with what the database decides of the filter.
+        people: the visible ones, with what the database decides of the filter.
         matches: what is left for the filter to decide; None: nothing.
     """
     number, place = _read(cursor, len(walks))
@@ -161,12 +266,11 @@ def walk(
     while True:
         limit = min(max(count + 1 - len(items), looked_at, 1), _BATCH)
         found = walks[number].after(session, people, place, limit=limit)
-        looked_at += len(found.ids)
-        by_id = dict(zip(found.ids, found.places, strict=False))
-        for stored in show(found.ids):
+        looked_at += len(found.rows)
+        for stored, reached in zip(show(found.rows), found.places, strict=False):
             if matches is None or matches(stored):
                 items.append(stored)
-                places.append((number, by_id[stored.id]))
+                places.append((number, reached))
         if len(items) > count:
             return Page(items=items[:count], total=None, next_cursor=cursor_of(*places[count - 1]) if count else None)
         if found.is_over:
@@ -195,7 +299,7 @@ def _read(cursor: str, walks: int) -> tuple[int, str | None]:
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
     except (binascii.Error, ValueError) as error:
-        raise InvalidCursor("This cursor is not of this list.", attribute="cursor") from error
+        raise InvalidCursor(_FOREIGN, attribute="cursor") from error
     if not text or not text[0].isdecimal() or not text[0].isascii() or int(text[0]) >= walks or "\0" in text:
-        raise InvalidCursor("This cursor is not of this list.", attribute="cursor")
+        raise InvalidCursor(_FOREIGN, attribute="cursor")
     return int(text[0]), text[1:] or None

@@ -1,0 +1,17 @@
+"""Lists of people whose shown name begins with a text walk an index of their own.
+
+Revision: r0018
+"""
+
+from alembic import op
+
+revision = "r0018"
+down_revision = "r0017"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Expand only."""
+    by_bytes = ' COLLATE "C"' if op.get_bind().dialect.name == "postgresql" else ""
+    op.execute(f"CREATE INDEX ix_people_display_name ON people ((lower(display_name){by_bytes}), id)")

@@ -1,0 +1,107 @@
+"""Lists that begin with a part of a name: everybody once, in pages, whoever named them and however they are spelled."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from idhub.db import new_id
+from idhub.lifecycle import intake
+from tests.api.shared_hub import shared_hub
+from tests.api.test_scim import Scim
+from tests.support.databases import DatabaseKind, Databases
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def scim(
+    request: pytest.FixtureRequest, databases: Databases, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Scim]:
+    """Four people of an HR file, whom no sender named, and three whom one did."""
+    kind: DatabaseKind = request.param
+    with shared_hub(databases, kind, tmp_path_factory.mktemp("walks")) as api:
+        world = api.world
+        for shown, number, mail in (
+            ("Änne Älter", "HR1", "Aenne@corp.example"),
+            # One login name stands for number and mail.
+            ("änne ostwald", "aenne.o@corp.example", "aenne.o@corp.example"),
+            # Two people of one mail are called by company and number.
+            ("王小明", "HR3", "aenne.shared@corp.example"),
+            ("王小红", "HR4", "aenne.shared@corp.example"),
+        ):
+            person = intake.PersonFacts(display_name=shown, email=mail)
+            facts = world.facts(employee_number=number)
+            world.change(intake.Onboard(principal_id=new_id("per"), person=person, employment=facts)).only()
+        sender = Scim(api)
+        for name, shown in (("Aenne.Said", "ÄNNE 100%"), ("aenne_x", "Anne_"), ("bo", "王")):
+            sender.user(f"{name}@corp.example", displayName=shown, enterprise={"organization": "HQ"})
+        yield sender
+
+
+def names(scim: Scim, filter_: str, shown: str, *, count: int) -> list[str]:
+    """What a walk in pages of `count` shows, in order."""
+    found: list[str] = []
+    cursor: str | None = ""
+    while cursor is not None:
+        page = scim.ok("GET", "/Users", params={"filter": filter_, "cursor": cursor, "count": str(count)})
+        found += [each[shown] for each in page["Resources"]]
+        cursor = page.get("nextCursor")
+    return found
+
+
+@pytest.mark.parametrize("count", [1, 2, 100])
+@pytest.mark.parametrize(
+    ("filter_", "shown", "expected"),
+    [
+        ('displayName sw "än"', "displayName", {"Änne Älter", "änne ostwald", "ÄNNE 100%"}),
+        ('displayName sw "ÄNNE"', "displayName", {"Änne Älter", "änne ostwald", "ÄNNE 100%"}),
+        ('displayName sw "änne 100%"', "displayName", {"ÄNNE 100%"}),
+        ('displayName sw "anne_"', "displayName", {"Anne_"}),
+        ('displayName sw "an%"', "displayName", set[str]()),
+        ('displayName sw "王"', "displayName", {"王小明", "王小红", "王"}),
+        ('displayName eq "王"', "displayName", {"王"}),
+        ('displayName sw "王" and active eq true', "displayName", {"王小明", "王小红", "王"}),
+        ('displayName sw "王" and userName sw "bo"', "displayName", {"王"}),
+        (
+            'userName sw "AENNE"',
+            "userName",
+            {"Aenne@corp.example", "aenne.o@corp.example", "Aenne.Said@corp.example", "aenne_x@corp.example"},
+        ),
+        ('userName sw "aenne_"', "userName", {"aenne_x@corp.example"}),
+        ('userName sw "aenne.s"', "userName", {"Aenne.Said@corp.example"}),
+    ],
+)
+def test_walk_by_a_beginning_meets_everybody_once(
+    scim: Scim, filter_: str, shown: str, expected: set[str], count: int
+) -> None:
+    found = names(scim, filter_, shown, count=count)
+
+    assert (len(found), set(found)) == (len(expected), expected)
+
+
+def test_cursor_stays_good_when_the_person_at_whom_it_stands_is_renamed(scim: Scim) -> None:
+    first = scim.ok("GET", "/Users", params={"filter": 'displayName sw "王"', "cursor": "", "count": "1"})
+    person = first["Resources"][0]
+    renamed = {"op": "replace", "path": "displayName", "value": "Zed"}
+    scim.patch(person, renamed)
+    try:
+        rest = names_after(scim, first["nextCursor"])
+    finally:
+        scim.patch(person, {**renamed, "value": person["displayName"]})
+
+    assert {person["displayName"], *rest} == {"王小明", "王小红", "王"}
+    assert len(rest) == 2
+
+
+@pytest.mark.parametrize("filter_", ['displayName sw "王"', 'userName sw "aenne"'])
+def test_cursor_of_a_walk_by_ids_is_refused_by_one_by_names(scim: Scim, filter_: str) -> None:
+    """RFC 9865 section 2.1."""
+    cursor = scim.ok("GET", "/Users", params={"cursor": "", "count": "1"})["nextCursor"]
+    answer = scim.call("GET", "/Users", params={"cursor": cursor, "filter": filter_})
+
+    assert (answer.status_code, answer.json()["scimType"]) == (400, "invalidCursor")
+
+
+def names_after(scim: Scim, cursor: str) -> list[str]:
+    page = scim.ok("GET", "/Users", params={"filter": 'displayName sw "王"', "cursor": cursor, "count": "100"})
+    return [each["displayName"] for each in page["Resources"]]

@@ -177,6 +177,8 @@ class EventType(StrEnum):
     CONSENT_GIVEN = "consent.given", EventClass.CREDENTIAL, "A person let a client act for them."
     CONSENT_DENIED = "consent.denied", EventClass.CREDENTIAL, "A person refused a client."
     AUTHORIZATION_REFUSED = "authorization.refused", EventClass.CREDENTIAL, "An authorization request was refused."
+    TICKET_ISSUED = "ticket.issued", EventClass.CREDENTIAL, "A service ticket was issued to a CAS application."
+    TICKET_REFUSED = "ticket.refused", EventClass.CREDENTIAL, "A service ticket was not believed."
     ASSERTION_ISSUED = "assertion.issued", EventClass.CREDENTIAL, "An assertion about a person was issued."
     CODE_ISSUED = "code.issued", EventClass.CREDENTIAL, "An authorization code was issued."
     CODE_REDEEMED = "code.redeemed", EventClass.CREDENTIAL, "An authorization code was spent."

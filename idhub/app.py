@@ -26,6 +26,7 @@ from idhub.admission import Admission, Admitted
 from idhub.api.errors import error_response
 from idhub.api.routes import create_router as create_api
 from idhub.api.scim import create_router as create_scim
+from idhub.cas.routes import create_router as create_cas
 from idhub.changes import EventType
 from idhub.credentials.journal import Journal
 from idhub.credentials.revoke import EndedParticipant
@@ -188,6 +189,7 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
         create_oidc,
         create_saml,
         create_wsfed,
+        create_cas,
         login.create_router,
         create_api,
         create_scim,

@@ -58,6 +58,7 @@ class Hub:
 
     def channels(self, http: "OutboundHttp") -> Mapping[str, "Channel"]:
         """Every channel by name: the registry that the worker sends through."""
+        from idhub.cas.channel import CasLogoutChannel
         from idhub.provisioning.outbound.channel import ScimChannel
         from idhub.saml.channel import SamlLogoutChannel
         from idhub.signals.backchannel import BackchannelLogoutChannel
@@ -78,6 +79,7 @@ class Hub:
                 issuer=self.settings.issuer,
                 timeout=self.settings.delivery_timeout,
             ),
+            CasLogoutChannel(self.database, http, timeout=self.settings.delivery_timeout),
         ]
         return {channel.name: channel for channel in listed}
 
@@ -148,11 +150,12 @@ def open_hub(settings: Settings, *, clock: Clock = utc_now) -> Hub:
 
 
 def _planners(attempt_deadline: timedelta) -> Sequence[Planner]:
+    from idhub.cas.planner import CasPlanner
     from idhub.provisioning.outbound.planner import ScimPlanner
     from idhub.saml.planner import SamlPlanner
     from idhub.signals.planner import BackchannelPlanner
 
-    return [planner(attempt_deadline) for planner in (ScimPlanner, BackchannelPlanner, SamlPlanner)]
+    return [planner(attempt_deadline) for planner in (ScimPlanner, BackchannelPlanner, SamlPlanner, CasPlanner)]
 
 
 def _refuse_orphaned_key(database: Database, settings: Settings) -> None:

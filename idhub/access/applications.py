@@ -13,6 +13,7 @@ from typing import Any
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from idhub.access.cas_services import CasWish, configure_cas_service
 from idhub.access.rules import set_rules
 from idhub.access.service_providers import SamlWish, configure_service_providers
 from idhub.access.tables import Application, Criticality, EntitlementRule, OidcClient, ScimTarget
@@ -89,6 +90,7 @@ class ApplicationWish:
     oidc: OidcWish | None
     scim: ScimWish | None
     service_providers: Sequence[SamlWish] = ()
+    cas: CasWish | None = None
     rules: Sequence[tuple[str, str]] = ()
 
 
@@ -158,6 +160,7 @@ def configure(session: Session, wish: ApplicationWish, *, seal: Seal, now: datet
     difference.changes += configure_service_providers(
         session, difference.application_id, wish.service_providers, now=now
     )
+    difference.changes += configure_cas_service(session, difference.application_id, wish.cas, now=now)
     before = current_rule_texts(session, difference.application_id)
     if set_rules(session, difference.application_id, wish.rules, now=now):
         difference.rules_changed = True

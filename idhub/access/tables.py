@@ -140,6 +140,40 @@ class SamlServiceProvider(Base):
     changed_at: Mapped[datetime] = mapped_column(Instant)
 
 
+class CasService(Base):
+    """What an application is to CAS: how it names people, what it is told of them, and where it is told of logouts."""
+
+    __tablename__ = "cas_services"
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    application_id: Mapped[str] = mapped_column(ForeignKey("applications.id"), unique=True)
+    user_value: Mapped[str] = mapped_column(String(16))
+    """What a person is called there: employee_number, email, pairwise."""
+    attributes: Mapped[Any] = mapped_column(JsonText)
+    """Name in the answer -> name of a value of the person (`idhub.access.attributes`)."""
+    logout: Mapped[str] = mapped_column(String(16))
+    """Where a logout request goes: none, service (to the address that the ticket was for), url."""
+    logout_url: Mapped[str | None] = mapped_column(Text)
+    is_enabled: Mapped[bool] = mapped_column(Boolean, default=True)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    changed_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class CasAddress(Base):
+    """An address that tickets may be sent to. Each belongs to one application at a time."""
+
+    __tablename__ = "cas_addresses"
+
+    url: Mapped[str] = mapped_column(Text, primary_key=True)
+    """In one writing: scheme and host in small letters, the port always named."""
+    origin: Mapped[str] = mapped_column(String(300), index=True)
+    service_id: Mapped[str] = mapped_column(ForeignKey("cas_services.id"), index=True)
+    match: Mapped[str] = mapped_column(String(8))
+    """exact; query: with any query; below: and any path beneath."""
+    registered: Mapped[str] = mapped_column(Text)
+    """As it was written in the configuration."""
+
+
 class ScimTarget(Base):
     """SCIM service provider of an application, towards which accounts are provisioned."""
 

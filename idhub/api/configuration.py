@@ -32,9 +32,11 @@ from idhub.access.rules import compile_rule
 from idhub.access.service_providers import SamlWish
 from idhub.access.tables import Application, Criticality
 from idhub.access.uris import check_redirect_uri, check_web_uri
+from idhub.api import configuration_cas, configuration_saml
+from idhub.api.configuration_cas import CasBlock, cas_wish
 from idhub.api.configuration_fields import Name, Names, Strict, Text, Uri, duration, no_nul
 from idhub.api.configuration_providers import SLUG, ProviderBlock, provider_wish
-from idhub.api.configuration_saml import SamlBlock, called_addresses, saml_wish
+from idhub.api.configuration_saml import SamlBlock, saml_wish
 from idhub.api.configuration_scim import ScimBlock, follow_target, target_options
 from idhub.api.configuration_wsfed import WsfedBlock, wsfed_wish
 from idhub.changes import Actor, Event, EventType, record
@@ -126,6 +128,7 @@ class ApplicationBlock(Strict):
     reconcile: ReconcileBlock | None = None
     saml: SamlBlock | None = None
     wsfed: WsfedBlock | None = None
+    cas: CasBlock | None = None
     entitle: list[RuleBlock] = Field(default_factory=list, max_length=200)
 
 
@@ -340,7 +343,12 @@ def _check_reachable(
             "oidc.backchannel_logout_uri": block.oidc.backchannel_logout_uri if block.oidc else None,
             "scim.base_url": block.scim.base_url if block.scim else None,
             "scim.proxy": block.scim.proxy if block.scim else None,
-            **{name: uri for wish in wishes[block.slug] for name, uri in called_addresses(wish).items()},
+            **{
+                name: uri
+                for wish in wishes[block.slug]
+                for name, uri in configuration_saml.called_addresses(wish).items()
+            },
+            **configuration_cas.called_addresses(cas_wish(block.cas, f"applications.{block.slug}.cas")),
         }
         for name, uri in called.items():
             if uri is not None:
@@ -525,6 +533,7 @@ def _wish(
         oidc=oidc,
         scim=_scim_wish(session, block, folder, f"{where}.scim", now=now) if block.scim else None,
         service_providers=service_providers,
+        cas=cas_wish(block.cas, f"{where}.cas"),
         rules=[(rule.role, rule.rule) for rule in block.entitle],
     )
 

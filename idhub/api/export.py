@@ -7,8 +7,16 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
 from idhub.access.applications import current_rule_texts
-from idhub.access.tables import Application, OidcClient, ReconcilePlan, SamlServiceProvider, ScimTarget
-from idhub.api import configuration_saml, configuration_wsfed
+from idhub.access.tables import (
+    Application,
+    CasAddress,
+    CasService,
+    OidcClient,
+    ReconcilePlan,
+    SamlServiceProvider,
+    ScimTarget,
+)
+from idhub.api import configuration_cas, configuration_saml, configuration_wsfed
 from idhub.api.configuration_providers import export_providers
 from idhub.directory.tables import Employment, Organization, Person
 from idhub.provisioning.inbound.extensions import registered
@@ -21,6 +29,12 @@ def export_configuration(session: Session) -> str:
     clients = {c.application_id: c for c in session.execute(select(OidcClient).where(OidcClient.is_enabled)).scalars()}
     providers = select(SamlServiceProvider).where(SamlServiceProvider.is_enabled)
     service_providers = {(p.application_id, p.protocol): p for p in session.execute(providers).scalars()}
+    cas_services = {
+        c.application_id: c for c in session.execute(select(CasService).where(CasService.is_enabled)).scalars()
+    }
+    cas_addresses: dict[str, list[CasAddress]] = {}
+    for address in session.execute(select(CasAddress)).scalars():
+        cas_addresses.setdefault(address.service_id, []).append(address)
     targets = {t.application_id: t for t in session.execute(select(ScimTarget)).scalars()}
     plans = {p.application_id: p for p in session.execute(select(ReconcilePlan)).scalars()}
     company = aliased(Organization)
@@ -51,6 +65,7 @@ def export_configuration(session: Session) -> str:
             "reconcile": _reconcile(plans.get(application.id)),
             "saml": configuration_saml.export_block(service_providers.get((application.id, "saml"))),
             "wsfed": configuration_wsfed.export_block(service_providers.get((application.id, "wsfed"))),
+            "cas": configuration_cas.export_block(cas_services.get(application.id), cas_addresses),
             "entitle": [{"role": role, "rule": rule} for role, rule in current_rule_texts(session, application.id)],
         }
         blocks.append({name: value for name, value in block.items() if value not in (None, [])})

@@ -15,7 +15,7 @@ from idhub.access.tables import Application, SamlServiceProvider
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials.codes import subject_of
 from idhub.credentials.predicate import SESSION_CRITERIA, Refused, entitled, first_failing, labelled, session_criteria
-from idhub.credentials.sessions import lock_principal
+from idhub.credentials.sessions import hold_for_entry
 from idhub.credentials.tables import SamlRequest, SessionParticipant, SsoSession
 from idhub.db import new_id, upsert
 from idhub.directory.tables import Person, Principal
@@ -61,20 +61,10 @@ def issue_assertion(
 ) -> IssuedAssertion | Refused:
     """Let the service provider join the session, or say which criterion of the use predicate failed.
 
-    Locks the principal, then the session's row, and only then asks the predicate, as `codes.issuing_code` does: a
-    transition or a logout that began before is seen here, one that begins later sees the participant written here.
-
     Reasons beside the predicate's: `no_name_id`: the person has no value for the format.
     """
-    owner = session.execute(select(SsoSession.principal_id).where(SsoSession.id == session_id)).scalar()
-    if owner is None:
+    if not hold_for_entry(session, session_id, now=now, settings=settings):
         return Refused("session_ended")
-    lock_principal(session, owner)
-    session.execute(
-        update(SsoSession)
-        .where(SsoSession.id == session_id, SsoSession.ended_at.is_(None), SsoSession.idle_expires_at > now)
-        .values(last_seen_at=now, idle_expires_at=now + settings.session_idle)
-    )
     row = _facts(session, session_id, request.service_provider_id, now)
     if row is None:
         return Refused("client_disabled")

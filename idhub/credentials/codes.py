@@ -168,6 +168,8 @@ def _join(
                 "service_provider_id": None,
                 "name_id": None,
                 "name_id_format": None,
+                "cas_service_id": None,
+                "service_url": None,
                 "joined_at": now,
                 "last_used_at": now,
                 "token_expires_at": None,

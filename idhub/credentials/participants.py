@@ -1,19 +1,24 @@
 """What participants of sessions are registered as, and where they are told: the one place that joins every protocol.
 
-A participant is an OIDC client or a SAML service provider. Whoever asks where it is told asks here.
+A participant is an OIDC client, a SAML service provider or a CAS service. Whoever asks where it is told asks here.
 """
 
 from typing import Any, Final, Literal, TypeVarTuple
 
-from sqlalchemy import ColumnElement, Select, Text, and_, func, type_coerce
+from sqlalchemy import ColumnElement, Select, Text, and_, case, func, type_coerce
 
-from idhub.access.tables import OidcClient, SamlServiceProvider
+from idhub.access.tables import CasService, OidcClient, SamlServiceProvider
 from idhub.credentials.tables import SessionParticipant
 
-Protocol = Literal["oidc", "saml"]
+Protocol = Literal["oidc", "saml", "cas"]
 
 LOGOUT_URI: Final[ColumnElement[Any]] = func.coalesce(
-    OidcClient.backchannel_logout_uri, SamlServiceProvider.soap_logout_url
+    OidcClient.backchannel_logout_uri,
+    SamlServiceProvider.soap_logout_url,
+    case(
+        (CasService.logout == "service", SessionParticipant.service_url),
+        (CasService.logout == "url", CasService.logout_url),
+    ),
 )
 """Where a participant can be told without a browser; null: nowhere. Of a statement `with_registrations`."""
 IS_VISITED: Final[ColumnElement[bool]] = and_(
@@ -26,8 +31,10 @@ _Columns = TypeVarTuple("_Columns")
 
 def with_registrations(statement: Select[*_Columns]) -> Select[*_Columns]:
     """A statement over `SessionParticipant`, joined with whatever each participant is registered as."""
-    return statement.outerjoin(OidcClient, OidcClient.client_id == SessionParticipant.client_id).outerjoin(
-        SamlServiceProvider, SamlServiceProvider.id == SessionParticipant.service_provider_id
+    return (
+        statement.outerjoin(OidcClient, OidcClient.client_id == SessionParticipant.client_id)
+        .outerjoin(SamlServiceProvider, SamlServiceProvider.id == SessionParticipant.service_provider_id)
+        .outerjoin(CasService, CasService.id == SessionParticipant.cas_service_id)
     )
 
 
@@ -36,5 +43,6 @@ def of_protocol(protocol: Protocol) -> ColumnElement[bool]:
     columns: dict[Protocol, ColumnElement[Any]] = {
         "oidc": SessionParticipant.client_id.expression,
         "saml": SessionParticipant.service_provider_id.expression,
+        "cas": SessionParticipant.cas_service_id.expression,
     }
     return columns[protocol].is_not(None)

@@ -19,6 +19,7 @@ from idhub.credentials.tables import (
     SamlArtifact,
     SamlLogout,
     SamlRequest,
+    ServiceTicket,
     SessionParticipant,
     SsoSession,
     Throttle,
@@ -82,6 +83,7 @@ def _dead(now: datetime) -> list[tuple[type[Base], ColumnElement[bool]]]:
         (SamlArtifact, SamlArtifact.expires_at < spent),
         (SamlRequest, SamlRequest.expires_at < now),
         (SamlLogout, SamlLogout.session_id.in_(sessions_over)),
+        (ServiceTicket, ServiceTicket.expires_at < spent),
         (SessionParticipant, SessionParticipant.session_id.in_(sessions_over)),
         (SsoSession, and_(over, no_grants, no_participants, no_logouts)),
     ]

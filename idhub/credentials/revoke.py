@@ -52,6 +52,7 @@ _PARTICIPANTS = with_registrations(
         SessionParticipant.service_provider_id,
         SessionParticipant.name_id,
         SessionParticipant.name_id_format,
+        SessionParticipant.cas_service_id,
     ).where(SessionParticipant.ended_at.is_(None))
 )
 _THEIR_PARTICIPANTS = _PARTICIPANTS.where(SessionParticipant.principal_id.in_(_PEOPLE))
@@ -65,9 +66,11 @@ class EndedParticipant:
     """An application that used a session which has ended.
 
     Args:
-        client_id: of an OIDC client; None: it is a SAML service provider, and the last three are given.
+        client_id: of an OIDC client.
         logout_uri: where it can be told without a browser; None: nowhere.
         token_expires_at: until when it may go on by itself: access tokens, or its own session.
+        service_provider_id: of a SAML service provider, with the name and format by which it knows the person.
+        cas_service_id: of a CAS service; `sid` is the spent ticket.
     """
 
     id: str
@@ -81,16 +84,19 @@ class EndedParticipant:
     service_provider_id: str | None = None
     name_id: str | None = None
     name_id_format: str | None = None
+    cas_service_id: str | None = None
 
     @property
     def protocol(self) -> Protocol:
         """What it speaks, which decides how it is told."""
-        return "saml" if self.service_provider_id is not None else "oidc"
+        if self.service_provider_id is not None:
+            return "saml"
+        return "oidc" if self.cas_service_id is None else "cas"
 
     @property
     def registration(self) -> str:
         """Whom it is registered as: for events."""
-        return self.client_id or self.service_provider_id or ""
+        return self.client_id or self.service_provider_id or self.cas_service_id or ""
 
 
 @dataclass(slots=True)

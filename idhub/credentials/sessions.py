@@ -24,7 +24,11 @@ from idhub.directory.tables import Principal
 from idhub.errors import NotPermitted
 from idhub.settings import Settings
 
-LOGOUT_CHANNELS: Mapping[Protocol, str] = {"oidc": "backchannel_logout", "saml": "saml_logout"}
+LOGOUT_CHANNELS: Mapping[Protocol, str] = {
+    "oidc": "backchannel_logout",
+    "saml": "saml_logout",
+    "cas": "cas_logout",
+}
 """The channel by which participants of each protocol are told."""
 # A session's last use is written at most this often; reading a page writes nothing.
 _TOUCH_INTERVAL = timedelta(minutes=1)
@@ -94,6 +98,24 @@ def lock_principal(session: Session, principal_id: str) -> None:
     `FOR SHARE` on PostgreSQL; on SQLite the write transaction itself does it.
     """
     session.execute(select(Principal.id).where(Principal.id == principal_id).with_for_update(read=True))
+
+
+def hold_for_entry(session: Session, session_id: str, *, now: datetime, settings: Settings) -> bool:
+    """Let an application join the session: locks its principal, then the session's row, and notes the use.
+
+    Whoever asks the use predicate after it sees every transition and logout that began before; one that begins later
+    sees what is written now. False: there is no such session.
+    """
+    owner = session.execute(select(SsoSession.principal_id).where(SsoSession.id == session_id)).scalar()
+    if owner is None:
+        return False
+    lock_principal(session, owner)
+    session.execute(
+        update(SsoSession)
+        .where(SsoSession.id == session_id, SsoSession.ended_at.is_(None), SsoSession.idle_expires_at > now)
+        .values(last_seen_at=now, idle_expires_at=now + settings.session_idle)
+    )
+    return True
 
 
 def start_session(
@@ -320,7 +342,7 @@ def logout_delivery(
     required_grade: Grade = Grade.E1,
     deadline_at: datetime | None = None,
 ) -> PlannedDelivery:
-    """The effect of telling a participant that its session is over: OIDC Back-Channel Logout 1.0, or SAML by SOAP."""
+    """The effect of telling a participant that its session is over: OIDC Back-Channel Logout 1.0, SAML by SOAP, CAS."""
     residual = participant.token_expires_at
     whom: dict[str, str | None] = {"client_id": participant.client_id, "sub": participant.sub}
     if participant.protocol == "saml":
@@ -329,6 +351,8 @@ def logout_delivery(
             "name_id": participant.name_id,
             "name_id_format": participant.name_id_format,
         }
+    if participant.protocol == "cas":
+        whom = {"service_id": participant.cas_service_id, "logout_url": participant.logout_uri}
     return PlannedDelivery(
         application_id=participant.application_id,
         channel=LOGOUT_CHANNELS[participant.protocol],

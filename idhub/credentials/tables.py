@@ -64,17 +64,21 @@ class SessionParticipant(Base):
     principal_id: Mapped[str] = mapped_column(ForeignKey("principals.id"), index=True)
     application_id: Mapped[str] = mapped_column(ForeignKey("applications.id"))
     client_id: Mapped[str | None] = mapped_column(ForeignKey("oidc_clients.client_id"))
-    """The OIDC client, or null: then `service_provider_id` is the SAML service provider."""
+    """The OIDC client, or null: then `service_provider_id` or `cas_service_id` says what it is."""
     sid: Mapped[str] = mapped_column(String(64), unique=True)
-    """`sid` claim towards this client; SessionIndex towards this service provider."""
+    """`sid` claim towards this client; SessionIndex towards this service provider; the spent ticket of CAS."""
     sub: Mapped[str] = mapped_column(String(64))
-    """Empty of a service provider, which knows the person by `name_id`."""
+    """Empty of a service provider, which knows the person by `name_id`, and of CAS."""
     service_provider_id: Mapped[str | None] = mapped_column(
         # Named: by the usual pattern it would be longer than PostgreSQL's names may be.
         ForeignKey("saml_service_providers.id", name="fk_session_participants_service_provider")
     )
     name_id: Mapped[str | None] = mapped_column(Text)
     name_id_format: Mapped[str | None] = mapped_column(String(100))
+    cas_service_id: Mapped[str | None] = mapped_column(ForeignKey("cas_services.id"))
+    """Of CAS each ticket that was asked about is a participant: its application may keep a session for each."""
+    service_url: Mapped[str | None] = mapped_column(Text)
+    """The address that the ticket was for."""
     joined_at: Mapped[datetime] = mapped_column(Instant)
     last_used_at: Mapped[datetime] = mapped_column(Instant)
     token_expires_at: Mapped[datetime | None] = mapped_column(Instant)
@@ -162,6 +166,24 @@ class AccessToken(Base):
     issued_at: Mapped[datetime] = mapped_column(Instant)
     expires_at: Mapped[datetime] = mapped_column(Instant, index=True)
     revoked_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
+class ServiceTicket(Base):
+    """A CAS service ticket: an application asks with it, once, who came. It lives in its session, by whose epochs it
+    is judged.
+    """
+
+    __tablename__ = "service_tickets"
+
+    ticket_hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    session_id: Mapped[str] = mapped_column(ForeignKey("sessions.id"), index=True)
+    service_id: Mapped[str] = mapped_column(ForeignKey("cas_services.id"))
+    service_url: Mapped[str] = mapped_column(Text)
+    """The address that it was sent to, to the letter: another one learns nothing by it."""
+    is_fresh: Mapped[bool] = mapped_column(Boolean)
+    """Whether the person signed in for it, and not on the strength of an earlier sign-in."""
+    expires_at: Mapped[datetime] = mapped_column(Instant, index=True)
+    spent_at: Mapped[datetime | None] = mapped_column(Instant)
 
 
 class LoginTransaction(Base):

@@ -20,7 +20,7 @@ from idhub.credentials.tables import LoginTransaction
 from idhub.db import from_micros
 from idhub.settings import Settings
 
-Protocol = Literal["oidc", "oidc_logout", "saml", "saml_logout", "wsfed", "wsfed_logout", "none"]
+Protocol = Literal["oidc", "oidc_logout", "saml", "saml_logout", "wsfed", "wsfed_logout", "cas", "cas_logout", "none"]
 _RESUME: dict[str, str] = {
     "oidc": "/oauth2/authorize/resume",
     "oidc_logout": "/oauth2/logout/resume",
@@ -28,6 +28,8 @@ _RESUME: dict[str, str] = {
     "saml_logout": "/saml/logout",
     "wsfed": "/wsfed/resume",
     "wsfed_logout": "/wsfed/signout",
+    "cas": "/cas/login/resume",
+    "cas_logout": "/cas/logout/resume",
 }
 
 

@@ -11,7 +11,7 @@ class ErrorNotice:
         reason: stable code that picks the sentences: unknown_client, invalid_redirect_uri, transaction_gone,
             request_malformed, invalid_logout_request; of SAML unknown_service_provider, invalid_consumer,
             invalid_signature, request_expired, request_replayed; of WS-Federation, which has no other answer,
-            unsupported_authentication, nameless.
+            unsupported_authentication, nameless; of CAS unknown_service.
     """
 
     reason: str

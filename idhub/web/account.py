@@ -139,7 +139,7 @@ def _own_sessions(
     session: Session, visitor: Visitor, translate: Callable[[str], str], *, now: datetime
 ) -> list[OwnSession]:
     applications = (
-        select(func.count(SessionParticipant.id))
+        select(func.count(SessionParticipant.application_id.distinct()))
         .where(SessionParticipant.session_id == SsoSession.id, SessionParticipant.ended_at.is_(None))
         .scalar_subquery()
     )

@@ -129,7 +129,7 @@ def form_targets(transaction: Transaction | None) -> tuple[str, ...]:
     if transaction is None:
         return ()
     found = []
-    for name in ("redirect_uri", "post_logout_redirect_uri"):
+    for name in ("redirect_uri", "post_logout_redirect_uri", "service_url"):
         # What no policy can name is none of a registered client's addresses; the form then ends here.
         with suppress(ValueError):
             found.append(form_target(str(transaction.request.get(name) or "")))

@@ -94,6 +94,8 @@ EVENT: Mapping[str, str] = {
     "consent.denied": N_("Consent denied"),
     "authorization.refused": N_("Application request refused"),
     "assertion.issued": N_("Assertion issued"),
+    "ticket.issued": N_("Service ticket issued"),
+    "ticket.refused": N_("Service ticket refused"),
     "code.issued": N_("Authorisation code issued"),
     "code.redeemed": N_("Authorisation code spent"),
     "code.replayed": N_("Authorisation code replayed"),

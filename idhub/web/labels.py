@@ -72,6 +72,8 @@ OPERATION: Mapping[str, str] = {
 CHANNEL: Mapping[str, str] = {
     "scim": "SCIM",
     "backchannel_logout": N_("Back-channel logout"),
+    "saml_logout": N_("SAML logout"),
+    "cas_logout": N_("CAS logout"),
     "none": N_("Not told"),
 }
 HELD_KIND: Mapping[str, str] = {

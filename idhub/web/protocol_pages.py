@@ -68,6 +68,21 @@ _NOTICES: Mapping[str, _Notice] = {
         N_("The link that brought you here names an application that is not connected, or no longer is."),
         N_("Nothing was sent to it. Tell the people who run the application, with the log number below."),
     ),
+    "unknown_service": (
+        N_("The hub does not know this application"),
+        N_("The link that brought you here names an address that belongs to no connected application."),
+        N_("Nothing was sent to it. Tell the people who run the application, with the log number below."),
+    ),
+    "no_user": (
+        N_("%(application)s cannot be told who you are"),
+        N_("You may use it, but it wants to call you by something that the hub does not know of you."),
+        N_("Ask your HR desk to complete your record, or tell %(owner)s, who answers for this application."),
+    ),
+    "ambiguous_user": (
+        N_("%(application)s would take you for somebody else"),
+        N_("It knows people by employee number, and a colleague of another company has the same as you."),
+        N_("Tell %(owner)s, who answers for this application: it has to know people by something else."),
+    ),
     "invalid_consumer": (
         N_("This link leads somewhere that was not agreed"),
         N_("The application asked to send you to an address that is not registered for it."),
@@ -141,6 +156,7 @@ _NOTICES: Mapping[str, _Notice] = {
 }
 _CLEANING_SECONDS = 8
 """How long applications are waited for that are asked to clean up, where nothing says that they are done."""
+_NOT_LET_IN = frozenset({"not_entitled", "no_user", "ambiguous_user"})
 _OWNERLESS = N_("the service desk")
 
 
@@ -206,7 +222,7 @@ def notice(
     pages = services.pages
     title, sentence, next_step = _NOTICES.get(reason, _NOTICES[""])
     application = application_of(transaction, pages.language(request))
-    if reason == "not_entitled" and application is None:
+    if "%(application)s" in title and application is None:
         title, sentence, next_step = _NOTICES[""]
     values = {
         "application": application.name if application else "",
@@ -279,7 +295,7 @@ def add_routes(router: APIRouter, services: WebServices) -> None:
         if found is None:
             return notice(services, request, status=400, reason="transaction_gone")
         reason = found.refusal or ""
-        status = 403 if reason == "not_entitled" else 400
+        status = 403 if reason in _NOT_LET_IN else 400
         return notice(services, request, status=status, reason=reason, transaction=found)
 
 
@@ -308,13 +324,16 @@ def _add_logout(router: APIRouter, services: WebServices) -> None:
             "transaction": asked.id if asked else "",
             "application": application_of(asked, language),
             "name": signed_in.display_name,
-            "applications": [
-                (
-                    _named(p.application_id, p.application_name, p.application_name_zh, language),
-                    p.is_told or p.is_visited,
+            # One line each, however many sessions it keeps (CAS: one for each ticket).
+            "applications": list(
+                dict.fromkeys(
+                    (
+                        _named(p.application_id, p.application_name, p.application_name_zh, language),
+                        p.is_told or p.is_visited,
+                    )
+                    for p in participants
                 )
-                for p in participants
-            ],
+            ),
         }
         return pages.render(
             request, "login/logout.html", context, session_id=signed_in.session_id, form_action=form_targets(asked)
@@ -386,7 +405,7 @@ def _results(session: Session, token: str | None, language: Language) -> list[tu
         else:
             state = {"done": "told", "dead": "failed"}.get(row.state, "waiting")
         found.append((_named(row.application_id, row.name, row.name_zh, language), state))
-    return found
+    return list(dict.fromkeys(found))
 
 
 # ---------------------------------------------------------------- consent

@@ -13,6 +13,8 @@ XSI: Final = "http://www.w3.org/2001/XMLSchema-instance"
 SOAP: Final = "http://schemas.xmlsoap.org/soap/envelope/"
 EXCLUSIVE: Final = "http://www.w3.org/2001/10/xml-exc-c14n#"
 XML: Final = "http://www.w3.org/XML/1998/namespace"
+CAS: Final = "http://www.yale.edu/tp/cas"
+"""Answers of CAS, which `writing` writes too: one hand for all XML."""
 
 PREFIXES: Final = {"saml": ASSERTION, "samlp": PROTOCOL, "md": METADATA, "ds": DS}
 

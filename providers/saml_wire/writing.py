@@ -28,6 +28,7 @@ _NAMESPACES: Final[Mapping[str, str]] = {
     "xsi": names.XSI,
     "ec": names.EXCLUSIVE,
     "xml": names.XML,
+    "cas": names.CAS,
 }
 # XML 1.0 section 2.2: what no document may hold, however it is escaped.
 _FORBIDDEN: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")

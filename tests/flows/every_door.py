@@ -55,6 +55,7 @@ WSFED_REALM = "urn:wsfed-app"
 VERIFIER = "v" * 64
 CHALLENGE = base64.urlsafe_b64encode(hashlib.sha256(VERIFIER.encode()).digest()).rstrip(b"=").decode()
 COMPANY = "HQ"
+CAS_SERVICE = "https://cas-app.example/login"
 NUMBER = "QY000001"
 HR_NUMBER = "QY000002"
 _HIDDEN = re.compile(r'<input type="hidden" name="([^"]+)" value="([^"]*)"')
@@ -146,6 +147,17 @@ class Stage:
         """What the application of WS-Federation is answered about the person of this browser."""
         return browser.get("/wsfed", params={"wa": "wsignin1.0", "wtrealm": WSFED_REALM, **fields})
 
+    def cas_ticket(self, browser: TestClient, **parameters: str) -> str | None:
+        """The ticket that this browser brings the CAS application without asking its person; None: it has none."""
+        answer = browser.get("/cas/login", params={"service": CAS_SERVICE, "gateway": "true", **parameters})
+        return parse_qs(urlsplit(answer.headers.get("location", "")).query).get("ticket", [None])[0]
+
+    def cas_user(self, ticket: str, service: str = CAS_SERVICE) -> str | None:
+        """Whom the CAS application is told that a ticket is of."""
+        answer = self.machine.get("/cas/validate", params={"ticket": ticket, "service": service})
+        verdict, _, user = answer.text.partition("\n")
+        return user.strip() if verdict == "yes" else None
+
     def _connect_applications(self) -> None:
         applications: list[dict[str, Any]] = []
         for slug, form in (("jwt-app", "jwt"), ("opaque-app", "opaque")):
@@ -184,6 +196,14 @@ class Stage:
                     "reply_urls": ["https://wsfed-app.example/reply"],
                     "cleanup_url": "https://wsfed-app.example/reply",
                 },
+                "entitle": [{"role": "member", "rule": f'employments.companyCode eq "{COMPANY}"'}],
+            }
+        )
+        applications.append(
+            {
+                "slug": "cas-app",
+                "name": "cas-app",
+                "cas": {"services": [CAS_SERVICE], "user": "employee_number", "logout": "service"},
                 "entitle": [{"role": "member", "rule": f'employments.companyCode eq "{COMPANY}"'}],
             }
         )
@@ -493,6 +513,17 @@ def _wsfed_request_works(stage: Stage, held: tuple[TestClient, str]) -> bool:
     return page.status_code == 200 and "wresult" in page.text
 
 
+def _cas_works(stage: Stage, browser: TestClient) -> bool:
+    ticket = stage.cas_ticket(browser)
+    return ticket is not None and stage.cas_user(ticket) == NUMBER
+
+
+def _cas_ticket(stage: Stage) -> str:
+    ticket = stage.cas_ticket(_signed_in(stage))
+    assert ticket
+    return ticket
+
+
 def _api_token_works(stage: Stage, token: str) -> bool:
     answer = stage.machine.get("/api/v1/people", headers={"authorization": f"Bearer {token}"})
     return bool(answer.status_code == 200)
@@ -517,6 +548,8 @@ KINDS: Mapping[str, Kind] = {
     "upstream response": Kind(_asked_upstream, _upstream_works),
     "wsfed": Kind(_signed_in, lambda stage, browser: "wresult" in stage.wsfed_page(browser).text),
     "wsfed request": Kind(_wsfed_request, _wsfed_request_works),
+    "cas": Kind(_signed_in, _cas_works),
+    "cas ticket": Kind(_cas_ticket, lambda stage, ticket: stage.cas_user(ticket) is not None),
     # The password that an invitation sets ends what was there before: it comes after those.
     "inv": Kind(lambda stage: stage.invite(stage.person), _invitation_works),
     "dev": Kind(_remembered, _remembered_works, survives_suspension=True),
@@ -527,7 +560,7 @@ KINDS: Mapping[str, Kind] = {
         survives_suspension=True,
     ),
 }
-"""Opaque kinds by their prefix (`opaque.KINDS`), JWT access tokens, SAML, and the password."""
+"""Opaque kinds by their prefix (`opaque.KINDS`), JWT access tokens, SAML, CAS, and the password."""
 
 
 # ---------------------------------------------------------------------- doors

@@ -60,6 +60,7 @@ _API_PERSON = {"person": "PERSON"}
 _SAML = ("SAMLart", "SAMLRequest", "SAMLResponse", "RelayState", "SigAlg", "Signature", "SAMLEncoding")
 
 _WSFED = ("wa", "wtrealm", "wreply", "wctx", "wct", "wfresh", "wauth", "whr", "wreq")
+_CAS = ("service", "renew", "gateway", "method", "ticket", "pgtUrl", "format")
 
 CASES: Mapping[str, Case] = {
     "/": Case(),
@@ -146,6 +147,16 @@ CASES: Mapping[str, Case] = {
     "/oauth2/introspect": Case(parameters=("token", "token_type_hint", "client_id")),
     "/oauth2/jwks": Case(),
     "/oauth2/logout": Case(parameters=("id_token_hint", "client_id", "post_logout_redirect_uri", "state")),
+    "/cas/login": Case(parameters=_CAS),
+    "/cas/login/resume": Case(parameters=("transaction",)),
+    "/cas/logout": Case(parameters=_CAS),
+    "/cas/logout/resume": Case(parameters=("transaction",)),
+    "/cas/p3/proxyValidate": Case(parameters=_CAS),
+    "/cas/p3/serviceValidate": Case(parameters=_CAS),
+    "/cas/proxy": Case(parameters=_CAS),
+    "/cas/proxyValidate": Case(parameters=_CAS),
+    "/cas/serviceValidate": Case(parameters=_CAS),
+    "/cas/validate": Case(parameters=_CAS),
     "/oauth2/logout/resume": Case(),
     "/oauth2/revoke": Case(parameters=("token", "token_type_hint", "client_id")),
     "/oauth2/token": Case(parameters=_OAUTH),

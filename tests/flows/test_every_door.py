@@ -33,6 +33,8 @@ def test_every_door_has_a_row_for_each_door_and_each_kind_of_credential() -> Non
         "wsfed request",
         "identity link",
         "upstream response",
+        "cas",
+        "cas ticket",
     }
     assert set(KINDS) == opaque.KINDS | others
     assert set(SUSPENSIONS) <= set(Door)

@@ -29,6 +29,7 @@ from starlette.testclient import TestClient
 from audit.tables import audit_events
 from idhub.credentials import opaque
 from idhub.credentials.tables import ApiToken
+from idhub.credentials.tickets import make_ticket
 from idhub.db import Base, new_id
 from idhub.directory.organizations import find_organization
 from idhub.directory.tables import Installation
@@ -36,7 +37,7 @@ from idhub.oidc.metadata import HOT_PATHS
 from providers.saml_wire.artifacts import make_artifact
 from providers.saml_wire.signatures import sign
 from providers.saml_wire.writing import render
-from tests.flows.every_door import CALLBACK, VERIFIER
+from tests.flows.every_door import CALLBACK, CAS_SERVICE, VERIFIER
 from tests.saml.hostile import mutants
 from tests.saml.partner import query_of
 from tests.security import descriptions
@@ -333,7 +334,7 @@ def test_the_pages(fuzzed: Hall) -> None:
         "theme": ("dark", "auto"),
         "return_to": ("/", "//evil.example"),
         "session": ("ses_x",),
-        "slug": ("jwt-app", "opaque-app", "saml-app", "wsfed-app", "upstream"),
+        "slug": ("jwt-app", "opaque-app", "saml-app", "wsfed-app", "cas-app", "upstream"),
         "wa": ("wsignin1.0", "wsignout1.0", "wsignoutcleanup1.0", "wattr1.0"),
         "wtrealm": ("urn:wsfed-app", "urn:nobody"),
         "wreply": ("https://wsfed-app.example/reply", "https://evil.example/", "//evil.example"),
@@ -341,6 +342,13 @@ def test_the_pages(fuzzed: Hall) -> None:
         "wfresh": ("0", "5", "-1", "9" * 20),
         "wct": ("2026-11-23T08:00:00Z", "now"),
         "wauth": ("urn:oasis:names:tc:SAML:1.0:am:password", "urn:ietf:rfc:2246"),
+        "service": (CAS_SERVICE, f"{CAS_SERVICE}?next=%2F", "https://nobody.example/", "javascript:alert(1)"),
+        "ticket": (make_ticket(), "ST-", "PT-1"),
+        "renew": ("true", "false", ""),
+        "gateway": ("true", ""),
+        "method": ("POST", "HEADER", "get"),
+        "format": ("JSON", "XML"),
+        "pgtUrl": ("https://nobody.example/callback",),
         **_saml_messages(fuzzed),
     }
 

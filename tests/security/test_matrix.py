@@ -27,7 +27,7 @@ from idhub.lifecycle.receipt_document import TYP as RECEIPT_TYP
 from idhub.lifecycle.receipt_document import Unreadable, verify, wrap
 from idhub.oidc.claims import ACCESS_TOKEN_TYP, ID_TOKEN_TYP
 from tests.flows import every_door
-from tests.flows.every_door import CALLBACK, NUMBER, PASSWORD, VERIFIER, WSFED_REALM, Stage, submit
+from tests.flows.every_door import CALLBACK, CAS_SERVICE, NUMBER, PASSWORD, VERIFIER, WSFED_REALM, Stage, submit
 from tests.oidc.world import query_of
 from tests.saml import upstream
 from tests.saml.partner import read_answer
@@ -93,6 +93,7 @@ class Kinds:
             "answered tx": kept.partition("transaction=")[2],
             "saml artifact": stage.saml_artifact(self.browser),
             "wsfed token": self._wsfed_token(),
+            "service ticket": self._stage.cas_ticket(self.browser) or "",
             "session id": self._session_id(),
             "person id": stage.person,
         }
@@ -331,6 +332,35 @@ def _saml_message(stage: Stage, value: str) -> bool:
     return any(answer.status_code != 400 for answer in answers)
 
 
+def _cas_cookie(stage: Stage, value: str) -> bool:
+    answer = stage.browser().get(
+        "/cas/login", params={"service": CAS_SERVICE, "gateway": "true"},
+        headers={b"cookie": b"idhub_session=" + value.encode()},
+    )  # fmt: skip
+    return "ticket" in query_of(answer)
+
+
+def _cas_ticket(stage: Stage, value: str) -> bool:
+    """As a ticket, at every place that takes one; last where it may be taken, because that uses it up."""
+    asked = {"ticket": value, "service": CAS_SERVICE}
+    found = [stage.cas_user(value, f"{CAS_SERVICE}/") is not None] if value != KINDS["service ticket"] else []
+    for path in ("serviceValidate", "proxyValidate", "p3/proxyValidate", "p3/serviceValidate"):
+        answer = stage.machine.get(f"/cas/{path}", params=asked)
+        assert answer.status_code == 200
+        found.append("<cas:user>" in answer.text)
+    assert found.count(True) <= 1
+    return any(found)
+
+
+def _cas_transaction(stage: Stage, value: str) -> bool:
+    answers = [
+        browser.get(path, params={"transaction": value})
+        for browser in (MADE.pending, MADE.browser)
+        for path in ("/cas/login/resume", "/cas/logout/resume")
+    ]
+    return any(answer.status_code != 400 for answer in answers)
+
+
 def _saml_transaction(stage: Stage, value: str) -> bool:
     """What is given by an OIDC sign-in, or anything else, is none of SAML's, whoever brings it."""
     answers = [
@@ -463,6 +493,9 @@ VERIFIERS: Mapping[str, tuple[Cell, frozenset[str]]] = {
     "upstream answer": (_upstream_answer, frozenset({"upstream response"})),
     "transaction with an answer": (_answered_transaction, frozenset({"answered tx"})),
     "transaction at a provider": (_transaction_at_provider, frozenset({"tx", "answered tx"})),
+    "session cookie at cas": (_cas_cookie, frozenset({"ses"})),
+    "cas ticket": (_cas_ticket, frozenset({"service ticket"})),
+    "cas transaction": (_cas_transaction, frozenset()),
     "transaction": (_transaction(None), frozenset({"tx"})),
     "transaction of another browser": (_transaction("none"), frozenset()),
     "browser cookie": (_browser_cookie, frozenset({"browser cookie"})),
@@ -496,6 +529,15 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "/wsfed": ("session cookie at wsfed", "wsfed parameters"),
     "/wsfed/resume": ("saml transaction",),
     "/wsfed/signout": ("saml transaction",),
+    "/cas/login": ("session cookie at cas",),
+    "/cas/login/resume": ("cas transaction",),
+    "/cas/logout": ("session cookie",),
+    "/cas/logout/resume": ("cas transaction",),
+    "/cas/validate": ("cas ticket",),
+    "/cas/serviceValidate": ("cas ticket",),
+    "/cas/proxyValidate": ("cas ticket",),
+    "/cas/p3/serviceValidate": ("cas ticket",),
+    "/cas/p3/proxyValidate": ("cas ticket",),
     "/login": ("login form", "login name", "transaction", "browser cookie", "device cookie"),
     "/login/first": ("one-time link",),
     "/login/saml/acs": ("upstream answer",),
@@ -509,7 +551,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
 OPEN = {
     "/.well-known/idhub-keys", "/.well-known/oauth-authorization-server", "/.well-known/openid-configuration",
     "/api/openapi.json", "/healthz", "/metrics", "/oauth2/jwks", "/readyz", "/static/{version}/{name:path}",
-    "/preferences", "/saml/metadata", "/login/saml/metadata", "/wsfed/metadata",
+    "/preferences", "/saml/metadata", "/login/saml/metadata", "/wsfed/metadata", "/cas/proxy",
     "/FederationMetadata/2007-06/FederationMetadata.xml",
 }  # fmt: skip
 _PAGES = ("/account", "/admin", "/audit", "/consent", "/error", "/hr")

@@ -30,8 +30,8 @@ OTHER = frozenset({"hr_of_other"})
 ADMINISTRATORS = frozenset({"administrator"})
 AUDITORS = frozenset({"auditor"})
 
-MACHINES = ("/api/", "/scim/", "/oauth2/", "/saml/", "/wsfed", "/FederationMetadata/", "/.well-known/", "/healthz",
-            "/readyz", "/metrics")  # fmt: skip
+MACHINES = ("/api/", "/scim/", "/oauth2/", "/saml/", "/cas/", "/wsfed", "/FederationMetadata/", "/.well-known/",
+            "/healthz", "/readyz", "/metrics")  # fmt: skip
 """Where a role opens nothing: tokens and clients have tables of their own (tests/api/test_authority.py)."""
 
 CELLS: Mapping[tuple[str, str], frozenset[str]] = {

@@ -4,6 +4,7 @@ of its requests.
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
@@ -54,6 +55,8 @@ class IssuedAssertion:
     session_index: str
     authenticated_at: datetime
     session_ends_at: datetime
+    amr: Sequence[str] = ()
+    """How the person signed in (RFC 8176)."""
 
 
 def issue_assertion(
@@ -76,7 +79,7 @@ def issue_assertion(
         return Refused("no_name_id")
     session_index, has_joined = _join(session, row, session_id, request, name_id, now)
     _note(session, row, session_id, request, has_joined=has_joined, now=now)
-    return IssuedAssertion(name_id, session_index, row["authenticated_at"], row["expires_at"])
+    return IssuedAssertion(name_id, session_index, row["authenticated_at"], row["expires_at"], tuple(row["amr"]))
 
 
 def _facts(session: Session, session_id: str, provider_id: str, now: datetime) -> Any:
@@ -92,6 +95,7 @@ def _facts(session: Session, session_id: str, provider_id: str, now: datetime) -
         select(
             SsoSession.principal_id,
             SsoSession.authenticated_at,
+            SsoSession.amr,
             SsoSession.expires_at,
             SamlServiceProvider.application_id,
             SamlServiceProvider.entity_id,

@@ -3,10 +3,13 @@
 Every protocol asks here, so that there is one answer to "is this session good enough for this request".
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Literal
+
+from idhub.login.contexts import ContextRequest
 
 Prompt = Literal["none", "login", "consent", "select_account"]
 PROMPTS: frozenset[str] = frozenset({"none", "login", "consent", "select_account"})
@@ -23,20 +26,27 @@ class Step(StrEnum):
 
 
 class Refusal(StrEnum):
-    """Why it cannot go on; the values are OIDC Core 3.1.2.6 and RFC 6749 section 4.1.2.1 codes."""
+    """Why it cannot go on; the values are OIDC Core 3.1.2.6, RFC 6749 section 4.1.2.1 and registered codes."""
 
     LOGIN_REQUIRED = "login_required"
+    CONTEXT_UNMET = "unmet_authentication_requirements"
+    """The person signed in for this request, and not as well as it asks."""
     CONSENT_REQUIRED = "consent_required"
     ACCESS_DENIED = "access_denied"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionFacts:
-    """A usable session: the use predicate held for it just now."""
+    """A usable session: the use predicate held for it just now.
+
+    Args:
+        amr: methods of its sign-in (RFC 8176).
+    """
 
     session_id: str
     principal_id: str
     authenticated_at: datetime
+    amr: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +70,7 @@ class Requirements:
         prompt: values of OIDC Core 3.1.2.1; empty: none given.
         max_age: longest time since the person proved who they are; None: any.
         principal_id: whom the request is about (`id_token_hint`); None: whoever signs in.
+        context: how well the person must have proved who they are; None: any way.
         needs_consent: the client asks for scopes that this person has not allowed it yet.
         is_entitled: the person may enter the application. Unknown before there is a session: pass True.
     """
@@ -67,6 +78,7 @@ class Requirements:
     prompt: frozenset[str] = frozenset()
     max_age: timedelta | None = None
     principal_id: str | None = None
+    context: ContextRequest | None = None
     needs_consent: bool = False
     is_entitled: bool = True
 
@@ -82,7 +94,7 @@ class Decision:
 def next_step(
     transaction: TransactionFacts, session: SessionFacts | None, requirements: Requirements, *, now: datetime
 ) -> Decision:
-    """Decide what comes next. OIDC Core 3.1.2.1 (prompt, max_age), 3.1.2.3, 3.1.2.4.
+    """Decide what comes next. OIDC Core 3.1.2.1 (prompt, max_age, acr_values), 3.1.2.3, 3.1.2.4; SAML Core 3.4.1.
 
     A sign-in that happened within this very transaction answers `prompt=login` and `max_age`; one from before does not,
     so that going back and forth neither loops nor skips the proof.
@@ -91,6 +103,8 @@ def next_step(
     if session is None or not _is_good_enough(transaction, session, requirements, now=now):
         # OIDC Core 3.1.2.1: who was named did not sign in; asking the other person again would go round for ever.
         is_settled = session is not None and transaction.session_id == session.session_id
+        if is_settled and session is not None and requirements.principal_id in {None, session.principal_id}:
+            return Decision(Step.REFUSE, Refusal.CONTEXT_UNMET)
         if is_silent or is_settled:
             return Decision(Step.REFUSE, Refusal.LOGIN_REQUIRED)
         return Decision(Step.SIGN_IN)
@@ -110,10 +124,21 @@ def _is_good_enough(
 ) -> bool:
     if requirements.principal_id not in {None, session.principal_id}:
         return False
-    if transaction.session_id == session.session_id:
+    is_settled = transaction.session_id == session.session_id
+    if not _is_context_met(session, requirements, is_settled=is_settled):
+        return False
+    if is_settled:
         return True
     if requirements.prompt & {"login", "select_account"}:
         return False
     # Exactly max_age old is still good; a clock that went back is not.
     age = now - session.authenticated_at
     return requirements.max_age is None or timedelta(0) <= age <= requirements.max_age
+
+
+def _is_context_met(session: SessionFacts, requirements: Requirements, *, is_settled: bool) -> bool:
+    wanted = requirements.context
+    if wanted is None or wanted.stated(session.amr) is not None:
+        return True
+    # Where it is a wish, asking once is enough, and asking is not allowed everywhere.
+    return not wanted.is_essential and (is_settled or "none" in requirements.prompt)

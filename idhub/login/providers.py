@@ -240,6 +240,11 @@ class Provider:
         raise AssertionError("a provider in force can be asked")
 
 
+def has_providers(session: Session) -> bool:
+    """Whether somebody may sign in with an identity provider of their company."""
+    return session.execute(select(IdentityProvider.id).where(IdentityProvider.is_enabled).limit(1)).first() is not None
+
+
 def find_provider(session: Session, *, now: datetime, **which: str) -> Provider | None:
     """The provider of that `slug`, `id` or `entity_id`; None when unknown, switched off, or its metadata not in force.
 

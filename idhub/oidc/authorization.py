@@ -256,6 +256,7 @@ def _knowing(browser: Browser, request: AuthorizationRequest, transaction: Trans
             session_id=signed.session_id,
             principal_id=signed.principal_id,
             authenticated_at=signed.authenticated_at,
+            amr=signed.amr,
         ),
         transaction=TransactionFacts()
         if transaction is None

@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 
 from idhub.gateway import ShownError
 from idhub.login import flow
+from idhub.login.contexts import OWN_SIGN_INS, ContextRequest
 from idhub.login.flow import SessionFacts, TransactionFacts
 from idhub.oidc.claims import SCOPES
 from idhub.oidc.clients import Client
@@ -43,6 +44,7 @@ class AuthorizationRequest:
     code_challenge: str = ""
     prompts: frozenset[str] = frozenset()
     max_age: timedelta | None = None
+    context: ContextRequest | None = None
     login_hint: str | None = None
     hinted_sub: str | None = None
     raw: dict[str, str] = field(default_factory=dict)
@@ -174,6 +176,14 @@ def _check_max_age(draft: AuthorizationRequest, parameters: Parameters) -> None:
     draft.max_age = timedelta(seconds=int(value))
 
 
+def _check_acr_values(draft: AuthorizationRequest, parameters: Parameters) -> None:
+    # OIDC Core section 3.1.2.1: a wish, in order of preference; what no sign-in gives is no reason to ask for one.
+    values = tuple(one for one in (parameters.get("acr_values") or "").split(" ") if one)
+    wanted = ContextRequest(values, is_essential=False)
+    if wanted.is_within_reach(OWN_SIGN_INS):
+        draft.context = wanted
+
+
 def _check_login_hint(draft: AuthorizationRequest, parameters: Parameters) -> None:
     draft.login_hint = parameters.get("login_hint")
 
@@ -199,6 +209,7 @@ _CHECKS: Final[tuple[Callable[[AuthorizationRequest, Parameters], None], ...]] =
     _check_nonce,
     _check_prompt,
     _check_max_age,
+    _check_acr_values,
     _check_login_hint,
 )
 
@@ -242,6 +253,7 @@ def next_page(request: AuthorizationRequest, situation: Situation, *, now: datet
         flow.Requirements(
             prompt=request.prompts,
             max_age=request.max_age,
+            context=request.context,
             principal_id=situation.hinted_principal_id,
             needs_consent=_needs_consent(request, situation),
             is_entitled=situation.is_entitled,

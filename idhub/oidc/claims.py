@@ -10,6 +10,7 @@ import orjson
 
 from idhub.credentials.spending import Issued
 from idhub.keys import Keyring
+from idhub.login import contexts
 from idhub.oidc.clients import Client
 
 SCOPES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -100,7 +101,8 @@ def id_token(keyring: Keyring, issuer: str, client: Client, issued: Issued, *, a
     if issued.authenticated_at is not None:
         claims["auth_time"] = int(issued.authenticated_at.timestamp())
     if issued.amr_json:
-        claims["amr"] = orjson.loads(issued.amr_json)
+        claims["amr"] = amr = orjson.loads(issued.amr_json)
+        claims["acr"] = contexts.achieved(amr)
     if issued.nonce is not None:
         claims["nonce"] = issued.nonce
     if issued.sid is not None:

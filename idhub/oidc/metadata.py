@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from idhub.login import contexts
 from idhub.oidc.claims import CLAIMS, SCOPES
 from idhub.oidc.grants import GRANT_TYPES
 
@@ -33,7 +34,8 @@ def metadata(issuer: str) -> dict[str, Any]:
         "revocation_endpoint": issuer + REVOKE_PATH,
         "end_session_endpoint": issuer + LOGOUT_PATH,
         "scopes_supported": list(SCOPES),
-        "claims_supported": [*CLAIMS, "iss", "aud", "exp", "iat", "auth_time", "nonce", "amr", "at_hash", "sid"],
+        "claims_supported": [*CLAIMS, "iss", "aud", "exp", "iat", "auth_time", "nonce", "acr", "amr", "at_hash", "sid"],
+        "acr_values_supported": list(contexts.LADDER),
         "claim_types_supported": ["normal"],
         "response_types_supported": ["code"],
         "response_modes_supported": ["query"],

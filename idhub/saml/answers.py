@@ -77,7 +77,7 @@ def statement(request: AuthnRequest, issued: Issued) -> messages.Statement:
         session_index=issued.assertion.session_index,
         session_ends_at=issued.assertion.session_ends_at,
         authenticated_at=issued.assertion.authenticated_at,
-        context=request.context,
+        context=request.stated(issued.assertion.amr),
         attributes=issued.attributes,
         lifetime=request.provider.assertion_lifetime,
     )

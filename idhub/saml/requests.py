@@ -6,12 +6,14 @@ answered (`SamlError`). What is read is read from the verified element where the
 SAML Core 3.4.1; Profiles 4.1.4.1; Bindings 3.4, 3.5.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from idhub.gateway import ShownError
+from idhub.login import contexts
+from idhub.login.contexts import ContextRequest
 from idhub.saml.errors import SamlError, requester, responder
 from idhub.saml.providers import Consumer, ServiceProvider
 from providers.saml_wire import names, parsing, signatures
@@ -27,8 +29,6 @@ REQUEST_LIFETIME: Final = timedelta(minutes=5)
 _MAX_INDEX: Final = 65_535
 _MAX_CONTEXTS: Final = 20
 _SUPPORTED_FORMATS: Final = frozenset({names.PERSISTENT, names.TRANSIENT, names.EMAIL, names.UNSPECIFIED})
-# What a password over TLS amounts to, weakest first; one that is not listed is none that we can promise.
-_STRENGTH: Final = (names.CONTEXT_UNSPECIFIED, names.PASSWORD, names.PASSWORD_PROTECTED)
 
 _RESOLVE: Final = tag("samlp", "ArtifactResolve")
 _ALWAYS_SIGNED: Final = frozenset({tag("samlp", "LogoutRequest"), _RESOLVE})
@@ -54,7 +54,7 @@ class AuthnRequest:
     Args:
         id: None: there was no request (IdP-initiated).
         binding: how the answer goes to `consumer`: POST, or by artifact.
-        context: the authentication context that will be stated.
+        context: how well the person must have proved who they are; None: any way.
         max_age: longest time since the person proved who they are; None: any.
         refusal: what it asks for beyond what can be given; to be answered.
     """
@@ -65,7 +65,7 @@ class AuthnRequest:
     relay_state: str | None
     name_id_format: str
     binding: str = names.POST
-    context: str = names.PASSWORD_PROTECTED
+    context: ContextRequest | None = None
     is_forced: bool = False
     is_passive: bool = False
     max_age: timedelta | None = None
@@ -79,13 +79,20 @@ class AuthnRequest:
             "consumer": self.consumer,
             "relay_state": self.relay_state,
             "name_id_format": self.name_id_format,
-            "context": self.context,
+            # What the version before would state; it knows no step-up.
+            "context": contexts.PASSWORD_PROTECTED,
             "is_forced": self.is_forced,
             "is_passive": self.is_passive,
             # Left out where it is what the version before knows.
             **({} if self.binding == names.POST else {"binding": self.binding}),
             **({} if self.max_age is None else {"max_age": self.max_age.total_seconds()}),
+            **({} if self.context is None else {"wanted": [self.context.comparison, *self.context.classes]}),
         }
+
+    def stated(self, amr: Sequence[str]) -> str:
+        """The authentication context to state of a session: one that it holds, whatever is asked for."""
+        wanted = self.context.stated(amr) if self.context is not None else contexts.achieved(amr)
+        return wanted or contexts.UNSPECIFIED
 
 
 def restored(stored: Mapping[str, Any], provider: ServiceProvider | None) -> AuthnRequest:
@@ -98,9 +105,13 @@ def restored(stored: Mapping[str, Any], provider: ServiceProvider | None) -> Aut
         raise ShownError("unknown_service_provider")
     if provider.consumer(stored["consumer"], stored.get("binding", names.POST)) is None:
         raise ShownError("invalid_consumer")
-    seconds = stored.get("max_age")
-    max_age = None if seconds is None else timedelta(seconds=seconds)
-    return AuthnRequest(**{**stored, "provider": provider, "max_age": max_age})
+    seconds, (comparison, *classes) = stored.get("max_age"), stored.get("wanted", [""])
+    read = {
+        "provider": provider,
+        "max_age": None if seconds is None else timedelta(seconds=seconds),
+        "context": ContextRequest(tuple(classes), comparison) if classes else None,
+    }
+    return AuthnRequest(**{**{name: value for name, value in stored.items() if name != "wanted"}, **read})
 
 
 # ---------------------------------------------------------------- what every message has
@@ -210,8 +221,13 @@ def _checked(element: Element, destination: str, *, must_be_addressed: bool, now
 # ---------------------------------------------------------------- AuthnRequest
 
 
-def read_authn_request(envelope: Envelope, relay_state: str | None) -> AuthnRequest:
+def read_authn_request(
+    envelope: Envelope, relay_state: str | None, *, sign_ins: Sequence[Sequence[str]] = contexts.OWN_SIGN_INS
+) -> AuthnRequest:
     """Check where the answer goes, then what is asked for.
+
+    Args:
+        sign_ins: methods of the sign-ins that could be asked for.
 
     Raises:
         ShownError: the place is not registered; nothing is sent anywhere.
@@ -222,12 +238,12 @@ def read_authn_request(envelope: Envelope, relay_state: str | None) -> AuthnRequ
         is_forced = parsing.read_bool(element.get("ForceAuthn"), "ForceAuthn")
         is_passive = parsing.read_bool(element.get("IsPassive"), "IsPassive")
         refusal: SamlError | None = None
-        name_id_format, context = provider.name_id_format, names.PASSWORD_PROTECTED
+        name_id_format, context = provider.name_id_format, None
         try:
             if parsing.only_child(element, tag("saml", "Subject")) is not None:
                 raise requester(names.REQUEST_UNSUPPORTED, "saml.subject")
             name_id_format = _name_id_format(element, provider)
-            context = _context(element)
+            context = _context(element, sign_ins)
         except SamlError as error:
             refusal = error
     except WireError as error:
@@ -293,26 +309,19 @@ def _name_id_format(element: Element, provider: ServiceProvider) -> str:
     return str(wanted)
 
 
-def _context(element: Element) -> str:
-    """The authentication context to state: the strongest we have that the request takes (Core 3.3.2.2.1)."""
+def _context(element: Element, sign_ins: Sequence[Sequence[str]]) -> ContextRequest | None:
+    """What is asked of the sign-in (Core 3.3.2.2.1); refused at once when no sign-in could give it."""
     requested = parsing.only_child(element, tag("samlp", "RequestedAuthnContext"))
     if requested is None:
-        return names.PASSWORD_PROTECTED
-    wanted = [parsing.text_of(one) for one in requested.iterchildren(tag("saml", "AuthnContextClassRef"))]
-    known = [_STRENGTH.index(one) for one in wanted[:_MAX_CONTEXTS] if one in _STRENGTH]
-    have = len(_STRENGTH) - 1
+        return None
+    named = [parsing.text_of(one) for one in requested.iterchildren(tag("saml", "AuthnContextClassRef"))]
     comparison = requested.get("Comparison") or "exact"
-    if known and comparison == "exact":
-        return _STRENGTH[max(known)]
-    holds = {
-        "minimum": bool(known) and min(known) <= have,
-        "maximum": have in known,
-        # Better than each of them, the unknown ones included.
-        "better": bool(known) and len(known) == len(wanted) and max(known) < have,
-    }
-    if not holds.get(comparison, False):
+    if comparison not in contexts.COMPARISONS:
         raise responder(names.NO_AUTHN_CONTEXT, "saml.context")
-    return names.PASSWORD_PROTECTED
+    wanted = ContextRequest(tuple(named[:_MAX_CONTEXTS]), cast("contexts.Comparison", comparison))
+    if len(named) > _MAX_CONTEXTS or not wanted.is_within_reach(sign_ins):
+        raise responder(names.NO_AUTHN_CONTEXT, "saml.context")
+    return wanted
 
 
 # ---------------------------------------------------------------- LogoutRequest and LogoutResponse

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Final
 
 from idhub.gateway import ShownError
+from idhub.login.contexts import ContextRequest
 from idhub.saml.errors import SamlError, responder
 from idhub.saml.providers import ServiceProvider
 from idhub.saml.requests import AuthnRequest
@@ -82,7 +83,7 @@ def read_sign_in(fields: Mapping[str, str], find: Find) -> AuthnRequest:
         consumer=consumer.location,
         relay_state=context,
         name_id_format=provider.name_id_format,
-        context=_CONTEXTS.get(wanted or "", names.PASSWORD_PROTECTED),
+        context=ContextRequest((_CONTEXTS[wanted],)) if wanted is not None and refusal is None else None,
         is_forced=minutes == 0,
         max_age=timedelta(minutes=minutes) if minutes else None,
         refusal=refusal,

@@ -15,7 +15,12 @@ from providers.saml_wire import names
 from providers.saml_wire.signatures import Signer, sign
 from providers.saml_wire.writing import Node, instant
 
-_METHODS: Final = {names.CONTEXT_UNSPECIFIED: names.UNSPECIFIED11}
+# Others are named alike in both versions.
+_METHODS: Final = {
+    names.CONTEXT_UNSPECIFIED: names.UNSPECIFIED11,
+    names.PASSWORD: names.PASSWORD11,
+    names.PASSWORD_PROTECTED: names.PASSWORD11,
+}
 
 
 def response(issuer: str, statement: Statement, version: str, signer: Signer, *, now: datetime) -> Node:
@@ -54,7 +59,7 @@ def _assertion11(issuer: str, statement: Statement, *, now: datetime) -> Node:
         Node(
             "saml1:AuthenticationStatement",
             {
-                "AuthenticationMethod": _METHODS.get(statement.context, names.PASSWORD11),
+                "AuthenticationMethod": _METHODS.get(statement.context, statement.context),
                 "AuthenticationInstant": instant(statement.authenticated_at),
             },
             [_subject(issuer, statement)],

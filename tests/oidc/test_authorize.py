@@ -8,6 +8,7 @@ from sqlalchemy import update
 from idhub.access.tables import OidcClient
 from idhub.credentials import sessions, transactions
 from idhub.credentials.tables import AuthorizationCode, Consent, LoginTransaction
+from idhub.login.contexts import MULTIFACTOR, PASSWORD
 from tests.oidc.world import ISSUER, App, World, query_of
 
 
@@ -294,6 +295,29 @@ def test_max_age_and_prompt_login_ask_for_the_password_again(world: World, offic
             now=world.clock(),
         )
     assert "code" in query_of(world.http.get(resume, follow_redirects=False))
+
+
+def test_acr_values_ask_once_for_a_better_sign_in(world: World, office: App) -> None:
+    """OIDC Core section 3.1.2.1: a wish. What no sign-in gives asks nobody; what one gives is asked for once."""
+    person = world.employee(office)
+    world.sign_in(person, amr=["fed"])
+    assert "code" in query_of(world.authorize(office, acr_values=f"urn:x {MULTIFACTOR}"))
+    assert "code" in query_of(world.authorize(office, acr_values=PASSWORD, prompt="none")), "nobody may be asked"
+    response = world.authorize(office, acr_values=f"urn:x {PASSWORD}")
+    assert response.headers["location"].startswith("/login?")
+    resume = f"/oauth2/authorize/resume?transaction={query_of(response)['transaction']}"
+    session_id = world.sign_in(person, amr=["fed"])
+    with world.database.transaction() as session:
+        transactions.establish(
+            session,
+            query_of(response)["transaction"],
+            world.http.cookies["idhub_browser"],
+            session_id=session_id,
+            now=world.clock(),
+        )
+    assert "code" in query_of(world.http.get(resume, follow_redirects=False)), "asked once, and it goes on"
+    world.sign_in(person)
+    assert "code" in query_of(world.authorize(office, acr_values=PASSWORD))
 
 
 def test_a_public_client_asks_every_time(world: World) -> None:

@@ -4,6 +4,7 @@ import jwt
 import pytest
 
 from idhub.credentials.tables import SessionParticipant
+from idhub.login.contexts import PASSWORD_PROTECTED
 from tests.oidc.world import ISSUER, App, World, challenge_of, query_of
 
 
@@ -45,6 +46,7 @@ def test_a_code_buys_an_id_token_an_access_token_and_a_refresh_token(world: Worl
     assert claims["nonce"] == "no-1"
     assert claims["auth_time"] == int(signed_in_at.timestamp())
     assert claims["amr"] == ["pwd"]
+    assert claims["acr"] == PASSWORD_PROTECTED
     digest = challenge_of(tokens["access_token"])  # the same hash; its left half is at_hash
     assert claims["at_hash"][:20] == digest[:20]
     assert claims["sid"]

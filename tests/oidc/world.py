@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -234,7 +234,7 @@ class World:
 
     # ------------------------------------------------------------------ what a browser does
 
-    def sign_in(self, principal_id: str, browser: TestClient | None = None) -> str:
+    def sign_in(self, principal_id: str, browser: TestClient | None = None, *, amr: Sequence[str] = ("pwd",)) -> str:
         """A session as a password would start it, put into the browser; returns its id."""
         with self.database.transaction(durable=False) as session:
             epochs = sessions.read_epochs(session, principal_id)
@@ -243,7 +243,7 @@ class World:
                 session,
                 principal_id,
                 epochs_read=epochs,
-                amr=["pwd"],
+                amr=amr,
                 now=self.clock(),
                 ip="203.0.113.7",
                 user_agent="test",

@@ -2,14 +2,14 @@
 
 Code of the version before sees participants of other protocols alone, as it did: one of CAS has no client for it.
 
-Revision: r0019
+Revision: r0020
 """
 
 import sqlalchemy as sa
 from alembic import op
 
-revision = "r0019"
-down_revision = "r0018"
+revision = "r0020"
+down_revision = "r0019"
 branch_labels = None
 depends_on = None
 

@@ -1,12 +1,12 @@
 """Lists of people whose shown name begins with a text walk an index of their own.
 
-Revision: r0018
+Revision: r0019
 """
 
 from alembic import op
 
-revision = "r0018"
-down_revision = "r0017"
+revision = "r0019"
+down_revision = "r0018"
 branch_labels = None
 depends_on = None
 

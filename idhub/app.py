@@ -40,9 +40,11 @@ from idhub.login.throttling import client_address, trusted_networks
 from idhub.logs import RequestLog
 from idhub.oidc.front import Direct, create_hot
 from idhub.oidc.metadata import AUTHORIZE_PATH, HOT_PATHS, RESUME_PATH
+from idhub.oidc.routes import create_authorization
 from idhub.oidc.routes import create_entrance as create_oidc_entrance
 from idhub.oidc.routes import create_router as create_oidc
 from idhub.pages import Pages
+from idhub.pages.direct import DirectPage, Translate
 from idhub.pages.notices import Carried, ErrorNotice
 from idhub.pages.render import create_pages
 from idhub.pages.security import SecurityHeaders, add_missing_headers
@@ -68,7 +70,7 @@ class HubApp(FastAPI):
     """FastAPI behind the endpoints that machines call at high rate: those pass none of its layers."""
 
     front: Mapping[str, ASGIApp] = MappingProxyType({})
-    direct: Mapping[bytes, Direct] = MappingProxyType({})
+    direct: Mapping[bytes, Direct | DirectPage] = MappingProxyType({})
     """The same endpoints, for the embedded server: by what stands in the request line."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -181,9 +183,16 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
     app.front = {path: log(endpoint) for path, endpoint in hot.items()}
     app.direct = {path.encode(): Direct(endpoint, log(endpoint), path) for path, endpoint in hot.items()}
     # Nor does what everybody passes in the morning: their routes are also among the others, for whoever reads those.
-    entrance = Starlette(routes=[*create_oidc_entrance(services), *login.create_entrance(services)])
-    _protect(entrance, services)
-    app.front = {**app.front, **dict.fromkeys((AUTHORIZE_PATH, RESUME_PATH, "/login"), entrance)}
+    authorization = create_authorization(services, partial(login.sign_in_page, services))
+    routes = [*create_oidc_entrance(services, authorization), *login.create_entrance(services, authorization)]
+    entrance = Starlette(routes=routes)
+    translate = _protect(entrance, services)
+    for path in (AUTHORIZE_PATH, RESUME_PATH, "/login"):
+        app.front = {**app.front, path: entrance}
+        handlers = {method: one.endpoint for one in routes if one.path == path for method in one.methods or ()}
+        handlers.pop("HEAD", None)
+        page = DirectPage(path, handlers, translate, log(entrance), is_https=hub.settings.is_https)
+        app.direct = {**app.direct, path.encode(): page}
     # Routes are taken over as they are: a router that is included has every route analysed a second time.
     for create_router in (
         create_oidc,
@@ -215,11 +224,12 @@ def _busy(services: Services) -> ASGIApp:
     return answer
 
 
-def _protect(app: Starlette, services: Services) -> None:
-    """What is around every route: the last translators, protecting headers, the log."""
-    translate_the_rest(app, services)
+def _protect(app: Starlette, services: Services) -> Translate:
+    """What is around every route: the last translators, protecting headers, the log. Returns the translators."""
+    translate = translate_the_rest(app, services)
     app.add_middleware(SecurityHeaders, is_https=services.settings.is_https)
     app.add_middleware(RequestLog, settings=services.settings, plain_paths=_PLAIN_PATHS)
+    return translate
 
 
 class RestServices(Protocol):
@@ -242,10 +252,11 @@ class RestServices(Protocol):
         """The present."""
 
 
-def translate_the_rest(app: Starlette, services: RestServices) -> None:
+def translate_the_rest(app: Starlette, services: RestServices) -> Translate:
     """Answer what no area's own translator saw: addresses that nobody serves, and faults of ours.
 
-    Browsers get a page, machines JSON; which of them is asking, the address tells.
+    Browsers get a page, machines JSON; which of them is asking, the address tells. Returns the same for who calls
+    handlers without the application around them.
     """
     trusted = trusted_networks(services.settings.trusted_proxies)
 
@@ -284,11 +295,17 @@ def translate_the_rest(app: Starlette, services: RestServices) -> None:
             response.headers["X-Request-Id"] = number
         return response
 
-    app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(IdhubError, on_domain)
-    for kind in (OperationalError, DatabaseTimeout):
-        app.add_exception_handler(kind, on_database)
-    app.add_exception_handler(Exception, on_unexpected)
+    handlers: dict[type[Exception], Translate] = {
+        HTTPException: on_http, IdhubError: on_domain, OperationalError: on_database, DatabaseTimeout: on_database,
+        Exception: on_unexpected,
+    }  # fmt: skip
+    for kind, handler in handlers.items():
+        app.add_exception_handler(kind, handler)
+
+    async def translate(request: Request, error: Exception) -> Response:
+        return await next(handlers[kind] for kind in type(error).__mro__ if kind in handlers)(request, error)
+
+    return translate
 
 
 def _answer(pages: Pages, request: Request, error: IdhubError | None) -> Response:

@@ -3,10 +3,11 @@
 Bounds that uvicorn leaves to a proxy: size of headers, time to read. Nothing is armed or counted per request beyond two
 attributes; one timer a connection looks now and then.
 
-A short way for the addresses that machines call at high rate (`HubApp.direct`): a request for exactly such an address
-goes to its endpoint as it was parsed, and its answer is written as it comes. Whatever is out of the ordinary (a query,
-a request that came before its predecessor was answered, HTTP/1.0, `Expect`, `Upgrade`) goes the long way, through
-ASGI, to the same endpoint.
+A short way for the addresses that machines call at high rate, and for those that everybody passes who signs in
+(`HubApp.direct`): a request for exactly such an address goes to its endpoint as it was parsed, and its answer is
+written as it comes. Whatever is out of the ordinary (a query where none belongs, another method, a request that came
+before its predecessor was answered, HTTP/1.0, `Expect`, `Upgrade`) goes the long way, through ASGI, to the same
+endpoint.
 """
 
 import asyncio
@@ -26,7 +27,11 @@ _ANSWERS: Final = {408: b"Request Timeout", 431: b"Request Header Fields Too Lar
 
 
 class Direct(Protocol):
-    """An endpoint on the short way; see `idhub.oidc.front.Direct`."""
+    """An endpoint on the short way; see `idhub.oidc.front.Direct` and `idhub.pages.direct.DirectPage`."""
+
+    @property
+    def methods(self) -> frozenset[bytes] | None:
+        """What goes the short way, with a query or without; None: every method, and no query."""
 
     @property
     def max_body(self) -> int:
@@ -42,6 +47,7 @@ class Direct(Protocol):
         body: bytes,
         peer: tuple[str, int] | None,
         head: bytes,
+        query: bytes,
         /,
     ) -> bytes:
         """The answer."""
@@ -50,8 +56,9 @@ class Direct(Protocol):
 class _Exchange:
     """A request on the short way, in the place of uvicorn's own of such: requests behind it wait for it."""
 
-    def __init__(self, endpoint: Direct, method: str, keep_alive: bool) -> None:
+    def __init__(self, endpoint: Direct, method: str, query: bytes, keep_alive: bool) -> None:
         self.endpoint = endpoint
+        self.query = query
         self.method = method
         self.keep_alive = keep_alive
         self.body = bytearray()
@@ -132,15 +139,21 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._bytes > MAX_HEADER_BYTES and self._head_size() > MAX_HEADER_BYTES:
             raise ValueError("the head is too large")
         self._bytes = 0
-        endpoint = self._endpoints.get(self.url)
-        if endpoint is None or not self._is_ordinary():
+        path, _, query = self.url.partition(b"?")
+        endpoint, method = self._endpoints.get(path), self.parser.get_method()
+        if endpoint is None or not self._is_ordinary(endpoint, method):
             self._exchange = None
             self._go_the_long_way()
             return
         keep_alive = self.parser.should_keep_alive()
-        self.cycle = self._exchange = _Exchange(endpoint, self.parser.get_method().decode("ascii"), keep_alive)
+        self.cycle = self._exchange = _Exchange(endpoint, method.decode("ascii"), query, keep_alive)
 
-    def _is_ordinary(self) -> bool:
+    def _is_ordinary(self, endpoint: Direct, method: bytes) -> bool:
+        if endpoint.methods is None:
+            if b"?" in self.url:
+                return False
+        elif method not in endpoint.methods:
+            return False
         return (
             (self.cycle is None or self.cycle.response_complete)
             and self.parser.get_http_version() == "1.1"
@@ -193,7 +206,9 @@ class BoundedProtocol(HttpToolsProtocol):
         task.add_done_callback(self.tasks.discard)
 
     async def _await(self, exchange: _Exchange, headers: list[tuple[bytes, bytes]], head: bytes) -> None:
-        answer = await exchange.endpoint.answer(exchange.method, headers, bytes(exchange.body), self.client, head)
+        answer = await exchange.endpoint.answer(
+            exchange.method, headers, bytes(exchange.body), self.client, head, exchange.query
+        )
         if self.flow.write_paused and not exchange.disconnected:
             await self.flow.drain()
         self._tell(exchange, answer)

@@ -10,13 +10,15 @@ from idhub.changes import Actor, Event, EventType
 from idhub.credentials import opaque
 from idhub.credentials.operations import LOCK, Operation, Row, record, run_in
 from idhub.credentials.predicate import SESSION_CRITERIA, Refused, first_failing
+from idhub.credentials.sessions import Epochs
 from idhub.credentials.statements_browser import PUBLIC_SECTOR
 from idhub.db import new_id
 from idhub.settings import Settings
 
 __all__ = ["PUBLIC_SECTOR", "CodeRequest", "issue_code", "issuing_code", "subject_of"]
 
-_CRITERIA = (*SESSION_CRITERIA, "client_disabled", "application_disabled", "not_entitled")
+_ENTRY_CRITERIA = ("client_disabled", "application_disabled", "not_entitled")
+_CRITERIA = (*SESSION_CRITERIA, *_ENTRY_CRITERIA)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,47 @@ def issuing_code(
     refused = first_failing(row, _CRITERIA)
     if refused is not None:
         return refused
+    return (yield from _issuing(row, session_id, principal_id, request, now, settings))
+
+
+def checking_entry(principal_id: str, client_id: str, *, now: datetime) -> Operation[Row | Refused]:
+    """What `issuing_first_code` goes by, or the criterion that fails: client, application or entitlement."""
+    rows = yield "code.enter", {"principal_id": principal_id, "client_id": client_id, "now": now}
+    if not rows:
+        return Refused("client_disabled")
+    return first_failing(rows[0], _ENTRY_CRITERIA) or rows[0]
+
+
+def issuing_first_code(
+    entry: Row,
+    session_id: str,
+    request: CodeRequest,
+    *,
+    principal_id: str,
+    epochs: Epochs,
+    now: datetime,
+    settings: Settings,
+) -> Operation[str]:
+    """Issue a code in the transaction that starts its session: the principal is locked there and was found to be
+    allowed to act with these epochs.
+
+    Args:
+        entry: of `checking_entry`, in this transaction.
+    """
+    row = {
+        **entry,
+        "access_epoch": epochs.access,
+        "enrolment_epoch": epochs.enrolment,
+        "installation_epoch": epochs.installation,
+        "authenticated_at": now,
+        "participant_id": None,
+    }
+    return (yield from _issuing(row, session_id, principal_id, request, now, settings))
+
+
+def _issuing(
+    row: Row, session_id: str, principal_id: str, request: CodeRequest, now: datetime, settings: Settings
+) -> Operation[str]:
     sub = row["sub"]
     if sub is None:
         sub = yield from _subject(principal_id, row["sector"], now)

@@ -177,8 +177,12 @@ def _statements() -> dict[str, Executable]:
         "client.find": select(
             *OidcClient.__table__.columns,
             Application.is_enabled.label("application_is_enabled"),
+            Application.name.label("application_name"),
+            Application.name_zh.label("application_name_zh"),
+            Person.display_name.label("application_owner"),
         )
         .join(Application, Application.id == OidcClient.application_id)
+        .outerjoin(Person, Person.id == Application.owner_id)
         .where(OidcClient.client_id == _at("client_id", Text())),
         # ---- locks and the predicate
         "principal.lock": select(Principal.id)

@@ -58,11 +58,14 @@ def browser_statements(*, is_sqlite: bool) -> dict[str, Executable]:
         LoginTransaction.completed_at.is_(None),
         LoginTransaction.expires_at > now,
     )
+    entry_criteria = {
+        "client_disabled": OidcClient.is_enabled.is_(True),
+        "application_disabled": Application.is_enabled.is_(True),
+    }
     # What a code needs beside a usable session.
     criteria = {
         **session_criteria(now),
-        "client_disabled": OidcClient.is_enabled.is_(True),
-        "application_disabled": Application.is_enabled.is_(True),
+        **entry_criteria,
         "not_entitled": entitled(now, principal_id=SsoSession.principal_id, application_id=OidcClient.application_id),
     }
     signed_in = (
@@ -137,6 +140,29 @@ def browser_statements(*, is_sqlite: bool) -> dict[str, Executable]:
             and_(SessionParticipant.session_id == SsoSession.id, SessionParticipant.client_id == OidcClient.client_id),
         )
         .where(SsoSession.id == session_id),
+        # What a code needs beside a session that begins in the same transaction.
+        "code.enter": select(
+            OidcClient.application_id,
+            func.coalesce(OidcClient.sector, PUBLIC_SECTOR).label("sector"),
+            SubjectIdentifier.sub,
+            *labelled(
+                {
+                    **entry_criteria,
+                    "not_entitled": entitled(
+                        now, principal_id=text("principal_id"), application_id=OidcClient.application_id
+                    ),
+                }
+            ),
+        )
+        .join(Application, Application.id == OidcClient.application_id)
+        .outerjoin(
+            SubjectIdentifier,
+            and_(
+                SubjectIdentifier.principal_id == text("principal_id"),
+                SubjectIdentifier.sector == func.coalesce(OidcClient.sector, PUBLIC_SECTOR),
+            ),
+        )
+        .where(OidcClient.client_id == client_id),
         "participant.insert": every_column(SessionParticipant),
         "participant.use": update(SessionParticipant)
         .where(SessionParticipant.id == text("participant_id"))

@@ -119,6 +119,27 @@ def beginning(
     return transaction_id
 
 
+def begun(
+    transaction_id: str,
+    *,
+    protocol: Protocol,
+    request: dict[str, Any],
+    client_id: str,
+    application_id: str,
+    application_name: str,
+    application_name_zh: str | None,
+    application_owner: str | None,
+    now: datetime,
+    settings: Settings,
+) -> Transaction:
+    """What `load` would say of a transaction that was begun just now."""
+    return Transaction(
+        transaction_id, protocol, client_id, application_id, application_name, application_name_zh, application_owner,
+        request, session_id=None, refusal=None, consent=None, consent_session_id=None, created_at=now,
+        expires_at=now + settings.login_transaction_lifetime,
+    )  # fmt: skip
+
+
 def load(session: Session, transaction_id: str, browser_token: str | None, *, now: datetime) -> Transaction | None:
     """The transaction, for the browser that began it; None when unknown, of another browser, expired or complete."""
     return run_in(session, loading(transaction_id, browser_token, now=now))

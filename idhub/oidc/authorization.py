@@ -3,17 +3,19 @@
 On the event loop and the narrow store (design, "Two speeds"): every application that somebody enters passes here.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, cast
 
+from starlette.requests import Request
 from starlette.responses import Response
 
 from idhub.credentials import transactions
-from idhub.credentials.codes import CodeRequest, issuing_code
+from idhub.credentials.codes import CodeRequest, checking_entry, issuing_code, issuing_first_code
 from idhub.credentials.operations import Operation
 from idhub.credentials.predicate import Refused
-from idhub.credentials.sessions import SignedIn, entering
+from idhub.credentials.sessions import Epochs, SignedIn, entering
 from idhub.credentials.statements_browser import PUBLIC_SECTOR
 from idhub.credentials.transactions import Transaction
 from idhub.gateway import Browser, ShownError
@@ -40,6 +42,19 @@ class _Gone(Exception):
     """Another resumption of the same transaction was faster: what this one wrote must vanish."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """A session that the open transaction starts."""
+
+    session_id: str
+    principal_id: str
+    epochs: Epochs
+    amr: Sequence[str]
+    ip: str | None
+    request_id: str | None
+    now: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class _Known:
     """What the database says of the browser's person towards the client."""
@@ -49,14 +64,21 @@ class _Known:
 
 
 _NOBODY = _Known(None, Situation())
+SignInPage = Callable[[Request, Transaction, str], Awaitable[Response]]
+"""The sign-in page of a transaction, for the browser with this token: shown without sending the browser to it."""
 
 
 class Authorization:
-    """Begins and resumes authorization requests."""
+    """Begins and resumes authorization requests, and answers one in the transaction that signs its person in.
 
-    def __init__(self, gateway: Gateway) -> None:
+    Args:
+        sign_in_page: what somebody is shown who is not signed in; None: they are sent to it.
+    """
+
+    def __init__(self, gateway: Gateway, sign_in_page: SignInPage | None = None) -> None:
         self._gateway = gateway
         self._clients = ClientCache(gateway.store)
+        self._sign_in_page = sign_in_page
 
     async def begin(self, browser: Browser, parameters: Parameters) -> Response:
         """Answer an authorization request, or send the browser where its person signs in or consents.
@@ -79,6 +101,73 @@ class Authorization:
         if transaction is None or transaction.protocol != "oidc":
             raise ShownError("transaction_gone")
         return await self._proceed(browser, Parameters(dict(transaction.request)), transaction)
+
+    # ------------------------------------------------------------------ where somebody signs in
+
+    async def pending(self, transaction: Transaction | None) -> AuthorizationRequest | None:
+        """The stored request, checked again, if whoever signs in may get its answer at once; None: they resume it."""
+        if transaction is None or transaction.protocol != "oidc" or transaction.refusal is not None:
+            return None
+        parameters = Parameters(dict(transaction.request))
+        try:
+            client = await self._clients.find(parameters.values.get("client_id", ""))
+            request = validate(verify_destination(parameters, client), parameters, self._gateway.reader)
+        except (ShownError, OAuthError):
+            return None
+        return request if request.hinted_sub is None else None
+
+    def answering(
+        self,
+        request: AuthorizationRequest,
+        transaction_id: str,
+        browser_token: str,
+        started: Started,
+    ) -> Operation[str | None]:
+        """Issue the code in the transaction that starts the session; returns where the browser goes with it.
+
+        None, with nothing written: the browser resumes the request, which then says what is missing.
+        """
+        now = started.now
+        situation = Situation(
+            session=SessionFacts(
+                session_id=started.session_id,
+                principal_id=started.principal_id,
+                authenticated_at=now,
+                amr=started.amr,
+            ),
+            transaction=TransactionFacts(session_id=started.session_id),
+            # Asked next, of the database.
+            is_entitled=True,
+        )
+        try:
+            if next_page(request, situation, now=now) != "issue":
+                return None
+        except OAuthError:
+            return None
+        entry = yield from checking_entry(started.principal_id, request.client.client_id, now=now)
+        if isinstance(entry, Refused):
+            return None
+        if not (yield from transactions.completing(transaction_id, browser_token, now=now)):
+            return None
+        code = yield from issuing_first_code(
+            entry, started.session_id, self._code_request(request, started.ip, started.request_id),
+            principal_id=started.principal_id, epochs=started.epochs, now=now, settings=self._gateway.settings,
+        )  # fmt: skip
+        return response_url(request.redirect_uri, self._gateway.issuer, request.state, code=code)
+
+    @staticmethod
+    def _code_request(request: AuthorizationRequest, ip: str | None, request_id: str | None) -> CodeRequest:
+        return CodeRequest(
+            client_id=request.client.client_id,
+            redirect_uri=request.redirect_uri,
+            code_challenge=request.code_challenge,
+            scope=request.scope,
+            nonce=request.nonce,
+            ip=ip,
+            request_id=request_id,
+        )
+
+    # ------------------------------------------------------------------ steps
 
     async def _proceed(self, browser: Browser, parameters: Parameters, transaction: Transaction | None) -> Response:
         gateway = self._gateway
@@ -133,15 +222,7 @@ class Authorization:
     def _issuing(
         self, browser: Browser, request: AuthorizationRequest, transaction: Transaction | None, signed: SignedIn
     ) -> Callable[[], Operation[str | Refused]]:
-        code_request = CodeRequest(
-            client_id=request.client.client_id,
-            redirect_uri=request.redirect_uri,
-            code_challenge=request.code_challenge,
-            scope=request.scope,
-            nonce=request.nonce,
-            ip=browser.ip,
-            request_id=browser.request_id,
-        )
+        code_request = self._code_request(request, browser.ip, browser.request_id)
         settings, now = self._gateway.settings, browser.now
 
         def issuing() -> Operation[str | Refused]:
@@ -169,7 +250,25 @@ class Authorization:
         if transaction is not None:
             return self._gateway.redirect(f"{page}?transaction={transaction.id}")
         transaction_id, new_token = await self._store(browser, request)
+        if page == "/login" and self._sign_in_page is not None and _is_new_here(browser):
+            begun = self._begun(transaction_id, request, browser)
+            return await self._sign_in_page(browser.request, begun, new_token or browser.browser_token or "")
         return self._gateway.redirect(f"{page}?transaction={transaction_id}", set_browser_token=new_token)
+
+    def _begun(self, transaction_id: str, request: AuthorizationRequest, browser: Browser) -> Transaction:
+        client = request.client
+        return transactions.begun(
+            transaction_id,
+            protocol="oidc",
+            request=request.raw,
+            client_id=client.client_id,
+            application_id=client.application_id,
+            application_name=client.application_name,
+            application_name_zh=client.application_name_zh,
+            application_owner=client.application_owner,
+            now=browser.now,
+            settings=self._gateway.settings,
+        )
 
     async def _store(self, browser: Browser, request: AuthorizationRequest) -> tuple[str, str | None]:
         known = browser.browser_token
@@ -236,6 +335,11 @@ class Authorization:
             application_id=draft.client.application_id,
         )
         return gateway.redirect(error_url(draft, gateway.issuer, error))
+
+
+def _is_new_here(browser: Browser) -> bool:
+    """Whether nobody is signed in, as far as can be told: a form of another site comes without the cookies."""
+    return browser.session_token is None and browser.request.method == "GET"
 
 
 def _knowing(browser: Browser, request: AuthorizationRequest, transaction: Transaction | None) -> Operation[_Known]:

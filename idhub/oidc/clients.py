@@ -14,9 +14,10 @@ import orjson
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from idhub.access.tables import OidcClient
+from idhub.access.tables import Application, OidcClient
 from idhub.credentials.operations import Operation
 from idhub.credentials.store import Store
+from idhub.directory.tables import Person
 from idhub.oidc.errors import OAuthError
 from idhub.oidc.parameters import Parameters
 
@@ -46,6 +47,10 @@ class Client:
     sector: str | None
     is_native: bool
     is_enabled: bool
+    application_name: str = ""
+    application_name_zh: str | None = None
+    application_owner: str | None = None
+    """Name of the person who answers for the application."""
 
     @property
     def is_public(self) -> bool:
@@ -58,7 +63,15 @@ class Client:
         return self.access_token_format == "jwt"  # noqa: S105 - a format
 
 
-_COLUMNS: Final = tuple(OidcClient.__table__.columns[name] for name in Client.__dataclass_fields__)
+_OF_APPLICATION: Final = {
+    "application_name": Application.name,
+    "application_name_zh": Application.name_zh,
+    "application_owner": Person.display_name,
+}
+_COLUMNS: Final = tuple(
+    OidcClient.__table__.columns[name] if name not in _OF_APPLICATION else _OF_APPLICATION[name].label(name)
+    for name in Client.__dataclass_fields__
+)
 _LISTS: Final = {
     "redirect_uris": tuple,
     "post_logout_redirect_uris": tuple,
@@ -79,7 +92,12 @@ def _client(row: Mapping[str, Any], *, is_raw: bool) -> Client:
 
 def find_client(session: Session, client_id: str) -> Client | None:
     """The registration, read now."""
-    row = session.execute(select(*_COLUMNS).where(OidcClient.client_id == client_id)).first()
+    row = session.execute(
+        select(*_COLUMNS)
+        .join(Application, Application.id == OidcClient.application_id)
+        .outerjoin(Person, Person.id == Application.owner_id)
+        .where(OidcClient.client_id == client_id)
+    ).first()
     return None if row is None else _client(dict(row._mapping), is_raw=False)
 
 

@@ -183,6 +183,7 @@ class Direct:
     """
 
     max_body: Final = MAX_BODY
+    methods: Final = None
 
     def __init__(self, endpoint: Document | HotEndpoint, log: RequestLog, path: str) -> None:
         self._endpoint = endpoint
@@ -197,7 +198,9 @@ class Direct:
         began = time.perf_counter()
         return self._told(self._endpoint.answer(method), method, peer, head, self._log.new_id(), began)
 
-    async def answer(self, method: str, headers: Headers, body: bytes, peer: Peer, head: bytes) -> bytes:
+    async def answer(
+        self, method: str, headers: Headers, body: bytes, peer: Peer, head: bytes, _query: bytes = b""
+    ) -> bytes:
         """The answer. Runs in a task of its own, which is known by the request's id."""
         began, identity = time.perf_counter(), self._log.new_id()
         request_id.set(identity)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from idhub.gateway import ShownError
-from idhub.oidc.authorization import Authorization
+from idhub.oidc.authorization import Authorization, SignInPage
 from idhub.oidc.gateway import Gateway, OidcServices
 from idhub.oidc.logout import Logout
 from idhub.oidc.metadata import AUTHORIZE_PATH, LOGOUT_PATH, LOGOUT_RESUME_PATH, RESUME_PATH
@@ -31,10 +31,14 @@ async def _body(request: Request) -> bytes | None:
 _Body = Annotated[bytes | None, Depends(_body)]
 
 
-def create_entrance(services: OidcServices) -> list[Route]:
+def create_authorization(services: OidcServices, sign_in_page: SignInPage | None = None) -> Authorization:
+    """What answers authorization requests; see there for `sign_in_page`."""
+    return Authorization(Gateway(services), sign_in_page)
+
+
+def create_entrance(services: OidcServices, authorization: Authorization) -> list[Route]:
     """What everybody passes who enters an application: plain routes, which need nothing of a framework."""
     gateway = Gateway(services)
-    authorization = Authorization(gateway)
 
     async def authorize(request: Request) -> Response:
         browser = gateway.browser(request)
@@ -61,7 +65,7 @@ def create_router(services: OidcServices) -> APIRouter:
     gateway = Gateway(services)
     logout = Logout(gateway)
     router = APIRouter(include_in_schema=False)
-    for route in create_entrance(services):
+    for route in create_entrance(services, create_authorization(services)):
         router.add_route(route.path, route.endpoint, list(route.methods or ()), include_in_schema=False)
 
     @router.api_route(LOGOUT_PATH, methods=["GET", "POST"])

@@ -158,6 +158,7 @@ class Pages:
         frame_src: Iterable[str] = (),
         headers: Mapping[str, str] | None = None,
         keep: Iterable[str] | None = None,
+        browser_token: str | None = None,
     ) -> HTMLResponse:
         """An HTML page in the language and theme of the request, with every header that protects it.
 
@@ -171,11 +172,12 @@ class Pages:
             keep: names of `context` whose values are short, are the caller's own and need no escaping (identifiers).
                 The page is then rendered once for all their values, and kept for everybody whose remaining context
                 is the same.
+            browser_token: of the `browser` cookie that is set here when the browser has none; None: a new one.
         """
         binding = self.binding(request, session_id)
         fresh_browser = ""
         if not binding:
-            fresh_browser = new_browser_token()
+            fresh_browser = browser_token or new_browser_token()
             binding = f"browser:{fresh_browser}"
         language = self.language(request)
         values: dict[str, Any] = {

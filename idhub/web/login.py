@@ -29,6 +29,7 @@ from idhub.login.invitations import Invited
 from idhub.login.passwords import MAX_PASSWORD_BYTES, Verification, check_policy, context_words, normalize
 from idhub.login.providers import Choice, choosing
 from idhub.login.sign_in import MAX_USERNAME, Browser, Minted, Prepared, Refusal
+from idhub.oidc.authorization import Authorization, Started
 from idhub.pages import BROWSER_COOKIE, N_, form_target, safe_local_path
 from idhub.pages.notices import ErrorNotice
 from idhub.web import account, federation, protocol_pages
@@ -70,9 +71,13 @@ class SignInServices(LoginServices, FederationServices, Protocol):
     """The part of `idhub.app.Services` that these pages and those behind them use."""
 
 
-def create_entrance(services: LoginServices) -> list[Route]:
-    """`/login`: plain routes, which need nothing of a framework, with the translator of every page."""
-    entrance = _Entrance(services)
+def create_entrance(services: LoginServices, authorization: Authorization | None = None) -> list[Route]:
+    """`/login`: plain routes, which need nothing of a framework, with the translator of every page.
+
+    Args:
+        authorization: answers an application in the transaction that signs its person in; None: the browser is sent on.
+    """
+    entrance = _Entrance(services, authorization)
 
     async def show_sign_in(request: Request) -> Response:
         """The sign-in page; straight on for somebody who needs no sign-in."""
@@ -110,6 +115,16 @@ def create_router(services: SignInServices) -> APIRouter:
     router.routes += federation.create_router(services).routes
     router.routes += account.create_router(services).routes
     return router
+
+
+async def sign_in_page(
+    services: LoginServices, request: Request, transaction: Transaction, browser_token: str
+) -> Response:
+    """The sign-in page of a transaction that was begun for this browser just now, for whom it is new here."""
+    choices = await services.store.read(lambda: choosing(now=transaction.created_at))
+    return _Entrance(services).page(
+        request, transaction, choices, username=_hint(transaction), browser_token=browser_token
+    )
 
 
 def error_page(services: WebServices, request: Request, shown: ErrorNotice) -> Response:
@@ -156,6 +171,10 @@ class _Pages:
 class _Entrance(_Pages):
     """`/login`."""
 
+    def __init__(self, services: LoginServices, authorization: Authorization | None = None) -> None:
+        super().__init__(services)
+        self._authorization = authorization
+
     async def show(self, request: Request, transaction_id: str, return_to: str) -> Response:
         now, target = self.services.clock(), _local(return_to)
         token = cookie(request, self.pages, SESSION_COOKIE)
@@ -178,9 +197,10 @@ class _Entrance(_Pages):
             # Somebody who was refused comes here to be somebody else.
             if transaction.session_id == signed_in.session_id and transaction.refusal is None:
                 return _see_other(transactions.resume_url(transaction))
-        hint = str((transaction.request.get("login_hint") if transaction else None) or "")[:MAX_USERNAME]
         name = signed_in.display_name if signed_in else ""
-        return self._page(request, transaction, choices, return_to=target, username=hint, signed_in_name=name)
+        return self.page(
+            request, transaction, choices, return_to=target, username=_hint(transaction), signed_in_name=name
+        )
 
     async def submit(self, request: Request, form: Form) -> Response:
         visit = _Visit(
@@ -195,9 +215,16 @@ class _Entrance(_Pages):
         if not isinstance(checked, str):
             return await run_in_threadpool(checked)
         now, keyring = self.services.clock(), self.services.keyring
-        prepared = await self.services.store.write(
-            lambda: sign_in.preparing(keyring, visit.username, browser=visit.browser, now=now, password=checked)
-        )
+        browser_token = cookie(request, self.pages, BROWSER_COOKIE)
+
+        def preparing() -> Operation[tuple[Prepared, Transaction | None]]:
+            transaction = yield from transactions.loading(visit.transaction, browser_token, now=now)
+            prepared = yield from sign_in.preparing(
+                keyring, visit.username, browser=visit.browser, now=now, password=checked
+            )
+            return prepared, transaction
+
+        prepared, transaction = await self.services.store.write(preparing)
         if not prepared.admission.is_admitted:
             return await run_in_threadpool(self._throttled, visit, prepared)
         try:
@@ -207,7 +234,7 @@ class _Entrance(_Pages):
         if cookie(request, self.pages, SESSION_COOKIE) is not None:
             # What the browser still has must be ended, and perhaps others told: not for the event loop.
             return await run_in_threadpool(self._finish, visit, prepared, verification)
-        return await self._finish_at_once(visit, prepared, verification)
+        return await self._finish_at_once(visit, transaction, prepared, verification)
 
     def _check(self, visit: _Visit, form: Form) -> str | Callable[[], Response]:
         """The password in the form that is hashed, or what answers instead (in a thread).
@@ -254,9 +281,12 @@ class _Entrance(_Pages):
         words, headers = wait_words(self.services, visit.request, TOO_MANY, prepared.admission.retry_after)
         return self._again(visit, {"": words}, 429, headers)
 
-    async def _finish_at_once(self, visit: _Visit, prepared: Prepared, verification: Verification) -> Response:
+    async def _finish_at_once(
+        self, visit: _Visit, transaction: Transaction | None, prepared: Prepared, verification: Verification
+    ) -> Response:
         services, now = self.services, self.services.clock()
-        browser_token = cookie(visit.request, self.pages, BROWSER_COOKIE)
+        browser_token, authorization = cookie(visit.request, self.pages, BROWSER_COOKIE), self._authorization
+        pending = None if authorization is None else await authorization.pending(transaction)
 
         def finishing() -> Operation[tuple[Minted | Refusal, str | None]]:
             outcome = yield from sign_in.finishing(
@@ -265,6 +295,15 @@ class _Entrance(_Pages):
             )  # fmt: skip
             if not isinstance(outcome, Minted):
                 return outcome, None
+            if authorization is not None and pending is not None and prepared.epochs is not None:
+                started = Started(
+                    session_id=outcome.session_id, principal_id=outcome.principal_id, epochs=prepared.epochs,
+                    amr=sign_in.PASSWORD_AMR,
+                    ip=visit.browser.address, request_id=visit.browser.request_id, now=now,
+                )  # fmt: skip
+                answer = yield from authorization.answering(pending, visit.transaction, browser_token or "", started)
+                if answer is not None:
+                    return outcome, answer
             goes_on = yield from transactions.establishing(
                 visit.transaction, browser_token, session_id=outcome.session_id, now=now
             )
@@ -317,25 +356,31 @@ class _Entrance(_Pages):
         with self.services.database.read() as session:
             transaction = self._load(session, visit.request, visit.transaction)
             choices = run_in(session, choosing(now=self.services.clock()))
-        return self._page(
+        return self.page(
             visit.request, transaction, choices, return_to=visit.return_to, username=visit.username,
             remember=visit.remember, errors=errors, status=status, headers=headers,
         )  # fmt: skip
 
-    def _page(
+    def page(
         self,
         request: Request,
         transaction: Transaction | None,
         choices: Sequence[Choice],
         *,
-        return_to: str,
+        return_to: str = "/",
         username: str,
         remember: bool = False,
         signed_in_name: str = "",
         errors: Mapping[str, str] | None = None,
         status: int = 200,
         headers: Mapping[str, str] | None = None,
+        browser_token: str | None = None,
     ) -> Response:
+        """The sign-in page.
+
+        Args:
+            browser_token: given to the browser with the page, when that does not bring one.
+        """
         context = {
             "transaction": transaction.id if transaction else "",
             "return_to": "" if transaction else return_to,
@@ -352,6 +397,7 @@ class _Entrance(_Pages):
         return self.pages.render(
             request, "login/sign_in.html", context, status, headers=headers,
             form_action=(*form_targets(transaction), *_origins(choices)), keep=("transaction",) if is_plain else None,
+            browser_token=browser_token,
         )  # fmt: skip
 
     def _shown(
@@ -452,6 +498,10 @@ class _FirstSignIn(_Pages):
             "here": "/login/first?" + urlencode({"token": token}),
         }
         return self.pages.render(request, "login/first.html", context, status, headers=headers)
+
+
+def _hint(transaction: Transaction | None) -> str:
+    return str((transaction.request.get("login_hint") if transaction else None) or "")[:MAX_USERNAME]
 
 
 def _local(return_to: str) -> str:

@@ -18,7 +18,6 @@ from idhub.directory.people import find_person
 from idhub.oidc.metadata import HOT_PATHS
 from idhub.services import open_hub
 from idhub.settings import Settings
-from tests.flows import every_door
 from tests.flows.every_door import COMPANY, Stage, _row
 from tests.support.clock import Clock
 from tests.support.databases import DatabaseKind, Databases
@@ -83,8 +82,8 @@ class Hall:
 
 
 @contextmanager
-def open_hall(kind: DatabaseKind, databases: Databases, folder: Path, **settings: Any) -> Iterator[Hall]:
-    """A furnished hub on a database of its own."""
+def open_stage(kind: DatabaseKind, databases: Databases, folder: Path, **settings: Any) -> Iterator[Stage]:
+    """A whole hub on a database of its own, with nobody in it yet."""
     clock = Clock()
     with databases.fresh(kind, folder, migrated=True) as url:
         chosen = Settings(
@@ -95,7 +94,14 @@ def open_hall(kind: DatabaseKind, databases: Databases, folder: Path, **settings
         hub = open_hub(chosen, clock=clock)
         app = create_app(hub, with_worker=False)
         with TestClient(app, base_url=chosen.issuer, follow_redirects=False, raise_server_exceptions=False) as http:
-            hall = Hall(every_door.Stage(hub, app, clock, folder, http))
-            hall.furnish()
-            yield hall
+            yield Stage(hub, app, clock, folder, http)
         hub.close()
+
+
+@contextmanager
+def open_hall(kind: DatabaseKind, databases: Databases, folder: Path, **settings: Any) -> Iterator[Hall]:
+    """A furnished hub on a database of its own."""
+    with open_stage(kind, databases, folder, **settings) as stage:
+        hall = Hall(stage)
+        hall.furnish()
+        yield hall

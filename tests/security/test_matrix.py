@@ -27,7 +27,17 @@ from idhub.lifecycle.receipt_document import TYP as RECEIPT_TYP
 from idhub.lifecycle.receipt_document import Unreadable, verify, wrap
 from idhub.oidc.claims import ACCESS_TOKEN_TYP, ID_TOKEN_TYP
 from tests.flows import every_door
-from tests.flows.every_door import CALLBACK, CAS_SERVICE, NUMBER, PASSWORD, VERIFIER, WSFED_REALM, Stage, submit
+from tests.flows.every_door import (
+    CALLBACK,
+    CAS_SERVICE,
+    NUMBER,
+    PASSWORD,
+    VERIFIER,
+    WSFED_REALM,
+    Stage,
+    hidden_fields,
+    submit,
+)
 from tests.oidc.world import query_of
 from tests.saml import upstream
 from tests.saml.partner import read_answer
@@ -57,7 +67,7 @@ class Kinds:
         self.answered, answered = every_door._asked_upstream(stage)
         kept = upstream.deliver(self.answered, answered).headers["location"]
         self.pending = stage.browser()
-        location = stage.authorize(self.pending, SLUG).headers["location"]
+        shown = stage.authorize(self.pending, SLUG)
         now = int(stage.clock().timestamp())
         keyring, issuer = stage.hub.keyring, stage.hub.settings.issuer
         logout = {
@@ -75,7 +85,7 @@ class Kinds:
             "ses": str(self.browser.cookies["idhub_session"]),
             "dev": str(self.browser.cookies["idhub_device"]),
             "browser cookie": str(self.pending.cookies["idhub_browser"]),
-            "tx": location.partition("transaction=")[2],
+            "tx": hidden_fields(shown)["transaction"],
             "inv": stage.invite(stage.person),
             "api": stage.api_token,
             "scim token": stage._api_token(None, scopes=["scim:write"]),

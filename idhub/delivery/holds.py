@@ -29,13 +29,14 @@ _BEFORE_HOLD: Mapping[str, int] = {
     "failing": FAILURES_BEFORE_HOLD,
     "rate_limit": 1,
 }
-_NOTES: Mapping[str, str] = {
+NOTES: Mapping[str, str] = {
     "unauthorized": "The application refuses the hub's credential (401). Renew it; deliveries wait in order.",
     "tls": "The application's certificate or TLS is not accepted. Deliveries wait in order.",
     "unreachable": "The application is not reached or does not answer. Deliveries wait in order.",
     "failing": "The application fails again and again. Deliveries wait in order.",
     "rate_limit": "The application's limit of requests is used up. Deliveries go on when it allows.",
 }
+"""How a note begins that the hub itself wrote; pages say it in the reader's language."""
 _FIRST_PROBE = timedelta(seconds=30)
 _SHORTEST_PATIENCE = timedelta(seconds=1)
 _MAX_NOTE = 400
@@ -214,7 +215,7 @@ def _count_failures(session: Session, queue: Queue, failed: Sequence[Failed], kn
     detail = same[-1].detail
     values: dict[str, Any] = {
         "reason": reason,
-        "note": f"{_NOTES[reason]} {detail or ''}".strip()[:_MAX_NOTE] if reason != "unauthorized" else _NOTES[reason],
+        "note": f"{NOTES[reason]} {detail or ''}".strip()[:_MAX_NOTE] if reason != "unauthorized" else NOTES[reason],
         "refusals": count,
         "last_delivery": last,
         "held_since": (held_since or now) if is_held else None,

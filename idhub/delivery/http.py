@@ -185,6 +185,8 @@ class OutboundHttp:
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
             why = _tls_problem(error)
             raise OutboundUntrusted(f"The certificate or TLS of {target.authority} is not accepted{why}.") from error
+        except aiohttp.ClientHttpProxyError as error:
+            raise OutboundError(f"The proxy on the way to the application answered {error.status}.") from error
         except aiohttp.ClientConnectorError as error:
             raise OutboundError(f"No connection to {target.authority}.") from error
         except (aiohttp.ClientError, OSError, ssl.SSLError) as error:

@@ -109,7 +109,7 @@ def create_router(services: WebServices) -> APIRouter:
             "mark": mark_of(name, row.slug),
             "health": health,
             "people": people,
-            "held": held,
+            "held": [(hold, labels.hold_words(hold, t)) for hold in held],
             "recent": recent,
             "status": _status(row, health, bool(held), t),
             "deadline": _bar(row.deadline_seconds),

@@ -83,6 +83,7 @@ def create_router(services: WebServices) -> APIRouter:
             ),
             key=lambda q: (q.hold is None, -q.health.dead, -q.health.waiting, q.slug),
         )
+        worst = next((q for q in queues if q.hold is not None), None)
         kinds = [(code, t(words)) for code, words in labels.OPERATION.items()]
         states = [(code, t(label.text)) for code, label in labels.DELIVERY_STATE.items()]
         slugs = [(a.slug, names[a.id]) for a in applications]
@@ -92,7 +93,8 @@ def create_router(services: WebServices) -> APIRouter:
             "view": view,
             "page": page,
             "queues": queues,
-            "worst": next((q for q in queues if q.hold is not None), None),
+            "worst": worst,
+            "worst_words": labels.hold_words(worst.hold, t) if worst and worst.hold else "",
             "dead": dead,
             "can_retry": can_retry,
             **_numbers(queues),

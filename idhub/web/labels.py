@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from idhub.delivery.holds import Hold
 from idhub.pages import N_
 
 Translate = Callable[[str], str]
@@ -98,6 +99,13 @@ NOTE: Mapping[str, str] = {
     "never_confirmed": N_("Account never confirmed"),
     "no_account": N_("No account known"),
 }
+HOLD: Mapping[str, str] = {
+    "unauthorized": N_("The application refuses the hub's credential (401). Renew it; deliveries wait in order."),
+    "tls": N_("The application's certificate or TLS is not accepted. Deliveries wait in order."),
+    "unreachable": N_("The application is not reached or does not answer. Deliveries wait in order."),
+    "failing": N_("The application fails again and again. Deliveries wait in order."),
+    "rate_limit": N_("The application's limit of requests is used up. Deliveries go on when it allows."),
+}
 CHANGE_OF_ACCESS: Mapping[str, Label] = {
     "gained": Label("ok", N_("Gained"), "circle-plus"),
     "lost": Label("warn", N_("Lost"), "circle-minus"),
@@ -135,3 +143,12 @@ REASON_KIND: Mapping[str, str] = {
 def translated(source: Mapping[str, Label], t: Translate) -> dict[str, Label]:
     """The badges of a mapping in the language of a request."""
     return {code: Label(label.kind, t(label.text), label.icon) for code, label in source.items()}
+
+
+def hold_words(hold: Hold, t: Translate) -> str:
+    """Why a queue stands still, with the other side's own words; of a pause, what somebody noted."""
+    note = hold.note or ""
+    words = HOLD.get(hold.reason)
+    if words is None or not note.startswith(words):
+        return note
+    return f"{t(words)} {note.removeprefix(words).strip()}".strip()

@@ -21,7 +21,7 @@ from idhub.pages import N_
 from idhub.provisioning.outbound import adoption, discovering, records, sync, tokens
 from idhub.provisioning.outbound.preview import preview
 from idhub.provisioning.outbound.tables import OutboundGroup
-from idhub.web import queries_access
+from idhub.web import labels, queries_access
 from idhub.web.drawing import mark_of
 from idhub.web.listing import View
 from idhub.web.person import DOOR, record_visit, visible_person
@@ -154,7 +154,7 @@ def _show(
             "learned": DIALECTS[target.dialect].learned(target.capabilities),
             "known": known,
             "progress": sync.progress(session, row.id),
-            "held": holds(session, [row.id]),
+            "held": [(hold, labels.hold_words(hold, t)) for hold in holds(session, [row.id])],
             "ending": [one for one in tokens.expiring(session, now=now) if one.application_id == row.id],
             "rules": target.mapping.rules,
             "groups": session.scalars(

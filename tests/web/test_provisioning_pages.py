@@ -4,8 +4,10 @@ import pytest
 from sqlalchemy import select
 
 from idhub.access.tables import Account, Application
+from idhub.delivery.holds import NOTES, Failed, note_answers
 from idhub.delivery.tables import Delivery
 from idhub.provisioning.outbound.tables import AdoptionReview, SyncRun
+from idhub.web.labels import HOLD
 from tests.web.conftest import SignIn
 from tests.web.html import text_of, token_of
 from tests.web.sample import SampleHub
@@ -97,3 +99,24 @@ def test_an_auditor_looks_and_changes_nothing(hub: SampleHub, sign_in: SignIn) -
     assert client.post(PATH, data={"csrf_token": token_of(client.get("/").text), "step": "start"}).status_code == 404
     with hub.database.read() as session:
         assert session.scalars(select(SyncRun.id)).all() == []
+
+
+@SQLITE
+@pytest.mark.parametrize("path", [PATH, "/admin/apps/gitlab", "/admin/deliveries"])
+def test_why_a_queue_stands_still_is_said_in_both_languages_with_the_reason(
+    hub: SampleHub, sign_in: SignIn, path: str
+) -> None:
+    detail = "The certificate or TLS of gitlab.corp.example is not accepted (certificate has expired)."
+    failed = Failed((application_id(hub), "scim"), "dlv_1", "tls", detail)
+    with hub.database.transaction() as session:
+        note_answers(session, [failed], set(), now=hub.clock())
+    client = sign_in("高远")
+    chinese = client.get(path, headers={"accept-language": "zh-CN"}).text
+    english = client.get(path, headers={"accept-language": "en"}).text
+
+    assert f"应用的证书或 TLS 不被接受。下发按顺序等待。 {detail}" in chinese
+    assert "The application&#39;s certificate or TLS is not accepted. Deliveries wait in order. " + detail in english
+
+
+def test_every_note_that_the_hub_writes_has_its_words() -> None:
+    assert HOLD == NOTES

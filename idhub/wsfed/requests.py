@@ -6,11 +6,12 @@ answer that says no. Nothing of a request is signed; what it may do is therefore
 WS-Federation 13.2.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
 from idhub.gateway import ShownError
+from idhub.login import contexts
 from idhub.login.contexts import ContextRequest
 from idhub.saml.errors import SamlError, responder
 from idhub.saml.providers import ServiceProvider
@@ -29,19 +30,18 @@ _MAX_MINUTES: Final = 9
 """Digits of `wfresh`."""
 # What carries a request of its own (a RequestSecurityToken, or where to fetch one) asks for more than is read here.
 _UNREAD: Final = ("wreq", "wreqptr")
-# Kinds of sign-in that a password over TLS amounts to, under both names that relying parties use.
-_CONTEXTS: Final[Mapping[str, str]] = {
-    names.PASSWORD_PROTECTED: names.PASSWORD_PROTECTED,
-    names.PASSWORD: names.PASSWORD,
-    names.CONTEXT_UNSPECIFIED: names.CONTEXT_UNSPECIFIED,
-    names.PASSWORD11: names.PASSWORD_PROTECTED,
-    names.UNSPECIFIED11: names.CONTEXT_UNSPECIFIED,
+# Classes of SAML 1.1 by those that they amount to; the others go by the same names.
+_CLASSES: Final[Mapping[str, str]] = {
+    names.PASSWORD11: contexts.PASSWORD_PROTECTED,
+    names.UNSPECIFIED11: contexts.UNSPECIFIED,
 }
 
 Find = Callable[[str], ServiceProvider | None]
 
 
-def read_sign_in(fields: Mapping[str, str], find: Find) -> AuthnRequest:
+def read_sign_in(
+    fields: Mapping[str, str], find: Find, *, sign_ins: Sequence[Sequence[str]] = contexts.OWN_SIGN_INS
+) -> AuthnRequest:
     """The wish to sign in: who asks, where the answer goes, then what is asked for.
 
     `wctx` is handed back as it came; `wct` says when the request was made, which proves nothing of a request that
@@ -74,16 +74,18 @@ def read_sign_in(fields: Mapping[str, str], find: Find) -> AuthnRequest:
         raise ShownError("request_malformed", "wsfed.fresh")
     minutes = None if fresh is None else int(fresh)
     refusal: SamlError | None = None
-    wanted = fields.get("wauth")
-    if wanted is not None and wanted not in _CONTEXTS:
-        refusal = responder(names.NO_AUTHN_CONTEXT, "wsfed.authentication")
+    wauth, wanted = fields.get("wauth"), None
+    if wauth is not None:
+        wanted = ContextRequest((_CLASSES.get(wauth, wauth),))
+        if not wanted.is_within_reach(sign_ins):
+            refusal = responder(names.NO_AUTHN_CONTEXT, "wsfed.authentication")
     return AuthnRequest(
         id=None,
         provider=provider,
         consumer=consumer.location,
         relay_state=context,
         name_id_format=provider.name_id_format,
-        context=ContextRequest((_CONTEXTS[wanted],)) if wanted is not None and refusal is None else None,
+        context=wanted,
         is_forced=minutes == 0,
         max_age=timedelta(minutes=minutes) if minutes else None,
         refusal=refusal,

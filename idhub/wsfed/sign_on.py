@@ -9,6 +9,8 @@ from typing import Final
 from starlette.responses import Response
 
 from idhub.gateway import Browser
+from idhub.login.contexts import OTHERS_SIGN_INS, OWN_SIGN_INS
+from idhub.login.providers import has_providers
 from idhub.pages.notices import ErrorNotice
 from idhub.saml import answers
 from idhub.saml.answers import Issued
@@ -19,9 +21,13 @@ from idhub.saml.sign_on import SignOn
 from idhub.wsfed.metadata import RESUME_PATH
 from idhub.wsfed.requests import SIGN_IN, read_sign_in
 from idhub.wsfed.tokens import response
+from providers.saml_wire import names
 from providers.saml_wire.writing import render
 
-_NOTICES: Final = {"wsfed.authentication": "unsupported_authentication", "no_name_id": "nameless"}
+_NOTICES: Final[Mapping[str | None, str]] = {
+    names.NO_AUTHN_CONTEXT: "unsupported_authentication",
+    names.INVALID_NAME_ID_POLICY: "nameless",
+}
 
 
 class TokenSignOn(SignOn):
@@ -38,7 +44,9 @@ class TokenSignOn(SignOn):
         """
         with self._gateway.database.read() as session:
             request = read_sign_in(
-                fields, lambda realm: find_provider(session, realm, now=browser.now, protocol="wsfed")
+                fields,
+                lambda realm: find_provider(session, realm, now=browser.now, protocol="wsfed"),
+                sign_ins=[*OWN_SIGN_INS, *(OTHERS_SIGN_INS if has_providers(session) else ())],
             )
         return self._begun(browser, request)
 
@@ -54,4 +62,4 @@ class TokenSignOn(SignOn):
 
     def _decline(self, browser: Browser, request: AuthnRequest, error: SamlError) -> Response:
         """There is no answer that says no: the person reads it here."""
-        return self._gateway.services.error_page(browser.request, ErrorNotice(_NOTICES.get(error.reason, "")))
+        return self._gateway.services.error_page(browser.request, ErrorNotice(_NOTICES.get(error.detail, "")))

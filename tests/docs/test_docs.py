@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from idhub.api.configuration import ConfigurationFile
+from idhub.api.configuration import ConfigurationFile, apply
+from idhub.changes import COMMAND_LINE
 from idhub.settings import Settings
 from providers.hr_file.rows import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Rule
+from tests.saml.conftest import furnished
+from tests.saml.partner import Partner, pem_of
+from tests.support.clock import Clock
+from tests.support.databases import Databases
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -85,6 +90,54 @@ def test_configurations_in_the_documentation_are_ones() -> None:
                 ConfigurationFile.model_validate(yaml.safe_load(block))
                 shown += 1
     assert shown >= 3
+
+
+def test_configurations_of_the_connect_pages_can_be_applied(databases: Databases, tmp_path: Path) -> None:
+    """Each by itself, on a hub that has the people and files that it names."""
+    partner = Partner("https://hub.example")
+    blocks = [
+        (page, yaml.safe_load(block))
+        for page in PAGES
+        if page.parent.name == "connect"
+        for language, block in FENCED.findall(page.read_text("utf-8"))
+        if language == "yaml" and block.startswith("applications:")
+    ]
+    assert len(blocks) > 8
+    with databases.fresh("sqlite", tmp_path, migrated=True) as url:
+        settings = Settings(data_dir=tmp_path, database_url=url, argon2_memory_kib=1024, argon2_time_cost=1)
+        with furnished(settings, databases, Clock()) as scene:
+            hub = scene.stage.hub
+            for page, block in blocks:
+                for application in block["applications"]:
+                    application.pop("owner", None)
+                    application.pop("organization", None)
+                    _write_files(application, tmp_path, partner)
+                path = tmp_path / "page.yaml"
+                path.write_text(yaml.safe_dump(block, allow_unicode=True), "utf-8")
+                applied = apply(
+                    hub.database, hub.keyring, path, clock=scene.stage.clock, actor=COMMAND_LINE, door="cli",
+                    outbound_allow="127.0.0.1:9001,127.0.0.1:8181", dry_run=True,
+                )  # fmt: skip
+                assert [one.is_new for one in applied.differences] == [True] * len(block["applications"]), name(page)
+
+
+def _write_files(block: object, folder: Path, partner: Partner) -> None:
+    """Whatever files a block names, with something of their kind in them."""
+    if isinstance(block, list):
+        for one in block:
+            _write_files(one, folder, partner)
+    if not isinstance(block, dict):
+        return
+    for key, value in block.items():
+        if key == "metadata_file":
+            (folder / value).write_bytes(partner.metadata())
+        elif key.endswith("_file"):
+            (folder / value).write_text("t" * 48)
+        elif key in {"certificates", "encryption_certificates"}:
+            for one in value:
+                (folder / one).write_text(pem_of(partner.signer.certificate))
+        else:
+            _write_files(value, folder, partner)
 
 
 def test_the_hr_file_page_names_every_column_and_rule() -> None:

@@ -155,7 +155,6 @@ def test_the_kind_of_sign_in_that_is_wanted_is_stated(again: Parties, wanted: st
     "wanted",
     [
         "urn:ietf:rfc:2246",
-        "http://schemas.microsoft.com/claims/multipleauthn",
         "urn:federation:authentication:windows",
         "",
         "x" * 5000,
@@ -166,6 +165,12 @@ def test_another_kind_of_sign_in_is_refused_on_a_page(again: Parties, wanted: st
     assert page.status_code == 400
     assert "The application asks for another kind of sign-in" in page.text
     assert "wresult" not in page.text
+
+
+def test_what_a_companys_own_sign_in_may_give_leads_there(again: Parties) -> None:
+    """The hub's own sign-in has one factor; a company's provider may say that it took two."""
+    sent = again.ask(again.scene.signed_in(), wauth="http://schemas.microsoft.com/claims/multipleauthn")
+    assert sent.headers["location"].startswith("/login?transaction=")
 
 
 def test_the_token_is_valid_for_five_minutes_unless_its_end_is_the_applications_session(again: Parties) -> None:

@@ -101,6 +101,7 @@ class Sequencer:
         origin: str,
         checkpoint_interval: timedelta = timedelta(milliseconds=900),
         piece: int | None = None,
+        reads: TransactionFactory | None = None,
     ) -> None:
         """Take what it works with.
 
@@ -113,8 +114,10 @@ class Sequencer:
             origin: names the log in its checkpoints, such as `hub.example.com/audit`; never changes.
             checkpoint_interval: at most one checkpoint in this time, on-demand ones aside.
             piece: events a commit; by default what fits 50 ms.
+            reads: a factory of transactions that only read, and take no turn of a writer; by default `transactions`.
         """
         self._transactions = _immediate(transactions) if isinstance(transactions, Engine) else transactions
+        self._reads = reads or self._transactions
         self._signer = signer
         self._witnesses = tuple(witnesses)
         self._owner_id = owner_id
@@ -133,11 +136,14 @@ class Sequencer:
             StaleSequencer: another sequencer took over meanwhile; what this one had committed stands.
             AuditError: the stored tree contradicts itself; nothing is signed.
         """
-        with self._transaction() as connection:
+        with self._reading() as connection:
             has_work = self._has_work(connection)
-            fencing = self._hold_lease(connection, now) if has_work else None
+            fencing = self._held(connection, now) if has_work else None
             size = connection.execute(select(audit_head.c.size)).scalar_one_or_none() or 0
             waiting = lag(connection, now)
+        if has_work and fencing is None:
+            with self._transaction() as connection:
+                fencing = self._hold_lease(connection, now)
         if has_work and fencing is None:
             return SequencerResult(0, size, waiting, is_leader=False)
         appended, mismatched = 0, list[str]()
@@ -147,7 +153,7 @@ class Sequencer:
                 mismatched += piece.mismatched
         note = self._checkpoint(now, is_due=checkpoint)
         unreached = self._publish()
-        with self._transaction() as connection:
+        with self._reading() as connection:
             size = connection.execute(select(audit_head.c.size)).scalar_one_or_none() or 0
             waiting = lag(connection, now)
         return SequencerResult(
@@ -168,6 +174,19 @@ class Sequencer:
         with self._transactions() as opened:
             yield opened.connection() if isinstance(opened, Session) else opened
 
+    @contextmanager
+    def _reading(self) -> Iterator[Connection]:
+        with self._reads() as opened:
+            yield opened.connection() if isinstance(opened, Session) else opened
+
+    def _held(self, connection: Connection, now: datetime) -> int | None:
+        """Return the fencing number of the lease while it is ours for long enough; None: take or renew it."""
+        held = connection.execute(select(audit_lease).where(audit_lease.c.name == _LEASE)).one_or_none()
+        if held is None or held.owner_id != self._owner_id or held.expires_at <= to_micros(now + _LEASE_TIME / 2):
+            return None
+        fencing: int = held.fencing
+        return fencing
+
     def _has_work(self, connection: Connection) -> bool:
         """Tell whether there is an event to take or a head to sign: an idle hub writes nothing."""
         unsequenced = select(exists().where(audit_events.c.position.is_(None)))
@@ -180,17 +199,15 @@ class Sequencer:
         """Return the fencing number under which to work, None when the lease is another's."""
         on_conflict = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
         micros = to_micros(now)
-        held = connection.execute(select(audit_lease).where(audit_lease.c.name == _LEASE)).one_or_none()
-        if held is None:
+        if (mine := self._held(connection, now)) is not None:
+            return mine
+        if connection.execute(select(audit_lease.c.name).where(audit_lease.c.name == _LEASE)).first() is None:
             # A lease that somebody removed begins where the head stands, or nobody could move that ever again.
             reached = connection.execute(select(audit_head.c.fencing)).scalar_one_or_none() or 0
             empty_lease = {"name": _LEASE, "owner_id": "", "fencing": reached, "expires_at": 0}
             connection.execute(on_conflict(audit_lease).values(empty_lease).on_conflict_do_nothing())
             empty_head = {"id": 1, "size": 0, "frontier": b"", "root": EMPTY_ROOT, "fencing": 0, "updated_at": micros}
             connection.execute(on_conflict(audit_head).values(empty_head).on_conflict_do_nothing())
-        elif held.owner_id == self._owner_id and held.expires_at > to_micros(now + _LEASE_TIME / 2):
-            fencing: int = held.fencing
-            return fencing
         is_renewal = (audit_lease.c.owner_id == self._owner_id) & (audit_lease.c.expires_at > micros)
         return connection.execute(
             update(audit_lease)
@@ -267,7 +284,7 @@ class Sequencer:
         store_complete_tiles(connection, old_size=head.size, leaves=leaves)
 
     def _checkpoint(self, now: datetime, *, is_due: bool) -> str | None:
-        with self._transaction() as connection:
+        with self._reading() as connection:
             head = connection.execute(select(audit_head)).one_or_none()
             last = connection.execute(_newest_checkpoint()).one_or_none()
             if head is None or head.size <= (last.size if last else 0):
@@ -291,7 +308,7 @@ class Sequencer:
 
     def _publish(self) -> list[tuple[str, str]]:
         """Offer the newest checkpoint to each witness that has not taken it; return those that failed."""
-        with self._transaction() as connection:
+        with self._reading() as connection:
             newest = connection.execute(_newest_checkpoint()).one_or_none()
         unreached: list[tuple[str, str]] = []
         for witness in self._witnesses:

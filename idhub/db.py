@@ -45,6 +45,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import TypeDecorator
 
 from idhub import faults
+from idhub.entropy import random_bytes
 from idhub.settings import Settings
 from idhub.turns import Turns
 
@@ -155,7 +156,7 @@ def new_ids(prefix: str, count: int) -> list[str]:
     with _id_lock:
         first = max(now, _last_id + 1)
         _last_id = first + count - 1
-    odd = os.urandom(_ID_ODD_BYTES * count).hex()
+    odd = random_bytes(_ID_ODD_BYTES * count).hex()
     ids = []
     block, head = -1, ""
     for number in range(count):

@@ -6,7 +6,6 @@ direction of a text is escaped; what looks like a credential is cut out of every
 
 import asyncio
 import logging
-import os
 import re
 import sys
 import threading
@@ -20,6 +19,7 @@ from typing import Any, Literal, TextIO, cast
 import orjson
 import structlog
 
+from idhub.entropy import random_bytes
 from idhub.settings import Settings
 
 # ASGI 3.0, in words of its own: nothing at this level knows a web framework.
@@ -297,7 +297,7 @@ class RequestLog:
     @staticmethod
     def new_id() -> str:
         """An id for a request. Later ones are larger: an index of them grows at its end instead of everywhere."""
-        return f"req_{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"
+        return f"req_{time.time_ns() // 1_000_000:012x}{random_bytes(10).hex()}"
 
     def tell(self, *, method: str, path: str, status: int, seconds: float, client: str | None, identity: str) -> None:
         """Write the line of a request that was answered."""

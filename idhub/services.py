@@ -91,6 +91,7 @@ class Hub:
             [FileWitness(self.settings.effective_witness_file)],
             self.node,
             origin=log_origin(self.settings),
+            reads=self.database.read,
         )
 
     @property

@@ -201,15 +201,14 @@ class Worker:
     def _seal(self) -> None:
         """Give new events their place in the log; sign a checkpoint at least each second while there are any."""
         now = self._hub.clock()
-        if self._is_recovering():
-            return
         is_late = self._checkpointed_at is None or now - self._checkpointed_at >= timedelta(seconds=_CHECKPOINT_EVERY)
-        if not is_late:
-            with self._hub.database.read() as session:
-                # An idle hub takes no write lock five times a second.
-                if not lag(session.connection(), now).pending:
-                    return
-        else:
+        with self._hub.database.read() as session:
+            if recovery_reason(session) is not None:
+                return
+            # An idle hub takes no write lock five times a second.
+            if not is_late and not lag(session.connection(), now).pending:
+                return
+        if is_late:
             self._checkpointed_at = now
         self._run_sequencer(now, checkpoint=False)
 

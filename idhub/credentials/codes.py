@@ -13,6 +13,7 @@ from idhub.credentials.predicate import SESSION_CRITERIA, Refused, first_failing
 from idhub.credentials.sessions import Epochs
 from idhub.credentials.statements_browser import PUBLIC_SECTOR
 from idhub.db import new_id
+from idhub.entropy import random_bytes
 from idhub.settings import Settings
 
 __all__ = ["PUBLIC_SECTOR", "CodeRequest", "issue_code", "issuing_code", "subject_of"]
@@ -206,7 +207,7 @@ def _join(
                 "principal_id": principal_id,
                 "application_id": row["application_id"],
                 "client_id": client_id,
-                "sid": secrets.token_hex(20),
+                "sid": random_bytes(20).hex(),
                 "sub": sub,
                 "service_provider_id": None,
                 "name_id": None,

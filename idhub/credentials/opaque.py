@@ -7,9 +7,10 @@ refuse garbage without asking the database. Neither is a secret.
 import base64
 import binascii
 import hashlib
-import secrets
 import zlib
 from typing import Literal, get_args
+
+from idhub.entropy import random_bytes
 
 Kind = Literal["at", "rt", "ac", "ses", "inv", "api", "tx", "dev"]
 """access token, refresh token, authorization code, SSO session, one-time link, API token, login transaction, device."""
@@ -25,7 +26,7 @@ MAX_LENGTH = len("idh_ses_") + _BODY_LENGTH
 
 def make(kind: Kind) -> str:
     """A new value of `kind`; characters `[A-Za-z0-9_-]`."""
-    random = secrets.token_bytes(_RANDOM_BYTES)
+    random = random_bytes(_RANDOM_BYTES)
     return f"idh_{kind}_{base64.urlsafe_b64encode(random + _checksum(kind, random)).decode()}"
 
 

@@ -1,15 +1,16 @@
 """Headers of every page, protection of every form, and the addresses a page may send a browser back to."""
 
+import base64
 import hashlib
 import hmac
 import re
-import secrets
 from collections.abc import Iterable
 from urllib.parse import unquote, urlsplit
 
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from idhub.entropy import random_bytes
 from idhub.errors import NotPermitted
 
 _MAX_PATH = 2048
@@ -153,7 +154,7 @@ class CsrfGuard:
 
     def token(self, binding: str) -> str:
         """A fresh token for this binding. Every page gets its own, so that compression leaks nothing."""
-        nonce = secrets.token_urlsafe(16)
+        nonce = base64.urlsafe_b64encode(random_bytes(16)).rstrip(b"=").decode()
         return f"{nonce}.{self._mac(binding, nonce)}"
 
     def is_valid(self, token: str, binding: str) -> bool:

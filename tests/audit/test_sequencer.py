@@ -151,7 +151,7 @@ def test_only_the_holder_of_the_lease_works(trail: Trail) -> None:
 def test_a_stalled_sequencer_that_wakes_up_late_is_refused(trail: Trail) -> None:
     """Fencing: it stalls after taking the lease, another takes over and works, then it goes on."""
     other = trail.new_sequencer("node-b")
-    stalled = _Stalling(trail, stall_before=2, meanwhile=lambda: other.run_once(NOW + timedelta(seconds=60)))
+    stalled = _Stalling(trail, stall_before=3, meanwhile=lambda: other.run_once(NOW + timedelta(seconds=60)))
     sequencer = Sequencer(stalled.transaction, trail.signer, [], "node-a", origin=ORIGIN)
     trail.append(*[event(number) for number in range(5)])
     stalled.then = lambda: trail.append(event(9))

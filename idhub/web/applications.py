@@ -8,7 +8,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from idhub.access.tables import EntitlementRule, OidcClient, SamlServiceProvider, ScimTarget
+from idhub.access.tables import CasAddress, CasService, EntitlementRule, OidcClient, SamlServiceProvider, ScimTarget
 from idhub.authority import Action
 from idhub.delivery.queue import holds
 from idhub.errors import NotFound
@@ -49,7 +49,7 @@ def create_router(services: WebServices) -> APIRouter:
             held = {hold.application_id: hold for hold in holds(session, ids)}
         english = pages.language(request) == "en"
         names = {row.id: row.name if english else row.name_zh or row.name for row in page.rows}
-        protocols = [("oidc", "OIDC"), ("saml", "SAML"), ("wsfed", "WS-Fed"), ("scim", "SCIM")]
+        protocols = [("oidc", "OIDC"), ("saml", "SAML"), ("wsfed", "WS-Fed"), ("cas", "CAS"), ("scim", "SCIM")]
         states = [("ok", t(N_("Working"))), ("trouble", t(N_("Dead letters"))), ("disabled", t(N_("Switched off")))]
         chips = [(view.value("q"), view.href(q=None))] if view.value("q") else []
         for name, options in (("protocol", protocols), ("state", states)):
@@ -178,4 +178,22 @@ def _connections(session: Session, application_id: str) -> dict[str, Any]:
         .where(SamlServiceProvider.application_id == application_id, SamlServiceProvider.is_enabled)
         .order_by(SamlServiceProvider.protocol)
     ).all()
-    return {"clients": clients, "target": target, "rules": rules, "providers": providers}
+    cas = session.execute(
+        select(CasService.id, (CasService.logout != "none").label("is_told")).where(
+            CasService.application_id == application_id, CasService.is_enabled
+        )
+    ).all()
+    addresses = session.execute(
+        select(CasAddress.registered)
+        .where(CasAddress.service_id.in_([one.id for one in cas]))
+        .order_by(CasAddress.registered)
+        .limit(20)
+    ).scalars()
+    shown = list(addresses)
+    return {
+        "clients": clients,
+        "target": target,
+        "rules": rules,
+        "providers": providers,
+        "cas_services": [{"is_told": one.is_told, "addresses": shown} for one in cas],
+    }

@@ -8,7 +8,15 @@ from typing import Any
 from sqlalchemy import Select, case, exists, func, or_, select, union_all
 from sqlalchemy.orm import Session
 
-from idhub.access.tables import Account, Application, Entitlement, OidcClient, SamlServiceProvider, ScimTarget
+from idhub.access.tables import (
+    Account,
+    Application,
+    CasService,
+    Entitlement,
+    OidcClient,
+    SamlServiceProvider,
+    ScimTarget,
+)
 from idhub.authority import Action, Subject, visible_organizations
 from idhub.delivery.tables import Delivery, DeliveryAttempt
 from idhub.directory.search import named
@@ -19,7 +27,7 @@ from idhub.web.listing import Page, Spec, Statement, View, page_of, values
 APPLICATIONS = Spec(
     path="/admin/apps",
     sorts=("slug", "name"),
-    choices={"protocol": ("oidc", "saml", "wsfed", "scim"), "state": ("ok", "trouble", "disabled")},
+    choices={"protocol": ("oidc", "saml", "wsfed", "cas", "scim"), "state": ("ok", "trouble", "disabled")},
 )
 DELIVERIES = Spec(
     path="/admin/deliveries",
@@ -94,17 +102,25 @@ class ApplicationRow:
     has_saml: bool
     has_saml_logout: bool
     has_wsfed: bool
+    has_cas: bool
+    has_cas_logout: bool
 
     @property
     def spoken(self) -> list[str]:
         """How it is connected, as the choices of the list name it."""
-        ways = {"oidc": self.clients > 0, "saml": self.has_saml, "wsfed": self.has_wsfed, "scim": self.has_scim}
+        ways = {
+            "oidc": self.clients > 0,
+            "saml": self.has_saml,
+            "wsfed": self.has_wsfed,
+            "cas": self.has_cas,
+            "scim": self.has_scim,
+        }
         return [name for name, holds in ways.items() if holds]
 
     @property
     def is_told(self) -> bool:
         """Whether the hub tells it when somebody's access ends."""
-        return self.has_scim or self.told_clients > 0 or self.has_saml_logout
+        return self.has_scim or self.told_clients > 0 or self.has_saml_logout or self.has_cas_logout
 
 
 def applications_statement(view: View, session: Session, subject: Subject) -> Statement:
@@ -121,6 +137,7 @@ def applications_statement(view: View, session: Session, subject: Subject) -> St
     )
     registered = exists().where(SamlServiceProvider.application_id == Application.id, SamlServiceProvider.is_enabled)
     provider, relying_party = (registered.where(SamlServiceProvider.protocol == name) for name in ("saml", "wsfed"))
+    cas_service = exists().where(CasService.application_id == Application.id, CasService.is_enabled)
     statement: Statement = (
         select(
             Application.id,
@@ -141,6 +158,8 @@ def applications_statement(view: View, session: Session, subject: Subject) -> St
             provider.label("has_saml"),
             provider.where(SamlServiceProvider.soap_logout_url.is_not(None)).label("has_saml_logout"),
             relying_party.label("has_wsfed"),
+            cas_service.label("has_cas"),
+            cas_service.where(CasService.logout != "none").label("has_cas_logout"),
         )
         .outerjoin(Person, Person.id == Application.owner_id)
         .outerjoin(ScimTarget, ScimTarget.application_id == Application.id)
@@ -165,6 +184,7 @@ def applications_statement(view: View, session: Session, subject: Subject) -> St
             "oidc": clients.c.clients.is_not(None),
             "saml": provider,
             "wsfed": relying_party,
+            "cas": cas_service,
             "scim": ScimTarget.application_id.is_not(None),
         }
         statement = statement.where(connected[protocol])

@@ -105,7 +105,7 @@ def _process(command: list[str | Path], log: IO[bytes]) -> Iterator["subprocess.
             process.wait(10)
 
 
-def _apache(folder: Path, port: int, module: str, lines: str) -> None:
+def apache(folder: Path, port: int, module: str, lines: str) -> None:
     """The configuration of an Apache that shows the environment of its requests."""
     assert shutil.which("apache2", path=_path()), "Apache is missing: `make test` installs it (apache2-bin)"
     (folder / "www").mkdir()
@@ -149,7 +149,7 @@ def _path() -> str:
     return os.environ.get("PATH", "") + ":/usr/sbin"
 
 
-def _apache_command(folder: Path) -> list[str | Path]:
+def apache_command(folder: Path) -> list[str | Path]:
     found = shutil.which("apache2", path=_path())
     assert found
     return [found, "-D", "FOREGROUND", "-f", folder / "httpd.conf"]
@@ -159,7 +159,7 @@ def _apache_command(folder: Path) -> list[str | Path]:
 def mellon(folder: Path, port: int, key: Key, hub: HubFacts) -> Iterator[Product]:
     """Debian's Apache with mod_auth_mellon (Lasso)."""
     _write(folder, key, hub)
-    _apache(
+    apache(
         folder,
         port,
         "auth_mellon",
@@ -179,7 +179,7 @@ def mellon(folder: Path, port: int, key: Key, hub: HubFacts) -> Iterator[Product
   Require valid-user
 </Location>""",
     )
-    with running(_apache_command(folder), port=port, log=folder / "error.log"):
+    with running(apache_command(folder), port=port, log=folder / "error.log"):
         yield Product(
             name="mellon",
             port=port,
@@ -239,7 +239,7 @@ log4j.appender.log.layout.ConversionPattern=%p %c - %m%n
  <ProtocolProvider type="XML" path="{etc}/protocols.xml"/>
 </SPConfig>"""
     )
-    _apache(
+    apache(
         folder,
         port,
         "shib",
@@ -265,7 +265,7 @@ log4j.appender.log.layout.ConversionPattern=%p %c - %m%n
         assert daemon.poll() is None, (folder / "shibd.out").read_text()[-3000:]
         if os.getuid() == 0:
             (folder / "shibd.sock").chmod(0o777)
-        stack.enter_context(running(_apache_command(folder), port=port, log=folder / "error.log"))
+        stack.enter_context(running(apache_command(folder), port=port, log=folder / "error.log"))
         yield Product(
             name="shibboleth",
             port=port,

@@ -128,8 +128,8 @@ def check(hub: Hub, *, now: datetime) -> list[Finding]:
             f"These end soon or have ended: {listed}. See `idhub provisioning token`." if ending else "none ends soon",
         )
     )
-    said = " ".join(f"{one}." for one in partners)
-    found.append(Finding("service providers", not partners, said or "no certificate or metadata of one runs out"))
+    said = " ".join(f"{one}." for one in partners) or "no certificate or metadata of one runs out"
+    found.append(Finding("saml partners", not partners, said))
     found.append(_witness(hub))
     return found
 

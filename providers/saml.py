@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal
+from xml.sax.saxutils import quoteattr
 
 from cryptography.hazmat.primitives.asymmetric import rsa
 
@@ -308,10 +309,16 @@ def _assertion(response: Element, trusted: Trusted, expected: Expected, *, respo
 def _decrypted(encrypted: Element, expected: Expected) -> Element:
     if not expected.decryption_keys:
         raise WireError("encryption.form", "No key of ours can decrypt an assertion.")
-    root = parsing.parse(encryption.decrypt(encrypted, expected.decryption_keys))
-    if root.tag != tag("saml", "Assertion"):
+    octets = encryption.decrypt(encrypted, expected.decryption_keys)
+    # XML Encryption 4.3.3: it stands where the encrypted element stood, and may use the namespaces that were declared
+    # around that. What is no single element there is not well-formed, or refused.
+    declared = "".join(
+        f" xmlns{':' if prefix else ''}{prefix or ''}={quoteattr(name)}" for prefix, name in encrypted.nsmap.items()
+    )
+    inner = list(parsing.parse(f"<within{declared}>".encode() + octets + b"</within>"))
+    if [one.tag for one in inner] != [tag("saml", "Assertion")]:
         raise WireError("encryption.form", "What was encrypted is no assertion.")
-    return root
+    return inner[0]
 
 
 def _subject(assertion: Element, expected: Expected, *, now: datetime) -> Element:

@@ -23,6 +23,7 @@ from idhub.credentials.tables import (
     SessionParticipant,
     SsoSession,
     Throttle,
+    UpstreamSession,
 )
 from idhub.db import Base, Database
 
@@ -69,6 +70,7 @@ def _dead(now: datetime) -> list[tuple[type[Base], ColumnElement[bool]]]:
     )
     no_grants = ~exists().where(Grant.session_id == SsoSession.id)
     no_logouts = ~exists().where(SamlLogout.session_id == SsoSession.id)
+    no_upstream = ~exists().where(UpstreamSession.session_id == SsoSession.id)
     no_participants = ~exists().where(SessionParticipant.session_id == SsoSession.id)
     unblocked = or_(Throttle.blocked_until.is_(None), Throttle.blocked_until < now)
     return [
@@ -85,5 +87,6 @@ def _dead(now: datetime) -> list[tuple[type[Base], ColumnElement[bool]]]:
         (SamlLogout, SamlLogout.session_id.in_(sessions_over)),
         (ServiceTicket, ServiceTicket.expires_at < spent),
         (SessionParticipant, SessionParticipant.session_id.in_(sessions_over)),
-        (SsoSession, and_(over, no_grants, no_participants, no_logouts)),
+        (UpstreamSession, UpstreamSession.session_id.in_(sessions_over)),
+        (SsoSession, and_(over, no_grants, no_participants, no_logouts, no_upstream)),
     ]

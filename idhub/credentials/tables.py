@@ -43,6 +43,18 @@ class SsoSession(Base):
     user_agent: Mapped[str | None] = mapped_column(String(400))
 
 
+class UpstreamSession(Base):
+    """A session that rests on an assertion: by what the provider would ask for its end."""
+
+    __tablename__ = "upstream_sessions"
+    __table_args__ = (Index("ix_upstream_sessions_name_id", "provider_id", "name_id"),)
+
+    session_id: Mapped[str] = mapped_column(ForeignKey("sessions.id"), primary_key=True)
+    provider_id: Mapped[str] = mapped_column(ForeignKey("identity_providers.id"))
+    name_id: Mapped[str] = mapped_column(String(255))
+    session_index: Mapped[str | None] = mapped_column(Text)
+
+
 class SessionParticipant(Base):
     """An application that a session was used for: whom a logout must tell."""
 

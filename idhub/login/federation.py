@@ -18,15 +18,15 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import Select, delete, select, update
 from sqlalchemy.orm import Session
 
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque, transactions
 from idhub.credentials.assertions import is_first_use
 from idhub.credentials.sessions import Epochs, SignedIn, read_epochs, start_session
-from idhub.credentials.tables import LoginTransaction
-from idhub.db import from_micros, to_micros, upsert
+from idhub.credentials.tables import LoginTransaction, UpstreamSession
+from idhub.db import from_micros, to_micros, upsert, wait_alone
 from idhub.directory.kinds import EmploymentState
 from idhub.directory.names import stored_login_name
 from idhub.directory.tables import Employment, IdentityLink, Installation, LoginName, OrganizationClosure, Principal
@@ -35,7 +35,7 @@ from idhub.keys import Keyring
 from idhub.login import sign_in
 from idhub.login.providers import NAME_ID, LinkRule, Provider, find_provider
 from idhub.login.sign_in import Browser, Minted
-from idhub.login.tables import UpstreamSession
+from idhub.login.tables import IdentityProvider
 from idhub.settings import Settings
 from providers.saml import MAX_SUBJECT, Asserted
 from providers.saml_wire import names
@@ -418,6 +418,9 @@ def _enter(
 ) -> Finished | Refusal:
     """With the person locked: everything that may have changed is asked again, then the effects are written."""
     session, now, provider = taken.session, taken.now, taken.provider
+    if _linked(session, provider.id, taken.answer["subject"]) is None:
+        # New links of a provider are made one by one: of two that want one subject, or one person, one is first.
+        wait_alone(session, f"identity links of {provider.id}")
     epochs = read_epochs(session, principal_id)
     refused = _cannot_enter(taken, principal_id, epochs)
     if refused is not None or epochs is None:
@@ -512,3 +515,75 @@ def _link(taken: _Taken, principal_id: str, epochs: Epochs, actor: Actor) -> Non
         personal={"subject": subject},
     )
     record(session, [linked])
+
+
+# ---------------------------------------------------------------- one's own links
+
+
+@dataclass(frozen=True, slots=True)
+class OwnLink:
+    """A provider that may speak for a person, and since when it does; None: it is not linked."""
+
+    slug: str
+    name: str
+    name_zh: str | None
+    linked_at: datetime | None
+    sign_on: str
+
+
+def own_links(session: Session, principal_id: str, *, now: datetime) -> list[OwnLink]:
+    """Providers in force of the organizations that the person has a post in, by slug."""
+    posts = (
+        select(OrganizationClosure.ancestor_id)
+        .join(Employment, Employment.organization_id == OrganizationClosure.descendant_id)
+        .where(Employment.principal_id == principal_id, Employment.state != EmploymentState.ENDED)
+    )
+    slugs = session.scalars(
+        select(IdentityProvider.slug)
+        .where(IdentityProvider.is_enabled, IdentityProvider.organization_id.in_(posts))
+        .order_by(IdentityProvider.slug)
+    )
+    found = []
+    for slug in list(slugs):
+        provider = find_provider(session, now=now, slug=slug)
+        if provider is not None:
+            linked_at = _own_link(session, provider.id, principal_id)
+            found.append(OwnLink(slug, provider.name, provider.name_zh, linked_at, provider.sign_on[1]))
+    return found
+
+
+def _own_link(session: Session, provider_id: str, principal_id: str) -> datetime | None:
+    return session.execute(
+        select(IdentityLink.created_at)
+        .join(Principal, Principal.id == IdentityLink.principal_id)
+        .where(
+            IdentityLink.provider == provider_id,
+            IdentityLink.principal_id == principal_id,
+            IdentityLink.enrolment_epoch == Principal.enrolment_epoch,
+        )
+    ).scalar()
+
+
+def unlink(
+    session: Session, provider: Provider, principal_id: str, *, actor: Actor, request_id: str | None, now: datetime
+) -> bool:
+    """Take the person's link to a provider away; False when there is none. Sessions that rest on it go on."""
+    removed = session.execute(
+        delete(IdentityLink)
+        .where(IdentityLink.provider == provider.id, IdentityLink.principal_id == principal_id)
+        .returning(IdentityLink.upstream_subject)
+    ).all()
+    if removed:
+        unlinked = Event(
+            type=EventType.IDENTITY_UNLINKED,
+            at=now,
+            actor=actor,
+            door="login",
+            target_kind="provider",
+            target_id=provider.id,
+            person_id=principal_id,
+            request_id=request_id,
+            details={"provider": provider.slug},
+        )
+        record(session, [unlinked])
+    return bool(removed)

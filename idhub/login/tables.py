@@ -1,9 +1,9 @@
-"""Tables of signing in elsewhere: identity providers, and the sessions that rest on what they said."""
+"""Tables of signing in elsewhere: identity providers of companies."""
 
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Boolean, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import Boolean, ForeignKey, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from idhub.db import Base, Instant, JsonText
@@ -57,15 +57,3 @@ class IdentityProvider(Base):
     is_enabled: Mapped[bool] = mapped_column(Boolean, default=True)
     created_at: Mapped[datetime] = mapped_column(Instant)
     changed_at: Mapped[datetime] = mapped_column(Instant)
-
-
-class UpstreamSession(Base):
-    """A session that rests on an assertion: by what the provider would ask for its end."""
-
-    __tablename__ = "upstream_sessions"
-    __table_args__ = (Index("ix_upstream_sessions_name_id", "provider_id", "name_id"),)
-
-    session_id: Mapped[str] = mapped_column(ForeignKey("sessions.id"), primary_key=True)
-    provider_id: Mapped[str] = mapped_column(ForeignKey("identity_providers.id"))
-    name_id: Mapped[str] = mapped_column(String(255))
-    session_index: Mapped[str | None] = mapped_column(Text)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from fastapi import APIRouter, Depends, Request
 from sqlalchemy import func, select
@@ -21,7 +21,9 @@ from idhub.login import sign_in
 from idhub.login.passwords import MAX_PASSWORD_BYTES, check_policy, context_words, normalize, read_password
 from idhub.login.sign_in import PasswordChange
 from idhub.pages import N_
+from idhub.web import links
 from idhub.web.browser import DeviceName, browser_of, device_name, give_session
+from idhub.web.federation import FederationServices
 from idhub.web.forms import Form, form_of, form_router
 from idhub.web.hashing import BUSY, TOO_MANY, LoginServices, policy_sentence, wait_words
 from idhub.web.visit import Visitor, frame_of, visitor_of
@@ -36,7 +38,7 @@ _PASSWORD_FORM = form_of(
 _WRONG = N_("The current password is wrong.")
 _TOO_OFTEN = N_("The current password was wrong too often in this session. Sign out and in again.")
 _SAME = N_("The new password is the current one. Choose another.")
-_METHODS: Mapping[str, str] = {"pwd": N_("Password")}
+_METHODS: Mapping[str, str] = {"pwd": N_("Password"), "fed": N_("Company sign-in")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +55,16 @@ class OwnSession:
     is_this: bool
 
 
-def create_router(services: LoginServices) -> APIRouter:
+class AccountServices(LoginServices, FederationServices, Protocol):
+    """The part of `idhub.app.Services` that these pages use."""
+
+
+def create_router(services: AccountServices) -> APIRouter:
     """Routes of `/account`."""
     router = form_router(services)
     pages = services.pages
     security = _Security(services)
+    router.routes += links.create_router(services).routes
 
     @router.get("/account")
     def account() -> Response:

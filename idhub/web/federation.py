@@ -50,7 +50,7 @@ class FederationServices(WebServices, SamlServices, Protocol):
 
 def create_router(services: FederationServices) -> APIRouter:
     """Routes of the service provider that the hub is towards identity providers."""
-    desk = _Desk(services)
+    desk = Desk(services)
     gateway = desk.gateway
     router = APIRouter(include_in_schema=False)
     document = desk.metadata_document().encode()
@@ -86,8 +86,8 @@ def create_router(services: FederationServices) -> APIRouter:
     return router
 
 
-class _Desk:
-    """What the routes do."""
+class Desk:
+    """What the routes do; `idhub.web.links` sends people to providers too."""
 
     def __init__(self, services: FederationServices) -> None:
         self.services = services
@@ -127,7 +127,7 @@ class _Desk:
             )
         if asked is None:
             raise ShownError("transaction_gone")
-        return self._send(browser, provider, asked, new_token)
+        return self.send(browser, provider, asked, new_token)
 
     def _provider(self, session: Session, slug: str, browser: Browser) -> Provider:
         provider = None
@@ -146,7 +146,8 @@ class _Desk:
             raise ShownError("transaction_gone")
         return found
 
-    def _send(self, browser: Browser, provider: Provider, asked: Asked, new_token: str | None) -> Response:
+    def send(self, browser: Browser, provider: Provider, asked: Asked, new_token: str | None) -> Response:
+        """Send the browser to the provider with a request that is remembered already."""
         binding, destination = provider.sign_on
         request = saml.authn_request(
             self.entity_id, self.consumer, request_id=asked.request_id, destination=destination, now=browser.now,

@@ -72,6 +72,12 @@ _CONSOLE: tuple[tuple[str, tuple[_Entry, ...]], ...] = (
         (
             _Entry("/admin/apps", N_("Applications"), "apps", frozenset({HubRole.ADMINISTRATOR, HubRole.AUDITOR}), "a"),
             _Entry(
+                "/admin/providers",
+                N_("Company sign-in"),
+                "building",
+                frozenset({HubRole.ADMINISTRATOR, HubRole.AUDITOR}),
+            ),
+            _Entry(
                 "/admin/deliveries", N_("Deliveries"), "send", frozenset({HubRole.ADMINISTRATOR, HubRole.AUDITOR}), "d"
             ),
         ),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Protocol
+from typing import Annotated
 from urllib.parse import urlencode, urlsplit
 
 from fastapi import APIRouter, Depends, Request
@@ -33,8 +33,8 @@ from idhub.oidc.authorization import Authorization, Started
 from idhub.pages import BROWSER_COOKIE, N_, form_target, safe_local_path
 from idhub.pages.notices import ErrorNotice
 from idhub.web import account, federation, protocol_pages
+from idhub.web.account import AccountServices
 from idhub.web.browser import browser_of, cookie, form_targets, give_session, signed_in_as
-from idhub.web.federation import FederationServices
 from idhub.web.forms import Form, form_of, form_router
 from idhub.web.hashing import BUSY, TOO_MANY, LoginServices, policy_sentence, wait_words
 from idhub.web.services import WebServices
@@ -67,10 +67,6 @@ _FIRST_FORM = form_of(
 )  # fmt: skip
 
 
-class SignInServices(LoginServices, FederationServices, Protocol):
-    """The part of `idhub.app.Services` that these pages and those behind them use."""
-
-
 def create_entrance(services: LoginServices, authorization: Authorization | None = None) -> list[Route]:
     """`/login`: plain routes, which need nothing of a framework, with the translator of every page.
 
@@ -94,7 +90,7 @@ def create_entrance(services: LoginServices, authorization: Authorization | None
     ]
 
 
-def create_router(services: SignInServices) -> APIRouter:
+def create_router(services: AccountServices) -> APIRouter:
     """Routes of `/login`, `/login/first`, of the pages around them (`protocol_pages`) and of `/account`."""
     router = form_router(services)
     first = _FirstSignIn(services)

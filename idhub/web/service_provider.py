@@ -17,9 +17,11 @@ from idhub.authority import Action, visible_organizations
 from idhub.credentials.predicate import entitled
 from idhub.directory.people import find_person, show_person
 from idhub.errors import Conflict, Invalid, NotFound
+from idhub.login.tables import IdentityProvider
 from idhub.pages import N_
-from idhub.saml.refresh import CERTIFICATE_WARNING, METADATA_WARNING
+from idhub.saml.refresh import CERTIFICATE_WARNING, METADATA_WARNING, certificates_of, was_never_read
 from idhub.web.drawing import mark_of
+from idhub.web.labels import Translate
 from idhub.web.person import record_visit
 from idhub.web.provisioning import application_of, looking
 from idhub.web.refusals import refusal_words
@@ -78,16 +80,30 @@ class Preview:
     lines: Sequence[tuple[str, str, Sequence[str]]]
 
 
-def certificate_lines(row: SamlServiceProvider, *, now: datetime) -> list[CertificateLine]:
+def certificate_lines(row: SamlServiceProvider | IdentityProvider, *, now: datetime) -> list[CertificateLine]:
     """Every certificate, the one that runs out first at the top."""
     found = []
-    for use, certificates in (("signing", row.signing_certificates), ("encryption", row.encryption_certificates)):
-        for der in certificates:
-            read = read_certificate(der)
-            left = read.expires_at - now
-            state = "over" if read.expires_at <= now else "ending" if left < CERTIFICATE_WARNING else "ok"
-            found.append(CertificateLine(use, read.subject, read.fingerprint, read.expires_at, state))
+    for use, der in certificates_of(row):
+        read = read_certificate(der)
+        left = read.expires_at - now
+        state = "over" if read.expires_at <= now else "ending" if left < CERTIFICATE_WARNING else "ok"
+        found.append(CertificateLine(use, read.subject, read.fingerprint, read.expires_at, state))
     return sorted(found, key=lambda one: (one.expires_at, one.use))
+
+
+def partner_state(
+    row: SamlServiceProvider | IdentityProvider, translate: Translate, *, now: datetime
+) -> dict[str, Any]:
+    """What `partner_warnings.html` and `partner_certificates.html` show."""
+    valid_until = row.metadata_valid_until
+    return {
+        "provider": row,
+        "certificates": certificate_lines(row, now=now),
+        "uses": {code: translate(words) for code, words in _USES.items()},
+        "is_unread": was_never_read(row),
+        "is_over": valid_until is not None and valid_until <= now,
+        "is_ending": valid_until is not None and valid_until - now < METADATA_WARNING,
+    }
 
 
 def create_router(services: WebServices) -> APIRouter:
@@ -130,14 +146,10 @@ def create_router(services: WebServices) -> APIRouter:
                     seen = _preview(session, visitor, request, provider, person, now)
                 except (Conflict, Invalid, NotFound) as error:
                     errors["person"] = refusal_words(error, t)
-            valid_until = provider.metadata_valid_until
             context: dict[str, Any] = {
-                "provider": provider,
+                **partner_state(provider, t, now=now),
                 "protocol": _PROTOCOLS[protocol],
                 "lifetime": timedelta(seconds=provider.assertion_seconds or 0),
-                "certificates": certificate_lines(provider, now=now),
-                "is_unread": provider.metadata_url is not None
-                and not (provider.consumer_services or provider.artifact_consumers),
                 "consumers": [
                     (binding, one["location"])
                     for binding, services in (
@@ -146,8 +158,6 @@ def create_router(services: WebServices) -> APIRouter:
                     )
                     for one in services
                 ],
-                "is_over": valid_until is not None and valid_until <= now,
-                "is_ending": valid_until is not None and valid_until - now < METADATA_WARNING,
                 "name_id_format": _FORMATS.get(provider.name_id_format, provider.name_id_format),
                 "named": t(_NAMED.get(provider.name_id_format, provider.name_id_format)),
                 "logouts": [(_BINDINGS[one["binding"]], one["location"]) for one in provider.logout_services],
@@ -159,7 +169,6 @@ def create_router(services: WebServices) -> APIRouter:
             "row": row,
             "name": name,
             "mark": mark_of(name, row.slug),
-            "uses": {code: t(words) for code, words in _USES.items()},
             "typed": person,
             "seen": seen,
             "errors": errors,

@@ -17,9 +17,11 @@ from idhub.credentials.tables import (
     SessionParticipant,
     SsoSession,
     Throttle,
+    UpstreamSession,
 )
 from idhub.db import Database
 from idhub.directory.tables import Principal
+from idhub.login.tables import IdentityProvider
 from tests.delivery.conftest import hub
 from tests.oidc.world import App, World
 from tests.support.clock import Clock
@@ -37,6 +39,7 @@ PURGED = (
     RememberedDevice,
     Invitation,
     Throttle,
+    UpstreamSession,
 )
 
 
@@ -71,6 +74,26 @@ def seed_credentials(database: Database, clock: Clock) -> None:
                 changed_at=clock(),
             )
         )
+        session.execute(
+            insert(IdentityProvider).values(
+                id="idp_1",
+                slug="acme",
+                name="Acme",
+                organization_id="org_1",
+                domains=[],
+                rules=[],
+                entity_id="https://idp.example",
+                sign_on_services=[],
+                logout_services=[],
+                signing_certificates=[],
+                signature_policy="any",
+                contexts=[],
+                allows_unsolicited=False,
+                is_shown=True,
+                created_at=clock(),
+                changed_at=clock(),
+            )
+        )
         epochs = {"access_epoch": 1, "enrolment_epoch": 1, "installation_epoch": 1}
         for name, ends_at in (("old", clock()), ("live", clock() + timedelta(days=400))):
             person = {"principal_id": "per_1"}
@@ -90,6 +113,7 @@ def seed_credentials(database: Database, clock: Clock) -> None:
                 )
             )
             session.flush()
+            session.add(UpstreamSession(session_id=f"ses_{name}", provider_id="idp_1", name_id=name))
             session.add(
                 SessionParticipant(
                     id=f"par_{name}",
@@ -181,6 +205,7 @@ def test_only_what_is_long_dead_is_purged(hub: Database, clock: Clock) -> None:
         "invitations": 1,
         "session_participants": 1,
         "sessions": 1,
+        "upstream_sessions": 1,
     }
     assert {
         name: [one.removeprefix("ses_").removeprefix("par_").removeprefix("grt_") for one in ids]

@@ -382,9 +382,18 @@ def test_what_was_encrypted_is_read_as_hardened_as_the_rest() -> None:
         (b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "xml.dtd"),
         (b"<a/>", "encryption.form"),
         (b"<a", "xml.form"),
+        (b"</within><within>", "xml.form"),
+        (b" ", "encryption.form"),
+        (render(sign(assertion_of(_answer()), one_signer())).encode() * 2, "xml.repeated_id"),
         (render(assertion_of(_answer())).encode(), "signature.missing"),
     ):
         assert _reason(partial(_read, _encrypted(plain=plain))) == reason
+
+
+def test_what_was_encrypted_may_use_the_namespaces_around_it() -> None:
+    """XML Encryption 4.3.3: xmlsec leaves declarations that the Response has out of what it encrypts."""
+    plain = render(sign(assertion_of(_answer()), one_signer())).replace(f' xmlns:saml="{names.ASSERTION}"', "", 1)
+    assert _read(_encrypted(plain=plain.encode())).name_id == _answer().name_id
 
 
 def test_a_key_of_before_and_one_to_come_decrypt() -> None:

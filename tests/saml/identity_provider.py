@@ -17,7 +17,7 @@ from saml2.config import IdPConfig
 from saml2.metadata import create_metadata_string
 from saml2.saml import NAMEID_FORMAT_PERSISTENT, NameID
 from saml2.server import Server
-from saml2.sigver import ASSERT_XPATH, pre_encrypt_assertion, pre_encryption_part
+from saml2.sigver import ASSERT_XPATH, pre_encryption_part
 
 PORT, FOLDER, NUMBER, PASSWORD, SUBJECT = sys.argv[1], Path(sys.argv[2]), *sys.argv[3:6]
 ADDRESS = f"http://127.0.0.1:{PORT}"
@@ -82,7 +82,7 @@ def answer(query: str) -> tuple[str, str]:
         parsed = samlp.response_from_string(text)
         template = str(pre_encryption_part(msg_enc=AES_GCM))
         text = IDP.sec.crypto.encrypt_assertion(
-            pre_encrypt_assertion(parsed), str(path), template, key_type="aes-256", node_xpath=ASSERT_XPATH
+            parsed, str(path), template, key_type="aes-256", node_xpath=ASSERT_XPATH
         )
     return request.assertion_consumer_service_url, text
 

@@ -6,15 +6,21 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import yaml
 from sqlalchemy import func, select
+from starlette.testclient import TestClient
 
+from idhub.api.export import export_configuration
+from idhub.authority import HubRole, assign_role
 from idhub.credentials.tables import SsoSession
 from idhub.directory.kinds import OrganizationKind
 from idhub.directory.organizations import create_organization, root_organization
+from idhub.directory.tables import Principal
 from idhub.errors import Invalid
 from idhub.lifecycle import commands
+from idhub.saml.refresh import refresh_due, warnings
 from providers.saml_wire import names
-from tests.flows.every_door import submit
+from tests.flows.every_door import HR_NUMBER, PASSWORD, submit
 from tests.lifecycle.world import CALLER
 from tests.saml.conftest import Scene
 from tests.saml.partner import make_signer
@@ -361,3 +367,176 @@ def test_a_mail_address_leads_to_its_provider(scene: Scene, upstream: Upstream) 
         assert other.status_code == 400
     finally:
         provide(scene, upstream.block())
+
+
+# ---------------------------------------------------------------------- metadata, and the page
+
+
+def _metadata(upstream: Upstream, *, sso: str | None = None, attributes: str = "", role: str = "IDP") -> bytes:
+    return f"""<?xml version="1.0"?>
+<md:EntityDescriptor xmlns:md="{names.METADATA}" xmlns:ds="{names.DS}" ID="_m"
+  entityID="{upstream.entity_id}" {attributes}>
+ <md:{role}SSODescriptor protocolSupportEnumeration="{names.PROTOCOL}" WantAuthnRequestsSigned="true">
+  <md:KeyDescriptor use="signing"><ds:KeyInfo><ds:X509Data><ds:X509Certificate>{upstream.signer.certificate}
+  </ds:X509Certificate></ds:X509Data></ds:KeyInfo></md:KeyDescriptor>
+  <md:SingleSignOnService Binding="{names.SOAP_BINDING}" Location="https://idp.example/soap"/>
+  <md:SingleSignOnService Binding="{names.REDIRECT}" Location="{sso or upstream.sso}"/>
+ </md:{role}SSODescriptor>
+</md:EntityDescriptor>""".encode()
+
+
+def test_metadata_is_read_again_and_says_how_it_stands(scene: Scene, upstream: Upstream) -> None:
+    url, database = "https://idp.example/metadata.xml", scene.stage.hub.database
+    read = replace(upstream, slug="read", entity_id="https://read.example/idp", sso="https://read.example/sso")
+    saml = {"metadata_url": url, "entity_id": read.entity_id}
+    block = read.block()
+    provide(scene, {**block, "saml": saml})
+    assert scene.browser().get("/login/with/read").status_code == 400, "not read yet"
+    assert "/login/with/read" not in scene.browser().get("/login").text
+    with database.read() as session:
+        assert any("provider read: its metadata was never read" in one for one in warnings(session, now=scene.now))
+    until = f'validUntil="{scene.now + timedelta(days=5):%Y-%m-%dT%H:%M:%SZ}"'
+    answers = {url: _metadata(read, attributes=until)}
+    assert refresh_due(database, lambda address: answers[address], now=scene.now) == 1
+    browser = scene.browser()
+    # Linked by nothing yet: the rule recognises.
+    sign_in(browser, read, scene.now)
+    assert is_in(browser)
+    answers[url] = _metadata(read, sso="https://read.example/moved")
+    scene.stage.clock.advance(hours=6)
+    assert refresh_due(database, lambda address: answers[address], now=scene.now) == 1
+    sent = scene.browser().get("/login/with/read").headers["location"]
+    assert sent.startswith("https://read.example/moved?")
+    changed = scene.events("provider.changed")[-1]
+    assert changed["details"]["changes"][0]["field"] == "saml.sign_on_services"
+    for wrong in (_metadata(upstream), _metadata(read, sso="javascript:alert(1)"), _metadata(read, role="SP"), b"<a/>"):
+        answers[url] = wrong
+        scene.stage.clock.advance(hours=6)
+        assert refresh_due(database, lambda address: answers[address], now=scene.now) == 1
+        with database.read() as session:
+            assert any("could not be read" in one for one in warnings(session, now=scene.now))
+        assert scene.browser().get("/login/with/read").status_code == 303, "what was known stays in force"
+
+
+def test_metadata_must_be_of_an_identity_provider(scene: Scene, upstream: Upstream) -> None:
+    block = upstream.block()
+    path = scene.stage.folder / "idp.xml"
+    for document, rule in (
+        (_metadata(upstream, role="SP"), "metadata.role"),
+        (_metadata(upstream).replace(b"HTTP-Redirect", b"HTTP-Artifact"), "metadata.sso"),
+        (_metadata(upstream).replace(b'use="signing"', b'use="encryption"'), "metadata.certificate"),
+        (_metadata(upstream, attributes='validUntil="2020-01-01T00:00:00Z"'), "metadata.expired"),
+        (_metadata(upstream, sso="http://idp.example/sso"), "uri.http"),
+    ):
+        path.write_bytes(document)
+        with pytest.raises(Invalid) as caught:
+            provide(scene, {**block, "saml": {"metadata_file": "idp.xml"}})
+        assert caught.value.rule == rule
+    path.write_bytes(_metadata(upstream))
+    provide(scene, {**block, "saml": {"metadata_file": "idp.xml"}})
+    applied = provide(scene, {**block, "saml": {"metadata_file": "idp.xml"}})
+    assert applied.changes == [], "the same file again changes nothing"
+    provide(scene, block)
+
+
+def test_what_is_exported_makes_the_same_provider_again(scene: Scene, upstream: Upstream) -> None:
+    saml = {"sign": "both", "subject": "oid", "contexts": ["urn:x"], "max_age": 3600, "unsolicited": True}
+    provide(scene, upstream.block(domains=["acme.example"], shown=False, saml=saml))
+    with scene.stage.hub.database.read() as session:
+        exported = yaml.safe_load(export_configuration(session))["providers"]
+    try:
+        assert provide(scene, *exported).changes == []
+    finally:
+        provide(scene, upstream.block())
+
+
+@pytest.fixture(scope="module")
+def administrator(scene: Scene) -> TestClient:
+    with scene.stage.hub.database.transaction() as session:
+        other = session.scalars(select(Principal.id).where(Principal.id != scene.stage.person)).one()
+        root = root_organization(session)
+        assign_role(session, other, HubRole.ADMINISTRATOR, organization_id=root, now=scene.now, assigned_by="test")
+    return scene.signed_in(HR_NUMBER)
+
+
+def test_the_page_shows_the_provider_and_what_runs_out(
+    scene: Scene, upstream: Upstream, administrator: TestClient
+) -> None:
+    sign_in(scene.browser(), upstream, scene.now)
+    page = administrator.get("/admin/providers/acme")
+    assert page.status_code == 200
+    for shown in (upstream.entity_id, upstream.sso, "employeeNumber", "/login/saml/metadata", "/login/with/acme"):
+        assert shown in page.text, shown
+    assert '<dd data-test="linked">1</dd>' in page.text
+    assert 'data-test="certificate-' not in page.text
+    ending = make_signer("ending", now=scene.now - timedelta(days=10), days=20)
+    other = replace(upstream, slug="ending", entity_id="https://ending.example", signer=ending)
+    provide(scene, other.block())
+    assert 'data-test="certificate-ending"' in administrator.get("/admin/providers/ending").text
+    listed = administrator.get("/admin/providers").text
+    assert "Needs attention" in listed.partition('data-test="ending"')[2].partition("</tr>")[0]
+    assert administrator.get("/admin/providers/none").status_code == 404
+    with scene.stage.hub.database.transaction():
+        assert administrator.get("/admin/providers/acme").status_code == 200, "looking takes no turn of the writer"
+
+
+# ---------------------------------------------------------------------- one's own links
+
+
+def _add(browser: TestClient, slug: str) -> Any:
+    return submit(browser, browser.get("/account/links"), "/account/links/add", provider=slug)
+
+
+def test_a_person_links_their_own_account_and_takes_the_link_away(scene: Scene, upstream: Upstream) -> None:
+    own = replace(upstream, slug="own", entity_id="https://own.example/idp", sso="https://own.example/sso")
+    provide(scene, own.block(link=[]))
+    assert _refused(scene, own, name_id="mine") == "federation.no_link"
+    browser = scene.signed_in()
+    page = browser.get("/account/links")
+    assert 'data-test="link-own"' in page.text
+    assert "https://own.example" in page.headers["content-security-policy"]
+    scene.stage.clock.advance(timedelta(seconds=1))
+    request = own.read(_add(browser, "own").headers["location"])
+    done = follow(browser, deliver(browser, own.document(own.answer(request, scene.now, name_id="mine"))))
+    assert 'data-test="linked"' in done.text
+    linked = scene.events("identity.linked")[-1]
+    assert (linked["person_id"], linked["details"]) == (scene.stage.person, {"provider": "own", "by": "person"})
+    sign_in(other := scene.browser(), own, scene.now, name_id="mine", attributes={})
+    assert is_in(other)
+    gone = submit(browser, browser.get("/account/links"), "/account/links/remove", provider="own")
+    assert 'data-test="unlinked"' in browser.get(gone.headers["location"]).text
+    assert scene.events("identity.unlinked")[-1]["person_id"] == scene.stage.person
+    assert _refused(scene, own, name_id="mine", attributes={}) == "federation.no_link"
+
+
+def test_a_link_is_of_the_session_that_wanted_it(scene: Scene, upstream: Upstream) -> None:
+    """An attacker's account is not linked to a victim, nor a victim's to an attacker."""
+    own = replace(upstream, slug="own2", entity_id="https://own2.example/idp", sso="https://own2.example/sso")
+    provide(scene, own.block(link=[]))
+    scene.stage.clock.advance(timedelta(seconds=1))
+    attacker, victim = scene.signed_in(HR_NUMBER), scene.signed_in()
+    scene.stage.clock.advance(timedelta(seconds=1))
+    request = own.read(_add(attacker, "own2").headers["location"])
+    kept = deliver(victim, own.document(own.answer(request, scene.now, name_id="evil")))
+    assert victim.get(kept.headers["location"]).status_code == 400
+    # The browser is now somebody else's: what the other session began is not done for this one.
+    attacker.cookies.delete("idhub_session")
+    scene.stage.sign_in(attacker, "QY000001")
+    assert attacker.get(kept.headers["location"]).status_code == 403
+    assert _reason(scene) == "federation.session"
+    assert scene.events("identity.linked")[-1]["details"].get("provider") != "own2"
+
+
+def test_linking_wants_a_proof_of_lately(scene: Scene, upstream: Upstream) -> None:
+    """A session that somebody left open makes no other way in (ASVS 7.5.1)."""
+    own = replace(upstream, slug="own3", entity_id="https://own3.example/idp", sso="https://own3.example/sso")
+    provide(scene, own.block(link=[]))
+    browser = scene.signed_in()
+    scene.stage.clock.advance(timedelta(minutes=11))
+    asked = _add(browser, "own3")
+    assert asked.headers["location"].startswith("/login?transaction=")
+    shown = browser.get(asked.headers["location"])
+    signed = submit(browser, shown, "/login", username="QY000001", password=PASSWORD)
+    assert signed.headers["location"] == "/account/links"
+    assert _add(browser, "own3").headers["location"].startswith("https://own3.example/sso?")
+    assert _add(browser, "nobody").status_code == 400

@@ -37,6 +37,7 @@ from idhub.oidc.metadata import HOT_PATHS
 from providers.saml_wire.artifacts import make_artifact
 from providers.saml_wire.signatures import sign
 from providers.saml_wire.writing import render
+from tests.flows import every_door
 from tests.flows.every_door import CALLBACK, CAS_SERVICE, VERIFIER
 from tests.saml.hostile import mutants
 from tests.saml.partner import query_of
@@ -297,6 +298,9 @@ def _saml_messages(hall: Hall) -> dict[str, list[str]]:
     sound = [partner.authn_request(stage.clock()), partner.logout_request(stage.clock(), "nobody")]
     carried = [query_of(partner.redirect(one, relay_state="rs")) for one in sound]
     posted = [render(sign(one, partner.signer)).encode() for one in sound]
+    # Answers of the identity provider to a request that is open, and to none.
+    _, answered = every_door._asked_upstream(stage)
+    posted += [answered, stage.upstream.document(stage.upstream.answer(None, stage.clock()))]
     changed = [one for document in posted for one in itertools.islice(mutants(document, seed=1), 8)]
     return {
         "SAMLRequest": [one["SAMLRequest"] for one in carried]
@@ -349,6 +353,7 @@ def test_the_pages(fuzzed: Hall) -> None:
         "method": ("POST", "HEADER", "get"),
         "format": ("JSON", "XML"),
         "pgtUrl": ("https://nobody.example/callback",),
+        "provider": ("upstream", "none"),
         **_saml_messages(fuzzed),
     }
 

@@ -37,6 +37,9 @@ MACHINES = ("/api/", "/scim/", "/oauth2/", "/saml/", "/cas/", "/wsfed", "/Federa
 CELLS: Mapping[tuple[str, str], frozenset[str]] = {
     ("GET", "/"): SIGNED_IN,
     ("GET", "/account"): ALL,
+    ("GET", "/account/links"): SIGNED_IN,
+    ("POST", "/account/links/add"): SIGNED_IN,
+    ("POST", "/account/links/remove"): SIGNED_IN,
     ("GET", "/account/security"): SIGNED_IN,
     ("POST", "/account/security"): SIGNED_IN,
     ("GET", "/account/sessions"): SIGNED_IN,
@@ -60,6 +63,8 @@ CELLS: Mapping[tuple[str, str], frozenset[str]] = {
     ("GET", "/admin/ghosts/{finding_id}/act"): HR | ADMINISTRATORS,
     ("POST", "/admin/ghosts/{finding_id}/act"): HR | ADMINISTRATORS,
     ("POST", "/admin/ghosts/{finding_id}/dismiss"): HR | ADMINISTRATORS,
+    ("GET", "/admin/providers"): ADMINISTRATORS | AUDITORS,
+    ("GET", "/admin/providers/{provider}"): ADMINISTRATORS | AUDITORS,
     ("GET", "/audit"): ALL,
     ("GET", "/audit/events"): AUDITORS,
     ("GET", "/consent"): ALL,
@@ -115,7 +120,7 @@ _POST = (
     "reason", "display_name", "given_name", "family_name", "email", "mobile", "company", "employee_number",
     "employment_type", "department", "title", "manager", "start_date", "end_date", "employment", "fingerprint", "step",
     "confirm_name", "effective_at", "effective", "current_password", "new_password", "session", "transaction", "token",
-    "password", "username", "consent", "language", "theme", "return_to", "version",
+    "password", "username", "consent", "provider", "language", "theme", "return_to", "version",
 )  # fmt: skip
 _CSRF = re.compile(r'name="csrf_token" value="([^"]+)"')
 
@@ -146,6 +151,7 @@ def values(hall: Hall) -> Mapping[str, str]:
         "person_id": stage.person,
         "number": number,
         "slug": "jwt-app",
+        "provider": "upstream",
         "delivery_id": delivery,
         "version": "x",
         "name:path": "nothing.css",

@@ -85,6 +85,10 @@ scale: $(ENVIRONMENT) ## Import a million people on SQLite while others sign in;
 scim-proof: $(ENVIRONMENT) system-packages ## Random SCIM filters and PATCH sequences, a hundred times as many as make test draws
 	$(TEMPORARY) SCIM_PROOF_TIMES=100 $(PYTHON) -m pytest tests/api/test_scim_filters_proof.py tests/api/test_scim_patch_proof.py --timeout=0
 
+.PHONY: saml-proof
+saml-proof: $(ENVIRONMENT) ## Random changes of identity providers' answers, a hundred times as many as make test draws
+	$(TEMPORARY) UPSTREAM_PROOF_TIMES=100 $(PYTHON) -m pytest tests/providers/test_saml.py --timeout=0
+
 .PHONY: ghosts
 ghosts: $(ENVIRONMENT) ## Find planted ghosts among 120,000 people in 20 applications (PEOPLE=, DATABASE=)
 	$(PYTHON) -m tests.benchmarks.ghosts --people $(or $(PEOPLE),120000) --database $(or $(DATABASE),sqlite)

@@ -3,7 +3,7 @@
 Owns what a response must be before it is believed. Does not own where a request is remembered, whose an assertion is,
 or whether it was seen before: the hub does. Keys are handed in, from the provider's metadata alone.
 
-Entry points: `authn_request`, `metadata`; `peek`, `read_response`.
+Entry points: `authn_request`, `metadata`; `peek`, `read_response`; `read_logout_request`.
 
 SAML Core 2, 3.2, 3.4; Profiles 4.1.4; Bindings 3.4, 3.5; SAML security considerations.
 """
@@ -17,6 +17,7 @@ from xml.sax.saxutils import quoteattr
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from providers.saml_wire import encryption, names, parsing, signatures
+from providers.saml_wire.bindings import Received
 from providers.saml_wire.errors import WireError
 from providers.saml_wire.names import tag
 from providers.saml_wire.parsing import Element
@@ -417,3 +418,61 @@ def _attributes(assertion: Element) -> dict[str, tuple[str, ...]]:
 
 def _instant(element: Element, name: str) -> datetime:
     return parsing.read_instant(parsing.required(element, name), name)
+
+
+# ---------------------------------------------------------------- logout
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogoutAsked:
+    """Whom a provider wants signed out. Its signature was verified.
+
+    Args:
+        session_indexes: empty: every session of the subject.
+    """
+
+    id: str
+    name_id: str
+    session_indexes: frozenset[str]
+
+
+def unverified_issuer(message: Element) -> str:
+    """Who a logout message says it is of: enough to look up whose keys must hold, and to be believed in nothing.
+
+    Raises:
+        WireError: it is no LogoutRequest, or names nobody.
+    """
+    if message.tag != tag("samlp", "LogoutRequest"):
+        raise WireError("saml.message", "The message is no LogoutRequest.")
+    return parsing.text_of(parsing.required_child(message, tag("saml", "Issuer")))
+
+
+def read_logout_request(
+    message: Element, received: Received | None, trusted: Trusted, destination: str, *, now: datetime
+) -> LogoutAsked:
+    """Verify and read a LogoutRequest, which is always signed (Core 3.7.1; Profiles 4.4.3.1; S18).
+
+    Args:
+        received: how a browser brought it; None: it came by SOAP.
+
+    Raises:
+        WireError: anything about it that does not hold.
+    """
+    if received is not None and received.has_query_signature:
+        received.verify_query(trusted.keys)
+        element = message
+    else:
+        element = signatures.verify(message, trusted.keys)
+    if parsing.only_child(element, tag("saml", "Issuer")) is None:
+        raise WireError("saml.issuer", "The message names no issuer.")
+    _check_envelope(element, trusted, now=now)
+    if element.get("Destination") != destination:
+        raise WireError("saml.destination", "The message was made for another address.")
+    limit = element.get("NotOnOrAfter")
+    if limit is not None and parsing.read_instant(limit, "NotOnOrAfter") <= now - SKEW:
+        raise WireError("saml.expired", "The request is over (NotOnOrAfter).")
+    return LogoutAsked(
+        id=parsing.read_id(element),
+        name_id=parsing.text_of(parsing.required_child(element, tag("saml", "NameID"))),
+        session_indexes=frozenset(parsing.text_of(one) for one in element.iterchildren(tag("samlp", "SessionIndex"))),
+    )

@@ -24,8 +24,8 @@ from sqlalchemy.orm import Session
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque, transactions
 from idhub.credentials.assertions import is_first_use
-from idhub.credentials.sessions import Epochs, SignedIn, read_epochs, start_session
-from idhub.credentials.tables import LoginTransaction, UpstreamSession
+from idhub.credentials.sessions import Epochs, SignedIn, end_session, read_epochs, start_session
+from idhub.credentials.tables import LoginTransaction, SsoSession, UpstreamSession
 from idhub.db import from_micros, to_micros, upsert, wait_alone
 from idhub.directory.kinds import EmploymentState
 from idhub.directory.names import stored_login_name
@@ -37,7 +37,7 @@ from idhub.login.providers import NAME_ID, LinkRule, Provider, find_provider
 from idhub.login.sign_in import Browser, Minted
 from idhub.login.tables import IdentityProvider
 from idhub.settings import Settings
-from providers.saml import MAX_SUBJECT, Asserted
+from providers.saml import LIFETIME, MAX_SUBJECT, SKEW, Asserted, LogoutAsked
 from providers.saml_wire import names
 
 Purpose = Literal["sign_in", "link"]
@@ -567,7 +567,10 @@ def _own_link(session: Session, provider_id: str, principal_id: str) -> datetime
 def unlink(
     session: Session, provider: Provider, principal_id: str, *, actor: Actor, request_id: str | None, now: datetime
 ) -> bool:
-    """Take the person's link to a provider away; False when there is none. Sessions that rest on it go on."""
+    """Take the person's link to a provider away; False when there is none.
+
+    Their other sessions that rest on what the provider said end: whoever has that account is out, too.
+    """
     removed = session.execute(
         delete(IdentityLink)
         .where(IdentityLink.provider == provider.id, IdentityLink.principal_id == principal_id)
@@ -586,4 +589,73 @@ def unlink(
             details={"provider": provider.slug},
         )
         record(session, [unlinked])
+        resting = session.scalars(
+            select(SsoSession.id)
+            .join(UpstreamSession, UpstreamSession.session_id == SsoSession.id)
+            .where(
+                UpstreamSession.provider_id == provider.id,
+                SsoSession.principal_id == principal_id,
+                SsoSession.id != actor.session_id,
+                SsoSession.ended_at.is_(None),
+            )
+        )
+        for session_id in list(resting):
+            end_session(session, session_id, reason="unlinked", now=now, actor=actor)
     return bool(removed)
+
+
+# ---------------------------------------------------------------- logout that begins at the provider
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedOut:
+    """How a logout went.
+
+    Args:
+        is_known: the subject has, or had, a session here that rests on this provider.
+        is_whole: every application of those sessions is told without a browser.
+    """
+
+    is_known: bool
+    is_whole: bool
+
+
+def log_out(
+    session: Session, provider: Provider, asked: LogoutAsked, *, ip: str, request_id: str | None, now: datetime
+) -> LoggedOut | None:
+    """End the sessions that rest on what the provider said of the subject; None when the request was seen before.
+
+    Applications are told by the worker. Those that only a browser can tell are not: their logout is not whole.
+    """
+    expires_at = now + LIFETIME + 2 * SKEW
+    if not is_first_use(session, provider.id, asked.id, expires_at=expires_at):
+        return None
+    statement = (
+        select(SsoSession.id, SsoSession.principal_id, SsoSession.ended_at)
+        .join(UpstreamSession, UpstreamSession.session_id == SsoSession.id)
+        .where(UpstreamSession.provider_id == provider.id, UpstreamSession.name_id == asked.name_id)
+        .order_by(SsoSession.principal_id, SsoSession.id)
+    )
+    if asked.session_indexes:
+        statement = statement.where(UpstreamSession.session_index.in_(asked.session_indexes))
+    rows = session.execute(statement).all()
+    actor = Actor(kind="client", id=provider.id, ip=ip)
+    is_whole = True
+    for row in rows:
+        if row.ended_at is not None:
+            continue
+        wanted = Event(
+            type=EventType.LOGOUT_REQUESTED,
+            at=now,
+            actor=actor,
+            door="login",
+            target_kind="session",
+            target_id=row.id,
+            request_id=request_id,
+            person_id=row.principal_id,
+            details={"provider": provider.slug},
+        )
+        record(session, [wanted])
+        ended = end_session(session, row.id, reason="upstream_logout", now=now, actor=actor)
+        is_whole = is_whole and all(participant.logout_uri for participant in ended)
+    return LoggedOut(bool(rows), is_whole)

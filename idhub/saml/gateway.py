@@ -67,11 +67,16 @@ class Gateway(BrowserGateway):
         return authenticate(session, browser.session_token, now=browser.now)
 
     def fault(self, browser: Browser, error: ShownError) -> Response:
-        """What a machine gets in place of a page: a SOAP fault without the reason (SAML Bindings 3.2.3.3)."""
-        self.note_refusal(browser, reason=f"shown.{error.cause}", target_id=None, signed=None)
-        content = [Node("soap:faultcode", {}, ["Client"]), Node("soap:faultstring", {}, ["The request was refused."])]
-        envelope = Node("soap:Envelope", {}, [Node("soap:Body", {}, [Node("soap:Fault", {}, content)])])
-        return Response(render(envelope), 400, media_type="text/xml")
+        """See `soap_fault`."""
+        return soap_fault(self, browser, error)
+
+
+def soap_fault(gateway: BrowserGateway, browser: Browser, error: ShownError) -> Response:
+    """What a machine gets in place of a page: a SOAP fault without the reason (SAML Bindings 3.2.3.3)."""
+    gateway.note_refusal(browser, reason=f"shown.{error.cause}", target_id=None, signed=None)
+    content = [Node("soap:faultcode", {}, ["Client"]), Node("soap:faultstring", {}, ["The request was refused."])]
+    envelope = Node("soap:Envelope", {}, [Node("soap:Body", {}, [Node("soap:Fault", {}, content)])])
+    return Response(render(envelope), 400, media_type="text/xml")
 
 
 async def read_body(request: Request) -> bytes | None:

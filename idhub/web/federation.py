@@ -19,17 +19,26 @@ from idhub.credentials.sessions import authenticate
 from idhub.credentials.transactions import Transaction
 from idhub.gateway import Browser, BrowserGateway, ShownError
 from idhub.login import federation
-from idhub.login.federation import Asked, Finished, GoneError, Refusal
+from idhub.login.federation import Asked, Finished, GoneError, LoggedOut, Refusal
 from idhub.login.providers import Provider, find_provider
 from idhub.pages import new_browser_token, safe_local_path
 from idhub.pages.notices import Carried, ErrorNotice
-from idhub.saml.gateway import SamlServices, form_of, read_body
+from idhub.saml.gateway import MAX_QUERY, SamlServices, form_of, read_body, soap_fault
+from idhub.saml.messages import logout_response
 from idhub.saml.metadata import MEDIA_TYPE, signer_of
 from idhub.web.browser import browser_of, give_session
 from idhub.web.services import WebServices
 from providers import saml
-from providers.saml_wire import names
-from providers.saml_wire.bindings import post_value, read_post, write_redirect
+from providers.saml_wire import names, parsing
+from providers.saml_wire.bindings import (
+    Received,
+    post_value,
+    read_post,
+    read_redirect,
+    read_soap,
+    write_redirect,
+    write_soap,
+)
 from providers.saml_wire.errors import WireError
 from providers.saml_wire.signatures import sign
 from providers.saml_wire.writing import Node, render
@@ -37,6 +46,8 @@ from providers.saml_wire.writing import Node, render
 METADATA_PATH: Final = "/login/saml/metadata"
 CONSUMER_PATH: Final = "/login/saml/acs"
 FINISH_PATH: Final = "/login/saml/finish"
+LOGOUT_PATH: Final = "/login/saml/slo"
+SOAP_PATH: Final = "/login/saml/slo/soap"
 BEGIN_PATH: Final = "/login/with/{slug}"
 _METADATA_MAX_AGE: Final = 300
 _CACHE: Final = "PT6H"
@@ -78,6 +89,20 @@ def create_router(services: FederationServices) -> APIRouter:
         """Take a provider's answer."""
         return answered(request, lambda b: desk.consume(b, form_of(request, body)))
 
+    @router.api_route(LOGOUT_PATH, methods=["GET", "POST"])
+    def log_out(request: Request, body: _Body) -> Response:
+        """Take a logout that a provider sends by the browser."""
+        return answered(request, lambda b: desk.log_out(b, desk.received(request, body)))
+
+    @router.post(SOAP_PATH)
+    def log_out_by_soap(request: Request, body: _Body) -> Response:
+        """Take a logout that a provider sends by itself."""
+        browser = gateway.browser(request)
+        try:
+            return desk.log_out_by_soap(browser, body)
+        except ShownError as error:
+            return soap_fault(gateway, browser, error)
+
     @router.get(FINISH_PATH)
     def finish(request: Request, transaction: str = "") -> Response:
         """Let in whom the answer that waits for this browser is about."""
@@ -98,8 +123,10 @@ class Desk:
 
     def metadata_document(self) -> str:
         """Signed; every certificate that signs or soon will is in it."""
-        keyring = self.services.keyring
-        node = saml.metadata(self.entity_id, self.consumer, keyring.certificates("saml"), logout={}, cache=_CACHE)
+        keyring, issuer = self.services.keyring, self.services.settings.issuer
+        logout = dict.fromkeys((names.REDIRECT, names.POST), issuer + LOGOUT_PATH)
+        logout[names.SOAP_BINDING] = issuer + SOAP_PATH
+        node = saml.metadata(self.entity_id, self.consumer, keyring.certificates("saml"), logout=logout, cache=_CACHE)
         return '<?xml version="1.0" encoding="UTF-8"?>\n' + render(sign(node, signer_of(keyring)))
 
     # ------------------------------------------------------------------ asking
@@ -243,6 +270,90 @@ class Desk:
             # Recorded already, with the person it is about.
             return services.error_page(browser.request, ErrorNotice("upstream_person", 403))
         return self._goes_on(outcome)
+
+    # ------------------------------------------------------------------ logout
+
+    def received(self, request: Request, body: bytes | None) -> Received:
+        """The logout message that a browser carried.
+
+        Raises:
+            ShownError: it cannot be read.
+        """
+        try:
+            if request.method == "POST":
+                return read_post(form_of(request, body) or {})
+            query: bytes = request.scope["query_string"]
+            if len(query) > MAX_QUERY:
+                raise WireError("xml.size", "The address is too long.")
+            return read_redirect(query)
+        except WireError as error:
+            raise ShownError("request_malformed", error.reason) from error
+
+    def log_out(self, browser: Browser, received: Received) -> Response:
+        """End what rests on the provider's word, and answer by the browser.
+
+        Raises:
+            ShownError: the request does not hold, or there is nowhere to answer to; nothing was ended.
+        """
+        provider, asked, done = self._logged_out(browser, received, LOGOUT_PATH)
+        for binding in (names.REDIRECT, names.POST):
+            service = provider.logout_services.get(binding)
+            if service is None:
+                continue
+            destination = service["response_location"] or service["location"]
+            answer = self._logout_answer(asked.id, destination, done, browser)
+            signer, state = signer_of(self.services.keyring), received.relay_state
+            if binding == names.REDIRECT:
+                url = write_redirect(destination, "SAMLResponse", render(answer), relay_state=state, signer=signer)
+                return self.gateway.redirect(url)
+            fields = [("SAMLResponse", post_value(render(sign(answer, signer))))]
+            fields += [] if state is None else [("RelayState", state)]
+            carried = Carried(action=destination, fields=tuple(fields), purpose="logout")
+            return self.services.carrying_page(browser.request, carried)
+        # Ended all the same; its provider takes no answer.
+        return self.gateway.redirect("/logout")
+
+    def log_out_by_soap(self, browser: Browser, body: bytes | None) -> Response:
+        """The same, of a provider that asks by itself.
+
+        Raises:
+            ShownError: the request does not hold; nothing was ended.
+        """
+        _, asked, done = self._logged_out(browser, body, SOAP_PATH)
+        answer = sign(self._logout_answer(asked.id, None, done, browser), signer_of(self.services.keyring))
+        return Response(write_soap(answer), media_type="text/xml; charset=utf-8")
+
+    def _logged_out(
+        self, browser: Browser, sent: Received | bytes | None, path: str
+    ) -> tuple[Provider, saml.LogoutAsked, LoggedOut]:
+        received = sent if isinstance(sent, Received) else None
+        try:
+            if sent is None:
+                raise WireError("xml.size", "The message is too large.")
+            message = read_soap(sent) if isinstance(sent, bytes) else parsing.parse(sent.document)
+            issuer = saml.unverified_issuer(message)
+            with self.gateway.database.read() as session:
+                provider = find_provider(session, now=browser.now, entity_id=issuer)
+            if provider is None:
+                raise ShownError("unknown_provider")
+            address = self.services.settings.issuer + path
+            asked = saml.read_logout_request(message, received, provider.trusted, address, now=browser.now)
+        except WireError as error:
+            shown = "invalid_signature" if error.reason.startswith("signature.") else "request_malformed"
+            raise ShownError(shown, error.reason) from error
+        with self.gateway.database.transaction() as session:
+            done = federation.log_out(
+                session, provider, asked, ip=browser.ip, request_id=browser.request_id, now=browser.now
+            )
+        if done is None:
+            raise ShownError("request_replayed", "saml.replayed")
+        return provider, asked, done
+
+    def _logout_answer(self, request_id: str, destination: str | None, done: LoggedOut, browser: Browser) -> Node:
+        status, detail = names.SUCCESS, None if done.is_whole else names.PARTIAL_LOGOUT
+        if not done.is_known:
+            status, detail = names.REQUESTER, names.UNKNOWN_PRINCIPAL
+        return logout_response(self.entity_id, destination, request_id, status=status, detail=detail, now=browser.now)
 
     def _goes_on(self, outcome: Finished) -> Response:
         response = self.gateway.redirect(outcome.goes_on)

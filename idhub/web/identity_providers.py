@@ -99,10 +99,10 @@ def create_router(services: WebServices) -> APIRouter:
     return router
 
 
-def _seen(session: Session, visitor: Visitor) -> Select[Any]:
+def _seen(session: Session, visitor: Visitor) -> Select[IdentityProvider, str, str | None]:
     """(provider, company, company in English) of those the visitor may see."""
     require(session, visitor, Action.APPLICATION_READ)
-    statement: Select[Any] = (
+    statement = (
         select(IdentityProvider, Organization.name, Organization.name_en)
         .join(Organization, Organization.id == IdentityProvider.organization_id)
         .where(IdentityProvider.is_enabled)

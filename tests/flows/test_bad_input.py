@@ -144,6 +144,8 @@ CASES: Mapping[str, Case] = {
     "/login/saml/acs": Case(parameters=_SAML),
     "/login/saml/finish": Case(parameters=("transaction",)),
     "/login/saml/metadata": Case(),
+    "/login/saml/slo": Case(parameters=_SAML),
+    "/login/saml/slo/soap": Case(),
     "/login/with/{slug}": Case({"slug": "unknown"}, ("transaction", "return_to")),
     "/logout": Case(parameters=("transaction", "csrf_token")),
     "/metrics": Case(),

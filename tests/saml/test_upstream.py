@@ -505,6 +505,8 @@ def test_a_person_links_their_own_account_and_takes_the_link_away(scene: Scene, 
     assert is_in(other)
     gone = submit(browser, browser.get("/account/links"), "/account/links/remove", provider="own")
     assert 'data-test="unlinked"' in browser.get(gone.headers["location"]).text
+    assert not is_in(other), "what rests on the link ends with it"
+    assert is_in(browser)
     assert scene.events("identity.unlinked")[-1]["person_id"] == scene.stage.person
     assert _refused(scene, own, name_id="mine", attributes={}) == "federation.no_link"
 

@@ -138,6 +138,23 @@ class Upstream:
     def document(self, answer: Answer) -> bytes:
         return render(response_of(answer)).encode()
 
+    def logout_request(
+        self, now: datetime, name_id: str, *indexes: str, path: str = "/login/saml/slo", **attributes: str | None
+    ) -> Node:
+        given: dict[str, str | None] = {
+            "ID": new_id(),
+            "Version": "2.0",
+            "IssueInstant": instant(now),
+            "Destination": self.issuer + path,
+            **attributes,
+        }
+        content = [
+            Node("saml:Issuer", {}, [self.entity_id]),
+            Node("saml:NameID", {"Format": names.PERSISTENT}, [name_id]),
+            *(Node("samlp:SessionIndex", {}, [index]) for index in indexes),
+        ]
+        return Node("samlp:LogoutRequest", given, content)
+
 
 def response_of(answer: Answer) -> Node:
     content = [] if answer.response_issuer is None else [Node("saml:Issuer", {}, [answer.response_issuer])]

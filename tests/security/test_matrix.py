@@ -391,6 +391,15 @@ def _upstream_answer(stage: Stage, value: str) -> bool:
     return any(answer.status_code != 400 for answer in answers)
 
 
+def _upstream_logout(stage: Stage, value: str) -> bool:
+    """As a logout of an identity provider, by every binding."""
+    browser = MADE.browser
+    answers = [browser.post("/login/saml/slo", data={kind: value}) for kind in ("SAMLRequest", "SAMLResponse")]
+    answers.append(browser.post("/login/saml/slo/soap", content=value.encode()))
+    answers.append(browser.get("/login/saml/slo", params={"SAMLRequest": value, "SigAlg": value, "Signature": value}))
+    return any(answer.status_code != 400 for answer in answers)
+
+
 def _answered_transaction(stage: Stage, value: str) -> bool:
     """A sign-in that an identity provider has answered: of its own browser alone."""
     foreign = [one.get("/login/saml/finish", params={"transaction": value}) for one in (stage.browser(), MADE.browser)]
@@ -501,6 +510,7 @@ VERIFIERS: Mapping[str, tuple[Cell, frozenset[str]]] = {
     "wsfed parameters": (_wsfed_parameters, frozenset()),
     "saml transaction": (_saml_transaction, frozenset()),
     "upstream answer": (_upstream_answer, frozenset({"upstream response"})),
+    "upstream logout": (_upstream_logout, frozenset()),
     "transaction with an answer": (_answered_transaction, frozenset({"answered tx"})),
     "transaction at a provider": (_transaction_at_provider, frozenset({"tx", "answered tx"})),
     "session cookie at cas": (_cas_cookie, frozenset({"ses"})),
@@ -552,6 +562,8 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "/login/first": ("one-time link",),
     "/login/saml/acs": ("upstream answer",),
     "/login/saml/finish": ("transaction with an answer",),
+    "/login/saml/slo": ("upstream logout",),
+    "/login/saml/slo/soap": ("upstream logout",),
     "/login/with/{slug}": ("transaction at a provider",),
     "/logout": ("ended cookie", "session cookie"),
     "/account/sessions/end": ("form token",),

@@ -92,16 +92,18 @@ def read_sign_in(
     )
 
 
-def reply_of(fields: Mapping[str, str]) -> str | None:
-    """Where a sign-out wants to end, not verified yet.
+def read_sign_out(fields: Mapping[str, str]) -> tuple[str | None, str | None]:
+    """Realm and address that a wish to sign out names, neither of them verified yet.
 
     Raises:
-        ShownError: it can be no address.
+        ShownError: one of them can be none.
     """
-    reply = fields.get("wreply")
-    if reply is not None and (not reply.isprintable() or len(reply) > _MAX_ADDRESS):
+    realm, reply = fields.get("wtrealm"), fields.get("wreply")
+    if realm is not None and not (realm.isprintable() and len(realm) <= MAX_ENTITY_ID):
+        raise ShownError("invalid_logout_request", "wsfed.realm")
+    if reply is not None and not (reply.isprintable() and len(reply) <= _MAX_ADDRESS):
         raise ShownError("invalid_logout_request", "wsfed.reply")
-    return reply
+    return realm, reply
 
 
 def may_return(provider: ServiceProvider, reply: str) -> bool:

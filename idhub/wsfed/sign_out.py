@@ -22,7 +22,7 @@ from idhub.pages import new_browser_token
 from idhub.saml.gateway import Gateway
 from idhub.saml.providers import ServiceProvider, find_provider, load_provider
 from idhub.wsfed.metadata import PATH
-from idhub.wsfed.requests import may_return, reply_of
+from idhub.wsfed.requests import may_return, read_sign_out
 
 _SIGNED_OUT_PAGE = "/logout"
 
@@ -41,14 +41,14 @@ class SignOut:
         Raises:
             ShownError: invalid_logout_request: nothing is redirected, nobody signed out.
         """
+        gateway, (realm, reply) = self._gateway, read_sign_out(fields)
         if browser.request.method == "POST":
             # Another site's form brings no cookies (SameSite): the browser comes again, with them.
             wanted = {name: fields[name] for name in ("wa", "wtrealm", "wreply") if name in fields}
-            return self._gateway.redirect(f"{PATH}?{urlencode(wanted)}")
-        gateway, reply = self._gateway, reply_of(fields)
+            return gateway.redirect(f"{PATH}?{urlencode(wanted)}")
         with gateway.database.read() as session:
             signed = gateway.signed_in(session, browser)
-            provider = self._provider(session, browser, fields.get("wtrealm"), reply, signed)
+            provider = self._provider(session, browser, realm, reply, signed)
         if signed is None:
             # Nothing is left to end, so there is nothing to ask.
             return gateway.redirect(reply if reply is not None and provider is not None else _SIGNED_OUT_PAGE)
@@ -99,7 +99,7 @@ class SignOut:
     ) -> ServiceProvider | None:
         """Who asks: the one of that realm, or else the one of this session that `reply` belongs to."""
         if realm is not None:
-            found = find_provider(session, realm, now=browser.now, protocol="wsfed") if realm.isprintable() else None
+            found = find_provider(session, realm, now=browser.now, protocol="wsfed")
             if found is None:
                 raise ShownError("invalid_logout_request", "wsfed.realm")
             candidates = [found]

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urljoin
 from urllib.request import urlopen
 
+import httpx2
 import pytest
 
 from idhub.demo.browser import Browser, Page
@@ -25,7 +26,7 @@ from tests.saml.conftest import ENTITLED, Scene, furnished, serving
 from tests.saml.test_products import RealClock
 from tests.support.databases import Databases
 from tests.support.processes import free_port, running
-from tests.wsfed.relying_party import CLAIMS, ROLE
+from tests.wsfed.relying_party import CLAIMS, ROLE, form_of
 
 _SCRIPT = Path(__file__).with_name("passport.mjs")
 _FRAME = re.compile(r'<iframe src="([^"]+)"')
@@ -154,6 +155,27 @@ def test_sign_in_shows_the_attributes(hub: Scene, product: Product, token: str) 
         assert page.status == 200, page.html[:3000]
         told = _told(page)
     assert {name: told.get(name) for name in product.told} == dict(product.told)
+
+
+def _token_for(hub: Scene, realm: str) -> dict[str, str]:
+    """The form that carries a token for a realm."""
+    page = hub.signed_in().get("/wsfed", params={"wa": "wsignin1.0", "wtrealm": realm})
+    return form_of(page)[1]
+
+
+def test_a_token_of_another_realm_or_one_that_was_changed_is_refused_there(hub: Scene, product: Product) -> None:
+    """The audience is the realm; the signature covers what is said. The product itself is asked."""
+    _connect(hub, product, "saml2.0")
+    wsfed = {"realm": "urn:other", "reply_urls": ["https://other.example/"]}
+    hub.apply({"slug": "other", "name": "other", "wsfed": wsfed, "entitle": ENTITLED})
+    own = _token_for(hub, product.wsfed["realm"])
+    for form, status in (
+        (own, 303),
+        (_token_for(hub, "urn:other"), 500),
+        ({**own, "wresult": own["wresult"].replace(">member<", ">admin<")}, 500),
+    ):
+        answer = httpx2.post(f"{product.address}/acs", data=form)
+        assert answer.status_code == status, answer.text
 
 
 def test_sign_out_that_the_application_asks_for(hub: Scene, product: Product) -> None:

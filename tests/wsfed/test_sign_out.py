@@ -121,6 +121,8 @@ def test_nobody_is_signed_out_by_a_link_alone(again: Parties, action: str) -> No
     assert stayed.headers["location"] == "/", "the person stayed"
     posted = again.scene.browser().post("/wsfed", data={"wa": action, "wtrealm": REALM, "wreply": REPLY, "x": "y"})
     assert posted.status_code == 303
+    oversized = again.scene.browser().post("/wsfed", data={"wa": action, "wtrealm": "x" * 100_000})
+    assert oversized.status_code == 400, "nothing of a form is handed back unread"
     assert posted.headers["location"] == f"/wsfed?{urlencode({'wa': action, 'wtrealm': REALM, 'wreply': REPLY})}"
 
 
@@ -133,6 +135,8 @@ def test_nobody_is_signed_out_by_a_link_alone(again: Parties, action: str) -> No
         ({"wtrealm": REALM, "wreply": REPLY + "\r\nSet-Cookie: a=b"}, "wsfed.reply"),
         ({"wtrealm": "urn:nobody"}, "wsfed.realm"),
         ({"wtrealm": "nul\0"}, "wsfed.realm"),
+        ({"wtrealm": "x" * 5000}, "wsfed.realm"),
+        ({"wtrealm": REALM, "wreply": "https://evil.example/" + "x" * 5000}, "wsfed.reply"),
         ({"wreply": "https://evil.example/"}, "wsfed.reply"),
         # Registered, but not of an application of this session, and nobody says whose it is.
         ({"wreply": "https://unused.example/"}, "wsfed.reply"),

@@ -300,8 +300,12 @@ def simplesamlphp(folder: Path, port: int, key: Key, hub: HubFacts) -> Iterator[
  'session.authtoken.cookiename' => 'SimpleSAMLAuthToken', 'store.type' => 'phpsession', 'enable.saml20-idp' => false,
  'trusted.url.domains' => ['127.0.0.1:{port}'], 'assertion.allowed_clock_skew' => 60, 'module.enable' => [],
  'metadata.sources' => [['type' => 'xml', 'file' => '{folder}/hub.xml']],
+ 'metadata.sign.enable' => true, 'metadata.sign.privatekey' => 'sign.key', 'metadata.sign.certificate' => 'sign.pem',
+ 'metadata.sign.algorithm' => 'http://www.w3.org/2001/04/xmldsig-more#rsa-sha256',
 ];"""
     )
+    (folder / "sign.key").write_text(key.private)
+    (folder / "sign.pem").write_text(key.certificate)
     (folder / "config" / "authsources.php").write_text(
         f"""<?php $config = ['admin' => ['core:AdminPassword'], 'hub' => [
  'saml:SP', 'entityID' => 'http://127.0.0.1:{port}/sp', 'idp' => '{hub.entity_id}',

@@ -28,6 +28,7 @@ PAGES: dict[str, tuple[str, Callable[[Served], str]]] = {
     "receipt-scheduled": ("沈佳宁", lambda s: f"/hr/receipts/{s.story.scheduled}"),
     "apps": ("高远", lambda s: "/admin/apps"),
     "app": ("高远", lambda s: "/admin/apps/plm"),
+    "app-saml": ("高远", lambda s: "/admin/apps/jira/saml?person=QY-0418273"),
     "provisioning": ("高远", lambda s: "/admin/apps/gitlab/provisioning?person=QY-0418273"),
     "deliveries": ("高远", lambda s: "/admin/deliveries"),
     "events": ("何慕青", lambda s: "/audit/events?action=receipt&range=7d"),

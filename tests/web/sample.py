@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 from audit.checkpoint import Ed25519Signer, FileWitness
 from audit.sequencer import Sequencer
 from idhub.access.applications import ApplicationWish, OidcWish, ScimWish, configure
+from idhub.access.service_providers import ProviderFacts, SamlWish, logout_services
 from idhub.access.tables import Account, Application, Criticality
 from idhub.app import translate_the_rest
 from idhub.authority import LOCAL, HubRole, assign_role
@@ -36,6 +37,9 @@ from idhub.provisioning.outbound.planner import ScimPlanner
 from idhub.settings import Settings
 from idhub.signals.planner import BackchannelPlanner
 from idhub.web.routes import create_router
+from providers.saml_wire import names
+from providers.saml_wire.metadata import Endpoint
+from tests.saml.partner import make_signer
 from tests.support.clock import Clock
 from tests.support.databases import Furnishing
 
@@ -161,8 +165,26 @@ class SampleHub:
                 backchannel_logout_uri=f"https://{slug}.qiyue.example/logout",
             ) if oidc else None,
             scim=ScimWish(base_url=f"https://{slug}.qiyue.example/scim/v2", token="t" * 40) if scim else None,
+            service_providers=(self._service_provider(slug),) if slug == "jira" else (),
             rules=(("member", 'employments.type ne "contractor"'),) if slug != "bi" else (),
         )  # fmt: skip
+
+    def _service_provider(self, slug: str) -> SamlWish:
+        """By SAML, with a certificate that runs out in three weeks."""
+        address = f"https://{slug}.qiyue.example"
+        signer = make_signer(f"{slug}.qiyue.example", now=self.clock() - timedelta(days=344), days=365)
+        return SamlWish(
+            entity_id=f"{address}/saml",
+            facts=ProviderFacts(
+                consumer_services=({"index": 0, "location": f"{address}/plugins/servlet/samlsso", "is_default": True},),
+                artifact_consumers=({"index": 1, "location": f"{address}/saml/artifact", "is_default": False},),
+                logout_services=logout_services(
+                    [Endpoint(names.REDIRECT, f"{address}/saml/logout")], field="saml.logout"
+                ),
+                signing_certificates=(signer.certificate,),
+            ),
+            attributes={"uid": "employee_number", "mail": "email", "cn": "name", "title": "title"},
+        )
 
     def _onboard(self, n: int, name: str, given: str, family: str, title: str, department: str) -> Onboard:
         person_id = self.people[name] = new_id("per")

@@ -34,6 +34,8 @@ _HOSTILE = "tests/oidc/test_hostile_tokens.py::"
 _WIRE = "tests/providers/test_saml_wire.py::"
 _SAML = "tests/saml/test_attacks.py::"
 _ARTIFACT = "tests/saml/test_artifact.py::"
+_UPSTREAM = "tests/saml/test_upstream.py::"
+_READ = "tests/providers/test_saml.py::"
 _LOGOUT = "tests/oidc/test_logout.py::"
 _RACES = "tests/oidc/test_races.py::"
 _LOGIN = "tests/web/test_login_pages.py::"
@@ -77,6 +79,8 @@ ROWS: dict[str, Row] = {
         f"{_SAML}test_a_message_works_once_over_processes_and_restarts",
         f"{_ARTIFACT}test_it_works_once_over_processes_and_restarts",
         f"{_SAML}test_two_resumptions_of_one_sign_on_answer_once")),
+    "S11": Row("CVE-2026-9093", "audience, times, Recipient of an assertion wrong, each in turn", "refused by name", (
+        f"{_READ}test_each_thing_that_does_not_hold_is_refused_by_name",)),
     "S12": Row("CVE-2021-21239", "a key of the message's own; a signature lifted from metadata", "refused", (
         f"{_WIRE}test_the_key_is_the_partners_never_the_messages",)),
     "S13": Row("CVE-2016-10127", "DTD, external entity, billion laughs, XInclude", "refused, nothing fetched", (
@@ -102,6 +106,14 @@ ROWS: dict[str, Row] = {
     "S24": Row("CVE-2009-0217", "truncated MAC, XSLT, XPath, SHA-1, HMAC", "allowed algorithms, two transforms", (
         f"{_WIRE}test_other_algorithms_and_forms_are_refused", f"{_WIRE}test_algorithms_of_the_redirect_binding",
         f"{_SAML}test_a_downgraded_signature_is_refused")),
+    "S25": Row("GHSA-hwqm-qvj9-4jr2", "padding of CBC as an oracle", "CBC refused unread; failures alike", (
+        f"{_READ}test_weak_encryption_is_refused_before_a_key_is_touched",
+        f"{_READ}test_what_cannot_be_decrypted_fails_alike")),
+    "F01-F14": Row("nOAuth and others", "linking by what a person or another provider can change", "by rules alone", (
+        f"{_UPSTREAM}test_a_mail_address_is_a_name_only_in_a_domain_of_the_provider",
+        f"{_UPSTREAM}test_the_same_subject_of_two_providers_is_two",
+        f"{_UPSTREAM}test_a_link_is_of_the_session_that_wanted_it",
+        f"{_UPSTREAM}test_linking_wants_a_proof_of_lately")),
     "S27": Row("RelayState", "`javascript:`, `//evil`, long", "handed back as it came, followed by nobody", (
         f"{_SAML}test_what_is_carried_to_the_application_is_escaped",
         "tests/wsfed/test_sign_in.py::test_the_context_comes_back_byte_for_byte")),
@@ -410,13 +422,8 @@ ABSENT: dict[str, Absent] = {
     "J17": Absent("JWTs of an upstream provider", "no upstream sign-in", ("/callback",)),
     "J21": Absent("DPoP", "tokens are bearer tokens", ("dpop",)),
     "J24": Absent("keys in client registrations", "clients have no keys", ("private_key_jwt",)),
-    "S11": Absent(
-        "audience, times and Recipient of assertions of others", "no upstream sign-in by SAML", ("/saml/acs",)
-    ),
-    "S25": Absent("padding of CBC", "nothing encrypted by others is opened; GCM is sent", ("/saml/acs",)),
     "L01-L12": Absent("LDAP", "not there yet", ("/ldap",)),
     "M02-M13": Absent("second factors", "passwords only", ("/mfa", "/passkey", "/webauthn", "/totp")),
-    "F01-F14": Absent("federation and linking", "no upstream sign-in", ("/link", "/callback")),
     "T14": Absent("uploads of images", "none are taken", ("/avatar", "/logos", "/upload")),
     "T17": Absent("session management by postMessage", "not supported", ("/session/iframe", "check_session")),
     "B10": Absent("mail flood by resets", "the hub sends no mail; colleagues make links", ("/forgot", "/reset")),

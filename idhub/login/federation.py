@@ -241,7 +241,7 @@ def subject_of(provider: Provider, asserted: Asserted) -> str | None:
 
 def _is_of_domain(provider: Provider, address: str) -> bool:
     local, at, domain = address.rpartition("@")
-    return bool(local and at) and domain.lower() in provider.domains
+    return bool(local and at) and "@" not in local and domain.lower() in provider.domains
 
 
 def _value(asserted: Asserted, rule: LinkRule) -> str | None:

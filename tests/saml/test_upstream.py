@@ -212,6 +212,7 @@ def test_a_mail_address_is_a_name_only_in_a_domain_of_the_provider(scene: Scene,
     provide(scene, by_mail)
     other = replace(upstream, slug="mail", entity_id="https://mail.example/idp")
     assert _refused(scene, other, name_id="qy000001@evil.example", **mail) == "federation.subject"
+    assert _refused(scene, other, name_id="qy000001@evil.example@qiyue.example", **mail) == "federation.subject"
     assert _refused(scene, other, name_id="nobody@qiyue.example", **mail) == "federation.no_link"
     browser = scene.browser()
     sign_in(browser, other, scene.now, name_id="QY000001@Qiyue.example", **mail)

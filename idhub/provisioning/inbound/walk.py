@@ -182,7 +182,8 @@ def _made(people: People, name: str, make: Callable[[Select[Any]], Select[Any]])
 
 
 _KEPT: Final[dict[str, Select[Any]]] = {}
-_MOST: Final = bindparam("most", type_=Integer)
+# Said in the statement: PostgreSQL would plan for a tenth of everybody.
+_MOST: Final = bindparam("most", type_=Integer, literal_execute=True)
 _STRIDE_ON: Final = (
     select(Person.id).where(Person.id > bindparam("place", type_=String)).order_by(Person.id).offset(_STRIDE).limit(1)
 )

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from idhub.directory.search import find_people
 from idhub.directory.search_terms import LONGEST_TERM, folded, words_of
-from idhub.directory.tables import DISPLAY_NAME_KEY, LoginName, Organization, Person
+from idhub.directory.tables import DISPLAY_NAME_KEY, LoginName, Organization, Person, Principal
 from idhub.provisioning.inbound.page import People, read_rows
 from idhub.provisioning.inbound.person_resource import Row
 from idhub.provisioning.inbound.tables import ScimUser
@@ -78,7 +78,9 @@ class ById:
 
 
 def _behind_id(people: Select[Any]) -> Select[Any]:
-    return people.where(Person.id > bindparam("place", type_=String)).order_by(Person.id).limit(_MOST)
+    place = bindparam("place", type_=String)
+    # Of both: PostgreSQL would read the principals from their beginning to join them in order.
+    return people.where(Person.id > place, Principal.id > place).order_by(Person.id).limit(_MOST)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from tests.support.clock import Clock
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 
 _LONGEST_ID = 24
+# How long an example takes is the machine's business: the first loads dictionaries, and others work beside it.
+hypothesis.settings.register_profile("idhub", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("idhub")
 # What these say when they fail is all that is known of a trial.
 pytest.register_assert_rewrite("tests.flows.fault_checks", "tests.flows.fault_flows", "tests.flows.fault_scene")
 

@@ -94,7 +94,7 @@ def _imported(scene: Scene) -> None:
 
 def _sign_in(scene: Scene) -> None:
     while True:
-        tokens = sign_in(scene, SIGNER)
+        tokens = sign_in(scene, SIGNER, enters_again=True)
         before = scene.unknown
         answer = scene.token(grant_type="refresh_token", refresh_token=tokens["refresh_token"])
         if answer.is_success:

@@ -485,8 +485,12 @@ def get_code(scene: Scene, browser: Browser, number: str) -> str:
         time.sleep(0.2)
 
 
-def sign_in(scene: Scene, number: str) -> dict[str, Any]:
-    """Sign in to the application: its tokens."""
+def sign_in(scene: Scene, number: str, *, enters_again: bool = False) -> dict[str, Any]:
+    """Sign in to the application: its tokens.
+
+    Args:
+        enters_again: come once more afterwards, with the session that there is then.
+    """
     with scene.browser() as browser:
         while True:
             before = scene.unknown
@@ -498,6 +502,8 @@ def sign_in(scene: Scene, number: str) -> dict[str, Any]:
             )
             if answer.is_success:
                 tokens: dict[str, Any] = answer.json()
+                if enters_again:
+                    get_code(scene, browser, number)
                 return tokens
             assert scene.unknown > before, "a code is refused only to one who may have spent it already"
 

@@ -49,7 +49,18 @@ def test_front_doors_of_the_consoles(look: SignIn, path: str, target: str) -> No
 def test_side_bar_links_only_what_the_role_may_open(look: SignIn) -> None:
     for who, pages in (
         ("沈佳宁", {"/hr/people", "/hr/receipts", "/hr/sources", "/admin/ghosts"}),
-        ("高远", {"/hr/people", "/hr/receipts", "/hr/sources", "/admin/apps", "/admin/deliveries", "/admin/ghosts"}),
+        (
+            "高远",
+            {
+                "/hr/people",
+                "/hr/receipts",
+                "/hr/sources",
+                "/admin/apps",
+                "/admin/providers",
+                "/admin/deliveries",
+                "/admin/ghosts",
+            },
+        ),
         (
             "何慕青",
             {
@@ -57,6 +68,7 @@ def test_side_bar_links_only_what_the_role_may_open(look: SignIn) -> None:
                 "/hr/receipts",
                 "/hr/sources",
                 "/admin/apps",
+                "/admin/providers",
                 "/admin/deliveries",
                 "/admin/ghosts",
                 "/audit/events",

@@ -163,6 +163,23 @@ def test_a_real_answer_that_was_changed_says_nothing_else(hub: Scene, provider: 
         assert done.url == f"{issuer}/account/sessions", done.html[:2000]
 
 
+@pytest.mark.parametrize("provider", ["simplesamlphp"], indirect=True)
+def test_a_logout_at_the_product_ends_the_session_here(hub: Scene, provider: Running) -> None:
+    """The product asks by Redirect, signed, and goes on with the hub's answer."""
+    account = f"{hub.stage.hub.settings.issuer}/account/sessions"
+    with Browser(language="en") as browser, Browser(language="en") as other:
+        assert _sign_in(hub, provider, browser).url == account
+        assert _sign_in(hub, provider, other).url == account
+        home = f"{provider.address}/simplesaml/"
+        query = urlencode({"ReturnTo": home})
+        page = Person(browser).open(f"{provider.address}/simplesaml/saml2/idp/SingleLogoutService.php?{query}")
+        assert page.url.startswith(home) and page.status == 200, (page.url, page.html[:2000])
+        assert browser.get(account).login_form is not None, "the session that the provider began has ended"
+        assert other.get(account).login_form is None, "another one of the same person has not"
+    ended = hub.events("session.ended")[-1]
+    assert ended["person_id"] == hub.stage.person
+
+
 def test_the_product_found_nothing_to_complain_about(provider: Running) -> None:
     """Last of its tests: what it wrote down about our metadata and requests meanwhile."""
     text = provider.log.read_text(errors="replace")

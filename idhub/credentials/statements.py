@@ -4,6 +4,7 @@ A statement has a name and named parameters. Instants are passed as aware dateti
 both databases store; results come back as the drivers give them.
 """
 
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -70,18 +71,22 @@ class _Statements(dict[str, Statement]):
         self._target = target
         self._is_sqlite = is_sqlite
         self._known = 0
+        self._adding = threading.Lock()
         self._add({**_statements(), **browser_statements(is_sqlite=is_sqlite)})
 
     def _add(self, statements: Mapping[str, Executable]) -> None:
         self.update({name: _compile(statement, self._target) for name, statement in statements.items()})
 
     def __missing__(self, name: str) -> Statement:
-        while self._known < len(_SOURCES):
-            self._add(_SOURCES[self._known](self._is_sqlite))
-            self._known += 1
-        if name not in self:
+        # Threads that ask for the first time at once: each source is taken once, and nobody goes before it is there.
+        with self._adding:
+            while self._known < len(_SOURCES):
+                self._add(_SOURCES[self._known](self._is_sqlite))
+                self._known += 1
+        found = self.get(name)
+        if found is None:
             raise KeyError(name)
-        return self[name]
+        return found
 
 
 @cache

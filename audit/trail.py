@@ -15,6 +15,7 @@ from itertools import chain
 from typing import Any, Final, Literal
 
 from sqlalchemy import Connection, Table, delete, select
+from sqlalchemy.exc import DBAPIError
 
 from audit.errors import AuditError
 from audit.events import Actor, Event, EventType, encoded, new_event_ids, to_micros
@@ -203,9 +204,15 @@ def _copy(connection: Connection, table: TableName, values: list[tuple[Any, ...]
         connection.begin()
     driver: Any = connection.connection.driver_connection
     names = ", ".join(f'"{name}"' for name in INSERT_COLUMNS[table])
-    with driver.cursor() as cursor, cursor.copy(f"COPY {table} ({names}) FROM STDIN") as copy:
-        for row in values:
-            copy.write_row(row)
+    statement, kinds = f"COPY {table} ({names}) FROM STDIN", connection.dialect.loaded_dbapi.Error
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            for row in values:
+                copy.write_row(row)
+    except kinds as error:
+        # As SQLAlchemy would say it: whoever begins anew or translates knows no other.
+        dialect = connection.dialect
+        raise DBAPIError.instance(statement, None, error, kinds, hide_parameters=True, dialect=dialect) from error
 
 
 def position_of(connection: Connection, event_id: str) -> int | None:

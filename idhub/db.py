@@ -40,7 +40,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import TypeDecorator
 
@@ -267,8 +267,10 @@ def insert_rows(session: Session, model: type[Base], columns: Sequence[str], row
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
             for row in rows:
                 copy.write_row(row)
-    except driver_errors().IntegrityError as error:
-        raise IntegrityError(statement, None, error) from error
+    except driver_errors().Error as error:
+        # As SQLAlchemy would say it: whoever begins anew or translates knows no other.
+        kinds, dialect = driver_errors().Error, connection.dialect
+        raise DBAPIError.instance(statement, None, error, kinds, hide_parameters=True, dialect=dialect) from error
 
 
 def among(session: Session, values: Sequence[str]) -> Any:

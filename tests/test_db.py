@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import func, select, text, update
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from idhub.db import (
@@ -355,3 +355,12 @@ def test_bulk_work_lets_another_process_write_first(database: Database) -> None:
         order.append("bulk")
     waiter.join()
     assert order == ["waiter", "bulk"]
+
+
+@pytest.mark.parametrize("rows", [2, 40])
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_what_the_database_refuses_is_one_kind_of_error_however_many_rows(database: Database, rows: int) -> None:
+    """Few rows go by INSERT, many by COPY: whoever retries or translates must not need to know."""
+    values = ({"month": f"{number:07}" if number else "much too long", "last": 1} for number in range(rows))
+    with pytest.raises(DataError), database.transaction() as session:
+        bulk_insert(session, CaseNumber, values)

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 from sqlalchemy import func, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from audit.errors import AuditError, InvalidEvent
 from audit.events import Actor, EventType
@@ -18,7 +18,16 @@ from audit.merkle import leaf_hash
 from audit.search import Query, search
 from audit.tables import audit_events, audit_person_keys, audit_personal, audit_terms
 from audit.tiles import prove
-from audit.trail import INSERT_COLUMNS, append, erase_person, erase_text, event_rows, insert_statement, position_of
+from audit.trail import (
+    INSERT_COLUMNS,
+    append,
+    erase_person,
+    erase_text,
+    event_rows,
+    insert,
+    insert_statement,
+    position_of,
+)
 from audit.verify import verify_export
 from tests.audit.support import MemorySealer, Trail, event
 
@@ -50,6 +59,20 @@ def test_events_vanish_with_their_transaction(trail: Trail) -> None:
         append(connection, [event(1, personal=PERSONAL)] * 40, sealer=trail.sealer)
         raise RuntimeError
     assert counts(trail) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("size", [1, 40])
+def test_what_the_database_refuses_is_one_kind_of_error_whatever_the_size(trail: Trail, size: int) -> None:
+    """Large batches go by COPY on PostgreSQL: whoever retries or translates must not need to know."""
+    rows = event_rows([event(number) for number in range(size)], sealer=trail.sealer)
+    for expected in (None, IntegrityError):
+        with trail.engine.begin() as connection:
+            if expected is None:
+                insert(connection, rows)
+                continue
+            with pytest.raises(expected):
+                insert(connection, rows)
+            connection.rollback()
 
 
 @pytest.mark.parametrize("size", [1, 31, 32, 1_000])

@@ -15,7 +15,6 @@ from typing import Protocol, TypeVar
 
 from audit.personal import Sealer
 from idhub.credentials.operations import DURABLE, RECORD, Operation, Row, Step, record
-from idhub.credentials.store_postgres import PostgresStore
 from idhub.credentials.store_sqlite import SqliteStore
 from idhub.db import Database
 from idhub.settings import Settings
@@ -24,7 +23,6 @@ __all__ = [
     "DURABLE",
     "RECORD",
     "Operation",
-    "PostgresStore",
     "Row",
     "SqliteStore",
     "Step",
@@ -72,4 +70,7 @@ def create_store(settings: Settings, database: Database, sealer: Sealer) -> Stor
     """The store for the database that the settings name. Opens nothing before it is used."""
     if database.dialect == "sqlite":
         return SqliteStore(database.engine.url.database or "", sealer, database.turns)
+    # Imported late: SQLite needs nothing of PostgreSQL's driver.
+    from idhub.credentials.store_postgres import PostgresStore
+
     return PostgresStore(settings, database, sealer)

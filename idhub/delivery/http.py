@@ -6,9 +6,12 @@ cookies not used, and no proxy but one that the caller names. Time and size are 
 decompression.
 """
 
+from __future__ import annotations
+
 import asyncio
 import socket
 import ssl
+import sys
 import weakref
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
@@ -16,18 +19,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
-from typing import Any, Literal, Self
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 from urllib.parse import urlencode
 
-import aiohttp
 import orjson
-from aiohttp.abc import AbstractResolver, ResolveResult
-from yarl import URL
 
 from idhub import faults
 from idhub.delivery.addresses import OutboundPolicy, OutboundRefused
 from idhub.errors import Unavailable
 from idhub.settings import Settings
+
+if TYPE_CHECKING:
+    import aiohttp
+    from aiohttp.abc import AbstractResolver, ResolveResult
 
 __all__ = [
     "OutboundError",
@@ -163,6 +168,12 @@ class OutboundHttp:
         target = self.policy.check_url(url)
         if proxy is not None:
             self.policy.check_url(proxy)
+        if "aiohttp" not in sys.modules:
+            # At the first call, in a thread: 8 MB and a tenth of a second that a hub which calls nobody does not need.
+            await asyncio.to_thread(import_module, "aiohttp")
+        import aiohttp
+        from yarl import URL
+
         sent_headers, body = _body(headers, json, data)
         faults.at("send.before")
         try:
@@ -201,11 +212,14 @@ class OutboundHttp:
             faults.at("send.after")
 
     def _session(self, egress_address: str | None) -> aiohttp.ClientSession:
+        import aiohttp
+
         of_loop = self._sessions.setdefault(asyncio.get_running_loop(), {})
         session = of_loop.get(egress_address)
         if session is None or session.closed:
             connector = aiohttp.TCPConnector(
-                resolver=_VettedResolver(self.policy, self._resolve or self._system_resolve),
+                # It has the form of one; the class it would come from is imported late.
+                resolver=cast("AbstractResolver", _VettedResolver(self.policy, self._resolve or self._system_resolve)),
                 ssl=self._tls if self._tls is not None else True,
                 ttl_dns_cache=_DNS_CACHE_SECONDS,
                 keepalive_timeout=_KEEP_ALIVE_SECONDS,
@@ -231,7 +245,7 @@ class OutboundHttp:
         return [str(address[0]) for *_, address in found]
 
 
-class _VettedResolver(AbstractResolver):
+class _VettedResolver:
     """Resolves names and lets through only what the policy allows. One bad address refuses the name."""
 
     def __init__(self, policy: OutboundPolicy, resolve: Resolve) -> None:
@@ -241,6 +255,8 @@ class _VettedResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
+        from aiohttp.abc import ResolveResult
+
         addresses = list(dict.fromkeys(await self._resolve(host, port)))
         if not addresses:
             raise OSError(f"{host} has no address")
@@ -288,6 +304,8 @@ def _body(
 
 async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
     """Read the body, at most `max_bytes` of it after decompression; a small bomb is stopped before it is large."""
+    import aiohttp
+
     encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding in {"gzip", "x-gzip"}:
         decoder: Any = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)

@@ -2,7 +2,6 @@
 
 import asyncio
 
-import asyncpg
 import structlog
 
 from idhub.delivery.wake import NOTIFY_CHANNEL, Waker
@@ -20,6 +19,9 @@ async def listen(settings: Settings, waker: Waker) -> None:
 
     Uses the direct address: LISTEN does not survive a pooler.
     """
+    # Imported late: SQLite needs nothing of PostgreSQL's driver.
+    import asyncpg
+
     address = settings.database_direct_url or settings.effective_database_url
     address = "postgresql://" + address.partition("://")[2]
     is_down = False

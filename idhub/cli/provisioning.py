@@ -1,5 +1,8 @@
 """`idhub provisioning`: what an application's accounts would be, how far it is, and what keeps it from going on."""
 
+import sys
+import time as clock
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,6 +25,10 @@ provisioning = typer.Typer(help="Accounts in applications, over SCIM.", no_args_
 app.add_typer(provisioning, name="provisioning")
 
 Application = Annotated[str, typer.Argument(help="Slug or id of the application.")]
+SOME_DEAD = 2
+"""Exit status of `watch` when some deliveries were given up."""
+_LOOK_EVERY = 0.5
+_SAY_EVERY = 5.0
 
 
 def _direct(hub: Hub) -> Direct:
@@ -95,6 +102,63 @@ def status(application: Application, json: JsonOption = False) -> None:
         "token_expires_at": plain(ending[0].expires_at) if ending else None,
     }
     show(data, as_json=json, lines=lines)
+
+
+@provisioning.command("watch")
+def watch(application: Application, json: JsonOption = False) -> None:
+    """Stay until an initial load or a run is over, and show how far it is. Exit status 2: some deliveries are dead.
+
+    Ends early when the run is paused. It only looks: to stop it stops nothing else.
+    """
+    with open_here() as hub:
+        application_id = _application(hub, application)
+        progress = _follow(hub, application_id)
+    show(plain(progress), as_json=json, lines=[_progress_line(progress)])
+    sys.exit(SOME_DEAD if progress.dead else 0)
+
+
+def _follow(hub: Hub, application_id: str) -> sync.Progress:
+    """Look until nothing goes on: a bar on a terminal, otherwise a line now and then; a hold is said when it begins."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    is_terminal = sys.stderr.isatty()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not is_terminal) as bar:
+        task = bar.add_task("accounts", total=None)
+        tell: Callable[[str], None] = bar.console.print if is_terminal else say
+        told: set[str] = set()
+        said, said_at = "", float("-inf")
+        while True:
+            with hub.database.read() as session:
+                progress = sync.progress(session, application_id)
+                held = {f"held ({hold.reason}): {hold.note or ''}" for hold in holds(session, [application_id])}
+            for line in sorted(held - told):
+                tell(line)
+            told = held
+            done, total = (
+                (progress.done, progress.total)
+                if progress.state in {"running", "paused"}
+                else (progress.alive, progress.accounts)
+            )
+            bar.update(task, completed=done, total=total)
+            if progress.state == "paused" or (progress.state != "running" and not progress.waiting):
+                return progress
+            line = _progress_line(progress)
+            if not is_terminal and line != said and clock.monotonic() - said_at >= _SAY_EVERY:
+                say(line)
+                said, said_at = line, clock.monotonic()
+            clock.sleep(_LOOK_EVERY)
+
+
+def _progress_line(progress: sync.Progress) -> str:
+    accounts = (
+        f"{progress.alive} of {progress.accounts} accounts confirmed, {progress.waiting} deliveries wait, "
+        f"{progress.dead} are dead"
+    )
+    return (
+        accounts if progress.state is None else f"run {progress.state}: {progress.done} of {progress.total}; {accounts}"
+    )
 
 
 @provisioning.command("resync")

@@ -48,6 +48,7 @@ class StandIn:
         hang_after_create: creates the next user and never answers (the connection stays open).
         before: called with method and user id (or "") before each answer of a service that answers.
         page_size: how many users a list sends at most.
+        refuses_creates: answers every create with 400 and this text; None: it creates.
         offers_cursor: says in its configuration that lists can be read by cursor (RFC 9865).
         on_list: given what was asked and the page that would be sent, returns the one to send; None: 500.
     """
@@ -58,6 +59,7 @@ class StandIn:
     retry_after: int = 7
     hang_after_create: bool = False
     omits_active: bool = False
+    refuses_creates: str | None = None
     before: Callable[[str, str], None] | None = None
     page_size: int = 100
     offers_cursor: bool = False
@@ -220,6 +222,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _create(self, body: dict[str, Any]) -> None:
         service = self.service
+        if service.refuses_creates is not None:
+            self._answer(400, {"scimType": "invalidValue", "detail": service.refuses_creates})
+            return
         if any(user["userName"].lower() == body["userName"].lower() for user in service.users.values()):
             self._answer(409, {"scimType": "uniqueness", "detail": "userName is taken"})
             return

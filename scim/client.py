@@ -360,7 +360,7 @@ class ScimClient:
                 status_code=response.status,
                 may_have_arrived=method != "GET",
             )
-        return answer
+        return _with_external_ids(answer) if self.dialect.id_is_external_id else answer
 
     async def send(
         self, method: str, path: str, *, query: str = "", json: Any = None, headers: Mapping[str, str] | None = None
@@ -459,6 +459,18 @@ def with_text_id(resource: Resource) -> Resource:
     if isinstance(number, int) and not isinstance(number, bool):
         return {**{key: value for key, value in resource.items() if key.lower() != "id"}, "id": str(number)}
     return resource
+
+
+def _with_external_ids(answer: Resource) -> Resource:
+    """A user, or the users of a list, with the externalId that the service keeps as its id."""
+    held = attribute(answer, "Resources")
+    if isinstance(held, list):
+        users = [_with_external_ids(one) if isinstance(one, dict) else one for one in held]
+        return {**{key: value for key, value in answer.items() if key.lower() != "resources"}, "Resources": users}
+    user_id = attribute(answer, "id")
+    if attribute(answer, "externalId") is not None or not isinstance(user_id, str):
+        return answer
+    return {**answer, "externalId": user_id}
 
 
 def emails_of(user: Mapping[str, Any]) -> list[str]:

@@ -31,8 +31,10 @@ class Dialect:
         finds_employee_number: whether a filter may name the enterprise extension's employeeNumber.
         empty_search: what an answer without results looks like: an empty list, or 404.
         has_external_id: whether externalId is kept at all.
+        id_is_external_id: the service's id is the externalId of the create, and externalId itself is never shown.
         has_enterprise_user: whether the enterprise extension is understood.
         left_out: attributes that are not to be sent, by SCIM path.
+        only_created: attributes that a create sets and that nothing changes afterwards; no update names them.
         required: attributes that a new account must have a value of.
         one_value_each: multi-valued attributes take a single value; it is ours.
         lower_user_name: userName is kept in lower case.
@@ -64,8 +66,10 @@ class Dialect:
     finds_employee_number: bool = False
     empty_search: Literal["list", "not_found"] = "list"
     has_external_id: bool = True
+    id_is_external_id: bool = False
     has_enterprise_user: bool = True
     left_out: frozenset[str] = frozenset()
+    only_created: frozenset[str] = frozenset()
     required: tuple[str, ...] = ()
     one_value_each: bool = False
     lower_user_name: bool = False
@@ -97,6 +101,10 @@ class Dialect:
                 continue
             known[path] = value.lower() if path == "userName" and self.lower_user_name and value else value
         return known
+
+    def changeable(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """Of what is supported, the attributes that an account which is there already can be given."""
+        return {path: value for path, value in attributes.items() if path.partition(".")[0] not in self.only_created}
 
     def missing(self, attributes: Mapping[str, Any]) -> list[str]:
         """Required attributes that have no value here."""
@@ -191,14 +199,16 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
             gone_when_off=True,
             groups="none",
         ),
-        # A group's SCIM: `active: false` takes the member out of the group, and the identity with it.
+        # `active: false` takes the member out of a group, or blocks the user of an instance. A person's own name and
+        # mail are theirs to change: PATCH takes `active` and the id alone.
         Dialect(
             name="gitlab",
             title="GitLab (group or instance)",
             has_enterprise_user=False,
             left_out=frozenset({"title", "phoneNumbers", "displayName"}),
             required=("userName", "externalId", "emails", "name.formatted"),
-            gone_when_off=False,
+            id_is_external_id=True,
+            only_created=frozenset({"userName", "name", "emails"}),
             conflicts=frozenset({412}),
             groups="none",
         ),

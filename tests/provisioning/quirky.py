@@ -44,6 +44,10 @@ class Quirks:
     gone_when_off: bool = False
     """Switching an account off by PATCH removes it."""
     no_external_id: bool = False
+    id_is_external_id: bool = False
+    """The id is the externalId of the create, which is never shown; names come back flat, as `name.formatted`."""
+    only_created: tuple[str, ...] = ()
+    """PATCH of these is answered as if it were done, and is not."""
     no_discovery: bool = False
     no_groups: bool = False
     no_rename: bool = False
@@ -182,6 +186,9 @@ class Quirky:
         if problem is not None:
             return problem
         number = next(self._ids)
+        if self.quirks.id_is_external_id:
+            held[body["externalId"]] = self._kept({"active": True, **body, "id": body["externalId"], "n": 1})
+            return 201, {}, self._shown(held[body["externalId"]])
         one_id = str(number) if self.quirks.number_ids else f"{'u' if held is self.users else 'g'}{number}"
         active = {"active": True} if held is self.users else {}
         held[one_id] = self._kept({**active, **body, "id": number if self.quirks.number_ids else one_id, "n": 1})
@@ -222,6 +229,8 @@ class Quirky:
                 continue
             if path == "displayName" and held is self.groups and self.quirks.no_rename:
                 return 400, {}, {"detail": "groups keep their names"}
+            if path.partition(".")[0] in self.quirks.only_created:
+                continue
             schema, _, name = path.rpartition(":")
             holder = changed.setdefault(schema, {}) if schema else changed
             if kind == "remove":
@@ -330,6 +339,10 @@ class Quirky:
             shown["active"] = str(shown["active"])
         if self.quirks.hides_members:
             shown.pop("members", None)
+        if self.quirks.id_is_external_id:
+            shown.pop("externalId")
+            name = shown.pop("name")
+            shown["name.formatted"] = name["formatted"]
         if self.quirks.keeps_versions:
             shown["meta"] = {"version": self._tag(one)}
         return shown

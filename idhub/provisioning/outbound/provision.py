@@ -80,13 +80,14 @@ async def _create(run: Run, desired: Mapping[str, Any]) -> Outcome:
 
 async def _update(run: Run, user: Resource, desired: Mapping[str, Any]) -> Outcome:
     await run.ensure_ours(user)
-    mapping = run.situation.target.mapping
-    changes = differences(desired, user, kinds=mapping.kinds, one_value_each=run.client.dialect.one_value_each)
+    mapping, dialect = run.situation.target.mapping, run.client.dialect
+    wanted = dialect.changeable(desired)
+    changes = differences(wanted, user, kinds=mapping.kinds, one_value_each=dialect.one_value_each)
     account = run.situation.account
     was_inactive = is_active(user) is False or account.known_state == "inactive"
     is_new_link = account.external_id != id_of(user)
     # Also what an earlier attempt changed without hearing the answer is an effect, and has its event.
-    is_updated = bool(set(changes) - {"active"}) or account.known_hash not in {None, attributes_hash(desired)}
+    is_updated = bool(set(changes) - {"active"}) or account.known_hash not in {None, attributes_hash(wanted)}
     if changes:
         await run.ensure_unchanged()
         await run.client.update_user(user, changes)
@@ -112,7 +113,7 @@ async def _note(run: Run, user: Resource, desired: Mapping[str, Any], *events: E
             "external_id": id_of(user),
             "user_name": remote_text(attribute(user, "userName"))[:254] or desired["userName"],
             "known_state": "active" if active else "inactive",
-            "known_hash": attributes_hash(desired),
+            "known_hash": attributes_hash(run.client.dialect.changeable(desired)),
             "known_attributes": present(desired),
         },
         seen_at=run.clock.now(),

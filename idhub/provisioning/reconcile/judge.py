@@ -219,7 +219,7 @@ def _verdict(
 def _drift(resource: Resource, person: PersonThere, terms: Terms) -> dict[str, Any]:
     """Attributes that are not what provisioning would make them: path to should and is."""
     try:
-        desired = terms.dialect.supported(terms.mapping.attributes(person.facts))
+        desired = terms.dialect.changeable(terms.dialect.supported(terms.mapping.attributes(person.facts)))
     except Invalid:
         return {}
     changes = differences(desired, resource, kinds=terms.mapping.kinds, one_value_each=terms.dialect.one_value_each)

@@ -19,6 +19,7 @@ MAX_RETRY_AFTER: Final = timedelta(hours=1)
 _PARAMETER: Final = re.compile(r"\b(remaining|reset|r|t)\s*=\s*\"?(\d{1,12})")
 _REMAINING: Final = ("ratelimit-remaining", "x-ratelimit-remaining", "x-rate-limit-remaining")
 _RESET: Final = ("ratelimit-reset", "x-ratelimit-reset", "x-rate-limit-reset")
+_LEADING_DIGITS: Final = re.compile(r"\s*(\d{1,15})", re.ASCII)
 _LEAST_EPOCH: Final = 1_000_000_000
 _LEAST_MILLISECONDS: Final = 100_000_000_000
 
@@ -93,7 +94,8 @@ def http_date(text: str) -> datetime | None:
 
 
 def _limits(headers: Mapping[str, str], *, now: datetime) -> tuple[int | None, datetime | None]:
-    said = dict(_PARAMETER.findall(headers.get("RateLimit", "").lower()))
+    text = headers.get("RateLimit")
+    said = dict(_PARAMETER.findall(text.lower())) if text else {}
     remaining = said.get("remaining", said.get("r")) or _first(headers, _REMAINING)
     reset = said.get("reset", said.get("t")) or _first(headers, _RESET)
     if remaining is None or reset is None:
@@ -103,8 +105,9 @@ def _limits(headers: Mapping[str, str], *, now: datetime) -> tuple[int | None, d
 
 def _first(headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:
     for name in names:
+        text = headers.get(name)
         # `100, 100;w=60` and `30.5` are seen too: the leading digits count.
-        match = re.match(r"\s*(\d{1,15})", headers.get(name, ""), re.ASCII)
+        match = _LEADING_DIGITS.match(text) if text else None
         if match is not None:
             return match[1]
     return None

@@ -29,7 +29,9 @@ from idhub.directory.organizations import root_organization
 from idhub.directory.tables import Employment, EmploymentPeriod, LoginName, Person, Principal
 from idhub.lifecycle.tables import Case, CaseRow, Receipt
 from idhub.login.passwords import HashingPool, store_password
+from idhub.provisioning.outbound.tables import ScimDiscovery
 from idhub.services import Hub
+from scim.discovery import Capabilities
 
 _PART = 5_000
 _HISTORY_PART = 20_000
@@ -170,6 +172,18 @@ def seed_applications(session: Session, hub: Hub, applications: Applications, *,
                 "application_id": application_id(n), "base_url": f"http://127.0.0.1:{port}/scim/v2",
                 "token_sealed": hub.keyring.seal(scim_token_context(application_id(n)), b"token-of-the-service"),
                 "user_name_attribute": "email", "dialect": "generic", "control_user_name": None, "changed_at": now,
+            }
+            for n, port in enumerate(applications.ports)
+        ),
+    )  # fmt: skip
+    # Asked a day ago at most, as in a group that has run for a while: else the worker asks them all meanwhile.
+    bulk_insert(
+        session,
+        ScimDiscovery,
+        (
+            {
+                "application_id": application_id(n), "base_url": f"http://127.0.0.1:{port}/scim/v2",
+                "capabilities": Capabilities().document(), "attributes": {}, "fetched_at": now,
             }
             for n, port in enumerate(applications.ports)
         ),

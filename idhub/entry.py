@@ -5,7 +5,7 @@
 A protocol makes an `Entry` of its own: how a request is stored, what is issued, what a refusal looks like there.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 from typing import Protocol as Shape
 
@@ -15,12 +15,11 @@ from starlette.responses import Response
 
 from idhub.credentials import transactions
 from idhub.credentials.predicate import Refused, entitled
-from idhub.credentials.sessions import SignedIn, authenticate
+from idhub.credentials.sessions import SignedIn
 from idhub.credentials.transactions import Transaction
 from idhub.gateway import Browser, BrowserGateway, ShownError
 from idhub.login import flow
 from idhub.login.flow import SessionFacts, TransactionFacts
-from idhub.pages import new_browser_token
 
 NOT_ENTITLED: Final = "not_entitled"
 ENDED_REASONS: Final = frozenset({"session_ended", "session_expired", "standing", "epoch"})
@@ -39,8 +38,12 @@ class Asked(Shape):
         """What it is registered as: for events."""
 
     @property
-    def prompt(self) -> frozenset[str]:
-        """What it asks of the sign-in, in the words of OIDC Core 3.1.2.1."""
+    def requirements(self) -> flow.Requirements:
+        """What it asks of the sign-in; whether the person may enter is asked here."""
+
+    @property
+    def answers_not_entitled(self) -> bool:
+        """Whether the application hears of somebody who may not enter; else they read it on a page of ours."""
 
     def stored(self) -> dict[str, Any]:
         """For the login transaction."""
@@ -77,8 +80,8 @@ class Entry(Generic[_Request]):
         """Answer the application, in one transaction that calls `close`; or the reason why not."""
         raise NotImplementedError
 
-    def declined(self, browser: Browser, request: _Request) -> Response:
-        """What the application gets that wanted no page shown, when there would have to be one."""
+    def declined(self, browser: Browser, request: _Request, refusal: flow.Refusal) -> Response:
+        """What the application gets in place of what it asked for."""
         raise NotImplementedError
 
     # ---------------------------------------------------------------- what they share
@@ -97,10 +100,11 @@ class Entry(Generic[_Request]):
                 session_id=signed.session_id,
                 principal_id=signed.principal_id,
                 authenticated_at=signed.authenticated_at,
+                amr=signed.amr,
             )
             if signed is not None
             else None,
-            flow.Requirements(prompt=request.prompt, is_entitled=known.is_entitled),
+            replace(request.requirements, is_entitled=known.is_entitled),
             now=browser.now,
         )
         if decision.step is flow.Step.SIGN_IN:
@@ -109,7 +113,9 @@ class Entry(Generic[_Request]):
             return self._enter(browser, request, transaction, signed)
         if decision.reason is flow.Refusal.ACCESS_DENIED and signed is not None:
             return self._turn_away(browser, request, transaction, signed, NOT_ENTITLED)
-        return self._decline(browser, request, transaction, signed, "login_required")
+        # Must not be asked; or has signed in for this very request, and not as it asks: again would change nothing.
+        refusal = decision.reason or flow.Refusal.LOGIN_REQUIRED
+        return self._decline(browser, request, transaction, signed, refusal, refusal.value)
 
     def resumed(self, browser: Browser, transaction_id: str) -> Transaction:
         """The transaction that a browser comes back with.
@@ -136,7 +142,7 @@ class Entry(Generic[_Request]):
 
     def _look(self, browser: Browser, request: _Request) -> _Known:
         with self._gateway.database.read() as session:
-            signed = authenticate(session, browser.session_token, now=browser.now)
+            signed = self._gateway.signed_in(session, browser)
             if signed is None:
                 return _Known(None, False)
             holds = entitled(browser.now, principal_id=signed.principal_id, application_id=request.application_id)
@@ -153,8 +159,8 @@ class Entry(Generic[_Request]):
             return answer
         if answer.reason not in ENDED_REASONS:
             return self._turn_away(browser, request, transaction, signed, answer.reason)
-        if "none" in request.prompt:
-            return self._decline(browser, request, transaction, signed, answer.reason)
+        if _is_silent(request):
+            return self._decline(browser, request, transaction, signed, flow.Refusal.LOGIN_REQUIRED, answer.reason)
         return self._send(browser, "/login", request, transaction)
 
     def _send(self, browser: Browser, page: str, request: _Request, transaction: Transaction | None) -> Response:
@@ -163,30 +169,32 @@ class Entry(Generic[_Request]):
         return self._gateway.redirect(f"{page}?transaction={transaction_id}", set_browser_token=new_token)
 
     def _kept(self, browser: Browser, request: _Request, transaction: Transaction | None) -> tuple[str, str | None]:
-        """The transaction that holds the request, and the token that this browser is to be known by from now on."""
+        """The transaction that holds the request, and the token to give this browser, if it has none."""
         if transaction is not None:
             return transaction.id, None
-        known = browser.browser_token
-        new_token = None if known else new_browser_token()
+        token, new_token = browser.token_to_keep()
         with self._gateway.database.transaction(durable=False) as session:
-            transaction_id = transactions.begin(
-                session,
-                protocol=self.protocol,
-                browser_token=new_token or known or "",
-                request=request.stored(),
-                application_id=request.application_id,
-                now=browser.now,
-                settings=self._gateway.settings,
-            )
-        return transaction_id, new_token
+            return self.store(session, browser, request, token), new_token
+
+    def store(self, session: Session, browser: Browser, request: _Request, browser_token: str) -> str:
+        """Begin the transaction that brings the browser with this token back to the request."""
+        return transactions.begin(
+            session,
+            protocol=self.protocol,
+            browser_token=browser_token,
+            request=request.stored(),
+            application_id=request.application_id,
+            now=browser.now,
+            settings=self._gateway.settings,
+        )
 
     def _turn_away(
         self, browser: Browser, request: _Request, transaction: Transaction | None, signed: SignedIn, reason: str
     ) -> Response:
-        """Who may not enter gets a page that helps; an application that wanted no page gets its answer."""
+        """Who may not enter gets a page that helps; an application that wanted none, or to hear of it, its answer."""
         refusal = f"access_denied.{reason}"
-        if "none" in request.prompt:
-            return self._decline(browser, request, transaction, signed, refusal)
+        if request.answers_not_entitled or _is_silent(request):
+            return self._decline(browser, request, transaction, signed, flow.Refusal.ACCESS_DENIED, refusal)
         transaction_id, new_token = self._kept(browser, request, transaction)
         token = new_token or browser.browser_token or ""
         with self._gateway.database.transaction(durable=False) as session:
@@ -195,16 +203,32 @@ class Entry(Generic[_Request]):
         return self._gateway.redirect(f"/error?transaction={transaction_id}", set_browser_token=new_token)
 
     def _decline(
-        self, browser: Browser, request: _Request, transaction: Transaction | None, signed: SignedIn | None, reason: str
+        self,
+        browser: Browser,
+        request: _Request,
+        transaction: Transaction | None,
+        signed: SignedIn | None,
+        refusal: flow.Refusal,
+        reason: str,
     ) -> Response:
-        """Back to the application without what it asked for, which closes the transaction."""
-        try:
-            with self._gateway.database.transaction(durable=False) as session:
-                self.close(session, browser, transaction)
-        except Gone as error:
-            raise ShownError("transaction_gone") from error
+        self.end(browser, request, transaction, signed, reason)
+        return self.declined(browser, request, refusal)
+
+    def end(
+        self, browser: Browser, request: _Request, transaction: Transaction | None, signed: SignedIn | None, reason: str
+    ) -> None:
+        """Close the transaction and note why: the application gets no more than a refusal.
+
+        Raises:
+            ShownError: transaction_gone.
+        """
+        if transaction is not None:
+            try:
+                with self._gateway.database.transaction(durable=False) as session:
+                    self.close(session, browser, transaction)
+            except Gone as error:
+                raise ShownError("transaction_gone") from error
         self._note(browser, request, signed, reason)
-        return self.declined(browser, request)
 
     def _note(self, browser: Browser, request: _Request, signed: SignedIn | None, reason: str) -> None:
         self._gateway.note_refusal(
@@ -214,3 +238,7 @@ class Entry(Generic[_Request]):
             signed=signed,
             application_id=request.application_id,
         )
+
+
+def _is_silent(request: Asked) -> bool:
+    return "none" in request.requirements.prompt

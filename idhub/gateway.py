@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from idhub.changes import Actor, Event, EventType, record
+from idhub.credentials import transactions
 from idhub.credentials.journal import Journal
-from idhub.credentials.sessions import SignedIn
+from idhub.credentials.sessions import SignedIn, authenticate
 from idhub.db import Database
 from idhub.keys import Keyring
 from idhub.login.throttling import client_address, trusted_networks
 from idhub.logs import request_id
-from idhub.pages.cookies import BROWSER_COOKIE, believed, set_browser_cookie
+from idhub.pages.cookies import BROWSER_COOKIE, believed, new_browser_token, set_browser_cookie
 from idhub.pages.notices import ErrorNotice
 from idhub.settings import Settings
 
@@ -77,6 +79,13 @@ class Browser:
     ip: str
     request_id: str | None
 
+    def token_to_keep(self) -> tuple[str, str | None]:
+        """What this browser is known by from now on, and the same to give it, when it had none."""
+        if self.browser_token:
+            return self.browser_token, None
+        token = new_browser_token()
+        return token, token
+
 
 class BrowserGateway:
     """See the module.
@@ -109,6 +118,22 @@ class BrowserGateway:
             client_address(peer, request.headers.getlist("x-forwarded-for"), self._trusted),
             request_id.get(),
         )
+
+    def signed_in(self, session: Session, browser: Browser) -> SignedIn | None:
+        """Who uses this browser."""
+        return authenticate(session, browser.session_token, now=browser.now)
+
+    def claim(self, browser: Browser, path: str, transaction_id: str, given: str) -> Response:
+        """Let a browser that comes again, now with its cookies, go on at `path` with what it posted without them.
+
+        Raises:
+            ShownError: transaction_gone.
+        """
+        token, new_token = browser.token_to_keep()
+        with self.database.transaction(durable=False) as session:
+            if not transactions.claim(session, transaction_id, given, token, now=browser.now):
+                raise ShownError("transaction_gone")
+        return self.redirect(f"{path}?transaction={transaction_id}", set_browser_token=new_token)
 
     def redirect(self, url: str, *, set_browser_token: str | None = None) -> Response:
         """303, also after a POST: a 307 would carry the form on (RFC 9700 section 4.12)."""

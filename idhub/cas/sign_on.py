@@ -21,6 +21,7 @@ from idhub.credentials.tickets import TicketRequest, issue_ticket
 from idhub.credentials.transactions import Transaction
 from idhub.entry import Entry
 from idhub.gateway import Browser, ShownError
+from idhub.login import flow
 from idhub.pages.notices import Carried
 
 Method = Literal["GET", "POST"]
@@ -54,11 +55,16 @@ class TicketAsked:
         return self.service.id
 
     @property
-    def prompt(self) -> frozenset[str]:
+    def requirements(self) -> flow.Requirements:
         """CAS 2.1.1: of both switches `renew` is the one that counts."""
         if self.is_forced:
-            return frozenset({"login"})
-        return frozenset({"none"}) if self.is_silent else frozenset()
+            return flow.Requirements(prompt=frozenset({"login"}))
+        return flow.Requirements(prompt=frozenset({"none"} if self.is_silent else ()))
+
+    @property
+    def answers_not_entitled(self) -> bool:
+        """There is no answer that says no."""
+        return False
 
     def stored(self) -> dict[str, Any]:
         """For the login transaction."""
@@ -139,7 +145,7 @@ class SignOn(Entry[TicketAsked]):
             return self._pages.carrying_page(browser.request, Carried(action=request.service_url, fields=fields))
         return self._gateway.redirect(_with_ticket(request.service_url, ticket))
 
-    def declined(self, browser: Browser, request: TicketAsked) -> Response:
+    def declined(self, browser: Browser, request: TicketAsked, refusal: flow.Refusal) -> Response:
         """CAS 2.1.1: back without a ticket."""
         return self._gateway.redirect(request.service_url)
 

@@ -5,10 +5,9 @@ from typing import Protocol
 from starlette.requests import Request
 
 from idhub.changes import Event
-from idhub.credentials import transactions
 from idhub.credentials.operations import Operation
 from idhub.credentials.operations import record as recording
-from idhub.credentials.sessions import SignedIn, authenticate
+from idhub.credentials.sessions import SignedIn
 from idhub.credentials.store import Store
 from idhub.gateway import Browser, BrowserGateway, BrowserServices, ShownError
 from idhub.oidc.errors import OAuthError
@@ -54,11 +53,6 @@ class Gateway(BrowserGateway):
         except OAuthError as error:
             raise ShownError("request_malformed") from error
 
-    def signed_in(self, browser: Browser) -> SignedIn | None:
-        """Who uses this browser."""
-        with self.database.read() as session:
-            return authenticate(session, browser.session_token, now=browser.now)
-
     async def tell_refusal(
         self,
         browser: Browser,
@@ -72,19 +66,6 @@ class Gateway(BrowserGateway):
         event = self.refusal(browser, reason, target_id, signed, application_id)
         if event is not None:
             await self.store.write(lambda: _recording(event))
-
-    def transaction(self, browser: Browser, parameters: Parameters, protocol: str) -> transactions.Transaction:
-        """The login transaction that the browser resumes.
-
-        Raises:
-            ShownError: transaction_gone: unknown, of another browser, over, or of another protocol.
-        """
-        transaction_id = parameters.values.get("transaction", "")
-        with self.database.read() as session:
-            found = transactions.load(session, transaction_id, browser.browser_token, now=browser.now)
-        if found is None or found.protocol != protocol:
-            raise ShownError("transaction_gone")
-        return found
 
 
 def _recording(event: Event) -> Operation[None]:

@@ -8,24 +8,23 @@ from urllib.parse import urlencode
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from idhub.changes import Actor, Event, EventType, record
-from idhub.credentials import transactions
-from idhub.credentials.sessions import SignedIn
+from idhub.credentials.transactions import Transaction
 from idhub.gateway import Browser, ShownError
+from idhub.logout import SIGNED_OUT_PAGE, AskedLogout, LogoutWish
 from idhub.oidc.clients import Client, find_client
 from idhub.oidc.errors import OAuthError
 from idhub.oidc.gateway import Gateway
 from idhub.oidc.parameters import Parameters
-from idhub.pages import new_browser_token
-
-_SIGNED_OUT_PAGE = "/logout"
 
 
-class Logout:
+class Logout(AskedLogout):
     """Begins and resumes logouts that applications ask for."""
 
+    protocol = "oidc_logout"
+
     def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+        super().__init__(gateway, door="oidc")
+        self._reader = gateway.reader
 
     def begin(self, browser: Browser, parameters: Parameters) -> Response:
         """Check the wish and send the browser to the confirmation page; nobody is signed out by a link alone.
@@ -43,7 +42,7 @@ class Logout:
         except OAuthError as error:
             raise ShownError("invalid_logout_request") from error
         if hint is not None:
-            claims = gateway.reader.id_token_hint(hint)
+            claims = self._reader.id_token_hint(hint)
             # Section 2: the client named is the one that the ID token was issued to.
             if claims is None or (client_id is not None and client_id != claims["aud"]):
                 raise ShownError("invalid_logout_request")
@@ -52,70 +51,37 @@ class Logout:
             client = find_client(session, client_id) if client_id is not None else None
         if client_id is not None and client is None:
             raise ShownError("invalid_logout_request")
-        # Section 3: exactly one of those that this client registered; without a client there is none.
-        if target is not None and (client is None or target not in client.post_logout_redirect_uris):
+        if not _may_return(client, target):
             raise ShownError("invalid_logout_request")
-        signed = gateway.signed_in(browser)
-        if signed is None:
-            # Nothing is left to end, so there is nothing to ask.
-            return gateway.redirect(_target_url(target, state))
-        known = browser.browser_token
-        new_token = None if known else new_browser_token()
+        with gateway.database.read() as session:
+            signed = gateway.signed_in(session, browser)
         request = {"post_logout_redirect_uri": target, "state": state}
-        with gateway.database.transaction(durable=False) as session:
-            transaction_id = transactions.begin(
-                session,
-                protocol="oidc_logout",
-                browser_token=new_token or known or "",
-                request={name: value for name, value in request.items() if value is not None},
-                client_id=client_id,
-                application_id=client.application_id if client is not None else None,
-                now=browser.now,
-                settings=gateway.settings,
-            )
-            _note(session, browser, signed, client)
-        return gateway.redirect(f"/logout?transaction={transaction_id}", set_browser_token=new_token)
+        wish = LogoutWish(
+            stored={name: value for name, value in request.items() if value is not None},
+            return_to=_target_url(target, state),
+            application_id=client.application_id if client is not None else None,
+            client_id=client_id,
+            asked_by={"client": client.client_id} if client is not None else {},
+        )
+        return self.ask(browser, signed, wish)
 
-    def resume(self, browser: Browser, parameters: Parameters) -> Response:
-        """After the confirmation page: to the application if the session has ended, else to the hub.
-
-        Raises:
-            ShownError: transaction_gone; or the address was unregistered meanwhile.
-        """
-        gateway = self._gateway
-        transaction = gateway.transaction(browser, parameters, "oidc_logout")
-        if gateway.signed_in(browser) is not None:
-            # The person stayed: the application asked for a logout that did not happen (section 3).
-            return gateway.redirect("/")
+    def way_back(self, session: Session, transaction: Transaction, browser: Browser) -> str | ShownError:
+        """To the address, if the client still has it."""
+        client = find_client(session, transaction.client_id) if transaction.client_id is not None else None
         target = transaction.request.get("post_logout_redirect_uri")
-        with gateway.database.transaction(durable=False) as session:
-            if not transactions.complete(session, transaction.id, browser.browser_token or "", now=browser.now):
-                raise ShownError("transaction_gone")
-            client = find_client(session, transaction.client_id) if transaction.client_id is not None else None
-        if target is not None and (client is None or target not in client.post_logout_redirect_uris):
-            raise ShownError("invalid_logout_request")
-        return gateway.redirect(_target_url(target, transaction.request.get("state")))
+        if not _may_return(client, target):
+            return ShownError("invalid_logout_request")
+        return _target_url(target, transaction.request.get("state"))
+
+
+def _may_return(client: Client | None, target: str | None) -> bool:
+    """Section 3: exactly one of those that this client registered; without a client there is none."""
+    return target is None or (client is not None and target in client.post_logout_redirect_uris)
 
 
 def _target_url(target: str | None, state: str | None) -> str:
     if target is None:
-        return _SIGNED_OUT_PAGE
+        return SIGNED_OUT_PAGE
     if state is None:
         return target
     return target + ("&" if "?" in target else "?") + urlencode({"state": state})
-
-
-def _note(session: Session, browser: Browser, signed: SignedIn, client: Client | None) -> None:
-    event = Event(
-        type=EventType.LOGOUT_REQUESTED,
-        at=browser.now,
-        actor=Actor(kind="person", id=signed.principal_id, session_id=signed.session_id, ip=browser.ip),
-        door="oidc",
-        target_kind="session",
-        target_id=signed.session_id,
-        request_id=browser.request_id,
-        person_id=signed.principal_id,
-        application_id=client.application_id if client is not None else None,
-        details={"client": client.client_id} if client is not None else {},
-    )
-    record(session, [event])

@@ -80,7 +80,7 @@ def create_router(services: OidcServices) -> APIRouter:
     def resume_logout(request: Request) -> Response:
         browser = gateway.browser(request)
         try:
-            return logout.resume(browser, gateway.parameters(request, None))
+            return logout.resume(browser, gateway.parameters(request, None).values.get("transaction", ""))
         except ShownError as error:
             return gateway.show(browser, error)
 

@@ -31,6 +31,5 @@ def requester(detail: str, reason: str) -> SamlError:
     return SamlError(names.REQUESTER, detail, reason)
 
 
-NOT_ENTITLED: Final = "not_entitled"
 NO_NAME_ID: Final = responder(names.INVALID_NAME_ID_POLICY, "no_name_id")
 """The person has no value for the format that names them."""

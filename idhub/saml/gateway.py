@@ -4,11 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 from urllib.parse import parse_qsl
 
-from sqlalchemy.orm import Session
 from starlette.requests import Request
 from starlette.responses import Response
 
-from idhub.credentials.sessions import SignedIn, authenticate
 from idhub.gateway import Browser, BrowserGateway, BrowserServices, ShownError
 from idhub.pages.notices import Carried
 from idhub.saml.metadata import entity_id, signer_of
@@ -61,10 +59,6 @@ class Gateway(BrowserGateway):
             return read_post(form)
         except WireError as error:
             raise ShownError("request_malformed", error.reason) from error
-
-    def signed_in(self, session: Session, browser: Browser) -> SignedIn | None:
-        """Who uses this browser."""
-        return authenticate(session, browser.session_token, now=browser.now)
 
     def fault(self, browser: Browser, error: ShownError) -> Response:
         """See `soap_fault`."""

@@ -15,12 +15,13 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
-from idhub.changes import Actor, Event, EventType, record
+from idhub.changes import Actor, record
 from idhub.credentials import transactions
 from idhub.credentials.assertions import is_first_use
 from idhub.credentials.sessions import end_session, lock_principal
 from idhub.credentials.tables import SessionParticipant
 from idhub.gateway import Browser, ShownError
+from idhub.logout import logout_requested
 from idhub.pages import new_browser_token
 from idhub.pages.notices import Carried
 from idhub.saml import front_channel, messages
@@ -171,7 +172,16 @@ class SingleLogout:
             for principal_id in sorted({row.principal_id for row in alive}):
                 lock_principal(session, principal_id)
             for row in alive:
-                self._note(session, browser, request, row.principal_id, row.session_id)
+                asked = logout_requested(
+                    browser,
+                    Actor(kind="client", id=request.provider.id, ip=browser.ip),
+                    row.principal_id,
+                    row.session_id,
+                    door="saml",
+                    application_id=request.provider.application_id,
+                    asked_by={"service_provider": request.provider.id},
+                )
+                record(session, [asked])
                 # It ends its own session itself: it is not told.
                 session.execute(update(SessionParticipant).where(SessionParticipant.id == row.id).values(ended_at=now))
                 ended = end_session(
@@ -187,23 +197,6 @@ class SingleLogout:
                 is_whole = is_whole and planned == sum(one.logout_uri is None for one in ended)
         return _Ended([row.session_id for row in alive], visits, bool(meant), is_whole)
 
-    def _note(
-        self, session: Session, browser: Browser, request: LogoutRequest, principal_id: str, session_id: str
-    ) -> None:
-        asked = Event(
-            type=EventType.LOGOUT_REQUESTED,
-            at=browser.now,
-            actor=Actor(kind="client", id=request.provider.id, ip=browser.ip),
-            door="saml",
-            target_kind="session",
-            target_id=session_id,
-            request_id=browser.request_id,
-            person_id=principal_id,
-            application_id=request.provider.application_id,
-            details={"service_provider": request.provider.id},
-        )
-        record(session, [asked])
-
     # ---------------------------------------------------------------- visits
 
     def go_on(self, browser: Browser, transaction_id: str, given: str | None) -> Response:
@@ -214,12 +207,7 @@ class SingleLogout:
         """
         gateway = self._gateway
         if given is not None:
-            token = browser.browser_token
-            new_token = None if token else new_browser_token()
-            with gateway.database.transaction(durable=False) as session:
-                if not transactions.claim(session, transaction_id, given, new_token or token or "", now=browser.now):
-                    raise ShownError("transaction_gone")
-            return gateway.redirect(f"{CHAIN_PATH}?transaction={transaction_id}", set_browser_token=new_token)
+            return gateway.claim(browser, CHAIN_PATH, transaction_id, given)
         with gateway.database.transaction(durable=False) as session:
             transaction = transactions.load(session, transaction_id, browser.browser_token, now=browser.now)
             if transaction is None or transaction.protocol != "saml_logout":

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
 from idhub.gateway import ShownError
-from idhub.login import contexts
+from idhub.login import contexts, flow
 from idhub.login.contexts import ContextRequest
 from idhub.saml.errors import SamlError, requester, responder
 from idhub.saml.providers import Consumer, ServiceProvider
@@ -70,6 +70,28 @@ class AuthnRequest:
     is_passive: bool = False
     max_age: timedelta | None = None
     refusal: SamlError | None = None
+
+    @property
+    def application_id(self) -> str:
+        """The application that is entered."""
+        return self.provider.application_id
+
+    @property
+    def registration_id(self) -> str:
+        """For events."""
+        return self.provider.id
+
+    @property
+    def requirements(self) -> flow.Requirements:
+        """What it asks of the sign-in."""
+        wanted = {"login": self.is_forced, "none": self.is_passive}
+        prompt = frozenset(name for name, holds in wanted.items() if holds)
+        return flow.Requirements(prompt=prompt, max_age=self.max_age, context=self.context)
+
+    @property
+    def answers_not_entitled(self) -> bool:
+        """As the registration says."""
+        return self.provider.answers_not_entitled
 
     def stored(self) -> dict[str, Any]:
         """For the login transaction."""

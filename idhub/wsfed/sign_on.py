@@ -60,6 +60,6 @@ class TokenSignOn(SignOn):
             fields.append(("wctx", request.relay_state))
         return self._form(browser, request, fields)
 
-    def _decline(self, browser: Browser, request: AuthnRequest, error: SamlError) -> Response:
+    def _answer_no(self, browser: Browser, request: AuthnRequest, error: SamlError) -> Response:
         """There is no answer that says no: the person reads it here."""
         return self._gateway.services.error_page(browser.request, ErrorNotice(_NOTICES.get(error.detail, "")))

@@ -13,25 +13,24 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from idhub.access.tables import SamlServiceProvider
-from idhub.changes import Actor, Event, EventType, record
-from idhub.credentials import transactions
 from idhub.credentials.sessions import SignedIn
 from idhub.credentials.tables import SessionParticipant
+from idhub.credentials.transactions import Transaction
 from idhub.gateway import Browser, ShownError
-from idhub.pages import new_browser_token
+from idhub.logout import SIGNED_OUT_PAGE, AskedLogout, LogoutWish
 from idhub.saml.gateway import Gateway
 from idhub.saml.providers import ServiceProvider, find_provider, load_provider
 from idhub.wsfed.metadata import PATH
 from idhub.wsfed.requests import may_return, read_sign_out
 
-_SIGNED_OUT_PAGE = "/logout"
 
-
-class SignOut:
+class SignOut(AskedLogout):
     """Begins and resumes sign-outs that relying parties ask for."""
 
+    protocol = "wsfed_logout"
+
     def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
+        super().__init__(gateway, door="wsfed")
 
     def begin(self, browser: Browser, fields: Mapping[str, str]) -> Response:
         """Check the wish and send the browser to the confirmation page: nobody is signed out by a link alone.
@@ -49,50 +48,24 @@ class SignOut:
         with gateway.database.read() as session:
             signed = gateway.signed_in(session, browser)
             provider = self._provider(session, browser, realm, reply, signed)
-        if signed is None:
-            # Nothing is left to end, so there is nothing to ask.
-            return gateway.redirect(reply if reply is not None and provider is not None else _SIGNED_OUT_PAGE)
-        known = browser.browser_token
-        new_token = None if known else new_browser_token()
-        # Under the name by which the confirmation page knows where its form may end.
         request = {"post_logout_redirect_uri": reply, "provider": provider.id if provider is not None else None}
-        with gateway.database.transaction(durable=False) as session:
-            transaction_id = transactions.begin(
-                session,
-                protocol="wsfed_logout",
-                browser_token=new_token or known or "",
-                request={name: value for name, value in request.items() if value is not None},
-                application_id=provider.application_id if provider is not None else None,
-                now=browser.now,
-                settings=gateway.settings,
-            )
-            _note(session, browser, signed, provider)
-        return gateway.redirect(f"/logout?transaction={transaction_id}", set_browser_token=new_token)
+        wish = LogoutWish(
+            stored={name: value for name, value in request.items() if value is not None},
+            return_to=reply if reply is not None and provider is not None else SIGNED_OUT_PAGE,
+            application_id=provider.application_id if provider is not None else None,
+            asked_by={"service_provider": provider.id} if provider is not None else {},
+        )
+        return self.ask(browser, signed, wish)
 
-    def resume(self, browser: Browser, transaction_id: str) -> Response:
-        """After the confirmation page: to the application if the session has ended, else to the hub.
-
-        Raises:
-            ShownError: transaction_gone; or the address was unregistered meanwhile.
-        """
-        gateway = self._gateway
-        with gateway.database.transaction(durable=False) as session:
-            transaction = transactions.load(session, transaction_id, browser.browser_token, now=browser.now)
-            if transaction is None or transaction.protocol != "wsfed_logout":
-                raise ShownError("transaction_gone")
-            if gateway.signed_in(session, browser) is not None:
-                # The person stayed.
-                return gateway.redirect("/")
-            if not transactions.complete(session, transaction_id, browser.browser_token or "", now=browser.now):
-                raise ShownError("transaction_gone")
-            reply = transaction.request.get("post_logout_redirect_uri")
-            known = transaction.request.get("provider")
-            provider = load_provider(session, known, now=browser.now, protocol="wsfed") if known else None
+    def way_back(self, session: Session, transaction: Transaction, browser: Browser) -> str | ShownError:
+        """To the reply address, if it is still one of the relying party's."""
+        reply, known = (transaction.request.get(name) for name in ("post_logout_redirect_uri", "provider"))
         if reply is None:
-            return gateway.redirect(_SIGNED_OUT_PAGE)
+            return SIGNED_OUT_PAGE
+        provider = load_provider(session, known, now=browser.now, protocol="wsfed") if known else None
         if provider is None or not may_return(provider, reply):
-            raise ShownError("invalid_logout_request", "wsfed.reply")
-        return gateway.redirect(reply)
+            return ShownError("invalid_logout_request", "wsfed.reply")
+        return str(reply)
 
     def _provider(
         self, session: Session, browser: Browser, realm: str | None, reply: str | None, signed: SignedIn | None
@@ -123,19 +96,3 @@ def _of_session(session: Session, signed: SignedIn, browser: Browser) -> list[Se
     ).scalars()
     loaded = [load_provider(session, one, now=browser.now, protocol="wsfed") for one in ids]
     return [one for one in loaded if one is not None]
-
-
-def _note(session: Session, browser: Browser, signed: SignedIn, provider: ServiceProvider | None) -> None:
-    asked = Event(
-        type=EventType.LOGOUT_REQUESTED,
-        at=browser.now,
-        actor=Actor(kind="person", id=signed.principal_id, session_id=signed.session_id, ip=browser.ip),
-        door="wsfed",
-        target_kind="session",
-        target_id=signed.session_id,
-        request_id=browser.request_id,
-        person_id=signed.principal_id,
-        application_id=provider.application_id if provider is not None else None,
-        details={"service_provider": provider.id} if provider is not None else {},
-    )
-    record(session, [asked])

@@ -89,7 +89,7 @@ def test_who_signs_in_again_and_not_so_is_not_asked_for_ever(again: Scene) -> No
     answer = _sign_in_again(again, browser, _ask(again, browser, names.PASSWORD_PROTECTED, comparison="better"))
     assert answer.status == ["Responder", "NoAuthnContext"]
     assert answer.root.find(".//{*}Assertion") is None
-    assert again.events("authorization.refused")[-1]["reason"] == "saml.context"
+    assert again.events("authorization.refused")[-1]["reason"] == "unmet_authentication_requirements"
 
 
 def test_who_may_not_be_asked_is_not(again: Scene) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from idhub.access.tables import Application, SamlServiceProvider
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials.codes import subject_of
+from idhub.credentials.naming import is_somebody_elses
 from idhub.credentials.predicate import SESSION_CRITERIA, Refused, entitled, first_failing, labelled, session_criteria
 from idhub.credentials.sessions import hold_for_entry
 from idhub.credentials.tables import SamlRequest, SessionParticipant, SsoSession
@@ -64,7 +65,8 @@ def issue_assertion(
 ) -> IssuedAssertion | Refused:
     """Let the service provider join the session, or say which criterion of the use predicate failed.
 
-    Reasons beside the predicate's: `no_name_id`: the person has no value for the format.
+    Reasons beside the predicate's: `no_name_id`: the person has no value for the format; `ambiguous_name_id`: another
+    person who may enter has the same.
     """
     if not hold_for_entry(session, session_id, now=now, settings=settings):
         return Refused("session_ended")
@@ -77,6 +79,9 @@ def issue_assertion(
     name_id = _name_id(session, row, request, now)
     if name_id is None:
         return Refused("no_name_id")
+    whose = {"principal_id": row["principal_id"], "application_id": row["application_id"]}
+    if is_somebody_elses(session, request.name_id_kind, name_id, **whose, now=now):
+        return Refused("ambiguous_name_id")
     session_index, has_joined = _join(session, row, session_id, request, name_id, now)
     _note(session, row, session_id, request, has_joined=has_joined, now=now)
     return IssuedAssertion(name_id, session_index, row["authenticated_at"], row["expires_at"], tuple(row["amr"]))

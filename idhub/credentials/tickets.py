@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import exists, insert, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import insert, select, update
+from sqlalchemy.orm import Session
 
 from idhub.access.tables import Application, CasService
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque
 from idhub.credentials.codes import subject_of
+from idhub.credentials.naming import is_somebody_elses
 from idhub.credentials.predicate import SESSION_CRITERIA, Refused, entitled, first_failing, labelled, session_criteria
 from idhub.credentials.sessions import hold_for_entry
 from idhub.credentials.tables import ServiceTicket, SessionParticipant, SsoSession
@@ -182,8 +183,10 @@ def validate_ticket(
             return TicketRefused("ticket_unknown")
         return TicketRefused("ticket_expired" if known.spent_at is None else "ticket_replayed", known.service_id)
     # Its session's owner: named in what is recorded, whatever becomes of it.
-    hold_for_entry(session, spent.session_id, now=now, settings=settings)
-    row = _facts(session, spent.session_id, spent.service_id, now)
+    is_there = hold_for_entry(session, spent.session_id, now=now, settings=settings)
+    row = _facts(session, spent.session_id, spent.service_id, now) if is_there else None
+    if row is None:
+        return TicketRefused("session_ended", spent.service_id)
 
     def refused(reason: str) -> TicketRefused:
         return TicketRefused(reason, spent.service_id, row["principal_id"], row["application_id"])
@@ -244,21 +247,16 @@ def _user(session: Session, row: Any, now: datetime) -> str | Refused:
     value: str | None = row[row["user_value"]]
     if not value:
         return Refused("no_user")
-    if row["user_value"] == "employee_number" and _is_somebody_elses(session, row, value, now):
-        # Numbers are unique within a company alone: the application would take one person for the other.
+    if is_somebody_elses(
+        session,
+        row["user_value"],
+        value,
+        principal_id=row["principal_id"],
+        application_id=row["application_id"],
+        now=now,
+    ):
         return Refused("ambiguous_user")
     return value
-
-
-def _is_somebody_elses(session: Session, row: Any, number: str, now: datetime) -> bool:
-    other = aliased(Person)
-    held = exists().where(
-        Employment.employee_number == number,
-        Employment.id == other.main_employment_id,
-        other.id != row["principal_id"],
-        entitled(now, principal_id=other.id, application_id=row["application_id"]),
-    )
-    return bool(session.execute(select(held)).scalar())
 
 
 def _nameless(user: str | Refused) -> Refused | None:

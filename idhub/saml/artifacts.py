@@ -16,7 +16,7 @@ from idhub.credentials.predicate import Refused
 from idhub.credentials.sessions import SignedIn
 from idhub.gateway import Browser, ShownError
 from idhub.saml import answers, messages
-from idhub.saml.errors import NO_NAME_ID, SamlError
+from idhub.saml.errors import UNNAMED, SamlError
 from idhub.saml.gateway import Gateway
 from idhub.saml.metadata import ARTIFACT_PATH
 from idhub.saml.providers import ServiceProvider, find_provider
@@ -130,6 +130,6 @@ class ArtifactResolver:
         )
         if not isinstance(issued, Refused):
             return answers.response(gateway, request, issued, now=now)
-        if issued.reason == NO_NAME_ID.reason:
-            return answers.refusal(gateway, request, NO_NAME_ID, now=now)
+        if issued.reason in UNNAMED:
+            return answers.refusal(gateway, request, UNNAMED[issued.reason], now=now)
         return issued

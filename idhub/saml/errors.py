@@ -1,5 +1,6 @@
 """Refusals of SAML: shown to the person, or answered to the service provider as a status."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from providers.saml_wire import names
@@ -31,5 +32,7 @@ def requester(detail: str, reason: str) -> SamlError:
     return SamlError(names.REQUESTER, detail, reason)
 
 
-NO_NAME_ID: Final = responder(names.INVALID_NAME_ID_POLICY, "no_name_id")
-"""The person has no value for the format that names them."""
+UNNAMED: Final[Mapping[str, SamlError]] = {
+    reason: responder(names.INVALID_NAME_ID_POLICY, reason) for reason in ("no_name_id", "ambiguous_name_id")
+}
+"""Why somebody cannot be named as the service provider wants: no value for the format, or one that another has too."""

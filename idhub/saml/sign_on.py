@@ -24,7 +24,7 @@ from idhub.pages.notices import Carried
 from idhub.saml import answers
 from idhub.saml.answers import Issued
 from idhub.saml.artifacts import leave_answer
-from idhub.saml.errors import NO_NAME_ID, SamlError, responder
+from idhub.saml.errors import UNNAMED, SamlError, responder
 from idhub.saml.gateway import Gateway
 from idhub.saml.metadata import RESUME_PATH, SSO_PATH
 from idhub.saml.providers import find_provider, load_provider, provider_of
@@ -159,8 +159,8 @@ class SignOn(Entry[AuthnRequest]):
                 self.close(session, browser, transaction)
         if isinstance(issued, Issued):
             return self._deliver(browser, request, issued)
-        if issued.reason == NO_NAME_ID.reason:
-            return self._refuse(browser, request, transaction, NO_NAME_ID, signed)
+        if issued.reason in UNNAMED:
+            return self._refuse(browser, request, transaction, UNNAMED[issued.reason], signed)
         if issued.reason in _SWITCHED_OFF:
             raise ShownError("unknown_service_provider", issued.reason)
         return issued

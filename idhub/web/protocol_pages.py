@@ -80,7 +80,7 @@ _NOTICES: Mapping[str, _Notice] = {
     ),
     "ambiguous_user": (
         N_("%(application)s would take you for somebody else"),
-        N_("It knows people by employee number, and a colleague of another company has the same as you."),
+        N_("It knows people by employee number or mail address, and a colleague has the same as you."),
         N_("Tell %(owner)s, who answers for this application: it has to know people by something else."),
     ),
     "invalid_consumer": (
@@ -130,7 +130,7 @@ _NOTICES: Mapping[str, _Notice] = {
     ),
     "nameless": (
         N_("The application cannot be told who you are"),
-        N_("It knows people by something that your record does not have. Nothing was sent to it."),
+        N_("It knows people by something that your record lacks, or has like a colleague's. Nothing was sent to it."),
         N_("Tell your personnel department, with the log number below."),
     ),
     "invalid_redirect_uri": (

@@ -14,6 +14,7 @@ from idhub.access.attributes import person_values
 from idhub.access.service_providers import NAME_ID_FORMATS, Spoken
 from idhub.access.tables import SamlServiceProvider
 from idhub.authority import Action, visible_organizations
+from idhub.credentials.naming import is_somebody_elses
 from idhub.credentials.predicate import entitled
 from idhub.directory.people import find_person, show_person
 from idhub.errors import Conflict, Invalid, NotFound
@@ -193,6 +194,12 @@ def _preview(
         name=person.display_name,
         is_entitled=bool(session.execute(select(holds)).scalar()),
         name_id=name_id,
-        is_nameless=taken_from is not None and name_id is None,
+        is_nameless=taken_from is not None
+        and (
+            name_id is None
+            or is_somebody_elses(
+                session, taken_from, name_id, principal_id=person.id, application_id=provider.application_id, now=now
+            )
+        ),
         lines=[(name, source, values.get(source, ())) for name, source in sorted(provider.attributes.items())],
     )

@@ -5,7 +5,9 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -141,6 +143,29 @@ def test_a_refusal_tells_no_reason(strict: Scene) -> None:
     assert [etree.QName(one).localname for one in status.iter()] == ["Status", "StatusCode", "StatusCode"]
 
 
+@pytest.mark.parametrize("name_id_format", ["email", "unspecified"])
+def test_two_people_of_one_name_are_not_taken_for_each_other(
+    databases: Databases, tmp_path: Path, name_id_format: str
+) -> None:
+    """A second company writes the mail address, or the number, of somebody in the first into its own people's rows."""
+    for scene in open_scene("sqlite", databases, tmp_path):
+        twin = {
+            "employee_number": NUMBER if name_id_format == "unspecified" else "TW-1", "name": "另一人",
+            "company": "TWIN", "department": "x", "status": "active", "employment_type": "regular",
+            "email": f"{NUMBER.upper()}@qiyue.example", "start_date": "2020-01-01",
+        }  # fmt: skip
+        scene.connect(name_id_format=name_id_format)
+        browser = scene.signed_in()
+        named = scene.sign_on(browser).text(".//saml:NameID")
+        scene.stage.import_rows([twin], snapshot=False)
+        assert scene.sign_on(browser).text(".//saml:NameID") == named, "who may not enter cannot be mistaken for"
+        scene.connect(name_id_format=name_id_format, entitle=[{"role": "m", "rule": 'employments.type eq "regular"'}])
+        refused = scene.sign_on(browser)
+        assert refused.text(".//saml:NameID") is None
+        assert refused.status == ["Responder", "InvalidNameIDPolicy"]
+        assert scene.events("authorization.refused")[-1]["reason"] == "ambiguous_name_id"
+
+
 # ---------------------------------------------------------------------- many processes, restarts, both databases
 
 
@@ -154,10 +179,16 @@ def fresh(
         yield opened
 
 
-def _other_process(scene: Scene) -> Any:
+@contextmanager
+def _other_process(scene: Scene) -> Iterator[TestClient]:
     """Another hub on the same database."""
     hub = open_hub(scene.stage.hub.settings, clock=scene.stage.clock)
-    return TestClient(create_app(hub, with_worker=False), base_url=scene.partner.issuer, follow_redirects=False)
+    try:
+        app = create_app(hub, with_worker=False)
+        with TestClient(app, base_url=scene.partner.issuer, follow_redirects=False) as client:
+            yield client
+    finally:
+        hub.close()
 
 
 def _at_once(acts: Sequence[Callable[[], Any]]) -> list[int]:

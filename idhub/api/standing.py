@@ -1,9 +1,9 @@
-"""Lifecycle of a person: move, suspend, reactivate, offboard."""
+"""Lifecycle of a person: move, suspend, reactivate, offboard; and their links to companies' own sign-ins."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from pydantic import Field
 from sqlalchemy.orm import Session
 
@@ -18,6 +18,7 @@ from idhub.directory.people import show_person
 from idhub.errors import Invalid, NotFound
 from idhub.lifecycle import commands
 from idhub.lifecycle.plan import preview
+from idhub.login.links import HeldLink, find_link, links_of, unlink
 
 
 class ReasonBody(Body):
@@ -136,6 +137,28 @@ def create_router(services: ApiServices) -> APIRouter:  # noqa: C901 - one route
 
         return database.run(work)
 
+    @router.get("/people/{person}/links")
+    def list_links(caller: Caller, person: str) -> Any:
+        """The person's links to accounts at their companies' own sign-ins, oldest first."""
+        with database.read() as session:
+            found = visible(session, caller, person, Action.PEOPLE_READ)
+            return {"person": found.id, "links": [_link_view(link) for link in links_of(session, found.id)]}
+
+    @router.delete("/people/{person}/links/{provider}")
+    def remove_link(caller: Caller, person: str, provider: Annotated[str, Path(max_length=40)]) -> Any:
+        """Take a link away, named by the provider's id. The sessions that rest on it end at once."""
+
+        def work(session: Session) -> Any:
+            found = visible(session, caller, person, Action.PEOPLE_INVITE)
+            link = find_link(session, found.id, provider)
+            unlink(
+                session, link.id, link.slug, found.id, actor=caller.lifecycle.actor, door=caller.lifecycle.door,
+                request_id=caller.lifecycle.request_id, now=services.clock(),
+            )  # fmt: skip
+            return {"person": found.id, "removed": _link_view(link)}
+
+        return database.run(work)
+
     @router.post("/people/{person}/move")
     def move_person(caller: Caller, person: str, body: MoveBody) -> Any:
         """Change a post."""
@@ -154,6 +177,16 @@ def create_router(services: ApiServices) -> APIRouter:  # noqa: C901 - one route
         return database.run(work)
 
     return router
+
+
+def _link_view(link: HeldLink) -> dict[str, Any]:
+    return {
+        "provider": link.id,
+        "slug": link.slug,
+        "name": link.name,
+        "is_enabled": link.is_enabled,
+        "linked_at": link.linked_at.isoformat(),
+    }
 
 
 def _move_values(

@@ -2,15 +2,17 @@
 
     ask       the login transaction remembers the request: provider, identifier, instant
     keep      a verified answer to it is remembered there, once, whoever's browser brought it
-    finish    the browser that the transaction is bound to comes for it: person found, link made or checked, session
+    finish    the browser that asked comes for it, with what the answer's bringer was given: person, link, session
 
 An assertion is delivered by a form of another site, which brings no cookies (SameSite): so the answer is kept first,
-and taken up by the browser's next request, with them. A response that is put into another browser opens nothing there.
+and taken up by the browser's next request, with them. A response that is put into another browser opens nothing there,
+and nothing in the browser that asked either.
 
 Nobody is made here. Who is meant is said by an identity link, or, the first time, by a rule of the provider's
 configuration; a link binds the provider's own name of the subject to the person, within one enrolment.
 """
 
+import hmac
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,26 +20,25 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Literal
 
-from sqlalchemy import Select, delete, select, update
+from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque, transactions
 from idhub.credentials.assertions import is_first_use
-from idhub.credentials.sessions import Epochs, SignedIn, end_session, read_epochs, start_session
-from idhub.credentials.tables import LoginTransaction, SsoSession, UpstreamSession
-from idhub.db import from_micros, to_micros, upsert, wait_alone
-from idhub.directory.kinds import EmploymentState
+from idhub.credentials.sessions import Epochs, SignedIn, read_epochs, start_session
+from idhub.credentials.tables import LoginTransaction, UpstreamSession
+from idhub.db import from_micros, to_micros, wait_alone
 from idhub.directory.names import stored_login_name
-from idhub.directory.tables import Employment, IdentityLink, Installation, LoginName, OrganizationClosure, Principal
+from idhub.directory.tables import Employment, Installation, LoginName, Principal
 from idhub.errors import NotPermitted
 from idhub.keys import Keyring
 from idhub.login import sign_in
+from idhub.login.links import link, linked, linked_at, posts_under
 from idhub.login.providers import NAME_ID, LinkRule, Provider, find_provider
 from idhub.login.sign_in import Browser, Minted
-from idhub.login.tables import IdentityProvider
 from idhub.settings import Settings
-from providers.saml import LIFETIME, MAX_SUBJECT, SKEW, Asserted, LogoutAsked
+from providers.saml import MAX_SUBJECT, Asserted
 from providers.saml_wire import names
 
 Purpose = Literal["sign_in", "link"]
@@ -195,16 +196,30 @@ def _open(transaction_id: str, now: datetime) -> tuple[Any, ...]:
 # ---------------------------------------------------------------- keeping
 
 
-def keep(session: Session, asked: Asked, provider: Provider, asserted: Asserted, *, now: datetime) -> str | None:
-    """Remember a verified answer to an open request; returns the transaction that its browser takes it up in.
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Where a verified answer waits.
+
+    Args:
+        transaction_id: the login transaction of the browser that asked.
+        token: what the browser that brought the answer takes it up with, told to no other.
+    """
+
+    transaction_id: str
+    token: str
+
+
+def keep(session: Session, asked: Asked, provider: Provider, asserted: Asserted, *, now: datetime) -> Kept | None:
+    """Remember a verified answer to an open request; returns where its browser takes it up.
 
     None when the assertion was seen before, or the request was answered already: of two deliveries one counts,
     whichever process they come to, also after a restart.
     """
     if not is_first_use(session, provider.id, asserted.assertion_id, expires_at=asserted.expires_at):
         return None
-    transaction_id = _transaction_of(asked.request_id)
+    kept = Kept(_transaction_of(asked.request_id), secrets.token_urlsafe(32))
     answer = {
+        "token": opaque.hash_of(kept.token),
         "subject": subject_of(provider, asserted),
         "values": [_value(asserted, rule) for rule in provider.rules],
         "authenticated_at": to_micros(min(asserted.authenticated_at, now)),
@@ -214,11 +229,11 @@ def keep(session: Session, asked: Asked, provider: Provider, asserted: Asserted,
     }
     changed = session.execute(
         update(LoginTransaction)
-        .where(*_open(transaction_id, now), LoginTransaction.upstream == {"asked": asked.stored()})
+        .where(*_open(kept.transaction_id, now), LoginTransaction.upstream == {"asked": asked.stored()})
         .values(upstream={"asked": asked.stored(), "answer": answer})
         .returning(LoginTransaction.id_hash)
     ).first()
-    return None if changed is None else transaction_id
+    return None if changed is None else kept
 
 
 def subject_of(provider: Provider, asserted: Asserted) -> str | None:
@@ -289,12 +304,20 @@ class _Taken:
         record(self.session, [failed])
         return reason
 
+    def link(self, principal_id: str, epochs: Epochs, actor: Actor) -> None:
+        """Link the subject to the person, unless it is."""
+        link(
+            self.session, self.provider, self.answer["subject"], principal_id, enrolment=epochs.enrolment,
+            by="rule" if self.asked.purpose == "sign_in" else "person", actor=actor,
+            request_id=self.browser.request_id, now=self.now,
+        )  # fmt: skip
+
 
 def finish(
     session: Session,
     keyring: Keyring,
     settings: Settings,
-    transaction_id: str,
+    kept: Kept,
     browser_token: str | None,
     *,
     browser: Browser,
@@ -303,7 +326,9 @@ def finish(
 ) -> Finished | Refusal:
     """Take up the answer that waits in this browser's transaction: find the person, and let them in or link them.
 
-    The answer is spent either way, by one conditional update. A refusal keeps its writes (style guide 4.5).
+    The browser that asked must be the one that brought the answer: else whoever gets somebody to open a request of
+    theirs at the provider would be let in as that person. The answer is spent either way, by one conditional update. A
+    refusal keeps its writes (style guide 4.5).
 
     Args:
         old: who is signed in in this browser now.
@@ -311,11 +336,12 @@ def finish(
     Raises:
         GoneError: there is no answer for this browser; nothing was written.
     """
+    transaction_id = kept.transaction_id
     if not browser_token or not opaque.looks_valid("tx", transaction_id):
         raise GoneError
     mine = (*_open(transaction_id, now), LoginTransaction.browser_hash == opaque.hash_of(browser_token))
     upstream = session.execute(select(LoginTransaction.upstream).where(*mine)).scalar() or {}
-    if "answer" not in upstream:
+    if not hmac.compare_digest(upstream.get("answer", {}).get("token", ""), opaque.hash_of(kept.token)):
         raise GoneError
     asked = _restored(upstream["asked"], "")
     provider = find_provider(session, now=now, id=asked.provider_id)
@@ -344,25 +370,12 @@ def _person_of(taken: _Taken, old: SignedIn | None) -> str | Refusal:
     subject = taken.answer["subject"]
     if subject is None:
         return Refusal.SUBJECT
-    linked = _linked(taken.session, taken.provider.id, subject)
+    owner = linked(taken.session, taken.provider.id, subject)
     if taken.asked.purpose == "link":
         if old is None or old.session_id != taken.asked.session_id:
             return Refusal.NOT_SIGNED_IN
-        return old.principal_id if linked in {None, old.principal_id} else Refusal.TAKEN
-    return linked or _recognised(taken.session, taken.provider, taken.answer["values"])
-
-
-def _linked(session: Session, provider_id: str, subject: str) -> str | None:
-    """Whose the subject is: the link's person, while they are enrolled as they were when it was made."""
-    return session.execute(
-        select(IdentityLink.principal_id)
-        .join(Principal, Principal.id == IdentityLink.principal_id)
-        .where(
-            IdentityLink.provider == provider_id,
-            IdentityLink.upstream_subject == subject,
-            IdentityLink.enrolment_epoch == Principal.enrolment_epoch,
-        )
-    ).scalar()
+        return old.principal_id if owner in {None, old.principal_id} else Refusal.TAKEN
+    return owner or _recognised(taken.session, taken.provider, taken.answer["values"])
 
 
 def _recognised(session: Session, provider: Provider, values: Sequence[str | None]) -> str | Refusal:
@@ -379,29 +392,18 @@ def _recognised(session: Session, provider: Provider, values: Sequence[str | Non
     return Refusal.NO_LINK
 
 
-def _posts(provider: Provider) -> Select[Any]:
-    """People with a post that the provider may speak for."""
-    within = select(OrganizationClosure.descendant_id).where(
-        OrganizationClosure.ancestor_id == provider.organization_id
-    )
-    return (
-        select(Employment.principal_id)
-        .where(Employment.organization_id.in_(within), Employment.state != EmploymentState.ENDED)
-        .distinct()
-    )
-
-
 def _by_number(provider: Provider, value: str) -> Select[Any]:
-    return _posts(provider).where(Employment.employee_number == value)
+    return posts_under(provider).where(Employment.employee_number == value)
 
 
 def _by_email(provider: Provider, value: str) -> Select[Any]:
-    if not _is_of_domain(provider, value):
-        return _posts(provider).where(Employment.id.is_(None))
-    named = select(LoginName.principal_id).where(
-        LoginName.value == stored_login_name("email", value), LoginName.kind == "email"
-    )
-    return _posts(provider).where(Employment.principal_id.in_(named))
+    stored = stored_login_name("email", value)
+    # Where two addresses look alike (full width, digits in circles) they fold to one name; whoever has one has not the
+    # other. Letter case alone may differ.
+    if not _is_of_domain(provider, value) or value.lower() != stored:
+        return posts_under(provider).where(Employment.id.is_(None))
+    named = select(LoginName.principal_id).where(LoginName.value == stored, LoginName.kind == "email")
+    return posts_under(provider).where(Employment.principal_id.in_(named))
 
 
 _FIND: Mapping[str, Callable[[Provider, str], Select[Any]]] = {"employee_number": _by_number, "email": _by_email}
@@ -418,7 +420,7 @@ def _enter(
 ) -> Finished | Refusal:
     """With the person locked: everything that may have changed is asked again, then the effects are written."""
     session, now, provider = taken.session, taken.now, taken.provider
-    if _linked(session, provider.id, taken.answer["subject"]) is None:
+    if linked(session, provider.id, taken.answer["subject"]) is None:
         # New links of a provider are made one by one: of two that want one subject, or one person, one is first.
         wait_alone(session, f"identity links of {provider.id}")
     epochs = read_epochs(session, principal_id)
@@ -428,7 +430,7 @@ def _enter(
     if taken.asked.purpose == "link":
         if old_owner != principal_id:
             return taken.refuse(Refusal.NOT_SIGNED_IN, principal_id)
-        _link(taken, principal_id, epochs, Actor(kind="person", id=principal_id, session_id=taken.asked.session_id))
+        taken.link(principal_id, epochs, Actor(kind="person", id=principal_id, session_id=taken.asked.session_id))
         goes_on = session.execute(
             select(LoginTransaction.request).where(LoginTransaction.id_hash == opaque.hash_of(transaction_id))
         ).scalar_one()
@@ -443,7 +445,7 @@ def _enter(
     except NotPermitted as error:
         return taken.refuse(_REASONS.get(error.rule or "", Refusal.EPOCH), principal_id)
     actor = Actor(kind="person", id=principal_id, session_id=session_id, ip=taken.browser.address)
-    _link(taken, principal_id, epochs, actor)
+    taken.link(principal_id, epochs, actor)
     session.add(
         UpstreamSession(
             session_id=session_id, provider_id=provider.id, name_id=taken.answer["name_id"],
@@ -476,186 +478,16 @@ def _cannot_enter(taken: _Taken, principal_id: str, epochs: Epochs | None) -> Re
         return Refusal.EPOCH
     if raised_at is not None and raised_at >= taken.asked.asked_at:
         return Refusal.EPOCH
-    if session.execute(_posts(provider).where(Employment.principal_id == principal_id)).first() is None:
+    if session.execute(posts_under(provider).where(Employment.principal_id == principal_id)).first() is None:
         return Refusal.SCOPE
-    linked = _linked(session, provider.id, subject)
-    if linked not in {None, principal_id}:
+    owner = linked(session, provider.id, subject)
+    if owner not in {None, principal_id}:
         return Refusal.TAKEN
-    if linked is None:
-        others = session.execute(
-            select(IdentityLink.upstream_subject).where(
-                IdentityLink.provider == provider.id,
-                IdentityLink.principal_id == principal_id,
-                IdentityLink.enrolment_epoch == epochs.enrolment,
-            )
-        )
-        if others.first() is not None:
-            return Refusal.OTHER_ACCOUNT
+    if owner is None and linked_at(session, provider.id, principal_id) is not None:
+        return Refusal.OTHER_ACCOUNT
+    if owner is None and taken.asked.purpose == "sign_in":
+        # A link that was taken away since it was looked at speaks for nobody; a rule may.
+        found = _recognised(session, provider, taken.answer["values"])
+        if found != principal_id:
+            return found if isinstance(found, Refusal) else Refusal.NO_LINK
     return None
-
-
-def _link(taken: _Taken, principal_id: str, epochs: Epochs, actor: Actor) -> None:
-    """Link the subject, unless it is; a link of an enrolment that is over makes room."""
-    session, provider, subject = taken.session, taken.provider, taken.answer["subject"]
-    if _linked(session, provider.id, subject) is not None:
-        return
-    row = {"principal_id": principal_id, "enrolment_epoch": epochs.enrolment, "created_at": taken.now}
-    statement = upsert(session, IdentityLink).values(provider=provider.id, upstream_subject=subject, **row)
-    session.execute(statement.on_conflict_do_update(index_elements=["provider", "upstream_subject"], set_=row))
-    linked = Event(
-        type=EventType.IDENTITY_LINKED,
-        at=taken.now,
-        actor=actor,
-        door="login",
-        target_kind="provider",
-        target_id=provider.id,
-        person_id=principal_id,
-        request_id=taken.browser.request_id,
-        details={"provider": provider.slug, "by": "rule" if taken.asked.purpose == "sign_in" else "person"},
-        personal={"subject": subject},
-    )
-    record(session, [linked])
-
-
-# ---------------------------------------------------------------- one's own links
-
-
-@dataclass(frozen=True, slots=True)
-class OwnLink:
-    """A provider that may speak for a person, and since when it does; None: it is not linked."""
-
-    slug: str
-    name: str
-    name_zh: str | None
-    linked_at: datetime | None
-    sign_on: str
-
-
-def own_links(session: Session, principal_id: str, *, now: datetime) -> list[OwnLink]:
-    """Providers in force of the organizations that the person has a post in, by slug."""
-    posts = (
-        select(OrganizationClosure.ancestor_id)
-        .join(Employment, Employment.organization_id == OrganizationClosure.descendant_id)
-        .where(Employment.principal_id == principal_id, Employment.state != EmploymentState.ENDED)
-    )
-    slugs = session.scalars(
-        select(IdentityProvider.slug)
-        .where(IdentityProvider.is_enabled, IdentityProvider.organization_id.in_(posts))
-        .order_by(IdentityProvider.slug)
-    )
-    found = []
-    for slug in list(slugs):
-        provider = find_provider(session, now=now, slug=slug)
-        if provider is not None:
-            linked_at = _own_link(session, provider.id, principal_id)
-            found.append(OwnLink(slug, provider.name, provider.name_zh, linked_at, provider.sign_on[1]))
-    return found
-
-
-def _own_link(session: Session, provider_id: str, principal_id: str) -> datetime | None:
-    return session.execute(
-        select(IdentityLink.created_at)
-        .join(Principal, Principal.id == IdentityLink.principal_id)
-        .where(
-            IdentityLink.provider == provider_id,
-            IdentityLink.principal_id == principal_id,
-            IdentityLink.enrolment_epoch == Principal.enrolment_epoch,
-        )
-    ).scalar()
-
-
-def unlink(
-    session: Session, provider: Provider, principal_id: str, *, actor: Actor, request_id: str | None, now: datetime
-) -> bool:
-    """Take the person's link to a provider away; False when there is none.
-
-    Their other sessions that rest on what the provider said end: whoever has that account is out, too.
-    """
-    removed = session.execute(
-        delete(IdentityLink)
-        .where(IdentityLink.provider == provider.id, IdentityLink.principal_id == principal_id)
-        .returning(IdentityLink.upstream_subject)
-    ).all()
-    if removed:
-        unlinked = Event(
-            type=EventType.IDENTITY_UNLINKED,
-            at=now,
-            actor=actor,
-            door="login",
-            target_kind="provider",
-            target_id=provider.id,
-            person_id=principal_id,
-            request_id=request_id,
-            details={"provider": provider.slug},
-        )
-        record(session, [unlinked])
-        resting = session.scalars(
-            select(SsoSession.id)
-            .join(UpstreamSession, UpstreamSession.session_id == SsoSession.id)
-            .where(
-                UpstreamSession.provider_id == provider.id,
-                SsoSession.principal_id == principal_id,
-                SsoSession.id != actor.session_id,
-                SsoSession.ended_at.is_(None),
-            )
-        )
-        for session_id in list(resting):
-            end_session(session, session_id, reason="unlinked", now=now, actor=actor)
-    return bool(removed)
-
-
-# ---------------------------------------------------------------- logout that begins at the provider
-
-
-@dataclass(frozen=True, slots=True)
-class LoggedOut:
-    """How a logout went.
-
-    Args:
-        is_known: the subject has, or had, a session here that rests on this provider.
-        is_whole: every application of those sessions is told without a browser.
-    """
-
-    is_known: bool
-    is_whole: bool
-
-
-def log_out(
-    session: Session, provider: Provider, asked: LogoutAsked, *, ip: str, request_id: str | None, now: datetime
-) -> LoggedOut | None:
-    """End the sessions that rest on what the provider said of the subject; None when the request was seen before.
-
-    Applications are told by the worker. Those that only a browser can tell are not: their logout is not whole.
-    """
-    expires_at = now + LIFETIME + 2 * SKEW
-    if not is_first_use(session, provider.id, asked.id, expires_at=expires_at):
-        return None
-    statement = (
-        select(SsoSession.id, SsoSession.principal_id, SsoSession.ended_at)
-        .join(UpstreamSession, UpstreamSession.session_id == SsoSession.id)
-        .where(UpstreamSession.provider_id == provider.id, UpstreamSession.name_id == asked.name_id)
-        .order_by(SsoSession.principal_id, SsoSession.id)
-    )
-    if asked.session_indexes:
-        statement = statement.where(UpstreamSession.session_index.in_(asked.session_indexes))
-    rows = session.execute(statement).all()
-    actor = Actor(kind="client", id=provider.id, ip=ip)
-    is_whole = True
-    for row in rows:
-        if row.ended_at is not None:
-            continue
-        wanted = Event(
-            type=EventType.LOGOUT_REQUESTED,
-            at=now,
-            actor=actor,
-            door="login",
-            target_kind="session",
-            target_id=row.id,
-            request_id=request_id,
-            person_id=row.principal_id,
-            details={"provider": provider.slug},
-        )
-        record(session, [wanted])
-        ended = end_session(session, row.id, reason="upstream_logout", now=now, actor=actor)
-        is_whole = is_whole and all(participant.logout_uri for participant in ended)
-    return LoggedOut(bool(rows), is_whole)

@@ -15,13 +15,13 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from idhub.credentials import transactions
-from idhub.credentials.sessions import authenticate
 from idhub.credentials.transactions import Transaction
 from idhub.gateway import Browser, BrowserGateway, ShownError
 from idhub.login import federation
-from idhub.login.federation import Asked, Finished, GoneError, LoggedOut, Refusal
+from idhub.login.federation import Asked, Finished, GoneError, Kept, Refusal
 from idhub.login.providers import Provider, find_provider
-from idhub.pages import new_browser_token, safe_local_path
+from idhub.login.upstream_logout import LoggedOut, log_out
+from idhub.pages import safe_local_path
 from idhub.pages.notices import Carried, ErrorNotice
 from idhub.saml.gateway import MAX_QUERY, SamlServices, form_of, read_body, soap_fault
 from idhub.saml.messages import logout_response
@@ -104,9 +104,9 @@ def create_router(services: FederationServices) -> APIRouter:
             return soap_fault(gateway, browser, error)
 
     @router.get(FINISH_PATH)
-    def finish(request: Request, transaction: str = "") -> Response:
+    def finish(request: Request, transaction: str = "", given: str = "") -> Response:
         """Let in whom the answer that waits for this browser is about."""
-        return answered(request, lambda b: desk.finish(b, transaction))
+        return answered(request, lambda b: desk.finish(b, Kept(transaction, given)))
 
     return router
 
@@ -138,8 +138,7 @@ class Desk:
             ShownError: there is no such provider, or the sign-in is over.
         """
         gateway = self.gateway
-        new_token = None if browser.browser_token else new_browser_token()
-        token = browser.browser_token or new_token or ""
+        token, new_token = browser.token_to_keep()
         with gateway.database.transaction(durable=False) as session:
             provider = self._provider(session, slug, browser)
             transaction = self._transaction(session, browser, transaction_id)
@@ -220,7 +219,7 @@ class Desk:
             kept = federation.keep(session, asked, provider, asserted, now=browser.now)
         if kept is None:
             raise ShownError("upstream_answer", "saml.replayed")
-        return self.gateway.redirect(f"{FINISH_PATH}?transaction={kept}")
+        return self.gateway.redirect(f"{FINISH_PATH}?transaction={kept.transaction_id}&given={kept.token}")
 
     def _verified(self, browser: Browser, document: bytes, provider: Provider, asked: Asked) -> saml.Asserted:
         expected = saml.Expected(
@@ -250,7 +249,7 @@ class Desk:
 
     # ------------------------------------------------------------------ finishing
 
-    def finish(self, browser: Browser, transaction_id: str) -> Response:
+    def finish(self, browser: Browser, kept: Kept) -> Response:
         """Give the browser its session.
 
         Raises:
@@ -260,9 +259,9 @@ class Desk:
         try:
             with services.database.transaction(durable=False) as session:
                 outcome = federation.finish(
-                    session, services.keyring, services.settings, transaction_id, browser.browser_token,
+                    session, services.keyring, services.settings, kept, browser.browser_token,
                     browser=browser_of(browser.request, services),
-                    old=authenticate(session, browser.session_token, now=browser.now), now=browser.now,
+                    old=self.gateway.signed_in(session, browser), now=browser.now,
                 )  # fmt: skip
         except GoneError as error:
             raise ShownError("transaction_gone", "federation.gone") from error
@@ -342,9 +341,7 @@ class Desk:
             shown = "invalid_signature" if error.reason.startswith("signature.") else "request_malformed"
             raise ShownError(shown, error.reason) from error
         with self.gateway.database.transaction() as session:
-            done = federation.log_out(
-                session, provider, asked, ip=browser.ip, request_id=browser.request_id, now=browser.now
-            )
+            done = log_out(session, provider, asked, ip=browser.ip, request_id=browser.request_id, now=browser.now)
         if done is None:
             raise ShownError("request_replayed", "saml.replayed")
         return provider, asked, done

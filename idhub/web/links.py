@@ -11,6 +11,7 @@ from starlette.responses import RedirectResponse, Response
 from idhub.credentials import transactions
 from idhub.errors import Invalid
 from idhub.login import federation
+from idhub.login.links import own_links, unlink
 from idhub.login.providers import Provider, find_provider
 from idhub.pages import BROWSER_COOKIE, form_target, new_browser_token
 from idhub.web.browser import cookie, set_cookie
@@ -36,7 +37,7 @@ def create_router(services: FederationServices) -> APIRouter:
         now = services.clock()
         with services.database.read() as session:
             visitor = visitor_of(session, request, services, now=now)
-            own = federation.own_links(session, visitor.principal_id, now=now)
+            own = own_links(session, visitor.principal_id, now=now)
         is_chinese = pages.language(request) == "zh-CN"
         targets = []
         for one in own:
@@ -89,9 +90,10 @@ def create_router(services: FederationServices) -> APIRouter:
             visitor = visitor_of(session, request, services, now=now)
             pages.check_form(request, form["csrf_token"], session_id=visitor.session_id)
             provider = _wanted(session, form["provider"], now)
-            federation.unlink(
-                session, provider, visitor.principal_id, actor=visitor.actor, request_id=request_id(request), now=now
-            )
+            unlink(
+                session, provider.id, provider.slug, visitor.principal_id, actor=visitor.actor,
+                request_id=request_id(request), now=now,
+            )  # fmt: skip
         return RedirectResponse(f"{PATH}?done=unlinked", status_code=303)
 
     return router

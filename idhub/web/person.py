@@ -13,6 +13,7 @@ from idhub.directory.people import PersonView, show_person, sources_of
 from idhub.errors import Conflict, Invalid
 from idhub.lifecycle.intake import Change, Reactivate, Suspend, clean_text
 from idhub.lifecycle.transition import transition
+from idhub.login.links import links_of
 from idhub.pages import N_
 from idhub.web import labels, queries_audit, queries_people
 from idhub.web.drawing import mark_of
@@ -146,11 +147,13 @@ def _show(
         scope = person.organization_id
         can_change = may(session, visitor.subject, Action.PEOPLE_CHANGE, organization_id=scope)
         can_offboard = may(session, visitor.subject, Action.PEOPLE_OFFBOARD, organization_id=scope)
+        can_invite = may(session, visitor.subject, Action.PEOPLE_INVITE, organization_id=scope)
         can_audit = may(session, visitor.subject, Action.AUDIT_READ, organization_id=scope)
         accounts = queries_people.accounts_of(session, person.id)
         cases = queries_people.cases_of(session, person.id)
         leave = queries_people.open_leaves(session, [person.id]).get(person.id)
         sources = sources_of(session, person.id)
+        links = links_of(session, person.id)
         sessions = queries_people.live_sessions(session, person.id, now)
         events = queries_audit.events_of_person(session, person.id, only_changes=not can_audit, limit=_EVENTS)
         timeline = queries_audit.events_of_person(session, person.id, only_changes=True, limit=8, prefixes=_TIMELINE)
@@ -180,12 +183,14 @@ def _show(
         "can_suspend": can_change and is_other and person.standing in {Standing.ACTIVE, Standing.STAGED},
         "can_reactivate": can_change and is_other and person.standing == Standing.SUSPENDED,
         "can_offboard": can_offboard and is_other and person.standing != Standing.LEFT,
+        "can_unlink": can_invite and is_other,
         "can_audit": can_audit,
         "can_open_apps": any(role in visitor.roles for role in ("administrator", "auditor")),
         "accounts": accounts,
         "marks": {a.slug: mark_of(a.name if english else a.name_zh or a.name, a.slug) for a in accounts},
         "cases": cases,
         "sources": sources,
+        "links": links,
         "sessions": sessions,
         "events": events,
         "timeline": timeline,

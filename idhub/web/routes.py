@@ -20,6 +20,7 @@ from idhub.web import (
     service_provider,
     shared,
     sources,
+    unlinking,
 )
 from idhub.web.services import WebServices
 
@@ -35,6 +36,7 @@ _AREAS = (
     offboarding,
     receipts,
     sources,
+    unlinking,
     applications,
     provisioning,
     service_provider,

@@ -40,6 +40,8 @@ ENDPOINTS: Mapping[tuple[str, str], frozenset[str]] = {
     ("POST", "/people/{person}/offboarding"): frozenset({"people:write"}),
     ("DELETE", "/people/{person}/offboarding"): frozenset({"people:write"}),
     ("POST", "/people/{person}/move"): frozenset({"people:write"}),
+    ("GET", "/people/{person}/links"): frozenset({"people:read", "people:write"}),
+    ("DELETE", "/people/{person}/links/{provider}"): frozenset({"people:write"}),
     ("GET", "/receipts/{case}"): frozenset({"people:read", "people:write", "receipts:read"}),
     ("GET", "/receipts/{case}/export"): frozenset({"people:read", "people:write", "receipts:read"}),
     ("GET", "/applications"): frozenset({"applications:read", "applications:write"}),

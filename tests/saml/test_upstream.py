@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
@@ -18,6 +19,7 @@ from idhub.directory.organizations import create_organization, root_organization
 from idhub.directory.tables import Principal
 from idhub.errors import Invalid
 from idhub.lifecycle import commands
+from idhub.login.links import links_of
 from idhub.saml.refresh import refresh_due, warnings
 from providers.saml_wire import names
 from tests.flows.every_door import HR_NUMBER, PASSWORD, submit
@@ -92,6 +94,20 @@ def test_an_answer_put_into_another_browser_opens_nothing(scene: Scene, upstream
     # Whoever asked is not shut out by it.
     follow(attacker, attacker.get(kept.headers["location"]))
     assert is_in(attacker)
+
+
+def test_whoever_got_somebody_to_open_their_request_is_not_let_in_as_them(scene: Scene, upstream: Upstream) -> None:
+    """A victim who is signed in at the provider follows the attacker's request there and brings its answer here."""
+    attacker, victim = scene.browser(), scene.browser()
+    before = len(scene.events("login.succeeded"))
+    request = begin(attacker, upstream)
+    kept = deliver(victim, upstream.document(upstream.answer(request, scene.now)))
+    transaction = parse_qs(urlsplit(kept.headers["location"]).query)["transaction"][0]
+    for guess in ({}, {"given": ""}, {"given": transaction}, {"given": "é\x00"}):
+        refused = attacker.get("/login/saml/finish", params={"transaction": transaction, **guess})
+        assert (refused.status_code, 'data-test="notice-transaction_gone"' in refused.text) == (400, True)
+    assert not is_in(attacker)
+    assert len(scene.events("login.succeeded")) == before
 
 
 def test_an_answer_counts_once(scene: Scene, upstream: Upstream) -> None:
@@ -214,6 +230,9 @@ def test_a_mail_address_is_a_name_only_in_a_domain_of_the_provider(scene: Scene,
     assert _refused(scene, other, name_id="qy000001@evil.example", **mail) == "federation.subject"
     assert _refused(scene, other, name_id="qy000001@evil.example@qiyue.example", **mail) == "federation.subject"
     assert _refused(scene, other, name_id="nobody@qiyue.example", **mail) == "federation.no_link"
+    # A provider that lets people choose: what is folded to the same name at the sign-in form is another address.
+    for lookalike in ("\uff31Y000001@qiyue.example", "qy00000\u2460@qiyue.example", "\uff51y000001@qiyue.example"):
+        assert _refused(scene, other, name_id=lookalike, **mail) == "federation.no_link"
     browser = scene.browser()
     sign_in(browser, other, scene.now, name_id="QY000001@Qiyue.example", **mail)
     assert is_in(browser)
@@ -543,3 +562,71 @@ def test_linking_wants_a_proof_of_lately(scene: Scene, upstream: Upstream) -> No
     assert signed.headers["location"] == "/account/links"
     assert _add(browser, "own3").headers["location"].startswith("https://own3.example/sso?")
     assert _add(browser, "nobody").status_code == 400
+
+
+# ---------------------------------------------------------------------- somebody else's link
+
+
+def _linked_and_in(scene: Scene, own: Upstream) -> TestClient:
+    """A browser of the person that came in by a link of this provider."""
+    sign_in(browser := scene.browser(), own, scene.now)
+    assert is_in(browser)
+    return browser
+
+
+def _provider_id(scene: Scene, slug: str) -> str:
+    with scene.stage.hub.database.read() as session:
+        return next(one.id for one in links_of(session, scene.stage.person) if one.slug == slug)
+
+
+def test_hr_takes_somebodys_link_away_and_its_sessions_end(scene: Scene, upstream: Upstream) -> None:
+    own = replace(upstream, slug="own4", entity_id="https://own4.example/idp", sso="https://own4.example/sso")
+    provide(scene, own.block(name={"en": "Own four", "zh": "自有四"}))
+    held, hr = _linked_and_in(scene, own), scene.signed_in(HR_NUMBER)
+    by_password = scene.signed_in()
+    person = f"/hr/people/{scene.stage.person}"
+    address = f"{person}/links/{_provider_id(scene, 'own4')}"
+    shown = hr.get(person)
+    assert f'href="{address}"' in shown.text
+    asked = hr.get(address)
+    assert "Own four" in asked.text
+    assert "their next sign-in there makes a new link" in asked.text
+    assert "自有四" in hr.get(address, headers={"accept-language": "zh-CN"}).text
+    assert is_in(held), "asking ends nothing"
+    without = hr.post(address, data={"csrf_token": "x"}, headers={"origin": str(hr.base_url).rstrip("/")})
+    assert without.status_code == 403
+    assert is_in(held)
+    gone = submit(hr, asked, address)
+    assert (gone.status_code, gone.headers["location"]) == (303, person)
+    assert not is_in(held)
+    assert is_in(by_password), "what rests on another proof goes on"
+    assert f'href="{address}"' not in hr.get(person).text
+    event = scene.events("identity.unlinked")[-1]
+    assert (event["door"], event["person_id"], event["details"]) == (
+        "console",
+        scene.stage.person,
+        {"provider": "own4"},
+    )
+    assert event["actor"]["id"] != scene.stage.person
+    assert submit(hr, asked, address).status_code == 404
+    assert by_password.get(address).status_code == 404, "not a colleague's to take, nor one's own here"
+
+
+def test_a_token_lists_links_and_takes_one_away(scene: Scene, upstream: Upstream) -> None:
+    own = replace(upstream, slug="own5", entity_id="https://own5.example/idp", sso="https://own5.example/sso")
+    provide(scene, own.block())
+    held, stage = _linked_and_in(scene, own), scene.stage
+    path = f"/api/v1/people/{stage.person}/links"
+    headers = {"authorization": f"Bearer {stage.api_token}"}
+    listed = stage.machine.get(path, headers=headers).json()
+    (link,) = [one for one in listed["links"] if one["slug"] == "own5"]
+    assert (listed["person"], link["is_enabled"]) == (stage.person, True)
+    provide(scene, own.block(enabled=False))
+    for wrong in ("idp_nothing", "own5", "%00", "x" * 41):
+        assert stage.machine.delete(f"{path}/{wrong}", headers=headers).status_code in {404, 422}
+    assert is_in(held)
+    removed = stage.machine.delete(f"{path}/{link['provider']}", headers=headers)
+    assert (removed.status_code, removed.json()["removed"]["slug"]) == (200, "own5"), "of one that is switched off too"
+    assert not is_in(held)
+    assert scene.events("identity.unlinked")[-1]["door"] == "api"
+    assert stage.machine.delete(f"{path}/{link['provider']}", headers=headers).status_code == 404

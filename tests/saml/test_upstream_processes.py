@@ -1,15 +1,24 @@
 """Answers of identity providers over processes and restarts, on both databases: each counts once."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
+from idhub.changes import COMMAND_LINE
+from idhub.credentials.sessions import authenticate
 from idhub.lifecycle import commands
 from idhub.lifecycle.doors import Door
+from idhub.login import federation
+from idhub.login.links import links_of, unlink
+from idhub.login.sign_in import Browser
 from providers.saml_wire.bindings import post_value
 from tests.flows.every_door import REHIRES
 from tests.lifecycle.world import CALLER
@@ -17,6 +26,7 @@ from tests.saml.conftest import Scene, open_scene
 from tests.saml.test_attacks import _at_once, _other_process
 from tests.saml.upstream import ACS, begin, deliver, follow, is_in, sign_in
 from tests.support.databases import DatabaseKind, Databases
+from tests.support.processes import wait_until
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -117,3 +127,65 @@ def test_two_subjects_that_want_one_person_at_once_are_one(fresh: Scene) -> None
         waiting.append(partial(browser.get, deliver(browser, upstream.document(answer)).headers["location"]))
     assert _at_once(waiting) == [303, 403]
     assert len(fresh.events("identity.linked")) == 1
+
+
+# ---------------------------------------------------------------------- a link that is taken away meanwhile
+
+
+def _take_link_away(session: Session, fresh: Scene) -> bool:
+    (held,) = links_of(session, fresh.stage.person)
+    return unlink(session, held.id, held.slug, fresh.stage.person, actor=COMMAND_LINE, request_id=None, now=fresh.now)
+
+
+def _somebody_waits(fresh: Scene) -> bool:
+    """Whether a transaction waits for another one's lock. On SQLite there is one writer, who needs no proof of it."""
+    database = fresh.stage.hub.database
+    if database.dialect == "sqlite":
+        return True
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with database.read() as session:
+        return bool(session.execute(text(waiting)).scalar())
+
+
+def test_a_link_that_goes_while_somebody_comes_by_it_lets_nobody_in(fresh: Scene) -> None:
+    """Looked at before it went, locked after: the sign-in neither goes on nor makes the link again."""
+    upstream, browser = fresh.stage.upstream, fresh.browser()
+    sign_in(fresh.browser(), upstream, fresh.now)
+    document = upstream.document(upstream.answer(begin(browser, upstream), fresh.now, attributes={}))
+    address = deliver(browser, document).headers["location"]
+    with ThreadPoolExecutor(1) as pool:
+        with fresh.stage.hub.database.transaction() as session:
+            assert _take_link_away(session, fresh)
+            coming = pool.submit(browser.get, address)
+            wait_until(lambda: _somebody_waits(fresh), seconds=60, what="the sign-in waits for the person")
+        assert coming.result().status_code == 403
+    assert fresh.events("login.failed")[-1]["reason"] == "federation.no_link"
+    with fresh.stage.hub.database.read() as session:
+        assert links_of(session, fresh.stage.person) == []
+
+
+def test_a_session_that_a_link_makes_while_it_goes_ends_with_it(fresh: Scene) -> None:
+    upstream, browser = fresh.stage.upstream, fresh.browser()
+    sign_in(fresh.browser(), upstream, fresh.now)
+    document = upstream.document(upstream.answer(begin(browser, upstream), fresh.now, attributes={}))
+    query = parse_qs(urlsplit(deliver(browser, document).headers["location"]).query)
+    database, hub = fresh.stage.hub.database, fresh.stage.hub
+
+    def take_away() -> bool:
+        with database.transaction() as session:
+            return _take_link_away(session, fresh)
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.transaction() as session:
+            came = federation.finish(
+                session, hub.keyring, hub.settings,
+                federation.Kept(query["transaction"][0], query["given"][0]), browser.cookies["idhub_browser"],
+                browser=Browser(address="192.0.2.1", user_agent=None, request_id=None), old=None, now=fresh.now,
+            )  # fmt: skip
+            going = pool.submit(take_away)
+            wait_until(lambda: _somebody_waits(fresh), seconds=60, what="taking it away waits for the person")
+        assert going.result()
+    assert isinstance(came, federation.Finished)
+    assert came.minted is not None
+    with database.read() as session:
+        assert authenticate(session, came.minted.token, now=fresh.now) is None

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, get_args
+from urllib.parse import parse_qs, urlsplit
 
 import jwt
 import pytest
@@ -65,7 +66,8 @@ class Kinds:
         # Of their own: what an identity provider was asked, and what it has answered.
         self.asking, response = every_door._asked_upstream(stage)
         self.answered, answered = every_door._asked_upstream(stage)
-        kept = upstream.deliver(self.answered, answered).headers["location"]
+        kept = parse_qs(urlsplit(upstream.deliver(self.answered, answered).headers["location"]).query)
+        self.given = kept["given"][0]
         self.pending = stage.browser()
         shown = stage.authorize(self.pending, SLUG)
         now = int(stage.clock().timestamp())
@@ -100,7 +102,8 @@ class Kinds:
             "checkpoint": sign_checkpoint(note, signer),
             "saml response": self._saml_response(),
             "upstream response": base64.b64encode(response).decode(),
-            "answered tx": kept.partition("transaction=")[2],
+            "answered tx": kept["transaction"][0],
+            "answer's token": self.given,
             "saml artifact": stage.saml_artifact(self.browser),
             "wsfed token": self._wsfed_token(),
             "service ticket": self._stage.cas_ticket(self.browser) or "",
@@ -217,7 +220,10 @@ def _elsewhere(stage: Stage) -> TestClient:
     with stage.hub.database.transaction() as session:
         session.execute(delete(Throttle))
     address = f"203.0.113.{next(_ADDRESSES) % 250}"
-    return TestClient(stage.app, base_url=stage.hub.settings.issuer, follow_redirects=False, client=(address, 50_000))
+    made = TestClient(stage.app, base_url=stage.hub.settings.issuer, follow_redirects=False, client=(address, 50_000))
+    # In the one running loop, whose database connections the fast endpoints use.
+    made.portal = stage.machine.portal
+    return made
 
 
 def _client_assertion(stage: Stage, value: str) -> bool:
@@ -401,11 +407,19 @@ def _upstream_logout(stage: Stage, value: str) -> bool:
 
 
 def _answered_transaction(stage: Stage, value: str) -> bool:
-    """A sign-in that an identity provider has answered: of its own browser alone."""
-    foreign = [one.get("/login/saml/finish", params={"transaction": value}) for one in (stage.browser(), MADE.browser)]
+    """A sign-in that an identity provider has answered: of its own browser alone, and with what that was given."""
+    fields = {"transaction": value, "given": MADE.given}
+    foreign = [one.get("/login/saml/finish", params=fields) for one in (stage.browser(), MADE.browser)]
+    foreign += [MADE.answered.get("/login/saml/finish", params={**fields, "given": one}) for one in ("", value)]
     assert {answer.status_code for answer in foreign} == {400}
-    answers = [one.get("/login/saml/finish", params={"transaction": value}) for one in (MADE.pending, MADE.answered)]
+    answers = [one.get("/login/saml/finish", params=fields) for one in (MADE.pending, MADE.answered)]
     return any(answer.status_code != 400 for answer in answers)
+
+
+def _answers_token(stage: Stage, value: str) -> bool:
+    """What the browser that brought an answer takes it up with."""
+    fields = {"transaction": MADE.values["answered tx"], "given": value}
+    return MADE.answered.get("/login/saml/finish", params=fields).status_code != 400
 
 
 def _transaction_at_provider(stage: Stage, value: str) -> bool:
@@ -512,6 +526,7 @@ VERIFIERS: Mapping[str, tuple[Cell, frozenset[str]]] = {
     "upstream answer": (_upstream_answer, frozenset({"upstream response"})),
     "upstream logout": (_upstream_logout, frozenset()),
     "transaction with an answer": (_answered_transaction, frozenset({"answered tx"})),
+    "answer's token": (_answers_token, frozenset({"answer's token"})),
     "transaction at a provider": (_transaction_at_provider, frozenset({"tx", "answered tx"})),
     "session cookie at cas": (_cas_cookie, frozenset({"ses"})),
     "cas ticket": (_cas_ticket, frozenset({"service ticket"})),
@@ -561,7 +576,7 @@ PLACES: Mapping[str, tuple[str, ...]] = {
     "/login": ("login form", "login name", "transaction", "browser cookie", "device cookie"),
     "/login/first": ("one-time link",),
     "/login/saml/acs": ("upstream answer",),
-    "/login/saml/finish": ("transaction with an answer",),
+    "/login/saml/finish": ("transaction with an answer", "answer's token"),
     "/login/saml/slo": ("upstream logout",),
     "/login/saml/slo/soap": ("upstream logout",),
     "/login/with/{slug}": ("transaction at a provider",),

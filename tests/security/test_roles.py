@@ -10,8 +10,10 @@ from starlette.testclient import TestClient
 
 from idhub.access.tables import Application
 from idhub.delivery.tables import Delivery
+from idhub.directory.tables import IdentityLink, Principal
 from idhub.lifecycle import commands
 from idhub.lifecycle.tables import Case
+from idhub.login.tables import IdentityProvider
 from idhub.provisioning.reconcile import findings
 from idhub.provisioning.reconcile.judge import Verdict
 from idhub.provisioning.reconcile.kinds import Kind, Policy, Proposal
@@ -78,6 +80,8 @@ CELLS: Mapping[tuple[str, str], frozenset[str]] = {
     ("GET", "/hr/people/new"): HR | OTHER,
     ("POST", "/hr/people/new"): HR | OTHER,
     ("GET", "/hr/people/{person_id}"): READERS,
+    ("GET", "/hr/people/{person_id}/links/{provider_id}"): HR | ADMINISTRATORS,
+    ("POST", "/hr/people/{person_id}/links/{provider_id}"): HR | ADMINISTRATORS,
     ("GET", "/hr/people/{person_id}/move"): HR,
     ("POST", "/hr/people/{person_id}/move"): HR,
     ("POST", "/hr/people/{person_id}/reactivate"): HR,
@@ -149,12 +153,21 @@ def values(hall: Hall) -> Mapping[str, str]:
         findings.write(session, place, [verdict], now=stage.clock())
         finding = session.execute(select(Finding.id).where(Finding.subject == "nobody")).scalar_one()
         session.execute(update(Finding).values(held_at=stage.clock(), state="open", first_approver=None))
+        provider = session.execute(select(IdentityProvider.id).limit(1)).scalar_one()
+        epoch = session.execute(select(Principal.enrolment_epoch).where(Principal.id == stage.person)).scalar_one()
+        session.merge(
+            IdentityLink(
+                provider=provider, upstream_subject="somebody", principal_id=stage.person, enrolment_epoch=epoch,
+                created_at=stage.clock(),
+            )
+        )  # fmt: skip
     return {
         "finding_id": finding,
         "person_id": stage.person,
         "number": number,
         "slug": "jwt-app",
         "provider": "upstream",
+        "provider_id": provider,
         "delivery_id": delivery,
         "version": "x",
         "name:path": "nothing.css",

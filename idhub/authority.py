@@ -199,6 +199,14 @@ def may(session: Session, subject: Subject, action: Action, *, organization_id: 
     return held is not None
 
 
+def still_counts(session: Session, approver_id: str, action: Action, *, organization_id: str) -> bool:
+    """Whether a first approval counts when the second comes: whoever gave it may give it still, there.
+
+    Two people release means two who may, at the moment of the release; who left or lost the role since is none of them.
+    """
+    return may(session, Subject(principal_id=approver_id), action, organization_id=organization_id)
+
+
 def authorize(session: Session, subject: Subject, action: Action, *, organization_id: str | None = None) -> None:
     """Permit or refuse.
 

@@ -1,8 +1,8 @@
 """What the brake of the HR file holds, and its release by two people, company by company.
 
-A first yes waits for a second, of another person, about the same company of the same run. What two people have
-approved is carried out in batches by whoever comes first: the command that took the second yes, or the worker, which
-also goes on where one of them was stopped.
+A first yes waits for a second, of another person, about the same company of the same run; it counts as long as whoever
+said it may still release there. What two people have approved is carried out in batches by whoever comes first: the
+command that took the second yes, or the worker, which also goes on where one of them was stopped.
 """
 
 from collections.abc import Collection, Sequence
@@ -12,9 +12,10 @@ from itertools import groupby
 from typing import Any
 
 import orjson
-from sqlalchemy import case, distinct, exists, func, select, update
+from sqlalchemy import ColumnElement, case, distinct, exists, func, select, update
 from sqlalchemy.orm import Session
 
+from idhub.authority import Action, still_counts
 from idhub.changes import Actor, Event, EventType, record
 from idhub.db import Database, chunked
 from idhub.directory.kinds import Standing
@@ -132,7 +133,8 @@ def approve(
 ) -> Release:
     """Say yes to what a run holds of these companies. The first yes waits; the second, of another person, approves.
 
-    Who may approve is the caller's to ask of `authorize` (`import.release`), in each company. Carries nothing out
+    A first yes of somebody who has left since, or lost the right to it, is none: this one is the first then. Who may
+    approve is the caller's to ask of `authorize` (`import.release`), in each company. Carries nothing out
     (`carry_out`).
 
     Raises:
@@ -142,6 +144,7 @@ def approve(
     approved = waiting = 0
     for part in chunked(sorted(set(organization_ids))):
         here = (HeldChange.run_id == run_id, HeldChange.organization_id.in_(part), HeldChange.state == HELD)
+        _forget_void(session, here)
         # Second yes before first: what the same call has just said yes to is no second one.
         approved += session.connection().execute(
             update(HeldChange)
@@ -160,6 +163,23 @@ def approve(
     if approved:
         record(session, [_event(run_id, approver, "approved", approved, now=now)])
     return Release("waiting", waiting) if waiting else Release("approved", approved)
+
+
+def _forget_void(session: Session, here: Sequence[ColumnElement[bool]]) -> None:
+    """Forget first approvals of people who may not give them any more."""
+    given = select(HeldChange.organization_id, HeldChange.first_approver).where(
+        *here, HeldChange.first_approver.is_not(None)
+    )
+    for organization_id, first in session.execute(given.distinct()).all():
+        if first is not None and not still_counts(
+            session, first, Action.IMPORT_RELEASE, organization_id=organization_id
+        ):
+            session.execute(
+                update(HeldChange)
+                .where(*here, HeldChange.organization_id == organization_id, HeldChange.first_approver == first)
+                .values(first_approver=None)
+                .execution_options(synchronize_session=False)
+            )
 
 
 def approve_release(database: Database, run_id: str, *, keyring: Keyring, approver: Actor, now: datetime) -> Release:
@@ -224,10 +244,11 @@ def _release(session: Session, rows: Sequence[HeldChange], keyring: Keyring, *, 
         .values(state=RELEASED)
         .execution_options(synchronize_session=False)
     )
-    ours = HeldChange.run_id == run_id
-    if not session.execute(select(exists().where(ours, HeldChange.state == APPROVED))).scalar():
-        released = session.execute(select(func.count()).where(ours, HeldChange.state == RELEASED)).scalar_one()
-        record(session, [_event(run_id, approver, "released", released, now=now)])
+    for organization_id in sorted({row.organization_id for row in rows}):
+        ours = (HeldChange.run_id == run_id, HeldChange.organization_id == organization_id)
+        if not session.execute(select(exists().where(*ours, HeldChange.state == APPROVED))).scalar():
+            done = session.execute(select(func.count()).where(*ours, HeldChange.state == RELEASED)).scalar_one()
+            record(session, [_event(run_id, approver, "released", done, now=now, organization_id=organization_id)])
 
 
 def _person(session: Session, principal_id: str) -> Actor:
@@ -262,7 +283,9 @@ def _reopen(session: Session, row: HeldChange, keyring: Keyring) -> Leaving:
     )
 
 
-def _event(run_id: str, approver: Actor, state: str, changes: int, *, now: datetime) -> Event:
+def _event(
+    run_id: str, approver: Actor, state: str, changes: int, *, now: datetime, organization_id: str | None = None
+) -> Event:
     return Event(
         type=EventType.IMPORT_RELEASED,
         at=now,
@@ -270,5 +293,6 @@ def _event(run_id: str, approver: Actor, state: str, changes: int, *, now: datet
         door="hr_file",
         target_kind="import",
         target_id=run_id,
+        organization_id=organization_id,
         details={"state": state, "changes": changes},
     )

@@ -11,10 +11,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from sqlalchemy import func, select
 
 from audit.tables import audit_events
+from idhub.authority import HubRole, assign_role
 from idhub.changes import Actor, use_sealer
 from idhub.db import Database, new_id
 from idhub.demo.sample import FAULTS, create_sample_organizations, write_hr_file
@@ -29,7 +31,7 @@ from idhub.lifecycle.hr_ahead import BATCH, Reader, Terms
 from idhub.lifecycle.hr_brake import Brake
 from idhub.lifecycle.hr_companies import Companies
 from idhub.lifecycle.hr_import import ImportReport, import_file
-from idhub.lifecycle.hr_release import Release, approve_release, list_held
+from idhub.lifecycle.hr_release import Release, approve, approve_release, carry_out, held_groups, list_held
 from idhub.lifecycle.tables import HeldChange, SourceRun
 from idhub.lifecycle.transition import transition
 from providers.hr_file import Rule
@@ -37,7 +39,6 @@ from tests.providers.hr_samples import row, write_csv
 from tests.support.clock import Clock
 
 HR = Actor(kind="person", id="per_hr", name="HR")
-BOSS = Actor(kind="person", id="per_boss", name="Boss")
 
 
 class Hub:
@@ -63,6 +64,16 @@ class Hub:
 
     def release(self, run_id: str, approver: Actor) -> Release:
         return approve_release(self.database, run_id, keyring=self.keyring, approver=approver, now=self.clock())
+
+    def approver(self, number: str, company: str = "总部") -> Actor:
+        """That person, who may release what is held anywhere from here on."""
+        found = self.person(number, company)
+        with self.database.transaction() as session:
+            root = root_organization(session)
+            assign_role(
+                session, found.id, HubRole.HR, organization_id=root, now=self.clock(), assigned_by="cli"
+            )  # fmt: skip
+        return Actor(kind="person", id=found.id, name=found.display_name)
 
     def standing(self, number: str, company: str = "总部") -> str:
         with self.database.read() as session:
@@ -469,20 +480,45 @@ def test_release_needs_two_different_people(hub: Hub) -> None:
     hub.read(*people(60))
     report = hub.read(*people(6))
 
-    def approve(who: Actor) -> Any:
+    def say_yes(who: Actor) -> Any:
         return approve_release(hub.database, report.run_id, keyring=hub.keyring, approver=who, now=hub.clock())
 
-    assert approve(HR).state == "waiting"
+    one, other = hub.approver("00001"), hub.approver("00002")
+    assert say_yes(one).state == "waiting"
     assert hub.standing("00060") == Standing.ACTIVE
     with pytest.raises(Conflict) as caught:
-        approve(HR)
+        say_yes(one)
     assert caught.value.rule == "release.same_person"
-    released = approve(BOSS)
+    released = say_yes(other)
     assert (released.state, released.changes, released.left) == ("released", 54, 54)
     assert hub.standing("00060") == Standing.LEFT
     with pytest.raises(NotFound):
-        approve(BOSS)
+        say_yes(other)
     assert hub.events("import.released") == 3
+
+
+def test_each_company_of_a_run_is_told_of_by_itself_when_it_is_released(hub: Hub) -> None:
+    """What one company's release says counts nothing of another's."""
+    cities = ("柏林", "总部")
+    kept = [person(f"{number:05}", company=city) for city in cities for number in range(1, 7)]
+    gone = [person(f"{number:05}", company=city) for city in cities for number in range(7, 61)]
+    hub.read(*kept, *gone)
+    run = hub.read(*kept).run_id
+    people_of_two = [hub.approver("00001"), hub.approver("00002")]
+    with hub.database.read() as session:
+        companies = [group.organization_id for group in held_groups(session, run_id=run)]
+    assert len(companies) == 2
+    for company in companies:
+        for who in people_of_two:
+            with hub.database.transaction() as session:
+                approve(session, run, [company], approver=who, now=hub.clock())
+        assert carry_out(hub.database, hub.keyring, now=hub.clock()) == 54
+    with hub.database.read() as session:
+        ours = audit_events.c.type == "import.released"
+        bodies = session.execute(select(audit_events.c.body).where(ours).order_by(audit_events.c.id)).scalars()
+        said = [orjson.loads(body) for body in bodies]
+    done = [one for one in said if one["details"]["state"] == "released"]
+    assert [(one["organization_id"], one["details"]["changes"]) for one in done] == [(one, 54) for one in companies]
 
 
 def test_held_leave_is_dropped_when_a_complete_newer_file_lists_the_person(hub: Hub) -> None:
@@ -625,15 +661,17 @@ def test_d29_whatever_takes_access_in_bulk_is_held_beyond_the_limit(
     ("wrong", "standing"), [({"status": "suspended"}, "suspended"), ({"start_date": "2027-03-01"}, "staged")]
 )
 def test_release_lets_held_suspensions_and_late_starts_happen(hub: Hub, wrong: dict[str, str], standing: str) -> None:
-    hub.read(*people(25))
-    report = hub.read(*people(25, **wrong))
+    others = [person(number, company="柏林") for number in ("00001", "00002")]
+    hub.read(*people(25), *others)
+    one, other = (hub.approver(number, "柏林") for number in ("00001", "00002"))
+    report = hub.read(*people(25, **wrong), *others)
     assert hub.standing("00025") == Standing.ACTIVE
-    assert hub.release(report.run_id, HR).state == "waiting"
+    assert hub.release(report.run_id, one).state == "waiting"
     with pytest.raises(Conflict, match="second person"):
-        hub.release(report.run_id, HR)
-    assert hub.release(report.run_id, BOSS).changes == 5
+        hub.release(report.run_id, one)
+    assert hub.release(report.run_id, other).changes == 5
     assert hub.standing("00025") == standing
-    hub.read(*people(25, title="经理"))
+    hub.read(*people(25, title="经理"), *others)
     assert hub.standing("00025") == Standing.ACTIVE
 
 

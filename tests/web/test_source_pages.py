@@ -8,13 +8,15 @@ from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
 from audit.tables import audit_events
-from idhub.authority import HubRole, assign_role
+from idhub.authority import HubRole, assign_role, remove_role
 from idhub.changes import Actor
 from idhub.directory.organizations import root_organization
 from idhub.directory.tables import Organization, Person, Principal
 from idhub.keys import Keyring
+from idhub.lifecycle import commands
 from idhub.lifecycle.hr_release import approve, carry_out
 from idhub.lifecycle.tables import HeldChange
+from tests.lifecycle.world import CALLER
 from tests.web.conftest import _browser
 from tests.web.held import LEAVERS, plant
 from tests.web.html import rows_of, token_of
@@ -158,10 +160,39 @@ def test_hr_of_another_company_neither_sees_nor_releases_what_is_held(sources: S
 
 def test_yes_of_two_people_at_once_counts_each_once(sources: Sources) -> None:
     """Conditional statements decide: whoever comes second approves, nobody twice."""
-    one, two = (Actor(kind="person", id=key, name=key) for key in ("per_one", "per_two"))
+    one, two = (_person_named(sources, name) for name in (HR, _make_second_hr(sources)))
     now = sources.hub.clock()
     with sources.hub.database.transaction() as session:
         assert approve(session, sources.run, [sources.company], approver=one, now=now).state == "waiting"
     with sources.hub.database.transaction() as session:
         assert approve(session, sources.run, [sources.company], approver=two, now=now).state == "approved"
+    assert sources.states() == {"approved"}
+
+
+def _person_named(sources: Sources, name: str) -> Actor:
+    with sources.hub.database.read() as session:
+        found = session.execute(select(Person.id).where(Person.display_name == name)).scalar_one()
+    return Actor(kind="person", id=found, name=name)
+
+
+@pytest.mark.parametrize("how", ["left", "suspended", "role"])
+def test_a_first_yes_of_somebody_who_may_no_longer_say_it_counts_for_nothing(sources: Sources, how: str) -> None:
+    """Two people means two who may: the next one is the first, and a third must follow."""
+    first, boss, now = _person_named(sources, HR).id, _make_second_hr(sources), sources.hub.clock()
+    assert sources.release(HR).status_code == 303
+    with sources.hub.database.transaction() as session:
+        if how == "role":
+            remove_role(session, first, HubRole.HR, now=now)
+        elif how == "left":
+            commands.offboard(session, CALLER, first, now=now)
+        else:
+            commands.suspend(session, CALLER, first, now=now)
+    assert sources.release(boss).status_code == 303
+    assert sources.states() == {"held"}
+    assert sources.carry_out() == 0
+    assert "You have said yes; a second person must." in sources.look(boss).get(PATH).text
+    with sources.hub.database.transaction() as session:
+        admin, root = _person_named(sources, ADMIN).id, root_organization(session)
+        assign_role(session, admin, HubRole.HR, organization_id=root, now=now, assigned_by="cli")
+    assert sources.release(ADMIN).status_code == 303
     assert sources.states() == {"approved"}

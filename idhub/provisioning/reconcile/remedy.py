@@ -12,6 +12,7 @@ from typing import Any, Literal
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from idhub import authority
 from idhub.access.tables import Account, AccountKind, Application
 from idhub.changes import SYSTEM, Actor, Event, EventType, record
 from idhub.db import among, new_id
@@ -412,7 +413,8 @@ class Release:
 def approve(session: Session, application_id: str, *, approver: Actor, now: datetime, door: str) -> Release:
     """Say yes to what the brake holds of an application. The first yes waits; the second, of another person, acts.
 
-    Who may approve is the caller's to ask of `authorize` (`finding.release`).
+    A first yes of somebody who has left since, or lost the right to it, is none: this one is the first then. Who may
+    approve is the caller's to ask of `authorize` (`finding.release`).
 
     Raises:
         NotFound: nothing is held.
@@ -433,6 +435,12 @@ def approve(session: Session, application_id: str, *, approver: Actor, now: date
     first = next((finding.first_approver for finding in found if finding.first_approver), None)
     if first == approver.id:
         raise Conflict("A second person must approve this release.", field="approver", rule="release.same_person")
+    if first is not None:
+        place = session.execute(
+            select(Application.organization_id).where(Application.id == application_id)
+        ).scalar_one()
+        if not authority.still_counts(session, first, authority.Action.FINDING_RELEASE, organization_id=place):
+            first = None
     if first is None:
         for finding in found:
             finding.first_approver = approver.id

@@ -7,12 +7,14 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from idhub.access.tables import Account, Entitlement
+from idhub.authority import HubRole, assign_role, remove_role
 from idhub.changes import Actor
 from idhub.db import new_id
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade
 from idhub.delivery.http import OutboundHttp
 from idhub.delivery.tables import Delivery
+from idhub.directory.tables import OrganizationClosure
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.lifecycle import receipts
 from idhub.lifecycle.hr_brake import Brake
@@ -25,7 +27,6 @@ from tests.provisioning.conftest import PATIENT
 from tests.provisioning.reconcile.conftest import Ground
 
 ADMIN = Actor(kind="person", id="per_admin")
-SECOND = Actor(kind="person", id="per_second")
 TIGHT = Brake(floor=2, per_mille=0)
 LONG_AGO = datetime(2026, 11, 1, tzinfo=UTC)
 sqlite_only = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
@@ -36,6 +37,20 @@ def act(ground: Ground, action: remedy.Action, *subjects: str, brake: Brake = re
         ids = session.execute(select(Finding.id).where(Finding.subject.in_(subjects)).order_by(Finding.id)).scalars()
         found = [findings.get(session, finding_id) for finding_id in list(ids)]
         return remedy.act(session, found, action, now=ground.scene.clock(), actor=ADMIN, door="console", brake=brake)
+
+
+def approver(ground: Ground, name: str) -> Actor:
+    """Somebody who may release what is held."""
+    scene, found = ground.scene, ground.scene.person(name)
+    with scene.database.transaction() as session:
+        # The company alone is there, without the tree around it.
+        itself = {"ancestor_id": scene.organization_id, "descendant_id": scene.organization_id, "depth": 0}
+        session.merge(OrganizationClosure(**itself))
+        assign_role(
+            session, found, HubRole.ADMINISTRATOR, organization_id=scene.organization_id, now=scene.clock(),
+            assigned_by="cli",
+        )  # fmt: skip
+    return Actor(kind="person", id=found)
 
 
 def deliver(ground: Ground) -> None:
@@ -141,21 +156,39 @@ def test_brake_holds_what_is_too_much_until_two_people_have_said_so(ground: Grou
     ground.run()
     acted = act(ground, "disable", *(f"nobody{n}" for n in range(5)), brake=TIGHT)
     assert (len(acted.deliveries), len(acted.held)) == (2, 3)
+    one, other = approver(ground, "one"), approver(ground, "other")
     database, now = ground.scene.database, ground.scene.clock()
     with database.transaction() as session:
-        first = remedy.approve(session, ground.application_id, approver=ADMIN, now=now, door="console")
+        first = remedy.approve(session, ground.application_id, approver=one, now=now, door="console")
     assert (first.state, first.findings) == ("waiting", 3)
     with pytest.raises(Conflict, match="second person"), database.transaction() as session:
-        remedy.approve(session, ground.application_id, approver=ADMIN, now=now, door="console")
+        remedy.approve(session, ground.application_id, approver=one, now=now, door="console")
     assert len(ground.deliveries()) == 2
     with database.transaction() as session:
-        second = remedy.approve(session, ground.application_id, approver=SECOND, now=now, door="console")
+        second = remedy.approve(session, ground.application_id, approver=other, now=now, door="console")
     assert (second.state, second.findings) == ("released", 3)
     assert len(ground.deliveries()) == 5
     with pytest.raises(NotFound), database.transaction() as session:
-        remedy.approve(session, ground.application_id, approver=SECOND, now=now, door="console")
+        remedy.approve(session, ground.application_id, approver=other, now=now, door="console")
     types = ground.event_types()
     assert (types.count("finding.held"), types.count("finding.released")) == (3, 2)
+
+
+@sqlite_only
+def test_a_first_yes_of_somebody_who_may_no_longer_say_it_counts_for_nothing(ground: Ground) -> None:
+    for number in range(5):
+        ground.service.add(f"nobody{number}")
+    ground.run()
+    act(ground, "disable", *(f"nobody{n}" for n in range(5)), brake=TIGHT)
+    one, other, third = (approver(ground, name) for name in ("one", "other", "third"))
+    database, now = ground.scene.database, ground.scene.clock()
+    said = []
+    for who in (one, other, third):
+        with database.transaction() as session:
+            said.append(remedy.approve(session, ground.application_id, approver=who, now=now, door="console").state)
+            if who is one:
+                remove_role(session, one.id, HubRole.ADMINISTRATOR, now=now)
+    assert said == ["waiting", "waiting", "released"]
 
 
 @sqlite_only
@@ -387,8 +420,9 @@ def test_nobody_is_switched_off_who_may_be_there_by_now(ground: Ground) -> None:
     for subject in ("stranger@corp.example", "nobody"):
         with pytest.raises(Conflict, match="changed since"):
             act(ground, "disable", subject)
+    second = approver(ground, "second").id
     with ground.scene.database.transaction() as session:
-        session.execute(update(Finding).values(held_at=ground.scene.clock(), first_approver=SECOND.id))
+        session.execute(update(Finding).values(held_at=ground.scene.clock(), first_approver=second))
     with ground.scene.database.transaction() as session:
         now = ground.scene.clock()
         released = remedy.approve(session, ground.application_id, approver=ADMIN, now=now, door="console")

@@ -24,8 +24,11 @@ def main() -> None:
         app()
         sys.stdout.flush()
     except IdhubError as error:
-        where = f" [{error.field}]" if error.field else ""
-        _end(f"error{where}: {error.description}", error)
+        field = error.field or ""
+        sentence = error.description.removeprefix(f"{field}: ") if field else error.description
+        # A path through a file is long enough to be read once; the name of a parameter is what programs look for.
+        is_named = not field or ("." in field and sentence.startswith(f"{field} "))
+        _end(f"error: {sentence}" if is_named else f"error [{field}]: {sentence}", error)
     except BrokenPipeError:
         # Whoever read our output has seen enough. Python would complain once more when it closes stdout.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

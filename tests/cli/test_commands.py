@@ -263,6 +263,7 @@ def test_apply_is_told_once_and_export_is_what_it_takes(staffed: Command) -> Non
 def test_a_configuration_is_refused_in_a_sentence(staffed: Command) -> None:
     sentence = one_sentence(staffed("apply", str(staffed.write("apps.yaml", APPS))))
     assert "[applications.office.oidc.client_secret_file]" in sentence
+    assert sentence.count("client_secret_file") == 1, "the field is named once"
 
 
 def test_the_log_is_exported_and_verified_with_published_keys(staffed: Command) -> None:

@@ -14,6 +14,7 @@ from idhub.logout import SIGNED_OUT_PAGE, AskedLogout, LogoutWish
 from idhub.oidc.clients import Client, find_client
 from idhub.oidc.errors import OAuthError
 from idhub.oidc.gateway import Gateway
+from idhub.oidc.metadata import LOGOUT_PATH
 from idhub.oidc.parameters import Parameters
 
 
@@ -56,6 +57,12 @@ class Logout(AskedLogout):
         with gateway.database.read() as session:
             signed = gateway.signed_in(session, browser)
         request = {"post_logout_redirect_uri": target, "state": state}
+        if browser.request.method == "POST" and browser.session_token is None:
+            # Another site's form brings no cookies (SameSite): the browser comes again, with them. The hint has said
+            # who asks, and stays out of the address.
+            named = {"client_id": client_id, **request}
+            wanted = urlencode({name: value for name, value in named.items() if value is not None})
+            return gateway.redirect(f"{LOGOUT_PATH}?{wanted}")
         wish = LogoutWish(
             stored={name: value for name, value in request.items() if value is not None},
             return_to=_target_url(target, state),

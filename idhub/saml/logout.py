@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
+from urllib.parse import urlencode
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -97,7 +98,7 @@ class SingleLogout:
         if not is_ours:
             raise ShownError("transaction_gone", "saml.in_response_to")
         # Whoever holds this value still needs the browser's cookie; it came back as we gave it, or is nobody's.
-        return gateway.redirect(f"{CHAIN_PATH}?transaction={received.relay_state or ''}"[:200])
+        return gateway.redirect(f"{CHAIN_PATH}?{urlencode({'transaction': (received.relay_state or '')[:200]})}")
 
     def receive_soap(self, browser: Browser, document: bytes | None) -> Response:
         """A LogoutRequest that a service provider sent by itself.

@@ -122,3 +122,24 @@ def test_a_posted_logout_is_answered_by_303(world: World, office: App) -> None:
     world.sign_in(world.employee(office))
     response = world.http.post("/oauth2/logout", data={"client_id": "office"}, follow_redirects=False)
     assert response.status_code == 303
+
+
+def test_a_form_of_another_site_is_asked_again_with_the_cookies(world: World, office: App) -> None:
+    """It brings none (SameSite): somebody who is signed in must not be told at the application that they are not."""
+    person = world.employee(office)
+    world.sign_in(person)
+    hint = world.tokens(office)["id_token"]
+    kept = dict(world.http.cookies)
+    world.http.cookies.clear()
+    fields = {"id_token_hint": hint, "post_logout_redirect_uri": AFTER_LOGOUT, "state": "s 1"}
+    response = world.http.post("/oauth2/logout", data=fields, follow_redirects=False)
+    assert (response.status_code, "set-cookie" in response.headers) == (303, False)
+    again = response.headers["location"]
+    assert again.startswith("/oauth2/logout?")
+    assert hint not in again
+    world.http.cookies.update(kept)
+    assert world.http.get(again, follow_redirects=False).headers["location"].startswith("/logout?transaction=")
+    world.http.cookies.clear()
+    assert world.http.get(again, follow_redirects=False).headers["location"] == f"{AFTER_LOGOUT}?state=s+1"
+    wrong = world.http.post("/oauth2/logout", data={**fields, "post_logout_redirect_uri": "https://evil.example/"})
+    assert wrong.text == "shown: invalid_logout_request"

@@ -10,6 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from idhub.settings import Settings
+from tests.flows.furniture import STAGE
 from tests.saml.conftest import ENTITLED, Scene, furnished
 from tests.support.clock import Clock
 from tests.support.databases import DatabaseKind, Databases
@@ -87,11 +88,11 @@ def read(text: str) -> Said:
 
 
 def open_cas_scene(kind: DatabaseKind, databases: Databases, folder: Any) -> Iterator[CasScene]:
-    with databases.fresh(kind, folder, migrated=True) as url:
+    with databases.fresh(kind, folder, migrated=True, furnishing=STAGE) as url:
         settings = Settings(
             data_dir=folder, database_url=url, database_pool_size=8, argon2_memory_kib=1024, argon2_time_cost=1
         )
-        with furnished(settings, databases, Clock()) as scene:
+        with furnished(settings, databases, Clock(), furniture=databases.made_of(kind, STAGE)) as scene:
             opened = CasScene(scene)
             opened.connect()
             yield opened

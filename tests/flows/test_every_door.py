@@ -18,7 +18,9 @@ from idhub.lifecycle.doors import ENDS_EMPLOYMENTS, Door
 from idhub.services import open_hub
 from idhub.settings import Settings
 from tests.flows.every_door import KINDS, LEAVES, REHIRES, SUSPENSIONS, Stage
+from tests.flows.furniture import STAGE
 from tests.support.clock import Clock
+from tests.support.databases import DatabaseKind, Databases, Furnishing
 
 
 def test_every_door_has_a_row_for_each_door_and_each_kind_of_credential() -> None:
@@ -42,14 +44,27 @@ def test_every_door_has_a_row_for_each_door_and_each_kind_of_credential() -> Non
 
 
 @pytest.fixture
-def stage(database: Database, settings: Settings, clock: Clock, tmp_path: Path) -> Iterator[Stage]:
+def furnishing() -> Furnishing:
+    """What `stage` begins with."""
+    return STAGE
+
+
+@pytest.fixture
+def stage(
+    database: Database,
+    database_kind: DatabaseKind,
+    databases: Databases,
+    settings: Settings,
+    clock: Clock,
+    tmp_path: Path,
+) -> Iterator[Stage]:
     """A furnished hub, without a worker: what is seen is the local effect alone."""
     assert database.engine is not None
     hub = replace(open_hub(settings, clock=clock))
     app = create_app(hub, with_worker=False)
     with TestClient(app, base_url=settings.issuer, follow_redirects=False) as machine:
         made = Stage(hub, app, clock, tmp_path, machine)
-        made.furnish()
+        databases.made_of(database_kind, STAGE).move_in(made)
         yield made
     hub.close()
 

@@ -20,6 +20,7 @@ from idhub.lifecycle.reevaluation import reevaluate_pending
 from idhub.services import open_hub
 from idhub.settings import Settings
 from tests.flows.every_door import COMPANY, Stage
+from tests.flows.furniture import STAGE, Furniture
 from tests.saml.partner import Answer, Partner, read_answer
 from tests.support.clock import Clock
 from tests.support.databases import DatabaseKind, Databases
@@ -107,15 +108,24 @@ class Scene:
 
 
 @contextmanager
-def furnished(settings: Settings, databases: Databases, clock: Clock) -> Iterator[Scene]:
-    """A furnished hub on a migrated database, without a worker."""
+def furnished(
+    settings: Settings, databases: Databases, clock: Clock, *, furniture: Furniture | None = None
+) -> Iterator[Scene]:
+    """A furnished hub on a migrated database, without a worker.
+
+    Args:
+        furniture: of a database that was furnished before; None: it is furnished now.
+    """
     shutil.copy(databases.master_key_file, settings.effective_master_key_file)
     hub = open_hub(settings, clock=clock)
     try:
         app = create_app(hub, with_worker=False)
         with TestClient(app, base_url=settings.issuer, follow_redirects=False) as machine:
             stage = Stage(hub, app, clock, settings.data_dir, machine)
-            stage.furnish()
+            if furniture is None:
+                stage.furnish()
+            else:
+                furniture.move_in(stage)
             yield Scene(stage)
     finally:
         hub.close()
@@ -137,11 +147,12 @@ def serving(scene: Scene, listener: socket.socket, *, with_worker: bool) -> Iter
 
 
 def open_scene(kind: DatabaseKind, databases: Databases, folder: Path) -> Iterator[Scene]:
-    with databases.fresh(kind, folder, migrated=True) as url:
+    with databases.fresh(kind, folder, migrated=True, furnishing=STAGE) as url:
         settings = Settings(
             data_dir=folder, database_url=url, database_pool_size=8, argon2_memory_kib=1024, argon2_time_cost=1
         )
-        with furnished(settings, databases, Clock()) as scene:
+        furniture = databases.made_of(kind, STAGE)
+        with furnished(settings, databases, Clock(), furniture=furniture) as scene:
             yield scene
 
 

@@ -1,8 +1,7 @@
 """Whom assertions are made for: SAML service providers and relying parties of WS-Federation, as configuration wants
 them and as their metadata says.
 
-Two hands write a row: configuration (`configure_service_providers`) and, where the metadata has an address, whoever
-reads it again (`take_metadata`). What metadata says is checked alike from both.
+Configuration writes a row here; what metadata says is taken up by `idhub.access.partners`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,12 +13,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from idhub.access.attributes import DEFAULT_ATTRIBUTES
+from idhub.access.partners import Change, assign, due, logout_services
 from idhub.access.tables import SamlServiceProvider
 from idhub.access.uris import check_web_uri
 from idhub.db import new_id
 from idhub.errors import Conflict
 from providers.saml_wire import names
-from providers.saml_wire.metadata import ConsumerService, Endpoint, ServiceProviderMetadata
+from providers.saml_wire.metadata import ConsumerService, ServiceProviderMetadata
 
 Spoken = Literal["saml", "wsfed"]
 """The protocol of a registration."""
@@ -129,25 +129,6 @@ def consumer_columns(services: Sequence[ConsumerService], binding: str) -> list[
     ]
 
 
-def logout_services(endpoints: Sequence[Endpoint], *, field: str) -> list[dict[str, str]]:
-    """Addresses of logout as they are stored.
-
-    Raises:
-        Invalid: one is none that the hub sends anything to.
-    """
-    for endpoint in endpoints:
-        check_web_uri(endpoint.location, field=f"{field}.SingleLogoutService")
-        if endpoint.response_location:
-            check_web_uri(endpoint.response_location, field=f"{field}.SingleLogoutService")
-    return [
-        {"binding": one.binding, "location": one.location, "response_location": one.response_location}
-        for one in endpoints
-    ]
-
-
-Change = tuple[str, Any, Any]
-
-
 def configure_service_providers(
     session: Session, application_id: str, wishes: Sequence[SamlWish], *, now: datetime
 ) -> list[Change]:
@@ -184,25 +165,20 @@ def _configure(
 ) -> list[Change]:
     values = _columns(wish)
     if known is not None:
-        if values["metadata_url"] is not None and (
-            not known.is_enabled or known.metadata_url != values["metadata_url"]
-        ):
-            values["metadata_due_at"] = now
-        return assign(known, values, now=now)
+        return assign(known, values | due(known, values["metadata_url"], now=now), now=now)
     taken = select(SamlServiceProvider.id).where(SamlServiceProvider.entity_id == wish.entity_id)
     if session.execute(taken).first() is not None:
         raise _taken(wish)
     empty = ProviderFacts().columns() if wish.facts is None else {}
-    due = now if wish.metadata_url is not None else None
     session.add(
         SamlServiceProvider(
             id=new_id("sp"),
             application_id=application_id,
-            metadata_due_at=due,
             created_at=now,
             changed_at=now,
             **empty,
             **values,
+            **due(None, wish.metadata_url, now=now),
         )
     )
     return [(wish.protocol, None, wish.entity_id)]
@@ -239,35 +215,3 @@ def _columns(wish: SamlWish) -> dict[str, Any]:
         "assertion_seconds": wish.assertion_seconds,
         "is_enabled": True,
     }
-
-
-_QUIET: Final = frozenset({"metadata_due_at", "soap_logout_url"})
-"""Columns that follow from others: a change of them is no news."""
-
-
-def assign(row: Any, values: Mapping[str, Any], *, now: datetime) -> list[Change]:
-    """Give a registration of SAML these values; returns the changes that are worth telling."""
-    changed = {name: value for name, value in values.items() if getattr(row, name) != value}
-    # Of registrations that could speak something else the protocol is told; the others are of SAML.
-    protocol = values.get("protocol") or getattr(row, "protocol", "saml")
-    told: list[Change] = [
-        (f"{protocol}.{name}", getattr(row, name), value) for name, value in changed.items() if name not in _QUIET
-    ]
-    for name, value in changed.items():
-        setattr(row, name, value)
-    if changed:
-        row.changed_at = now
-    return told
-
-
-def take_metadata(
-    session: Session, provider_id: str, facts: ProviderFacts, *, now: datetime, due_at: datetime
-) -> list[Change]:
-    """Store what was read from the metadata's address; returns what changed."""
-    row = session.execute(
-        select(SamlServiceProvider).where(SamlServiceProvider.id == provider_id).with_for_update()
-    ).scalar_one()
-    changes = assign(row, facts.columns(), now=now)
-    row.metadata_read_at, row.metadata_due_at, row.metadata_error = now, due_at, None
-    session.flush()
-    return changes

@@ -84,7 +84,28 @@ class OidcClient(Base):
     changed_at: Mapped[datetime] = mapped_column(Instant)
 
 
-class SamlServiceProvider(Base):
+class SamlPartner:
+    """What is known of whoever speaks SAML with the hub, in either role: keys, logout, where its metadata is read."""
+
+    logout_services: Mapped[Any] = mapped_column(JsonText)
+    """Where logout messages go: [{binding, location, response_location}]; of WS-Federation the clean-up address."""
+    signing_certificates: Mapped[Any] = mapped_column(JsonText)
+    """Base64 DER. Keys of these alone verify what it sends."""
+    metadata_url: Mapped[str | None] = mapped_column(Text)
+    """Where its metadata is read again and again; null: it was handed over once, or entered by hand."""
+    metadata_certificate: Mapped[str | None] = mapped_column(Text)
+    """Base64 DER of whoever must have signed the metadata; null: nobody."""
+    metadata_valid_until: Mapped[datetime | None] = mapped_column(Instant)
+    metadata_read_at: Mapped[datetime | None] = mapped_column(Instant)
+    metadata_due_at: Mapped[datetime | None] = mapped_column(Instant, index=True)
+    metadata_error: Mapped[str | None] = mapped_column(Text)
+    """Why it could not be read last time; what was known before stays in force until it is no longer valid."""
+    is_enabled: Mapped[bool] = mapped_column(Boolean, default=True)
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    changed_at: Mapped[datetime] = mapped_column(Instant)
+
+
+class SamlServiceProvider(SamlPartner, Base):
     """Whom assertions are made for: a SAML 2.0 service provider of an application, or a relying party of
     WS-Federation; what metadata and configuration say of it.
     """
@@ -105,12 +126,8 @@ class SamlServiceProvider(Base):
     the others."""
     response_binding: Mapped[str | None] = mapped_column(String(16))
     """post or artifact: how it is answered when its request does not say; null: post."""
-    logout_services: Mapped[Any] = mapped_column(JsonText)
-    """Where logout messages go: [{binding, location, response_location}]; of WS-Federation the clean-up address."""
     soap_logout_url: Mapped[str | None] = mapped_column(Text)
     """The one of them that takes SOAP: the worker tells it without a browser."""
-    signing_certificates: Mapped[Any] = mapped_column(JsonText)
-    """Base64 DER. Keys of these alone verify what it sends."""
     encryption_certificates: Mapped[Any] = mapped_column(JsonText)
     assertion_version: Mapped[str] = mapped_column(String(8), server_default="2.0")
     """2.0; 1.1 for relying parties of WS-Federation that read nothing newer."""
@@ -126,18 +143,6 @@ class SamlServiceProvider(Base):
     allows_idp_initiated: Mapped[bool] = mapped_column(Boolean)
     answers_not_entitled: Mapped[bool] = mapped_column(Boolean)
     """Who may not enter is told so by the application (a status), not by a page of the hub."""
-    metadata_url: Mapped[str | None] = mapped_column(Text)
-    """Where its metadata is read again and again; null: it was handed over once, or entered by hand."""
-    metadata_certificate: Mapped[str | None] = mapped_column(Text)
-    """Base64 DER of whoever must have signed the metadata; null: nobody."""
-    metadata_valid_until: Mapped[datetime | None] = mapped_column(Instant)
-    metadata_read_at: Mapped[datetime | None] = mapped_column(Instant)
-    metadata_due_at: Mapped[datetime | None] = mapped_column(Instant, index=True)
-    metadata_error: Mapped[str | None] = mapped_column(Text)
-    """Why it could not be read last time; what was known before stays in force until it is no longer valid."""
-    is_enabled: Mapped[bool] = mapped_column(Boolean, default=True)
-    created_at: Mapped[datetime] = mapped_column(Instant)
-    changed_at: Mapped[datetime] = mapped_column(Instant)
 
 
 class CasService(Base):

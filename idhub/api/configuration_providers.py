@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from idhub.access.service_providers import logout_services
+from idhub.access.partners import logout_services
 from idhub.access.uris import check_web_uri
 from idhub.api.configuration_fields import PLAIN, Name, Names, Strict, Text, Uri, duration
 from idhub.api.configuration_saml import (

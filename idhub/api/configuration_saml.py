@@ -7,13 +7,13 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import Field, StringConstraints
 
 from idhub.access.attributes import DEFAULT_ATTRIBUTES, PersonValue
+from idhub.access.partners import logout_services
 from idhub.access.service_providers import (
     NAME_ID_FORMATS,
     ProviderFacts,
     SamlWish,
     consumer_columns,
     facts_of,
-    logout_services,
 )
 from idhub.access.tables import SamlServiceProvider
 from idhub.access.uris import check_web_uri

@@ -1,7 +1,6 @@
 """Identity providers of companies: what configuration wants of them, what their metadata says, and who is in force.
 
-As with service providers two hands write a row: configuration (`configure_provider`) and, where the metadata has an
-address, whoever reads it again (`take_metadata`). What metadata says is checked alike from both.
+Configuration writes a row here; what metadata says is taken up by `idhub.access.partners`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ import orjson
 from sqlalchemy import Executable, Text, bindparam, or_, select, type_coerce
 from sqlalchemy.orm import Session
 
-from idhub.access.service_providers import Change, assign, logout_services
+from idhub.access.partners import Change, assign, due, logout_services
 from idhub.access.uris import check_web_uri
 from idhub.credentials.operations import Operation
 from idhub.credentials.statements import add_statements
@@ -149,11 +148,11 @@ def configure_provider(session: Session, wish: ProviderWish, *, now: datetime) -
         empty = ProviderFacts().columns() if wish.facts is None else {}
         made = IdentityProvider(
             id=new_id("idp"),
-            metadata_due_at=now if wish.metadata_url is not None else None,
             created_at=now,
             changed_at=now,
             **empty,
             **values,
+            **due(None, wish.metadata_url, now=now),
         )
         session.add(made)
         session.flush()
@@ -164,10 +163,7 @@ def configure_provider(session: Session, wish: ProviderWish, *, now: datetime) -
             field="saml.entity_id",
             rule="saml.taken",
         )
-    is_other_address = known.metadata_url != values["metadata_url"] or not known.is_enabled
-    if values["metadata_url"] is not None and is_other_address:
-        values["metadata_due_at"] = now
-    changes += assign(known, values, now=now)
+    changes += assign(known, values | due(known, wish.metadata_url, now=now), now=now)
     return ProviderDifference(known.id, wish.slug, False, changes)
 
 
@@ -192,19 +188,6 @@ def _columns(wish: ProviderWish) -> dict[str, Any]:
         "metadata_certificate": wish.metadata_certificate,
         "is_enabled": wish.is_enabled,
     }
-
-
-def take_metadata(
-    session: Session, provider_id: str, facts: ProviderFacts, *, now: datetime, due_at: datetime
-) -> list[Change]:
-    """Store what was read from the metadata's address; returns what changed."""
-    row = session.execute(
-        select(IdentityProvider).where(IdentityProvider.id == provider_id).with_for_update()
-    ).scalar_one()
-    changes = assign(row, facts.columns(), now=now)
-    row.metadata_read_at, row.metadata_due_at, row.metadata_error = now, due_at, None
-    session.flush()
-    return changes
 
 
 # ---------------------------------------------------------------- in force

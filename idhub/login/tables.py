@@ -1,15 +1,15 @@
 """Tables of signing in elsewhere: identity providers of companies."""
 
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Boolean, ForeignKey, Integer, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from idhub.db import Base, Instant, JsonText
+from idhub.access.tables import SamlPartner
+from idhub.db import Base, JsonText
 
 
-class IdentityProvider(Base):
+class IdentityProvider(SamlPartner, Base):
     """A company's own SAML identity provider: what its metadata and the configuration say.
 
     Another entity is another row, whatever its slug: links of the one are none of the other.
@@ -33,9 +33,6 @@ class IdentityProvider(Base):
     entity_id: Mapped[str] = mapped_column(Text, unique=True)
     sign_on_services: Mapped[Any] = mapped_column(JsonText)
     """Where requests go: [{binding, location, response_location}]. Empty: its metadata was not read yet."""
-    logout_services: Mapped[Any] = mapped_column(JsonText)
-    signing_certificates: Mapped[Any] = mapped_column(JsonText)
-    """Base64 DER. Keys of these alone verify what it sends."""
     signature_policy: Mapped[str] = mapped_column(String(16))
     """any, assertion, response, both: what must be signed."""
     name_id_format: Mapped[str | None] = mapped_column(String(100))
@@ -48,12 +45,3 @@ class IdentityProvider(Base):
     """What it sends unasked begins a sign-in that asks; it is never believed as it is."""
     is_shown: Mapped[bool] = mapped_column(Boolean)
     """On the sign-in page; else reached by mail domain or address alone."""
-    metadata_url: Mapped[str | None] = mapped_column(Text)
-    metadata_certificate: Mapped[str | None] = mapped_column(Text)
-    metadata_valid_until: Mapped[datetime | None] = mapped_column(Instant)
-    metadata_read_at: Mapped[datetime | None] = mapped_column(Instant)
-    metadata_due_at: Mapped[datetime | None] = mapped_column(Instant, index=True)
-    metadata_error: Mapped[str | None] = mapped_column(Text)
-    is_enabled: Mapped[bool] = mapped_column(Boolean, default=True)
-    created_at: Mapped[datetime] = mapped_column(Instant)
-    changed_at: Mapped[datetime] = mapped_column(Instant)

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from audit.events import JsonValue
 from idhub.access import service_providers
+from idhub.access.partners import take_metadata
 from idhub.access.tables import Application, SamlServiceProvider
 from idhub.changes import Actor, Event, EventType, record
 from idhub.db import Database
@@ -44,7 +45,6 @@ class _Role:
     table: Any
     read: Callable[..., Any]
     facts_of: Callable[..., Any]
-    take_metadata: Callable[..., list[service_providers.Change]]
     event: EventType
     target_kind: str
     subject: str
@@ -52,11 +52,11 @@ class _Role:
 
 
 _SERVICE_PROVIDERS: Final = _Role(
-    SamlServiceProvider, read_service_provider, service_providers.facts_of, service_providers.take_metadata,
+    SamlServiceProvider, read_service_provider, service_providers.facts_of,
     EventType.APPLICATION_CHANGED, "application", "application_id", "service_provider",
 )  # fmt: skip
 _IDENTITY_PROVIDERS: Final = _Role(
-    IdentityProvider, read_identity_provider, providers.facts_of, providers.take_metadata,
+    IdentityProvider, read_identity_provider, providers.facts_of,
     EventType.PROVIDER_CHANGED, "provider", "id", "identity_provider",
 )  # fmt: skip
 
@@ -110,7 +110,7 @@ def _refresh(database: Database, due: _Due, fetch: Fetch, *, now: datetime) -> N
         # Well before it is over, and never in a rush.
         next_at = max(min(next_at, now + (facts.valid_until - now) / 2), now + _AGAIN)
     with database.transaction() as session:
-        changes = due.role.take_metadata(session, due.id, facts, now=now, due_at=next_at)
+        changes = take_metadata(session, due.role.table, due.id, facts.columns(), now=now, due_at=next_at)
         if changes:
             details: dict[str, JsonValue] = {
                 due.role.details: due.id,

@@ -12,7 +12,8 @@ from starlette.types import ASGIApp
 from audit.checkpoint import Ed25519Signer, FileWitness
 from audit.sequencer import Sequencer
 from idhub.access.applications import ApplicationWish, OidcWish, ScimWish, configure
-from idhub.access.service_providers import ProviderFacts, SamlWish, logout_services
+from idhub.access.partners import logout_services
+from idhub.access.service_providers import ProviderFacts, SamlWish
 from idhub.access.tables import Account, Application, Criticality
 from idhub.app import translate_the_rest
 from idhub.authority import LOCAL, HubRole, assign_role

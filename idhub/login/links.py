@@ -192,7 +192,7 @@ def unlink(
     Their sessions that rest on what the provider said end, but for the one that does this: whoever has that account is
     out, too. The person is locked first, so that a sign-in which went by the link is over, or finds none.
     """
-    session.execute(select(Principal.id).where(Principal.id == principal_id).with_for_update())
+    session.execute(select(Principal.id).where(Principal.id == principal_id).with_for_update(key_share=True))
     removed = session.execute(
         delete(IdentityLink)
         .where(IdentityLink.provider == provider_id, IdentityLink.principal_id == principal_id)

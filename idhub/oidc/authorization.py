@@ -35,7 +35,6 @@ from idhub.oidc.clients import Client, ClientCache, reading_client
 from idhub.oidc.errors import OAuthError
 from idhub.oidc.gateway import Gateway
 from idhub.oidc.parameters import Parameters
-from idhub.pages import new_browser_token
 
 
 class _Gone(Exception):
@@ -271,12 +270,11 @@ class Authorization:
         )
 
     async def _store(self, browser: Browser, request: AuthorizationRequest) -> tuple[str, str | None]:
-        known = browser.browser_token
-        new_token = None if known else new_browser_token()
+        token, new_token = browser.token_to_keep()
         transaction_id = await self._gateway.store.write(
             lambda: transactions.beginning(
                 protocol="oidc",
-                browser_token=new_token or known or "",
+                browser_token=token,
                 request=request.raw,
                 client_id=request.client.client_id,
                 application_id=request.client.application_id,

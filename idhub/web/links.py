@@ -13,8 +13,7 @@ from idhub.errors import Invalid
 from idhub.login import federation
 from idhub.login.links import own_links, unlink
 from idhub.login.providers import Provider, find_provider
-from idhub.pages import BROWSER_COOKIE, form_target, new_browser_token
-from idhub.web.browser import cookie, set_cookie
+from idhub.pages import form_target
 from idhub.web.federation import Desk, FederationServices
 from idhub.web.forms import Form, form_of, form_router
 from idhub.web.visit import frame_of, request_id, visitor_of
@@ -57,8 +56,7 @@ def create_router(services: FederationServices) -> APIRouter:
     def add_link(request: Request, form: Annotated[Form, Depends(_FORM)]) -> Response:
         """Go to the provider and prove which account there is one's own; before that sign in, unless just done."""
         now, browser = services.clock(), desk.gateway.browser(request)
-        kept = cookie(request, pages, BROWSER_COOKIE)
-        token = kept or new_browser_token()
+        token, new_token = browser.token_to_keep()
         with services.database.transaction(durable=False) as session:
             visitor = visitor_of(session, request, services, now=now)
             pages.check_form(request, form["csrf_token"], session_id=visitor.session_id)
@@ -71,16 +69,9 @@ def create_router(services: FederationServices) -> APIRouter:
             asked = federation.ask(
                 session, transaction_id, token, provider, is_forced=False, now=now, linking=visitor.signed_in
             ) if is_fresh else None  # fmt: skip
-        new_token = None if kept else token
         if asked is not None:
             return desk.send(browser, provider, asked, new_token)
-        response = RedirectResponse(f"/login?transaction={transaction_id}", status_code=303)
-        if new_token is not None:
-            set_cookie(
-                response, pages, BROWSER_COOKIE, new_token, is_secure=services.settings.is_https,
-                lifetime=timedelta(hours=24),
-            )  # fmt: skip
-        return response
+        return desk.gateway.redirect(f"/login?transaction={transaction_id}", set_browser_token=new_token)
 
     @router.post(PATH + "/remove")
     def remove_link(request: Request, form: Annotated[Form, Depends(_FORM)]) -> Response:

@@ -161,9 +161,10 @@ def test_nothing_issued_before_works_and_nobody_signs_in_meanwhile(hub: tuple[Co
     def answers() -> tuple[int, int, Any]:
         opened = open_hub(settings)
         try:
-            client = TestClient(create_app(opened, with_worker=False), base_url=settings.issuer)
-            ready = client.get("/readyz")
-            return client.get("/api/v1/people", headers=headers).status_code, ready.status_code, ready.json()["failing"]
+            with TestClient(create_app(opened, with_worker=False), base_url=settings.issuer) as client:
+                ready = client.get("/readyz")
+                people = client.get("/api/v1/people", headers=headers)
+            return people.status_code, ready.status_code, ready.json()["failing"]
         finally:
             opened.close()
 

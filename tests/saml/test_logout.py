@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from sqlalchemy import select
@@ -115,6 +116,23 @@ def test_the_browser_visits_the_others_and_the_answer_says_how_it_went(again: Sc
     )
     assert _codes(_response(again, _follow(browser, carried))) == ["Success"]
     assert again.events("logout.answered")[-1]["outcome"] == "success"
+
+
+def test_what_an_application_says_of_the_way_on_adds_nothing_to_it(again: Scene, other: Partner) -> None:
+    """RelayState comes back as one value: no other parameter of the hub's is given by it."""
+    browser = again.signed_in()
+    name, index = _named(again.sign_on(browser))
+    again.sign_on(browser, partner=other)
+    visit = read_answer(_ask(again, browser, name=name, index=index))
+    state = f"{visit.relay_state}&given=x#//evil.example"
+    answer = other.logout_response(again.now, visit.root.get("ID"))
+    carried = browser.post("/saml/slo", data=other.form(answer, kind="SAMLResponse", RelayState=state))
+    location = urlsplit(carried.headers["location"])
+    assert (location.path, location.fragment, parse_qs(location.query)) == (
+        "/saml/logout",
+        "",
+        {"transaction": [state]},
+    )
 
 
 @pytest.mark.parametrize("status", [names.RESPONDER, names.REQUESTER])

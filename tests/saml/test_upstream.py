@@ -549,6 +549,22 @@ def test_a_link_is_of_the_session_that_wanted_it(scene: Scene, upstream: Upstrea
     assert scene.events("identity.linked")[-1]["details"].get("provider") != "own2"
 
 
+def test_whoever_got_somebody_to_open_a_request_to_link_does_not_get_their_account(
+    scene: Scene, upstream: Upstream
+) -> None:
+    """The victim's account there would sign them in as the attacker here, or the attacker would keep what is theirs."""
+    own = replace(upstream, slug="own6", entity_id="https://own6.example/idp", sso="https://own6.example/sso")
+    provide(scene, own.block(link=[]))
+    scene.stage.clock.advance(timedelta(seconds=1))
+    attacker = scene.signed_in(HR_NUMBER)
+    scene.stage.clock.advance(timedelta(seconds=1))
+    request = own.read(_add(attacker, "own6").headers["location"])
+    kept = deliver(scene.browser(), own.document(own.answer(request, scene.now, name_id="victim")))
+    transaction = parse_qs(urlsplit(kept.headers["location"]).query)["transaction"][0]
+    assert attacker.get("/login/saml/finish", params={"transaction": transaction}).status_code == 400
+    assert scene.events("identity.linked")[-1]["details"].get("provider") != "own6"
+
+
 def test_linking_wants_a_proof_of_lately(scene: Scene, upstream: Upstream) -> None:
     """A session that somebody left open makes no other way in (ASVS 7.5.1)."""
     own = replace(upstream, slug="own3", entity_id="https://own3.example/idp", sso="https://own3.example/sso")

@@ -17,6 +17,7 @@ from idhub.credentials.sessions import authenticate
 from idhub.lifecycle import commands
 from idhub.lifecycle.doors import Door
 from idhub.login import federation
+from idhub.login.contexts import MULTIFACTOR
 from idhub.login.links import links_of, unlink
 from idhub.login.sign_in import Browser
 from providers.saml_wire.bindings import post_value
@@ -24,6 +25,7 @@ from tests.flows.every_door import REHIRES
 from tests.lifecycle.world import CALLER
 from tests.saml.conftest import Scene, open_scene
 from tests.saml.test_attacks import _at_once, _other_process
+from tests.saml.test_sign_on import _context
 from tests.saml.upstream import ACS, begin, deliver, follow, is_in, sign_in
 from tests.support.databases import DatabaseKind, Databases
 from tests.support.processes import wait_until
@@ -127,6 +129,25 @@ def test_two_subjects_that_want_one_person_at_once_are_one(fresh: Scene) -> None
         waiting.append(partial(browser.get, deliver(browser, upstream.document(answer)).headers["location"]))
     assert _at_once(waiting) == [303, 403]
     assert len(fresh.events("identity.linked")) == 1
+
+
+def test_a_step_up_that_is_pending_while_the_person_leaves_ends_nowhere(fresh: Scene) -> None:
+    """The provider's answer comes after the leave, and the application's request is resumed after it."""
+    fresh.connect()
+    upstream, browser = fresh.stage.upstream, fresh.signed_in()
+    fresh.stage.clock.advance(timedelta(seconds=1))
+    request = fresh.partner.authn_request(fresh.now, [_context(None, MULTIFACTOR)])
+    pending = browser.get(fresh.partner.redirect(request)).headers["location"]
+    assert pending.startswith("/login?transaction=")
+    transaction = pending.partition("=")[2]
+    document = upstream.document(upstream.answer(begin(browser, upstream, transaction=transaction), fresh.now,
+                                                 context=MULTIFACTOR))  # fmt: skip
+    with fresh.stage.hub.database.transaction() as session:
+        commands.offboard(session, CALLER, fresh.stage.person, now=fresh.now)
+    assert follow(browser, deliver(browser, document)).status_code == 403
+    resumed = browser.get("/saml/sso/resume", params={"transaction": transaction})
+    assert (resumed.status_code, resumed.headers["location"]) == (303, pending)
+    assert fresh.events("assertion.issued") == []
 
 
 # ---------------------------------------------------------------------- a link that is taken away meanwhile

@@ -28,6 +28,8 @@ class Furniture:
     def move_in(self, stage: Stage) -> None:
         """What `Stage.furnish` does, of a database that was furnished before."""
         stage.person, stage.api_token, stage.secrets = self.person, self.api_token, dict(self.secrets)
+        for slug, value in self.secrets.items():
+            (stage.folder / f"{slug}.secret").write_text(value)
         stage.hr_browser = stage.browser()
         stage.hr_browser.cookies.update(dict(self.cookies))
 

@@ -1,6 +1,7 @@
 """The command as a process, on a data folder of its own."""
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -105,12 +106,16 @@ class Command:
         return self.write(name, "\n".join([HEADER, *rows]) + "\n")
 
 
+def _command_in(folder: Path) -> Command:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("IDHUB_")}
+    environment |= {"PYTHONPATH": str(ROOT), "IDHUB_ARGON2_MEMORY_KIB": "1024", "IDHUB_ARGON2_TIME_COST": "1"}
+    return Command(folder, environment)
+
+
 @pytest.fixture
 def idhub(tmp_path: Path) -> Command:
     """The command in an empty folder."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("IDHUB_")}
-    environment |= {"PYTHONPATH": str(ROOT), "IDHUB_ARGON2_MEMORY_KIB": "1024", "IDHUB_ARGON2_TIME_COST": "1"}
-    return Command(tmp_path, environment)
+    return _command_in(tmp_path)
 
 
 WANG = "QY1,王磊,Lei,Wang,wl@qiyue.example,13800138000,总部,研发/底盘,Engineer,,regular,2020-01-01,,active"
@@ -118,9 +123,17 @@ LIN = "QY2,林晓雯,Xiaowen,Lin,lin@qiyue.example,,总部,研发,Lead,QY1,regul
 FAULTY = "QY3,,,,,,总部,研发,,,regular,2020-13-01,,active"
 
 
-@pytest.fixture
-def staffed(idhub: Command) -> Command:
-    """With two people."""
-    done = idhub("people", "import", str(idhub.hr_file(WANG, LIN)))
+@pytest.fixture(scope="session")
+def staffed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which two people were imported, to be copied."""
+    made = _command_in(tmp_path_factory.mktemp("staffed"))
+    done = made("people", "import", str(made.hr_file(WANG, LIN)))
     assert done.code == 0, done.err
+    return made.folder
+
+
+@pytest.fixture
+def staffed(idhub: Command, staffed_folder: Path) -> Command:
+    """With two people."""
+    shutil.copytree(staffed_folder, idhub.folder, dirs_exist_ok=True)
     return idhub

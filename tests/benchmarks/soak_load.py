@@ -25,7 +25,6 @@ from idhub.directory.organizations import root_organization
 from idhub.login import invitations
 from tests.benchmarks.soak_history import Ending, Use, Verdict
 from tests.support.cluster import (
-    PASSWORD,
     Cluster,
     Someone,
     authorize,
@@ -191,7 +190,7 @@ class Load:
         """The sign-in form, each person from an address of their own."""
         fields, cookies = self._login_form
         address = f"10.{holder.index >> 16 & 255}.{holder.index >> 8 & 255}.{holder.index & 255}"
-        filled = {**fields, "username": holder.person.number, "password": PASSWORD}
+        filled = {**fields, "username": holder.person.number, "password": holder.person.password}
         return form("/login", filled, cookies=cookies, forwarded_for=address)
 
     # ------------------------------------------------------------------ before

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 from tests.support.cluster import (
     NEW_PASSWORD,
-    PASSWORD,
     Cluster,
     Someone,
     authorize,
@@ -99,10 +98,12 @@ class Crowd:
         assert page.status == 200, page.text
         return hidden_fields(page.text), page.cookies()
 
-    def login(self, person: Someone, password: str = PASSWORD) -> bytes:
+    def login(self, person: Someone, password: str | None = None) -> bytes:
         """A filled-in sign-in form of a new browser."""
         fields, cookies = self.login_form()
-        return form("/login", {**fields, "username": person.number, "password": password}, cookies=cookies)
+        return form(
+            "/login", {**fields, "username": person.number, "password": password or person.password}, cookies=cookies
+        )
 
     def first(self, token: str, password: str = NEW_PASSWORD) -> bytes:
         """A filled-in form behind a one-time link."""

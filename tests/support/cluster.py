@@ -40,7 +40,6 @@ from idhub.settings import Settings
 from tests.support.databases import DatabaseKind, Databases
 from tests.support.wire import form, get
 
-PASSWORD = "quiet harbour lantern"
 NEW_PASSWORD = "seven slow green trams"
 COMPANY = "HQ"
 VERIFIER = "v" * 64
@@ -56,6 +55,11 @@ class Someone:
 
     id: str
     number: str
+
+    @property
+    def password(self) -> str:
+        """Nobody else's: one password that many names get wrong is refused unread."""
+        return f"quiet harbour lantern {self.number}"
 
 
 @dataclass
@@ -73,7 +77,6 @@ class Cluster:
     logout_port: int
     applications: dict[str, str] = field(default_factory=dict)
     api_token: str = ""
-    password_hash: str = ""
     processes: list["subprocess.Popen[bytes]"] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
@@ -137,6 +140,7 @@ class Cluster:
     def employees(self, wanted: int) -> list[Someone]:
         """New people with passwords, entitled to every application."""
         made: list[Someone] = []
+        pool = HashingPool(self.hub.settings)
         while len(made) < wanted:
             numbers = [f"QY{next(self.numbers):06d}" for _ in range(min(_IN_A_BATCH, wanted - len(made)))]
             blank = self.blank_post()
@@ -152,9 +156,12 @@ class Cluster:
                     for n, post in zip(numbers, posts, strict=True)
                 ]
                 transition(session, changes, now=now, actor=COMMAND_LINE, door="cli").only()
-                for change in changes:
-                    store_password(session, change.principal_id, self.password_hash, enrolment_epoch=1, now=now)
-            made += [Someone(c.principal_id, n) for c, n in zip(changes, numbers, strict=True)]
+                people = [Someone(c.principal_id, n) for c, n in zip(changes, numbers, strict=True)]
+                for person in people:
+                    stored = pool.hash(person.password).result()
+                    store_password(session, person.id, stored, enrolment_epoch=1, now=now)
+            made += people
+        pool.close()
         return made
 
     def employee(self) -> Someone:
@@ -375,9 +382,6 @@ def running_cluster(
 
 def _furnish(cluster: Cluster) -> None:
     hub = cluster.hub
-    pool = HashingPool(hub.settings)
-    cluster.password_hash = pool.hash(PASSWORD).result()
-    pool.close()
     with hub.database.transaction() as session:
         create_organization(
             session, code=COMPANY, name="总部", kind=OrganizationKind.COMPANY,

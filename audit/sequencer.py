@@ -125,6 +125,8 @@ class Sequencer:
         self._interval = checkpoint_interval
         self._piece = piece
         self._published: dict[str, int] = {}
+        self._signed_at: datetime | None = None
+        """When this one signed the last of its checkpoints."""
 
     def run_once(self, now: datetime, *, checkpoint: bool = False) -> SequencerResult:
         """Take every settled event in, then sign and publish a checkpoint when one is due.
@@ -152,10 +154,11 @@ class Sequencer:
                 appended += piece.appended
                 mismatched += piece.mismatched
         note = self._checkpoint(now, is_due=checkpoint)
-        unreached = self._publish()
         with self._reading() as connection:
+            newest = connection.execute(_newest_checkpoint()).one_or_none()
             size = connection.execute(select(audit_head.c.size)).scalar_one_or_none() or 0
             waiting = lag(connection, now)
+        unreached = self._publish(newest)
         return SequencerResult(
             appended, size, waiting, checkpoint=note, mismatched=tuple(mismatched), unreached=tuple(unreached)
         )
@@ -238,12 +241,12 @@ class Sequencer:
         limit = self._piece or _PIECE.get(connection.dialect.name, 500)
         rows = connection.execute(_settled(connection), {"after_id": after_id, "piece": limit}).all()
         ids, leaves, mismatched = [], [], []
-        for row in rows:
-            leaf = leaf_hash(row.body)
-            if leaf != bytes(row.leaf_hash):
-                mismatched.append(row.event_id)
+        for id_, event_id, body, appended in rows:
+            leaf = leaf_hash(body)
+            if leaf != bytes(appended):
+                mismatched.append(event_id)
                 continue
-            ids.append(row.id)
+            ids.append(id_)
             leaves.append(leaf)
         if ids:
             self._move_head(connection, ids, leaves, fencing=fencing, now=now)
@@ -284,6 +287,8 @@ class Sequencer:
         store_complete_tiles(connection, old_size=head.size, leaves=leaves)
 
     def _checkpoint(self, now: datetime, *, is_due: bool) -> str | None:
+        if not is_due and self._signed_at is not None and timedelta() <= now - self._signed_at < self._interval:
+            return None
         with self._reading() as connection:
             head = connection.execute(select(audit_head)).one_or_none()
             last = connection.execute(_newest_checkpoint()).one_or_none()
@@ -304,12 +309,11 @@ class Sequencer:
             if taken is not None:
                 return None
             connection.execute(insert(audit_checkpoints), [row])
+        self._signed_at = now
         return note
 
-    def _publish(self) -> list[tuple[str, str]]:
+    def _publish(self, newest: Any) -> list[tuple[str, str]]:
         """Offer the newest checkpoint to each witness that has not taken it; return those that failed."""
-        with self._reading() as connection:
-            newest = connection.execute(_newest_checkpoint()).one_or_none()
         unreached: list[tuple[str, str]] = []
         for witness in self._witnesses:
             if newest is None or self._published.get(witness.name, 0) >= newest.size:

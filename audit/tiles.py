@@ -108,7 +108,7 @@ class StoredTree:
             )
             numbered = numbered.order_by(audit_tiles.c.tile)
         hashes: list[bytes] = []
-        for number, hashed in self._connection.execute(numbered):
+        for number, hashed in self._connection.execute(numbered).all():
             if number != first + len(hashes):
                 break
             hashes.append(bytes(hashed))

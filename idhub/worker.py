@@ -24,6 +24,7 @@ from idhub.delivery.http import OutboundHttp
 from idhub.delivery.leases import HeldLease, hold, release
 from idhub.delivery.loop import DeliveryLoop
 from idhub.delivery.receipt_box import has_due
+from idhub.delivery.wake import Waker, wake
 from idhub.directory import search_index
 from idhub.directory.organizations import recovery_reason
 from idhub.errors import Unavailable
@@ -38,9 +39,10 @@ from idhub.services import Hub
 from idhub.turns import bulk_work
 from providers.saml_wire.parsing import MAX_METADATA
 
-_SEAL_EVERY = 0.2
+_SEAL_EVERY = 0.5
 _CHECKPOINT_EVERY = 1.0
 _SIGN_EVERY = 0.1
+_SIGN_IDLE = 1.0
 _SIGN_PATIENCE = timedelta(seconds=2)
 _DUE_EVERY = 1.0
 _PURGE_EVERY = 60.0
@@ -65,12 +67,20 @@ LONGEST_TRANSACTION = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """Something done again and again. `singleton`: name of the lease under which one process does it at a time."""
+    """Something done again and again.
+
+    Args:
+        singleton: one process does it at a time, under a lease of this name.
+        is_wanted: asked before the lease is; None: always.
+        idle: seconds between two looks, in the end, while `run` says False (it found nothing) and nobody wakes it.
+    """
 
     name: str
     every: float
-    run: Callable[[], None]
+    run: Callable[[], object]
     singleton: bool = False
+    is_wanted: Callable[[], bool] | None = None
+    idle: float | None = None
 
 
 class Worker:
@@ -143,6 +153,7 @@ class Worker:
         _log.info("worker.started", node=self._hub.node)
         try:
             await deliveries.run(stop)
+            wake()
             await asyncio.wait(tasks, timeout=_GRACE_SECONDS)
             await self._in_thread(self._last_words)
         finally:
@@ -155,11 +166,11 @@ class Worker:
     def _jobs(self) -> list[_Job]:
         return [
             _Job("seal", _SEAL_EVERY, self._seal),
-            _Job("receipts", _SIGN_EVERY, self._sign_receipts),
+            _Job("receipts", _SIGN_EVERY, self._sign_receipts, idle=_SIGN_IDLE),
             _Job("schedule", _DUE_EVERY, self._apply_due, singleton=True),
             _Job("purge", _PURGE_EVERY, self._purge, singleton=True),
             _Job("reconcile", _RECONCILE_EVERY, self._reconcile),
-            _Job("scim", _SCIM_EVERY, self._work_scim, singleton=True),
+            _Job("scim", _SCIM_EVERY, self._work_scim, singleton=True, is_wanted=lambda: has_jobs(self._hub.database)),
             _Job("provisioning", _UPKEEP_EVERY, self._tend_targets, singleton=True),
             _Job("retention", _PURGE_EVERY, self._tend_slowly, singleton=True),
             _Job("saml metadata", _REFRESH_EVERY, self._refresh_metadata, singleton=True),
@@ -168,18 +179,27 @@ class Worker:
 
     async def _repeat(self, job: _Job, stop: asyncio.Event) -> None:
         wait = job.every
+        waker = None if job.idle is None else Waker()
         while not stop.is_set():
             try:
-                if not job.singleton or await self._in_thread(lambda: self._hold(job)):
-                    await self._in_thread(job.run)
-                wait = job.every
+                found = await self._in_thread(lambda: self._do(job))
+                wait = job.every if job.idle is None or found is not False else min(2 * wait, job.idle)
             except Exception:
                 # A job that fails is tried again, ever less often; the others go on.
                 _log.exception("worker.job_failed", job=job.name)
                 wait = min(max(wait, job.every) * 2, max(_LONGEST_BACK_OFF, job.every))
+            if waker is not None:
+                if await waker.wait(wait):
+                    wait = job.every
+                continue
             with suppress(TimeoutError):
                 async with asyncio.timeout(wait):
                     await stop.wait()
+
+    def _do(self, job: _Job) -> object:
+        if job.is_wanted is not None and not job.is_wanted():
+            return False
+        return job.run() if not job.singleton or self._hold(job) else None
 
     async def _in_thread(self, work: Callable[[], object]) -> object:
         def worked() -> object:
@@ -205,7 +225,7 @@ class Worker:
         with self._hub.database.read() as session:
             if recovery_reason(session) is not None:
                 return
-            # An idle hub takes no write lock five times a second.
+            # An idle hub takes no write lock twice a second.
             if not is_late and not lag(session.connection(), now).pending:
                 return
         if is_late:
@@ -231,10 +251,11 @@ class Worker:
         for witness, error in result.unreached:
             _log.warning("audit.witness_unreached", witness=witness, error=error)
 
-    def _sign_receipts(self) -> None:
+    def _sign_receipts(self) -> bool:
+        """Sign what is due; False: nothing was."""
         with self._hub.database.read() as session:
             if not has_due(session):
-                return
+                return False
         hub = self._hub
         sign_due(
             hub.database,
@@ -244,6 +265,7 @@ class Worker:
             log_size=self._log_size,
             patience=_SIGN_PATIENCE,
         )
+        return True
 
     def _apply_due(self) -> None:
         changed = apply_due(self._hub.database, now=self._hub.clock())
@@ -270,7 +292,7 @@ class Worker:
             )
 
     def _work_scim(self) -> None:
-        if has_jobs(self._hub.database) and not self._is_recovering():
+        if not self._is_recovering():
             work_jobs(self._hub, seconds=_SCIM_SECONDS)
 
     def _tend_targets(self) -> None:

@@ -18,11 +18,12 @@ from idhub.db import Database
 from idhub.delivery.channel import Channel, Grade, LeasedDelivery, Outcome
 from idhub.delivery.http import OutboundHttp
 from idhub.delivery.queue import plan
+from idhub.delivery.wake import wake
 from idhub.directory.tables import Installation
 from idhub.keys import Keyring
 from idhub.services import Hub
 from idhub.settings import Settings
-from idhub.worker import Worker
+from idhub.worker import Worker, _Job
 from tests.delivery.conftest import hub
 from tests.delivery.rows import DONE, delivery, row
 from tests.delivery.servers import until
@@ -189,6 +190,34 @@ def test_an_idle_worker_writes_nothing(opened: Opened) -> None:
             seen.append(state())
 
     run([opened], story)
+
+
+def test_a_job_that_finds_nothing_rests_until_it_is_woken(opened: Opened) -> None:
+    """It would look once an hour."""
+    looked: list[bool] = []
+
+    class Resting(Worker):
+        def _jobs(self) -> list[_Job]:
+            def look() -> bool:
+                looked.append(True)
+                return False
+
+            return [_Job("look", 3600.0, look, idle=3600.0), _Job("never", 0.01, self._fail, is_wanted=lambda: False)]
+
+        def _fail(self) -> None:
+            raise AssertionError("what nobody wants is not done")
+
+    async def main() -> None:
+        async with OutboundHttp(opened.settings) as http:
+            worker = Resting(cast(Hub, opened), http)
+            await worker.start()
+            for times in (1, 2, 3):
+                await until(lambda least=times: len(looked) >= least, seconds=20)  # type: ignore[misc]
+                wake()
+            await worker.stop()
+            assert not worker.is_running
+
+    asyncio.run(main())
 
 
 def test_events_are_sealed_within_moments(opened: Opened) -> None:

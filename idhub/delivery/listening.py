@@ -4,7 +4,7 @@ import asyncio
 
 import structlog
 
-from idhub.delivery.wake import NOTIFY_CHANNEL, Waker
+from idhub.delivery.wake import NOTIFY_CHANNEL, Waker, wake
 from idhub.settings import Settings
 
 _RECONNECT_SECONDS = 5.0
@@ -15,7 +15,7 @@ _log = structlog.get_logger("idhub.delivery")
 
 
 async def listen(settings: Settings, waker: Waker) -> None:
-    """Poke `waker` whenever any process plans a delivery; reconnects for ever. Cancel to stop.
+    """Wake this process whenever any plans a delivery; reconnects for ever, which pokes `waker`. Cancel to stop.
 
     Uses the direct address: LISTEN does not survive a pooler.
     """
@@ -29,7 +29,7 @@ async def listen(settings: Settings, waker: Waker) -> None:
         try:
             connection = await asyncpg.connect(address, timeout=_CONNECT_SECONDS)
             try:
-                await connection.add_listener(NOTIFY_CHANNEL, lambda *_: waker.poke())
+                await connection.add_listener(NOTIFY_CHANNEL, lambda *_: wake())
                 is_down = False
                 waker.poke()
                 while True:

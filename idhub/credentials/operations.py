@@ -37,9 +37,11 @@ DEFERRED: Final = frozenset(
         "code.insert",
         "access.insert",
         "refresh.insert",
+        "participant.use",
     }
 )
-"""Statements whose rows nobody reads in the same transaction: a driver may run them together at its end."""
+"""Statements whose effect nobody reads in the same transaction: a driver may run them together at its end. Of several
+UPDATEs of one row, any may be the one that counts."""
 
 
 def record(events: Sequence[Event]) -> Step:

@@ -38,6 +38,19 @@ class Pinned:
         self.connection = connection
         self._statements = statements
         self._prepared: dict[str, Any] = {}
+        self.is_begun = False
+        """A transaction is open in which nothing was asked yet."""
+
+    async def begin(self) -> None:
+        """Begin a transaction, unless the one before left one open."""
+        if not self.is_begun:
+            await self.connection.execute("BEGIN")
+        self.is_begun = False
+
+    async def commit(self, *, goes_on: bool) -> None:
+        """Commit; `goes_on`: another transaction follows at once, which so is spared the exchange to begin it."""
+        await self.connection.execute("COMMIT AND CHAIN" if goes_on else "COMMIT")
+        self.is_begun = goes_on
 
     async def fetch(self, name: str, parameters: Mapping[str, Any]) -> Sequence[Row]:
         """The rows of one statement."""
@@ -70,12 +83,12 @@ class Pinned:
             found[row[ASKER]].append(row)
         return found
 
-    async def insert_all(
+    async def change_all(
         self,
         rows: Mapping[str, Sequence[Sequence[Any]]],
         events: Sequence[tuple[TableName, Sequence[Sequence[Any]]]] = (),
     ) -> None:
-        """Run INSERTs that return nothing, each for its rows of bound values, in one exchange for all of them.
+        """Run INSERTs and UPDATEs that return nothing, each for its rows of bound values, in one exchange for all.
 
         Args:
             rows: by the name of their statement.
@@ -85,7 +98,7 @@ class Pinned:
         if not given:
             return
         label = "rows:" + ",".join(given)
-        prepared = self._prepared.get(label) or await self._prepare_inserts(label, list(given))
+        prepared = self._prepared.get(label) or await self._prepare_changes(label, list(given))
         await prepared.fetch(*(list(column) for values in given.values() for column in zip(*values, strict=True)))
 
     # ------------------------------------------------------------------ statements for many
@@ -115,7 +128,7 @@ class Pinned:
         number = len(statement.template) + 1
         return await self._prepare(f"each:{name}", f"{statement.sql}, ${number}::INTEGER AS {ASKER}")
 
-    async def _prepare_inserts(self, label: str, names: Sequence[str]) -> Any:
+    async def _prepare_changes(self, label: str, names: Sequence[str]) -> Any:
         parts: list[str] = []
         taken = 0
         for name in names:
@@ -137,7 +150,11 @@ def _table(name: str) -> TableName:
 
 
 def _for_rows(sql: str, types: Sequence[str], *, first: int) -> str:
-    """An INSERT of one row of values as one of many, from parallel arrays whose parameters begin with `first`."""
+    """A change by one row of values as one by many, from parallel arrays whose parameters begin with `first`."""
+    if sql.startswith("UPDATE "):
+        taken = _MARK.sub(lambda found: f"given_.c{int(found[1]) - 1}", sql)
+        change, _, condition = taken.partition(" WHERE ")
+        return f"{change} FROM {_unnest(range(len(types)), types, first=first)} WHERE {condition}"
     values = _VALUES.search(sql)
     if values is None:
         raise ValueError(f"no row of values is inserted by {sql}")

@@ -86,6 +86,8 @@ class PostgresStore(Grouping):
         self._slots = asyncio.Semaphore(self._size)
         self._running = 0
         """Of the groups that ask at the moment."""
+        self._is_next_begun = False
+        """The group that begins next finds a transaction open."""
         self._looking: list[Waiting] = []
         self._is_look_due = False
         self._looks = 0
@@ -96,7 +98,7 @@ class PostgresStore(Grouping):
         super().adopt(loop)
         self._free.clear()
         self._slots = asyncio.Semaphore(self._size)
-        self._running = 0
+        self._running, self._is_next_begun = 0, False
         self._looking, self._is_look_due, self._looks = [], False, 0
 
     # ------------------------------------------------------------------ reading
@@ -143,6 +145,7 @@ class PostgresStore(Grouping):
     def commit(self, group: list[Waiting]) -> None:
         """Commit in a task."""
         self._running += 1
+        self._is_next_begun = False
         self._spawn(self._commit(group))
 
     async def _commit(self, group: list[Waiting]) -> None:
@@ -160,7 +163,7 @@ class PostgresStore(Grouping):
         operations = [one.operation for one in group]
         async with self._slots:
             try:
-                pinned = await self._take()
+                pinned = await self._take(is_write=is_write)
                 if is_write:
                     outcomes = await self._transact(pinned, operations, is_group=True)
                 else:
@@ -179,7 +182,7 @@ class PostgresStore(Grouping):
             except BaseException:
                 self._drop(pinned)
                 raise
-            self._free.append(pinned)
+            self._give_back(pinned)
         for one, outcome in zip(group, outcomes, strict=True):
             if outcome is not _ALONE:
                 one.settle(outcome)
@@ -198,7 +201,7 @@ class PostgresStore(Grouping):
             for attempt in range(1, _ATTEMPTS + 1):
                 pinned: Pinned | None = None
                 try:
-                    pinned = await self._take()
+                    pinned = await self._take(is_write=is_write)
                     if is_write:
                         result: T = (await self._transact(pinned, [operation], is_group=False))[0]
                     else:
@@ -212,7 +215,7 @@ class PostgresStore(Grouping):
                     self._drop(pinned)
                     raise
                 else:
-                    self._free.append(pinned)
+                    self._give_back(pinned)
                     return result
         raise AssertionError("unreachable")
 
@@ -222,15 +225,19 @@ class PostgresStore(Grouping):
         group = _Group()
         outcomes = await self._drive(pinned, operations, group, is_group=is_group)
         events = event_rows(group.events, sealer=self._sealer).tables() if group.events else []
+        group.has_begun = group.has_begun or pinned.is_begun
         if group.has_begun:
-            await pinned.insert_all(group.deferred, events)
+            await pinned.change_all(group.deferred, events)
         faults.at("commit.before")
         try:
             if group.has_begun:
-                await pinned.connection.execute("COMMIT")
+                # One follows at once, and one transaction is enough for it.
+                goes_on = bool(self._pending) and not self._is_next_begun
+                self._is_next_begun = self._is_next_begun or goes_on
+                await pinned.commit(goes_on=goes_on)
             else:
                 # One statement is a transaction of its own.
-                await pinned.insert_all(group.deferred, events)
+                await pinned.change_all(group.deferred, events)
         except _LOST as error:
             raise _CommitUnknown from error
         faults.at("commit.after")
@@ -258,7 +265,7 @@ class PostgresStore(Grouping):
                 else:
                     asking.setdefault(name, []).append((place, steps, parameters))
             if asking and group is not None and not group.has_begun:
-                await pinned.connection.execute("BEGIN")
+                await pinned.begin()
                 group.has_begun = True
             going = []
             # In one order in every group: see `Pinned.fetch_each`.
@@ -303,9 +310,10 @@ class PostgresStore(Grouping):
 
     # ------------------------------------------------------------------ connections
 
-    async def _take(self) -> Pinned:
-        while self._free:
-            pinned = self._free.pop()
+    async def _take(self, *, is_write: bool) -> Pinned:
+        # Those that are in a transaction already stand at the end; to whoever only reads they are of no use.
+        while self._free and (is_write or not self._free[0].is_begun):
+            pinned = self._free.pop(-1 if is_write else 0)
             if not pinned.connection.is_closed():
                 return pinned
         connection = await asyncpg.connect(
@@ -315,6 +323,21 @@ class PostgresStore(Grouping):
             server_settings=SERVER_SETTINGS,
         )
         return Pinned(connection, self._statements)
+
+    def _give_back(self, pinned: Pinned) -> None:
+        if pinned.is_begun and not self._pending:
+            # Another group took those for whom it was left open.
+            self._spawn(self._end(pinned))
+        else:
+            self._free.insert(len(self._free) if pinned.is_begun else 0, pinned)
+
+    async def _end(self, pinned: Pinned) -> None:
+        try:
+            await pinned.commit(goes_on=False)
+        except (*_LOST, *_HELD):
+            self._drop(pinned)
+        else:
+            self._free.insert(0, pinned)
 
     def _drop(self, pinned: Pinned | None) -> None:
         # A connection in an unknown state is not worth keeping: the server rolls back what it had begun.

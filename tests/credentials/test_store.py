@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import asyncpg
@@ -17,7 +18,7 @@ from idhub.credentials.pinned import SERVER_SETTINGS, Pinned
 from idhub.credentials.sessions import Epochs, starting
 from idhub.credentials.statements import compile_statements
 from idhub.credentials.store import SqliteStore, Store, create_store
-from idhub.credentials.tables import AccessToken, Grant, LoginTransaction, SsoSession
+from idhub.credentials.tables import AccessToken, Grant, LoginTransaction, SessionParticipant, SsoSession
 from idhub.directory.tables import Principal
 from idhub.errors import Unavailable
 from tests.oidc.world import App, World
@@ -164,6 +165,76 @@ def test_what_a_group_inserts_is_there_when_it_is_told_so(world: World, office: 
     with world.database.read() as session:
         told = session.execute(text("SELECT count(*) FROM audit_events WHERE type = 'session.started'")).scalar_one()
     assert told == 3
+
+
+def test_what_a_group_changes_at_its_end_is_changed(world: World, office: App) -> None:
+    """Two who enter by one session, and one who does by another."""
+    for name in ("王芳", "李娜"):
+        world.sign_in(world.employee(office, name))
+        world.tokens(office)
+    with world.database.read() as session:
+        one, other = session.execute(select(SessionParticipant.id)).scalars().all()
+    later = world.clock() + timedelta(minutes=5)
+
+    def use(participant_id: str) -> Any:
+        def operation() -> Operation[None]:
+            yield "participant.use", {"participant_id": participant_id, "now": later}
+
+        return operation
+
+    async def work(store: Store) -> None:
+        await asyncio.gather(*(store.write(use(name)) for name in (one, other, one)))
+
+    using(world, work)
+    assert world.count(SessionParticipant, SessionParticipant.last_used_at == later) == 2
+
+
+@POSTGRESQL
+def test_groups_that_follow_each_other_leave_no_transaction_open(world: World) -> None:
+    """More than two groups: those who wait for one find a transaction begun, and whoever comes last ends it."""
+    settings, now, went_on = world.settings, world.clock(), list[bool]()
+
+    class Told(Pinned):
+        async def commit(self, *, goes_on: bool) -> None:
+            await super().commit(goes_on=goes_on)
+            went_on.append(goes_on)
+
+    def begin(number: int) -> Any:
+        def operation() -> Operation[Any]:
+            yield "subject.find", {"principal_id": "per_nobody", "sector": "public"}
+            return (
+                yield from transactions.beginning(
+                    protocol="none", browser_token=f"browser-{number:016d}", request={"path": "/"}, now=now,
+                    settings=settings,
+                )
+            )  # fmt: skip
+
+        return operation
+
+    def in_transactions() -> int:
+        with world.database.read() as session:
+            found: int = session.execute(
+                text(
+                    "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'idhub-store' "
+                    "AND datname = current_database() AND state <> 'idle'"
+                )
+            ).scalar_one()
+            return found
+
+    async def work(store: Store) -> None:
+        for wave in range(3):
+            await asyncio.gather(*(store.write(begin(wave * 300 + number)) for number in range(300)))
+        for _ in range(500):
+            if not await asyncio.to_thread(in_transactions):
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError("a transaction stays open")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("idhub.credentials.store_postgres.Pinned", Told)
+        using(world, work)
+    assert True in went_on
+    assert world.count(LoginTransaction) == 900
 
 
 def test_one_that_fails_changes_nothing_for_its_neighbours(world: World, office: App) -> None:

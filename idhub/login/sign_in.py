@@ -209,8 +209,9 @@ def finishing(
         yield "password.renew", renewed
     yield from throttling.succeeding(keyring, prepared.attempt, lane=prepared.admission.lane, now=now)
     device_token, lifetime = yield from _know_device(
-        principal_id, prepared.epochs.enrolment, browser.device_token, remember=remember, now=now
-    )
+        principal_id, prepared.epochs.enrolment, browser.device_token, prepared.attempt.device_hash, remember=remember,
+        now=now,
+    )  # fmt: skip
     succeeded = Event(
         type=EventType.LOGIN_SUCCEEDED,
         at=now,
@@ -360,12 +361,17 @@ def _device_of(token: str | None, principal_id: str, now: datetime) -> Operation
 
 
 def _know_device(
-    principal_id: str, enrolment_epoch: int, token: str | None, *, remember: bool, now: datetime
+    principal_id: str, enrolment_epoch: int, token: str | None, known: str | None, *, remember: bool, now: datetime
 ) -> Operation[tuple[str, timedelta | None]]:
-    known = yield from _device_of(token, principal_id, now)
+    """Remember the browser from now on.
+
+    Args:
+        known: hash of `token` if it was found to be this person's before the password was looked at; the enrolment
+            is the same since, or there would be no session.
+    """
     expires_at = now + (REMEMBERED if remember else SEEN)
     if known is not None and token is not None:
-        yield "device.extend", {"token_hash": known, "expires_at": expires_at}
+        yield "device.extend", {"token_hash": known, "expires_at": expires_at, "now": now}
         return token, REMEMBERED if remember else None
     made = opaque.make("dev")
     yield (
@@ -454,7 +460,11 @@ def _statements(is_sqlite: bool) -> dict[str, Executable]:
             RememberedDevice.expires_at > now,
         ),
         "device.extend": update(RememberedDevice)
-        .where(RememberedDevice.token_hash == token_hash, RememberedDevice.expires_at < instant("expires_at"))
+        .where(
+            RememberedDevice.token_hash == token_hash,
+            RememberedDevice.expires_at > now,
+            RememberedDevice.expires_at < instant("expires_at"),
+        )
         .values(expires_at=instant("expires_at")),
         "device.insert": every_column(RememberedDevice),
     }

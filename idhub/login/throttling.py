@@ -420,6 +420,7 @@ add_statements(_statements)
 # ---------------------------------------------------------------- whose address
 
 
+@cache
 def trusted_networks(setting: str) -> tuple[Network, ...]:
     """The networks of `settings.trusted_proxies`.
 

@@ -8,8 +8,9 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final, Literal
-from urllib.parse import urlencode
+from urllib.parse import quote_plus
 
 from idhub.gateway import ShownError
 from idhub.login import flow
@@ -295,11 +296,20 @@ def _needs_consent(request: AuthorizationRequest, situation: Situation) -> bool:
 
 def response_url(redirect_uri: str, issuer: str, state: str | None, **values: Any) -> str:
     """Where the browser goes with the answer; `iss` in every one, errors too (RFC 9207 section 2)."""
-    fields = {**values, "iss": issuer}
+    fields = [*(f"{name}={_encoded(str(value))}" for name, value in values.items()), f"iss={_encoded_issuer(issuer)}"]
     if state is not None:
-        fields["state"] = state
+        fields.append(f"state={_encoded(state)}")
     # A registered URI may have a query of its own, which stays (RFC 6749 section 3.1.2).
-    return redirect_uri + ("&" if "?" in redirect_uri else "?") + urlencode(fields)
+    return redirect_uri + ("&" if "?" in redirect_uri else "?") + "&".join(fields)
+
+
+def _encoded(text: str) -> str:
+    return text if _UNRESERVED.fullmatch(text) else quote_plus(text)
+
+
+# The same in every answer.
+_encoded_issuer = lru_cache(maxsize=4)(quote_plus)
+_UNRESERVED: Final = re.compile(r"[A-Za-z0-9_.~-]*")
 
 
 def error_url(draft: AuthorizationRequest, issuer: str, error: OAuthError) -> str:

@@ -5,7 +5,7 @@ RFC 6749 section 3.1: parameters without a value count as omitted; parameters mu
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote_to_bytes
@@ -35,7 +35,13 @@ _LENGTHS: Final[Mapping[str, int]] = {
     "logout_hint": 254,
     "max_age": 10,
     "transaction": 100,
+    # What nearly every request has; no name of these is looked at letter by letter.
+    "grant_type": _DEFAULT_LENGTH,
+    "redirect_uri": _DEFAULT_LENGTH,
+    "response_type": _DEFAULT_LENGTH,
+    "code_challenge_method": _DEFAULT_LENGTH,
 }
+_NAMES: Final[Mapping[bytes, str]] = {name.encode(): name for name in _LENGTHS}
 # C0, DEL, C1, surrogates; what a log line or a header must not carry.
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:~-]{1,100}")
@@ -88,18 +94,20 @@ def parse(raw: bytes) -> Parameters:
     """
     parameters = Parameters()
     seen: set[str] = set()
-    for count, (name, value) in enumerate(_pairs(raw), start=1):
-        if count > _MAX_PARAMETERS:
-            raise invalid_request("There are too many parameters.", reason="parameters.many")
-        known = name in _LENGTHS or _NAME.fullmatch(name) is not None
-        shown = name if known else "A parameter name"
-        if not known:
-            parameters.faults[shown] = "A parameter name is not readable."
+    pairs = [pair for pair in raw.split(b"&") if pair]
+    if len(pairs) > _MAX_PARAMETERS:
+        raise invalid_request("There are too many parameters.", reason="parameters.many")
+    for pair in pairs:
+        raw_name, _, raw_value = pair.partition(b"=")
+        name = _NAMES.get(raw_name) or _decode(raw_name) or ""
+        if name not in _LENGTHS and not _NAME.fullmatch(name):
+            parameters.faults["A parameter name"] = "A parameter name is not readable."
             continue
         if name in seen:
             parameters.faults[name] = f"{name} is given more than once."
             continue
         seen.add(name)
+        value = _decode(raw_value)
         if value is None or not (value.isprintable() or _CONTROL.search(value) is None):
             parameters.faults[name] = f"{name} contains characters that are not allowed."
         elif len(value) > _LENGTHS.get(name, _DEFAULT_LENGTH):
@@ -107,13 +115,6 @@ def parse(raw: bytes) -> Parameters:
         elif value:
             parameters.values[name] = value
     return parameters
-
-
-def _pairs(raw: bytes) -> Iterator[tuple[str, str | None]]:
-    for pair in raw.split(b"&"):
-        if pair:
-            name, _, value = pair.partition(b"=")
-            yield _decode(name) or "", _decode(value)
 
 
 def _decode(raw: bytes) -> str | None:

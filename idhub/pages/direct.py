@@ -5,7 +5,6 @@ those of the plain routes, and so are the translators of errors; machines' endpo
 `idhub.oidc.front`.
 """
 
-import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from http import HTTPStatus
@@ -25,7 +24,7 @@ Translate = Callable[[Request, Exception], Awaitable[Response]]
 
 MAX_BODY: Final = 65_536
 # Nothing of ours is in a header; were it ever, it would not end a line there.
-_UNPRINTABLE: Final = re.compile(rb"[\x00-\x1f\x7f]")
+_PRINTABLE: Final = bytes(b" "[0] if one < 0x20 or one == 0x7F else one for one in range(256))
 _STATUS: Final = {one.value: f"{one.value} {one.phrase}".encode() for one in HTTPStatus}
 
 
@@ -91,5 +90,5 @@ class _Body:
 
 
 def _on_the_wire(status: int, head: bytes, headers: Sequence[tuple[bytes, bytes]], identity: str, body: bytes) -> bytes:
-    lines = b"".join(b"%b: %b\r\n" % (name, _UNPRINTABLE.sub(b" ", value)) for name, value in headers)
+    lines = b"".join(b"%b: %b\r\n" % (name, value.translate(_PRINTABLE)) for name, value in headers)
     return b"HTTP/1.1 %b\r\n%b%bx-request-id: %b\r\n\r\n%b" % (_STATUS[status], head, lines, identity.encode(), body)

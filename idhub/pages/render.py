@@ -4,6 +4,7 @@ import re
 import secrets
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from gettext import GNUTranslations
 from pathlib import Path
 from typing import Any, cast
@@ -66,7 +67,7 @@ class Pages:
         self._formatters = {
             language: Formatter(language, settings.time_zone, self._translations[language]) for language in LANGUAGES
         }
-        self._kept: dict[tuple[object, ...], str] = {}
+        self._kept: dict[tuple[object, ...], list[str | bytes]] = {}
         self._environments = {language: self._environment(folder / "templates", language) for language in LANGUAGES}
 
     def _environment(self, templates: Path, language: Language) -> Environment:
@@ -191,15 +192,17 @@ class Pages:
         }
         body = self._body(language, template, values, keep=keep)
         response = HTMLResponse(body, status_code=status, headers=dict(headers or {}))
-        response.headers.update(security_headers(personal=personal, form_action=form_action, frame_src=frame_src))
-        response.headers["Content-Language"] = language
-        response.headers["Vary"] = "Accept-Language, Cookie"
+        ours = _page_headers(language, personal, tuple(form_action), tuple(frame_src))
+        names = {name for name, _ in ours}
+        response.raw_headers = [*(one for one in response.raw_headers if one[0] not in names), *ours]
         # What another site posts must not replace the cookie that the browser has and did not send (SameSite).
         if fresh_browser and not self.csrf.is_foreign_form(request):
             set_browser_cookie(response, self._prefix, fresh_browser, is_secure=self._is_https)
         return response
 
-    def _body(self, language: Language, template: str, values: Mapping[str, Any], *, keep: Iterable[str] | None) -> str:
+    def _body(
+        self, language: Language, template: str, values: Mapping[str, Any], *, keep: Iterable[str] | None
+    ) -> str | bytes:
         if keep is None:
             return self._environments[language].get_template(template).render(values)
         varying = {name: str(values[name]) for name in (*keep, "here", "csrf_token", "request_id")}
@@ -209,21 +212,32 @@ class Pages:
         # Whether a value is there decides what the page shows; which one it is does not.
         shape = tuple(name for name, value in varying.items() if value)
         key = (language, template, shape, repr(sorted(rest.items(), key=lambda item: item[0])))
-        body = self._kept.get(key)
-        if body is None:
+        pieces = self._kept.get(key)
+        if pieces is None:
             marks = {name: f"{_MARK}{name}{_MARK}" if value else "" for name, value in varying.items()}
             body = self._environments[language].get_template(template).render({**values, **marks})
+            # Text and the name of what stands behind it, in turn; text at the end.
+            parts: list[str] = re.split(f"{_MARK}({'|'.join(varying)}){_MARK}", body)
             if len(self._kept) >= _MOST_KEPT:
                 self._kept.clear()
-            self._kept[key] = body
-        for name in shape:
-            body = body.replace(f"{_MARK}{name}{_MARK}", varying[name])
-        return body
+            pieces = self._kept[key] = [one if place % 2 else one.encode() for place, one in enumerate(parts)]
+        encoded = {name: varying[name].encode() for name in shape}
+        return b"".join([encoded[one] if isinstance(one, str) else one for one in pieces])
 
     def fragment(self, request: Request, template: str, context: Mapping[str, Any]) -> str:
         """A part of a page as text, for server-sent events. Same variables as `render`, without a form token."""
         values = {"theme": self.theme(request), "now": datetime.now(UTC), "frame": None, **context}
         return self._environments[self.language(request)].get_template(template).render(values)
+
+
+@lru_cache(maxsize=512)
+def _page_headers(
+    language: Language, personal: bool, form_action: tuple[str, ...], frame_src: tuple[str, ...]
+) -> tuple[tuple[bytes, bytes], ...]:
+    """Headers of a page, as they stand on the wire."""
+    said = security_headers(personal=personal, form_action=form_action, frame_src=frame_src)
+    said |= {"Content-Language": language, "Vary": "Accept-Language, Cookie"}
+    return tuple((name.lower().encode(), value.encode("latin-1")) for name, value in said.items())
 
 
 def local_address(request: Request) -> str:

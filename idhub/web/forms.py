@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from fastapi import APIRouter, Request
 
-from idhub.web.reading import BrokenForm, read_pairs, text_of
+from idhub.web.reading import BrokenForm, read_form
 from idhub.web.services import WebServices
 from idhub.web.visit import page_router
 
@@ -25,12 +25,11 @@ def form_of(
 
     async def read(request: Request) -> Form:
         found: dict[str, str] = {}
-        for raw_name, raw_value in await read_pairs(request):
-            name = text_of(raw_name, "")
+        for name, value in (await read_form(request)).items():
             if name not in longest:
                 continue
-            found[name] = text_of(raw_value, name)
-            if len(found[name]) > longest[name]:
+            found[name] = value
+            if len(value) > longest[name]:
                 raise BrokenForm("form.too_long", name)
         for name in required:
             if name not in found:

@@ -29,6 +29,8 @@ _SENTENCES: Mapping[str, str] = {
 }
 _STATUS: Mapping[str, int] = {"form.content_type": 415, "form.too_large": 413}
 _SHOWN_FIELD: Final = 60
+_READ: Final = "idhub.form"
+"""Where a request keeps the fields that were read of it."""
 
 
 class BrokenForm(Exception):
@@ -88,20 +90,26 @@ async def read_pairs(request: Request) -> list[tuple[bytes, bytes]]:
     return [(name, value) for name, _, value in split]
 
 
-async def check_form(request: Request) -> None:
-    """Refuse a form of which two parsers could read different things, or that is not text.
+async def read_form(request: Request) -> Mapping[str, str]:
+    """Fields of a form, read once for whoever asks again.
+
+    A form of which two parsers could read different things is refused, and so is what is not text.
 
     Raises:
         BrokenForm: see `read_pairs`; `form.doubled`, `form.characters`.
     """
-    seen: set[str] = set()
+    known: Mapping[str, str] | None = request.scope.get(_READ)
+    if known is not None:
+        return known
+    fields: dict[str, str] = {}
     for raw_name, raw_value in await read_pairs(request):
         name = text_of(raw_name, "")
         # Whichever of two values another parser would take, this one takes neither.
-        if name in seen:
+        if name in fields:
             raise BrokenForm("form.doubled", name)
-        seen.add(name)
-        text_of(raw_value, name)
+        fields[name] = text_of(raw_value, name)
+    request.scope[_READ] = fields
+    return fields
 
 
 def text_of(raw: bytes, field: str) -> str:
@@ -111,7 +119,8 @@ def text_of(raw: bytes, field: str) -> str:
         BrokenForm: not UTF-8, or with a NUL character.
     """
     try:
-        text = unquote_to_bytes(raw.replace(b"+", b" ")).decode("utf-8")
+        is_plain = b"%" not in raw and b"+" not in raw
+        text = (raw if is_plain else unquote_to_bytes(raw.replace(b"+", b" "))).decode("utf-8")
     except UnicodeDecodeError as error:
         raise BrokenForm("form.characters" if field else "form.malformed", field) from error
     if "\x00" in text:

@@ -24,7 +24,7 @@ from idhub.login.throttling import client_address, trusted_networks
 from idhub.pages import N_, local_address
 from idhub.web.errors import render_error
 from idhub.web.frame import Frame, build_frame
-from idhub.web.reading import BoundedRequest, BrokenForm, check_form, check_path, render_broken_form
+from idhub.web.reading import BoundedRequest, BrokenForm, check_path, read_form, render_broken_form
 from idhub.web.services import WebServices
 
 _RACE = N_("Somebody changed the same thing at this moment. Look and try again.")
@@ -154,7 +154,7 @@ def translated(services: WebServices, handler: Handler) -> Handler:
         try:
             check_path(request)
             if request.method == "POST":
-                await check_form(request)
+                await read_form(request)
             response = await handler(request)
         except SignInRequired:
             if request.method == "POST":

@@ -41,6 +41,7 @@ from idhub.lifecycle.hr_ahead import (
     Terms,
     manager_place,
     open_reader,
+    seldom_collected,
 )
 from idhub.lifecycle.hr_brake import DEFAULT_BRAKE, Brake
 from idhub.lifecycle.hr_companies import Companies, Mark
@@ -159,7 +160,7 @@ def import_file(
                     session, [_finished(terms.run_id, actor, now=now, reason=rule, details={}, request_id=request_id)]
                 )
         raise Invalid(error.description, field="file", rule=rule) from error
-    with closing(reader), database.large_cache():
+    with closing(reader), database.large_cache(), seldom_collected():
         run = _Run(
             database=database,
             reader=reader,

@@ -23,10 +23,15 @@ from typing import Any, Literal, TypeVar
 import orjson
 from sqlalchemy import (
     ARRAY,
+    JSON,
     BigInteger,
+    Connection,
+    CursorResult,
     Dialect,
     Engine,
+    Executable,
     MetaData,
+    String,
     Text,
     bindparam,
     cast,
@@ -42,7 +47,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from idhub import faults
 from idhub.entropy import random_bytes
@@ -69,6 +74,11 @@ _CACHE = "idhub.cache_kib"
 _CACHE_KIB, _LARGE_CACHE_KIB = 4_096, 131_072
 # Pages of the write-ahead log from which a commit copies them back; what many commits touch is copied once.
 _LOG_PAGES, _LONG_LOG_PAGES = 1_000, 16_000
+# Uses of a statement on a connection after which PostgreSQL keeps its plan.
+_PREPARED_FROM = 5
+_KEEPS_PLANS = "idhub.keeps_plans"
+_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+_SNAPSHOT_WITH_PLANS = f"{_SNAPSHOT}; SET LOCAL plan_cache_mode = force_generic_plan"
 MIGRATING = "idhub migrate"
 """Name under which a migration works on PostgreSQL: no limit of time ends it."""
 _END_LONG_WRITERS = text(
@@ -281,16 +291,38 @@ def among(session: Session, values: Sequence[str]) -> Any:
     return select(func.unnest(cast(literal(list(values), ARRAY(Text)), ARRAY(Text))))
 
 
+def execute_planned(connection: Connection, statement: Executable, values: Mapping[str, Any]) -> CursorResult[Any]:
+    """Run a statement that is the same each time and finds by index what it is given, whatever that is.
+
+    In `Database.read(keeps_plans=True)` PostgreSQL plans it once a connection: to plan many joins costs more than to
+    make them. Elsewhere like any other.
+    """
+    if not connection.info.get(_KEEPS_PLANS):
+        return connection.execute(statement, values)
+    driver: Any = connection.connection.driver_connection
+    before, driver.prepare_threshold = driver.prepare_threshold, 0
+    try:
+        return connection.execute(statement, values)
+    finally:
+        driver.prepare_threshold = before
+
+
 def given(name: str, *, is_sqlite: bool) -> Any:
     """The same for a statement that is made once: the texts are its parameter `name`, see `given_value`."""
+    value = bindparam(name, type_=Text)
     if is_sqlite:
-        return select(func.json_each(bindparam(name, type_=Text)).table_valued("value").c.value)
-    return select(func.unnest(cast(bindparam(name, type_=ARRAY(Text)), ARRAY(Text))))
+        return select(func.json_each(value).table_valued("value").c.value)
+    return select(func.json_array_elements_text(cast(value, JSON)))
 
 
-def given_value(values: Sequence[str], *, is_sqlite: bool) -> Any:
+def given_value(values: Sequence[str]) -> str:
     """What is bound to a parameter of `given`."""
-    return orjson.dumps(list(values)).decode() if is_sqlite else list(values)
+    return orjson.dumps(list(values)).decode()
+
+
+def by_bytes(length: int) -> TypeEngine[str]:
+    """A text that PostgreSQL too compares and orders by its bytes, so that what begins with a text is a range of it."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
 
 
 def driver_errors() -> Any:
@@ -459,18 +491,44 @@ class Database:
             return work(session)
 
     @contextmanager
-    def read(self) -> Iterator[Session]:
-        """One consistent snapshot for reading; locks nothing and changes nothing."""
-        with self.engine.connect() as connection:
+    def read(self, *, keeps_plans: bool = False) -> Iterator[Session]:
+        """One consistent snapshot for reading; locks nothing and changes nothing.
+
+        Args:
+            keeps_plans: what is asked with `execute_planned` is planned once a connection, for whatever values.
+        """
+        with self.engine.connect() as connection, self._unprepared(connection, but_planned=keeps_plans):
             if self.dialect == "sqlite":
                 connection.exec_driver_sql("BEGIN")
             else:
-                connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+                connection.exec_driver_sql(_SNAPSHOT_WITH_PLANS if keeps_plans else _SNAPSHOT)
             with Session(connection, expire_on_commit=False, info=self.session_info) as session:
                 try:
                     yield session
-                finally:
+                except BaseException:
                     connection.rollback()
+                    raise
+                if self.dialect == "sqlite":
+                    connection.rollback()
+                else:
+                    # Nothing was changed; after a rollback the driver would forget its prepared statements.
+                    connection.commit()
+
+    @contextmanager
+    def _unprepared(self, connection: Connection, *, but_planned: bool) -> Iterator[None]:
+        """While the block lasts, PostgreSQL plans each statement for its values, but for those of `execute_planned`."""
+        driver: Any = connection.connection.driver_connection
+        before = None if self.dialect == "sqlite" else driver.prepare_threshold
+        if before is None:
+            yield
+            return
+        driver.prepare_threshold = None
+        connection.info[_KEEPS_PLANS] = but_planned
+        try:
+            yield
+        finally:
+            driver.prepare_threshold = before
+            connection.info[_KEEPS_PLANS] = False
 
     def give_way(self) -> None:
         """Let everybody who stands in line write before bulk work takes the lock again. Costs nothing when nobody does.
@@ -530,7 +588,9 @@ def create_database(settings: Settings) -> Database:
             max_overflow=max(settings.database_pool_size, _BESIDE_REQUESTS),
             pool_pre_ping=True,
             connect_args={
-                "options": "-c timezone=UTC -c idle_in_transaction_session_timeout=60000 -c lock_timeout=30000"
+                "options": "-c timezone=UTC -c idle_in_transaction_session_timeout=60000 -c lock_timeout=30000",
+                # Behind a pooler the next transaction is another server connection's, which has none of them.
+                "prepare_threshold": None if settings.database_direct_url else _PREPARED_FROM,
             },
         )
     return Database(engine)

@@ -329,6 +329,8 @@ class Server:
         if found is None:
             raise NotFound("This token is no person's.")
         kind, resource_id = found
+        if kind.endpoint.strip("/") not in self._kinds:
+            raise NotFound("There is no such address.")
         _allow(request, "GET")
         return self._resource(request, transactions, kind, resource_id)
 
@@ -359,14 +361,27 @@ class Server:
 
     def _entries(self, kind: ResourceType, page: Page, projection: Projection) -> list[Any]:
         """The resources of a list. What is shown whole, and the store has as JSON, is spliced as it is."""
+        ends = f'"meta":{{"resourceType":{_text(kind.name)},', _text(f"{self._base_url}{kind.endpoint}/")[:-1]
         return [
             projection(self._document(kind, stored))
             if stored.body is None or not projection.shows_all(stored.resource)
-            else orjson.Fragment(
-                b"%b,%b" % (stored.body[:-1], orjson.dumps({"id": stored.id, "meta": self._meta(kind, stored)})[1:])
-            )
+            else orjson.Fragment(b"%b,%b" % (stored.body[:-1], self._end(kind, stored, *ends)))
             for stored in page.items
         ]
+
+    def _end(self, kind: ResourceType, stored: Stored, head: str, place: str) -> bytes:
+        """`id` and `meta` as JSON, and the brace behind them. Of what needs no quoting, put together as text.
+
+        Args:
+            head, place: the beginnings of `meta` and of a location's text, the same for all of a kind.
+        """
+        name, version = stored.id, stored.version
+        if not (name.isascii() and name.isidentifier() and version.isascii() and version.replace(".", "").isalnum()):
+            return orjson.dumps({"id": name, "meta": self._meta(kind, stored)})[1:]
+        return (
+            f'"id":"{name}",{head}{_instants(stored.created_at, stored.changed_at)}'
+            f'"location":{place}{name}","version":"W/\\"{version}\\""}}}}'
+        ).encode()
 
     # --- lists --------------------------------------------------------------------------------------------------------
 
@@ -541,6 +556,16 @@ def _list(
 @lru_cache(maxsize=4_096)
 def _instant(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+@lru_cache(maxsize=4_096)
+def _instants(created_at: datetime, changed_at: datetime) -> str:
+    """The instants of `meta` as JSON."""
+    return f'"created":"{_instant(created_at)}","lastModified":"{_instant(changed_at)}",'
+
+
+def _text(value: str) -> str:
+    return orjson.dumps(value).decode()
 
 
 def _tag(version: str) -> str:

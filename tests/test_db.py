@@ -12,7 +12,7 @@ import psycopg.errors
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import func, select, text, update
+from sqlalchemy import bindparam, func, select, text, update
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -21,6 +21,8 @@ from idhub.db import (
     Database,
     bulk_insert,
     chunked,
+    create_database,
+    execute_planned,
     from_micros,
     new_id,
     to_micros,
@@ -29,6 +31,7 @@ from idhub.db import (
 )
 from idhub.delivery.tables import Lease
 from idhub.lifecycle.tables import CaseNumber
+from idhub.settings import Settings
 
 NOW = datetime(2026, 11, 23, 2, 0, 0, 123456, tzinfo=UTC)
 
@@ -355,6 +358,43 @@ def test_bulk_work_lets_another_process_write_first(database: Database) -> None:
         order.append("bulk")
     waiter.join()
     assert order == ["waiter", "bulk"]
+
+
+_QUESTION = select(Lease.name).where(Lease.name == bindparam("which"))
+_PREPARED = text("SELECT count(*) FROM pg_prepared_statements WHERE position('lease' in statement) > 0")
+
+
+def _ask(database: Database, *, times: int, keeps_plans: bool) -> int:
+    """Statements that are prepared after a question was asked in so many snapshots of one connection."""
+    found = 0
+    for _ in range(times):
+        with database.read(keeps_plans=keeps_plans) as session:
+            execute_planned(session.connection(), _QUESTION, {"which": "x"})
+            found = session.execute(_PREPARED).scalar_one()
+    return found
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_plan_is_kept_where_that_is_asked_for_and_outlives_other_snapshots(database: Database) -> None:
+    assert _ask(database, times=2, keeps_plans=True) == 1
+    with database.read() as session:
+        for _ in range(9):
+            session.execute(select(Lease.token))
+        assert session.execute(_PREPARED).scalar_one() == 1
+    with database.read(keeps_plans=True) as session:
+        assert session.execute(text("SHOW plan_cache_mode")).scalar_one() == "force_generic_plan"
+    with database.read() as session:
+        assert session.execute(text("SHOW plan_cache_mode")).scalar_one() == "auto"
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_no_plan_is_kept_behind_a_pooler(database: Database) -> None:
+    """The next transaction is another server connection's."""
+    pooled = create_database(Settings(database_url=database.url, database_direct_url=database.url))
+    try:
+        assert _ask(pooled, times=7, keeps_plans=True) == 0
+    finally:
+        pooled.dispose()
 
 
 @pytest.mark.parametrize("rows", [2, 40])

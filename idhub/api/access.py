@@ -1,6 +1,7 @@
 """Who calls the API: a token in the Authorization header, and nothing else."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Protocol
@@ -61,11 +62,14 @@ class ApiCaller:
 _SCOPES_BEHIND: Mapping[Door, Mapping[str, frozenset[Action]]] = {Door.API: SCOPES, Door.SCIM: SCIM_SCOPES}
 
 
-def authenticate(services: _Services, request: Request, *, door: Door = Door.API) -> ApiCaller:
+def authenticate(
+    services: _Services, request: Request, *, door: Door = Door.API, session: Session | None = None
+) -> ApiCaller:
     """The caller of a request. Runs before its body is looked at: strangers learn nothing about what a body must be.
 
     Args:
         door: whose scopes count.
+        session: a snapshot to look in that begins with the request; None: one of its own.
 
     Raises:
         Unauthenticated: no usable token.
@@ -73,8 +77,8 @@ def authenticate(services: _Services, request: Request, *, door: Door = Door.API
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != SCHEME or not opaque.looks_valid("api", value.strip()):
         raise Unauthenticated("Send a token: `Authorization: Bearer ...`.", field="authorization", rule="token")
-    with services.database.read() as session:
-        row = _find(session, _BY_VALUE, opaque.hash_of(value.strip()), now=services.clock())
+    with services.database.read() if session is None else nullcontext(session) as snapshot:
+        row = _find(snapshot, _BY_VALUE, opaque.hash_of(value.strip()), now=services.clock())
     if row is None:
         raise Unauthenticated("This token does not work (any more).", field="authorization", rule="token.dead")
     request_id = getattr(request.state, "request_id", None)

@@ -5,6 +5,7 @@ an operation. Every refusal is recorded.
 """
 
 from fastapi import APIRouter, Request, Response
+from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
 from idhub.api.access import ApiCaller, Unauthenticated, address_of, authenticate
@@ -51,16 +52,27 @@ async def _read(request: Request) -> bytes | None:
 
 
 def _answer(services: ApiServices, request: Request, path: str, body: bytes | None) -> Response:
-    try:
-        caller = authenticate(services, request, door=Door.SCIM)
-    except Unauthenticated as error:
-        answer = error_response(_NoToken(error.description))
+    caller: ApiCaller | Unauthenticated
+    # Whoever only reads does so in the snapshot in which the token was found to work.
+    with services.database.read(keeps_plans=True) as session:
+        try:
+            caller = authenticate(services, request, door=Door.SCIM, session=session)
+        except Unauthenticated as error:
+            caller = error
+        answer = (
+            _served(services, caller, request, path, body, snapshot=session)
+            if isinstance(caller, ApiCaller) and _only_reads(request, path)
+            else None
+        )
+    if isinstance(caller, Unauthenticated):
         services.journal.count(
             EventType.REQUEST_REFUSED, door=Door.SCIM, target_kind="endpoint", target_id=_endpoint(request, path),
-            address=address_of(services, request), now=services.clock(), reason=error.rule or "token",
+            address=address_of(services, request), now=services.clock(), reason=caller.rule or "token",
         )  # fmt: skip
-        return _response(answer, {"WWW-Authenticate": "Bearer"})
-    answer = _served(services, caller, request, path, body)
+        return _response(error_response(_NoToken(caller.description)), {"WWW-Authenticate": "Bearer"})
+    if answer is None:
+        # Not in the snapshot: what changes something has a transaction of its own.
+        answer = _served(services, caller, request, path, body)
     refused = answer.refused if answer.error is None else (answer.error,)
     if refused:
         record_refusals(services, caller, _endpoint(request, path), refused)
@@ -72,13 +84,29 @@ def _answer(services: ApiServices, request: Request, path: str, body: bytes | No
     return _response(answer, headers)
 
 
-def _served(services: ApiServices, caller: ApiCaller, request: Request, path: str, body: bytes | None) -> ScimResponse:
+def _only_reads(request: Request, path: str) -> bool:
+    """Whether a request changes nothing; of a bulk request that is worked later, others keep the book."""
+    parts = [part for part in path.split("/") if part]
+    if request.method == "GET":
+        return parts[:1] != ["Bulk"]
+    return request.method == "POST" and parts[-1:] == [".search"]
+
+
+def _served(
+    services: ApiServices,
+    caller: ApiCaller,
+    request: Request,
+    path: str,
+    body: bytes | None,
+    *,
+    snapshot: Session | None = None,
+) -> ScimResponse:
     try:
         if not caller.subject.actions:
             raise Forbidden("This token has no SCIM scope.")
         if body is None:
             raise TooLarge(f"The body has more than {LIMITS.max_bulk_body} bytes.")
-        desk = Desk(services, caller)
+        desk = Desk(services, caller, snapshot)
         desk.count_call()
     except RequestError as error:
         return error_response(error)
@@ -89,7 +117,7 @@ def _served(services: ApiServices, caller: ApiCaller, request: Request, path: st
         headers=dict(request.headers.items()),
         body=body,
     )
-    transactions = desk.reading if request.method == "GET" else desk.writing
+    transactions = desk.reading if _only_reads(request, path) else desk.writing
     return desk.server.answer(wish, transactions, Jobs(desk, caller))
 
 

@@ -4,7 +4,7 @@ Both who calls over HTTP and the worker, which does what was asked for asynchron
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -105,8 +105,12 @@ def _service(terms: Terms, extensions: tuple[Schema, ...], base_url: str) -> _Se
 class Desk:
     """Opens the directory for one caller, a transaction at a time."""
 
-    def __init__(self, services: DeskServices, caller: ApiCaller) -> None:
+    def __init__(self, services: DeskServices, caller: ApiCaller, snapshot: Session | None = None) -> None:
         """
+        Args:
+            snapshot: in which the caller was found, where it stays open as long as the desk is needed: whoever only
+                reads needs no other.
+
         Raises:
             Forbidden: the token's terms are of a later version: a limit that is not understood is not passed over.
         """
@@ -115,11 +119,11 @@ class Desk:
         except ValueError as error:
             _LOG.warning("scim.terms_not_understood", token=caller.token_id, term=str(error)[:60])
             raise Forbidden("The terms of this token are not understood here.") from error
-        with services.database.read() as session:
+        with services.database.read() if snapshot is None else nullcontext(snapshot) as session:
             extensions = registered(session)
         service = _service(terms, extensions, base_url_of(services))
         self.services, self.server = services, service.server
-        self._kinds, self._base_url = service.kinds, base_url_of(services)
+        self._kinds, self._base_url, self._snapshot = service.kinds, base_url_of(services), snapshot
         self._token_id, self._has_written = caller.token_id, False
         self.sender = Sender(
             caller=caller.lifecycle,
@@ -153,7 +157,12 @@ class Desk:
     @contextmanager
     def reading(self) -> Iterator[Store]:
         """A snapshot."""
-        with translated(), self.services.database.read() as session:
+        with (
+            translated(),
+            self.services.database.read(keeps_plans=True)
+            if self._snapshot is None
+            else nullcontext(self._snapshot) as session,
+        ):
             yield self.store(session)
 
     @contextmanager

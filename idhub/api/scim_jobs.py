@@ -118,6 +118,8 @@ class Jobs:
 
     def cancel(self, job_id: str) -> None:
         """See `scim.server.Jobs.cancel`."""
+        if not self._caller.writes:
+            raise Forbidden("This token changes nothing.")
         with translated(), self._services.database.transaction() as session:
             self._own(session, job_id)
             if end_job(session, job_id, "cancelled", reason="cancelled by the sender", now=self._services.clock()):

@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 
-from idhub.db import bulk_insert, chunked, given, given_value, new_id
+from idhub.db import bulk_insert, chunked, execute_planned, given, given_value, new_id
 from idhub.directory.tables import Group, GroupMember
 from idhub.errors import Conflict, Invalid, NotFound
 
@@ -119,8 +119,8 @@ def groups_of(session: Session, principal_ids: Collection[str]) -> Mapping[str, 
     connection = session.connection()
     is_sqlite = connection.dialect.name == "sqlite"
     for part in chunked(list(principal_ids)):
-        asked = {"ids": given_value(part, is_sqlite=is_sqlite)}
-        for principal_id, group_id, name in connection.execute(_GROUPS[is_sqlite], asked):
+        asked = {"ids": given_value(part)}
+        for principal_id, group_id, name in execute_planned(connection, _GROUPS[is_sqlite], asked):
             found.setdefault(principal_id, []).append((group_id, name))
     return found
 

@@ -26,7 +26,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.sql.functions import FunctionElement
 
-from idhub.db import Base, Instant, JsonText
+from idhub.db import Base, Instant, JsonText, by_bytes
 from idhub.directory.kinds import EmploymentState, EmploymentType, OrganizationKind, PrincipalKind, Standing
 
 _STAGED = text("state = 'staged'")
@@ -235,7 +235,7 @@ class LoginName(Base):
 
     __tablename__ = "login_names"
 
-    value: Mapped[str] = mapped_column(String(254), primary_key=True)
+    value: Mapped[str] = mapped_column(by_bytes(254), primary_key=True)
     principal_id: Mapped[str] = mapped_column(ForeignKey("principals.id"), primary_key=True)
     kind: Mapped[str] = mapped_column(String(16))
     """employee_number, email, mobile."""

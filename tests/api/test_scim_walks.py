@@ -8,6 +8,8 @@ import pytest
 
 from idhub.db import new_id
 from idhub.lifecycle import intake
+from idhub.provisioning.inbound.walk import MOST_LOOKED_UP
+from scim.schemas import BULK_REQUEST, ENTERPRISE_USER, USER
 from tests.api.shared_hub import shared_hub
 from tests.api.test_scim import Scim
 from tests.support.databases import DatabaseKind, Databases
@@ -105,3 +107,34 @@ def test_cursor_of_a_walk_by_ids_is_refused_by_one_by_names(scim: Scim, filter_:
 def names_after(scim: Scim, cursor: str) -> list[str]:
     page = scim.ok("GET", "/Users", params={"filter": 'displayName sw "王"', "cursor": cursor, "count": "100"})
     return [each["displayName"] for each in page["Resources"]]
+
+
+@pytest.mark.parametrize("query", [{}, {"cursor": ""}, {"sortBy": "userName"}])
+def test_value_that_many_have_finds_them_all(scim: Scim, query: dict[str, str]) -> None:
+    """More than one looks for at once."""
+    shared = {"value": "+49 30 5550", "type": "work"}
+    operations = [
+        {
+            "method": "POST",
+            "path": "/Users",
+            "bulkId": str(number),
+            "data": {
+                "schemas": [USER, ENTERPRISE_USER],
+                "userName": f"zz{number}@corp.example",
+                "phoneNumbers": [shared],
+                ENTERPRISE_USER: {"organization": "HQ"},
+            },
+        }
+        for number in range(MOST_LOOKED_UP + 1)
+    ]
+    made = scim.ok("POST", "/Bulk", {"schemas": [BULK_REQUEST], "Operations": operations})
+    ids = {each["location"].rpartition("/")[2] for each in made["Operations"]}
+    ask = {"filter": f'phoneNumbers.value eq "{shared["value"]}"', "count": "1000", **query}
+    try:
+        found = scim.ok("GET", "/Users", params=ask)
+    finally:
+        for each in ids:
+            scim.call("DELETE", f"/Users/{each}")
+
+    assert {each["id"] for each in found["Resources"]} == ids
+    assert found["totalResults"] == MOST_LOOKED_UP + 1

@@ -92,6 +92,9 @@ class Groups:
             )
         return shown
 
+    def _document(self, stored: Stored) -> Mapping[str, Any]:
+        return document_of(stored, self._kind, base_url=self._base_url)
+
     def _seen(self, ids: Collection[str]) -> set[str]:
         """The people among these whom the sender may see; of others it does not even learn that they belong."""
         seen: set[str] = set()
@@ -117,8 +120,8 @@ class Groups:
         found = self.show(ids, with_members=with_members)
         if query.filter is not None:
             matches = compile_filter(query.filter, attributes=self._kind.specs, schema=self._kind.schema.id)
-            found = [stored for stored in found if matches(document_of(stored))]
-        return window(ordered(found, query), query)
+            found = [stored for stored in found if matches(self._document(stored))]
+        return window(ordered(found, query, self._document), query)
 
     def _narrowing(self, tree: Filter) -> list[ColumnElement[bool]]:
         """Conditions that every group meets which the filter means: what senders look for before they make one."""

@@ -1,17 +1,23 @@
 """Lists that are made in memory: what a filter sees of a resource, its order, the part that was asked for. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from scim.attributes import Target
+from scim.attributes import ResourceType, Target
 from scim.errors import InvalidCursor
 from scim.server import Page, Stored
 from scim.wishes import Query
 
 
-def document_of(stored: Stored) -> Mapping[str, Any]:
+def document_of(stored: Stored, kind: ResourceType, *, base_url: str) -> Mapping[str, Any]:
     """The resource as a filter sees it: with what follows from what was said."""
-    meta = {"created": stored.created_at, "lastModified": stored.changed_at}
+    meta = {
+        "resourceType": kind.name,
+        "created": stored.created_at,
+        "lastModified": stored.changed_at,
+        "location": f"{base_url}{kind.endpoint}/{stored.id}",
+        "version": f'W/"{stored.version}"',
+    }
     whole = stored.whole or stored.resource
     return {**whole, "schemas": stored.resource["schemas"], "id": stored.id, "meta": meta}
 
@@ -20,7 +26,7 @@ def sort_name(target: Target) -> str:
     return target.attribute.name + (f".{target.sub.name}" if target.sub else "")
 
 
-def ordered(found: list[Stored], query: Query) -> list[Stored]:
+def ordered(found: list[Stored], query: Query, document_of: Callable[[Stored], Mapping[str, Any]]) -> list[Stored]:
     """Sorted as RFC 7644 section 3.4.2.3 says: by the primary value of several, those without a value last."""
     if query.sort_by is None:
         return found

@@ -11,17 +11,26 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    case,
+    exists,
     func,
     or_,
     select,
     type_coerce,
     union_all,
 )
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
-from idhub.db import chunked, given, given_value
+from idhub.db import chunked, execute_planned, given, given_value
 from idhub.directory.names import stored_login_name
-from idhub.directory.tables import Department, Employment, LoginName, Organization, Person, Principal
+from idhub.directory.tables import (
+    Department,
+    Employment,
+    LoginName,
+    Organization,
+    Person,
+    Principal,
+)
 from idhub.provisioning.inbound.person_resource import SHOWN_ACTIVE, Row
 from idhub.provisioning.inbound.tables import ScimExternalId, ScimUser
 
@@ -31,6 +40,8 @@ def _micros(column: Any) -> Any:
     return type_coerce(column, BigInteger)
 
 
+_OTHERS, _OTHER_NAMES = aliased(ScimUser), aliased(LoginName)
+_MAIL = func.lower(Person.email)
 # In the order of `Row`'s fields.
 _COLUMNS: tuple[Any, ...] = (
     Person.id,
@@ -56,6 +67,14 @@ _COLUMNS: tuple[Any, ...] = (
     ScimUser.version.label("said_version"),
     _micros(ScimUser.changed_at).label("said_at"),
     ScimExternalId.external_id,
+    # Of whom a sender has named, nobody asks. Letters beyond ASCII fold otherwise: `fallback_names`.
+    case(
+        (ScimUser.user_name.is_not(None), None),
+        else_=or_(
+            select(func.count()).where(_OTHER_NAMES.value == _MAIL).scalar_subquery() > 1,
+            exists().where(_OTHERS.user_name_key == _MAIL),
+        ),
+    ).label("is_mail_taken"),
 )
 
 
@@ -68,7 +87,7 @@ class People(NamedTuple):
     provider: str
     """Whose external ids are meant."""
     is_lasting: bool = False
-    """Whether the statements are the same objects each time: what is made of them is worth keeping."""
+    """Whether `rows` is the same object each time: what is made of it is worth keeping."""
 
     def where(self, *conditions: ColumnElement[bool]) -> "People":
         """Those of whom the conditions hold, which may name `Person`, `Principal` and `ScimUser`."""
@@ -76,8 +95,13 @@ class People(NamedTuple):
 
     def read(self, session: Session, rows: Select[Any], **values: Any) -> list[Row]:
         """Run a statement that was made out of `rows`, with values of its parameters."""
-        found = session.connection().execute(rows, {"provider": self.provider, **values}).all()
-        return [Row._make(each) for each in found]
+        return [Row._make(each) for each in self.read_wide(session, rows, **values)]
+
+    def read_wide(self, session: Session, rows: Select[Any], **values: Any) -> Sequence[Any]:
+        """The same of a statement that has more columns behind those of `Row`."""
+        asked = {"provider": self.provider, **values}
+        connection = session.connection()
+        return (execute_planned(connection, rows, asked) if self.is_lasting else connection.execute(rows, asked)).all()
 
 
 # Made once: building a statement costs more than what it asks.
@@ -133,24 +157,28 @@ def read_rows(session: Session, ids: Sequence[str], *, provider: str) -> list[Ro
     is_sqlite = connection.dialect.name == "sqlite"
     statement = _page(is_sqlite)
     for part in chunked(ids):
-        asked = {"given": given_value(part, is_sqlite=is_sqlite), "provider": provider}
-        for row in connection.execute(statement, asked).all():
+        asked = {"given": given_value(part), "provider": provider}
+        for row in execute_planned(connection, statement, asked).all():
             found[row[0]] = Row._make(row)
     return [found[each] for each in ids if each in found]
 
 
 def fallback_names(session: Session, people: Sequence[Row]) -> dict[str, str]:
     """What people are called whom no sender has named: their mail when it is nobody else's, or company/number."""
-    mails = {person.id: stored_login_name("email", person.email) for person in people if person.email}
+    mails = {
+        person.id: stored_login_name("email", person.email)
+        for person in people
+        if person.email and not person.email.isascii()
+    }
     shared: set[str] = set()
     connection = session.connection()
     is_sqlite = connection.dialect.name == "sqlite"
     for part in chunked(list(set(mails.values()))):
-        asked = {"given": given_value(part, is_sqlite=is_sqlite)}
-        shared.update([row[0] for row in connection.execute(_taken(is_sqlite), asked).all()])
+        asked = {"given": given_value(part)}
+        shared.update([row[0] for row in execute_planned(connection, _taken(is_sqlite), asked).all()])
     return {
         person.id: person.email
-        if person.email and mails[person.id] not in shared
+        if person.email and not (mails[person.id] in shared if person.id in mails else person.is_mail_taken)
         else f"{person.company_code}/{person.employee_number}"
         if person.employee_number is not None
         else person.id

@@ -214,12 +214,16 @@ class Row(NamedTuple):
     said_version: int | None
     said_at: int | None
     external_id: str | None
+    is_mail_taken: bool | None
+    """Whether the mail, in small letters, also names somebody else; None where a sender has named the person."""
 
 
 def user_resource(
     row: Row, user_name: str, extras: Mapping[str, Any], groups: Sequence[tuple[str, str]], *, base_url: str
 ) -> Resource:
     """The resource of a person, without `id` and `meta`; with what follows from what was said."""
+    if not extras and row.employee_number is not None:
+        return _plain_resource(row, user_name, groups, base_url=base_url)
     name: Resource = {"formatted": row.display_name}
     resource: Resource = {
         "schemas": [USER, ENTERPRISE_USER],
@@ -241,16 +245,57 @@ def user_resource(
     if phones := _joined(extras.get("phoneNumbers"), row.mobile, "mobile"):
         resource["phoneNumbers"] = phones
     if groups:
-        resource["groups"] = [
-            {"value": group_id, "$ref": f"{base_url}/Groups/{group_id}", "display": title, "type": "direct"}
-            for group_id, title in groups
-        ]
+        resource["groups"] = _shown_groups(groups, base_url)
     enterprise = _enterprise(row, extras.get(ENTERPRISE_USER), base_url)
     if enterprise:
         resource[ENTERPRISE_USER] = enterprise
     if extras or not enterprise:
         resource["schemas"] = _used(resource)
     return resource
+
+
+def _plain_resource(row: Row, user_name: str, groups: Sequence[tuple[str, str]], *, base_url: str) -> Resource:
+    """The same of somebody with a post of whom no sender has said anything more: of most people of most lists."""
+    name: Resource = {"formatted": row.display_name}
+    if row.family_name:
+        name["familyName"] = row.family_name
+    if row.given_name:
+        name["givenName"] = row.given_name
+    resource: Resource = {
+        "schemas": [USER, ENTERPRISE_USER],
+        "userName": user_name,
+        "displayName": row.display_name,
+        "active": row.standing in SHOWN_ACTIVE,
+        "name": name,
+    }
+    if row.external_id:
+        resource["externalId"] = row.external_id
+    if row.locale:
+        resource["locale"] = row.locale
+    if row.employment_type:
+        resource["userType"] = _SHOWN_TYPES[row.employment_type]
+    if row.title:
+        resource["title"] = row.title
+    if row.email is not None:
+        resource["emails"] = [{"value": row.email, "type": "work"}]
+    if row.mobile is not None:
+        resource["phoneNumbers"] = [{"value": row.mobile, "type": "mobile"}]
+    if groups:
+        resource["groups"] = _shown_groups(groups, base_url)
+    enterprise: Resource = {"employeeNumber": row.employee_number, "organization": row.company}
+    if row.department is not None:
+        enterprise["department"] = row.department
+    if row.manager_id is not None:
+        enterprise["manager"] = {"value": row.manager_id, "$ref": f"{base_url}/Users/{row.manager_id}"}
+    resource[ENTERPRISE_USER] = enterprise
+    return resource
+
+
+def _shown_groups(groups: Sequence[tuple[str, str]], base_url: str) -> list[Resource]:
+    return [
+        {"value": group_id, "$ref": f"{base_url}/Groups/{group_id}", "display": title, "type": "direct"}
+        for group_id, title in groups
+    ]
 
 
 def _add_single(resource: Resource, row: Row, extras: Mapping[str, Any]) -> None:

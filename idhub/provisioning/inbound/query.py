@@ -5,14 +5,30 @@ nobody else. The rest is decided by the filter itself over the resources, a boun
 """
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cache
 from itertools import product
 from math import prod
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
-from sqlalchemy import ColumnElement, Select, and_, false, func, not_, or_, select, true, union
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    SelectBase,
+    String,
+    and_,
+    bindparam,
+    false,
+    func,
+    literal,
+    not_,
+    or_,
+    select,
+    true,
+    union,
+)
 
 from idhub.db import to_micros
 from idhub.directory.names import login_name_candidates, may_name
@@ -40,6 +56,37 @@ class Condition:
     """Whether the database has no index for it and asks it of everybody."""
 
 
+_Ask: TypeAlias = Callable[[str], ColumnElement[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Equality with what an index finds: a statement of ids, and the values that it asks for."""
+
+    make: Callable[[_Ask], SelectBase]
+    """Makes the statement of what stands for a value in it."""
+    values: Mapping[str, str]
+
+    @property
+    def ids(self) -> SelectBase:
+        """The statement, the same each time: a value is the parameter of its name, see `parameters`."""
+        return _kept_ids(self.make)
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        return {f"looked_up_{name}": value for name, value in self.values.items()}
+
+    @property
+    def clause(self) -> ColumnElement[bool]:
+        """The same as a condition among others, which may ask the same of other values."""
+        return Person.id.in_(self.make(lambda name: literal(self.values[name], String)))
+
+
+@cache
+def _kept_ids(make: Callable[[_Ask], SelectBase]) -> SelectBase:
+    return make(lambda name: bindparam(f"looked_up_{name}", type_=String))
+
+
 EVERYBODY: Final = Condition(None, is_exact=False)
 _TEXTS: Final = {
     "displayname": Person.display_name,
@@ -55,6 +102,16 @@ _INSTANTS: Final = {
     Operator.LT: lambda column, value: column < value,
     Operator.LE: lambda column, value: column <= value,
 }
+
+
+def lookup_of(tree: Filter, kind: ResourceType, *, provider: str) -> Lookup | None:
+    """How an index finds at least everybody whom a filter means, where it asks for one value and nothing else."""
+    match tree:
+        case ValuePath():
+            return _selected(tree)
+        case Comparison(operator=Operator.EQ, value=str(value)) if may_name(value):
+            return _equal(tree, value, kind, provider)
+    return None
 
 
 def user_condition(tree: Filter, kind: ResourceType, *, provider: str) -> Condition:
@@ -94,10 +151,11 @@ def user_condition(tree: Filter, kind: ResourceType, *, provider: str) -> Condit
         case Present():
             always = _name(tree.path) in {"id", "username", "meta", "displayname", "active"}
             return Condition(true(), is_exact=True) if always else EVERYBODY
-        case ValuePath():
-            return _selected(tree)
-        case Comparison():
-            return _compared(tree, kind, provider)
+        case ValuePath() | Comparison():
+            found = lookup_of(tree, kind, provider=provider)
+            if found is not None:
+                return Condition(found.clause, is_exact=found.make in _EXACT)
+            return EVERYBODY if isinstance(tree, ValuePath) else _compared(tree, kind)
 
 
 def _name(path: AttributePath) -> str | None:
@@ -108,89 +166,128 @@ def _name(path: AttributePath) -> str | None:
     return f"enterprise:{name}" if (path.schema or "").lower() == ENTERPRISE_USER.lower() else name
 
 
-def _selected(tree: ValuePath) -> Condition:
+def _selected(tree: ValuePath) -> Lookup | None:
     """`emails[type eq "work" and value eq "x"]`: those who have the value at all."""
     name = _name(tree.path)
     terms = tree.expression.terms if isinstance(tree.expression, And) else (tree.expression,)
     for term in terms:
         if isinstance(term, Comparison) and term.operator is Operator.EQ and _name(term.path) == "value":
             return _has_value(name, term.value)
-    return EVERYBODY
+    return None
 
 
-def _compared(tree: Comparison, kind: ResourceType, provider: str) -> Condition:
+def _equal(tree: Comparison, value: str, kind: ResourceType, provider: str) -> Lookup | None:
+    name = _name(tree.path)
+    match name:
+        case None:
+            return _of_extension(tree, kind)
+        case "id":
+            return Lookup(_by_id, {"value": value})
+        case "externalid":
+            return Lookup(_by_external_id, {"value": value, "given_by": provider})
+        case "username":
+            return _named(value)
+        case "enterprise:employeenumber":
+            return Lookup(_by_login_name, _candidates(value))
+    head, _, rest = name.partition(".")
+    return _has_value(head, value) if head in _LISTS and rest in {"", "value"} else None
+
+
+def _compared(tree: Comparison, kind: ResourceType) -> Condition:
     name, value = _name(tree.path), tree.value
     if name is None:
-        return _of_extension(tree, kind)
+        found = _of_extension(tree, kind)
+        return EVERYBODY if found is None else Condition(found.clause, is_exact=False)
     if name in {"meta.created", "meta.lastmodified"} and isinstance(value, str):
         return _instant(name, tree.operator, value)
     if name in _TEXTS and isinstance(value, str):
         return _text(name, tree.operator, value)
     if name == "username" and tree.operator is Operator.SW and isinstance(value, str) and may_name(value):
         return Condition(None, is_exact=False, begins=("userName", value))
-    if tree.operator is not Operator.EQ:
-        return EVERYBODY
-    if name == "active" and isinstance(value, bool | str):
+    if tree.operator is Operator.EQ and name == "active" and isinstance(value, bool | str):
         is_active = value if isinstance(value, bool) else value.lower() == "true"
         shown = Principal.standing.in_(SHOWN_ACTIVE)
         return Condition(shown if is_active else not_(shown), is_exact=True, looks_at_each=not is_active)
-    if not isinstance(value, str) or not may_name(value):
-        return EVERYBODY
-    if name == "id":
-        return Condition(Person.id == value, is_exact=True)
-    if name == "externalid":
-        return Condition(Person.id.in_(_external(provider, value)), is_exact=True)
-    if name == "username":
-        return Condition(_is_named(value), is_exact=False)
-    if name == "enterprise:employeenumber":
-        numbers = select(LoginName.principal_id).where(LoginName.value.in_(login_name_candidates(value)))
-        return Condition(Person.id.in_(numbers), is_exact=False)
-    head, _, rest = (name or "").partition(".")
-    return _has_value(head, value) if head in _LISTS and rest in {"", "value"} else EVERYBODY
+    return EVERYBODY
 
 
-def _of_extension(tree: Comparison, kind: ResourceType) -> Condition:
+def _of_extension(tree: Comparison, kind: ResourceType) -> Lookup | None:
     """Equality with a value of a registered extension: those who have it filed."""
     target = kind.find(tree.path)
     value = tree.value
     if tree.operator is not Operator.EQ or target is None or target.extension is None or value is None:
-        return EVERYBODY
+        return None
     if target.attribute.type not in {"string", "reference", "integer"} or not may_name(str(value)):
-        return EVERYBODY
-    said = select(ScimValue.principal_id).where(
-        ScimValue.name == lookup_name(target.extension, target.attribute),
-        ScimValue.value == lookup_value(target.attribute, value)[:254],
-    )
-    return Condition(Person.id.in_(said), is_exact=False)
+        return None
+    name = lookup_name(target.extension, target.attribute)
+    return Lookup(_by_said, {"name": name, "value": lookup_value(target.attribute, value)[:254]})
 
 
-def _external(provider: str, value: str) -> Select[str]:
-    return select(ScimExternalId.resource_id).where(
-        ScimExternalId.provider == provider, ScimExternalId.kind == "User", ScimExternalId.external_id == value
-    )
-
-
-def _is_named(value: str) -> ColumnElement[bool]:
+def _named(value: str) -> Lookup:
     """Who has this userName: by a sender's word, or else by a name that they sign in with."""
     try:
         key = user_name_key(value)
     except Invalid:
-        return false()
-    said = select(ScimUser.principal_id).where(ScimUser.user_name_key == key)
-    signs_in = select(LoginName.principal_id).where(LoginName.value.in_(login_name_candidates(value)))
+        # Nobody can.
+        return Lookup(_by_id, {"value": ""})
+    values = {"value": key, **_candidates(value)}
     _, slash, number = value.rpartition("/")
-    numbers = select(Employment.principal_id).where(Employment.employee_number == number) if slash else None
-    # One list of ids: alternatives joined by OR would be asked of everybody.
-    alternatives = [said, signs_in, *([] if numbers is None else [numbers])]
-    return Person.id.in_(union(*alternatives))
+    if slash:
+        return Lookup(_by_name_or_number, {**values, "number": number})
+    return Lookup(_by_name, values)
 
 
-def _has_value(name: str | None, value: Any) -> Condition:
+def _has_value(name: str | None, value: Any) -> Lookup | None:
     if name not in _LISTS or not isinstance(value, str) or not may_name(value):
-        return EVERYBODY
-    signs_in = select(LoginName.principal_id).where(LoginName.value.in_(login_name_candidates(value)))
-    said = select(ScimValue.principal_id).where(ScimValue.name == name, ScimValue.value == folded_value(value))
-    return Condition(Person.id.in_(union(signs_in, said)), is_exact=False)
+        return None
+    values = {"name": name, "value": folded_value(value), **_candidates(value)}
+    return Lookup(_by_value, values)
+
+
+def _candidates(value: str) -> dict[str, str]:
+    """What `_by_login_name` asks for."""
+    forms = login_name_candidates(value)
+    return {"form": forms[0], "other_form": forms[-1]}
+
+
+# One list of ids each: alternatives joined by OR would be asked of everybody.
+def _by_id(ask: _Ask) -> Select[str]:
+    return select(Person.id).where(Person.id == ask("value"))
+
+
+def _by_external_id(ask: _Ask) -> Select[str]:
+    return select(ScimExternalId.resource_id).where(
+        ScimExternalId.provider == ask("given_by"),
+        ScimExternalId.kind == "User",
+        ScimExternalId.external_id == ask("value"),
+    )
+
+
+def _by_login_name(ask: _Ask) -> Select[str]:
+    return select(LoginName.principal_id).where(LoginName.value.in_([ask("form"), ask("other_form")]))
+
+
+def _by_said(ask: _Ask) -> Select[str]:
+    return select(ScimValue.principal_id).where(ScimValue.name == ask("name"), ScimValue.value == ask("value"))
+
+
+def _by_value(ask: _Ask) -> SelectBase:
+    return union(_by_login_name(ask), _by_said(ask))
+
+
+def _by_name(ask: _Ask) -> SelectBase:
+    said = select(ScimUser.principal_id).where(ScimUser.user_name_key == ask("value"))
+    return union(said, _by_login_name(ask))
+
+
+def _by_name_or_number(ask: _Ask) -> SelectBase:
+    numbers = select(Employment.principal_id).where(Employment.employee_number == ask("number"))
+    return union(
+        select(ScimUser.principal_id).where(ScimUser.user_name_key == ask("value")), _by_login_name(ask), numbers
+    )
+
+
+_EXACT: Final = frozenset({_by_id, _by_external_id})
 
 
 def folded_value(value: str) -> str:

@@ -1,7 +1,7 @@
 """People as a sender sees them: by id, and in lists of any length."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
@@ -9,19 +9,33 @@ import orjson
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
-from idhub.db import from_micros
+from idhub.authority import Action, visible_organizations
+from idhub.db import chunked, from_micros
 from idhub.directory import groups as group_book
 from idhub.directory.search import named
-from idhub.directory.tables import Person, Principal
+from idhub.directory.tables import Group, Person, Principal
+from idhub.keys import Keyring
 from idhub.provisioning.inbound.lists import document_of, ordered, sort_name, start_of, window
-from idhub.provisioning.inbound.page import fallback_names, read_rows
+from idhub.provisioning.inbound.page import People, fallback_names, read_rows
 from idhub.provisioning.inbound.person_resource import Row, shown_part, user_resource
-from idhub.provisioning.inbound.query import Condition, spellings, user_condition
+from idhub.provisioning.inbound.query import Condition, lookup_of, spellings, user_condition
 from idhub.provisioning.inbound.sender import MAX_LOOKED_AT, Sender, visible, visible_people
-from idhub.provisioning.inbound.walk import ById, ByKey, Walk, by_display_name, by_name, by_user_name, first_word, walk
+from idhub.provisioning.inbound.walk import (
+    MOST_LOOKED_UP,
+    ById,
+    ByKey,
+    Cursors,
+    Walk,
+    by_display_name,
+    by_name,
+    by_user_name,
+    first_word,
+    looked_up,
+    walk,
+)
 from scim.attributes import ResourceType
 from scim.errors import TooMany
-from scim.filter_grammar import And
+from scim.filter_grammar import And, Filter
 from scim.filters import compile_filter
 from scim.server import Page, Stored
 from scim.wishes import Query
@@ -39,11 +53,18 @@ _SORTED: Final[Mapping[str, ColumnElement[Any]]] = {
 }
 
 
+def cursors_of(keyring: Keyring, sender: Sender, tree: Filter | None) -> Cursors:
+    """The cursors of one list: of this sender (a token that replaces another goes on with them), company and filter."""
+    return Cursors(keyring, f"{sender.provider}\n{sender.organization_id}\n{tree!r}")
+
+
 class ShownUsers:
     """Reading of `Users`."""
 
-    def __init__(self, session: Session, sender: Sender, kind: ResourceType, *, base_url: str) -> None:
-        self._session, self._sender, self._base_url = session, sender, base_url
+    def __init__(
+        self, session: Session, sender: Sender, keyring: Keyring, kind: ResourceType, *, base_url: str
+    ) -> None:
+        self._session, self._sender, self._keyring, self._base_url = session, sender, keyring, base_url
         self.kind = kind
 
     def visible(self) -> Select[str]:
@@ -65,8 +86,24 @@ class ShownUsers:
             return []
         unnamed = [row for row in rows if row.said_name is None]
         names = fallback_names(self._session, unnamed) if unnamed else {}
-        groups = group_book.groups_of(self._session, [row.id for row in rows])
+        groups = self._groups_of([row.id for row in rows])
         return [self._stored(row, row.said_name or names[row.id], groups.get(row.id, ())) for row in rows]
+
+    def _document(self, stored: Stored) -> Mapping[str, Any]:
+        return document_of(stored, self.kind, base_url=self._base_url)
+
+    def _groups_of(self, ids: Sequence[str]) -> Mapping[str, Sequence[tuple[str, str]]]:
+        """Groups of each person that the sender may see."""
+        groups = group_book.groups_of(self._session, ids)
+        scope = visible_organizations(self._session, self._sender.caller.subject, Action.PEOPLE_READ)
+        if scope is None or not groups:
+            return groups
+        named = {group_id for listed in groups.values() for group_id, _ in listed}
+        seen: set[str] = set()
+        for part in chunked(sorted(named)):
+            within = select(Group.id).where(Group.id.in_(part), Group.organization_id.in_(scope))
+            seen.update(self._session.connection().execute(within).scalars())
+        return {each: [group for group in listed if group[0] in seen] for each, listed in groups.items()}
 
     def _stored(self, row: Row, user_name: str, groups: Sequence[tuple[str, str]]) -> Stored:
         extras = orjson.loads(row.extras) if row.extras else _NOTHING_SAID
@@ -92,6 +129,9 @@ class ShownUsers:
         if query.filter is not None:
             # First, so that a filter which names no attribute of a user is refused though the database could decide.
             matches = compile_filter(query.filter, attributes=self.kind.specs, schema=self.kind.schema.id)
+            page = self._looked_up(people, query.filter, matches, query)
+            if page is not None:
+                return page
             condition = user_condition(query.filter, self.kind, provider=self._sender.provider)
         left = None if condition.is_exact or matches is None else matches
         if query.cursor is not None and query.sort_by is None:
@@ -102,9 +142,10 @@ class ShownUsers:
                 walks,
                 people if condition.clause is None or says_all else people.where(condition.clause),
                 query.cursor,
+                cursors_of(self._keyring, self._sender, query.filter),
                 count=query.count,
                 show=self._show_rows,
-                matches=None if left is None else lambda stored: left(document_of(stored)),
+                matches=None if left is None else lambda stored: left(self._document(stored)),
             )
         statement = people.ids if condition.clause is None else people.ids.where(condition.clause)
         if condition.begins is not None and condition.begins[0] != "userName":
@@ -116,9 +157,22 @@ class ShownUsers:
             stored
             for batch in self._all_users(statement)
             for stored in batch
-            if left is None or left(document_of(stored))
+            if left is None or left(self._document(stored))
         ]
-        return window(ordered(found, query), query)
+        return window(ordered(found, query, self._document), query)
+
+    def _looked_up(
+        self, people: People, tree: Filter, matches: Callable[[Mapping[str, Any]], bool], query: Query
+    ) -> Page | None:
+        """The page of whom an index finds by one value; None: it does not, or there are many."""
+        lookup = lookup_of(tree, self.kind, provider=self._sender.provider)
+        if lookup is None or query.cursor:
+            return None
+        rows = looked_up(self._session, people, lookup)
+        if len(rows) == MOST_LOOKED_UP or (query.cursor is not None and len(rows) > query.count):
+            return None
+        found = [stored for stored in self._show_rows(rows) if matches(self._document(stored))]
+        return window(ordered(found, query, self._document), query)
 
     def _walks(self, condition: Condition, *, has_more: bool) -> Sequence[Walk]:
         """Ways to meet whom a condition selects.

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Boolean, ForeignKey, Index, Integer, LargeBinary, String, Text, false
 from sqlalchemy.orm import Mapped, mapped_column
 
-from idhub.db import Base, Instant, JsonText
+from idhub.db import Base, Instant, JsonText, by_bytes
 
 
 class ScimUser(Base):
@@ -16,7 +16,7 @@ class ScimUser(Base):
 
     principal_id: Mapped[str] = mapped_column(ForeignKey("principals.id"), primary_key=True)
     user_name: Mapped[str] = mapped_column(String(254))
-    user_name_key: Mapped[str] = mapped_column(String(254), unique=True)
+    user_name_key: Mapped[str] = mapped_column(by_bytes(254), unique=True)
     """`userName` in the one form in which it is compared: no two people have the same."""
     extras: Mapped[Any] = mapped_column(JsonText)
     """What was said and the directory does not model: nick name, further addresses, roles as the sender knows them."""

@@ -48,7 +48,7 @@ class Users(ShownUsers):
     def __init__(
         self, session: Session, sender: Sender, keyring: Keyring, kind: ResourceType, *, base_url: str, now: datetime
     ) -> None:
-        super().__init__(session, sender, kind, base_url=base_url)
+        super().__init__(session, sender, keyring, kind, base_url=base_url)
         self._now = now
         self._external = ExternalIds(session, sender.provider, "User")
         self._words = Words(session, sender, self._external, now=now)

@@ -15,20 +15,27 @@ from typing import Any, Final, Protocol
 from sqlalchemy import ColumnElement, Integer, Select, String, and_, bindparam, func, or_, select
 from sqlalchemy.orm import Session
 
+from idhub.db import execute_planned
 from idhub.directory.search import find_people
 from idhub.directory.search_terms import LONGEST_TERM, folded, words_of
 from idhub.directory.tables import DISPLAY_NAME_KEY, LoginName, Organization, Person, Principal
+from idhub.errors import Unavailable
+from idhub.keys import Keyring
 from idhub.provisioning.inbound.page import People, read_rows
 from idhub.provisioning.inbound.person_resource import Row
+from idhub.provisioning.inbound.query import Lookup
 from idhub.provisioning.inbound.tables import ScimUser
 from scim.errors import InvalidCursor
 from scim.server import Page, Stored
 
 LOOKED_AT_A_PAGE: Final = 1_000
 """People whom a page looks at before it ends early."""
+MOST_LOOKED_UP: Final = 100
+"""People whom one value finds; more are a list like any other."""
 _BATCH: Final = 1_001
 _STRIDE: Final = 30_000
 """People whom the database looks at, one by one, for a page."""
+_SHORT_STRIDE: Final = 500
 _STEP: Final = 3_000
 """The same, of people whom an index proposes: they stand at random places of the database."""
 _LOOKS: Final = 600
@@ -66,19 +73,29 @@ class ById:
     def after(self, session: Session, people: People, place: str | None, *, limit: int) -> Found:
         """See `Walk.after`."""
         values: dict[str, Any] = {"place": place or "", "most": limit}
-        behind = _made(people, "id", _behind_id)
         if self.looks_at_each:
-            reach = session.connection().execute(_STRIDE_ON, {"place": place or ""}).scalar_one_or_none()
-            if reach is not None:
-                rows = people.read(session, behind.where(Person.id <= reach), **values)
-                ids, is_tired = [row.id for row in rows], len(rows) < limit
-                return Found(rows, (*ids, reach) if is_tired else ids, is_over=False, is_tired=is_tired)
-        rows = people.read(session, behind, **values)
+            # A short stride first: where many are meant, counting a long one costs more than the page.
+            for stride in (max(_SHORT_STRIDE, 2 * limit), _STRIDE):
+                asked = {"place": place or "", "stride": stride}
+                reach = execute_planned(session.connection(), _STRIDE_ON, asked).scalar_one_or_none()
+                if reach is None:
+                    break
+                within = _made(people, "id within", lambda rows: _behind_id(rows).where(Person.id <= _text("reach")))
+                rows = people.read(session, within, reach=reach, **values)
+                if len(rows) == limit:
+                    return Found(rows, [row.id for row in rows], is_over=False)
+                if stride == _STRIDE:
+                    return Found(rows, (*[row.id for row in rows], reach), is_over=False, is_tired=True)
+        rows = people.read(session, _made(people, "id", _behind_id), **values)
         return Found(rows, [row.id for row in rows], len(rows) < limit)
 
 
+def _text(name: str) -> ColumnElement[str]:
+    return bindparam(name, type_=String)
+
+
 def _behind_id(people: Select[Any]) -> Select[Any]:
-    place = bindparam("place", type_=String)
+    place = _text("place")
     # Of both: PostgreSQL would read the principals from their beginning to join them in order.
     return people.where(Person.id > place, Principal.id > place).order_by(Person.id).limit(_MOST)
 
@@ -105,10 +122,9 @@ class ByKey:
 
     Args:
         name: tells one key from another.
-        key: has no tabs.
+        key: has no tabs, and is ordered by its bytes on both databases.
         tie: the id beside the key.
         joined: what is joined to people to find the key, and how.
-        is_by_bytes: it is ordered by bytes on PostgreSQL too, whatever the language of the database.
         looks_at_each: those who are met are asked for more, so many at a time.
     """
 
@@ -118,33 +134,31 @@ class ByKey:
     beginning: str = ""
     joined: tuple[Any, ColumnElement[bool]] | None = None
     conditions: tuple[ColumnElement[bool], ...] = ()
-    is_by_bytes: bool = False
     looks_at_each: bool = False
 
     def after(self, session: Session, people: People, place: str | None, *, limit: int) -> Found:
         """See `Walk.after`."""
         connection = session.connection()
-        by_bytes = self.is_by_bytes or connection.dialect.name == "sqlite"
         person_id, tab, reached = (place or "").partition("\t")
         if place is not None and not tab:
             raise InvalidCursor(_FOREIGN, attribute="cursor")
         values = {
-            "provider": people.provider,
-            "begins": self.beginning if by_bytes else _escaped(self.beginning) + "%",
+            "begins": self.beginning,
             "last": self.beginning + _LAST,
             "reached": reached,
             "person_id": person_id,
             "most": limit,
         }
-        within = self._within(by_bytes=by_bytes, is_first=place is None)
-        statement = _made(people, f"{self.name} {by_bytes} {place is None}", lambda rows: self._rows(rows, within))
+        within = self._within(is_first=place is None)
+        statement = _made(people, f"{self.name} {place is None}", lambda rows: self._rows(rows, within))
         reach = None
         if self.looks_at_each:
             step = select(self.tie, self.key).where(*within).order_by(self.key, self.tie).offset(_STEP).limit(1)
             reach = connection.execute(step, values).first()
             if reach is not None:
-                statement = statement.where(or_(self.key < reach[1], and_(self.key == reach[1], self.tie <= reach[0])))
-        found = connection.execute(statement, values).all()
+                far, near = bindparam("far", reach[1]), bindparam("near", reach[0])
+                statement = statement.where(or_(self.key < far, and_(self.key == far, self.tie <= near)))
+        found = people.read_wide(session, statement, **values)
         places = [f"{each[0]}\t{each[-1]}" for each in found]
         is_tired = reach is not None and len(found) < limit
         if is_tired and reach is not None:
@@ -152,15 +166,11 @@ class ByKey:
         is_over = len(found) < limit and not is_tired
         return Found([Row._make(each[:-1]) for each in found], places, is_over, is_tired)
 
-    def _within(self, *, by_bytes: bool, is_first: bool) -> list[ColumnElement[bool]]:
-        key, begins = self.key, bindparam("begins", type_=String)
-        # Both mean the same; PostgreSQL sees that for itself where its collation lets it.
-        within: list[ColumnElement[bool]] = [key.like(begins, escape="/")]
-        if by_bytes:
-            within = [key >= begins, key < bindparam("last", type_=String)]
+    def _within(self, *, is_first: bool) -> list[ColumnElement[bool]]:
+        key, reached = self.key, _text("reached")
+        within: list[ColumnElement[bool]] = [key >= _text("begins"), key < _text("last")]
         if not is_first:
-            reached = bindparam("reached", type_=String)
-            within += [key >= reached, or_(key > reached, self.tie > bindparam("person_id", type_=String))]
+            within += [key >= reached, or_(key > reached, self.tie > _text("person_id"))]
         return within
 
     def _rows(self, rows: Select[Any], within: Sequence[ColumnElement[bool]]) -> Select[Any]:
@@ -169,27 +179,28 @@ class ByKey:
         return found.order_by(self.key, self.tie).limit(_MOST)
 
 
-def _escaped(text: str) -> str:
-    """For LIKE."""
-    return text.replace("/", "//").replace("%", "/%").replace("_", "/_")
-
-
 def _made(people: People, name: str, make: Callable[[Select[Any]], Select[Any]]) -> Select[Any]:
     """What a walk makes of the rows; kept where it will be asked for again: making it costs more than what it asks."""
     if not people.is_lasting:
         return make(people.rows)
-    if name not in _KEPT:
-        _KEPT[name] = make(people.rows)
-    return _KEPT[name]
+    # The rows stay: what is kept of them is told apart by which they are.
+    key = (id(people.rows), name)
+    if key not in _KEPT:
+        _KEPT[key] = make(people.rows)
+    return _KEPT[key]
 
 
-_KEPT: Final[dict[str, Select[Any]]] = {}
+_KEPT: Final[dict[tuple[int, str], Select[Any]]] = {}
 # Said in the statement: PostgreSQL would plan for a tenth of everybody.
 _MOST: Final = bindparam("most", type_=Integer, literal_execute=True)
 _STRIDE_ON: Final = (
-    select(Person.id).where(Person.id > bindparam("place", type_=String)).order_by(Person.id).offset(_STRIDE).limit(1)
+    select(Person.id)
+    .where(Person.id > _text("place"))
+    .order_by(Person.id)
+    .offset(bindparam("stride", type_=Integer, literal_execute=True))
+    .limit(1)
 )
-_BY_DISPLAY_NAME: Final = ByKey("display name", DISPLAY_NAME_KEY, Person.id.expression, is_by_bytes=True)
+_BY_DISPLAY_NAME: Final = ByKey("display name", DISPLAY_NAME_KEY, Person.id.expression)
 _BY_USER_NAME: Final = (
     ByKey("user name", ScimUser.user_name_key.expression, ScimUser.principal_id.expression),
     # Whom no sender has named is called by their mail. A number that is a mail address is kept once, as the number.
@@ -246,11 +257,53 @@ def first_word(text: str) -> str | None:
     return words[0] if text[:1].strip() else None
 
 
+@dataclass(frozen=True, slots=True)
+class Cursors:
+    """Cursors of one list of one sender, sealed: a place may be somebody whom the sender may not see.
+
+    Args:
+        lists: names the list and who may walk it.
+    """
+
+    keyring: Keyring
+    lists: str
+
+    def write(self, number: int, place: str) -> str:
+        """The cursor that goes on behind a place of a walk."""
+        sealed = self.keyring.seal(f"scim_cursor:{self.lists}", f"{number}{place}".encode())
+        return base64.urlsafe_b64encode(sealed).decode().rstrip("=")
+
+    def read(self, cursor: str) -> tuple[int, str | None]:
+        """
+        Raises:
+            InvalidCursor: not one of this list.
+        """
+        if not cursor:
+            return 0, None
+        try:
+            sealed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True)
+            text = self.keyring.open(f"scim_cursor:{self.lists}", sealed).decode()
+        except (binascii.Error, ValueError, Unavailable) as error:
+            raise InvalidCursor(_FOREIGN, attribute="cursor") from error
+        return int(text[0]), text[1:] or None
+
+
+def looked_up(session: Session, people: People, lookup: Lookup) -> list[Row]:
+    """Those of `people` whom an index finds by one value, in the order of ids: at most `MOST_LOOKED_UP`."""
+    statement = _made(
+        people,
+        f"eq {lookup.make.__name__}",
+        lambda rows: rows.where(Person.id.in_(lookup.ids)).order_by(Person.id).limit(MOST_LOOKED_UP),
+    )
+    return people.read(session, statement, **lookup.parameters)
+
+
 def walk(
     session: Session,
     walks: Sequence[Walk],
     people: People,
     cursor: str,
+    cursors: Cursors,
     *,
     count: int,
     show: Callable[[Sequence[Row]], list[Stored]],
@@ -262,7 +315,10 @@ def walk(
         people: the visible ones, with what the database decides of the filter.
         matches: what is left for the filter to decide; None: nothing.
     """
-    number, place = _read(cursor, len(walks))
+    number, place = cursors.read(cursor)
+    if number >= len(walks):
+        # What a name begins with may be found in other ways by now.
+        raise InvalidCursor(_FOREIGN, attribute="cursor")
     items: list[Stored] = []
     places: list[tuple[int, str]] = []
     looked_at = 0
@@ -270,12 +326,14 @@ def walk(
         limit = min(max(count + 1 - len(items), looked_at, 1), _BATCH)
         found = walks[number].after(session, people, place, limit=limit)
         looked_at += len(found.rows)
-        for stored, reached in zip(show(found.rows), found.places, strict=False):
+        for stored, behind in zip(show(found.rows), found.places, strict=False):
             if matches is None or matches(stored):
                 items.append(stored)
-                places.append((number, reached))
+                places.append((number, behind))
         if len(items) > count:
-            return Page(items=items[:count], total=None, next_cursor=cursor_of(*places[count - 1]) if count else None)
+            return Page(
+                items=items[:count], total=None, next_cursor=cursors.write(*places[count - 1]) if count else None
+            )
         if found.is_over:
             number, place = number + 1, None
             if number == len(walks):
@@ -284,25 +342,4 @@ def walk(
         elif found.places:
             place = found.places[-1]
         if looked_at >= LOOKED_AT_A_PAGE or found.is_tired:
-            return Page(items=items, total=None, next_cursor=cursor_of(number, place or ""))
-
-
-def cursor_of(number: int, place: str) -> str:
-    """The cursor that goes on behind a place of a walk."""
-    return base64.urlsafe_b64encode(f"{number}{place}".encode()).decode().rstrip("=")
-
-
-def _read(cursor: str, walks: int) -> tuple[int, str | None]:
-    """
-    Raises:
-        InvalidCursor: not one of this list.
-    """
-    if not cursor:
-        return 0, None
-    try:
-        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-    except (binascii.Error, ValueError) as error:
-        raise InvalidCursor(_FOREIGN, attribute="cursor") from error
-    if not text or not text[0].isdecimal() or not text[0].isascii() or int(text[0]) >= walks or "\0" in text:
-        raise InvalidCursor(_FOREIGN, attribute="cursor")
-    return int(text[0]), text[1:] or None
+            return Page(items=items, total=None, next_cursor=cursors.write(number, place or ""))

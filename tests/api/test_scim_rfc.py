@@ -5,15 +5,16 @@ The documents stand in `tests/scim/rfc_examples`, named by RFC and section.
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scim2_models import ResourceType, Schema, ServiceProviderConfig
 
-from scim.schemas import BULK_RESPONSE, ENTERPRISE_USER, ERROR, GROUP, LIST_RESPONSE, USER
+from scim.schemas import BULK_RESPONSE, ENTERPRISE_USER, ERROR, GROUP, LIST_RESPONSE, SEARCH_REQUEST, USER
 from tests.api.shared_hub import clear, shared_hub
 from tests.api.test_scim import BASE, Scim
 from tests.support.databases import Databases
@@ -571,12 +572,107 @@ def test_discovery_of_section_4(scim: Scim) -> None:
     assert scim.call("GET", "/ResourceTypes", params={"filter": 'name eq "User"'}).status_code == 403
 
 
-def test_every_example_is_used() -> None:
-    source = Path(__file__).read_text()
-    names = {path.stem for path in EXAMPLES.glob("*.json")}
-    unused = {
-        name
-        for name in names
-        if name not in source and name.rpartition("_")[0] not in source and name.rpartition("-")[2] not in source
-    }
-    assert not unused
+def test_types_of_section_3_4_2_1_are_asked_for_at_the_root(scim: Scim) -> None:
+    """Printed without the quotes that the grammar of section 3.4.2.2 asks for."""
+    ids = _people(scim)
+    group = _group(scim, ids)
+    printed = "(meta.resourceType eq User) or (meta.resourceType eq Group)"
+
+    refused = scim.call("POST", "/.search", {"schemas": [SEARCH_REQUEST], "filter": printed})
+    quoted = printed.replace("User", '"User"').replace("Group", '"Group"')
+    found = scim.ok("POST", "/.search", {"schemas": [SEARCH_REQUEST], "filter": quoted})
+
+    assert (refused.status_code, refused.json()["scimType"]) == (400, "invalidFilter")
+    assert {each["id"] for each in found["Resources"]} == {*ids.values(), group["id"]}
+
+
+@pytest.mark.parametrize("accept", ["application/scim+json", "application/json", None])
+def test_representation_of_section_3_8(scim: Scim, accept: str | None) -> None:
+    user = scim.user("bjensen")
+
+    answer = scim.call("GET", f"/Users/{user['id']}", headers={} if accept is None else {"Accept": accept})
+
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/scim+json")
+
+
+def test_alias_of_section_3_11_needs_somebody_who_calls(scim: Scim) -> None:
+    """Of a machine's token it is nobody's; of a person's: `test_scim_narrow`."""
+    assert scim.call("GET", "/Me").status_code == 404
+
+
+def test_version_of_section_3_13_stands_in_the_address(scim: Scim) -> None:
+    assert scim.user("bjensen")["meta"]["location"].startswith(f"{BASE}/Users/")
+    assert BASE.endswith("/v2")
+
+
+_SECTIONS: dict[str, tuple[Callable[..., None], ...]] = {
+    # RFC 7643. Section 3 prints a part of what section 8.3 prints whole.
+    "7643-3": (test_user_of_section_8_is_kept_and_shown_as_it_is_printed,),
+    "7643-8.1": (test_user_of_section_8_is_kept_and_shown_as_it_is_printed,),
+    "7643-8.2": (test_user_of_section_8_is_kept_and_shown_as_it_is_printed,),
+    "7643-8.3": (test_user_of_section_8_is_kept_and_shown_as_it_is_printed,),
+    "7643-8.4": (test_group_of_section_8_4,),
+    "7643-8.5": (test_configuration_of_section_8_5_is_answered_with_every_part,),
+    "7643-8.6": (test_resource_type_of_section_8_6,),
+    "7643-8.7.1": (test_schema_of_section_8_7_1,),
+    "7643-8.7.2": (test_schemas_of_section_8_7_2_are_what_our_descriptions_follow,),
+    # RFC 7644.
+    "7644-3.3": (test_creation_of_sections_3_3_and_3_14,),
+    "7644-3.4.1": (test_known_resource_of_section_3_4_1,),
+    "7644-3.4.2": (test_partial_attributes_of_section_3_4_2,),
+    "7644-3.4.2.1": (test_types_of_section_3_4_2_1_are_asked_for_at_the_root,),
+    "7644-3.4.2.2": (test_filter_of_section_3_4_2_2,),
+    "7644-3.4.2.3": (test_sorting_and_paging_of_sections_3_4_2_3_and_3_4_2_4,),
+    "7644-3.4.2.4": (test_sorting_and_paging_of_sections_3_4_2_3_and_3_4_2_4,),
+    "7644-3.4.3": (test_search_of_section_3_4_3,),
+    "7644-3.5.1": (test_replacement_of_section_3_5_1,),
+    "7644-3.5.2": (test_path_of_section_3_5_2,),
+    "7644-3.5.2.1": (test_add_of_section_3_5_2_1,),
+    "7644-3.5.2.2": (
+        test_remove_members_of_section_3_5_2_2,
+        test_remove_and_add_of_section_3_5_2_2,
+        test_remove_of_selected_values_of_section_3_5_2_2,
+    ),
+    "7644-3.5.2.3": (test_replace_of_section_3_5_2_3,),
+    "7644-3.6": (test_deletion_of_section_3_6,),
+    "7644-3.7.1": (test_circular_reference_of_section_3_7_1_is_a_conflict,),
+    "7644-3.7.2": (
+        test_temporary_identifiers_of_section_3_7_2,
+        test_manager_by_temporary_identifier_of_section_3_7_2,
+    ),
+    "7644-3.7.3": (
+        test_multiple_operations_of_section_3_7_3,
+        test_first_error_of_section_3_7_3_ends_the_request,
+        test_multiple_errors_of_section_3_7_3,
+    ),
+    "7644-3.7.4": (test_payload_of_section_3_7_4_is_too_large,),
+    "7644-3.8": (test_representation_of_section_3_8,),
+    "7644-3.9": (test_partial_answer_of_sections_3_9_and_3_10,),
+    "7644-3.10": (test_partial_answer_of_sections_3_9_and_3_10,),
+    "7644-3.11": (test_alias_of_section_3_11_needs_somebody_who_calls,),
+    "7644-3.12": (test_errors_of_section_3_12,),
+    "7644-3.13": (test_version_of_section_3_13_stands_in_the_address,),
+    "7644-3.14": (test_creation_of_sections_3_3_and_3_14, test_versions_of_section_3_14),
+    "7644-4": (test_discovery_of_section_4,),
+}
+"""Every section of both that prints requests, answers, filters or paths, and what plays them."""
+
+
+def test_every_example_is_played_by_a_test_of_its_section() -> None:
+    """No document without a section, none that the section's tests leave out, no test beside the list."""
+    tests = {name: test for name, test in globals().items() if name.startswith("test_") and "section" in name}
+    listed = {test.__name__ for played in _SECTIONS.values() for test in played}
+    for path in EXAMPLES.glob("*.json"):
+        section = "-".join(path.stem.split("-")[:2])
+        source = "".join(inspect.getsource(test) + str(_marks(test)) for test in _SECTIONS[section])
+        name = path.stem.removeprefix(f"{section}-")
+        # Named whole, or with what is the same for several left to the test.
+        parts = [path.stem, path.stem.rpartition("_")[0], path.stem.rpartition("-")[2], name.partition("-")[2]]
+        assert any(part and part in source for part in parts), path.stem
+
+    assert tests.keys() - listed == {"test_every_example_is_played_by_a_test_of_its_section"}
+    assert listed <= tests.keys()
+
+
+def _marks(test: Any) -> list[Any]:
+    return [mark.args for mark in getattr(test, "pytestmark", ())]

@@ -291,7 +291,9 @@ def among(session: Session, values: Sequence[str]) -> Any:
     return select(func.unnest(cast(literal(list(values), ARRAY(Text)), ARRAY(Text))))
 
 
-def execute_planned(connection: Connection, statement: Executable, values: Mapping[str, Any]) -> CursorResult[Any]:
+def execute_planned(
+    connection: Connection, statement: Executable, values: Mapping[str, Any]
+) -> CursorResult[*tuple[Any, ...]]:
     """Run a statement that is the same each time and finds by index what it is given, whatever that is.
 
     In `Database.read(keeps_plans=True)` PostgreSQL plans it once a connection: to plan many joins costs more than to

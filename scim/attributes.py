@@ -125,6 +125,12 @@ def _common_attributes() -> tuple[Attribute, ...]:
     return COMMON_ATTRIBUTES
 
 
+def _is_shown(attribute: Attribute) -> bool:
+    return attribute.returned in {"always", "default"} and all(
+        sub.returned != "never" for sub in attribute.sub_attributes
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResourceType:
     """A kind of resource, its schema and its extensions (RFC 7643 section 6)."""
@@ -145,6 +151,22 @@ class ResourceType:
     @cached_property
     def _schemas(self) -> Mapping[str, Schema]:
         return {schema.id.lower(): schema for schema in (self.schema, *self.extensions)}
+
+    @cached_property
+    def shown_whole(self) -> Mapping[str, Any]:
+        """Core attributes of which everything is shown unless a client says otherwise (True), and of each extension the
+        names of such attributes."""
+        found: dict[str, Any] = {"schemas": True} | {
+            attribute.name: True for attribute in (*self.common, *self.schema.attributes) if _is_shown(attribute)
+        }
+        for extension in self.extensions:
+            found[extension.id] = frozenset(each.name for each in extension.attributes if _is_shown(each))
+        return found
+
+    @cached_property
+    def shown_full(self) -> frozenset[str]:
+        """The core attributes among these."""
+        return frozenset(name for name, known in self.shown_whole.items() if known is True)
 
     def schema_of(self, urn: str) -> Schema | None:
         """The core schema or extension with this URN; URNs are compared without regard to case (RFC 8141)."""

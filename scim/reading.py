@@ -299,8 +299,8 @@ class Projection:
         self._wanted = _Names(attributes, kind) if attributes else None
         self._excluded = _Names(excluded, kind)
         # What is shown whole unless a client says otherwise; most requests say nothing.
-        self._whole = _shown_whole(kind) if not attributes and not excluded else {}
-        self._full = frozenset(name for name, known in self._whole.items() if known is True)
+        self._whole = kind.shown_whole if not attributes and not excluded else {}
+        self._full = kind.shown_full if self._whole else frozenset()
         self._parts: dict[tuple[str, ...], Set[str]] = {}
 
     def shows(self, name: str) -> bool:
@@ -367,22 +367,6 @@ class Projection:
             return None
         dropped = self._excluded.subs.get(key)
         return _without_never(attribute, value) if dropped is None else _without(value, dropped)
-
-
-def _shown_whole(kind: ResourceType) -> dict[str, Any]:
-    """Core attributes of which everything is shown, and of each extension the names of such attributes."""
-    found: dict[str, Any] = {_SCHEMAS: True} | {
-        attribute.name: True for attribute in (*kind.common, *kind.schema.attributes) if _is_shown_whole(attribute)
-    }
-    for extension in kind.extensions:
-        found[extension.id] = frozenset(each.name for each in extension.attributes if _is_shown_whole(each))
-    return found
-
-
-def _is_shown_whole(attribute: Attribute) -> bool:
-    return attribute.returned in {"always", "default"} and all(
-        sub.returned != "never" for sub in attribute.sub_attributes
-    )
 
 
 class _Names:

@@ -120,8 +120,8 @@ def groups_of(session: Session, principal_ids: Collection[str]) -> Mapping[str, 
     is_sqlite = connection.dialect.name == "sqlite"
     for part in chunked(list(principal_ids)):
         asked = {"ids": given_value(part)}
-        for principal_id, group_id, name in execute_planned(connection, _GROUPS[is_sqlite], asked):
-            found.setdefault(principal_id, []).append((group_id, name))
+        for row in execute_planned(connection, _GROUPS[is_sqlite], asked):
+            found.setdefault(row[0], []).append((row[1], row[2]))
     return found
 
 

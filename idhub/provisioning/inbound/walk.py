@@ -156,8 +156,9 @@ class ByKey:
             step = select(self.tie, self.key).where(*within).order_by(self.key, self.tie).offset(_STEP).limit(1)
             reach = connection.execute(step, values).first()
             if reach is not None:
-                far, near = bindparam("far", reach[1]), bindparam("near", reach[0])
-                statement = statement.where(or_(self.key < far, and_(self.key == far, self.tie <= near)))
+                values |= {"near": reach[0], "far": reach[1]}
+                far = _text("far")
+                statement = statement.where(or_(self.key < far, and_(self.key == far, self.tie <= _text("near"))))
         found = people.read_wide(session, statement, **values)
         places = [f"{each[0]}\t{each[-1]}" for each in found]
         is_tired = reach is not None and len(found) < limit

@@ -25,7 +25,7 @@ def narrow(api: Api) -> Scim:
 
 def _walked(narrow: Scim, **query: str) -> str:
     for number in range(3):
-        narrow.user(f"ada{number}@corp.example", displayName="Ada")
+        narrow.user(f"ada{number}@corp.example", displayName="Ada Lovelace")
     page = narrow.ok("GET", "/Users", params={"cursor": "", "count": "1", **query})
     cursor: str = page["nextCursor"]
     return cursor
@@ -37,8 +37,7 @@ def test_cursor_tells_nothing_of_the_place_where_it_stands(narrow: Scim, query: 
     cursor = _walked(narrow, **query)
 
     shown = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
-    assert b"ada" not in shown.lower()
-    assert b"per_" not in shown
+    assert not [each for each in (b"lovelace", b"@corp", b"per_") if each in shown.lower()]
 
 
 def test_cursor_is_of_one_list_of_one_sender(api: Api, narrow: Scim) -> None:

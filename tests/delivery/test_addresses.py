@@ -133,3 +133,20 @@ def test_an_entry_of_the_allow_list_without_host_and_port_is_refused(entry: str)
         OutboundPolicy(entry)
 
     assert invalid.value.field == "outbound_allow"
+
+
+def test_a_place_that_was_let_through_opens_no_other_url() -> None:
+    policy = OutboundPolicy("127.0.0.1:8181")
+    good = policy.check_url("http://127.0.0.1:8181/v2/Users?filter=a")
+    assert policy.check_url("http://127.0.0.1:8181/v2/Groups") == good
+    for url in (
+        "http://127.0.0.1:8181/v2 /Users",
+        "http://127.0.0.1:8181/v2\\Users",
+        "http://127.0.0.1:8181/" + "a" * 5_000,
+        "http://127.0.0.1:8182/v2",
+        "http://user@127.0.0.1:8181/v2",
+        "http://127.0.0.1:8181@198.51.100.7/v2",
+        "http://127.0.0.1:8181.evil.example/v2",
+    ):
+        with pytest.raises(OutboundRefused):
+            policy.check_url(url)

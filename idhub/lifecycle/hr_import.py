@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -52,6 +52,7 @@ from providers.base import Completeness
 from providers.hr_file import HrFileRefused, HrRow, RefusedRow, RowProblem, Rule
 
 DOOR = "hr_file"
+T = TypeVar("T")
 MAX_LISTED = 1_000
 """Problems that a report keeps; beyond, they are only counted."""
 MAX_ROW_EVENTS = 200
@@ -199,6 +200,8 @@ class _Run:
     size: int = 100
     joining: int = _SMALLEST
     """How many joiners a transaction takes; `size` is of those who are changed one by one."""
+    worked: float = 0.0
+    """Seconds in transactions since their size was last set."""
     joiners: list[Ready] = field(default_factory=list)
     """Read and not written yet, as are `news`."""
     news: list[HrRow] = field(default_factory=list)
@@ -319,7 +322,6 @@ class _Run:
         groups, self.joiners = self.joiners, []
         if not groups:
             return
-        began = time.perf_counter()
         mark = self.companies.mark()
 
         def work(session: Session) -> list[int] | None:
@@ -332,7 +334,7 @@ class _Run:
             return unsettled
 
         try:
-            unsettled = self.database.run(work)
+            unsettled = self._run(work)
         except (IdhubError, IntegrityError):
             self._back_to(mark)
             unsettled = None
@@ -343,9 +345,25 @@ class _Run:
         else:
             self.report.new += people
             self.deferred.extend(unsettled)
-        spent = max(time.perf_counter() - began, 1e-4)
-        self.joining = max(_SMALLEST, min(_LARGEST, int(people * _SLICE_SECONDS[self.database.dialect] / spent)))
+        self.joining = self._fitting(people)
         self.database.give_way()
+
+    def _run(self, work: Callable[[Session], T]) -> T:
+        """One transaction. Counts its own work alone: smaller ones wait as long for their turn and for the disk."""
+
+        def timed(session: Session) -> T:
+            began = time.perf_counter()
+            try:
+                return work(session)
+            finally:
+                self.worked += time.perf_counter() - began
+
+        return self.database.run(timed)
+
+    def _fitting(self, rows: int) -> int:
+        """How many rows fill a transaction, after one of so many."""
+        worked, self.worked = max(self.worked, 1e-4), 0.0
+        return max(_SMALLEST, min(_LARGEST, int(rows * _SLICE_SECONDS[self.database.dialect] / worked)))
 
     def _settled(self, session: Session, groups: Sequence[Ready]) -> tuple[list[records.Joiners], list[int]]:
         """The groups with their managers, and the lines of those whose manager is not known yet."""
@@ -388,17 +406,14 @@ class _Run:
 
     def _apply_all(self, rows: Sequence[HrRow]) -> Iterator[BatchPlan]:
         """Apply rows in transactions that grow or shrink towards the time slice."""
-        slice_seconds = _SLICE_SECONDS[self.database.dialect]
         start = 0
         while start < len(rows):
             part = rows[start : start + self.size]
             start += len(part)
-            began = time.perf_counter()
             yield from self._apply(part)
             if self.report.is_dry_run:
                 continue
-            spent = max(time.perf_counter() - began, 1e-4)
-            self.size = max(_SMALLEST, min(_LARGEST, int(len(part) * slice_seconds / spent)))
+            self.size = self._fitting(len(part))
             self.database.give_way()
 
     def _apply(self, rows: Sequence[HrRow], *, is_retry: bool = False) -> Iterator[BatchPlan]:
@@ -414,7 +429,7 @@ class _Run:
             return self._apply_in(session, rows)
 
         try:
-            plan = self.database.run(work)
+            plan = self._run(work)
         except (IdhubError, IntegrityError):
             self._back_to(mark)
             if len(rows) > 1:

@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 from audit.tables import audit_events
 from idhub.authority import HubRole, assign_role
@@ -26,7 +27,7 @@ from idhub.directory.people import find_person, show_person
 from idhub.directory.tables import Department, Employment, Organization, Person, Principal
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.keys import Keyring
-from idhub.lifecycle import intake
+from idhub.lifecycle import hr_import, intake
 from idhub.lifecycle.hr_ahead import BATCH, Reader, Terms
 from idhub.lifecycle.hr_brake import Brake
 from idhub.lifecycle.hr_companies import Companies
@@ -585,6 +586,23 @@ def test_progress_is_told(hub: Hub) -> None:
     seen: list[int] = []
     hub.take(hub.write(*people(10)), progress=seen.append)
     assert seen[-1] == 10
+
+
+def test_a_slow_disk_makes_no_more_transactions(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds, joins = [0.0], list[None]()  # time passes while a commit waits for the disk, and at no other time
+
+    @event.listens_for(hub.database.engine, "commit")
+    def wait(_: object) -> None:
+        seconds[0] += 1.0
+
+    def counted(*values: Any, **context: Any) -> Any:
+        joins.append(None)
+        return transition(*values, **context)
+
+    monkeypatch.setattr(hr_import, "time", SimpleNamespace(perf_counter=lambda: seconds[0]))
+    monkeypatch.setattr(hr_import, "transition", counted)
+    hub.read(*people(3_000))
+    assert len(joins) < 3_000 / 250  # the smallest hold so many people
 
 
 def test_unknown_columns_are_reported(hub: Hub, tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ def soak(
         "pause_ms": round(1000 * pause),
         "kinds_of_use": len(KINDS),
         "leaves": found.endings,
+        "leaves_that_prove_nothing": found.proving_nothing,
         "uses": found.uses,
         "uses_a_second": round(found.uses / seconds),
         "answers_that_say_nothing": found.unknown,

@@ -61,6 +61,8 @@ class Holder:
     form_token: str = ""
     sub: str = ""
     worked: set[str] = field(default_factory=set)
+    newest: str = ""
+    """The kind that worked last."""
     tried_after: set[str] = field(default_factory=set)
     has_ended: float | None = None
     is_over: bool = False
@@ -274,9 +276,9 @@ class Load:
         checks: list[Coroutine[Any, Any, None]] = []
         try:
             await self._until(holder, lambda: holder.worked >= set(KINDS), "every kind works")
-            # Another success first, so that the last one is a moment ago and not one that we waited beside.
+            # Another success first, of what will end: the last one is a moment ago and not one that we waited beside.
             holder.changed.clear()
-            await self._until(holder, lambda: True, "one more works", at_least_one=True)
+            await self._until(holder, lambda: holder.newest in kinds, "one more works", at_least_one=True)
             path, body = ("offboarding", {}) if is_leave else ("move", {"employment_type": "contractor"})
             request = call("POST", f"/api/v1/people/{holder.person.id}/{path}", body, bearer=self.cluster.api_token)
             asked = time.monotonic()
@@ -347,6 +349,7 @@ class Load:
         self.uses.append(Use(holder.index, name, self.cluster.ports.index(wire.port), began, ended, verdict))
         if verdict == "ok":
             holder.worked.add(name)
+            holder.newest = name
             if kind.keep is not None and answer is not None:
                 kind.keep(holder, answer)
             holder.changed.set()

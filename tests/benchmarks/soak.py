@@ -112,7 +112,9 @@ async def _measure_configuration(cluster: Cluster, rounds: int) -> dict[str, Any
     secret = cluster.applications["wiki"]
     for number, session in enumerate(sessions):
         code = (await wires[0].send(authorize("wiki", session))).query["code"]
-        tokens = (await wires[0].send(redeem("wiki", secret, code))).json()
+        redeemed = await wires[0].send(redeem("wiki", secret, code))
+        assert redeemed.status == 200, f"the client is back, and refused: {redeemed.status} {redeemed.text}"
+        tokens = redeemed.json()
         requests = {
             "userinfo": userinfo(tokens["access_token"]),
             "sign-on": authorize("wiki", session, prompt="none"),

@@ -7,7 +7,7 @@ rows ahead (`event_rows`) and inserts them later (`insert`); hot paths on a bare
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -192,26 +192,31 @@ def _insert(connection: Connection, table: TableName, values: list[tuple[Any, ..
         if len(values) < _COPY_FROM:
             connection.exec_driver_sql(insert_statement(table, "format"), values)
         else:
-            _copy(connection, table, values)
+            copy_rows(connection, table, INSERT_COLUMNS[table], values)
     else:
         names = INSERT_COLUMNS[table]
         connection.execute(_TABLES[table].insert(), [dict(zip(names, row, strict=True)) for row in values])
 
 
-def _copy(connection: Connection, table: TableName, values: list[tuple[Any, ...]]) -> None:
+def copy_rows(connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Insert rows by PostgreSQL's COPY, past SQLAlchemy; values as the driver (psycopg) takes them.
+
+    Raises:
+        DBAPIError: as of any other statement: whoever begins anew or translates knows no other.
+    """
     if not connection.in_transaction():
         # The driver's own cursor begins nothing that SQLAlchemy knows of: its commit would then do nothing.
         connection.begin()
     driver: Any = connection.connection.driver_connection
-    names = ", ".join(f'"{name}"' for name in INSERT_COLUMNS[table])
-    statement, kinds = f"COPY {table} ({names}) FROM STDIN", connection.dialect.loaded_dbapi.Error
+    dialect = connection.dialect
+    kinds = dialect.loaded_dbapi.Error
+    names = ", ".join(f'"{name}"' for name in columns)
+    statement = f"COPY {table} ({names}) FROM STDIN"
     try:
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
-            for row in values:
+            for row in rows:
                 copy.write_row(row)
     except kinds as error:
-        # As SQLAlchemy would say it: whoever begins anew or translates knows no other.
-        dialect = connection.dialect
         raise DBAPIError.instance(statement, None, error, kinds, hide_parameters=True, dialect=dialect) from error
 
 

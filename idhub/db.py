@@ -49,6 +49,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from audit.trail import copy_rows
 from idhub import faults
 from idhub.entropy import random_bytes
 from idhub.settings import Settings
@@ -271,16 +272,7 @@ def insert_rows(session: Session, model: type[Base], columns: Sequence[str], row
         statement = f"INSERT INTO {table} ({names}) VALUES ({marks})"  # noqa: S608 - names of our own tables
         connection.exec_driver_sql(statement, list(rows))
         return
-    driver: Any = connection.connection.driver_connection
-    statement = f"COPY {table} ({names}) FROM STDIN"
-    try:
-        with driver.cursor() as cursor, cursor.copy(statement) as copy:
-            for row in rows:
-                copy.write_row(row)
-    except driver_errors().Error as error:
-        # As SQLAlchemy would say it: whoever begins anew or translates knows no other.
-        kinds, dialect = driver_errors().Error, connection.dialect
-        raise DBAPIError.instance(statement, None, error, kinds, hide_parameters=True, dialect=dialect) from error
+    copy_rows(connection, table, columns, rows)
 
 
 def among(session: Session, values: Sequence[str]) -> Any:
@@ -524,13 +516,15 @@ class Database:
         if before is None:
             yield
             return
+        # Taken once: a connection that broke meanwhile would be made anew to be asked for it, or refuse to say.
+        info = connection.info
         driver.prepare_threshold = None
-        connection.info[_KEEPS_PLANS] = but_planned
+        info[_KEEPS_PLANS] = but_planned
         try:
             yield
         finally:
             driver.prepare_threshold = before
-            connection.info[_KEEPS_PLANS] = False
+            info[_KEEPS_PLANS] = False
 
     def give_way(self) -> None:
         """Let everybody who stands in line write before bulk work takes the lock again. Costs nothing when nobody does.

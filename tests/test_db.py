@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import psycopg
 import psycopg.errors
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import bindparam, func, select, text, update
+from sqlalchemy import bindparam, event, func, select, text, update
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -44,6 +45,25 @@ def _last(database: Database, month: str = "2026-11") -> int | None:
 def _put(database: Database, last: int) -> None:
     with database.transaction() as session:
         session.add(CaseNumber(month="2026-11", last=last))
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_a_connection_that_breaks_where_a_snapshot_begins_is_said_to_be_broken(database: Database) -> None:
+    """Whoever translates errors of the database knows this one, and not what SQLAlchemy says of asking further."""
+    ended: list[int] = []
+
+    @event.listens_for(database.engine, "before_cursor_execute")
+    def end(_: Any, cursor: Any, statement: str, *__: Any) -> None:
+        info = cursor.connection.info
+        if statement.startswith("SET TRANSACTION") and not ended:
+            ended.append(info.backend_pid)
+            with psycopg.connect(info.dsn, password=info.password) as other:
+                other.execute("SELECT pg_terminate_backend(%s, 10000)", ended)
+
+    with pytest.raises(OperationalError), database.read():
+        pass
+    assert ended
+    assert _last(database) is None
 
 
 # ---------------------------------------------------------------------- instants

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, cast
 
 import pytest
@@ -207,12 +208,15 @@ def test_a_job_that_finds_nothing_rests_until_it_is_woken(opened: Opened) -> Non
         def _fail(self) -> None:
             raise AssertionError("what nobody wants is not done")
 
+    def has_looked(least: int) -> bool:
+        return len(looked) >= least
+
     async def main() -> None:
         async with OutboundHttp(opened.settings) as http:
             worker = Resting(cast(Hub, opened), http)
             await worker.start()
             for times in (1, 2, 3):
-                await until(lambda least=times: len(looked) >= least, seconds=20)  # type: ignore[misc]
+                await until(partial(has_looked, times), seconds=20)
                 wake()
             await worker.stop()
             assert not worker.is_running

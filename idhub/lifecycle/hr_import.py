@@ -334,7 +334,7 @@ class _Run:
             return unsettled
 
         try:
-            unsettled = self._run(work)
+            unsettled = self.database.run(self._timed(work))
         except (IdhubError, IntegrityError):
             self._back_to(mark)
             unsettled = None
@@ -348,8 +348,8 @@ class _Run:
         self.joining = self._fitting(people)
         self.database.give_way()
 
-    def _run(self, work: Callable[[Session], T]) -> T:
-        """One transaction. Counts its own work alone: smaller ones wait as long for their turn and for the disk."""
+    def _timed(self, work: Callable[[Session], T]) -> Callable[[Session], T]:
+        """`work`, counting its own seconds alone: a smaller transaction waits as long for its turn and the disk."""
 
         def timed(session: Session) -> T:
             began = time.perf_counter()
@@ -358,7 +358,7 @@ class _Run:
             finally:
                 self.worked += time.perf_counter() - began
 
-        return self.database.run(timed)
+        return timed
 
     def _fitting(self, rows: int) -> int:
         """How many rows fill a transaction, after one of so many."""
@@ -429,7 +429,7 @@ class _Run:
             return self._apply_in(session, rows)
 
         try:
-            plan = self._run(work)
+            plan = self.database.run(self._timed(work))
         except (IdhubError, IntegrityError):
             self._back_to(mark)
             if len(rows) > 1:

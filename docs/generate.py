@@ -20,6 +20,7 @@ _NOTE = "<!-- Written by docs/generate.py. Do not edit. -->"
 _EXIT_CODES = (
     ("`people import`", "all rows are in", "nothing was done", "some rows were refused", "some leaves are quarantined"),
     ("`reconcile`", "everything was read whole", "nothing was done", "something was not", "the brake holds remedies"),
+    ("`findings act`", "on its way", "nothing was done", "", "the brake holds remedies"),
     ("`receipt verify`, `audit verify`", "valid", "invalid", "unreadable: no such file, or not what it should be", ""),
     ("`doctor`", "nothing is wrong", "something is", "", ""),
     ("every other", "done", "refused", "", ""),

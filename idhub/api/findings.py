@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
 from pydantic import Field
-from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from idhub.access.applications import find_application
@@ -36,7 +35,7 @@ class ActBody(Body):
     action: Literal["disable", "restore", "link"]
 
 
-def create_router(services: ApiServices) -> APIRouter:  # noqa: C901 - one route after the other
+def create_router(services: ApiServices) -> APIRouter:
     """Routes of findings."""
     router = APIRouter(prefix=PREFIX, tags=TAGS, route_class=create_route_class(services))
     database = services.database
@@ -53,20 +52,17 @@ def create_router(services: ApiServices) -> APIRouter:  # noqa: C901 - one route
         """What does not agree, in order of discovery; `next` is the `after` of the next page."""
         with database.read() as session:
             authorize(session, caller.subject, Action.FINDING_READ)
-            scope = visible_organizations(session, caller.subject, Action.FINDING_READ)
-            statement = select(Finding).order_by(Finding.id).limit(limit + 1)
-            if scope is not None:
-                statement = statement.where(Finding.organization_id.in_(scope))
-            if application is not None:
-                statement = statement.where(Finding.application_id == find_application(session, application))
-            for column, value in ((Finding.kind, kind), (Finding.state, state)):
-                if value is not None:
-                    statement = statement.where(column == value.value)
-            if after is not None:
-                statement = statement.where(Finding.id > after)
-            rows = [findings.as_data(finding) for finding in session.execute(statement).scalars()]
-        more = len(rows) > limit
-        return {"findings": rows[:limit], "next": rows[limit - 1]["id"] if more else None}
+            found, following = findings.page(
+                session,
+                kinds=[kind] if kind else [],
+                states=[state] if state else [],
+                application_id=find_application(session, application) if application else None,
+                organizations=visible_organizations(session, caller.subject, Action.FINDING_READ),
+                after=after,
+                limit=limit,
+            )
+            rows = [findings.as_data(finding) for finding in found]
+        return {"findings": rows, "next": following}
 
     @router.get("/findings/{finding}")
     def read_finding(caller: Caller, finding: str) -> Any:

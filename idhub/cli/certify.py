@@ -3,6 +3,9 @@
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from enum import StrEnum
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
@@ -109,9 +112,86 @@ def certify_ssf(
     _finish(results, json=json)
 
 
+class Sample(StrEnum):
+    """What a sample plays."""
+
+    SCIM = "scim"
+    OIDC_LOGOUT = "oidc-logout"
+    SSF = "ssf"
+
+
+@certify.command("sample")
+def serve_sample(
+    kind: Annotated[Sample, typer.Argument(help="What it plays.")],
+    fault: Annotated[str | None, typer.Argument(help="Name of the check that it fails; default: a good one.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port on the loopback; 0: a free one.")] = 8182,
+    faults: Annotated[bool, typer.Option("--faults", help="Print the names of all faults instead.")] = False,
+) -> None:
+    """Serve a sample to try grading on, broken in one way, until it is interrupted.
+
+    It listens on the loopback alone and forgets everything when it ends. Those that take tokens take this hub's.
+    """
+    from idhub.signals import certify as signals
+    from scim.samples import providers
+
+    checks = {Sample.OIDC_LOGOUT: signals.LOGOUT_CHECKS, Sample.SSF: signals.SSF_CHECKS}
+    known = sorted(providers.FAULTS if kind == Sample.SCIM else (check.name for check in checks[kind]))
+    if faults:
+        show({}, as_json=False, lines=known)
+        return
+    if fault is not None and fault not in known:
+        raise Invalid(
+            f"There is no such fault; `idhub certify sample {kind} --faults` prints them.",
+            field="fault",
+            rule="certify.fault",
+        )
+    try:
+        server = _scim_sample(fault, port) if kind == Sample.SCIM else _receiver_sample(kind, fault, port)
+    except OSError as error:
+        raise Invalid(f"Port {port} cannot be had: {error.strerror}.", field="port", rule="certify.port") from error
+    with server, suppress(KeyboardInterrupt):
+        server.serve_forever()
+
+
+def _scim_sample(fault: str | None, port: int) -> ThreadingHTTPServer:
+    from scim.samples import providers
+
+    server = providers.serve(providers.Sample(fault or ""), port)
+    say(f"try: idhub certify scim {_address(server)}/v2 --token-file FILE   (FILE holds: {providers.TOKEN})")
+    return server
+
+
+def _receiver_sample(kind: Sample, fault: str | None, port: int) -> ThreadingHTTPServer:
+    from idhub.signals import samples
+
+    with open_here() as hub:
+        receiver = samples.Receiver(hub.keyring.jwks("event"), hub.settings.issuer, hub.clock, fault or "")
+    server = samples.serve({"sample": receiver}, port)
+    address = f"{_address(server)}/sample"
+    if kind == Sample.SSF:
+        say(
+            f"try: idhub certify ssf {address}/events --audience {samples.AUDIENCE} --token-file FILE   "
+            f"(FILE holds: {samples.TOKEN})"
+        )
+    else:
+        say(
+            f"try: idhub certify oidc-logout {address}/logout --client-id {samples.CLIENT_ID} --sub anybody "
+            f"--probe-url {address}/page --probe-cookie-file FILE   (FILE holds: {samples.COOKIE})"
+        )
+    return server
+
+
+def _address(server: ThreadingHTTPServer) -> str:
+    return f"http://127.0.0.1:{server.server_address[1]}"
+
+
 def _with_http(url: str, work: Callable[[Any], Awaitable[T]], *more: str) -> T:
-    """Run with the guarded client, which lets through what the operator named on the command line."""
-    from idhub.delivery.http import OutboundHttp
+    """Run with the guarded client, which lets through what the operator named on the command line.
+
+    Raises:
+        Invalid: an address is none, or nobody answers there.
+    """
+    from idhub.delivery.http import OutboundError, OutboundHttp
 
     chosen = settings()
     named = [_place_of(each) for each in (url, *more)]
@@ -121,7 +201,10 @@ def _with_http(url: str, work: Callable[[Any], Awaitable[T]], *more: str) -> T:
         async with OutboundHttp(chosen.model_copy(update={"outbound_allow": allowed})) as http:
             return await work(http)
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    except OutboundError as error:
+        raise Invalid(error.description, field="url", rule="certify.unanswered") from error
 
 
 def _place_of(url: str) -> str:

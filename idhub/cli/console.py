@@ -2,14 +2,15 @@
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
 import typer
+from sqlalchemy.orm import Session
 
 from idhub.authority import LOCAL
 from idhub.changes import COMMAND_LINE
@@ -69,6 +70,21 @@ def caller() -> "Caller":
     user = os.environ.get("SUDO_USER") or os.environ.get("USER") or ""
     actor = COMMAND_LINE if not user else type(COMMAND_LINE)(kind="cli", id="cli", name=user[:60])
     return Caller(subject=LOCAL, actor=actor, door="cli")
+
+
+class _DryRun(Exception):
+    """Rolls the transaction of a dry run back."""
+
+
+def write(hub: Hub, act: Callable[[Session, datetime], Any], *, dry_run: bool = False) -> Any:
+    """Run `act` in one transaction; of a dry run, roll it back."""
+    if not dry_run:
+        return hub.database.run(lambda session: act(session, hub.clock()))
+    result: Any = None
+    with suppress(_DryRun), hub.database.transaction() as session:
+        result = act(session, hub.clock())
+        raise _DryRun
+    return result
 
 
 def say(text: str) -> None:

@@ -1,7 +1,5 @@
 """`idhub onboard`, `move`, `suspend`, `reactivate`, `offboard`: the lifecycle of one person."""
 
-from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -9,7 +7,7 @@ import typer
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from idhub.cli.console import JsonOption, app, caller, open_here, plain, show, table
+from idhub.cli.console import JsonOption, app, caller, open_here, plain, show, table, write
 from idhub.directory.calendar import parse_day, parse_instant
 from idhub.directory.organizations import ensure_department, find_organization
 from idhub.directory.people import find_person, show_person
@@ -18,26 +16,10 @@ from idhub.errors import Invalid
 from idhub.lifecycle import commands
 from idhub.lifecycle.plan import Plan, preview
 from idhub.lifecycle.transition import TransitionResult
-from idhub.services import Hub
 
 PersonArgument = Annotated[str, typer.Argument(help="Id, employee number, company/number, mail or mobile.")]
 ReasonOption = Annotated[str | None, typer.Option(help="Why; kept in the audit log.")]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Write nothing; show the plan.")]
-
-
-class _DryRun(Exception):
-    """Rolls the transaction of a dry run back."""
-
-
-def _run(hub: Hub, act: Callable[[Session, datetime], Any], *, dry_run: bool = False) -> Any:
-    """Run `act` in one transaction; of a dry run, roll it back."""
-    if not dry_run:
-        return hub.database.run(lambda session: act(session, hub.clock()))
-    result: Any = None
-    with suppress(_DryRun), hub.database.transaction() as session:
-        result = act(session, hub.clock())
-        raise _DryRun
-    return result
 
 
 @app.command()
@@ -93,7 +75,7 @@ def onboard(
         return plain(show_person(session, act(session, now)))
 
     with open_here() as hub:
-        data = _run(hub, seen, dry_run=dry_run)
+        data = write(hub, seen, dry_run=dry_run)
     data = {**data, "dry_run": dry_run}
     show(data, as_json=json, lines=[f"{data['display_name']}  {data['id']}  {data['standing']}"])
 
@@ -142,7 +124,7 @@ def move(
         return {"person": plain(show_person(session, view.id)), **_outcome(result)}
 
     with open_here() as hub:
-        data = _run(hub, act, dry_run=dry_run)
+        data = write(hub, act, dry_run=dry_run)
     data = {**data, "dry_run": dry_run}
     show(
         data, as_json=json, lines=[f"moved: {data['person']['display_name']}, {data['deliveries']} deliveries planned"]
@@ -178,7 +160,7 @@ def suspend(person: PersonArgument, reason: ReasonOption = None, json: JsonOptio
         return _outcome(commands.suspend(session, caller(), find_person(session, person), now=now, reason=reason))
 
     with open_here() as hub:
-        data = _run(hub, act)
+        data = write(hub, act)
     show(data, as_json=json, lines=["suspended" if data["changed"] else "was suspended already"])
 
 
@@ -190,7 +172,7 @@ def reactivate(person: PersonArgument, reason: ReasonOption = None, json: JsonOp
         return _outcome(commands.reactivate(session, caller(), find_person(session, person), now=now, reason=reason))
 
     with open_here() as hub:
-        data = _run(hub, act)
+        data = write(hub, act)
     show(data, as_json=json, lines=["reactivated" if data["changed"] else "was active already"])
 
 
@@ -225,7 +207,7 @@ def offboard(
                 shown = plan(session, hub.clock())
             show({**plain(shown), "dry_run": True}, as_json=json, lines=_plan_lines(shown))
             return
-        data = _run(hub, act)
+        data = write(hub, act)
     lines = (
         ["cancelled"] if cancel else [f"case {data['case']}: {'left' if data['left'] else 'scheduled or left before'}"]
     )

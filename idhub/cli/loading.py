@@ -22,6 +22,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "lifecycle": ("onboard", "move", "suspend", "reactivate", "offboard"),
     "receipts": ("receipt",),
     "reconcile": ("reconcile",),
+    "findings": ("findings",),
     "certify": ("certify",),
     "audit": ("audit",),
     "recover": ("recover",),

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,21 +13,30 @@ import pytest
 
 from idhub.cli.certify import _place_of
 from idhub.errors import Invalid
-from tests.certify.samples import TOKEN, Sample, serve
+from idhub.signals.certify import SSF_CHECKS
+from scim.samples.providers import TOKEN, Sample, serve
 from tests.support.processes import free_port, running
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    return {"IDHUB_DATA_DIR": str(folder), "PATH": "/usr/bin:/bin"}
+
+
+def _idhub(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "idhub.cli", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=_environment(folder),
+        cwd=Path(__file__).parents[2],
+        timeout=120,
+    )
 
 
 def certify(folder: Path, *arguments: str) -> tuple[int, dict[str, Any], str]:
     (folder / "token").write_text(TOKEN + "\n")
-    done = subprocess.run(
-        [sys.executable, "-m", "idhub.cli", "certify", "scim", *arguments, "--token-file", str(folder / "token")],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"IDHUB_DATA_DIR": str(folder), "PATH": "/usr/bin:/bin"},
-        cwd=Path(__file__).parents[2],
-        timeout=120,
-    )
+    done = _idhub(folder, "certify", "scim", *arguments, "--token-file", str(folder / "token"))
     return done.returncode, json.loads(done.stdout) if done.stdout.startswith("{") else {}, done.stdout + done.stderr
 
 
@@ -48,6 +58,48 @@ def test_report_is_readable_and_says_what_a_leave_rests_on(broken_sample: str, t
     assert "RFC 7643 section 4.1.1" in line
     assert TOKEN not in said
     assert not (tmp_path / "idhub.db").exists(), "grading needs no installation"
+
+
+def _line(log: Path) -> str:
+    """What it says when it has begun; it listens a moment before."""
+    deadline = time.monotonic() + 60
+    while "FILE holds" not in log.read_text() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return next(line for line in log.read_text().splitlines() if line.startswith("try: "))
+
+
+@pytest.mark.parametrize(
+    ("kind", "fault"), [("scim", "deactivate"), ("oidc-logout", "session_ended"), ("ssf", "alg_none")]
+)
+def test_sample_of_the_command_line_is_caught_as_it_says(kind: str, fault: str, tmp_path: Path) -> None:
+    port = free_port()
+    arguments = ["certify", "sample", kind, fault, "--port", str(port)]
+    log = tmp_path / "sample.log"
+    with running([sys.executable, "-m", "idhub.cli", *arguments], port=port, log=log, env=_environment(tmp_path)):
+        said = _line(log)
+        _, _, command = said.partition("try: idhub ")
+        command, _, secret = command.partition("   (FILE holds: ")
+        (tmp_path / "secret").write_text(secret.rstrip(")") + "\n")
+        done = _idhub(tmp_path, *command.replace("FILE", str(tmp_path / "secret")).split(), "--json")
+    broken = [check["check"] for check in json.loads(done.stdout)["checks"] if check["verdict"] == "fail"]
+    assert (broken, done.returncode) == ([fault], 1), said + done.stderr
+
+
+def test_samples_name_their_faults_and_refuse_others(tmp_path: Path) -> None:
+    listed = _idhub(tmp_path, "certify", "sample", "ssf", "--faults")
+    assert listed.stdout.split() == sorted(check.name for check in SSF_CHECKS)
+    refused = _idhub(tmp_path, "certify", "sample", "scim", "nothing")
+    assert (refused.returncode, refused.stderr.splitlines()[-1].startswith("error [fault]: ")) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "options", [["scim"], ["oidc-logout", "--client-id", "c", "--sub", "s"], ["ssf", "--audience", "a"]]
+)
+def test_address_where_nobody_answers_is_no_verdict(options: list[str], tmp_path: Path) -> None:
+    kind, *rest = options
+    done = _idhub(tmp_path, "certify", kind, f"http://127.0.0.1:{free_port()}/x", *rest)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[-1].startswith("error [url]: No connection to 127.0.0.1:")
 
 
 def test_scim2_server_comes_out_well(tmp_path: Path) -> None:

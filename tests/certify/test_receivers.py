@@ -1,7 +1,9 @@
 """Relying parties and event receivers: each broken one is caught by the check named after it, and by no other."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,10 +13,11 @@ from idhub.delivery.http import OutboundHttp
 from idhub.keys import Keyring
 from idhub.settings import Settings
 from idhub.signals.certify import LOGOUT_CHECKS, SSF_CHECKS, Session, broken, certify_logout, certify_ssf
+from idhub.signals.samples import AUDIENCE, CLIENT_ID, COOKIE, TOKEN, Receiver, serve
 from scim.certify import Result
-from tests.certify.receivers import ISSUER, Receiver, serving
 from tests.support.clock import Clock
 
+ISSUER = "https://hub.example"
 sqlite_only = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 LOGOUT = [check.name for check in LOGOUT_CHECKS]
 SSF = [check.name for check in SSF_CHECKS]
@@ -22,7 +25,15 @@ SSF = [check.name for check in SSF_CHECKS]
 
 def receivers(keyring: Keyring, clock: Clock, names: list[str]) -> dict[str, Receiver]:
     jwks = keyring.jwks("event")
-    return {name or "good": Receiver(jwks, clock().timestamp(), name) for name in ["", *names]}
+    return {name or "good": Receiver(jwks, ISSUER, clock, name) for name in ["", *names]}
+
+
+@contextmanager
+def serving(receivers: Mapping[str, Receiver]) -> Iterator[str]:
+    with serve(receivers, 0) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
 
 
 def graded(
@@ -39,7 +50,7 @@ def graded(
 def test_relying_parties(settings: Settings, keyring: Keyring, clock: Clock) -> None:
     with serving(receivers(keyring, clock, LOGOUT)) as address:
         for name in ["good", *LOGOUT]:
-            session = Session(client_id="office", sub="s1", probe=(f"{address}/{name}/page", "s=1"))
+            session = Session(client_id=CLIENT_ID, sub="s1", probe=(f"{address}/{name}/page", COOKIE))
             uri = f"{address}/{name}/logout"
             results = graded(
                 settings,
@@ -63,7 +74,7 @@ def test_relying_party_without_a_page_to_look_at_is_said_to_be_unseen(
             lambda http: certify_logout(
                 http,
                 f"{address}/good/logout",
-                Session(client_id="office", sub="s1"),
+                Session(client_id=CLIENT_ID, sub="s1"),
                 keyring=keyring,
                 issuer=ISSUER,
                 alg="RS256",
@@ -85,8 +96,8 @@ def test_receivers_of_events(settings: Settings, keyring: Keyring, clock: Clock)
                 lambda http, name=name: certify_ssf(  # type: ignore[misc]  # bound in the loop
                     http,
                     f"{address}/{name}/events",
-                    "https://receiver.example",
-                    token="receiver-token",
+                    AUDIENCE,
+                    token=TOKEN,
                     keyring=keyring,
                     issuer=ISSUER,
                     now=clock(),

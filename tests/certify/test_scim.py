@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from scim.certify import CHECKS, Certificate, certify
-from tests.certify.samples import FAULTS, TOKEN, InProcess, Sample
+from scim.samples.providers import FAULTS, TOKEN, InProcess, Sample
 
 _NEVER_FAIL = {"enterprise_kept"}
 """What is only noted: the standard and the dialects know services without it."""

@@ -1,6 +1,7 @@
 """`idhub reconcile` as a process, against an application that holds somebody whom nobody knows."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -73,3 +74,68 @@ def test_plan_is_configuration(connected: tuple[Command, StandIn, dict[str, str]
     text = APPS.format(base_url=connected[1].base_url).replace("6h", "1m")
     refused = idhub("apply", str(idhub.write("apps.yaml", text)), env=environment)
     assert (refused.code, "applications.office.reconcile.every" in refused.err) == (1, True)
+
+
+def _found(idhub: Command, environment: dict[str, str], *options: str) -> list[dict[str, object]]:
+    done = idhub("findings", "list", "--json", *options, env=environment)
+    assert done.code == 0, done.err
+    rows: list[dict[str, object]] = done.json["findings"]
+    return rows
+
+
+def test_findings_are_listed_page_by_page_and_decided(connected: tuple[Command, StandIn, dict[str, str]]) -> None:
+    idhub, service, environment = connected
+    for name in ("ghost-a", "ghost-b", "ghost-c"):
+        service.add(name)
+    assert idhub("findings", "list", env=environment).out == "nothing found\n"
+    assert idhub("reconcile", "office", env=environment).code == 0
+    first = idhub("findings", "list", "--application", "office", "--kind", "ghost", "--size", "3", env=environment)
+    assert first.code == 0, first.err
+    assert [line.split()[:5:2] for line in first.out.splitlines()[1:]] == [
+        [row["id"], "open", row["subject"]] for row in _found(idhub, environment)[:3]
+    ]
+    cursor = first.err.split("more: --after ")[1].split()[0]
+    rest = _found(idhub, environment, "--after", cursor)
+    assert len(rest) == 1
+    assert {row["subject"] for row in _found(idhub, environment)} == {"nobody", "ghost-a", "ghost-b", "ghost-c"}
+    one, other = (str(row["id"]) for row in _found(idhub, environment)[:2])
+    shown = idhub("findings", "show", one, env=environment)
+    assert (shown.code, "kind: ghost" in shown.out, 'actions: ["disable"]' in shown.out) == (0, True, True)
+    late = idhub("findings", "dismiss", one, "--reason", "a robot", "--until", "2099-01-01", env=environment)
+    assert (late.code, late.err) == (1, "error [until]: An exception ends: on a day within the next year.\n")
+    until = (datetime.now(UTC) + timedelta(days=30)).date().isoformat()
+    dismissed = idhub("findings", "dismiss", one, "--reason", "a robot", "--until", until, env=environment)
+    assert dismissed.code == 0, dismissed.err
+    assert idhub("findings", "accept", other, env=environment).code == 0
+    assert [row["id"] for row in _found(idhub, environment, "--state", "dismissed")] == [one]
+    assert one not in [row["id"] for row in _found(idhub, environment)]
+    again = idhub("findings", "accept", other, env=environment)
+    assert (again.code, again.err) == (1, "error [finding]: This finding has been decided already.\n")
+    unknown = idhub("findings", "show", "fnd_0", env=environment)
+    assert (unknown.code, unknown.err) == (1, "error [finding]: There is no such finding.\n")
+    log = idhub("audit", "search", "--action", "finding.dismissed", "--json", env=environment).json["events"]
+    assert [(event["target_id"], event["actor"]["kind"], event["details"]["reason"]) for event in log] == [
+        (one, "cli", "a robot")
+    ]
+
+
+def test_a_remedy_is_tried_without_effect_then_carried_out_and_braked(
+    connected: tuple[Command, StandIn, dict[str, str]],
+) -> None:
+    idhub, service, environment = connected
+    for number in range(21):
+        service.add(f"ghost-{number}")
+    assert idhub("reconcile", "office", env=environment).code == 0
+    ids = [str(row["id"]) for row in _found(idhub, environment)]
+    assert len(ids) == 22
+    tried = idhub("findings", "act", "disable", *ids, "--dry-run", "--json", env=environment)
+    assert (tried.code, len(tried.json["deliveries"]), len(tried.json["held"])) == (3, 20, 2)
+    assert {row["state"] for row in _found(idhub, environment)} == {"open"}
+    assert idhub("audit", "search", "--action", "finding.accepted", "--json", env=environment).json["events"] == []
+    wrong = idhub("findings", "act", "link", ids[0], env=environment)
+    assert (wrong.code, wrong.err) == (1, "error [action]: This cannot be done about this finding (any more).\n")
+    done = idhub("findings", "act", "disable", *ids, env=environment)
+    assert (done.code, done.out.count("is under way"), done.out.count("held by the brake")) == (3, 20, 2)
+    assert len(_found(idhub, environment, "--state", "accepted")) == 20
+    held = idhub("findings", "list", "--state", "open", env=environment)
+    assert [line.split()[2] for line in held.out.splitlines()[1:]] == ["held", "held"]

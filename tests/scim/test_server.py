@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from scim.messages import MEDIA_TYPE, ScimRequest, ScimResponse
+from scim.samples.memory import MemoryStore
 from scim.schemas import (
     BULK_REQUEST,
     ENTERPRISE_USER,
@@ -20,7 +21,6 @@ from scim.schemas import (
 )
 from scim.server import Limits, Server
 from scim.standard import GROUP_TYPE, USER_TYPE
-from tests.scim.memory import MemoryStore
 
 BASE = "https://hub.example/scim/v2"
 

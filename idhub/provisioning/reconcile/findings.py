@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import Select, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import Account, Application
@@ -269,6 +269,38 @@ def get(session: Session, finding_id: str, *, lock: bool = True) -> Finding:
     if found is None:
         raise NotFound("There is no such finding.", field="finding", rule="finding.unknown")
     return found
+
+
+def page(
+    session: Session,
+    *,
+    kinds: Sequence[Kind] = (),
+    states: Sequence[State] = (),
+    application_id: str | None = None,
+    organizations: Select[str] | None = None,
+    after: str | None = None,
+    limit: int,
+) -> tuple[Sequence[Finding], str | None]:
+    """Findings in order of discovery, and the `after` of the next page, if there is one.
+
+    Args:
+        kinds: Of these; empty: of all. `states` likewise.
+        organizations: Subquery of the ids of those that count; None: all do.
+        after: Id of the last finding of the page before.
+    """
+    statement = select(Finding).order_by(Finding.id).limit(limit + 1)
+    if kinds:
+        statement = statement.where(Finding.kind.in_(kinds))
+    if states:
+        statement = statement.where(Finding.state.in_(states))
+    if application_id is not None:
+        statement = statement.where(Finding.application_id == application_id)
+    if organizations is not None:
+        statement = statement.where(Finding.organization_id.in_(organizations))
+    if after is not None:
+        statement = statement.where(Finding.id > after)
+    found = session.execute(statement).scalars().all()
+    return found[:limit], found[limit - 1].id if len(found) > limit else None
 
 
 def accept(session: Session, finding: Finding, *, now: datetime, actor: Actor, door: str) -> None:

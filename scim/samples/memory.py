@@ -1,4 +1,4 @@
-"""A store in memory, against which the protocol is tested without a hub."""
+"""A store in memory, which serves the protocol without a hub."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from scim.attributes import ResourceType
+from scim.attributes import ResourceType, Target
 from scim.bulk import NotTogether
 from scim.errors import NotFound, NotUnique
 from scim.filters import compile_filter
@@ -49,8 +49,8 @@ class MemoryStore:
         if query.filter is not None:
             matches = compile_filter(query.filter, attributes=kind.specs, schema=kind.schema.id)
             found = [stored for stored in found if matches(_whole(stored))]
-        if query.sort_by is not None:
-            found.sort(key=lambda stored: _sort_key(stored, query), reverse=query.is_descending)
+        if (by := query.sort_by) is not None:
+            found.sort(key=lambda stored: _sort_key(stored, by), reverse=query.is_descending)
         start = int(query.cursor or 0) if query.cursor is not None else query.start_index - 1
         items = found[start : start + query.count]
         has_more = query.cursor is not None and start + query.count < len(found)
@@ -112,13 +112,12 @@ def _whole(stored: Stored) -> dict[str, Any]:
     return {**stored.resource, "id": stored.id, "meta": meta}
 
 
-def _sort_key(stored: Stored, query: Query) -> tuple[bool, str]:
-    assert query.sort_by is not None
+def _sort_key(stored: Stored, by: Target) -> tuple[bool, str]:
     value: Any = _whole(stored)
-    for name in filter(None, (query.sort_by.extension, query.sort_by.attribute.name)):
+    for name in filter(None, (by.extension, by.attribute.name)):
         value = value.get(name) if isinstance(value, dict) else None
-    if query.sort_by.attribute.multi_valued and isinstance(value, list):
+    if by.attribute.multi_valued and isinstance(value, list):
         value = next((each for each in value if each.get("primary")), value[0] if value else None)
     if isinstance(value, dict):
-        value = value.get(query.sort_by.sub.name if query.sort_by.sub else "value")
+        value = value.get(by.sub.name if by.sub else "value")
     return value is None, str(value or "").lower()

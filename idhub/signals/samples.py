@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
 
 import jwt
 
-EVENT = "http://schemas.openid.net/event/backchannel-logout"
-ISSUER = "https://hub.example"
+from idhub.signals.backchannel import EVENT as LOGOUT_EVENT
+
+CLIENT_ID = "sample"
+COOKIE = "s=1"
+TOKEN = "sample-token"  # noqa: S105 - of a sample that holds nothing
+AUDIENCE = "https://receiver.example"
+_MOST = 1_048_576
 
 
 @dataclass
 class Receiver:
-    """What both kinds have in common: one rule of a good one left out, or a wrong answer given."""
+    """Both kinds in one: takes logout tokens and pushed events of one issuer. `fault` names the rule it breaks."""
 
     jwks: Mapping[str, Any]
-    now: float
+    issuer: str
+    clock: Callable[[], datetime]
     fault: str = ""
-    token: str = "receiver-token"
+    token: str = TOKEN
     seen: set[str] = field(default_factory=set)
     lives: bool = True
 
@@ -36,6 +40,8 @@ class Receiver:
                 raise jwt.InvalidSignatureError("alg none")
             return header, dict(jwt.decode(token, options={"verify_signature": False}))
         keys = {key["kid"]: jwt.PyJWK(key) for key in self.jwks["keys"]}
+        if header.get("kid") not in keys:
+            raise jwt.InvalidSignatureError("unknown key")
         options: Any = {"verify_signature": self.fault != "wrong_signature", "verify_aud": False, "verify_exp": False}
         options |= {"verify_iat": False, "verify_nbf": False}
         key = keys[header["kid"]]
@@ -49,12 +55,12 @@ class Receiver:
         except jwt.PyJWTError:
             return self._refuse()
         rules = {
-            "wrong_issuer": claims.get("iss") == ISSUER,
-            "wrong_audience": claims.get("aud") == "office",
+            "wrong_issuer": claims.get("iss") == self.issuer,
+            "wrong_audience": claims.get("aud") == CLIENT_ID,
             "nonce_present": "nonce" not in claims,
-            "events_missing": EVENT in claims.get("events", {}),
+            "events_missing": LOGOUT_EVENT in claims.get("events", {}),
             "subject_missing": bool(claims.get("sub") or claims.get("sid")),
-            "expired": claims.get("exp", 0) > self.now,
+            "expired": claims.get("exp", 0) > self.clock().timestamp(),
             "replayed_jti": claims.get("jti") not in self.seen,
         }
         if not all(held or self.fault == name for name, held in rules.items()):
@@ -82,9 +88,9 @@ class Receiver:
             return self._error("invalid_key")
         except jwt.PyJWTError:
             return self._error("wrong" if self.fault == "not_a_set" else "invalid_request")
-        if claims.get("iss") != ISSUER and self.fault != "wrong_issuer":
+        if claims.get("iss") != self.issuer and self.fault != "wrong_issuer":
             return self._error("invalid_issuer")
-        if claims.get("aud") != "https://receiver.example" and self.fault != "wrong_audience":
+        if claims.get("aud") != AUDIENCE and self.fault != "wrong_audience":
             return self._error("invalid_audience")
         if not claims.get("events") and self.fault != "events_missing":
             return self._error("invalid_request")
@@ -100,23 +106,36 @@ class Receiver:
         return 400, {"Content-Type": "application/json"}, json.dumps(document).encode()
 
 
-@contextmanager
-def serving(receivers: Mapping[str, Receiver]) -> Iterator[str]:
-    """Every receiver under its name; yields the address they share."""
+def serve(receivers: Mapping[str, Receiver], port: int) -> ThreadingHTTPServer:
+    """Put receivers behind HTTP on the loopback, each under its name; the caller runs and closes the server.
+
+    `/NAME/logout` takes logout tokens, `/NAME/events` pushed events; `/NAME/page` is there while the session lives.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            _, name, kind = self.path.split("/")
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
-            receiver = receivers[name]
-            self._say(*(receiver.logout(body) if kind == "logout" else receiver.push(body, self.headers)))
+            receiver, kind = self._asked()
+            length = self.headers.get("Content-Length", "0")
+            body = self.rfile.read(min(int(length), _MOST)) if length.isascii() and length.isdigit() else b""
+            text = body.decode("utf-8", "replace")
+            if receiver is None or kind not in {"logout", "events"}:
+                self._say(404, {}, b"")
+            else:
+                self._say(*(receiver.logout(text) if kind == "logout" else receiver.push(text, self.headers)))
 
         def do_GET(self) -> None:
-            receiver = receivers[self.path.split("/")[1]]
-            self._say(200 if receiver.lives and self.headers.get("Cookie") == "s=1" else 401, {}, b"")
+            receiver, kind = self._asked()
+            if receiver is None or kind != "page":
+                self._say(404, {}, b"")
+            else:
+                self._say(200 if receiver.lives and self.headers.get("Cookie") == COOKIE else 401, {}, b"")
 
         def log_message(self, format: str, *args: Any) -> None:
             """Nothing on stderr."""
+
+        def _asked(self) -> tuple[Receiver | None, str]:
+            name, _, kind = self.path.lstrip("/").partition("/")
+            return receivers.get(name), kind
 
         def _say(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
             self.send_response(status)
@@ -126,13 +145,4 @@ def serving(receivers: Mapping[str, Receiver]) -> Iterator[str]:
             self.end_headers()
             self.wfile.write(body)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    while not thread.is_alive():
-        time.sleep(0.01)
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
-    finally:
-        server.shutdown()
-        server.server_close()
+    return ThreadingHTTPServer(("127.0.0.1", port), Handler)

@@ -1,13 +1,7 @@
-"""Sample service providers, broken on purpose in one way each: named after the check that catches it.
-
-    python -m tests.certify.samples FAULT [--port 8182] [--token tok]
-
-serves one; without a fault, a good one. `idhub certify scim http://127.0.0.1:8182 --token-file FILE` grades it.
-"""
+"""Sample service providers, broken on purpose in one way each, named after the check of `scim.certify` that sees it."""
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,12 +13,13 @@ from urllib.parse import parse_qs, urlsplit
 import orjson
 
 from scim.messages import ScimRequest
+from scim.samples.memory import MemoryStore
 from scim.server import Server
 from scim.standard import GROUP_TYPE, USER_TYPE
-from tests.scim.memory import MemoryStore
 
-TOKEN = "sample-token"
+TOKEN = "sample-token"  # noqa: S105 - of a sample that holds nothing
 _BASE = "http://sample.example/v2"
+_MOST = 1_048_576
 Document = dict[str, Any]
 
 
@@ -178,7 +173,7 @@ def read(ask: Ask, forward: Forward) -> Answer:
 def password_never(ask: Ask, forward: Forward) -> Answer:
     answer = forward(ask)
     if ask.is_one and answer.is_success and answer.body:
-        answer.body["password"] = "t0p-secret"
+        answer.body["password"] = "shown"  # noqa: S105 - the fault is to show it
     return answer
 
 
@@ -396,10 +391,15 @@ def serve(sample: Sample, port: int) -> ThreadingHTTPServer:
     class Handler(BaseHTTPRequestHandler):
         def _handle(self) -> None:
             parts = urlsplit(self.path)
-            length = int(self.headers.get("Content-Length") or 0)
-            body = orjson.loads(self.rfile.read(length)) if length else None
+            length = self.headers.get("Content-Length", "")
+            sent = self.rfile.read(min(int(length), _MOST)) if length.isascii() and length.isdigit() else b""
             headers = {name.lower(): value for name, value in self.headers.items()}
-            answer = sample.answer(Ask(self.command, parts.path.removeprefix("/v2"), parts.query, headers, body))
+            try:
+                body = orjson.loads(sent) if sent else None
+            except orjson.JSONDecodeError:
+                answer = _error(400, "no JSON")
+            else:
+                answer = sample.answer(Ask(self.command, parts.path.removeprefix("/v2"), parts.query, headers, body))
             content = b"" if answer.body is None else orjson.dumps(answer.body)
             self.send_response(answer.status)
             for name, value in answer.headers.items():
@@ -450,18 +450,3 @@ class _Response:
 class _Headers(dict[str, str]):
     def get(self, name: str, default: Any = None) -> Any:
         return next((value for key, value in self.items() if key.lower() == name.lower()), default)
-
-
-def main() -> None:
-    """Serve one sample until interrupted."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("fault", nargs="?", default="", choices=["", *FAULTS])
-    parser.add_argument("--port", type=int, default=8182)
-    parser.add_argument("--token", default=TOKEN)
-    options = parser.parse_args()
-    with serve(Sample(options.fault, options.token), options.port) as server:
-        server.serve_forever()
-
-
-if __name__ == "__main__":
-    main()

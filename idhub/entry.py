@@ -5,6 +5,7 @@
 A protocol makes an `Entry` of its own: how a request is stored, what is issued, what a refusal looks like there.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Any, Final, Generic, TypeVar
 from typing import Protocol as Shape
@@ -64,7 +65,7 @@ class _Known:
     is_entitled: bool
 
 
-class Entry(Generic[_Request]):
+class Entry(ABC, Generic[_Request]):
     """See the module."""
 
     protocol: transactions.Protocol
@@ -74,15 +75,15 @@ class Entry(Generic[_Request]):
 
     # ---------------------------------------------------------------- what a protocol says
 
+    @abstractmethod
     def issue(
         self, browser: Browser, request: _Request, transaction: Transaction | None, signed: SignedIn
     ) -> Response | Refused:
         """Answer the application, in one transaction that calls `close`; or the reason why not."""
-        raise NotImplementedError
 
+    @abstractmethod
     def declined(self, browser: Browser, request: _Request, refusal: flow.Refusal) -> Response:
         """What the application gets in place of what it asked for."""
-        raise NotImplementedError
 
     # ---------------------------------------------------------------- what they share
 

@@ -6,6 +6,7 @@ Nobody is signed out by a link alone (decision 0025). A protocol makes an `Asked
 what of it is stored, and where it leads back to.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -41,7 +42,7 @@ class LogoutWish:
     asked_by: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
-class AskedLogout:
+class AskedLogout(ABC):
     """See the module."""
 
     protocol: transactions.Protocol
@@ -52,9 +53,9 @@ class AskedLogout:
 
     # ---------------------------------------------------------------- what a protocol says
 
+    @abstractmethod
     def way_back(self, session: Session, transaction: Transaction, browser: Browser) -> str | ShownError:
         """Where a stored wish leads, checked again; or what is shown because that is registered no more."""
-        raise NotImplementedError
 
     # ---------------------------------------------------------------- what they share
 

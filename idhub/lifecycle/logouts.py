@@ -1,5 +1,6 @@
 """Which applications must be told that a session has ended: logout deliveries, whatever protocol. Sends nothing."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -39,7 +40,7 @@ def tell_participants(session: Session, participants: Sequence[EndedParticipant]
     return queue.plan(session, [delivery for delivery in planned if delivery is not None], now=now)
 
 
-class LogoutPlanner:
+class LogoutPlanner(ABC):
     """Plans and previews the logouts of one protocol.
 
     Args:
@@ -71,13 +72,13 @@ class LogoutPlanner:
         """Name of the channel."""
         return LOGOUT_CHANNELS[self.protocol]
 
+    @abstractmethod
     def exposure(self, *, is_told: bool, left: timedelta | None) -> timedelta | None:
         """Worst case until a session at the application is over; None: unknown.
 
         Args:
             left: how much longer it may go on by itself; None: nothing is known of that.
         """
-        raise NotImplementedError
 
     def plan(self, session: Session, batch: Batch, *, now: datetime) -> list[PlannedDelivery]:
         """One logout per application of the protocol that used a session which ended, or whose entitlement is gone."""

@@ -1,5 +1,6 @@
 """`/hr/people/new` and `/hr/people/{id}/rehire`: a first day, or another first day, previewed before it is written."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -115,7 +116,7 @@ def _translate(services: WebServices, request: Request) -> Translate:
     return lambda message: services.pages.gettext(request, message)
 
 
-class _Submission:
+class _Submission(ABC):
     """One press on the form: read, rehearse; on `confirm` of what was read, make it so."""
 
     def __init__(self, services: WebServices, request: Request, form: Form) -> None:
@@ -137,9 +138,9 @@ class _Submission:
             return RedirectResponse(f"/hr/people/{done}", status_code=303)
         return _page(services, self.request, scene)
 
+    @abstractmethod
     def proceed(self, session: Session, scene: Scene, reader: Reader) -> str | None:
         """Fill the scene; returns the person's id when it is done, or was before."""
-        raise NotImplementedError
 
     def caller(self, visitor: Visitor) -> Caller:
         """Who asks the lifecycle."""

@@ -22,7 +22,7 @@ from audit.checkpoint import Checkpoint, Signer, parse_note, sign_checkpoint
 from audit.errors import AuditError
 from audit.personal import Sealer
 from audit.reveal import reveal
-from audit.tables import audit_checkpoints, audit_events
+from audit.tables import audit_checkpoints, audit_events, audit_positions
 from audit.tiles import StoredCheckpoints, stored_tile
 from audit.verify import FORMAT, FORMAT_VERSION, TILE_SIZE
 
@@ -50,7 +50,7 @@ def export_jsonl(
     ).one_or_none()
     if newest is None:
         raise AuditError("the log has no checkpoint yet; there is nothing that an export could prove")
-    first = connection.execute(select(func.min(audit_events.c.position))).scalar_one()
+    first = connection.execute(select(func.min(audit_positions.c.position))).scalar_one()
     withheld: int = newest.size - newest.size % TILE_SIZE if first is None else min(first, newest.size)
     origin = parse_note(newest.note)[0].origin
     yield _line({"format": FORMAT, "version": FORMAT_VERSION, "origin": origin, "size": newest.size, "first": withheld})
@@ -105,12 +105,13 @@ def _line(value: dict[str, Any]) -> bytes:
 
 def _pages(connection: Connection, *, start: int, end: int) -> Iterator[list[Any]]:
     """Yield events in pages by keyset."""
-    columns = (audit_events.c.position, audit_events.c.event_id, audit_events.c.body, audit_events.c.leaf_hash)
+    place = audit_positions.c.position
+    columns = (place, audit_events.c.event_id, audit_events.c.body, audit_events.c.leaf_hash)
     while start < end:
         page = connection.execute(
             select(*columns)
-            .where(audit_events.c.position >= start, audit_events.c.position < end)
-            .order_by(audit_events.c.position)
+            .where(audit_events.c.id == audit_positions.c.event_row, place >= start, place < end)
+            .order_by(place)
             .limit(_PAGE)
         ).all()
         if not page:

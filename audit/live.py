@@ -4,8 +4,9 @@ Everything that the tables say is compared with the canonical bodies, and those 
 leaf hashes, tiles of every level, head, lease, decisions of retention; with a `Sealer` also the personal values and the
 search terms beside the events.
 
-Not compared, since nothing rests on them once an event has its place: `id` and `xid` of an event and the surrogate `id`
-of a term, `updated_at` of the head, `owner_id` and a past `expires_at` of the lease.
+Not compared, since nothing rests on them: `xid` of an event that has its place, the surrogate `id` of a term,
+`updated_at` of the head, how far the sequencer says it came (events that it passed over are found), `owner_id` and a
+past `expires_at` of the lease.
 """
 
 from __future__ import annotations
@@ -15,14 +16,27 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import Connection, LargeBinary, cast, func, select
+from sqlalchemy import Connection, LargeBinary, cast, exists, func, or_, select
 
+from audit.arrivals import arrivals
 from audit.beside import SideTables
 from audit.checkpoint import ReadableWitness, VerifyingKey
 from audit.events import EventType, to_micros
 from audit.merkle import EMPTY_ROOT, leaf_hash
 from audit.personal import Sealer
-from audit.tables import audit_checkpoints, audit_events, audit_head, audit_lease, audit_retention, audit_tiles
+from audit.tables import (
+    EVENT,
+    LEASE,
+    audit_checkpoints,
+    audit_events,
+    audit_head,
+    audit_lease,
+    audit_positions,
+    audit_reach,
+    audit_refused,
+    audit_retention,
+    audit_tiles,
+)
 from audit.tiles import StoredCheckpoints, split_hashes, tile_root
 from audit.verify import TILE_SIZE, LogChecker, VerifyResult, witnessed_checkpoints
 
@@ -30,6 +44,9 @@ _PAGE: Final = 1_024
 # Longer than any sequencer ever takes its lease for, with some disagreement of clocks.
 _LEASE_BOUND: Final = timedelta(minutes=10)
 _event = audit_events.c
+_place = audit_positions.c.position
+# Whoever puts a row in chooses its number.
+_FIRST_ID: Final = -(2**63)
 _OPTIONAL: Final = (
     "person_id",
     "organization_id",
@@ -71,7 +88,7 @@ def verify_database(
     beside = SideTables(connection, checker, sealer)
     start = _removed(connection, checker, notes, tiles)
     for page in _pages(connection, start):
-        said = [_event_holds(checker, row) for row in page]
+        said = [_event_holds(checker, row) if row.event_id is not None else None for row in page]
         beside.compare([(row, body) for row, body in zip(page, said, strict=True) if body is not None])
         for row in page:
             if row.position != checker.position:
@@ -80,8 +97,12 @@ def verify_database(
                 checker.skip_to(row.position)
             if len(checker.leaves) == TILE_SIZE:
                 checker.next_tile()
-            checker.leaves.append(leaf_hash(stored_bytes(row.body)))
-            checker.result.events += 1
+            if row.event_id is None:
+                checker.report("missing", f"event {row.position} is missing", row.position)
+                checker.skip_to(row.position + 1)
+            else:
+                checker.leaves.append(leaf_hash(stored_bytes(row.body)))
+                checker.result.events += 1
             _compare_here(checker, notes, tiles)
     if checker.position != size:
         what = "truncated" if checker.position < size else "inserted"
@@ -98,11 +119,8 @@ def verify_database(
     _retention_holds(connection, checker)
     beside.finish()
     result = checker.finish(allow_tail=True)
-    waiting: int = connection.execute(
-        select(func.count()).select_from(audit_events).where(_event.position.is_(None))
-    ).scalar_one()
-    result.unproven += waiting
-    _waiting_hold(connection, checker)
+    result.unproven += _waiting_hold(connection, checker)
+    _places_hold(connection, checker, has_head=head is not None)
     return result
 
 
@@ -186,7 +204,7 @@ class _Tiles:
 def _removed(connection: Connection, checker: LogChecker, notes: StoredCheckpoints, tiles: _Tiles) -> int:
     """Take in the tiles of events that retention has removed; return the position to go on from."""
     through: int = connection.execute(select(func.max(audit_retention.c.through_position))).scalar_one() or 0
-    first = connection.execute(select(func.min(_event.position))).scalar_one()
+    first = connection.execute(select(func.min(_place))).scalar_one()
     removed = min(through, through if first is None else first - first % TILE_SIZE)
     for number in range(removed // TILE_SIZE):
         stored = tiles.leaf_tile(number)
@@ -244,7 +262,7 @@ def _event_holds(checker: LogChecker, row: Any) -> dict[str, Any] | None:
         return None
     stored = (row.event_id, row.at, row.type, row.event_class, row.outcome, row.actor_id)
     stored += (row.ip, row.target_kind, row.target_id, *(getattr(row, name) for name in _OPTIONAL))
-    if stored != columns:
+    if stored != columns or row.old_position not in (None, row.position):
         checker.report("edited", f"the columns of event {row.event_id} do not say what it says", row.position)
     return said
 
@@ -263,7 +281,7 @@ def _lease_holds(connection: Connection, checker: LogChecker, head: Any, now: da
     rows = connection.execute(select(audit_lease)).all()
     if head is None:
         return
-    if [row.name for row in rows] != ["sequencer"]:
+    if [row.name for row in rows] != [LEASE]:
         checker.report("lease", "the sequencer's lease is missing, or another stands beside it")
         return
     if head.fencing > rows[0].fencing:
@@ -305,31 +323,68 @@ def _retention_holds(connection: Connection, checker: LogChecker) -> None:
             checker.report("retention", text, 0, max(1, row.through_position))
 
 
-def _waiting_hold(connection: Connection, checker: LogChecker) -> None:
-    """Events that wait for their place must have the bytes that were appended."""
-    last_id = 0
+def _waiting_hold(connection: Connection, checker: LogChecker) -> int:
+    """Events that wait for their place must have the bytes that were appended, and must not have been passed over.
+
+    Returns how many there are.
+    """
+    here = arrivals(connection)
+    is_refused = exists().where(audit_refused.c.event_row == _event.id)
+    is_passed = (here.are_behind() & ~is_refused) | _event.position.is_not(None)
+    count, last_id = 0, _FIRST_ID
     while True:
         page = connection.execute(
-            select(_event.id, _event.event_id, *_BYTES)
-            .where(_event.position.is_(None), _event.id > last_id)
+            select(_event.id, _event.event_id, *_BYTES, is_passed.label("is_passed"))
+            .where(~exists().where(audit_positions.c.event_row == _event.id), _event.id > last_id)
             .order_by(_event.id)
             .limit(_PAGE)
         ).all()
         for row in page:
             if leaf_hash(stored_bytes(row.body)) != stored_bytes(row.leaf_hash):
                 checker.report("edited", f"event {row.event_id}, which has no place yet, was changed")
+            elif row.is_passed:
+                text = f"event {row.event_id} was put in where all have their place, or has lost its own"
+                checker.report("inserted", text)
+        count += len(page)
         if len(page) < _PAGE:
-            return
+            return count
         last_id = page[-1].id
 
 
+def _places_hold(connection: Connection, checker: LogChecker, *, has_head: bool) -> None:
+    """Rows of the tables of places that no event accounts for."""
+    reached = list(connection.scalars(select(audit_reach.c.id)))
+    if reached != [1] and (has_head or reached):
+        checker.report(
+            "missing" if not reached else "inserted", "how far the sequencer came is said once, or not at all"
+        )
+    before = connection.execute(select(_place).where(_place < 0).limit(1)).scalar()
+    if before is not None:
+        checker.report("inserted", f"there is a place {before}, before the first")
+    row = audit_refused.c.event_row
+    untold = connection.execute(
+        select(row)
+        .where(
+            or_(
+                ~exists().where(_event.id == row),
+                exists().where(audit_positions.c.event_row == row),
+            )
+        )
+        .limit(1)
+    ).scalar()
+    if untold is not None:
+        checker.report("inserted", f"audit_refused names a row, {untold}, that is no event without a place")
+
+
 def _pages(connection: Connection, start: int) -> Iterator[Sequence[Any]]:
-    columns = [c for c in _event if c.name not in ("id", "xid", "class", "body", "leaf_hash")]
+    columns = [c for c in EVENT if c.name not in ("id", "xid", "class", "body", "leaf_hash")]
+    old, kind = _event.position.label("old_position"), _event["class"].label("event_class")
     while True:
         page = connection.execute(
-            select(*columns, *_BYTES, _event["class"].label("event_class"))
-            .where(_event.position >= start)
-            .order_by(_event.position)
+            select(_place, *columns, *_BYTES, old, kind)
+            .outerjoin_from(audit_positions, audit_events, _event.id == audit_positions.c.event_row)
+            .where(_place >= start)
+            .order_by(_place)
             .limit(_PAGE)
         ).all()
         yield page

@@ -21,8 +21,10 @@ from audit.tables import (
     audit_events,
     audit_person_keys,
     audit_personal,
+    audit_positions,
     audit_retention,
     audit_terms,
+    event_place,
 )
 from audit.tiles import TILE_SIZE
 from audit.trail import append
@@ -90,11 +92,13 @@ def remove(connection: Connection) -> int:
     through = connection.execute(select(func.max(audit_retention.c.through_position))).scalar_one() or 0
     if through and not _is_proven(connection):
         raise NotRetainable("the decision has no checkpoint over it yet; try again in a second")
-    first = connection.execute(select(func.min(audit_events.c.position))).scalar_one()
+    first = connection.execute(select(func.min(audit_positions.c.position))).scalar_one()
     if first is None:
         return 0
     rows = connection.execute(
-        select(audit_events.c.id, audit_events.c.event_id).where(audit_events.c.position < min(through, first + _BATCH))
+        select(audit_events.c.id, audit_events.c.event_id)
+        .join(audit_positions, audit_positions.c.event_row == audit_events.c.id)
+        .where(audit_positions.c.position < min(through, first + _BATCH))
     ).all()
     if not rows:
         return 0
@@ -107,13 +111,16 @@ def remove(connection: Connection) -> int:
             audit_person_keys.c.id.in_(event_ids), audit_person_keys.c.id.not_in(still_used)
         )
     )
-    connection.execute(delete(audit_events).where(audit_events.c.id.in_([row.id for row in rows])))
+    ids = [row.id for row in rows]
+    # In this order: what lets an event go is its place.
+    connection.execute(delete(audit_events).where(audit_events.c.id.in_(ids)))
+    connection.execute(delete(audit_positions).where(audit_positions.c.event_row.in_(ids)))
     return len(rows)
 
 
 def _is_proven(connection: Connection) -> bool:
     """Tell whether the newest decision's event lies under a signed checkpoint."""
     sealed = connection.execute(select(func.max(audit_checkpoints.c.size))).scalar_one() or 0
-    decided = select(audit_events.c.position).where(audit_events.c.type == EventType.AUDIT_PRUNED.value)
+    decided = select(event_place).where(audit_events.c.type == EventType.AUDIT_PRUNED.value)
     newest = connection.execute(decided.order_by(audit_events.c.id.desc()).limit(1)).scalar_one_or_none()
     return newest is not None and newest < sealed

@@ -22,7 +22,7 @@ from audit.events import EventType, from_micros, to_micros
 from audit.merkle import leaf_hash
 from audit.personal import Sealer, fits, index_term
 from audit.reveal import reveal
-from audit.tables import audit_events, audit_terms
+from audit.tables import EVENT, audit_events, audit_terms, event_place
 
 PAGE_LIMIT: Final = 500
 _COUNT_LIMIT: Final = 10_000
@@ -108,7 +108,10 @@ def search(connection: Connection, query: Query, *, sealer: Sealer) -> Page:
         at, last_id = _read_cursor(query.after)
         conditions.append(and_(_event.at <= at, or_(_event.at < at, _event.id < last_id)))
     rows = connection.execute(
-        select(audit_events).where(*conditions).order_by(_event.at.desc(), _event.id.desc()).limit(query.size + 1)
+        select(*EVENT, event_place)
+        .where(*conditions)
+        .order_by(_event.at.desc(), _event.id.desc())
+        .limit(query.size + 1)
     ).all()
     shown = rows[: query.size]
     records = _records(connection, shown, sealer)
@@ -125,7 +128,7 @@ def count(connection: Connection, query: Query, *, sealer: Sealer) -> tuple[int,
 
 def get(connection: Connection, event_id: str, *, sealer: Sealer) -> AuditRecord | None:
     """Return one event by its id, None when there is none. The caller checks who may see it."""
-    rows = connection.execute(select(audit_events).where(_event.event_id == event_id)).all()
+    rows = connection.execute(select(*EVENT, event_place).where(_event.event_id == event_id)).all()
     return next(iter(_records(connection, rows, sealer)), None)
 
 

@@ -7,37 +7,36 @@ compare-and-swap on its size, together with the fencing number, in the transacti
 The order is a contract: events of one transaction stand in the order in which they were appended, and transactions of
 one writer in the order of their commits. Between writers there is no order but the one given here.
 
-A row is taken when its transaction is surely over. On PostgreSQL identity order is not commit order: a row counts
-when its `xid` lies below the snapshot's xmin, and a long transaction delays those after it but is never passed over.
+A row is taken when its transaction is surely over (`audit.arrivals`): a long one delays those after it, but is never
+passed over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, bindparam, case, exists, func, insert, or_, select, text, update
+from sqlalchemy import Connection, Engine, case, delete, exists, func, insert, or_, select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from audit.arrivals import Reach, arrivals, count_waiting, refused
 from audit.checkpoint import Checkpoint, Signer, Witness, sign_checkpoint
 from audit.errors import AuditError, StaleSequencer
 from audit.events import from_micros, to_micros
 from audit.merkle import EMPTY_ROOT, Frontier, consistency_proof, leaf_hash, verify_consistency
-from audit.tables import audit_checkpoints, audit_events, audit_head, audit_lease
+from audit.tables import LEASE, audit_checkpoints, audit_head, audit_lease, audit_positions, audit_reach, audit_refused
 from audit.tiles import StoredTree, store_complete_tiles
 
 TransactionFactory = Callable[[], AbstractContextManager[Connection | Session]]
 
-_LEASE: Final = "sequencer"
 _LEASE_TIME: Final = timedelta(seconds=10)
 # About 10 ms a piece on SQLite, where a commit must not keep other writers waiting for more than 50.
 _PIECE: Final = {"sqlite": 500, "postgresql": 2_000}
 _PIECES_A_RUN: Final = 200
-_COUNT_UP_TO: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,25 +66,39 @@ class SequencerResult:
 
 def lag(connection: Connection, now: datetime) -> Lag:
     """Return how far the log is behind what has been committed, for `/readyz`."""
-    waiting = select(audit_events.c.id).where(audit_events.c.position.is_(None)).limit(_COUNT_UP_TO).subquery()
-    pending = connection.execute(select(func.count()).select_from(waiting)).scalar_one()
-    if not pending:
+    pending, since = count_waiting(connection)
+    if since is None:
+        # None; or between two statements another sequencer took them all in.
         return Lag(0, timedelta())
-    first = connection.execute(
-        select(audit_events.c.at).where(audit_events.c.position.is_(None)).order_by(audit_events.c.id).limit(1)
-    ).scalar_one_or_none()
-    if first is None:
-        # Between two statements another sequencer took them all in.
-        return Lag(0, timedelta())
-    return Lag(pending, max(timedelta(), now - from_micros(first)))
+    return Lag(pending, max(timedelta(), now - from_micros(since)))
 
 
 @dataclass(slots=True)
 class _Piece:
-    appended: int
-    last_id: int
-    is_last: bool
-    mismatched: list[str]
+    """Rows of one transaction, and what becomes of each."""
+
+    is_last: bool = False
+    through: Reach | None = None
+    """How far it comes in the order of arrival; None: nothing is to be done."""
+    placed: list[int] = field(default_factory=list)
+    leaves: list[bytes] = field(default_factory=list)
+    refused: list[int] = field(default_factory=list)
+    healed: list[int] = field(default_factory=list)
+    """Once refused, and now what was appended."""
+    mismatched: list[str] = field(default_factory=list)
+
+    def sort_in(self, row: Any, *, was_refused: bool = False) -> None:
+        """Give a row a leaf, or none when its bytes are not those that were appended."""
+        leaf = leaf_hash(row.body)
+        if leaf == bytes(row.leaf_hash):
+            self.placed.append(row.id)
+            self.leaves.append(leaf)
+            if was_refused:
+                self.healed.append(row.id)
+            return
+        self.mismatched.append(row.event_id)
+        if not was_refused:
+            self.refused.append(row.id)
 
 
 class Sequencer:
@@ -125,6 +138,8 @@ class Sequencer:
         self._interval = checkpoint_interval
         self._piece = piece
         self._published: dict[str, int] = {}
+        self._has_looked_everywhere = False
+        """What a dump may have brought from another cluster was looked for."""
         self._signed_at: datetime | None = None
         """When this one signed the last of its checkpoints."""
 
@@ -139,19 +154,20 @@ class Sequencer:
             AuditError: the stored tree contradicts itself; nothing is signed.
         """
         with self._reading() as connection:
-            has_work = self._has_work(connection)
-            fencing = self._held(connection, now) if has_work else None
-            size = connection.execute(select(audit_head.c.size)).scalar_one_or_none() or 0
             waiting = lag(connection, now)
+            size = connection.execute(select(audit_head.c.size)).scalar_one_or_none() or 0
+            has_events = bool(waiting.pending) or self._is_astray(connection)
+            has_work = has_events or self._has_unsigned(connection, size)
+            fencing = self._held(connection, now) if has_work else None
         if has_work and fencing is None:
             with self._transaction() as connection:
                 fencing = self._hold_lease(connection, now)
         if has_work and fencing is None:
             return SequencerResult(0, size, waiting, is_leader=False)
         appended, mismatched = 0, list[str]()
-        if fencing is not None and waiting.pending:
+        if fencing is not None and has_events:
             for piece in self._pieces(fencing, now):
-                appended += piece.appended
+                appended += len(piece.placed)
                 mismatched += piece.mismatched
         note = self._checkpoint(now, is_due=checkpoint)
         with self._reading() as connection:
@@ -168,7 +184,7 @@ class Sequencer:
         with self._transaction() as connection:
             connection.execute(
                 update(audit_lease)
-                .where(audit_lease.c.name == _LEASE, audit_lease.c.owner_id == self._owner_id)
+                .where(audit_lease.c.name == LEASE, audit_lease.c.owner_id == self._owner_id)
                 .values(expires_at=0)
             )
 
@@ -184,18 +200,22 @@ class Sequencer:
 
     def _held(self, connection: Connection, now: datetime) -> int | None:
         """Return the fencing number of the lease while it is ours for long enough; None: take or renew it."""
-        held = connection.execute(select(audit_lease).where(audit_lease.c.name == _LEASE)).one_or_none()
+        held = connection.execute(select(audit_lease).where(audit_lease.c.name == LEASE)).one_or_none()
         if held is None or held.owner_id != self._owner_id or held.expires_at <= to_micros(now + _LEASE_TIME / 2):
             return None
         fencing: int = held.fencing
         return fencing
 
-    def _has_work(self, connection: Connection) -> bool:
-        """Tell whether there is an event to take or a head to sign: an idle hub writes nothing."""
-        unsequenced = select(exists().where(audit_events.c.position.is_(None)))
-        if connection.execute(unsequenced).scalar_one():
-            return True
-        size = connection.execute(select(audit_head.c.size)).scalar_one_or_none() or 0
+    def _is_astray(self, connection: Connection) -> bool:
+        """Tell whether there may be events beside the order of arrival: of another cluster, or of this one after it."""
+        here = arrivals(connection)
+        foreign = here.came_along(1)
+        if here.has_moved or foreign is None:
+            return here.has_moved
+        return not self._has_looked_everywhere and connection.execute(foreign).first() is not None
+
+    def _has_unsigned(self, connection: Connection, size: int) -> bool:
+        """Tell whether there is a head to sign: an idle hub writes nothing."""
         return size > (connection.execute(select(func.max(audit_checkpoints.c.size))).scalar_one() or 0)
 
     def _hold_lease(self, connection: Connection, now: datetime) -> int | None:
@@ -204,10 +224,10 @@ class Sequencer:
         micros = to_micros(now)
         if (mine := self._held(connection, now)) is not None:
             return mine
-        if connection.execute(select(audit_lease.c.name).where(audit_lease.c.name == _LEASE)).first() is None:
+        if connection.execute(select(audit_lease.c.name).where(audit_lease.c.name == LEASE)).first() is None:
             # A lease that somebody removed begins where the head stands, or nobody could move that ever again.
             reached = connection.execute(select(audit_head.c.fencing)).scalar_one_or_none() or 0
-            empty_lease = {"name": _LEASE, "owner_id": "", "fencing": reached, "expires_at": 0}
+            empty_lease = {"name": LEASE, "owner_id": "", "fencing": reached, "expires_at": 0}
             connection.execute(on_conflict(audit_lease).values(empty_lease).on_conflict_do_nothing())
             empty_head = {"id": 1, "size": 0, "frontier": b"", "root": EMPTY_ROOT, "fencing": 0, "updated_at": micros}
             connection.execute(on_conflict(audit_head).values(empty_head).on_conflict_do_nothing())
@@ -215,7 +235,7 @@ class Sequencer:
         return connection.execute(
             update(audit_lease)
             .where(
-                audit_lease.c.name == _LEASE,
+                audit_lease.c.name == LEASE,
                 or_(audit_lease.c.owner_id == self._owner_id, audit_lease.c.expires_at <= micros),
             )
             .values(
@@ -227,39 +247,46 @@ class Sequencer:
         ).scalar_one_or_none()
 
     def _pieces(self, fencing: int, now: datetime) -> Iterator[_Piece]:
-        after_id = 0
-        for _ in range(_PIECES_A_RUN):
+        for number in range(_PIECES_A_RUN):
             with self._transaction() as connection:
-                piece = self._append_piece(connection, fencing=fencing, after_id=after_id, now=now)
+                # Read first: nobody can have placed what is read after it when the head is still here in the end.
+                head = connection.execute(select(audit_head)).one()
+                piece = self._next_piece(connection, is_first=number == 0)
+                if piece.through is not None:
+                    self._move_head(connection, head, piece, fencing=fencing, now=now)
+                    _note_reach(connection, piece.through)
             yield piece
             if piece.is_last:
+                self._has_looked_everywhere = True
                 return
-            # Rows that were passed over keep their NULL: do not read them again in this run.
-            after_id = piece.last_id if piece.mismatched else after_id
 
-    def _append_piece(self, connection: Connection, *, fencing: int, after_id: int, now: datetime) -> _Piece:
+    def _next_piece(self, connection: Connection, *, is_first: bool) -> _Piece:
         limit = self._piece or _PIECE.get(connection.dialect.name, 500)
-        rows = connection.execute(_settled(connection), {"after_id": after_id, "piece": limit}).all()
-        ids, leaves, mismatched = [], [], []
-        for id_, event_id, body, appended in rows:
-            leaf = leaf_hash(body)
-            if leaf != bytes(appended):
-                mismatched.append(event_id)
-                continue
-            ids.append(id_)
-            leaves.append(leaf)
-        if ids:
-            self._move_head(connection, ids, leaves, fencing=fencing, now=now)
-        return _Piece(len(ids), rows[-1].id if rows else after_id, len(rows) < limit, mismatched)
+        here = arrivals(connection)
+        if here.has_moved:
+            self._has_looked_everywhere = False
+        rows = list(connection.execute(here.settled(limit)))
+        piece = _Piece(is_last=len(rows) < limit)
+        through = here.horizon if piece.is_last else Reach(rows[-1].xid or 0, rows[-1].id)
+        foreign = here.came_along(limit) if piece.is_last and not self._has_looked_everywhere else None
+        if foreign is not None:
+            came = connection.execute(foreign).all()
+            piece.is_last = len(came) < limit
+            rows += came
+        for row in rows:
+            piece.sort_in(row)
+        if is_first:
+            for row in refused(connection):
+                piece.sort_in(row, was_refused=True)
+        if rows or piece.healed or here.has_moved:
+            piece.through = through
+        return piece
 
-    def _move_head(
-        self, connection: Connection, ids: list[int], leaves: list[bytes], *, fencing: int, now: datetime
-    ) -> None:
-        head = connection.execute(select(audit_head)).one()
+    def _move_head(self, connection: Connection, head: Any, piece: _Piece, *, fencing: int, now: datetime) -> None:
         frontier = Frontier.from_bytes(head.size, bytes(head.frontier))
         if frontier.root() != bytes(head.root):
             raise AuditError("the head of the log contradicts itself")
-        frontier.extend(leaves)
+        frontier.extend(piece.leaves)
         moved = connection.execute(
             update(audit_head)
             .where(
@@ -268,7 +295,7 @@ class Sequencer:
                 audit_head.c.root == head.root,
                 audit_head.c.fencing <= fencing,
                 exists().where(
-                    audit_lease.c.name == _LEASE,
+                    audit_lease.c.name == LEASE,
                     audit_lease.c.owner_id == self._owner_id,
                     audit_lease.c.fencing == fencing,
                 ),
@@ -283,8 +310,12 @@ class Sequencer:
         )
         if moved.rowcount != 1:
             raise StaleSequencer("the lease or the head of the log has passed to another sequencer")
-        _give_positions(connection, ids, first=head.size)
-        store_complete_tiles(connection, old_size=head.size, leaves=leaves)
+        _give_positions(connection, piece.placed, first=head.size)
+        store_complete_tiles(connection, old_size=head.size, leaves=piece.leaves)
+        if piece.refused:
+            connection.execute(insert(audit_refused), [{"event_row": one} for one in piece.refused])
+        if piece.healed:
+            connection.execute(delete(audit_refused).where(audit_refused.c.event_row.in_(piece.healed)))
 
     def _checkpoint(self, now: datetime, *, is_due: bool) -> str | None:
         if not is_due and self._signed_at is not None and timedelta() <= now - self._signed_at < self._interval:
@@ -331,42 +362,28 @@ def _newest_checkpoint() -> Any:
     return select(audit_checkpoints).order_by(audit_checkpoints.c.size.desc()).limit(1)
 
 
-def _settled(connection: Connection) -> Any:
-    """Rows without a place whose transaction is surely over, oldest first."""
-    rows = (
-        select(audit_events.c.id, audit_events.c.event_id, audit_events.c.body, audit_events.c.leaf_hash)
-        .where(audit_events.c.position.is_(None), audit_events.c.id > bindparam("after_id"))
-        .order_by(audit_events.c.id)
-        .limit(bindparam("piece"))
-    )
-    if connection.dialect.name != "postgresql":
-        return rows
-    # A visible row from this cluster has xid < xmax; one beyond it came with a dump from another and is over too.
-    return rows.where(
-        text(
-            "(xid < (SELECT (pg_snapshot_xmin(pg_current_snapshot())::text)::bigint)"
-            " OR xid >= (SELECT (pg_snapshot_xmax(pg_current_snapshot())::text)::bigint))"
-        )
+def _note_reach(connection: Connection, through: Reach) -> None:
+    on_conflict = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
+    values = {"xid": through.xid, "event_row": through.id}
+    connection.execute(
+        on_conflict(audit_reach).values(id=1, **values).on_conflict_do_update(index_elements=["id"], set_=values)
     )
 
 
 def _give_positions(connection: Connection, ids: list[int], *, first: int) -> None:
+    if not ids:
+        return
     if connection.dialect.name == "postgresql":
-        given = connection.execute(
+        connection.execute(
             text(
-                "UPDATE audit_events SET position = :first + given.place - 1"
+                "INSERT INTO audit_positions (position, event_row) SELECT :first + given.place - 1, given.id"
                 " FROM unnest(CAST(:ids AS bigint[])) WITH ORDINALITY AS given(id, place)"
-                " WHERE audit_events.id = given.id AND audit_events.position IS NULL"
             ),
             {"first": first, "ids": ids},
-        ).rowcount
-    else:
-        numbered = [(first + offset, id_) for offset, id_ in enumerate(ids)]
-        given = connection.exec_driver_sql(
-            "UPDATE audit_events SET position = ? WHERE id = ? AND position IS NULL", numbered
-        ).rowcount
-    if given != len(ids):
-        raise StaleSequencer("another sequencer has given these events their place")
+        )
+        return
+    numbered = [{"position": first + offset, "event_row": id_} for offset, id_ in enumerate(ids)]
+    connection.execute(insert(audit_positions), numbered)
 
 
 def _refuse_fork(connection: Connection, head: Any, last: Any) -> None:

@@ -3,15 +3,18 @@
 Instants are BIGINT microseconds since 1970 UTC. There is no foreign key into the directory: events outlive whom they
 name. `install_guards` adds triggers that refuse UPDATE and DELETE, whoever asks; the three ways through are:
 
-- an event's `position` may go from NULL to its place in the log, once;
 - personal values, keys and index terms may be deleted (erasure), keys re-sealed (rotation of the master key);
-- events below `audit_retention.through_position` may be deleted (`audit.retention`).
+- events below `audit_retention.through_position` may be deleted with their places (`audit.retention`).
+
+An event's place in the log is a row of its own: to write it beside the event, later, PostgreSQL would write the whole
+event again, into every index.
 
 A database owner can drop a trigger. That is what checkpoints and witnesses are for.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, Final
 
 from sqlalchemy import (
@@ -26,6 +29,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    select,
 )
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.elements import ColumnElement
@@ -63,6 +67,8 @@ audit_events = Table(
     Column("class", String(16), nullable=False),
     Column("body", LargeBinary, nullable=False),
     Column("leaf_hash", LargeBinary, nullable=False),
+    # Of events that versions before r0022 sequenced, beside the row in `audit_positions`. Read by those versions alone;
+    # it goes with the index on it when nobody runs them any more.
     Column("position", BigInteger),
     Column("actor_id", Text, nullable=False),
     Column("target_kind", Text, nullable=False),
@@ -86,7 +92,14 @@ def _where(condition: ColumnElement[bool]) -> dict[str, Any]:
 
 Index("uq_audit_events_event_id", _event.event_id, unique=True)
 Index("uq_audit_events_position", _event.position, unique=True, **_where(_event.position.is_not(None)))
-Index("ix_audit_events_unsequenced", _event.id, **_where(_event.position.is_(None)))
+# The order in which the sequencer takes events in where transactions have numbers; SQLite goes by `id`.
+Index(
+    "ix_audit_events_arrived",
+    _event.xid,
+    _event.id,
+    sqlite_where=_event.xid.is_not(None),
+    postgresql_where=_event.position.is_(None),
+)
 Index("ix_audit_events_at", _event.at)
 Index("ix_audit_events_type", _event.type, _event.at)
 Index("ix_audit_events_actor", _event.actor_id, _event.at)
@@ -94,6 +107,32 @@ Index("ix_audit_events_actor", _event.actor_id, _event.at)
 Index("ix_audit_events_target", _event.target_id, _event.at, **_where(_event.target_kind != "person"))
 for _name in ("person_id", "organization_id", "application_id", "case_id", "delivery_id", "request_id", "ip"):
     Index(f"ix_audit_events_{_name}", _event[_name], _event.at, **_where(_event[_name].is_not(None)))
+
+audit_positions = Table(
+    "audit_positions",
+    metadata,
+    Column("position", _Surrogate, primary_key=True, autoincrement=False),
+    Column("event_row", BigInteger, nullable=False),
+)
+Index("uq_audit_positions_event_row", audit_positions.c.event_row, unique=True)
+
+event_place: Final = (
+    select(audit_positions.c.position)
+    .where(audit_positions.c.event_row == _event.id)
+    .correlate(audit_events)
+    .scalar_subquery()
+    .label("position")
+)
+"""An event's place in the log, NULL while it has none: a column of queries on `audit_events`."""
+EVENT: Final = tuple(column for column in _event if column.name != "position")
+"""The columns of an event as it was appended."""
+
+# Events that the sequencer passed over: their bytes are not those that were appended. It looks at them each time.
+audit_refused = Table(
+    "audit_refused",
+    metadata,
+    Column("event_row", _Surrogate, primary_key=True, autoincrement=False),
+)
 
 audit_person_keys = Table(
     "audit_person_keys",
@@ -153,6 +192,17 @@ audit_head = Table(
     Column("updated_at", BigInteger, nullable=False),
 )
 
+# One row: every event up to here, in the order of arrival (`audit.arrivals`), has its place or is in `audit_refused`.
+audit_reach = Table(
+    "audit_reach",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("xid", BigInteger, nullable=False),
+    Column("event_row", BigInteger, nullable=False),
+)
+
+LEASE: Final = "places"
+"""The one name of a lease. Versions before r0022 took another; a guard refuses it, so that they place nothing."""
 audit_lease = Table(
     "audit_lease",
     metadata,
@@ -181,43 +231,41 @@ audit_retention = Table(
 )
 
 _FROZEN: Final = (audit_tiles, audit_checkpoints, audit_retention)
-_ERASABLE: Final = (audit_personal, audit_terms)
-_EVENT_COLUMNS: Final = tuple(column.name for column in audit_events.columns if column.name != "position")
+_ERASABLE: Final = (audit_personal, audit_terms, audit_refused)
 _REFUSAL: Final = (
     "RAISE EXCEPTION USING ERRCODE = 'integrity_constraint_violation', MESSAGE = TG_TABLE_NAME || ' is insert-only';"
 )
 _RETAINED: Final = "COALESCE((SELECT MAX(through_position) FROM audit_retention), 0)"
+_MAY_GO: Final = f"EXISTS (SELECT 1 FROM audit_positions WHERE event_row = OLD.id AND position < {_RETAINED})"  # noqa: S608 - constants only
 
 
-def install_guards(connection: Connection) -> None:
-    """Make the trail insert-only on this database. May run again; runs in the caller's transaction."""
-    statements = _postgresql_guards() if connection.dialect.name == "postgresql" else _sqlite_guards()
-    for statement in statements:
-        connection.exec_driver_sql(statement)
+def install_guards(connection: Connection, *, only: Collection[Table] | None = None) -> None:
+    """Make the trail insert-only on this database. May run again; runs in the caller's transaction.
+
+    With `only` the guards of some tables: a migration locks no more than it must.
+    """
+    guards = _postgresql_guards() if connection.dialect.name == "postgresql" else _sqlite_guards()
+    if connection.dialect.name == "postgresql":
+        for function in _FUNCTIONS:
+            connection.exec_driver_sql(function)
+    for table, statement in guards:
+        if only is None or table in {one.name for one in only}:
+            connection.exec_driver_sql(statement)
 
 
-def _sqlite_guards() -> list[str]:
-    def guard(name: str, table: str, timing: str, when: str = "") -> str:
-        return (
+def _sqlite_guards() -> list[tuple[str, str]]:
+    def guard(name: str, table: str, timing: str, when: str = "") -> tuple[str, str]:
+        return table, (
             f"CREATE TRIGGER IF NOT EXISTS {name} BEFORE {timing} ON {table} {when} "
             f"BEGIN SELECT RAISE(ABORT, '{table} is insert-only'); END"
         )
 
-    columns = ", ".join(f'"{name}"' for name in _EVENT_COLUMNS)
     guards = [
-        guard("audit_events_frozen", "audit_events", f"UPDATE OF {columns}"),
-        guard(
-            "audit_events_position",
-            "audit_events",
-            "UPDATE OF position",
-            "WHEN OLD.position IS NOT NULL OR NEW.position IS NULL",
-        ),
-        guard(
-            "audit_events_kept",
-            "audit_events",
-            "DELETE",
-            f"WHEN OLD.position IS NULL OR OLD.position >= {_RETAINED}",
-        ),
+        guard("audit_events_frozen", "audit_events", "UPDATE"),
+        guard("audit_events_kept", "audit_events", "DELETE", f"WHEN NOT {_MAY_GO}"),
+        guard("audit_positions_frozen", "audit_positions", "UPDATE"),
+        guard("audit_positions_kept", "audit_positions", "DELETE", f"WHEN OLD.position >= {_RETAINED}"),
+        guard("audit_lease_named", "audit_lease", "INSERT", f"WHEN NEW.name <> '{LEASE}'"),
         guard("audit_head_kept", "audit_head", "DELETE"),
         guard("audit_head_grows", "audit_head", "UPDATE", "WHEN NEW.size < OLD.size"),
     ]
@@ -228,44 +276,39 @@ def _sqlite_guards() -> list[str]:
     return guards
 
 
-def _postgresql_guards() -> list[str]:
-    def guard(name: str, table: str, timing: str, when: str = "") -> list[str]:
-        each = "STATEMENT" if timing == "TRUNCATE" else "ROW"
-        return [
-            f"DROP TRIGGER IF EXISTS {name} ON {table}",
-            (
-                f"CREATE TRIGGER {name} BEFORE {timing} ON {table} FOR EACH {each} {when} "
-                "EXECUTE FUNCTION audit_refuse_change()"
-            ),
-        ]
+_FUNCTIONS: Final = (
+    (
+        "CREATE OR REPLACE FUNCTION audit_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$ "
+        f"BEGIN {_REFUSAL} END $$"
+    ),
+    # A trigger's condition may not look into another table; deletion is rare, so a function asks.
+    (
+        "CREATE OR REPLACE FUNCTION audit_refuse_early_delete() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        f"IF NOT {_MAY_GO} THEN {_REFUSAL} END IF; RETURN OLD; END $$"
+    ),
+    (
+        "CREATE OR REPLACE FUNCTION audit_refuse_early_vacancy() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        f"IF OLD.position >= {_RETAINED} THEN {_REFUSAL} END IF; RETURN OLD; END $$"
+    ),
+)
 
-    columns = ", ".join(f'"{name}"' for name in _EVENT_COLUMNS)
+
+def _postgresql_guards() -> list[tuple[str, str]]:
+    def guard(
+        name: str, table: str, timing: str, when: str = "", *, function: str = "audit_refuse_change"
+    ) -> list[tuple[str, str]]:
+        each = "STATEMENT" if timing == "TRUNCATE" else "ROW"
+        made = f"CREATE TRIGGER {name} BEFORE {timing} ON {table} FOR EACH {each} {when} EXECUTE FUNCTION {function}()"
+        return [(table, f"DROP TRIGGER IF EXISTS {name} ON {table}"), (table, made)]
+
     guards = [
-        (
-            "CREATE OR REPLACE FUNCTION audit_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$ "
-            f"BEGIN {_REFUSAL} "
-            "END $$"
-        ),
-        # A trigger's condition may not look into another table; deletion is rare, so a function asks.
-        (
-            "CREATE OR REPLACE FUNCTION audit_refuse_early_delete() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
-            f"IF OLD.position IS NULL OR OLD.position >= {_RETAINED} THEN "
-            f"{_REFUSAL} "
-            "END IF; RETURN OLD; END $$"
-        ),
-        *guard("audit_events_frozen", "audit_events", f"UPDATE OF {columns}"),
-        *guard(
-            "audit_events_position",
-            "audit_events",
-            "UPDATE OF position",
-            "WHEN (OLD.position IS NOT NULL OR NEW.position IS NULL)",
-        ),
-        "DROP TRIGGER IF EXISTS audit_events_kept ON audit_events",
-        (
-            "CREATE TRIGGER audit_events_kept BEFORE DELETE ON audit_events FOR EACH ROW "
-            "EXECUTE FUNCTION audit_refuse_early_delete()"
-        ),
+        *guard("audit_events_frozen", "audit_events", "UPDATE"),
+        *guard("audit_events_kept", "audit_events", "DELETE", function="audit_refuse_early_delete"),
         *guard("audit_events_whole", "audit_events", "TRUNCATE"),
+        *guard("audit_positions_frozen", "audit_positions", "UPDATE"),
+        *guard("audit_positions_kept", "audit_positions", "DELETE", function="audit_refuse_early_vacancy"),
+        *guard("audit_positions_whole", "audit_positions", "TRUNCATE"),
+        *guard("audit_lease_named", "audit_lease", "INSERT", f"WHEN (NEW.name <> '{LEASE}')"),
         *guard("audit_head_kept", "audit_head", "DELETE"),
         *guard("audit_head_whole", "audit_head", "TRUNCATE"),
         *guard("audit_head_grows", "audit_head", "UPDATE", "WHEN (NEW.size < OLD.size)"),

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, insert, select
 from audit.checkpoint import TreeHead
 from audit.errors import AuditError
 from audit.merkle import EMPTY_ROOT, HASH_SIZE, inclusion_proof, pair_up
-from audit.tables import audit_checkpoints, audit_events, audit_head, audit_tiles
+from audit.tables import audit_checkpoints, audit_events, audit_head, audit_positions, audit_tiles, event_place
 
 _PAGE: Final = 1_024
 TILE_LEVELS: Final = 8
@@ -98,10 +98,11 @@ class StoredTree:
             return split_hashes(bytes(stored))
         first = tile * TILE_SIZE
         if height == 0:
-            numbered: Any = select(audit_events.c.position, audit_events.c.leaf_hash).where(
-                audit_events.c.position >= first, audit_events.c.position < first + TILE_SIZE
+            place = audit_positions.c.position
+            numbered: Any = select(place, audit_events.c.leaf_hash).where(
+                audit_events.c.id == audit_positions.c.event_row, place >= first, place < first + TILE_SIZE
             )
-            numbered = numbered.order_by(audit_events.c.position)
+            numbered = numbered.order_by(place)
         else:
             numbered = select(audit_tiles.c.tile, audit_tiles.c.root).where(
                 audit_tiles.c.level == height - 1, audit_tiles.c.tile >= first, audit_tiles.c.tile < first + TILE_SIZE
@@ -202,7 +203,7 @@ def prove(connection: Connection, event_id: str) -> InclusionProof | None:
         AuditError: there is no such event, or the stored tree has a hole.
     """
     event = connection.execute(
-        select(audit_events.c.position, audit_events.c.leaf_hash).where(audit_events.c.event_id == event_id)
+        select(event_place, audit_events.c.leaf_hash).where(audit_events.c.event_id == event_id)
     ).one_or_none()
     if event is None:
         raise AuditError("there is no such event")

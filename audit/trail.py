@@ -26,6 +26,7 @@ from audit.tables import (
     audit_person_keys,
     audit_personal,
     audit_terms,
+    event_place,
     install_guards,
     metadata,
 )
@@ -226,7 +227,7 @@ def position_of(connection: Connection, event_id: str) -> int | None:
     Raises:
         AuditError: there is no such event.
     """
-    row = connection.execute(select(audit_events.c.position).where(audit_events.c.event_id == event_id)).one_or_none()
+    row = connection.execute(select(event_place).where(audit_events.c.event_id == event_id)).one_or_none()
     if row is None:
         raise AuditError("there is no such event")
     position: int | None = row.position

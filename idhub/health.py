@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from audit.sequencer import lag as sequencer_lag
-from audit.tables import audit_events
+from audit.tables import audit_events, audit_positions
 from idhub.access.tables import Application
 from idhub.admission import Admission
 from idhub.credentials.tables import AccessToken, RefreshToken, SsoSession
@@ -267,15 +267,15 @@ class _Collector:
 
     def _audit(self, session: Session) -> Metric:
         """Events since this process first looked, from the sequenced log: nothing counts twice, nothing is missed."""
-        head = session.execute(
-            select(func.max(audit_events.c.position)).where(audit_events.c.position.is_not(None))
-        ).scalar()
+        place = audit_positions.c.position
+        head = session.execute(select(func.max(place))).scalar()
         if self._seen_through is None:
             self._seen_through = -1 if head is None else head
         if head is not None and head > self._seen_through:
             rows = session.execute(
                 select(audit_events.c.type, audit_events.c.outcome, func.count())
-                .where(audit_events.c.position > self._seen_through, audit_events.c.position <= head)
+                .join(audit_positions, audit_positions.c.event_row == audit_events.c.id)
+                .where(place > self._seen_through, place <= head)
                 .group_by(audit_events.c.type, audit_events.c.outcome)
             )
             for event_type, outcome, count in rows:

@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 from sqlalchemy import func, select, text
 
+from audit.arrivals import count_waiting
 from audit.checkpoint import Ed25519Signer, FileWitness
 from audit.sequencer import Sequencer
 from audit.tables import audit_checkpoints, audit_lease
@@ -111,8 +112,7 @@ def checkpoints(database: Database) -> int:
 
 def unsealed(database: Database) -> int:
     with database.read() as session:
-        found: int = session.execute(text("SELECT count(*) FROM audit_events WHERE position IS NULL")).scalar_one()
-        return found
+        return count_waiting(session.connection())[0]
 
 
 def test_a_worker_delivers_and_seals_what_it_recorded(opened: Opened) -> None:

@@ -11,7 +11,8 @@ import orjson
 from sqlalchemy import ColumnElement, and_, case, false, func, or_, select
 from sqlalchemy.orm import Session
 
-from audit.tables import audit_checkpoints, audit_events, audit_head
+from audit.arrivals import count_waiting
+from audit.tables import audit_checkpoints, audit_events, audit_head, event_place
 from idhub.access.tables import Application
 from idhub.authority import Action, Subject, scope_roots, visible_organizations
 from idhub.db import from_micros, to_micros
@@ -82,7 +83,7 @@ class EventRow:
 
 
 _COLUMNS = (
-    _E.id, _E.event_id, _E.at, _E.type, _E["class"], _E.position, _E.actor_id, _E.target_kind, _E.target_id, _E.outcome,
+    _E.id, _E.event_id, _E.at, _E.type, _E["class"], event_place, _E.actor_id, _E.target_kind, _E.target_id, _E.outcome,
     _E.person_id, _E.application_id, _E.case_id, _E.delivery_id, _E.request_id, _E.ip, _E.leaf_hash, _E.body,
 )  # fmt: skip
 
@@ -245,9 +246,7 @@ def integrity(session: Session) -> Integrity:
         .limit(1)
     ).first()
     head = session.execute(select(audit_head.c.size)).scalar() or 0
-    unsequenced = session.execute(
-        select(func.count()).select_from(audit_events).where(_E.position.is_(None))
-    ).scalar_one()
+    unsequenced, _ = count_waiting(session.connection())
     if newest is None:
         return Integrity(None, None, head + unsequenced)
     return Integrity(newest.size, from_micros(newest.signed_at), max(head - newest.size, 0) + unsequenced)

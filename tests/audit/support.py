@@ -23,6 +23,8 @@ from audit.export import export_jsonl
 from audit.sequencer import Sequencer
 from audit.trail import Sealer, append, install_guards, metadata
 
+# A row of `audit_events` that stands at a place, and the row that gives it the place: for raw SQL.
+AT_PLACE = "id IN (SELECT event_row FROM audit_positions WHERE position {})"
 NOW = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
 ORIGIN = "hub.example/audit"
 
@@ -64,7 +66,7 @@ def event(number: int = 0, **changes: Any) -> Event:
 class Trail:
     """A database with a trail in it, a sequencer over it, and a witness beside it."""
 
-    def __init__(self, url: str, folder: Path) -> None:
+    def __init__(self, url: str, folder: Path, *, is_migrated: bool = False) -> None:
         self.folder = folder
         self.engine: Engine = create_engine(make_url(url))
         self.sealer: Sealer = MemorySealer()
@@ -73,9 +75,10 @@ class Trail:
         self.keys = [VerifyingKey("checkpoint-1", self.signer.public_key, private.public_key())]
         self.witness = FileWitness(folder / "witness.jsonl")
         self.now = NOW
-        with self.engine.begin() as connection:
-            metadata.create_all(connection)
-            install_guards(connection)
+        if not is_migrated:
+            with self.engine.begin() as connection:
+                metadata.create_all(connection)
+                install_guards(connection)
         self.sequencer = self.new_sequencer("node-a")
 
     @property

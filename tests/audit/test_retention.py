@@ -12,11 +12,12 @@ from audit.errors import NotRetainable
 from audit.events import Actor
 from audit.live import verify_database
 from audit.retention import Decision, decide, remove
-from audit.tables import audit_events, audit_person_keys, audit_personal
+from audit.tables import audit_events, audit_person_keys, audit_personal, audit_positions, event_place
 from audit.tiles import prove
 from audit.verify import Finding, VerifyResult, verify_export
 from tests.audit.support import NOW, Trail, event
 
+POSITION = audit_positions.c.position
 DECISION = Decision(512, Actor("person", "per_auditor"), "13 months are over", NOW)
 
 
@@ -98,8 +99,9 @@ def test_what_no_decision_covers_cannot_be_deleted(trail: Trail) -> None:
     trail.fill(600)
     with trail.engine.begin() as connection:
         decide(connection, DECISION, exported=exported(trail), sealer=trail.sealer)
-    with pytest.raises(DBAPIError, match="insert-only"), trail.engine.begin() as connection:
-        connection.execute(audit_events.delete().where(audit_events.c.position >= 512))
+    for statement in (audit_events.delete().where(event_place >= 512), audit_positions.delete().where(POSITION >= 512)):
+        with pytest.raises(DBAPIError, match="insert-only"), trail.engine.begin() as connection:
+            connection.execute(statement)
     with pytest.raises(DBAPIError, match="insert-only"), trail.engine.begin() as connection:
         connection.execute(text("DELETE FROM audit_retention"))
 
@@ -107,7 +109,11 @@ def test_what_no_decision_covers_cannot_be_deleted(trail: Trail) -> None:
 def test_a_deletion_without_decision_is_not_taken_for_retention(trail: Trail) -> None:
     trail.fill(600)
     with trail.without_guards() as connection:
-        connection.execute(audit_events.delete().where(audit_events.c.position < 512))
+        connection.execute(audit_events.delete().where(event_place < 512))
+    with trail.engine.connect() as connection:
+        assert verify_database(connection, trail.keys).first_bad == 0
+    with trail.without_guards() as connection:
+        connection.execute(audit_positions.delete().where(POSITION < 512))
     with trail.engine.connect() as connection:
         assert verify_database(connection, trail.keys).first_bad == 0
 
@@ -130,7 +136,8 @@ def test_a_decision_that_is_not_in_the_log_is_found_with_what_it_removed(trail: 
     trail.fill(600)
     with trail.without_guards() as connection:
         connection.execute(text("INSERT INTO audit_retention VALUES (512, 1, 'per_auditor', 'old')"))
-        connection.execute(audit_events.delete().where(audit_events.c.position < 512))
+        connection.execute(audit_events.delete().where(event_place < 512))
+        connection.execute(audit_positions.delete().where(POSITION < 512))
     with trail.engine.connect() as connection:
         findings = verify_database(connection, trail.keys, trail.witness).findings
     assert [(one.kind, one.position, one.until) for one in findings] == [("retention", 0, 512)]

@@ -16,7 +16,16 @@ from audit.errors import AuditError, StaleSequencer
 from audit.live import verify_database
 from audit.merkle import Frontier, root_at, verify_inclusion
 from audit.sequencer import Sequencer, lag
-from audit.tables import audit_checkpoints, audit_events, audit_head, audit_lease
+from audit.tables import (
+    audit_checkpoints,
+    audit_events,
+    audit_head,
+    audit_lease,
+    audit_positions,
+    audit_reach,
+    audit_refused,
+    event_place,
+)
 from audit.tiles import StoredTree, prove, read_head
 from audit.trail import append
 from tests.audit.support import NOW, ORIGIN, Trail, event
@@ -24,7 +33,7 @@ from tests.audit.support import NOW, ORIGIN, Trail, event
 
 def positions(trail: Trail) -> dict[str, int | None]:
     with trail.engine.connect() as connection:
-        rows = connection.execute(select(audit_events.c.event_id, audit_events.c.position))
+        rows = connection.execute(select(audit_events.c.event_id, event_place))
         return {row.event_id: row.position for row in rows}
 
 
@@ -52,7 +61,7 @@ def test_the_stored_tree_is_the_tree_of_the_leaves(trail: Trail, size: int) -> N
     trail.seal()
     with trail.engine.connect() as connection:
         leaves = [bytes(one) for one in
-                  connection.scalars(select(audit_events.c.leaf_hash).order_by(audit_events.c.position))]  # fmt: skip
+                  connection.scalars(select(audit_events.c.leaf_hash).order_by(event_place))]  # fmt: skip
         whole = Frontier()
         whole.extend(leaves)
         head = read_head(connection)
@@ -317,14 +326,14 @@ def test_a_restored_backup_is_behind_its_witness(trail: Trail, tmp_path: Path) -
     trail.fill(5)
     with trail.engine.connect() as connection:
         old = {table.name: connection.execute(select(table)).mappings().all()
-               for table in (audit_events, audit_head, audit_checkpoints)}  # fmt: skip
+               for table in (audit_events, audit_positions, audit_reach, audit_head, audit_checkpoints)}  # fmt: skip
         assert compare_with_witness(read_head(connection), trail.witness, keys=trail.keys).state == "equal"
     trail.fill(4)
     trail.append(event(77))
     trail.now += timedelta(hours=1)
     trail.witness.publish(next(trail.witness.notes()))
     with trail.without_guards() as connection:
-        for table in (audit_events, audit_head, audit_checkpoints):
+        for table in (audit_events, audit_positions, audit_reach, audit_head, audit_checkpoints):
             connection.execute(table.delete())
             connection.execute(table.insert(), [dict(row) for row in old[table.name]])
     with trail.engine.connect() as connection:
@@ -357,3 +366,48 @@ def test_events_that_came_with_a_dump_are_taken_in(trail: Trail) -> None:
     with trail.without_guards() as connection:
         connection.execute(text("UPDATE audit_events SET xid = 9000000000000"))
     assert trail.sequencer.run_once(NOW).appended == 1
+    trail.append(event(2))
+    assert trail.sequencer.run_once(NOW + timedelta(seconds=1)).appended == 1
+    trail.sequencer.resign()
+    assert trail.new_sequencer("node-b").run_once(NOW + timedelta(seconds=2)).appended == 0
+    assert_sound(trail, 2)
+
+
+def test_a_log_that_came_from_further_on_goes_on_here(trail: Trail) -> None:
+    """A dump from a cluster whose transactions have higher numbers; on SQLite, a point that no event has reached."""
+    trail.fill(3)
+    with trail.without_guards() as connection:
+        connection.execute(audit_reach.update().values(xid=9_000_000_000_000, event_row=9_000_000_000_000))
+    ids = trail.append(event(8), event(9))
+    with trail.engine.connect() as connection:
+        assert lag(connection, NOW).pending == 2
+    assert trail.sequencer.run_once(NOW + timedelta(minutes=1)).appended == 2
+    assert positions(trail)[ids[1]] == 4
+    trail.append(event(10))
+    assert trail.sequencer.run_once(NOW + timedelta(minutes=2)).appended == 1
+    assert_sound(trail, 6)
+
+
+def test_a_point_reached_that_somebody_set_back_gives_no_place_twice(trail: Trail) -> None:
+    trail.fill(3)
+    with trail.without_guards() as connection:
+        connection.execute(audit_reach.delete())
+    trail.append(event(9))
+    assert trail.sequencer.run_once(NOW + timedelta(minutes=1)).appended == 1
+    assert_sound(trail, 4)
+
+
+def test_a_changed_event_that_is_put_right_gets_its_place(trail: Trail) -> None:
+    ids = trail.append(event(1), event(2))
+    with trail.engine.connect() as connection:
+        body = connection.scalars(select(audit_events.c.body).where(audit_events.c.event_id == ids[0])).one()
+    for written in (b"{}", body):
+        with trail.without_guards() as connection:
+            connection.execute(audit_events.update().where(audit_events.c.event_id == ids[0]).values(body=written))
+        trail.sequencer.run_once(NOW)
+    result = trail.sequencer.run_once(NOW)
+    assert (result.appended, result.mismatched, result.lag.pending) == (0, (), 0)
+    assert positions(trail) == {ids[1]: 0, ids[0]: 1}
+    with trail.engine.connect() as connection:
+        assert connection.execute(select(audit_refused)).all() == []
+    assert_sound(trail, 2)

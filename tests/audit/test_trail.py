@@ -29,7 +29,7 @@ from audit.trail import (
     position_of,
 )
 from audit.verify import verify_export
-from tests.audit.support import MemorySealer, Trail, event
+from tests.audit.support import AT_PLACE, MemorySealer, Trail, event
 
 PERSONAL = {"name": "张三", "email": "zhang.san@example.com"}
 
@@ -234,13 +234,16 @@ def test_an_unreadable_body_is_still_found_and_marked(trail: Trail) -> None:
 @pytest.mark.parametrize(
     "statement",
     [
-        "UPDATE audit_events SET body = body WHERE position = 3",
+        "UPDATE audit_events SET body = body WHERE " + AT_PLACE.format("= 3"),
         "UPDATE audit_events SET actor_id = 'x'",
         "UPDATE audit_events SET \"class\" = 'access'",
-        "UPDATE audit_events SET position = 99 WHERE position = 3",
-        "UPDATE audit_events SET position = NULL WHERE position = 3",
-        "DELETE FROM audit_events WHERE position = 3",
-        "DELETE FROM audit_events WHERE position IS NULL",
+        "UPDATE audit_events SET position = 99",
+        "UPDATE audit_positions SET position = 99 WHERE position = 3",
+        "UPDATE audit_positions SET event_row = 99 WHERE position = 3",
+        "DELETE FROM audit_positions WHERE position = 3",
+        "DELETE FROM audit_events WHERE " + AT_PLACE.format("= 3"),
+        "DELETE FROM audit_events WHERE id NOT IN (SELECT event_row FROM audit_positions)",
+        "INSERT INTO audit_lease VALUES ('sequencer', 'the version before', 1, 1)",
         "UPDATE audit_checkpoints SET note = 'x'",
         "DELETE FROM audit_checkpoints",
         "UPDATE audit_tiles SET root = root",
@@ -261,15 +264,20 @@ def test_the_trail_is_insert_only(trail: Trail, statement: str) -> None:
 def test_truncate_is_refused(trail: Trail) -> None:
     trail.fill(3)
     if trail.is_postgresql:
-        with pytest.raises(DBAPIError, match="is insert-only"), trail.engine.begin() as connection:
-            connection.execute(text("TRUNCATE audit_events"))
+        for table in ("audit_events", "audit_positions"):
+            with pytest.raises(DBAPIError, match="is insert-only"), trail.engine.begin() as connection:
+                connection.execute(text(f"TRUNCATE {table}"))
 
 
 def test_two_events_cannot_have_one_place(trail: Trail) -> None:
     trail.fill(2)
     trail.append(event(5))
-    with pytest.raises(DBAPIError, match=r"(?i)unique"), trail.engine.begin() as connection:
-        connection.execute(text("UPDATE audit_events SET position = 1 WHERE position IS NULL"))
+    for values in (
+        "SELECT 1, MAX(id) FROM audit_events",
+        "SELECT 2, event_row FROM audit_positions WHERE position = 1",
+    ):
+        with pytest.raises(DBAPIError, match=r"(?i)unique"), trail.engine.begin() as connection:
+            connection.execute(text(f"INSERT INTO audit_positions (position, event_row) {values}"))
 
 
 def test_positions_are_told(trail: Trail) -> None:

@@ -18,9 +18,9 @@ from audit.checkpoint import Checkpoint, Ed25519Signer, VerifyingKey, sign_check
 from audit.errors import AuditError, InvalidNote
 from audit.live import verify_database
 from audit.merkle import Frontier, leaf_hash
-from audit.tables import audit_checkpoints, audit_events, audit_head
+from audit.tables import audit_checkpoints, audit_events, audit_head, event_place
 from audit.verify import Unreadable, VerifyResult, describe, main, read_keys, verify_export
-from tests.audit.support import NOW, ORIGIN, Trail, event
+from tests.audit.support import AT_PLACE, NOW, ORIGIN, Trail, event
 
 Lines = list[bytes]
 SIZE = 700
@@ -459,7 +459,7 @@ def test_live_tables_verify_and_the_unproven_tail_is_counted(trail: Trail) -> No
 def test_a_column_whose_type_was_changed_is_a_finding_with_its_place(sqlite_trail: Trail, column: str) -> None:
     """SQLite stores any type anywhere: `||` makes text of bytes."""
     sqlite_trail.fill(300)
-    forge(sqlite_trail, f"UPDATE audit_events SET {column} = {column} || 'x' WHERE position = 270")
+    forge(sqlite_trail, f"UPDATE audit_events SET {column} = {column} || 'x' WHERE {AT_PLACE.format('= 270')}")
     result = live(sqlite_trail)
     assert (result.is_valid, result.first_bad) == (False, 270)
     assert {finding.kind for finding in result.findings} >= {"edited"}
@@ -472,15 +472,24 @@ def test_an_empty_trail_is_valid(trail: Trail) -> None:
 @pytest.mark.parametrize(
     ("statement", "kind", "position"),
     [
-        ("UPDATE audit_events SET body = :forged WHERE position = 270", "edited", 270),
-        ("UPDATE audit_events SET body = :forged, leaf_hash = :leaf WHERE position = 270", "edited", 270),
-        ("UPDATE audit_events SET actor_id = 'per_scapegoat' WHERE position = 270", "edited", 270),
-        ("UPDATE audit_events SET at = at + 1 WHERE position = 3", "edited", 3),
-        ("DELETE FROM audit_events WHERE position = 270", "missing", 270),
-        ("DELETE FROM audit_events WHERE position < 256", "missing", 0),
-        ("DELETE FROM audit_events WHERE position >= 290", "truncated", 290),
-        ("DELETE FROM audit_events", "truncated", 0),
-        ("UPDATE audit_events SET position = NULL WHERE position >= 290", "truncated", 290),
+        ("UPDATE audit_events SET body = :forged WHERE " + AT_PLACE.format("= 270"), "edited", 270),
+        ("UPDATE audit_events SET body = :forged, leaf_hash = :leaf WHERE " + AT_PLACE.format("= 270"), "edited", 270),
+        ("UPDATE audit_events SET actor_id = 'per_scapegoat' WHERE " + AT_PLACE.format("= 270"), "edited", 270),
+        ("UPDATE audit_events SET at = at + 1 WHERE " + AT_PLACE.format("= 3"), "edited", 3),
+        ("DELETE FROM audit_events WHERE " + AT_PLACE.format("= 270"), "missing", 270),
+        ("DELETE FROM audit_events WHERE " + AT_PLACE.format("< 256"), "missing", 0),
+        ("DELETE FROM audit_events WHERE " + AT_PLACE.format(">= 290"), "missing", 290),
+        ("DELETE FROM audit_events", "missing", 0),
+        ("UPDATE audit_events SET position = 9 WHERE " + AT_PLACE.format("= 270"), "edited", 270),
+        ("UPDATE audit_events SET id = -5 WHERE " + AT_PLACE.format("= 270"), "missing", 270),
+        ("DELETE FROM audit_positions WHERE position = 270", "missing", 270),
+        ("DELETE FROM audit_positions WHERE position < 256", "missing", 0),
+        ("DELETE FROM audit_positions WHERE position >= 290", "truncated", 290),
+        ("DELETE FROM audit_positions", "truncated", 0),
+        ("UPDATE audit_positions SET event_row = -5 WHERE position = 270", "missing", 270),
+        ("UPDATE audit_positions SET position = 300 WHERE position = 270", "missing", 270),
+        ("UPDATE audit_positions SET position = -1 WHERE position = 270", "missing", 270),
+        ("INSERT INTO audit_positions (position, event_row) VALUES (300, -5)", "missing", 300),
         ("DELETE FROM audit_tiles", "missing", 0),
         ("UPDATE audit_head SET size = 200", "inserted", 200),
         ("DELETE FROM audit_checkpoints", "truncated", None),
@@ -492,7 +501,7 @@ def test_tampering_with_tables_is_found_and_located(
 ) -> None:
     trail.fill(300)
     with trail.engine.connect() as connection:
-        body = bytes(connection.scalars(select(audit_events.c.body).where(audit_events.c.position == 270)).one())
+        body = bytes(connection.scalars(select(audit_events.c.body).where(event_place == 270)).one())
     forged = body.replace(b"svc_hr", b"svc_hx") if kind == "edited" else b""
     wanted = {"forged": forged, "leaf": hashlib.sha256(b"\x00" + forged).digest()}
     forge(trail, statement, **{name: value for name, value in wanted.items() if f":{name}" in statement})
@@ -508,9 +517,9 @@ def test_tampering_with_tables_is_found_and_located(
 
 def test_swapped_rows_are_found_in_the_tables(trail: Trail) -> None:
     trail.fill(300)
-    forge(trail, "UPDATE audit_events SET position = 9999 WHERE position = 10")
-    forge(trail, "UPDATE audit_events SET position = 10 WHERE position = 20")
-    forge(trail, "UPDATE audit_events SET position = 20 WHERE position = 9999")
+    forge(trail, "UPDATE audit_positions SET position = 9999 WHERE position = 10")
+    forge(trail, "UPDATE audit_positions SET position = 10 WHERE position = 20")
+    forge(trail, "UPDATE audit_positions SET position = 20 WHERE position = 9999")
     assert ("swapped", 10) in {(one.kind, one.position) for one in live(trail).findings}
 
 
@@ -529,7 +538,7 @@ def test_a_rewritten_history_with_a_new_key_is_found(trail: Trail) -> None:
 
 def test_a_log_with_a_hole_is_not_exported(trail: Trail) -> None:
     trail.fill(10)
-    forge(trail, "DELETE FROM audit_events WHERE position = 5")
+    forge(trail, "DELETE FROM audit_events WHERE " + AT_PLACE.format("= 5"))
     with pytest.raises(AuditError, match="hole at 5"):
         trail.export()
 

@@ -26,11 +26,12 @@ from typing import Any, Final
 from sqlalchemy import create_engine, select
 from sqlalchemy.engine import make_url
 
+from audit.arrivals import count_waiting
 from audit.checkpoint import VerifyingKey
 from audit.errors import StaleSequencer
 from audit.events import Actor, Event, EventType
 from audit.live import verify_database
-from audit.tables import audit_events
+from audit.tables import audit_events, event_place
 from audit.trail import append, event_rows
 from audit.verify import verify_export
 from idhub.keys import MasterKey
@@ -43,6 +44,7 @@ _SCALE: Final = float(os.environ.get("IDHUB_BENCH_SCALE", "1"))
 _BATCH: Final = 1_000
 _ROUNDS: Final = 3
 _NOW: Final = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
+_WAITING: Final = "SELECT count(*) FROM audit_events WHERE id NOT IN (SELECT event_row FROM audit_positions)"
 _MASTER: Final = MasterKey(bytes(range(32)))
 
 
@@ -281,7 +283,7 @@ def around_a_held_transaction(
         released.start()
         released.join()
         with trail.engine.connect() as look:
-            waiting = look.exec_driver_sql("SELECT count(*) FROM audit_events WHERE position IS NULL").scalar_one()
+            waiting = look.exec_driver_sql(_WAITING).scalar_one()
         holder.commit()
         for _ in running:
             acknowledged.append(queue.get(timeout=600))
@@ -291,7 +293,7 @@ def around_a_held_transaction(
     caught_up_from = time.perf_counter()
     while True:
         with trail.engine.connect() as look:
-            left = look.exec_driver_sql("SELECT count(*) FROM audit_events WHERE position IS NULL").scalar_one()
+            left, _ = count_waiting(look)
         if not left:
             break
         if time.perf_counter() - caught_up_from > 300:
@@ -302,7 +304,11 @@ def around_a_held_transaction(
     for process in rivals:
         process.join()
     with trail.engine.connect() as look:
-        placed = list(look.execute(select(audit_events.c.event_id).order_by(audit_events.c.position)).scalars())
+        placed = list(
+            look.execute(
+                select(audit_events.c.event_id).where(event_place.is_not(None)).order_by(event_place)
+            ).scalars()
+        )
     return Around(len(placed), committed, longest, int(waiting), placed, acknowledged, held_ids)
 
 

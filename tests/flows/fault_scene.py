@@ -31,7 +31,8 @@ import httpx2
 import yaml
 from sqlalchemy import func, select, update
 
-from audit.tables import audit_checkpoints, audit_events, audit_head
+from audit.arrivals import count_waiting
+from audit.tables import audit_checkpoints, audit_head
 from idhub.access.tables import OidcClient, ScimTarget
 from idhub.db import Database, create_database
 from idhub.delivery.tables import Delivery
@@ -359,12 +360,11 @@ class Scene:
         with database.read() as session:
             size = session.execute(select(audit_head.c.size)).scalar() or 0
             signed = session.execute(select(func.max(audit_checkpoints.c.size))).scalar() or 0
-            unplaced = select(func.count()).select_from(audit_events).where(audit_events.c.position.is_(None))
             waiting = select(func.count()).select_from(Delivery).where(Delivery.state.in_(("pending", "leased")))
             return {
                 "deliveries": session.execute(waiting).scalar_one(),
                 "receipts": session.execute(select(func.count()).select_from(ReceiptDue)).scalar_one(),
-                "events": session.execute(unplaced).scalar_one(),
+                "events": count_waiting(session.connection())[0],
                 "unsigned": size - signed,
             }
 

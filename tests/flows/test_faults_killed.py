@@ -46,7 +46,7 @@ MUST_BE_THERE = {
     ),
     "offboarding": (
         "offboard_person",
-        "cli.lifecycle:",
+        "cli.console:write",
         "leasing:lease",
         "settling:settle_all",
         "deprovision:_switch_off send",

@@ -7,9 +7,11 @@ rows ahead (`event_rows`) and inserts them later (`insert`); hot paths on a bare
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from hashlib import sha256
 from itertools import chain
 from typing import Any, Final, Literal
@@ -81,6 +83,7 @@ _TABLES: Final[dict[TableName, Table]] = {
 }
 # Below this, setting up a COPY costs more than it saves.
 _COPY_FROM: Final = 32
+# Rows of one INSERT: few sizes, so that texts stay cached.
 _ROWS_A_STATEMENT: Final = (100, 10)
 
 
@@ -180,15 +183,7 @@ def insert(connection: Connection, rows: Rows) -> None:
 
 def _insert(connection: Connection, table: TableName, values: list[tuple[Any, ...]]) -> None:
     if connection.dialect.name == "sqlite":
-        # Many rows a statement: its fixed cost, and the driver's round for each, are shared.
-        one, done = insert_statement(table, "qmark"), 0
-        for size in _ROWS_A_STATEMENT:
-            many = one + f", ({one.rpartition('(')[2]}" * (size - 1)
-            while len(values) - done >= size:
-                connection.exec_driver_sql(many, tuple(chain.from_iterable(values[done : done + size])))
-                done += size
-        if done < len(values):
-            connection.exec_driver_sql(one, values[done:])
+        put_rows(connection, table, INSERT_COLUMNS[table], values)
     elif connection.dialect.driver == "psycopg":
         if len(values) < _COPY_FROM:
             connection.exec_driver_sql(insert_statement(table, "format"), values)
@@ -199,24 +194,61 @@ def _insert(connection: Connection, table: TableName, values: list[tuple[Any, ..
         connection.execute(_TABLES[table].insert(), [dict(zip(names, row, strict=True)) for row in values])
 
 
+def put_rows(connection: Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Insert rows into SQLite, past SQLAlchemy; values as the driver (sqlite3) takes them.
+
+    Raises:
+        DBAPIError: as of any other statement.
+    """
+    _begin(connection)
+    driver: Any = connection.connection.driver_connection
+    with _translated(connection, f"INSERT INTO {table}"):
+        done = 0
+        # Many rows a statement: its fixed cost, and the driver's round for each, are shared.
+        for size in _ROWS_A_STATEMENT:
+            while len(rows) - done >= size:
+                values = tuple(chain.from_iterable(rows[done : done + size]))
+                driver.execute(_insert_of(table, tuple(columns), size), values)
+                done += size
+        if done < len(rows):
+            driver.executemany(_insert_of(table, tuple(columns), 1), rows[done:])
+
+
+@lru_cache(256)
+def _insert_of(table: str, columns: tuple[str, ...], rows: int) -> str:
+    names = ", ".join(f'"{name}"' for name in columns)
+    one = f"({', '.join('?' * len(columns))})"
+    return f"INSERT INTO {table} ({names}) VALUES {', '.join([one] * rows)}"  # noqa: S608 - names of our own tables
+
+
 def copy_rows(connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Insert rows by PostgreSQL's COPY, past SQLAlchemy; values as the driver (psycopg) takes them.
 
     Raises:
         DBAPIError: as of any other statement: whoever begins anew or translates knows no other.
     """
-    if not connection.in_transaction():
-        # The driver's own cursor begins nothing that SQLAlchemy knows of: its commit would then do nothing.
-        connection.begin()
+    _begin(connection)
     driver: Any = connection.connection.driver_connection
-    dialect = connection.dialect
-    kinds = dialect.loaded_dbapi.Error
     names = ", ".join(f'"{name}"' for name in columns)
     statement = f"COPY {table} ({names}) FROM STDIN"
+    with _translated(connection, statement), driver.cursor() as cursor, cursor.copy(statement) as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
+def _begin(connection: Connection) -> None:
+    """Begin as SQLAlchemy knows it: of what the driver's own cursor begins, its commit would do nothing."""
+    if not connection.in_transaction():
+        connection.begin()
+
+
+@contextmanager
+def _translated(connection: Connection, statement: str) -> Iterator[None]:
+    """What the driver raises, as SQLAlchemy says it: whoever begins anew or translates knows nothing else."""
+    dialect = connection.dialect
+    kinds = dialect.loaded_dbapi.Error
     try:
-        with driver.cursor() as cursor, cursor.copy(statement) as copy:
-            for row in rows:
-                copy.write_row(row)
+        yield
     except kinds as error:
         raise DBAPIError.instance(statement, None, error, kinds, hide_parameters=True, dialect=dialect) from error
 

@@ -7,7 +7,6 @@ the route, command or worker that opened the transaction does.
 
 import fcntl
 import hashlib
-import itertools
 import os
 import random
 import sqlite3
@@ -49,7 +48,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from audit.trail import copy_rows
+from audit.trail import copy_rows, put_rows
 from idhub import faults
 from idhub.entropy import random_bytes
 from idhub.settings import Settings
@@ -235,8 +234,6 @@ def _default(default: Any, store: Callable[[Any], Any] | None) -> Callable[[], A
     return value
 
 
-# Rows of one INSERT: its fixed cost (constraints, the driver's round) is shared. Few sizes, so that texts stay cached.
-_ROWS_A_STATEMENT = (100, 10)
 # Below this, setting up a COPY costs more than it saves.
 _COPY_FROM = 32
 
@@ -255,17 +252,7 @@ def insert_rows(session: Session, model: type[Base], columns: Sequence[str], row
     table = model.__tablename__
     names = ", ".join(f'"{name}"' for name in columns)
     if connection.dialect.name == "sqlite":
-        one = f"({', '.join('?' * len(columns))})"
-        head = f"INSERT INTO {table} ({names}) VALUES "  # noqa: S608 - names of our own tables
-        done = 0
-        for size in _ROWS_A_STATEMENT:
-            many = head + ", ".join([one] * size)
-            while len(rows) - done >= size:
-                values = tuple(itertools.chain.from_iterable(rows[done : done + size]))
-                connection.exec_driver_sql(many, values)
-                done += size
-        if done < len(rows):
-            connection.exec_driver_sql(head + one, list(rows[done:]))
+        put_rows(connection, table, columns, rows)
         return
     if len(rows) < _COPY_FROM:
         marks = ", ".join(["%s"] * len(columns))

@@ -466,11 +466,9 @@ def _encoded_at_once(event: Event, body: Mapping[str, object]) -> bytes | None:
     if b"\\" in made or not made.isascii() or b"\x7f" in made or len(made) > TEXT_LIMIT:
         return None
     who = event.actor
-    lengths = (len(who.id), len(who.name), len(event.target_id), len(event.target_kind), len(event.door))
-    if max(lengths) > IDENTIFIER_LIMIT:
-        return None
-    rest = [one for one in (who.session_id, who.ip, *_optional_texts(event)) if one]
-    return None if rest and len(max(rest, key=len)) > IDENTIFIER_LIMIT else made
+    shown = [who.id, who.name, event.target_id, event.target_kind, event.door]
+    shown += filter(None, (who.session_id, who.ip, *_optional_texts(event)))
+    return None if max(map(len, shown)) > IDENTIFIER_LIMIT else made
 
 
 def _is_plain(value: object, depth: int = DEPTH_LIMIT) -> bool:

@@ -27,6 +27,7 @@ from audit.events import PERSONAL_LIMIT, Event, EventClass, clean_text, identifi
 SALT_BYTES: Final = 16
 _KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
+_RANDOM_AT_ONCE: Final = 4_096
 _FIELD: Final = re.compile(r"[a-z][a-z0-9_.]{0,63}", re.ASCII)
 # Field names in use, a dozen in a running hub; bounded, should others choose them.
 _PREFIXES: Final[dict[str, bytes]] = {}
@@ -92,6 +93,7 @@ class PersonalBatch:
 
     def __init__(self, sealer: Sealer) -> None:
         self._sealer = sealer
+        self._random = b""
         self._ciphers: dict[str, tuple[str, AESGCM]] = {}
         self.keys: list[tuple[str, str | None, bytes]] = []
         self.values: list[tuple[str, str, str | None, bytes]] = []
@@ -117,14 +119,20 @@ class PersonalBatch:
         Raises:
             InvalidEvent: a field is not a short lower-case name.
         """
-        random = os.urandom(SALT_BYTES * len(personal) + _NONCE_BYTES + _KEY_BYTES)
+        # Drawn for many events at once: a call to the system costs more than what it returns.
+        needed = SALT_BYTES * len(personal) + _NONCE_BYTES + _KEY_BYTES
+        random, self._random = self._random[:needed], self._random[needed:]
+        if len(random) < needed:
+            drawn = os.urandom(max(needed, _RANDOM_AT_ONCE) if self.values else needed)
+            random, self._random = drawn[:needed], drawn[needed:]
         salts = random.hex()
         commitments: dict[str, str] = {}
         plain: dict[str, tuple[str, str]] = {}
         start = 0
         for field, text in personal.items():
             prefix = _PREFIXES.get(field) or _prefix(field)
-            value = clean_text(text, PERSONAL_LIMIT)
+            is_clean = text.isascii() and text.isprintable() and len(text) <= PERSONAL_LIMIT
+            value = text if is_clean else clean_text(text, PERSONAL_LIMIT)
             end = start + SALT_BYTES
             # `commitment`, without its call.
             commitments[field] = sha256(random[start:end] + prefix + value.encode()).hexdigest()

@@ -73,6 +73,11 @@ class _Readings(dict[str, str]):
 _READINGS = _Readings()
 
 
+def load_readings() -> None:
+    """Load the table of readings now: who holds a lock should not wait for it at the first Chinese name."""
+    _ = _READINGS["中"]
+
+
 def folded(text: str) -> str:
     """The one form of what is stored and what is looked up: NFKC, without case."""
     return text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()

@@ -22,7 +22,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -55,6 +55,8 @@ _WORTH_A_PROCESS = 1 << 20
 _PIPE_BYTES = 1 << 20
 _KEPT_AHEAD = 16
 """Batches read while the writer waits for a lock or the disk, somewhat less than a megabyte each."""
+_STEP_BACK = 5
+"""Niceness of the reading process: a third of what another busy process gets; on an idle machine a whole core."""
 _HEAD = struct.Struct("<Q?")
 """Before what the reading process says: its length, and whether more of the same answer follows."""
 
@@ -187,7 +189,7 @@ class Reader:
         news: list[HrRow] = []
         for key, row in keyed.items():
             before = said.get(key)
-            if before is None and not self._terms.is_dry_run and not self._is_over(row):
+            if before is None and not self._terms.is_dry_run:
                 human = None
                 if row.national_id:
                     human = self._keyring.blind_index(NATIONAL_ID, row.national_id.upper())
@@ -211,12 +213,6 @@ class Reader:
                 strangers.append(one)
         self._forget_humans()
         return news, strangers
-
-    def _is_over(self, row: HrRow) -> bool:
-        """Whether whoever this is about has left: they take the longer way."""
-        if row.status is HrStatus.LEFT:
-            return True
-        return row.end_on is not None and row.end_on < self._companies.today(row.company_key, now=self._terms.now)
 
     def _known_posts(self, session: Session, strange: Iterable[_Stranger]) -> set[tuple[str, str]]:
         """Posts of these numbers that another door has made."""
@@ -263,17 +259,28 @@ class Reader:
             if row.manager_employee_number:
                 managers.append((number, manager_place(companies, row)))
             values = person_values(row)
+            ends_on, state = row.end_on, "present"
+            if ends_on is not None or row.status is HrStatus.LEFT:
+                today = companies.today(row.company_key, now=terms.now)
+                ends_on = end_of_new(row, today)
+                state = "left" if is_over(row, today) else state
             newcomers.append(
                 Newcomer(
                     principal_id,
                     intake.PersonFacts(**values, national_id_hash=human),
-                    facts_of(row, organization_id, foreseen.departments[organization_id, "/".join(row.department)]),
+                    facts_of(
+                        row,
+                        organization_id,
+                        foreseen.departments[organization_id, "/".join(row.department)],
+                        ends_on=ends_on,
+                    ),
                     intake.SourceMark(
                         provider=PROVIDER,
                         key=key,
                         scope=organization_id,
                         content_hash=row.digest.hex(),
                         generation=terms.run_id,
+                        state=state,
                         raw_sealed=seal_said(self._keyring, key, row, values),
                     ),
                 )
@@ -333,6 +340,22 @@ _NEW_STATES = {
     HrStatus.LEFT: EmploymentState.ENDED,
     HrStatus.SUSPENDED: EmploymentState.SUSPENDED,
 }
+
+
+def is_over(row: HrRow, today: date) -> bool:
+    """Whether the row says that the post has ended; `today` is the date at the company's place."""
+    return row.status is HrStatus.LEFT or (row.end_on is not None and row.end_on < today)
+
+
+def end_of_new(row: HrRow, today: date) -> date | None:
+    """The last day of a post that nobody knows yet.
+
+    Of somebody who had left before the hub heard of them it is known or, at the latest, yesterday.
+    """
+    if row.status is not HrStatus.LEFT:
+        return row.end_on
+    yesterday = today - timedelta(days=1)
+    return max(row.start_on, min(row.end_on or yesterday, yesterday))
 
 
 def manager_place(companies: Companies, row: HrRow) -> tuple[str, str]:
@@ -551,7 +574,11 @@ def seldom_collected() -> Iterator[None]:
 
 
 def serve() -> None:
-    """Be the reading process."""
+    """Be the reading process.
+
+    It steps back behind whoever is waited for: the writer, which holds the lock that everybody needs, and sign-ins.
+    """
+    os.nice(_STEP_BACK)
     gc.freeze()
     with seldom_collected():
         _Server(sys.stdin.buffer, sys.stdout.buffer).run()

@@ -27,11 +27,13 @@ from sqlalchemy.orm import Session
 from idhub.changes import Actor, Event, EventType, record
 from idhub.db import Database, new_id
 from idhub.directory.kinds import EmploymentState
+from idhub.directory.search_terms import load_readings
 from idhub.directory.tables import Employment, SourceRecord
 from idhub.errors import Conflict, IdhubError, Invalid
 from idhub.keys import Keyring
 from idhub.lifecycle import hr_brake, intake, ready, records
 from idhub.lifecycle.hr_ahead import (
+    BATCH,
     PROVIDER,
     Ahead,
     FileChanged,
@@ -46,6 +48,7 @@ from idhub.lifecycle.hr_ahead import (
 from idhub.lifecycle.hr_brake import DEFAULT_BRAKE, Brake
 from idhub.lifecycle.hr_companies import Companies, Mark
 from idhub.lifecycle.hr_plan import UNSETTLED, BatchPlan, Leaders, Leaving, Planner
+from idhub.lifecycle.ports import planners_of
 from idhub.lifecycle.tables import SourceRun
 from idhub.lifecycle.transition import transition
 from providers.base import Completeness
@@ -57,9 +60,13 @@ MAX_LISTED = 1_000
 """Problems that a report keeps; beyond, they are only counted."""
 MAX_ROW_EVENTS = 200
 """Refused rows that get an event each; beyond, `import.finished` has their number."""
-# A transaction's length. SQLite has one writer at a time; below a hundred rows its fixed cost would be most of it.
+# A transaction's length: SQLite has one writer at a time.
 _SLICE_SECONDS = {"sqlite": 0.05, "postgresql": 0.5}
-_SMALLEST, _LARGEST = 250, 2_000
+_LARGEST = 2_000
+# Below, the fixed cost of a transaction would be most of it. One who is changed takes the time of ten joiners.
+_FEWEST_JOINERS, _FEWEST_CHANGED = 250, 25
+# Rows kept back until there are so many: joiners go in before them, and the more of these go in together the better.
+_NEWS_AT_ONCE = 250
 _ABSENT_PAGE = 2_000
 _HELD_AT_ONCE = 500
 
@@ -150,6 +157,10 @@ def import_file(
     with database.read() as session:
         companies = Companies(session)
         active = hr_brake.active_posts(session)
+        if not dry_run:
+            # What loads a tenth of a second of modules and tables, before anybody waits for our lock.
+            planners_of(session)
+            load_readings()
     terms = Terms(new_id("run"), now, actor, DOOR, request_id, dry_run)
     try:
         reader = open_reader(database, path, companies, keyring, terms)
@@ -197,8 +208,8 @@ class _Run:
     progress: Callable[[int], None]
     on_refused: Callable[[RefusedRow], None]
     request_id: str | None
-    size: int = 100
-    joining: int = _SMALLEST
+    size: int = 50
+    joining: int = _FEWEST_JOINERS
     """How many joiners a transaction takes; `size` is of those who are changed one by one."""
     worked: float = 0.0
     """Seconds in transactions since their size was last set."""
@@ -304,10 +315,11 @@ class _Run:
         if ahead.ready is not None:
             # Here and not in the reading process, which is the busier one of the two.
             self.joiners.append(ahead.ready._replace(joiners=records.indexed(ahead.ready.joiners)))
-            if sum(len(group.lines) for group in self.joiners) >= self.joining:
+            # They come by the batch: whatever is nearer to the size that fits.
+            if sum(len(group.lines) for group in self.joiners) + BATCH // 2 >= self.joining:
                 self._join()
         self.news += ahead.news
-        if len(self.news) >= self.size:
+        if len(self.news) >= _NEWS_AT_ONCE:
             # They may be further posts of those who are about to join.
             self._join()
             self._take_news()
@@ -345,7 +357,7 @@ class _Run:
         else:
             self.report.new += people
             self.deferred.extend(unsettled)
-        self.joining = self._fitting(people)
+        self.joining = self._fitting(people, _FEWEST_JOINERS)
         self.database.give_way()
 
     def _timed(self, work: Callable[[Session], T]) -> Callable[[Session], T]:
@@ -360,10 +372,10 @@ class _Run:
 
         return timed
 
-    def _fitting(self, rows: int) -> int:
+    def _fitting(self, rows: int, fewest: int) -> int:
         """How many rows fill a transaction, after one of so many."""
         worked, self.worked = max(self.worked, 1e-4), 0.0
-        return max(_SMALLEST, min(_LARGEST, int(rows * _SLICE_SECONDS[self.database.dialect] / worked)))
+        return max(fewest, min(_LARGEST, int(rows * _SLICE_SECONDS[self.database.dialect] / worked)))
 
     def _settled(self, session: Session, groups: Sequence[Ready]) -> tuple[list[records.Joiners], list[int]]:
         """The groups with their managers, and the lines of those whose manager is not known yet."""
@@ -413,7 +425,7 @@ class _Run:
             yield from self._apply(part)
             if self.report.is_dry_run:
                 continue
-            self.size = self._fitting(len(part))
+            self.size = self._fitting(len(part), _FEWEST_CHANGED)
             self.database.give_way()
 
     def _apply(self, rows: Sequence[HrRow], *, is_retry: bool = False) -> Iterator[BatchPlan]:

@@ -27,7 +27,9 @@ from idhub.lifecycle import intake
 from idhub.lifecycle.hr_ahead import (
     NATIONAL_ID,
     PROVIDER,
+    end_of_new,
     facts_of,
+    is_over,
     manager_place,
     person_values,
     said_context,
@@ -223,7 +225,7 @@ class Planner:
             self._org(row.company_key),
             self._department(row),
             manager_id=manager_id,
-            ends_on=self._end_of_new(row),
+            ends_on=end_of_new(row, self._today(row)),
         )
         mark = self._mark(row, is_settled=is_settled)
         if is_new:
@@ -234,13 +236,6 @@ class Planner:
         else:
             self.plan.changes.append(intake.AddEmployment(principal_id=principal_id, employment=facts, source=mark))
         self.plan.count("new" if is_new else "added")
-
-    def _end_of_new(self, row: HrRow) -> date | None:
-        """Of somebody who had left before the hub heard of them the end is known or, at the latest, yesterday."""
-        if row.status is not HrStatus.LEFT:
-            return row.end_on
-        yesterday = self._today(row) - timedelta(days=1)
-        return max(row.start_on, min(row.end_on or yesterday, yesterday))
 
     def _plan_known(self, row: HrRow, known: Row[Any]) -> None:
         human = self._national_ids.get(row.line)
@@ -295,8 +290,7 @@ class Planner:
         return bool(known.state == EmploymentState.ENDED and known.display_name != row.name)
 
     def _is_over(self, row: HrRow) -> bool:
-        today = self._today(row)
-        return row.status is HrStatus.LEFT or (row.end_on is not None and row.end_on < today)
+        return is_over(row, self._today(row))
 
     def _ends_soon(self, row: HrRow, known: Row[Any]) -> bool:
         """An end that is new or earlier than before, and near: a leave, as far as the brake is concerned."""

@@ -67,7 +67,7 @@ def make(
         post = rules.make_post(employment_id, employment, places, now=now)
         state = rules.join(principal_id, records.person_values(person), post, now=now)
         states.append(state)
-        # One who has not left has one period: it is open.
+        # Somebody new has one period: it is open, or they had left before.
         (period,) = periods.after_change((), state.posts[0], now=now)
         period_rows.append(records.period_row(period_id, employment_id, period, at))
         source_rows.append(records.source_row(principal_id, employment_id, source, at))

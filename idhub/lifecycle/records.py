@@ -41,7 +41,8 @@ SOURCE_COLUMNS = (
     *("generation", "seen_at"),
 )
 LOGIN_NAME_COLUMNS = ("value", "principal_id", "kind")
-_ORGANIZATION, _TERMS = PRINCIPAL_COLUMNS.index("organization_id"), PERSON_COLUMNS.index("search_terms")
+_ORGANIZATION, _STANDING = PRINCIPAL_COLUMNS.index("organization_id"), PRINCIPAL_COLUMNS.index("standing")
+_TERMS = PERSON_COLUMNS.index("search_terms")
 ROTATION_PERIOD = timedelta(days=14)
 """How long services and devices of a leaver may keep their credentials."""
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
@@ -165,6 +166,11 @@ class Joiners(NamedTuple):
 def _joiners_of(packed: bytes) -> Joiners:
     parts: Any = marshal.loads(packed)  # noqa: S302 - from a process of our own (`hr_ahead`)
     return Joiners._make((*parts[:-1], Rows(*parts[-1]), None))
+
+
+def left_of(group: Joiners) -> list[str]:
+    """Those of the group who had left before they were heard of."""
+    return [row[0] for row in group.principals if row[_STANDING] == Standing.LEFT]
 
 
 def indexed(group: Joiners) -> Joiners:

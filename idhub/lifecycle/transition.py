@@ -188,6 +188,7 @@ def _join(
     if not current_rules(session):
         # Nobody holds anything yet, and no rule gives anything: nothing follows.
         result.changed += [principal[0] for group in groups for principal in group.principals]
+        result.left = [principal_id for group in groups for principal_id in records.left_of(group)]
         return
     written = [Written(None, state) for group in groups for state in ready.states_of(group)]
     _follow(

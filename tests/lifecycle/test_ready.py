@@ -123,6 +123,8 @@ def everything(world: World, person: Newcomer) -> str:
         {},
         {"starts_on": date(2027, 3, 1), "ends_on": date(2027, 9, 30)},
         {"state": EmploymentState.SUSPENDED, "title": '"manager_id":null'},
+        {"starts_on": date(2020, 3, 1), "ends_on": date(2020, 9, 30)},
+        {"starts_on": date(2020, 3, 1), "ends_on": date(2020, 3, 1), "state": EmploymentState.ENDED},
     ],
 )
 def test_joiners_made_ahead_leave_what_joiners_one_by_one_leave(world: World, employment: dict[str, Any]) -> None:

@@ -165,6 +165,7 @@ class Bench:
         """Token requests and whole logins at a `serve` process, until the block ends; notes how long they took."""
         with self._serving() as server:
             over = threading.Event()
+            before, began = _used(server), time.perf_counter()
             took: dict[str, list[float]] = {"token": [], "login": []}
             works = [lambda: _token(self._address), lambda: _login(self._address)]
             threads = [
@@ -181,6 +182,8 @@ class Bench:
                     thread.join()
                 pages = int(Path(f"/proc/{server}/statm").read_text().split()[1])
                 self.note(f"{name}: memory of serve", pages * os.sysconf("SC_PAGE_SIZE") / 2**20, "MB")
+                share = (_used(server) - before) / (time.perf_counter() - began)
+                self.note(f"{name}: serve kept busy", share * 100, "% of a core")
         for what, values in took.items():
             if len(values) > 1:
                 part = statistics.quantiles(values, n=100)
@@ -202,6 +205,12 @@ class Bench:
         link = self.run("people", "invite", "HQ/BENCH1").strip()
         with self._serving():
             set_first_password(Browser(), link, _PASSWORD)
+
+
+def _used(process: int) -> float:
+    """Seconds of processor time that a process has taken."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _repeat(work: Any, took: list[float], over: threading.Event) -> None:

@@ -253,17 +253,22 @@ class ClientGuess:
 
 
 def claim_client(
-    session: Session, keyring: Keyring, client_id: str, address: str, *, is_registered: bool, now: datetime
+    session: Session, keyring: Keyring, client_id: str, address: str, *, secret_hash: str | None, now: datetime
 ) -> ClientGuess:
     """Count a wrong secret of a client, over all processes and restarts.
 
+    Counted per secret: what was guessed at an earlier one says nothing of the present one.
+
     Names that are nobody's leave no rows beyond the detector's thirty an hour and address: junk fills no table.
+
+    Args:
+        secret_hash: hash of the secret that was guessed at; None: nobody has that name.
     """
-    return run_in(session, _claiming_client(keyring, client_id, address, is_registered=is_registered, now=now))
+    return run_in(session, _claiming_client(keyring, client_id, address, secret_hash=secret_hash, now=now))
 
 
 def _claiming_client(
-    keyring: Keyring, client_id: str, address: str, *, is_registered: bool, now: datetime
+    keyring: Keyring, client_id: str, address: str, *, secret_hash: str | None, now: datetime
 ) -> Operation[ClientGuess]:
     site = _site(address)
 
@@ -271,8 +276,10 @@ def _claiming_client(
         return keyring.blind_index("throttles", "\0".join(parts))
 
     is_spray = yield from _is_one_too_many(key("client sprayed", site, client_id), key("clients", site), CLIENTS, now)
-    guessed = key("client", site, client_id)
-    if not is_registered or (yield from _counted(guessed, CLIENT, now)):
+    if secret_hash is None:
+        return ClientGuess(None, is_spray)
+    guessed = key("client", site, client_id, secret_hash)
+    if (yield from _counted(guessed, CLIENT, now)):
         return ClientGuess(None, is_spray)
     return ClientGuess((yield from _free_in(guessed, CLIENT, now)), is_spray)
 

@@ -58,6 +58,11 @@ class Client:
         return self.auth_method == "none"
 
     @property
+    def guessed_at(self) -> str | None:
+        """What a wrong secret was a guess at, for counting; None: it is disabled, nobody is recognised as it."""
+        return self.secret_hash or "" if self.is_enabled else None
+
+    @property
     def has_self_contained_tokens(self) -> bool:
         """Its access tokens are RFC 9068 JWTs; otherwise opaque."""
         return self.access_token_format == "jwt"  # noqa: S105 - a format

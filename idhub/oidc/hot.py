@@ -223,13 +223,14 @@ class Endpoints:
     async def _authenticate(self, request: Request, parameters: Parameters) -> Client:
         shown = presented(request.headers.get(b"authorization"), parameters)
         found = await self._clients.find(shown.client_id)
+        guessed_at = None if found is None else found.guessed_at
         try:
             # Before the secret is looked at: a guess beyond the limit learns nothing.
-            self._limit.check(shown.client_id, request.address)
+            self._limit.check(shown.client_id, request.address, guessed_at)
             try:
                 return verify(found, shown)
             except OAuthError as wrong:
-                if await self._limit.failed(shown.client_id, request.address, is_registered=found is not None):
+                if await self._limit.failed(shown.client_id, request.address, guessed_at):
                     wrong.reason = f"{wrong.error}.client.spray"
                 raise
         except OAuthError as error:

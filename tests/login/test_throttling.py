@@ -58,11 +58,9 @@ class Door:
         with self._database.transaction() as session:
             return claim(session, self._keyring, attempt, now=self.clock())
 
-    def guess(self, client_id: str, address: str = AWAY, *, is_registered: bool = True) -> ClientGuess:
+    def guess(self, client_id: str, address: str = AWAY, *, secret_hash: str | None = "5" * 64) -> ClientGuess:
         with self._database.transaction() as session:
-            return claim_client(
-                session, self._keyring, client_id, address, is_registered=is_registered, now=self.clock()
-            )
+            return claim_client(session, self._keyring, client_id, address, secret_hash=secret_hash, now=self.clock())
 
     def rows(self) -> int:
         with self._database.read() as session:
@@ -258,9 +256,17 @@ def test_wrong_client_secrets_are_counted_in_the_database(door: Door) -> None:
     assert door.guess("office").retry_after is None
 
 
+def test_a_new_secret_has_not_been_guessed_at(door: Door) -> None:
+    for _ in range(CLIENT.count):
+        assert door.guess("office").retry_after is None
+    assert door.guess("office").retry_after is not None
+    assert door.guess("office", secret_hash="7" * 64).retry_after is None
+    assert door.guess("office").retry_after is not None
+
+
 def test_an_address_that_gets_many_clients_wrong_is_reported_and_fills_no_table(door: Door) -> None:
     """B08 for clients. Made-up names leave no rows of their own."""
-    told = [door.guess(f"client-{n}", is_registered=False).is_spray for n in range(CLIENTS.count + 200)]
+    told = [door.guess(f"client-{n}", secret_hash=None).is_spray for n in range(CLIENTS.count + 200)]
     assert told == [False] * CLIENTS.count + [True] * 200
     assert door.rows() <= CLIENTS.count + 1
     assert not door.guess("client-0", HOME).is_spray

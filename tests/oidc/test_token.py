@@ -5,11 +5,12 @@ from typing import Any
 
 import jwt
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, insert, select, update
 
 from idhub.access.tables import Application, OidcClient
 from idhub.credentials.journal import Journal
 from idhub.credentials.tables import AccessToken, Grant, RefreshToken
+from idhub.demo.processes import wait_until
 from idhub.directory.tables import Installation
 from tests.oidc.world import VERIFIER, App, Services, World, running
 
@@ -482,6 +483,29 @@ def test_wrong_secrets_are_counted_over_all_processes_and_restarts(world: World,
         right = http.post("/oauth2/token", data={"grant_type": "x"}, auth=office.auth)
         assert right.status_code == 429, "while it is closed, the right secret is not told from a wrong one"
         world.clock.advance(minutes=1)
+
+
+def test_a_client_that_comes_back_is_not_refused_for_what_was_asked_while_it_was_away(world: World) -> None:
+    """Its application went on asking meanwhile."""
+    office, wiki = world.app("office", is_enabled=False), world.app("wiki")
+
+    def keeps_asking(app: App) -> None:
+        assert [world.token(app, grant_type="x").status_code for _ in range(25)] == [401] * 20 + [429] * 5
+
+    def change(statement: Any) -> None:
+        with world.database.transaction() as session:
+            session.execute(statement)
+
+    keeps_asking(office)
+    change(update(OidcClient).where(OidcClient.client_id == "office").values(is_enabled=True))
+    with world.database.read() as session:
+        wiki_row = session.execute(select(OidcClient.__table__).where(OidcClient.client_id == "wiki")).mappings().one()
+    change(delete(OidcClient).where(OidcClient.client_id == "wiki"))
+    keeps_asking(wiki)
+    change(insert(OidcClient).values(dict(wiki_row)))
+    assert world.token(wiki, grant_type="x").status_code == 400
+    # What a process has in mind of a registration is a second old at most; a count of a minute would last longer.
+    wait_until(lambda: world.token(office, grant_type="x").status_code == 400, seconds=20, what="it is recognised")
 
 
 def test_what_succeeds_writes_no_counter(world: World, office: App) -> None:

@@ -188,10 +188,13 @@ def form(
         authorization = "Basic " + base64.b64encode(pair.encode()).decode()
     body = urlencode(fields).encode()
     made = _request("POST", path, cookies, authorization, "application/x-www-form-urlencoded", body)
-    if forwarded_for is None:
-        return made
-    first, _, rest = made.partition(b"\r\n")
-    return first + b"\r\nX-Forwarded-For: " + forwarded_for.encode() + b"\r\n" + rest
+    return made if forwarded_for is None else forwarded(made, forwarded_for)
+
+
+def forwarded(request: bytes, address: str) -> bytes:
+    """The request as a trusted proxy hands it on for who has that address."""
+    first, _, rest = request.partition(b"\r\n")
+    return first + b"\r\nX-Forwarded-For: " + address.encode() + b"\r\n" + rest
 
 
 def call(method: str, path: str, value: Any, *, bearer: str) -> bytes:

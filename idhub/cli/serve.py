@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import resource
 import signal
 import sys
 from typing import Annotated
@@ -21,6 +22,7 @@ from idhub.settings import Settings
 _GRACE_SECONDS = 10
 _KEEP_ALIVE_SECONDS = 65
 _OBJECTS_BEFORE_COLLECTION = 10_000
+_OPEN_FILES = 65_536
 _SWITCH_SECONDS = 0.0005
 """How long the worker's threads may compute before the event loop goes on, where that waits for each exchange with
 PostgreSQL. On SQLite it computes all the time itself, and being interrupted ten times as often cost a fifth of it."""
@@ -45,6 +47,7 @@ def run(settings: Settings, *, host: str, port: int, with_worker: bool) -> None:
         from idhub.cli.protocol import BoundedProtocol
 
     configure_logging(settings)
+    raise_open_files()
     hub = open_hub(settings)
     try:
         if hub.database.dialect == "postgresql":
@@ -75,6 +78,18 @@ def run(settings: Settings, *, host: str, port: int, with_worker: bool) -> None:
         hub.close()
 
 
+def raise_open_files() -> None:
+    """Allow as many open files, and so connections, as the system lets this process have.
+
+    A shell or systemd gives 1,024 at first, of more that a process may take: applications that do not answer would use
+    them up, and then nobody else could be called or answered either.
+    """
+    allowed, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if most == resource.RLIM_INFINITY else min(_OPEN_FILES, most)
+    if allowed != resource.RLIM_INFINITY and allowed < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
 def _started(hub: Hub, what: str) -> None:
     from idhub.changes import SYSTEM
 
@@ -94,12 +109,15 @@ def _started(hub: Hub, what: str) -> None:
 @app.command("worker")
 def run_worker() -> None:
     """Run the worker alone: deliveries, due dates, audit sealing, receipts. Any number may run."""
-    from idhub.delivery.http import OutboundHttp
-    from idhub.worker import Worker
+    with uncollected():
+        from idhub.delivery.http import OutboundHttp
+        from idhub.worker import Worker
 
     chosen = settings()
     configure_logging(chosen)
+    raise_open_files()
     hub = open_hub(chosen)
+    gc.set_threshold(_OBJECTS_BEFORE_COLLECTION)
 
     async def run() -> None:
         stop = asyncio.Event()

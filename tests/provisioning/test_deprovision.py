@@ -14,6 +14,7 @@ from idhub.access.tables import Account
 from idhub.db import Database
 from idhub.delivery.channel import Grade
 from tests.provisioning.conftest import IMPATIENT, Scene
+from tests.provisioning.quirky import Quirks
 from tests.provisioning.stand_ins import Behaviour, StandIn
 
 
@@ -62,6 +63,31 @@ def test_service_without_patch_is_told_by_put(scene: Scene, service: StandIn) ->
     assert service.users[leaver.user_id]["active"] is False
     assert service.users[leaver.user_id]["userName"] == "alice@corp.example"
     assert {one.method for one in service.writes()} == {"PUT"}
+
+
+def test_evidence_does_not_grow_with_the_list_that_had_to_be_read(scene: Scene) -> None:
+    """A service without filters shows one user a page: each is a request, and no receipt has to quote them all."""
+    service, application = scene.quirks(Quirks(no_filter=True, page=1), "no-filter")
+    person = scene.person()
+    account = scene.entitle(person, application)
+    created = scene.send_one(account, "provision")
+    assert created.kind == "done"
+    for number in range(60):
+        colleague = {"id": f"c{number}", "userName": f"c{number}@corp.example", "active": True}
+        service.users[colleague["id"]] = colleague
+    scene.leave(person)
+    before = len(service.seen)
+    outcome = scene.send_one(account, "deprovision")
+    assert (outcome.kind, outcome.grade) == ("done", Grade.E2), outcome.error
+    said, asked = outcome.evidence["requests"], service.seen[before:]
+    assert len(asked) > 60
+    assert len(said) + outcome.evidence["requests_left_out"] == len(asked)
+    assert len(said) == 40
+    # The end of it is what proves.
+    assert [one["method"] for one in said[-2:]] == ["PATCH", "GET"]
+    # A conversation of few requests is there in full.
+    assert len(created.evidence["requests"]) == before
+    assert "requests_left_out" not in created.evidence
 
 
 def test_lying_service_never_gets_beyond_accepted(scene: Scene, service: StandIn, leaver: Leaver) -> None:

@@ -18,6 +18,9 @@ from scim.schemas import Resource, attribute, kept_id
 
 T = TypeVar("T")
 
+_MOST_SHOWN = 40
+"""Requests of one attempt that its evidence lists, half of them the first ones and half the last."""
+
 
 class NeedsSomebody(Exception):
     """Trying again will not help: a person has to decide. The text says what and why."""
@@ -88,7 +91,7 @@ class Talk:
         return Outcome(
             kind=kind,
             grade=self.grade,
-            evidence={**self.evidence, "requests": [_shown(exchange) for exchange in exchanges]},
+            evidence={**self.evidence, **_conversation(exchanges)},
             status_code=None if any(map(_may_land_late, exchanges)) or not exchanges else exchanges[-1].status,
             error=error,
             retry_after=retry_after,
@@ -171,6 +174,15 @@ def id_of(user: Resource) -> str:
 def _may_land_late(exchange: Exchange) -> bool:
     """A write that got no answer, or one of a gateway that gave up waiting: a status would say that it is over."""
     return exchange.method != "GET" and exchange.status in {None, HTTPStatus.BAD_GATEWAY, HTTPStatus.GATEWAY_TIMEOUT}
+
+
+def _conversation(exchanges: Sequence[Exchange]) -> dict[str, Any]:
+    """What was said, as evidence. A service that has to be read from one end to the other is not quoted in full."""
+    left_out = len(exchanges) - _MOST_SHOWN
+    if left_out <= 0:
+        return {"requests": [_shown(exchange) for exchange in exchanges]}
+    kept = [*exchanges[: _MOST_SHOWN // 2], *exchanges[-_MOST_SHOWN // 2 :]]
+    return {"requests": [_shown(exchange) for exchange in kept], "requests_left_out": left_out}
 
 
 def _shown(exchange: Exchange) -> dict[str, Any]:

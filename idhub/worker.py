@@ -153,7 +153,7 @@ class Worker:
         _log.info("worker.started", node=self._hub.node)
         try:
             await deliveries.run(stop)
-            wake()
+            wake("receipts")
             await asyncio.wait(tasks, timeout=_GRACE_SECONDS)
             await self._in_thread(self._last_words)
         finally:
@@ -179,7 +179,7 @@ class Worker:
 
     async def _repeat(self, job: _Job, stop: asyncio.Event) -> None:
         wait = job.every
-        waker = None if job.idle is None else Waker()
+        waker = None if job.idle is None else Waker("receipts")
         while not stop.is_set():
             try:
                 found = await self._in_thread(lambda: self._do(job))

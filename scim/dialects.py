@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 from scim.discovery import Capabilities
@@ -112,23 +113,26 @@ class Dialect:
 
     def learned(self, capabilities: Capabilities | None) -> Dialect:
         """This row with what the service published of itself, where that is believed."""
-        if capabilities is None:
-            return self
-        told: dict[str, Any] = {}
-        if capabilities.max_results is not None:
-            told["page_size"] = max(1, min(self.page_size, capabilities.max_results))
-        if not self.trusts_discovery:
-            return replace(self, **told) if told else self
-        if capabilities.patch is False:
-            told |= {"update": "put", "groups": "put"}
-        if capabilities.filter is False:
-            told["finds"] = False
-        if capabilities.has_enterprise_user is False:
-            told["has_enterprise_user"] = False
-        if capabilities.has_groups is False:
-            told["groups"] = "none"
-        told |= {"sorts": capabilities.sort is True, "if_match": capabilities.etag is True}
-        return replace(self, **told)
+        return self if capabilities is None else _learned(self, capabilities)
+
+
+@lru_cache(maxsize=1_024)
+def _learned(row: Dialect, capabilities: Capabilities) -> Dialect:
+    told: dict[str, Any] = {}
+    if capabilities.max_results is not None:
+        told["page_size"] = max(1, min(row.page_size, capabilities.max_results))
+    if not row.trusts_discovery:
+        return replace(row, **told) if told else row
+    if capabilities.patch is False:
+        told |= {"update": "put", "groups": "put"}
+    if capabilities.filter is False:
+        told["finds"] = False
+    if capabilities.has_enterprise_user is False:
+        told["has_enterprise_user"] = False
+    if capabilities.has_groups is False:
+        told["groups"] = "none"
+    told |= {"sorts": capabilities.sort is True, "if_match": capabilities.etag is True}
+    return replace(row, **told)
 
 
 _ENTERPRISE: Final = ENTERPRISE_USER.lower()

@@ -54,9 +54,8 @@ class Pace:
 
     def learn(self, headers: Mapping[str, str], status: int, *, now: datetime) -> None:
         """Take note of what an answer says of the budget."""
-        waits = retry_after(headers, now=now)
         if status == 429:
-            self._remaining, self._reset_at = 0, now + (waits or timedelta(seconds=1))
+            self._remaining, self._reset_at = 0, now + (retry_after(headers, now=now) or timedelta(seconds=1))
             return
         remaining, reset = _limits(headers, now=now)
         if remaining is not None and reset is not None:

@@ -217,7 +217,7 @@ def test_a_job_that_finds_nothing_rests_until_it_is_woken(opened: Opened) -> Non
             await worker.start()
             for times in (1, 2, 3):
                 await until(partial(has_looked, times), seconds=20)
-                wake()
+                wake("receipts")
             await worker.stop()
             assert not worker.is_running
 

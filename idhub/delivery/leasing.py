@@ -69,12 +69,10 @@ def lease(database: Database, *, worker: str, now: datetime, limit: int, setting
     if limit <= 0:
         return []
     with database.read() as session:
-        if recovery_reason(session) is not None:
+        chosen, probes = _choose(session, limit, settings.delivery_per_application, now=now)
+        if not chosen or recovery_reason(session) is not None:
             # Restored from a backup: what it would send may have been sent, or withdrawn, before (design section 8).
             return []
-        chosen, probes = _choose(session, limit, settings.delivery_per_application, now=now)
-    if not chosen:
-        return []
 
     def claim(session: Session) -> list[LeasedDelivery]:
         allowed = [

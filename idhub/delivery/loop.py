@@ -34,8 +34,9 @@ _LONGEST_WAIT_IDLE = 1.0
 _SLOW_AFTER = 1.0
 # All sends together, slow ones included, never exceed this many times `delivery_workers`.
 _SLOW_FACTOR = 4
-# Leased or settled in one commit: some 50 ms of work, after which others may write to a SQLite database.
-_MOST_AT_ONCE = 150
+# Leased, and settled, in one commit: some 50 ms of work, after which others may write to a SQLite database.
+_MOST_LEASED = 320
+_MOST_SETTLED = 150
 _FEWEST_AT_ONCE = 32
 _EXPIRE_EVERY = 1.0
 _AFTER_FAILURE = 1.0
@@ -74,18 +75,19 @@ class DeliveryLoop:
         self._fewest = max(1, min(_FEWEST_AT_ONCE, settings.delivery_workers // 8))
         self._wait = _SHORTEST_WAIT
         self._expired_at = float("-inf")
+        self._waker: Waker | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then finish what was leased, within the deadline of an attempt, and return."""
-        waker = Waker()
+        waker = self._waker = Waker()
         helpers = [asyncio.create_task(self._settle_forever()), asyncio.create_task(_poke_on(stop, waker))]
         if self._database.dialect == "postgresql":
             helpers.append(asyncio.create_task(listen(self._settings, waker)))
         try:
             while not stop.is_set():
                 if await self._look():
-                    self._wait = _SHORTEST_WAIT
-                elif await waker.wait(self._wait):
+                    continue
+                if await waker.wait(self._wait):
                     # Whoever woke us may not have committed yet: look several times, ever less often.
                     self._wait = _SHORTEST_WAIT
                 else:
@@ -121,7 +123,7 @@ class DeliveryLoop:
                 self._database,
                 worker=self._worker,
                 now=self._clock(),
-                limit=min(free, _MOST_AT_ONCE),
+                limit=min(free, _MOST_LEASED),
                 settings=self._settings,
             )
         except Exception:
@@ -180,7 +182,7 @@ class DeliveryLoop:
             await self._settle_batch()
 
     async def _settle_batch(self) -> None:
-        answers, self._answers = self._answers[:_MOST_AT_ONCE], self._answers[_MOST_AT_ONCE:]
+        answers, self._answers = self._answers[:_MOST_SETTLED], self._answers[_MOST_SETTLED:]
         if not answers:
             return
         if self._answers:
@@ -200,8 +202,9 @@ class DeliveryLoop:
         for leased, _ in answers:
             if leased.id not in kept:
                 _log.warning("delivery.lease_lost", delivery_id=leased.id, attempt=leased.attempt)
-        # What waited behind them in their lanes may be due now.
-        self._wait = _SHORTEST_WAIT
+        if self._waker is not None:
+            # What waited behind them in their lanes may be due now: one look tells. A retry is due some time later.
+            (self._waker.nudge if all(outcome.kind == "done" for _, outcome in answers) else self._waker.poke)()
 
     async def _record(self, answers: list[tuple[LeasedDelivery, Outcome]]) -> set[str]:
         return await self._in_thread(settle_all, self._database, answers, now=self._clock(), settings=self._settings)
@@ -223,7 +226,7 @@ class DeliveryLoop:
         if self._sending:
             await asyncio.wait(self._sending, timeout=self._settings.delivery_timeout.total_seconds())
         # Waits for a batch that is being recorded; what fails now is found by its lease's end.
-        for _ in range(1 + len(self._answers) // _MOST_AT_ONCE):
+        for _ in range(1 + len(self._answers) // _MOST_SETTLED):
             await self._settle_answers()
 
     async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -45,4 +45,4 @@ def touch_cases(session: Session, case_ids: Iterable[str | None], *, now: dateti
             index_elements=[_receipts_due.c.case_id], set_={"since": _receipts_due.c.since}
         )
         session.connection().execute(statement, values)
-        wake()
+        wake("receipts")

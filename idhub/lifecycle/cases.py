@@ -332,7 +332,7 @@ def touch(session: Session, case_ids: Sequence[str], *, now: datetime) -> None:
             _due(session.get_bind().dialect.name),
             [{"case_id": case_id, "since": now} for case_id in sorted(case_ids)],
         )
-        wake()
+        wake("receipts")
 
 
 @cache

@@ -73,8 +73,8 @@ def test_evidence_does_not_grow_with_the_list_that_had_to_be_read(scene: Scene) 
     created = scene.send_one(account, "provision")
     assert created.kind == "done"
     for number in range(60):
-        colleague = {"id": f"c{number}", "userName": f"c{number}@corp.example", "active": True}
-        service.users[colleague["id"]] = colleague
+        user_id = f"c{number}"
+        service.users[user_id] = {"id": user_id, "userName": f"{user_id}@corp.example", "active": True}
     scene.leave(person)
     before = len(service.seen)
     outcome = scene.send_one(account, "deprovision")

@@ -2,7 +2,9 @@
 
 A database that answers slowly, or not at all, would otherwise keep every thread, and let everybody wait without end.
 What ends an access, and what asks how the hub is, have threads of their own: nobody's requests keep a leave waiting.
-Endpoints that machines call at high rate pass none of this; they need no thread.
+Endpoints that machines call at high rate pass none of this; they need no thread. Nor does signing in, but a
+thousand people who begin at once would be done one after the other before the event loop looks at anybody else: few
+of them are worked on at a time, so that everybody else waits for a few at most.
 """
 
 import asyncio
@@ -12,6 +14,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Final
 
+from idhub.errors import Unavailable
 from idhub.logs import ASGIApp, Message, Receive, Scope, Send
 
 RESERVED_ENDING: Final = 2
@@ -19,6 +22,11 @@ RESERVED_HEALTH: Final = 2
 _PATIENCE: Final = 5.0
 _WAITING_PER_SLOT: Final = 16
 _SHED_FOR: Final = timedelta(seconds=10)
+_BUSY_FOR: Final = timedelta(seconds=1)
+_SIGN_INS: Final = 8
+_SIGN_INS_ASIDE: Final = 2
+_EACH_TURNED_AWAY: Final = 0.005
+_WAITING_SIGN_INS: Final = 1_024
 _HEALTH = frozenset({"/healthz", "/readyz", "/metrics"})
 _ENDINGS: Final = {
     "POST": re.compile(
@@ -30,13 +38,30 @@ _ENDINGS: Final = {
 }
 
 
-class _Lane:
-    """So many at once; a bounded line behind them."""
+class Lane:
+    """So many at once; a bounded line behind them. A block under `async with` holds a slot.
 
-    def __init__(self, slots: int) -> None:
+    Args:
+        longest: of the line.
+    """
+
+    def __init__(self, slots: int, longest: int | None = None) -> None:
         self._free = slots
-        self._longest = slots * _WAITING_PER_SLOT
+        self._longest = slots * _WAITING_PER_SLOT if longest is None else longest
         self._line: deque[asyncio.Future[None]] = deque()
+
+    async def __aenter__(self) -> None:
+        """Take a slot.
+
+        Raises:
+            Unavailable: the line is too long, or moves too slowly.
+        """
+        if not await self.take():
+            raise Unavailable("Too much is being asked for at once; try again.", retry_after=_BUSY_FOR)
+
+    async def __aexit__(self, *_: object) -> None:
+        """Give it back."""
+        self.give()
 
     def take_now(self) -> bool:
         """A slot, if one is free and nobody waits for it."""
@@ -86,7 +111,12 @@ class Admission:
 
     def __init__(self, slots: int, *, clock: Callable[[], datetime]) -> None:
         self._clock = clock
-        self._others, self._endings, self._health = _Lane(slots), _Lane(RESERVED_ENDING), _Lane(RESERVED_HEALTH)
+        self._others, self._endings, self._health = Lane(slots), Lane(RESERVED_ENDING), Lane(RESERVED_HEALTH)
+        self.sign_ins = Lane(_SIGN_INS, _WAITING_SIGN_INS)
+        """What is done on the event loop for people who are not signed in yet, in pieces of about a millisecond."""
+        self.sign_ins_aside = Lane(_SIGN_INS_ASIDE, _WAITING_SIGN_INS)
+        """What is done for them in threads: the interpreter runs one at a time, and the event loop waits for each."""
+        self._turned_away = Lane(1, _WAITING_SIGN_INS)
         self.threads = slots + RESERVED_ENDING + RESERVED_HEALTH
         self.refused = 0
         """Requests that were told to come back, since the start."""
@@ -96,6 +126,18 @@ class Admission:
     def is_shedding(self) -> bool:
         """Whether somebody was told to come back within the last ten seconds."""
         return self._refused_at is not None and self._clock() - self._refused_at < _SHED_FOR
+
+    async def turn_away(self) -> None:
+        """Wait one's turn before one is told to come back.
+
+        Whoever hears it at once asks again at once: a hundred such browsers would keep a core busy with refusals, and
+        leave nothing for the passwords of those who are in.
+        """
+        if await self._turned_away.take():
+            try:
+                await asyncio.sleep(_EACH_TURNED_AWAY)
+            finally:
+                self._turned_away.give()
 
     async def enter(self, method: str, path: str) -> Callable[[], None] | None:
         """Wait for a slot; what gives it back, or None: come back later."""

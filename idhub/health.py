@@ -202,20 +202,23 @@ class _Collector:
         refused = CounterMetricFamily(
             "idhub_requests_shed", "Requests that were told to come back later.", value=self._admission.refused
         )
+        full = CounterMetricFamily(
+            "idhub_passwords_shed", "Passwords that were not looked at, for want of room.", value=self._hashing.refused
+        )
         try:
             with self._hub.database.read() as session:
                 found = [*self._deliveries(session, now), *self._credentials(session, now), self._audit(session)]
                 sealing = sequencer_lag(session.connection(), now)
         except SQLAlchemyError:
             up.add_metric([], 0)
-            return [up, hashing, refused]
+            return [up, hashing, refused, full]
         up.add_metric([], 1)
         gauges = (
             ("idhub_disk_free_bytes", "Free space of the data folder.", _free_bytes(self._hub) or 0),
             ("idhub_sequencer_pending_events", "Audit events without a place in the log.", sealing.pending),
             ("idhub_sequencer_lag_seconds", "Age of the oldest of them.", sealing.oldest.total_seconds()),
         )
-        return [up, hashing, refused, *found, *(_gauge(*one) for one in gauges)]
+        return [up, hashing, refused, full, *found, *(_gauge(*one) for one in gauges)]
 
     def _deliveries(self, session: Session, now: datetime) -> Iterable[Metric]:
         slugs = _slugs(session)

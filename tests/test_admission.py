@@ -12,7 +12,8 @@ import pytest
 from sqlalchemy import text
 
 from idhub import admission
-from idhub.admission import Admission, Admitted
+from idhub.admission import Admission, Admitted, Lane
+from idhub.errors import Unavailable
 from tests.support.clock import Clock
 from tests.support.cluster import Cluster, running_cluster
 from tests.support.databases import Databases
@@ -139,6 +140,37 @@ def test_slot_is_given_back_when_the_answer_begins_and_when_there_is_none() -> N
         for _ in range(2):
             with pytest.raises(RuntimeError):
                 await Admitted(fails, admission=gate, refuse=nothing)(scope, nothing, nothing)
+
+    in_a_loop(work)
+
+
+def test_block_holds_a_slot_and_says_when_there_is_none() -> None:
+    async def work() -> None:
+        lane = Lane(1, 0)
+        async with lane:
+            with pytest.raises(Unavailable) as refused:
+                async with lane:
+                    raise AssertionError("there is one slot")
+            assert refused.value.retry_after == timedelta(seconds=1)
+        with pytest.raises(RuntimeError):
+            async with lane:
+                raise RuntimeError("broken")
+        assert lane.take_now()
+
+    in_a_loop(work)
+
+
+def test_whoever_is_turned_away_waits_a_turn_and_not_at_all_when_too_many_do() -> None:
+    async def work() -> None:
+        gate = made()
+        assert gate._turned_away.take_now()
+        next_one = asyncio.ensure_future(gate.turn_away())
+        await asyncio.sleep(0)
+        assert not next_one.done()
+        gate._turned_away.give()
+        await next_one
+        gate._turned_away = Lane(0, 0)
+        await gate.turn_away()
 
     in_a_loop(work)
 

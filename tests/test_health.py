@@ -38,7 +38,7 @@ def opened(hub: Database, settings: Settings, keyring: Keyring, clock: Clock) ->
 def client(opened: Hub, admission: Admission | None = None) -> TestClient:
     app = FastAPI()
     services = SimpleNamespace(
-        hub=opened, hashing=SimpleNamespace(depth=3), admission=admission or Admission(2, clock=opened.clock)
+        hub=opened, hashing=SimpleNamespace(depth=3, refused=2), admission=admission or Admission(2, clock=opened.clock)
     )
     app.include_router(health.create_router(services))
     return TestClient(app)

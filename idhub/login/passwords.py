@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
@@ -214,7 +214,8 @@ class HashingPool:
     """Hashes and verifies passwords in a few threads, with a bounded queue. One a process; safe for threads.
 
     A caller on an event loop awaits `asyncio.wrap_future(...)`; one in a thread calls `.result()`. Either way the
-    caller holds no transaction meanwhile.
+    caller holds no transaction meanwhile. Whoever would have to undo something if there were no room takes a place
+    first.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -224,6 +225,8 @@ class HashingPool:
         self._executor = ThreadPoolExecutor(self._threads, "hashing")
         self._lock = threading.Lock()
         self._outstanding = 0
+        self.refused = 0
+        """Callers for whom there was no place, since the start."""
         started = time.perf_counter()
         # What unknown people are compared with, so that they cost the same work as known ones.
         self._dummy = self._hash(secrets.token_urlsafe(24))
@@ -231,27 +234,43 @@ class HashingPool:
 
     @property
     def depth(self) -> int:
-        """How many passwords are being hashed or wait for it, in this process."""
+        """How many places are taken, in this process: passwords that are being hashed, wait for it, or soon will."""
         return self._outstanding
 
-    def hash(self, password: str) -> "Future[str]":
-        """Hash a normalized password.
+    def enter(self) -> "Place":
+        """Take a place in the queue, before anything else is done for whoever needs it.
 
         Raises:
             Unavailable: more work is queued than the settings allow.
         """
-        return self._submit(lambda: self._hash(password))
+        with self._lock:
+            waiting = max(0, self._outstanding + 1 - self._threads) * self._cost / self._threads
+            if waiting > self._queue_seconds:
+                self.refused += 1
+                raise Unavailable(
+                    "Too many people are signing in at this moment.",
+                    retry_after=timedelta(seconds=math.ceil(max(1.0, waiting))),
+                )
+            self._outstanding += 1
+        return Place(self)
+
+    def hash(self, password: str) -> "Future[str]":
+        """`Place.hash`, in a place of its own.
+
+        Raises:
+            Unavailable: more work is queued than the settings allow.
+        """
+        place = self.enter()
+        return place.left_after(place.hash(password))
 
     def verify(self, password: str, stored: str | None) -> "Future[Verification]":
-        """Compare a normalized password with a stored hash.
-
-        None (nobody, no password) costs the same work and never matches.
+        """`Place.verify`, in a place of its own.
 
         Raises:
             Unavailable: more work is queued than the settings allow.
         """
-
-        return self._submit(lambda: self._compare(password, stored or ""))
+        place = self.enter()
+        return place.left_after(place.verify(password, stored))
 
     def _hash(self, password: str) -> str:
         return argon2id.hash_password(password, self._costs)
@@ -273,17 +292,7 @@ class HashingPool:
         self._executor.shutdown(wait=True)
 
     def _submit(self, work: Callable[[], T]) -> "Future[T]":
-        with self._lock:
-            waiting = max(0, self._outstanding + 1 - self._threads) * self._cost / self._threads
-            if waiting > self._queue_seconds:
-                raise Unavailable(
-                    "Too many people are signing in at this moment.",
-                    retry_after=timedelta(seconds=math.ceil(max(1.0, waiting))),
-                )
-            self._outstanding += 1
-        future = self._executor.submit(self._timed, work)
-        future.add_done_callback(self._settled)
-        return future
+        return self._executor.submit(self._timed, work)
 
     def _timed(self, work: Callable[[], T]) -> T:
         started = time.perf_counter()
@@ -293,9 +302,47 @@ class HashingPool:
             # An average that follows the machine; one slow moment does not close the door.
             self._cost += (time.perf_counter() - started - self._cost) / 8
 
-    def _settled(self, _future: "Future[Any]") -> None:
+    def _leave(self) -> None:
         with self._lock:
             self._outstanding -= 1
+
+
+class Place:
+    """A place in the queue of a `HashingPool`, for one person's passwords, until it is left."""
+
+    def __init__(self, pool: HashingPool) -> None:
+        self._pool = pool
+        self._is_left = False
+
+    def hash(self, password: str) -> "Future[str]":
+        """Hash a normalized password."""
+        return self._pool._submit(lambda: self._pool._hash(password))
+
+    def verify(self, password: str, stored: str | None) -> "Future[Verification]":
+        """Compare a normalized password with a stored hash.
+
+        None (nobody, no password) costs the same work and never matches.
+        """
+        return self._pool._submit(lambda: self._pool._compare(password, stored or ""))
+
+    def left_after(self, work: "Future[T]") -> "Future[T]":
+        """Leave when the work is done."""
+        work.add_done_callback(lambda _: self.leave())
+        return work
+
+    def leave(self) -> None:
+        """Make room; leaving twice is leaving once."""
+        if not self._is_left:
+            self._is_left = True
+            self._pool._leave()
+
+    def __enter__(self) -> "Place":
+        """Nothing: the place is taken already."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave."""
+        self.leave()
 
 
 # ---------------------------------------------------------------- storing

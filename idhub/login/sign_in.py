@@ -147,11 +147,6 @@ def preparing(
     return prepared
 
 
-def release(session: Session, keyring: Keyring, prepared: Prepared) -> None:
-    """Give the try back: the hub was too busy to look at the password."""
-    throttling.release(session, keyring, prepared.attempt, lane=prepared.admission.lane)
-
-
 def finish(
     session: Session,
     keyring: Keyring,

@@ -192,45 +192,30 @@ def succeeding(keyring: Keyring, attempt: Attempt, *, lane: Lane, now: datetime)
     yield "throttle.remember", {"key": keys.place, "now": now}
 
 
-def release(session: Session, keyring: Keyring, attempt: Attempt, *, lane: Lane) -> None:
-    """Give a claim back: the try was never made (the hub was too busy), or it succeeded."""
-    run_in(session, releasing(keyring, attempt, lane=lane))
-
-
-def releasing(keyring: Keyring, attempt: Attempt, *, lane: Lane) -> Operation[None]:
-    """See `release`."""
-    keys = _keys_of(keyring, attempt)
-    yield from _give_back(keys, lane, counted=[keys.of_lane(lane, limit) for limit in (PERSON, CONSECUTIVE)])
-
-
-def _give_back(
-    keys: "_Keys", lane: Lane, *, forgotten: Sequence[str] = (), counted: Sequence[str] = ()
-) -> Operation[None]:
-    """Give back what was claimed, in two statements.
+def _give_back(keys: "_Keys", lane: Lane, *, forgotten: Sequence[str]) -> Operation[None]:
+    """Give back what was claimed against the address and the password, in two statements.
 
     Args:
         forgotten: counters that begin anew.
-        counted: counters of which one claim is given back, beside those of the address and the password.
     """
-    given, marks = [*counted], {}
+    given, marks = [], {}
     if lane != "device":
         given.append(keys.address)
         marks[keys.sprayed] = keys.spray
     if lane == "stranger" and keys.password is not None:
         marks[keys.password_tried] = keys.password
-    if forgotten or marks:
-        for row in (yield "throttle.forget", _many_keys([*forgotten, *marks], _MOST_FORGOTTEN)):
-            # What is no longer marked was given back, or counted in another window.
-            if row["key"] in marks:
-                given.append(marks[row["key"]])
+    for row in (yield "throttle.forget", _many_keys([*forgotten, *marks], _MOST_FORGOTTEN)):
+        # What is no longer marked was given back, or counted in another window.
+        if row["key"] in marks:
+            given.append(marks[row["key"]])
     if given:
         yield "throttle.give_back", _many_keys(given, _MOST_GIVEN)
 
 
 _MOST_FORGOTTEN = 8
 """Two counters in each lane, two marks."""
-_MOST_GIVEN = 5
-"""Two counters of a lane, the address, the address's spraying, the password."""
+_MOST_GIVEN = 3
+"""The address, the address's spraying, the password."""
 
 
 def _many_keys(keys: Sequence[str], most: int) -> dict[str, str]:

@@ -4,6 +4,7 @@ from typing import Protocol
 
 from starlette.requests import Request
 
+from idhub.admission import Admission
 from idhub.changes import Event
 from idhub.credentials.operations import Operation
 from idhub.credentials.operations import record as recording
@@ -23,6 +24,10 @@ class OidcServices(BrowserServices, Protocol):
     @property
     def store(self) -> Store:
         """The narrow store: what every sign-in passes."""
+
+    @property
+    def admission(self) -> Admission:
+        """How many sign-ins are worked on at once."""
 
 
 class Gateway(BrowserGateway):

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from idhub.gateway import ShownError
+from idhub.gateway import Browser, ShownError
 from idhub.oidc.authorization import Authorization, SignInPage
 from idhub.oidc.gateway import Gateway, OidcServices
 from idhub.oidc.logout import Logout
@@ -38,20 +38,29 @@ def create_authorization(services: OidcServices, sign_in_page: SignInPage | None
 
 def create_entrance(services: OidcServices, authorization: Authorization) -> list[Route]:
     """What everybody passes who enters an application: plain routes, which need nothing of a framework."""
-    gateway = Gateway(services)
+    gateway, lane = Gateway(services), services.admission.sign_ins
 
     async def authorize(request: Request) -> Response:
         browser = gateway.browser(request)
         try:
-            return await authorization.begin(browser, gateway.parameters(request, await _body(request)))
+            parameters = gateway.parameters(request, await _body(request))
+            if browser.session_token is not None:
+                # Somebody who is signed in already waits for no sign-in.
+                return await authorization.begin(browser, parameters)
+            async with lane:
+                return await authorization.begin(browser, parameters)
         except ShownError as error:
-            return await run_in_threadpool(gateway.show, browser, error)
+            return await shown(browser, error)
 
     async def resume(request: Request) -> Response:
         browser = gateway.browser(request)
         try:
             return await authorization.resume(browser, gateway.parameters(request, None))
         except ShownError as error:
+            return await shown(browser, error)
+
+    async def shown(browser: Browser, error: ShownError) -> Response:
+        async with services.admission.sign_ins_aside:
             return await run_in_threadpool(gateway.show, browser, error)
 
     return [

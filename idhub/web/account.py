@@ -25,7 +25,7 @@ from idhub.web import links
 from idhub.web.browser import DeviceName, browser_of, device_name, give_session
 from idhub.web.federation import FederationServices
 from idhub.web.forms import Form, form_of, form_router
-from idhub.web.hashing import BUSY, TOO_MANY, LoginServices, policy_sentence, wait_words
+from idhub.web.hashing import TOO_MANY, LoginServices, busy_page, policy_sentence, wait_words
 from idhub.web.visit import Visitor, frame_of, visitor_of
 
 _END_FORM = form_of("session", "csrf_token", limits={"session": 60, "csrf_token": 200})
@@ -187,19 +187,20 @@ class _Security:
         return self._page(request, visitor, is_changed=is_changed)
 
     async def submit(self, request: Request, form: Form) -> Response:
-        checked = await run_in_threadpool(self._check, request, form)
-        if isinstance(checked, Response):
-            return checked
-        visitor, change, current, new = checked
-        hashing = self._services.hashing
         try:
-            verified = await asyncio.wrap_future(hashing.verify(current, change.stored_hash))
+            # Before the try is counted: who is told to come back has used up none.
+            place = self._services.hashing.enter()
+        except Unavailable as busy:
+            return busy_page(self._services, request, busy, back="/account/security")
+        with place:
+            checked = await run_in_threadpool(self._check, request, form)
+            if isinstance(checked, Response):
+                return checked
+            visitor, change, current, new = checked
+            verified = await asyncio.wrap_future(place.verify(current, change.stored_hash))
             if not verified.matches:
                 return await run_in_threadpool(self._refuse, request, visitor, change)
-            new_hash = await asyncio.wrap_future(hashing.hash(new))
-        except Unavailable as busy:
-            words, headers = wait_words(self._services, request, BUSY, busy.retry_after)
-            return self._page(request, visitor, errors={"": words}, status=503, headers=headers)
+            new_hash = await asyncio.wrap_future(place.hash(new))
         return await run_in_threadpool(self._change, request, change, new_hash)
 
     def _check(self, request: Request, form: Form) -> tuple[Visitor, PasswordChange, str, str] | Response:

@@ -4,16 +4,18 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Protocol
 
-from fastapi import Request
+from fastapi import Request, Response
 
+from idhub.admission import Admission
 from idhub.credentials.store import Store
-from idhub.errors import Invalid
+from idhub.errors import Invalid, Unavailable
 from idhub.login.passwords import HashingPool
 from idhub.pages import N_
 from idhub.web.services import WebServices
 
 TOO_MANY = N_("Too many tries. Try again in %(wait)s.")
-BUSY = N_("Many people are signing in at this moment. Try again in %(wait)s; your password was not looked at.")
+_BUSY_TITLE = N_("Not signed in yet")
+_BUSY = N_("Many people are signing in at this moment. Try again in %(wait)s; your password was not looked at.")
 _POLICY: Mapping[str, str] = {
     "password.too_short": N_("The password needs at least %(minimum)s characters. Several words are easy to remember."),
     "password.too_long": N_("The password is too long."),
@@ -37,6 +39,10 @@ class LoginServices(WebServices, Protocol):
     def hashing(self) -> HashingPool:
         """Where passwords are hashed and verified."""
 
+    @property
+    def admission(self) -> Admission:
+        """How many sign-ins are worked on at once."""
+
 
 def policy_sentence(services: WebServices, request: Request, refused: Invalid) -> str:
     """Why a password may not be used, in the language of the request."""
@@ -51,3 +57,17 @@ def wait_words(services: WebServices, request: Request, sentence: str, wait: tim
     seconds = max(1, round(min(wait, _MAX_WAIT).total_seconds()))
     words = services.pages.formatter(request).duration(timedelta(seconds=seconds))
     return services.pages.gettext(request, sentence, wait=words), {"Retry-After": str(seconds)}
+
+
+def busy_page(services: LoginServices, request: Request, busy: Unavailable, *, back: str) -> Response:
+    """No room in the hashing queue. Asks no database and is put together from a page that is kept.
+
+    It has no form: where a form's answer may lead is the transaction's, which nobody has looked up.
+
+    Args:
+        back: address of the page with the form.
+    """
+    sentence, headers = wait_words(services, request, _BUSY, busy.retry_after)
+    title = services.pages.gettext(request, _BUSY_TITLE)
+    context = {"title": title, "sentence": sentence, "back": back, "here": back}
+    return services.pages.render(request, "login/busy.html", context, 503, headers=headers, keep=("back",))

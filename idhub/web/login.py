@@ -2,7 +2,8 @@
 
 Everybody passes here each morning, so the way that succeeds runs on the event loop and the narrow store (design, "Two
 speeds"), as plain routes. What is rare (refusals, a browser that is somebody else's, one-time links) runs in threads;
-waiting in the hashing queue holds none of them.
+waiting in the hashing queue holds none of them. Whether there is room in that queue is asked before anything is looked
+up or counted, so that whoever is told to come back costs next to nothing and has used up no try.
 """
 
 import asyncio
@@ -26,7 +27,7 @@ from idhub.credentials.transactions import Transaction
 from idhub.errors import Invalid, NotPermitted, Unavailable
 from idhub.login import invitations, sign_in
 from idhub.login.invitations import Invited
-from idhub.login.passwords import MAX_PASSWORD_BYTES, Verification, check_policy, context_words, normalize
+from idhub.login.passwords import MAX_PASSWORD_BYTES, Place, Verification, check_policy, context_words, normalize
 from idhub.login.providers import Choice, choosing
 from idhub.login.sign_in import MAX_USERNAME, Browser, Minted, Prepared, Refusal
 from idhub.oidc.authorization import Authorization, Started
@@ -36,7 +37,7 @@ from idhub.web import account, federation, protocol_pages
 from idhub.web.account import AccountServices
 from idhub.web.browser import browser_of, cookie, form_targets, give_session, signed_in_as
 from idhub.web.forms import Form, form_of, form_router
-from idhub.web.hashing import BUSY, TOO_MANY, LoginServices, policy_sentence, wait_words
+from idhub.web.hashing import TOO_MANY, LoginServices, busy_page, policy_sentence, wait_words
 from idhub.web.services import WebServices
 from idhub.web.visit import SESSION_COOKIE, note_refusal, translated
 
@@ -82,7 +83,7 @@ def create_entrance(services: LoginServices, authorization: Authorization | None
 
     async def sign_in_with_password(request: Request) -> Response:
         """Sign in, or say in one sentence that it did not work."""
-        return await entrance.submit(request, await _LOGIN_FORM(request))
+        return await entrance.submit(request)
 
     return [
         Route("/login", translated(services, show_sign_in), methods=["GET"], include_in_schema=False),
@@ -140,6 +141,17 @@ class _Visit:
     remember: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Claimed:
+    """A try that was counted, and the place where its password will be looked at."""
+
+    visit: _Visit
+    password: str
+    prepared: Prepared
+    transaction: Transaction | None
+    place: Place
+
+
 class _Pages:
     """What both kinds of sign-in page share."""
 
@@ -170,8 +182,14 @@ class _Entrance(_Pages):
     def __init__(self, services: LoginServices, authorization: Authorization | None = None) -> None:
         super().__init__(services)
         self._authorization = authorization
+        self._lane = services.admission.sign_ins
 
     async def show(self, request: Request, transaction_id: str, return_to: str) -> Response:
+        async with self._lane:
+            shown = await self._show(request, transaction_id, return_to)
+        return shown if isinstance(shown, Response) else await self._in_thread(shown)
+
+    async def _show(self, request: Request, transaction_id: str, return_to: str) -> Response | Callable[[], Response]:
         now, target = self.services.clock(), _local(return_to)
         token = cookie(request, self.pages, SESSION_COOKIE)
         browser_token = cookie(request, self.pages, BROWSER_COOKIE)
@@ -184,9 +202,7 @@ class _Entrance(_Pages):
 
         signed_in, transaction, choices = await self.services.store.read(looking)
         if transaction_id and transaction is None:
-            return await run_in_threadpool(
-                protocol_pages.notice, self.services, request, status=400, reason="transaction_gone"
-            )
+            return partial(protocol_pages.notice, self.services, request, status=400, reason="transaction_gone")
         if signed_in is not None:
             if transaction is None:
                 return _see_other(target)
@@ -198,7 +214,30 @@ class _Entrance(_Pages):
             request, transaction, choices, return_to=target, username=_hint(transaction), signed_in_name=name
         )
 
-    async def submit(self, request: Request, form: Form) -> Response:
+    async def submit(self, request: Request) -> Response:
+        async with self._lane:
+            form = await _LOGIN_FORM(request)
+            begun = await self._begin(request, form)
+        if isinstance(begun, Unavailable):
+            await self.services.admission.turn_away()
+            back = _here(form["transaction"], _local(form["return_to"]))
+            return busy_page(self.services, request, begun, back=back)
+        if not isinstance(begun, _Claimed):
+            return await self._in_thread(begun)
+        with begun.place as place:
+            verifying = place.verify(begun.password, begun.prepared.stored_hash)
+            verification = await asyncio.wrap_future(verifying)
+        if cookie(request, self.pages, SESSION_COOKIE) is not None:
+            # What the browser still has must be ended, and perhaps others told: not for the event loop.
+            return await self._in_thread(partial(self._finish, begun.visit, begun.prepared, verification))
+        return await self._finish_at_once(begun, verification)
+
+    async def _in_thread(self, work: Callable[[], Response]) -> Response:
+        async with self.services.admission.sign_ins_aside:
+            return await run_in_threadpool(work)
+
+    async def _begin(self, request: Request, form: Form) -> _Claimed | Unavailable | Callable[[], Response]:
+        """Count the try and find out whose it is, or say that there is no room, or what answers instead in a thread."""
         visit = _Visit(
             request=request,
             browser=browser_of(request, self.services),
@@ -209,7 +248,11 @@ class _Entrance(_Pages):
         )
         checked = self._check(visit, form)
         if not isinstance(checked, str):
-            return await run_in_threadpool(checked)
+            return checked
+        try:
+            place = self.services.hashing.enter()
+        except Unavailable as busy:
+            return busy
         now, keyring = self.services.clock(), self.services.keyring
         browser_token = cookie(request, self.pages, BROWSER_COOKIE)
 
@@ -220,17 +263,15 @@ class _Entrance(_Pages):
             )
             return prepared, transaction
 
-        prepared, transaction = await self.services.store.write(preparing)
-        if not prepared.admission.is_admitted:
-            return await run_in_threadpool(self._throttled, visit, prepared)
         try:
-            verification = await asyncio.wrap_future(self.services.hashing.verify(checked, prepared.stored_hash))
-        except Unavailable as busy:
-            return await run_in_threadpool(self._give_back, visit, prepared, busy)
-        if cookie(request, self.pages, SESSION_COOKIE) is not None:
-            # What the browser still has must be ended, and perhaps others told: not for the event loop.
-            return await run_in_threadpool(self._finish, visit, prepared, verification)
-        return await self._finish_at_once(visit, transaction, prepared, verification)
+            prepared, transaction = await self.services.store.write(preparing)
+        except BaseException:
+            place.leave()
+            raise
+        if not prepared.admission.is_admitted:
+            place.leave()
+            return partial(self._throttled, visit, prepared)
+        return _Claimed(visit, checked, prepared, transaction, place)
 
     def _check(self, visit: _Visit, form: Form) -> str | Callable[[], Response]:
         """The password in the form that is hashed, or what answers instead (in a thread).
@@ -277,10 +318,9 @@ class _Entrance(_Pages):
         words, headers = wait_words(self.services, visit.request, TOO_MANY, prepared.admission.retry_after)
         return self._again(visit, {"": words}, 429, headers)
 
-    async def _finish_at_once(
-        self, visit: _Visit, transaction: Transaction | None, prepared: Prepared, verification: Verification
-    ) -> Response:
+    async def _finish_at_once(self, claimed: _Claimed, verification: Verification) -> Response:
         services, now = self.services, self.services.clock()
+        visit, prepared, transaction = claimed.visit, claimed.prepared, claimed.transaction
         browser_token, authorization = cookie(visit.request, self.pages, BROWSER_COOKIE), self._authorization
         pending = None if authorization is None else await authorization.pending(transaction)
 
@@ -307,7 +347,7 @@ class _Entrance(_Pages):
 
         outcome, goes_on = await services.store.write(finishing)
         if not isinstance(outcome, Minted):
-            return await run_in_threadpool(self._no_match, visit)
+            return await self._in_thread(partial(self._no_match, visit))
         return self._welcome(visit, outcome, goes_on)
 
     def _no_match(self, visit: _Visit) -> Response:
@@ -317,12 +357,6 @@ class _Entrance(_Pages):
         response = _see_other(visit.return_to if goes_on is None else goes_on)
         give_session(response, self.pages, minted, is_secure=self.services.settings.is_https)
         return response
-
-    def _give_back(self, visit: _Visit, prepared: Prepared, busy: Unavailable) -> Response:
-        with self.services.database.transaction(durable=False) as session:
-            sign_in.release(session, self.services.keyring, prepared)
-        words, headers = wait_words(self.services, visit.request, BUSY, busy.retry_after)
-        return self._again(visit, {"": words}, 503, headers)
 
     def _finish(self, visit: _Visit, prepared: Prepared, verification: Verification) -> Response:
         services, now = self.services, self.services.clock()
@@ -387,7 +421,7 @@ class _Entrance(_Pages):
             "errors": errors or {},
             "providers": self._shown(request, transaction, choices, return_to),
             "host": self.host,
-            "here": "/login?" + urlencode({"transaction": transaction.id} if transaction else {"return_to": return_to}),
+            "here": _here(transaction.id if transaction else "", return_to),
         }
         is_plain = not (username or errors or signed_in_name or context["return_to"])
         return self.pages.render(
@@ -418,18 +452,19 @@ class _FirstSignIn(_Pages):
         return self._unusable(request) if invited is None else self._page(request, invited, token)
 
     async def submit(self, request: Request, form: Form) -> Response:
-        checked = await run_in_threadpool(self._check, request, form)
-        if isinstance(checked, Response):
-            return checked
-        invited, password = checked
         try:
-            new_hash = await asyncio.wrap_future(self.services.hashing.hash(password))
+            place = self.services.hashing.enter()
         except Unavailable as busy:
-            words, headers = wait_words(self.services, request, BUSY, busy.retry_after)
-            return self._page(request, invited, form["token"], errors={"": words}, status=503, headers=headers)
+            back = "/login/first?" + urlencode({"token": form["token"]})
+            return busy_page(self.services, request, busy, back=back)
+        with place:
+            checked = await run_in_threadpool(self._check, request, form)
+            if isinstance(checked, Response):
+                return checked
+            new_hash = await asyncio.wrap_future(place.hash(checked))
         return await run_in_threadpool(self._redeem, request, form["token"], new_hash)
 
-    def _check(self, request: Request, form: Form) -> tuple[Invited, str] | Response:
+    def _check(self, request: Request, form: Form) -> str | Response:
         is_forged = self.is_forged(request, form["csrf_token"])
         with self.services.database.read() as session:
             invited = invitations.look_up(session, form["token"], now=self.services.clock())
@@ -449,7 +484,7 @@ class _FirstSignIn(_Pages):
         except Invalid as refused:
             errors = {"password": policy_sentence(self.services, request, refused)}
             return self._page(request, invited, form["token"], errors=errors, status=400)
-        return invited, password
+        return password
 
     def _redeem(self, request: Request, token: str, new_hash: str) -> Response:
         services, now = self.services, self.services.clock()
@@ -494,6 +529,11 @@ class _FirstSignIn(_Pages):
             "here": "/login/first?" + urlencode({"token": token}),
         }
         return self.pages.render(request, "login/first.html", context, status, headers=headers)
+
+
+def _here(transaction_id: str, return_to: str) -> str:
+    """The address of the sign-in page."""
+    return "/login?" + urlencode({"transaction": transaction_id} if transaction_id else {"return_to": return_to})
 
 
 def _hint(transaction: Transaction | None) -> str:

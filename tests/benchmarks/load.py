@@ -15,6 +15,7 @@ import base64
 import hashlib
 import html
 import json
+import math
 import re
 import sys
 import time
@@ -199,19 +200,26 @@ async def probe(run: Run, plan: dict[str, Any]) -> None:
     """Send a fixed request `rate` times a second; a late answer delays nothing but itself."""
     check, clock = _checker(plan), time.perf_counter
     request, interval = fixed_request(plan, run.port), 1 / plan["rate"]
-    lanes = [await run.connect() for _ in range(4)]
-    due, turn = clock(), 0
-    while due < run.ends_at:
-        await asyncio.sleep(max(0.0, due - clock()))
-        connection = lanes[turn % len(lanes)]
-        turn += 1
+    # As many as are late at once when each takes more than half a second: else the next ones wait here, and are late.
+    free: asyncio.Queue[Connection] = asyncio.Queue()
+    for _ in range(math.ceil(plan["rate"] / 2)):
+        free.put_nowait(await run.connect())
+
+    async def ask(connection: Connection, due: float) -> None:
         answer = await connection.ask(request)
         check(answer.head.encode("latin-1") + answer.body)
         now = clock()
         if now >= run.measured_from:
             # From when it was due: a queue in front of the server counts (no coordinated omission).
             run.took.append(now - due)
-        due = max(due + interval, now - 1)
+        free.put_nowait(connection)
+
+    due = clock()
+    async with asyncio.TaskGroup() as asking:
+        while due < run.ends_at:
+            await asyncio.sleep(max(0.0, due - clock()))
+            asking.create_task(ask(await free.get(), due))
+            due += interval
 
 
 class Browser:

@@ -10,6 +10,7 @@ from sqlalchemy import func, insert, select, update
 from starlette.testclient import TestClient
 
 from audit.tables import audit_events
+from idhub import admission
 from idhub.access.tables import Application, Entitlement, OidcClient
 from idhub.app import HubApp
 from idhub.credentials.tables import AuthorizationCode, LoginTransaction, SsoSession
@@ -193,6 +194,30 @@ def test_a_form_of_another_site_is_sent_to_the_page(stage: Stage) -> None:
 
 
 # ---------------------------------------------------------------------- the embedded server's short way
+
+
+def test_sign_ins_wait_for_each_other_and_nobody_else_waits_for_them(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many begin at once: few are worked on at a time, and whoever is signed in, or no person, passes them."""
+    signed_in, new = stage.browser(), stage.browser()
+    assert _sign_in(signed_in, stage.authorize(signed_in, OPEN)).status_code == 303
+    token = stage.redeem(OPEN, stage.code(signed_in, OPEN)).json()["access_token"]
+    lane = stage.app.state.services.admission.sign_ins
+    monkeypatch.setattr(admission, "_PATIENCE", 0.01)
+    taken = sum(1 for _ in iter(lane.take_now, False))
+    try:
+        for answer in (stage.authorize(new, OPEN), new.get("/login"), new.post("/login", data={"username": "a"})):
+            assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        assert "code" in _query(stage.authorize(signed_in, OPEN).headers["location"])
+        assert stage.machine.get("/.well-known/openid-configuration").status_code == 200
+        assert stage.is_active(OPEN, token)
+    finally:
+        for _ in range(taken):
+            lane.give()
+    assert taken > 0
+    assert stage.authorize(new, OPEN).status_code == 200
+
 
 _FORM = "application/x-www-form-urlencoded"
 _QUERY = urlencode(

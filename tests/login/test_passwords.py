@@ -206,15 +206,30 @@ def test_a_full_queue_refuses_at_once_and_recovers(settings: Settings) -> None:
         return "done"
 
     pool._cost = 0.1
-    running: list[Future[str]] = [pool._submit(slow)]
+    running: list[Future[str]] = [pool.enter().left_after(pool._submit(slow))]
     assert entered.wait(5)
-    running += [pool._submit(slow) for _ in range(2)]
+    running += [pool.enter().left_after(pool._submit(slow)) for _ in range(2)]
     with pytest.raises(Unavailable) as refused:
         pool.hash("quiet harbour lantern")
     assert refused.value.retry_after.total_seconds() >= 1
-    assert pool.depth == 3
+    assert (pool.depth, pool.refused) == (3, 1)
     gate.set()
     assert [future.result(5) for future in running] == ["done"] * 3
     pool._cost = 0.001
     assert pool.hash("quiet harbour lantern").result(5)
+    pool.close()
+
+
+def test_a_place_is_held_until_it_is_left_and_left_once(settings: Settings) -> None:
+    """Whoever undoes nothing when there is no room has a place before anything else is done."""
+    pool = HashingPool(settings.model_copy(update={"hash_workers": 1, "hash_queue_seconds": 0.5}))
+    pool._cost = 1.0
+    with pool.enter() as place:
+        with pytest.raises(Unavailable):
+            pool.enter()
+        assert place.verify("quiet harbour lantern", place.hash("quiet harbour lantern").result()).result().matches
+        assert pool.depth == 1
+        place.leave()
+        assert pool.depth == 0
+    assert pool.depth == 0
     pool.close()

@@ -213,15 +213,6 @@ def test_a_password_of_an_earlier_employment_does_not_work_after_the_rehire(worl
     assert world.sign_in(number) is Refusal.NO_PASSWORD
 
 
-def test_a_try_given_back_is_not_counted(world: World) -> None:
-    _, number = world.person()
-    for _ in range(throttling.PERSON.count * 2):
-        prepared = world.prepare(number)
-        assert prepared.admission.is_admitted
-        with world.database.transaction() as session:
-            sign_in.release(session, world.keyring, prepared)
-
-
 # ---------------------------------------------------------------- changing one's own password
 
 

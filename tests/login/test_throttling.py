@@ -25,7 +25,6 @@ from idhub.login.throttling import (
     client_address,
     password_bucket,
     purge,
-    release,
     succeed,
     trusted_networks,
 )
@@ -65,10 +64,6 @@ class Door:
     def rows(self) -> int:
         with self._database.read() as session:
             return session.execute(select(func.count()).select_from(Throttle)).scalar_one()
-
-    def release(self, name: str, admission: Admission, address: str = AWAY) -> None:
-        with self._database.transaction() as session:
-            release(session, self._keyring, Attempt(name, address), lane=admission.lane)
 
     def purge(self) -> int:
         with self._database.transaction() as session:
@@ -283,13 +278,6 @@ def test_addresses_of_one_ipv6_household_count_as_one(door: Door) -> None:
         door.fail("per_1", f"2001:db8:1:2::{n:x}")
     assert door.fail("per_2", "2001:db8:1:2:ffff::1").limit is ADDRESS
     assert door.fail("per_2", "2001:db8:1:3::1").is_admitted
-
-
-def test_a_try_that_was_never_made_is_given_back(door: Door) -> None:
-    for _ in range(PERSON.count * 3):
-        admission = door.fail("per_1")
-        assert admission.is_admitted
-        door.release("per_1", admission)
 
 
 def test_old_counters_are_purged_and_full_ones_stay_longer(door: Door) -> None:

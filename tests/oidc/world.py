@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
+from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -21,6 +22,7 @@ from starlette.testclient import TestClient
 from audit.events import Actor
 from audit.tables import audit_events
 from idhub.access.tables import Application, Criticality, Entitlement, OidcClient
+from idhub.admission import Admission
 from idhub.app import HubApp
 from idhub.changes import use_sealer
 from idhub.credentials import sessions
@@ -56,6 +58,11 @@ class Services:
     clock: Callable[[], datetime]
     store: Store
     journal: Journal
+
+    @cached_property
+    def admission(self) -> Admission:
+        """Room for a few at once."""
+        return Admission(4, clock=self.clock)
 
     def error_page(self, request: Request, notice: ErrorNotice, /) -> Response:
         """A stand-in for the error page."""

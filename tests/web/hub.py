@@ -11,6 +11,7 @@ from sqlalchemy import insert
 from starlette.responses import Response
 
 from idhub.access.tables import Application, OidcClient
+from idhub.admission import Admission
 from idhub.credentials import transactions
 from idhub.credentials.journal import Journal
 from idhub.credentials.store import Store, create_store
@@ -41,6 +42,7 @@ class Services:
     hashing: HashingPool
     store: Store
     journal: Journal
+    admission: Admission
 
     def error_page(self, request: Request, notice: ErrorNotice) -> Response:
         return protocol_pages.notice(self, request, status=notice.status, reason=notice.reason)
@@ -57,8 +59,9 @@ def create_app(world: World) -> FastAPI:
     pages = create_pages(world.settings, b"s" * 32)
     store = create_store(world.settings, world.database, world.keyring)
     services = Services(
-        world.settings, world.database, world.keyring, pages, world.clock, world.pool, store, Journal(store)
-    )
+        world.settings, world.database, world.keyring, pages, world.clock, world.pool, store, Journal(store),
+        Admission(4, clock=world.clock),
+    )  # fmt: skip
     app = FastAPI()
     app.state.services = services
     app.include_router(login.create_router(services))

@@ -9,9 +9,10 @@ from urllib.parse import quote
 
 import pytest
 from httpx2 import Response
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
 from starlette.testclient import TestClient
 
+from idhub.admission import Lane
 from idhub.credentials import opaque, transactions
 from idhub.credentials.tables import LoginTransaction, SsoSession
 from idhub.db import Database
@@ -20,6 +21,7 @@ from idhub.errors import Unavailable
 from idhub.keys import Keyring
 from idhub.lifecycle.intake import Offboard, Suspend
 from idhub.login import throttling
+from idhub.login.passwords import HashingPool
 from idhub.pages import new_browser_token
 from idhub.settings import Settings
 from idhub.web import protocol_pages
@@ -195,14 +197,11 @@ def test_too_many_tries_say_how_long_to_wait_and_for_unknown_names_alike(world: 
 
 
 @on_sqlite
-def test_a_busy_hub_answers_503_and_gives_the_try_back(
-    world: World, person: Person, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_busy_hub_answers_503_and_counts_no_try(world: World, person: Person) -> None:
     """B04."""
     _, number = world.person()
-    full = FullPool()
     busy = Person(world)
-    object.__setattr__(busy.app.state.services, "hashing", full)
+    fill(busy)
     for _ in range(throttling.PERSON.count + 2):
         answer = busy.sign_in(number)
         assert answer.status_code == 503
@@ -211,14 +210,116 @@ def test_a_busy_hub_answers_503_and_gives_the_try_back(
     assert person.sign_in(number).status_code == 303
 
 
+def test_a_busy_hub_asks_the_database_nothing_takes_no_thread_and_tells_nobody_apart(
+    world: World, person: Person
+) -> None:
+    """B03, B04: refusals that cost something would be what keeps everybody else waiting."""
+    _, number = world.person()
+    application = make_application(world)
+    transaction, browser = begin(
+        world, protocol="oidc", request={"redirect_uri": CALLBACK}, client_id="office", application_id=application
+    )
+    person.set_cookie("browser", browser)
+    token = person.token(f"/login?transaction={transaction}")
+    asked: list[str] = []
+    event.listen(world.database.engine, "before_cursor_execute", lambda *values: asked.append(values[2]))
+    fill(person)
+    services = person.app.state.services
+    object.__setattr__(services, "store", SilentStore())
+    services.admission.sign_ins_aside = Lane(0, 0)
+    pages = set()
+    for name, password in ((number, PASSWORD), (number, "wrong"), ("nobody-here", PASSWORD)):
+        data = {"username": name, "password": password, "transaction": transaction, "csrf_token": token}
+        answer = person.client.post("/login", data=data)
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "3")
+        assert f'href="/login?transaction={transaction}"' in answer.text
+        pages.add(re.sub(r'name="csrf_token" value="[^"]*"', "", answer.text))
+    assert (asked, len(pages)) == ([], 1)
+
+
+@on_sqlite
+def test_what_a_busy_hub_sends_back_to_is_an_address_of_its_own(person: Person) -> None:
+    """X01: both come from the form as it was posted."""
+    token = person.token()
+    fill(person)
+    for field, value in (("return_to", "//evil.example/"), ("transaction", '"><script>alert(1)</script>')):
+        data = {"username": "QY1", "password": PASSWORD, "csrf_token": token, field: value}
+        answer = person.client.post("/login", data=data)
+        assert answer.status_code == 503
+        assert "evil" not in answer.text and "<script>alert" not in answer.text
+        assert 'class="btn primary" href="/login?' in answer.text
+
+
+@on_sqlite
+def test_a_form_of_another_site_is_refused_as_such_by_a_busy_hub(person: Person) -> None:
+    """T03."""
+    token = person.token()
+    fill(person)
+    data = {"username": "QY1", "password": PASSWORD, "csrf_token": token}
+    answer = person.client.post("/login", data=data, headers={"origin": "https://evil.example"})
+    assert answer.status_code == 403
+
+
+@on_sqlite
+def test_a_busy_hub_spends_no_link_and_counts_no_try_at_the_own_password(world: World, person: Person) -> None:
+    _, number = world.person()
+    person.sign_in(number)
+    form = {"current_password": PASSWORD, "new_password": "seven copper bridges"}
+    form["csrf_token"] = person.token("/account/security")
+    principal_id, _ = world.onboard()
+    link = world.invite(principal_id)
+    first = Person(world)
+    chosen = {"token": link, "password": "seven copper bridges"}
+    chosen["csrf_token"] = first.token(f"/login/first?token={link}")
+    roomy = fill(person), fill(first)
+    for _ in range(throttling.PERSON.count + 2):
+        assert person.client.post("/account/security", data=form).status_code == 503
+        assert first.client.post("/login/first", data=chosen).status_code == 503
+    for one, pool in zip((person, first), roomy, strict=True):
+        object.__setattr__(one.app.state.services, "hashing", pool)
+    assert person.client.post("/account/security", data=form).status_code == 303
+    assert first.client.post("/login/first", data=chosen).status_code == 303
+
+
+@on_sqlite
+def test_every_place_in_the_hashing_queue_is_left_again(world: World, person: Person) -> None:
+    """Refused, throttled, admitted, cut off by a database that fails: none keeps a place."""
+    _, number = world.person()
+    for _ in range(throttling.PERSON.count + 2):
+        person.sign_in(number, "wrong")
+    assert person.sign_in(number).status_code == 429
+    assert person.sign_in(world.person()[1]).status_code == 303
+    broken = Person(world)
+    token = broken.token()
+    object.__setattr__(broken.app.state.services, "store", SilentStore())
+    data = {"username": number, "password": PASSWORD, "csrf_token": token}
+    assert broken.client.post("/login", data=data).status_code == 503
+    assert world.pool.depth == 0
+
+
+def fill(person: Person) -> HashingPool:
+    """No room for passwords any more; returns the pool that had some."""
+    services = person.app.state.services
+    roomy: HashingPool = services.hashing
+    object.__setattr__(services, "hashing", FullPool())
+    return roomy
+
+
 class FullPool:
     """A hashing pool whose queue is full."""
 
-    def verify(self, password: str, stored: str | None) -> None:
+    def enter(self) -> None:
         raise Unavailable("full", retry_after=timedelta(seconds=3))
 
-    def hash(self, password: str) -> None:
-        raise Unavailable("full", retry_after=timedelta(seconds=3))
+
+class SilentStore:
+    """A store whose database does not answer."""
+
+    async def read(self, operation: object) -> None:
+        raise Unavailable("silent")
+
+    async def write(self, operation: object) -> None:
+        raise Unavailable("silent")
 
 
 def test_a_cookie_set_before_signing_in_gets_no_session(world: World, person: Person) -> None:

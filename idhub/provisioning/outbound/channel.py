@@ -35,7 +35,7 @@ from scim.pace import Pace
 
 _SHARE_FOR_REQUESTS: Final = 0.95
 # Reads keep nobody waiting: what one round leased is read at once, and goes out at once.
-_MOST_READ: Final = 500
+_MOST_READ: Final = 320
 # A set of notes commits within 50 ms, so that nobody else waits longer for a SQLite database.
 _MOST_NOTED: Final = 100
 

@@ -29,6 +29,7 @@ from sqlalchemy import (
     Dialect,
     Engine,
     Executable,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -146,6 +147,25 @@ class JsonText(TypeDecorator[Any]):
     def process_result_value(self, value: str | None, dialect: Dialect) -> Any:
         """Read the JSON value."""
         return None if value is None else orjson.loads(value)
+
+
+class Utf8(TypeDecorator[bytes]):
+    """Text that is written and read as its bytes in UTF-8: nobody here looks at its characters."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Text on PostgreSQL, whose driver sends bytes in twice their length; bytes on SQLite."""
+        return dialect.type_descriptor(LargeBinary() if dialect.name == "sqlite" else Text())
+
+    def process_bind_param(self, value: bytes | None, dialect: Dialect) -> Any:
+        """Give the database its form."""
+        return value if value is None or dialect.name == "sqlite" else value.decode()
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> bytes | None:
+        """Read bytes."""
+        return value.encode() if isinstance(value, str) else value
 
 
 _ID_ALPHABET = "0123456789abcdefghijklmnopqrstuv"
@@ -410,15 +430,16 @@ class Database:
         return self.engine.url.render_as_string(hide_password=False)
 
     @contextmanager
-    def transaction(self, *, durable: bool = True) -> Iterator[Session]:
+    def transaction(self, *, durable: bool = True, patience: float | None = None) -> Iterator[Session]:
         """One write transaction: commits when the block ends, rolls back when it raises.
 
         Args:
             durable: SQLite only: wait for the disk (`synchronous=FULL`). Sessions and tokens pass False and may
                 forget their last moments after a loss of power; PostgreSQL decides by its own settings.
+            patience: SQLite only: seconds to wait for others who write, where it is not worth the usual ones.
         """
         with (
-            self.turns.mine() if self.dialect == "sqlite" else nullcontext(),
+            self.turns.mine(patience) if self.dialect == "sqlite" else nullcontext(),
             self.engine.connect() as connection,
         ):
             if self.dialect == "sqlite":
@@ -428,7 +449,8 @@ class Database:
                     pages = _LONG_LOG_PAGES if self._cache_kib == _LARGE_CACHE_KIB else _LOG_PAGES
                     connection.exec_driver_sql(f"PRAGMA wal_autocheckpoint={pages}")
                     connection.info[_CACHE] = self._cache_kib
-                begin_immediate(connection.connection.driver_connection, self.engine.url.database or "")
+                waits = _BUSY_TIMEOUT_MS / 1000 if patience is None else patience
+                begin_immediate(connection.connection.driver_connection, self.engine.url.database or "", patience=waits)
             with Session(connection, expire_on_commit=False, info=self.session_info) as session:
                 try:
                     yield session

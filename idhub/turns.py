@@ -35,16 +35,16 @@ class Turns:
         self._bulk: deque[threading.Event] = deque()
 
     @contextmanager
-    def mine(self) -> Iterator[None]:
-        """Wait for one's turn; it is over when the block ends."""
-        has_turn = self._take()
+    def mine(self, patience: float | None = None) -> Iterator[None]:
+        """Wait for one's turn, at most `patience` seconds where they are named; it is over when the block ends."""
+        has_turn = self._take(self._patience if patience is None else patience)
         try:
             yield
         finally:
             if has_turn:
                 self._pass_on()
 
-    def _take(self) -> bool:
+    def _take(self, patience: float) -> bool:
         with self._guard:
             if not self._is_taken:
                 self._is_taken = True
@@ -52,7 +52,7 @@ class Turns:
             queue = self._bulk if _is_bulk.get() else self._urgent
             called = threading.Event()
             queue.append(called)
-        if called.wait(self._patience):
+        if called.wait(patience):
             return True
         with self._guard:
             if called.is_set():

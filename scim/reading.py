@@ -326,6 +326,13 @@ class Projection:
             (known := self._whole.get(name)) and known >= resource[name].keys() for name in parts
         )
 
+    def shows_type(self, kind: ResourceType) -> bool:
+        """Whether nothing is left out of a resource that has only what another type shows by default."""
+        return all(
+            self._whole.get(name) is True if known is True else known <= _set(self._whole.get(name))
+            for name, known in kind.shown_whole.items()
+        )
+
     def __call__(self, resource: Mapping[str, Any]) -> Resource:
         """The part of a resource that is shown; `schemas` and `id` always are."""
         shown: Resource = {_SCHEMAS: resource[_SCHEMAS]} if _SCHEMAS in resource else {}
@@ -367,6 +374,10 @@ class Projection:
             return None
         dropped = self._excluded.subs.get(key)
         return _without_never(attribute, value) if dropped is None else _without(value, dropped)
+
+
+def _set(names: Any) -> Set[str]:
+    return names if isinstance(names, frozenset) else frozenset()
 
 
 class _Names:

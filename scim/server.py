@@ -7,7 +7,7 @@ Nothing here knows a web framework; `Server.answer` is a plain function from req
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -46,12 +46,36 @@ MAX_QUERY: Final = 8_192
 _ACCEPTED: Final = frozenset({MEDIA_TYPE, "application/json"})
 
 
+class Parsed(Mapping[str, Any]):
+    """A resource of which a store has the JSON: read when somebody looks at it."""
+
+    __slots__ = ("_body", "_held")
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._held: Resource | None = None
+
+    def _read(self) -> Resource:
+        if self._held is None:
+            self._held = orjson.loads(self._body)
+        return self._held
+
+    def __getitem__(self, name: str) -> Any:
+        return self._read()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._read())
+
+    def __len__(self) -> int:
+        return len(self._read())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
     """A resource as the store has it: without `id` and `meta`, which are told apart."""
 
     id: str
-    resource: Resource
+    resource: Mapping[str, Any]
     version: str
     """Opaque; becomes a weak entity tag."""
     created_at: datetime
@@ -60,6 +84,8 @@ class Stored:
     """With what is not shown and filters see all the same; None: `resource` is all."""
     body: bytes | None = None
     """`resource` as JSON, where the store has it anyway."""
+    plain_of: ResourceType | None = None
+    """The type that has all of `resource` and shows it unless asked not to; None: the store does not know of any."""
     is_new: bool = True
     """Of what `Store.create` returns: whether there was none before."""
 
@@ -362,9 +388,12 @@ class Server:
     def _entries(self, kind: ResourceType, page: Page, projection: Projection) -> list[Any]:
         """The resources of a list. What is shown whole, and the store has as JSON, is spliced as it is."""
         ends = f'"meta":{{"resourceType":{_text(kind.name)},', _text(f"{self._base_url}{kind.endpoint}/")[:-1]
+        known = next((each.plain_of for each in page.items if each.plain_of is not None), None)
+        plain = known if known is not None and projection.shows_type(known) else None
         return [
             projection(self._document(kind, stored))
-            if stored.body is None or not projection.shows_all(stored.resource)
+            if stored.body is None
+            or not ((plain is not None and stored.plain_of is plain) or projection.shows_all(stored.resource))
             else orjson.Fragment(b"%b,%b" % (stored.body[:-1], self._end(kind, stored, *ends)))
             for stored in page.items
         ]

@@ -6,6 +6,7 @@ an operation. Every refusal is recorded.
 
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
+from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from idhub.api.access import ApiCaller, Unauthenticated, address_of, authenticate
@@ -59,10 +60,10 @@ def _answer(services: ApiServices, request: Request, path: str, body: bytes | No
             caller = authenticate(services, request, door=Door.SCIM, session=session)
         except Unauthenticated as error:
             caller = error
-        answer = (
+        desk, answer = (
             _served(services, caller, request, path, body, snapshot=session)
             if isinstance(caller, ApiCaller) and _only_reads(request, path)
-            else None
+            else (None, None)
         )
     if isinstance(caller, Unauthenticated):
         services.journal.count(
@@ -72,7 +73,7 @@ def _answer(services: ApiServices, request: Request, path: str, body: bytes | No
         return _response(error_response(_NoToken(caller.description)), {"WWW-Authenticate": "Bearer"})
     if answer is None:
         # Not in the snapshot: what changes something has a transaction of its own.
-        answer = _served(services, caller, request, path, body)
+        _, answer = _served(services, caller, request, path, body)
     refused = answer.refused if answer.error is None else (answer.error,)
     if refused:
         record_refusals(services, caller, _endpoint(request, path), refused)
@@ -81,7 +82,11 @@ def _answer(services: ApiServices, request: Request, path: str, body: bytes | No
         headers["Retry-After"] = "1"
     elif isinstance(answer.error, TooOften):
         headers["Retry-After"] = str(answer.error.seconds)
-    return _response(answer, headers)
+    response = _response(answer, headers)
+    if desk is not None and desk.has_documents:
+        # Behind the answer: who asks next finds them ready.
+        response.background = BackgroundTask(desk.keep_documents)
+    return response
 
 
 def _only_reads(request: Request, path: str) -> bool:
@@ -100,7 +105,8 @@ def _served(
     body: bytes | None,
     *,
     snapshot: Session | None = None,
-) -> ScimResponse:
+) -> tuple[Desk | None, ScimResponse]:
+    """The answer, and the desk that gave it."""
     try:
         if not caller.subject.actions:
             raise Forbidden("This token has no SCIM scope.")
@@ -109,7 +115,7 @@ def _served(
         desk = Desk(services, caller, snapshot)
         desk.count_call()
     except RequestError as error:
-        return error_response(error)
+        return None, error_response(error)
     wish = ScimRequest(
         method=request.method,
         path=path,
@@ -118,7 +124,7 @@ def _served(
         body=body,
     )
     transactions = desk.reading if _only_reads(request, path) else desk.writing
-    return desk.server.answer(wish, transactions, Jobs(desk, caller))
+    return desk, desk.server.answer(wish, transactions, Jobs(desk, caller))
 
 
 def _endpoint(request: Request, path: str) -> str:

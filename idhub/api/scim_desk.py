@@ -17,16 +17,18 @@ from sqlalchemy.orm import Session
 
 from idhub.api.access import ApiCaller
 from idhub.changes import Event, EventType, record
-from idhub.db import Database
+from idhub.db import Database, chunked
 from idhub.errors import Unavailable
 from idhub.keys import Keyring
 from idhub.lifecycle.doors import Door
 from idhub.login.throttling import claim_call
+from idhub.provisioning.inbound.documents import Document, keep_documents, rules_of
 from idhub.provisioning.inbound.extensions import registered
 from idhub.provisioning.inbound.sender import Sender
 from idhub.provisioning.inbound.store import DirectoryStore, kinds_with
 from idhub.provisioning.inbound.terms import Terms, limited, read_terms
 from idhub.settings import Settings
+from idhub.turns import bulk_work
 from scim.attributes import ResourceType, Schema
 from scim.errors import NotUnique, RequestError
 from scim.messages import Forbidden
@@ -35,6 +37,8 @@ from scim.server import Limits, Server, Store
 PREFIX = "/scim/v2"
 LIMITS = Limits()
 _PROVIDER_LENGTH = 60
+_KEPT_TOGETHER, _PATIENCE = 500, 0.1
+"""Documents of one transaction, and seconds that it waits for others who write."""
 _MADE_TOGETHER = 50
 """So many that nobody waits long for SQLite's one writer."""
 _LOG = structlog.get_logger(__name__)
@@ -125,6 +129,7 @@ class Desk:
         self.services, self.server = services, service.server
         self._kinds, self._base_url, self._snapshot = service.kinds, base_url_of(services), snapshot
         self._token_id, self._has_written = caller.token_id, False
+        self._documents: list[Document] = []
         self.sender = Sender(
             caller=caller.lifecycle,
             provider=f"scim:{caller.name}"[:_PROVIDER_LENGTH],
@@ -163,7 +168,27 @@ class Desk:
             if self._snapshot is None
             else nullcontext(self._snapshot) as session,
         ):
-            yield self.store(session)
+            store = self.store(session)
+            yield store
+            self._documents += store.documents
+
+    @property
+    def has_documents(self) -> bool:
+        """Whether lists were read of people who had no document that holds."""
+        return bool(self._documents)
+
+    def keep_documents(self) -> None:
+        """Keep the documents that lists had to make, in transactions of their own; nobody waits for it.
+
+        Where others write they are not kept: whoever reads next makes them anew.
+        """
+        made, self._documents = self._documents, []
+        try:
+            for part in chunked(made, _KEPT_TOGETHER):
+                with bulk_work(), self.services.database.transaction(durable=False, patience=_PATIENCE) as session:
+                    keep_documents(session, part, rules=rules_of(self._base_url))
+        except OperationalError as error:
+            _LOG.info("scim.documents_not_kept", reason=type(error.orig).__name__)
 
     @contextmanager
     def writing(self) -> Iterator[Store]:

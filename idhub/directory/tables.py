@@ -135,12 +135,13 @@ class Principal(Base):
     __table_args__ = (
         CheckConstraint("standing IN ('staged','active','suspended','left')", name="standing"),
         Index("ix_principals_not_active", "standing", "id", sqlite_where=_NOT_ACTIVE, postgresql_where=_NOT_ACTIVE),
+        Index("ix_principals_organization", "organization_id", "id"),
         Index("ix_principals_owner_id", "owner_id", sqlite_where=_OWNED, postgresql_where=_OWNED),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     kind: Mapped[PrincipalKind] = mapped_column(String(16))
-    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"), index=True)
+    organization_id: Mapped[str] = mapped_column(ForeignKey("organizations.id"))
     """Scope of authority over this principal: of a person, the organization of the main employment."""
     standing: Mapped[Standing] = mapped_column(String(16))
     access_epoch: Mapped[int] = mapped_column(Integer, default=1)

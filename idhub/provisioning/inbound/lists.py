@@ -1,5 +1,6 @@
 """Lists that are made in memory: what a filter sees of a resource, its order, the part that was asked for. Pure."""
 
+from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,8 +19,10 @@ def document_of(stored: Stored, kind: ResourceType, *, base_url: str) -> Mapping
         "location": f"{base_url}{kind.endpoint}/{stored.id}",
         "version": f'W/"{stored.version}"',
     }
-    whole = stored.whole or stored.resource
-    return {**whole, "schemas": stored.resource["schemas"], "id": stored.id, "meta": meta}
+    if stored.whole is None:
+        # A document that was kept is read only where the filter asks for something of it.
+        return ChainMap({"id": stored.id, "meta": meta}, stored.resource)  # type: ignore[arg-type]
+    return {**stored.whole, "schemas": stored.resource["schemas"], "id": stored.id, "meta": meta}
 
 
 def sort_name(target: Target) -> str:

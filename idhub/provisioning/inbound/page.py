@@ -1,6 +1,9 @@
-"""People as SCIM shows them, read in three statements whatever their number."""
+"""People as SCIM shows them, read in three statements whatever their number.
 
-from collections.abc import Sequence
+Lists read them with their documents (`Met`); whoever has none that holds is read whole (`Row`).
+"""
+
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -32,7 +35,7 @@ from idhub.directory.tables import (
     Principal,
 )
 from idhub.provisioning.inbound.person_resource import SHOWN_ACTIVE, Row
-from idhub.provisioning.inbound.tables import ScimExternalId, ScimUser
+from idhub.provisioning.inbound.tables import ScimDocument, ScimExternalId, ScimNames, ScimUser
 
 
 def _micros(column: Any) -> Any:
@@ -41,7 +44,17 @@ def _micros(column: Any) -> Any:
 
 
 _OTHERS, _OTHER_NAMES = aliased(ScimUser), aliased(LoginName)
-_MAIL = func.lower(Person.email)
+
+
+def _is_taken(mail: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Whether a mail address in small letters names more than one."""
+    return or_(
+        select(func.count()).where(_OTHER_NAMES.value == mail).scalar_subquery() > 1,
+        exists().where(_OTHERS.user_name_key == mail),
+    )
+
+
+_NAMES_VERSION = select(ScimNames.version).where(ScimNames.id == 1).scalar_subquery()
 # In the order of `Row`'s fields.
 _COLUMNS: tuple[Any, ...] = (
     Person.id,
@@ -70,12 +83,51 @@ _COLUMNS: tuple[Any, ...] = (
     # Of whom a sender has named, nobody asks. Letters beyond ASCII fold otherwise: `fallback_names`.
     case(
         (ScimUser.user_name.is_not(None), None),
-        else_=or_(
-            select(func.count()).where(_OTHER_NAMES.value == _MAIL).scalar_subquery() > 1,
-            exists().where(_OTHERS.user_name_key == _MAIL),
-        ),
+        else_=_is_taken(func.lower(Person.email)),
     ).label("is_mail_taken"),
+    _NAMES_VERSION.label("names_version"),
 )
+# In the order of `Met`'s fields.
+_MET_COLUMNS: tuple[Any, ...] = (
+    Person.id,
+    Principal.version,
+    _micros(Principal.created_at),
+    _micros(Principal.changed_at),
+    ScimUser.version.label("said_version"),
+    _micros(ScimUser.changed_at).label("said_at"),
+    ScimExternalId.external_id,
+    ScimDocument.digest,
+    ScimDocument.is_plain,
+    ScimDocument.is_all,
+    # Whether somebody else has the mail may change without a change of the person.
+    case(
+        (
+            or_(
+                ScimDocument.mail_key.is_(None),
+                _is_taken(ScimDocument.mail_key.expression) == ScimDocument.is_mail_taken,
+            ),
+            ScimDocument.body,
+        ),
+    ).label("body"),
+)
+
+
+class Met(NamedTuple):
+    """A person as a list meets them: with their document, where there is one that holds."""
+
+    id: str
+    version: int
+    created_at: int
+    """Microseconds since 1970, like every instant here."""
+    changed_at: int
+    said_version: int | None
+    said_at: int | None
+    external_id: str | None
+    digest: str | None
+    is_plain: bool | None
+    is_all: bool | None
+    body: bytes | None
+    """None: there is no document, or it does not hold any more."""
 
 
 class People(NamedTuple):
@@ -83,23 +135,36 @@ class People(NamedTuple):
 
     ids: Select[str]
     rows: Select[Any]
+    """Columns in the order of `Met`; with the parameters `provider` and `rules`."""
+    whole: Select[Any]
     """Columns in the order of `Row`; with the parameter `provider`."""
     provider: str
     """Whose external ids are meant."""
+    rules: str
+    """By which documents must have been made."""
     is_lasting: bool = False
     """Whether `rows` is the same object each time: what is made of it is worth keeping."""
 
     def where(self, *conditions: ColumnElement[bool]) -> "People":
         """Those of whom the conditions hold, which may name `Person`, `Principal` and `ScimUser`."""
-        return People(self.ids.where(*conditions), self.rows.where(*conditions), self.provider)
+        return self._replace(
+            ids=self.ids.where(*conditions),
+            rows=self.rows.where(*conditions),
+            whole=self.whole.where(*conditions),
+            is_lasting=False,
+        )
 
-    def read(self, session: Session, rows: Select[Any], **values: Any) -> list[Row]:
+    def read(self, session: Session, rows: Select[Any], **values: Any) -> list[Met]:
         """Run a statement that was made out of `rows`, with values of its parameters."""
+        return [Met._make(each) for each in self.read_wide(session, rows, **values)]
+
+    def read_whole(self, session: Session, rows: Select[Any], **values: Any) -> list[Row]:
+        """The same of a statement that was made out of `whole`."""
         return [Row._make(each) for each in self.read_wide(session, rows, **values)]
 
     def read_wide(self, session: Session, rows: Select[Any], **values: Any) -> Sequence[Any]:
-        """The same of a statement that has more columns behind those of `Row`."""
-        asked = {"provider": self.provider, **values}
+        """The same of a statement that has more columns behind its own."""
+        asked = {"provider": self.provider, "rules": self.rules, **values}
         connection = session.connection()
         return (execute_planned(connection, rows, asked) if self.is_lasting else connection.execute(rows, asked)).all()
 
@@ -108,6 +173,27 @@ class People(NamedTuple):
 _IDS = (
     select(Person.id).join(Principal, Principal.id == Person.id).outerjoin(ScimUser, ScimUser.principal_id == Person.id)
 )
+_CALLED = and_(
+    ScimExternalId.resource_id == Person.id,
+    ScimExternalId.provider == bindparam("provider"),
+    ScimExternalId.kind == "User",
+)
+_MET = (
+    select(*_MET_COLUMNS)
+    .join(Principal, Principal.id == Person.id)
+    .outerjoin(ScimUser, ScimUser.principal_id == Person.id)
+    .outerjoin(ScimExternalId, _CALLED)
+    .outerjoin(
+        ScimDocument,
+        and_(
+            ScimDocument.principal_id == Person.id,
+            ScimDocument.person_version == Principal.version,
+            ScimDocument.said_version == func.coalesce(ScimUser.version, 0),
+            ScimDocument.names_version == _NAMES_VERSION,
+            ScimDocument.rules == bindparam("rules"),
+        ),
+    )
+)
 _ROWS = (
     select(*_COLUMNS)
     .join(Principal, Principal.id == Person.id)
@@ -115,21 +201,21 @@ _ROWS = (
     .outerjoin(Organization, Organization.id == Employment.organization_id)
     .outerjoin(Department, Department.id == Employment.department_id)
     .outerjoin(ScimUser, ScimUser.principal_id == Person.id)
-    .outerjoin(
-        ScimExternalId,
-        and_(
-            ScimExternalId.resource_id == Person.id,
-            ScimExternalId.provider == bindparam("provider"),
-            ScimExternalId.kind == "User",
-        ),
-    )
+    .outerjoin(ScimExternalId, _CALLED)
 )
-_PRESENT = People(_IDS, _ROWS, "").where(or_(Principal.standing.in_(SHOWN_ACTIVE), ScimUser.deleted_at.is_(None)))
+_PRESENT = People(_IDS, _MET, _ROWS, "", "").where(
+    or_(Principal.standing.in_(SHOWN_ACTIVE), ScimUser.deleted_at.is_(None))
+)
 
 
 def present(provider: str) -> People:
     """Everybody whom no sender has deleted."""
     return _PRESENT._replace(provider=provider, is_lasting=True)
+
+
+@cache
+def _met(is_sqlite: bool) -> Select[Any]:
+    return _MET.where(Person.id.in_(given("given", is_sqlite=is_sqlite)))
 
 
 @cache
@@ -152,15 +238,23 @@ def read_rows(session: Session, ids: Sequence[str], *, provider: str) -> list[Ro
     Args:
         provider: whose external ids are meant.
     """
-    found: dict[str, Row] = {}
-    connection = session.connection()
-    is_sqlite = connection.dialect.name == "sqlite"
-    statement = _page(is_sqlite)
-    for part in chunked(ids):
-        asked = {"given": given_value(part), "provider": provider}
-        for row in execute_planned(connection, statement, asked).all():
-            found[row[0]] = Row._make(row)
+    statement = _page(session.get_bind().dialect.name == "sqlite")
+    found = {row[0]: Row._make(row) for row in _given(session, statement, ids, provider=provider)}
     return [found[each] for each in ids if each in found]
+
+
+def read_met(session: Session, ids: Sequence[str], people: People) -> list[Met]:
+    """The same with their documents; `people` says whose external ids are meant, and documents by which rules."""
+    statement = _met(session.get_bind().dialect.name == "sqlite")
+    asked = {"provider": people.provider, "rules": people.rules}
+    found = {row[0]: Met._make(row) for row in _given(session, statement, ids, **asked)}
+    return [found[each] for each in ids if each in found]
+
+
+def _given(session: Session, statement: Select[Any], ids: Sequence[str], **asked: str) -> Iterator[Any]:
+    connection = session.connection()
+    for part in chunked(ids):
+        yield from execute_planned(connection, statement, {"given": given_value(part), **asked})
 
 
 def fallback_names(session: Session, people: Sequence[Row]) -> dict[str, str]:

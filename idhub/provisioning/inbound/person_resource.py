@@ -216,14 +216,17 @@ class Row(NamedTuple):
     external_id: str | None
     is_mail_taken: bool | None
     """Whether the mail, in small letters, also names somebody else; None where a sender has named the person."""
+    names_version: int | None
+    """See `ScimNames`."""
 
 
-def user_resource(
-    row: Row, user_name: str, extras: Mapping[str, Any], groups: Sequence[tuple[str, str]], *, base_url: str
-) -> Resource:
-    """The resource of a person, without `id` and `meta`; with what follows from what was said."""
+def user_resource(row: Row, user_name: str, extras: Mapping[str, Any], *, base_url: str) -> Resource:
+    """The resource of a person as every sender has it: without `own_part`, `id` and `meta`.
+
+    With what follows from what was said. Whoever changes what is made here, or of what, counts `documents.RULES` up.
+    """
     if not extras and row.employee_number is not None:
-        return _plain_resource(row, user_name, groups, base_url=base_url)
+        return _plain_resource(row, user_name, base_url=base_url)
     name: Resource = {"formatted": row.display_name}
     resource: Resource = {
         "schemas": [USER, ENTERPRISE_USER],
@@ -244,8 +247,6 @@ def user_resource(
         resource["emails"] = emails
     if phones := _joined(extras.get("phoneNumbers"), row.mobile, "mobile"):
         resource["phoneNumbers"] = phones
-    if groups:
-        resource["groups"] = _shown_groups(groups, base_url)
     enterprise = _enterprise(row, extras.get(ENTERPRISE_USER), base_url)
     if enterprise:
         resource[ENTERPRISE_USER] = enterprise
@@ -254,7 +255,7 @@ def user_resource(
     return resource
 
 
-def _plain_resource(row: Row, user_name: str, groups: Sequence[tuple[str, str]], *, base_url: str) -> Resource:
+def _plain_resource(row: Row, user_name: str, *, base_url: str) -> Resource:
     """The same of somebody with a post of whom no sender has said anything more: of most people of most lists."""
     name: Resource = {"formatted": row.display_name}
     if row.family_name:
@@ -268,8 +269,6 @@ def _plain_resource(row: Row, user_name: str, groups: Sequence[tuple[str, str]],
         "active": row.standing in SHOWN_ACTIVE,
         "name": name,
     }
-    if row.external_id:
-        resource["externalId"] = row.external_id
     if row.locale:
         resource["locale"] = row.locale
     if row.employment_type:
@@ -280,8 +279,6 @@ def _plain_resource(row: Row, user_name: str, groups: Sequence[tuple[str, str]],
         resource["emails"] = [{"value": row.email, "type": "work"}]
     if row.mobile is not None:
         resource["phoneNumbers"] = [{"value": row.mobile, "type": "mobile"}]
-    if groups:
-        resource["groups"] = _shown_groups(groups, base_url)
     enterprise: Resource = {"employeeNumber": row.employee_number, "organization": row.company}
     if row.department is not None:
         enterprise["department"] = row.department
@@ -291,17 +288,21 @@ def _plain_resource(row: Row, user_name: str, groups: Sequence[tuple[str, str]],
     return resource
 
 
-def _shown_groups(groups: Sequence[tuple[str, str]], base_url: str) -> list[Resource]:
-    return [
-        {"value": group_id, "$ref": f"{base_url}/Groups/{group_id}", "display": title, "type": "direct"}
-        for group_id, title in groups
-    ]
+def own_part(external_id: str | None, groups: Sequence[tuple[str, str]], *, base_url: str) -> Resource:
+    """What one sender sees of a person: what it calls them, and those of their groups that it may see."""
+    part: Resource = {}
+    if external_id:
+        part["externalId"] = external_id
+    if groups:
+        part["groups"] = [
+            {"value": group_id, "$ref": f"{base_url}/Groups/{group_id}", "display": title, "type": "direct"}
+            for group_id, title in groups
+        ]
+    return part
 
 
 def _add_single(resource: Resource, row: Row, extras: Mapping[str, Any]) -> None:
     """Attributes of one value that may be missing."""
-    if row.external_id:
-        resource["externalId"] = row.external_id
     if locale := row.locale or extras.get("locale"):
         resource["locale"] = locale
     if user_type := _user_type(extras.get("userType"), row.employment_type):

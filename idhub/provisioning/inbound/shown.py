@@ -1,11 +1,9 @@
 """People as a sender sees them: by id, and in lists of any length."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Final
 
-import orjson
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
@@ -15,13 +13,15 @@ from idhub.directory import groups as group_book
 from idhub.directory.search import named
 from idhub.directory.tables import Group, Person, Principal
 from idhub.keys import Keyring
+from idhub.provisioning.inbound.documents import Document, joined, make_document, rules_of
 from idhub.provisioning.inbound.lists import document_of, ordered, sort_name, start_of, window
-from idhub.provisioning.inbound.page import People, fallback_names, read_rows
-from idhub.provisioning.inbound.person_resource import Row, shown_part, user_resource
+from idhub.provisioning.inbound.page import Met, People, fallback_names, read_met, read_rows
+from idhub.provisioning.inbound.person_resource import Row, own_part
 from idhub.provisioning.inbound.query import Condition, lookup_of, spellings, user_condition
 from idhub.provisioning.inbound.sender import MAX_LOOKED_AT, Sender, visible, visible_people
 from idhub.provisioning.inbound.walk import (
     MOST_LOOKED_UP,
+    ByCompany,
     ById,
     ByKey,
     Cursors,
@@ -37,11 +37,13 @@ from scim.attributes import ResourceType
 from scim.errors import TooMany
 from scim.filter_grammar import And, Filter
 from scim.filters import compile_filter
-from scim.server import Page, Stored
+from scim.schemas import Resource
+from scim.server import Page, Parsed, Stored
+from scim.standard import USER_TYPE
 from scim.wishes import Query
 
 _BATCH: Final = 500
-_NOTHING_SAID: Final[Mapping[str, Any]] = {}
+_MOST_COMPANIES: Final = 16
 # People who came together have their instants in common.
 _instant = lru_cache(maxsize=4_096)(from_micros)
 _SORTED: Final[Mapping[str, ColumnElement[Any]]] = {
@@ -65,7 +67,10 @@ class ShownUsers:
         self, session: Session, sender: Sender, keyring: Keyring, kind: ResourceType, *, base_url: str
     ) -> None:
         self._session, self._sender, self._keyring, self._base_url = session, sender, keyring, base_url
+        self._rules = rules_of(base_url)
         self.kind = kind
+        self.made: list[Document] = []
+        """Documents that lists had to make: worth keeping, where this was a snapshot (`keep_documents`)."""
 
     def visible(self) -> Select[str]:
         """Ids of whom the sender may see."""
@@ -73,21 +78,52 @@ class ShownUsers:
 
     def show(self, ids: Sequence[str]) -> list[Stored]:
         """Resources by id, in the order of ids, of those whom the sender may see."""
-        people = visible(self._session, self._sender)
-        found = {row.id: row for row in people.read(self._session, people.rows.where(Person.id.in_(ids)))}
+        people = self._people()
+        found = {row.id: row for row in people.read_whole(self._session, people.whole.where(Person.id.in_(ids)))}
         return self._show_rows([found[each] for each in ids if each in found])
 
-    def _show_visible(self, ids: Sequence[str]) -> list[Stored]:
-        """Resources of people who were found to be visible."""
+    def _people(self) -> People:
+        return visible(self._session, self._sender)._replace(rules=self._rules)
+
+    def _show_whole(self, ids: Sequence[str]) -> list[Stored]:
+        """Resources of people who were found to be visible, with what filters see of them."""
         return self._show_rows(read_rows(self._session, ids, provider=self._sender.provider)) if ids else []
 
     def _show_rows(self, rows: Sequence[Row]) -> list[Stored]:
         if not rows:
             return []
+        groups = self._groups_of([row.id for row in rows])
+        return [self._stored(made, groups.get(made.row.id, ())) for made in self._make(rows)]
+
+    def _make(self, rows: Sequence[Row]) -> list[Document]:
         unnamed = [row for row in rows if row.said_name is None]
         names = fallback_names(self._session, unnamed) if unnamed else {}
-        groups = self._groups_of([row.id for row in rows])
-        return [self._stored(row, row.said_name or names[row.id], groups.get(row.id, ())) for row in rows]
+        return [make_document(row, row.said_name or names[row.id], base_url=self._base_url) for row in rows]
+
+    def _show_met(self, met: Sequence[Met], *, needs_whole: bool) -> list[Stored]:
+        """Resources of people whom a list met: out of their documents, which are made where there is none.
+
+        Args:
+            needs_whole: a filter looks at them, which sees more than what is shown.
+        """
+        if not met:
+            return []
+        groups = self._groups_of([each.id for each in met])
+        lacking = [each.id for each in met if each.body is None]
+        hidden = [each.id for each in met if each.body is not None and needs_whole and not each.is_all]
+        made = self._made(lacking)
+        self.made += made.values()
+        made |= self._made(hidden)
+        return [
+            self._stored(made[each.id], groups.get(each.id, ()))
+            if each.id in made
+            else self._of_document(each, groups.get(each.id, ()))
+            for each in met
+        ]
+
+    def _made(self, ids: Sequence[str]) -> dict[str, Document]:
+        rows = read_rows(self._session, ids, provider=self._sender.provider) if ids else []
+        return {made.row.id: made for made in self._make(rows)}
 
     def _document(self, stored: Stored) -> Mapping[str, Any]:
         return document_of(stored, self.kind, base_url=self._base_url)
@@ -105,26 +141,44 @@ class ShownUsers:
             seen.update(self._session.connection().execute(within).scalars())
         return {each: [group for group in listed if group[0] in seen] for each, listed in groups.items()}
 
-    def _stored(self, row: Row, user_name: str, groups: Sequence[tuple[str, str]]) -> Stored:
-        extras = orjson.loads(row.extras) if row.extras else _NOTHING_SAID
-        whole = user_resource(row, user_name, extras, groups, base_url=self._base_url)
-        resource = shown_part(whole, extras) if extras else whole
-        body = orjson.dumps(resource)
-        # Memberships and names of companies change beside the person's own version.
-        digest = hashlib.sha256(body).hexdigest()[:16]
+    def _stored(self, made: Document, groups: Sequence[tuple[str, str]]) -> Stored:
+        row = made.row
+        own = own_part(row.external_id, groups, base_url=self._base_url)
+        body, digest = joined(made.body, made.digest, own)
+        resource, whole = ({**made.resource, **own}, {**made.whole, **own}) if own else (made.resource, made.whole)
+        return self._of(row, resource, body, digest, whole=whole, is_plain=made.is_plain)
+
+    def _of_document(self, met: Met, groups: Sequence[tuple[str, str]]) -> Stored:
+        """The same of a document that was kept; nobody reads it who does not have to."""
+        own = own_part(met.external_id, groups, base_url=self._base_url)
+        body, digest = joined(met.body or b"", met.digest or "", own)
+        return self._of(met, Parsed(body), body, digest, whole=None, is_plain=bool(met.is_plain))
+
+    def _of(
+        self,
+        row: Row | Met,
+        resource: Mapping[str, Any],
+        body: bytes,
+        digest: str,
+        *,
+        whole: Resource | None,
+        is_plain: bool,
+    ) -> Stored:
         return Stored(
             id=row.id,
             resource=resource,
+            # Memberships and names of companies change beside the person's own version.
             version=f"{row.version}.{row.said_version or 0}.{digest}",
             created_at=_instant(row.created_at),
             changed_at=_instant(max(row.changed_at, row.said_at or 0)),
             whole=whole,
             body=body,
+            plain_of=USER_TYPE if is_plain else None,
         )
 
     def find(self, query: Query) -> Page:
         """See `scim.server.Store.find`."""
-        people = visible(self._session, self._sender)
+        people = self._people()
         condition, matches = Condition(None, is_exact=True), None
         if query.filter is not None:
             # First, so that a filter which names no attribute of a user is refused though the database could decide.
@@ -144,7 +198,7 @@ class ShownUsers:
                 query.cursor,
                 cursors_of(self._keyring, self._sender, query.filter),
                 count=query.count,
-                show=self._show_rows,
+                show=partial(self._show_met, needs_whole=left is not None),
                 matches=None if left is None else lambda stored: left(self._document(stored)),
             )
         statement = people.ids if condition.clause is None else people.ids.where(condition.clause)
@@ -152,7 +206,7 @@ class ShownUsers:
             statement = self._narrowed(statement, condition.begins[1])
         column = _SORTED.get(sort_name(query.sort_by)) if query.sort_by is not None else None
         if left is None and (query.sort_by is None or column is not None):
-            return self._page_of_users(statement, column, query)
+            return self._page_of_users(people, statement, column, query)
         found = [
             stored
             for batch in self._all_users(statement)
@@ -181,7 +235,8 @@ class ShownUsers:
             has_more: it asks for more than how something begins.
         """
         if condition.begins is None:
-            return [ById(condition.looks_at_each)]
+            companies = None if condition.looks_at_each else self._companies()
+            return [ById(condition.looks_at_each) if companies is None else ByCompany(companies)]
         attribute, text = condition.begins
         if attribute == "userName":
             return by_user_name(self._session, text)
@@ -189,12 +244,22 @@ class ShownUsers:
             return by_display_name(spellings(text), text, looks_at_each=has_more and condition.looks_at_each)
         return by_name(text)
 
+    def _companies(self) -> Sequence[str] | None:
+        """The companies that the sender is limited to; None: it is not, or they are many."""
+        scope = visible_organizations(self._session, self._sender.caller.subject, Action.PEOPLE_READ)
+        if scope is None:
+            return None
+        found = self._session.connection().execute(scope.distinct().limit(_MOST_COMPANIES + 1)).scalars().all()
+        return found if len(found) <= _MOST_COMPANIES else None
+
     def _narrowed(self, statement: Select[str], text: str) -> Select[str]:
         """Those whom the people's search finds by the name that a filter says, so that nobody else is looked at."""
         word = first_word(text)
         return statement if word is None else statement.where(named(self._session, word))
 
-    def _page_of_users(self, statement: Select[str], column: ColumnElement[Any] | None, query: Query) -> Page:
+    def _page_of_users(
+        self, people: People, statement: Select[str], column: ColumnElement[Any] | None, query: Query
+    ) -> Page:
         connection, start = self._session.connection(), start_of(query)
         order: list[Any] = [Person.id]
         if column is not None:
@@ -208,7 +273,7 @@ class ShownUsers:
         else:
             total = start + len(ids)
         return Page(
-            items=self._show_visible(ids[: query.count]),
+            items=self._show_met(read_met(self._session, ids[: query.count], people), needs_whole=False),
             total=total,
             next_cursor=str(start + query.count) if query.cursor is not None and more else None,
         )
@@ -229,7 +294,7 @@ class ShownUsers:
                     f"This filter or order would look at more than {MAX_LOOKED_AT} people; narrow it by userName, "
                     "externalId, a mail address, a name or meta.lastModified."
                 )
-            yield self._show_visible(ids)
+            yield self._show_whole(ids)
             if len(ids) < _BATCH:
                 return
             after = ids[-1]

@@ -14,6 +14,7 @@ from idhub.directory.tables import Group, Principal
 from idhub.errors import Conflict, IdhubError, Invalid, NotPermitted
 from idhub.errors import NotFound as Missing
 from idhub.keys import Keyring
+from idhub.provisioning.inbound.documents import Document
 from idhub.provisioning.inbound.groups import Groups
 from idhub.provisioning.inbound.sender import Sender
 from idhub.provisioning.inbound.terms import may_write
@@ -60,6 +61,11 @@ class DirectoryStore:
         """Ids of what was made, in order."""
         self._users = Users(session, sender, keyring, kinds.get("User", USER_TYPE), base_url=base_url, now=now)
         self._groups = Groups(session, sender, kinds.get("Group", GROUP_TYPE), base_url=base_url, now=now)
+
+    @property
+    def documents(self) -> Sequence[Document]:
+        """What lists had to make, for `keep_documents`."""
+        return self._users.made
 
     def get(self, kind: ResourceType, resource_id: str, *, shows: Callable[[str], bool]) -> Stored:
         """See `scim.server.Store.get`."""

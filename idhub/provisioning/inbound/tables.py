@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Boolean, ForeignKey, Index, Integer, LargeBinary, String, Text, false
 from sqlalchemy.orm import Mapped, mapped_column
 
-from idhub.db import Base, Instant, JsonText, by_bytes
+from idhub.db import Base, Instant, JsonText, Utf8, by_bytes
 
 
 class ScimUser(Base):
@@ -29,6 +29,46 @@ class ScimUser(Base):
     """The sender that suspended or ended the person last; null: none did, or the person has come back since."""
     ended_epoch: Mapped[int | None] = mapped_column(Integer)
     """The person's access epoch after that: another one now means that somebody else has ended something since."""
+
+
+class ScimDocument(Base):
+    """A person as SCIM shows them, ready-made (`documents`). Nobody who changes a person writes here: a document says
+    what it was made of, and whoever reads it sees by that whether it still holds.
+    """
+
+    __tablename__ = "scim_documents"
+
+    # No foreign key: keeping a document must not wait for, nor hold up, whoever changes the person.
+    principal_id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    person_version: Mapped[int] = mapped_column(Integer)
+    """`Principal.version` when it was made."""
+    said_version: Mapped[int] = mapped_column(Integer)
+    """`ScimUser.version` when it was made; 0: no sender had named the person."""
+    names_version: Mapped[int] = mapped_column(Integer)
+    """`ScimNames.version` when it was made."""
+    rules: Mapped[str] = mapped_column(String(16))
+    """`documents.rules_of`: what documents are made by."""
+    mail_key: Mapped[str | None] = mapped_column(String(254))
+    """A mail address that is the person's `userName`, or would be, were it nobody else's; null: it does not matter."""
+    is_mail_taken: Mapped[bool | None] = mapped_column(Boolean)
+    """Whether it was somebody else's, too."""
+    is_plain: Mapped[bool] = mapped_column(Boolean)
+    """Whether it has nothing but what RFC 7643 names and shows by default."""
+    is_all: Mapped[bool] = mapped_column(Boolean)
+    """Whether filters see nothing else of the person, but what differs from sender to sender."""
+    digest: Mapped[str] = mapped_column(String(16))
+    body: Mapped[bytes] = mapped_column(Utf8)
+    """JSON, without what differs from sender to sender (`externalId`, `groups`) and without `id` and `meta`."""
+
+
+class ScimNames(Base):
+    """One row: how often companies and departments were given other names. Triggers of the database count."""
+
+    __tablename__ = "scim_names"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    """Always 1."""
+    version: Mapped[int] = mapped_column(Integer)
 
 
 class ScimValue(Base):

@@ -21,7 +21,7 @@ from idhub.directory.search_terms import LONGEST_TERM, folded, words_of
 from idhub.directory.tables import DISPLAY_NAME_KEY, LoginName, Organization, Person, Principal
 from idhub.errors import Unavailable
 from idhub.keys import Keyring
-from idhub.provisioning.inbound.page import People, read_rows
+from idhub.provisioning.inbound.page import Met, People, read_met
 from idhub.provisioning.inbound.person_resource import Row
 from idhub.provisioning.inbound.query import Lookup
 from idhub.provisioning.inbound.tables import ScimUser
@@ -50,7 +50,7 @@ _MOST_WALKS: Final = 8
 class Found:
     """People in the order of a walk, each with where to go on behind them."""
 
-    rows: Sequence[Row]
+    rows: Sequence[Met]
     places: Sequence[str]
     is_over: bool
     is_tired: bool = False
@@ -101,6 +101,29 @@ def _behind_id(people: Select[Any]) -> Select[Any]:
 
 
 @dataclass(frozen=True, slots=True)
+class ByCompany:
+    """Everybody of a few companies, in the order of ids, company by company out of the index and put together."""
+
+    organizations: Sequence[str]
+
+    def after(self, session: Session, people: People, place: str | None, *, limit: int) -> Found:
+        """See `Walk.after`."""
+        connection = session.connection()
+        # Of principals, whose index has them so: ids of people would be walked from the first to the last.
+        statement = (
+            people.ids.where(Principal.organization_id == _text("organization"), Principal.id > _text("place"))
+            .order_by(Principal.id)
+            .limit(_MOST)
+        )
+        met: list[str] = []
+        for organization_id in self.organizations:
+            asked = {"organization": organization_id, "place": place or "", "most": limit}
+            met += connection.execute(statement, asked).scalars()
+        ids = sorted(met)[:limit]
+        return Found(read_met(session, ids, people), ids, len(ids) < limit)
+
+
+@dataclass(frozen=True, slots=True)
 class BySearch:
     """Whoever has a name, number or mail that begins with a word."""
 
@@ -113,7 +136,7 @@ class BySearch:
         )
         is_tired = hits.has_more and len(hits.ids) < limit and hits.last is not None
         places = [*hits.ids, hits.last] if is_tired and hits.last is not None else hits.ids
-        return Found(read_rows(session, hits.ids, provider=people.provider), places, not hits.has_more, is_tired)
+        return Found(read_met(session, hits.ids, people), places, not hits.has_more, is_tired)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +188,7 @@ class ByKey:
         if is_tired and reach is not None:
             places.append(f"{reach[0]}\t{reach[1]}")
         is_over = len(found) < limit and not is_tired
-        return Found([Row._make(each[:-1]) for each in found], places, is_over, is_tired)
+        return Found([Met._make(each[:-1]) for each in found], places, is_over, is_tired)
 
     def _within(self, *, is_first: bool) -> list[ColumnElement[bool]]:
         key, reached = self.key, _text("reached")
@@ -294,9 +317,9 @@ def looked_up(session: Session, people: People, lookup: Lookup) -> list[Row]:
     statement = _made(
         people,
         f"eq {lookup.make.__name__}",
-        lambda rows: rows.where(Person.id.in_(lookup.ids)).order_by(Person.id).limit(MOST_LOOKED_UP),
+        lambda _: people.whole.where(Person.id.in_(lookup.ids)).order_by(Person.id).limit(MOST_LOOKED_UP),
     )
-    return people.read(session, statement, **lookup.parameters)
+    return people.read_whole(session, statement, **lookup.parameters)
 
 
 def walk(
@@ -307,7 +330,7 @@ def walk(
     cursors: Cursors,
     *,
     count: int,
-    show: Callable[[Sequence[Row]], list[Stored]],
+    show: Callable[[Sequence[Met]], list[Stored]],
     matches: Callable[[Stored], bool] | None,
 ) -> Page:
     """One page.

@@ -1,0 +1,108 @@
+"""People's SCIM documents, made once and kept: pages splice them instead of making them anew.
+
+A document says what it was made of: the versions of the person and of what senders said, how often companies and
+departments were renamed, whether the mail was another's, and the rules (`rules_of`). Whoever reads it compares that in
+the same snapshot (`page.Met`); so nobody who changes a person has to know of documents, and none can be stale. It is
+made and kept by whoever first reads a page without it, behind the answer. What differs from sender to sender is not
+part of it: external ids and groups are added when it is shown, and terms of a token leave out of it what they must.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+from sqlalchemy.orm import Session
+
+from idhub.db import upsert_on
+from idhub.provisioning.inbound.person_resource import Row, shown_part, user_resource
+from idhub.provisioning.inbound.tables import ScimDocument
+from scim.reading import Projection
+from scim.schemas import Resource
+from scim.standard import USER_TYPE
+
+RULES: Final = 1
+"""Counted up when `person_resource.user_resource` makes another document of the same person than before."""
+_NOTHING_SAID: Final[Mapping[str, Any]] = {}
+_DEFAULT_VIEW: Final = Projection(USER_TYPE)
+
+
+def rules_of(base_url: str) -> str:
+    """What documents are made by: the rules, and the address that is part of them."""
+    return hashlib.sha256(f"{RULES}\n{base_url}".encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What every sender has of a person.
+
+    Args:
+        whole: with what is not shown and filters see all the same.
+        resource: what is shown; `body` is the same as JSON.
+        is_plain: it has nothing but what RFC 7643 names and shows by default.
+    """
+
+    row: Row
+    whole: Resource
+    resource: Resource
+    body: bytes
+    digest: str
+    is_plain: bool
+
+
+def make_document(row: Row, user_name: str, *, base_url: str) -> Document:
+    """The document of a person who was read whole."""
+    extras = orjson.loads(row.extras) if row.extras else _NOTHING_SAID
+    whole = user_resource(row, user_name, extras, base_url=base_url)
+    resource = shown_part(whole, extras) if extras else whole
+    body = orjson.dumps(resource)
+    digest = hashlib.sha256(body).hexdigest()[:16]
+    return Document(row, whole, resource, body, digest, _DEFAULT_VIEW.shows_all(resource))
+
+
+def joined(body: bytes, digest: str, own: Resource) -> tuple[bytes, str]:
+    """A document with what one sender has beside it, and the digest of both."""
+    if not own:
+        return body, digest
+    part = orjson.dumps(own)
+    return b"%b,%b" % (body[:-1], part[1:]), hashlib.sha256(digest.encode() + part).hexdigest()[:16]
+
+
+def may_keep(row: Row) -> bool:
+    """Whether a document would tell by itself when it holds no more.
+
+    How letters beyond ASCII fold in a mail address is not for the database to say: `page.fallback_names`.
+    """
+    return row.said_name is not None or row.email is None or row.email.isascii()
+
+
+def keep_documents(session: Session, made: Sequence[Document], *, rules: str) -> None:
+    """Keep documents that were made in a snapshot.
+
+    Those that are older than what is kept do no harm: they hold no more, and are made again.
+    """
+    rows = [_values(each, rules) for each in sorted(made, key=lambda each: each.row.id) if may_keep(each.row)]
+    if not rows:
+        return
+    statement = upsert_on(session.get_bind().dialect.name, ScimDocument)
+    changed = {name: statement.excluded[name] for name in rows[0] if name != "principal_id"}
+    session.connection().execute(statement.on_conflict_do_update(index_elements=["principal_id"], set_=changed), rows)
+
+
+def _values(document: Document, rules: str) -> dict[str, Any]:
+    row = document.row
+    is_called = row.said_name is not None or row.email is None
+    return {
+        "principal_id": row.id,
+        "person_version": row.version,
+        "said_version": row.said_version or 0,
+        "names_version": row.names_version or 0,
+        "rules": rules,
+        "mail_key": None if is_called or row.email is None else row.email.lower(),
+        "is_mail_taken": None if is_called else bool(row.is_mail_taken),
+        "is_plain": document.is_plain,
+        "is_all": document.resource == document.whole,
+        "digest": document.digest,
+        "body": document.body,
+    }

@@ -102,9 +102,15 @@ _MET_COLUMNS: tuple[Any, ...] = (
     # Whether somebody else has the mail may change without a change of the person.
     case(
         (
-            or_(
-                ScimDocument.mail_key.is_(None),
-                _is_taken(ScimDocument.mail_key.expression) == ScimDocument.is_mail_taken,
+            and_(
+                ScimDocument.person_version == Principal.version,
+                ScimDocument.said_version == func.coalesce(ScimUser.version, 0),
+                ScimDocument.names_version == _NAMES_VERSION,
+                ScimDocument.rules == bindparam("rules"),
+                or_(
+                    ScimDocument.mail_key.is_(None),
+                    _is_taken(ScimDocument.mail_key.expression) == ScimDocument.is_mail_taken,
+                ),
             ),
             ScimDocument.body,
         ),
@@ -183,16 +189,9 @@ _MET = (
     .join(Principal, Principal.id == Person.id)
     .outerjoin(ScimUser, ScimUser.principal_id == Person.id)
     .outerjoin(ScimExternalId, _CALLED)
-    .outerjoin(
-        ScimDocument,
-        and_(
-            ScimDocument.principal_id == Person.id,
-            ScimDocument.person_version == Principal.version,
-            ScimDocument.said_version == func.coalesce(ScimUser.version, 0),
-            ScimDocument.names_version == _NAMES_VERSION,
-            ScimDocument.rules == bindparam("rules"),
-        ),
-    )
+    # By its key alone: PostgreSQL would take what else must hold for a reason to read all documents first; and by no
+    # column of the order of the list: it would read documents from the first on to join them in order.
+    .outerjoin(ScimDocument, ScimDocument.principal_id == Person.id.concat(""))
 )
 _ROWS = (
     select(*_COLUMNS)

@@ -72,7 +72,8 @@ class ScimTarget:
     def start(self) -> None:
         """Start the server."""
         program = Path(sys.executable).parent / "scim2-server"
-        self.server.start([program, "--port", str(self.server.port), "--bearer-token", self._token])
+        # In one word: a token may begin with a hyphen.
+        self.server.start([program, "--port", str(self.server.port), f"--bearer-token={self._token}"])
 
     def count(self, scim_filter: str | None = None) -> int:
         """How many users it has, by its own count."""

@@ -2,25 +2,59 @@
 
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _LOG_TAIL = 2500
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of 127.0.0.1 that nobody listens on, and that nobody else who asks here is given while this process lives.
+
+    It lies below those that the system gives to outgoing connections (32,768 on Linux): such a connection could take
+    it in the moment between now and its server's start, or while that is started again.
+    """
+    with _TAKING:
+        if _own.get("process") != os.getpid():
+            _own.update(process=os.getpid(), lock=_reserved(), last=0)
+        first: int = _own["lock"].getsockname()[1]
+        for _ in range(_RESERVED - 1):
+            _own["last"] = _own["last"] % (_RESERVED - 1) + 1
+            with socket.socket() as probe, suppress(OSError):
+                probe.bind(("127.0.0.1", first + _own["last"]))
+                return int(first + _own["last"])
+    raise RuntimeError(f"None of the ports {first} to {first + _RESERVED - 1} is free.")
+
+
+_FIRST, _END, _RESERVED = 20_000, 32_700, 100
+_TAKING = threading.Lock()
+_own: dict[str, Any] = {}
+
+
+def _reserved() -> socket.socket:
+    """A hundred ports for this process alone: whoever holds the first of them has them all."""
+    blocks = list(range(_FIRST, _END, _RESERVED))
+    random.shuffle(blocks)
+    for block in blocks:
+        lock = socket.socket()
+        try:
+            lock.bind(("127.0.0.1", block))
+        except OSError:
+            lock.close()
+        else:
+            return lock
+    raise RuntimeError(f"No ports are left between {_FIRST} and {_END}.")
 
 
 def answers(port: int) -> bool:

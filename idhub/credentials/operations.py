@@ -5,7 +5,7 @@ receives rows. It knows no driver, so one rule serves every speed: the drivers o
 operation in a SQLAlchemy transaction that is open already.
 """
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from sqlalchemy.orm import Session
@@ -38,43 +38,10 @@ DEFERRED: Final = frozenset(
         "access.insert",
         "refresh.insert",
         "participant.use",
-        "throttle.give_back",
-        "throttle.remember",
     }
 )
 """Statements whose effect nobody reads in the same transaction: a driver may run them together at its end. Of several
-UPDATEs of one row, any may be the one that counts, unless `MERGED` names them."""
-MERGED: Final[Mapping[str, Callable[[Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any]]]] = {
-    "throttle.give_back": lambda one, other: {**one, "times": one["times"] + other["times"]},
-    "throttle.remember": lambda _, later: later,
-}
-"""Of these, several with one `key` are one: what comes of two."""
-
-
-class Deferred:
-    """What a driver keeps for the end of a transaction."""
-
-    def __init__(self, statements: Mapping[str, Statement]) -> None:
-        self._statements = statements
-        self._rows: dict[str, list[list[Any]]] = {}
-        self._merged: dict[str, dict[str, Mapping[str, Any]]] = {}
-
-    def add(self, name: str, parameters: Mapping[str, Any]) -> None:
-        """Keep one."""
-        merge = MERGED.get(name)
-        if merge is None:
-            self._rows.setdefault(name, []).append(self._statements[name].bind(parameters))
-            return
-        kept, key = self._merged.setdefault(name, {}), parameters["key"]
-        kept[key] = merge(kept[key], parameters) if key in kept else parameters
-
-    def rows(self) -> dict[str, list[list[Any]]]:
-        """Bound values, by the name of their statement; of one key those of every transaction in one order."""
-        merged = {
-            name: [self._statements[name].bind(kept[key]) for key in sorted(kept)]
-            for name, kept in self._merged.items()
-        }
-        return {**self._rows, **merged}
+UPDATEs of one row, any may be the one that counts."""
 
 
 def record(events: Sequence[Event]) -> Step:

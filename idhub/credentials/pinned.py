@@ -28,7 +28,7 @@ SERVER_SETTINGS: Final = {
 ASKER: Final = "asker_"
 """The column beside those that were asked for, in rows that many asked for together: whose row it is."""
 _MARK: Final = re.compile(r"\$(\d+)")
-_VALUES: Final = re.compile(r" VALUES \((.*?)\)\s*(?=ON CONFLICT|$)", re.DOTALL)
+_VALUES: Final = re.compile(r" VALUES \((.*)\)\s*", re.DOTALL)
 
 
 class Pinned:
@@ -40,8 +40,6 @@ class Pinned:
         self._prepared: dict[str, Any] = {}
         self.is_begun = False
         """A transaction is open in which nothing was asked yet."""
-        self.taken_at = self.given_back_at = float("-inf")
-        """When somebody last began and ended to use it, in the loop's time."""
 
     async def begin(self) -> None:
         """Begin a transaction, unless the one before left one open."""

@@ -18,9 +18,9 @@ from audit.personal import Sealer
 from audit.trail import event_rows
 from idhub import faults
 from idhub.credentials.grouping import MOST_AT_ONCE, Grouping, Waiting
-from idhub.credentials.operations import DEFERRED, DURABLE, LOCK, RECORD, Deferred, Operation, Row, Step
+from idhub.credentials.operations import DEFERRED, DURABLE, LOCK, RECORD, Operation, Row, Step
 from idhub.credentials.pinned import SERVER_SETTINGS, Pinned
-from idhub.credentials.statements import LOCK_AT_ONCE, Statement, compile_statements
+from idhub.credentials.statements import LOCK_AT_ONCE, compile_statements
 from idhub.db import Database
 from idhub.errors import Unavailable
 from idhub.settings import Settings
@@ -49,8 +49,6 @@ _GROUPS: Final = 2
 """Groups in flight at once: while one waits for the disk, the next one asks."""
 _LOOKS: Final = 2
 """Groups that only read in flight at once: while the database works for one, the answers of the other are made."""
-_LINGER_SECONDS: Final = 0.05
-"""So long a transaction in which nothing was asked stays open for the next group, which so is spared to begin one."""
 _LOG = structlog.get_logger(__name__)
 
 
@@ -65,9 +63,9 @@ _ALONE: Final = object()
 class _Group:
     """One open transaction of several operations: what can be written together at its end is kept until then."""
 
-    def __init__(self, statements: Mapping[str, Statement]) -> None:
+    def __init__(self) -> None:
         self.events: list[Event] = []
-        self.deferred = Deferred(statements)
+        self.deferred: dict[str, list[list[Any]]] = {}
         self.has_begun = False
         """The database was asked something; until then there is nothing to roll back."""
         self.locked: set[str] = set()
@@ -90,8 +88,6 @@ class PostgresStore(Grouping):
         """Of the groups that ask at the moment."""
         self._is_next_begun = False
         """The group that begins next finds a transaction open."""
-        self._began_at = float("-inf")
-        """When a group last began, in the loop's time."""
         self._looking: list[Waiting] = []
         self._is_look_due = False
         self._looks = 0
@@ -150,7 +146,6 @@ class PostgresStore(Grouping):
         """Commit in a task."""
         self._running += 1
         self._is_next_begun = False
-        self._began_at = asyncio.get_running_loop().time()
         self._spawn(self._commit(group))
 
     async def _commit(self, group: list[Waiting]) -> None:
@@ -227,22 +222,22 @@ class PostgresStore(Grouping):
     async def _transact(
         self, pinned: Pinned, operations: Sequence[Callable[[], Operation[Any]]], *, is_group: bool
     ) -> list[Any]:
-        group = _Group(self._statements)
+        group = _Group()
         outcomes = await self._drive(pinned, operations, group, is_group=is_group)
         events = event_rows(group.events, sealer=self._sealer).tables() if group.events else []
-        group.has_begun, rows = group.has_begun or pinned.is_begun, group.deferred.rows()
+        group.has_begun = group.has_begun or pinned.is_begun
         if group.has_begun:
-            await pinned.change_all(rows, events)
+            await pinned.change_all(group.deferred, events)
         faults.at("commit.before")
         try:
             if group.has_begun:
-                # One follows at once or soon, and one transaction is enough for it.
-                goes_on = not self._is_next_begun and (bool(self._pending) or self._is_busy(pinned))
+                # One follows at once, and one transaction is enough for it.
+                goes_on = bool(self._pending) and not self._is_next_begun
                 self._is_next_begun = self._is_next_begun or goes_on
                 await pinned.commit(goes_on=goes_on)
             else:
                 # One statement is a transaction of its own.
-                await pinned.change_all(rows, events)
+                await pinned.change_all(group.deferred, events)
         except _LOST as error:
             raise _CommitUnknown from error
         faults.at("commit.after")
@@ -303,7 +298,7 @@ class PostgresStore(Grouping):
                 if name != DURABLE:
                     return name, parameters
             elif name in DEFERRED:
-                group.deferred.add(name, parameters)
+                group.deferred.setdefault(name, []).append(self._statements[name].bind(parameters))
             elif name == RECORD:
                 group.events += parameters["events"]
             elif name == LOCK:
@@ -320,7 +315,6 @@ class PostgresStore(Grouping):
         while self._free and (is_write or not self._free[0].is_begun):
             pinned = self._free.pop(-1 if is_write else 0)
             if not pinned.connection.is_closed():
-                pinned.taken_at = asyncio.get_running_loop().time()
                 return pinned
         connection = await asyncpg.connect(
             self._url,
@@ -330,23 +324,12 @@ class PostgresStore(Grouping):
         )
         return Pinned(connection, self._statements)
 
-    def _is_busy(self, pinned: Pinned) -> bool:
-        """Whether groups follow each other: another one began since this connection was taken, or just before."""
-        return self._began_at > pinned.taken_at or self._began_at - pinned.given_back_at < _LINGER_SECONDS
-
     def _give_back(self, pinned: Pinned) -> None:
-        loop = asyncio.get_running_loop()
-        pinned.given_back_at = loop.time()
-        self._free.insert(len(self._free) if pinned.is_begun else 0, pinned)
-        if pinned.is_begun:
-            loop.call_later(_LINGER_SECONDS, self._end_unused, pinned, pinned.given_back_at)
-
-    def _end_unused(self, pinned: Pinned, since: float) -> None:
-        """No group came for whom the transaction was left open."""
-        if pinned in self._free and pinned.is_begun and pinned.given_back_at == since:
-            self._free.remove(pinned)
-            self._is_next_begun = False
+        if pinned.is_begun and not self._pending:
+            # Another group took those for whom it was left open.
             self._spawn(self._end(pinned))
+        else:
+            self._free.insert(len(self._free) if pinned.is_begun else 0, pinned)
 
     async def _end(self, pinned: Pinned) -> None:
         try:

@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,8 +16,8 @@ from audit.personal import Sealer
 from audit.trail import INSERT_COLUMNS, TableName, event_rows, insert_statement
 from idhub import faults
 from idhub.credentials.grouping import Grouping, Waiting
-from idhub.credentials.operations import DEFERRED, DURABLE, LOCK, RECORD, Deferred, Operation, Row
-from idhub.credentials.statements import Statement, compile_statements
+from idhub.credentials.operations import DEFERRED, DURABLE, LOCK, RECORD, Operation, Row
+from idhub.credentials.statements import compile_statements
 from idhub.db import begin_immediate, is_busy
 from idhub.errors import Unavailable
 from idhub.turns import Turns
@@ -49,9 +49,9 @@ _LATER: Final = object()
 class _Group:
     """One open transaction of several operations: what can be written together at its end is kept until then."""
 
-    def __init__(self, statements: Mapping[str, Statement]) -> None:
+    def __init__(self) -> None:
         self.events: list[Event] = []
-        self.deferred = Deferred(statements)
+        self.deferred: dict[str, list[list[Any]]] = {}
 
 
 class SqliteStore(Grouping):
@@ -171,7 +171,7 @@ class SqliteStore(Grouping):
             begin_immediate(connection, self._path, patience=_BUSY_TIMEOUT_S)
         outcomes: list[Any] = []
         try:
-            group = _Group(self._statements)
+            group = _Group()
             for operation in operations:
                 try:
                     outcomes.append(self._drive(connection, operation(), group, is_durable=is_durable))
@@ -201,7 +201,7 @@ class SqliteStore(Grouping):
             return _LATER if is_busy(error) else _Failed(error)
 
     def _finish(self, connection: sqlite3.Connection, group: _Group) -> None:
-        for name, rows in group.deferred.rows().items():
+        for name, rows in group.deferred.items():
             connection.executemany(self._statements[name].sql, rows)
         if group.events:
             for table, values in event_rows(group.events, sealer=self._sealer).tables():
@@ -221,7 +221,7 @@ class SqliteStore(Grouping):
                 # The write transaction is the lock.
                 rows = _LOCKED
             elif name in DEFERRED and group is not None:
-                group.deferred.add(name, parameters)
+                group.deferred.setdefault(name, []).append(statements[name].bind(parameters))
                 rows = ()
             elif name == RECORD and group is not None:
                 group.events += parameters["events"]

@@ -28,7 +28,6 @@ from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Executable,
-    Integer,
     and_,
     bindparam,
     case,
@@ -82,7 +81,7 @@ CLIENT = Limit("client", 20, timedelta(minutes=1))
 """Wrong secrets for one client from one address."""
 CLIENTS = Limit("clients", 30, timedelta(hours=1))
 """Different clients whose secrets one address gets wrong; more is spraying, which is reported."""
-_LIMITS = (ADDRESS, SPRAY, SAME_PASSWORD, CLIENT, CLIENTS)
+_LIMITS = (PERSON, CONSECUTIVE, ADDRESS, SPRAY, SAME_PASSWORD, CLIENT, CLIENTS)
 _PASSWORD_BUCKET_DIGITS = 4
 
 
@@ -157,15 +156,10 @@ def claiming(keyring: Keyring, attempt: Attempt, *, now: datetime) -> Operation[
         and (yield from _is_one_too_many(keys.password_tried, keys.password, SAME_PASSWORD, now))
     ):
         return Admission(lane, SAME_PASSWORD, (yield from _free_in(keys.password, SAME_PASSWORD, now)))
-    person, consecutive = keys.of_lane(lane, PERSON), keys.of_lane(lane, CONSECUTIVE)
-    asked = {"person": person, "consecutive": consecutive, "now": now}
-    counted = {row["key"] for row in (yield "throttle.count_both", asked)}
-    if person not in counted:
-        if consecutive in counted:
-            yield "throttle.give_back", {"key": consecutive, "times": 1}
-        return Admission(lane, PERSON, (yield from _free_in(person, PERSON, now)))
-    if consecutive not in counted:
-        return Admission(lane, CONSECUTIVE)
+    for limit in (PERSON, CONSECUTIVE):
+        key = keys.of_lane(lane, limit)
+        if not (yield from _counted(key, limit, now)):
+            return Admission(lane, limit, (yield from _free_in(key, limit, now)))
     return Admission(lane)
 
 
@@ -199,7 +193,7 @@ def succeeding(keyring: Keyring, attempt: Attempt, *, lane: Lane, now: datetime)
 
 
 def _give_back(keys: "_Keys", lane: Lane, *, forgotten: Sequence[str]) -> Operation[None]:
-    """Give back what was claimed against the address and the password.
+    """Give back what was claimed against the address and the password, in two statements.
 
     Args:
         forgotten: counters that begin anew.
@@ -210,21 +204,23 @@ def _give_back(keys: "_Keys", lane: Lane, *, forgotten: Sequence[str]) -> Operat
         marks[keys.sprayed] = keys.spray
     if lane == "stranger" and keys.password is not None:
         marks[keys.password_tried] = keys.password
-    for row in (yield "throttle.forget", _many_keys([*forgotten, *marks])):
+    for row in (yield "throttle.forget", _many_keys([*forgotten, *marks], _MOST_FORGOTTEN)):
         # What is no longer marked was given back, or counted in another window.
         if row["key"] in marks:
             given.append(marks[row["key"]])
-    for key in given:
-        yield "throttle.give_back", {"key": key, "times": 1}
+    if given:
+        yield "throttle.give_back", _many_keys(given, _MOST_GIVEN)
 
 
 _MOST_FORGOTTEN = 8
 """Two counters in each lane, two marks."""
+_MOST_GIVEN = 3
+"""The address, the address's spraying, the password."""
 
 
-def _many_keys(keys: Sequence[str]) -> dict[str, str]:
-    """Parameters of a statement about many keys; the last one stands for those that are not there."""
-    padded = [*keys, *[keys[-1]] * (_MOST_FORGOTTEN - len(keys))]
+def _many_keys(keys: Sequence[str], most: int) -> dict[str, str]:
+    """Parameters of a statement about so many keys; the last one stands for those that are not there."""
+    padded = [*keys, *[keys[-1]] * (most - len(keys))]
     return {f"key_{place}": key for place, key in enumerate(padded)}
 
 
@@ -353,69 +349,28 @@ def _site(address: str) -> str:
     return str(parsed)
 
 
-_NOW = bindparam("now", type_=Instant, required=True)
-
-
-@dataclass(frozen=True, slots=True)
-class _Counting:
-    """What counting one does to a counter that is there already."""
-
-    failures: ColumnElement[int]
-    window_started_at: ColumnElement[datetime]
-    is_free: ColumnElement[bool]
-    """Whether the limit is not used up."""
-
-
-def _counting(limit: Limit) -> _Counting:
-    started = type_coerce(Throttle.window_started_at, BigInteger)
+def _count(limit: Limit, is_sqlite: bool) -> Executable:
+    """Count one against a limit, in one statement; no row, and nothing counted, when it is used up."""
+    now, started = bindparam("now", type_=Instant, required=True), type_coerce(Throttle.window_started_at, BigInteger)
     leaked: ColumnElement[int] = literal(0, BigInteger)
     if limit.interval:
-        instant = type_coerce(_NOW, BigInteger)
+        instant = type_coerce(now, BigInteger)
         # How many failures the window has forgotten since it was last written.
         leaked = case((started >= instant, 0), else_=(instant - started) // literal(limit.interval, BigInteger))
     is_empty = leaked >= Throttle.failures
     moved = type_coerce(started + leaked * literal(limit.interval, BigInteger), Instant())
-    return _Counting(
-        case((is_empty, 1), else_=Throttle.failures - leaked + 1),
-        case((is_empty, _NOW), else_=moved),
-        or_(is_empty, Throttle.failures - leaked < limit.count),
-    )
-
-
-def _count(limit: Limit, is_sqlite: bool) -> Executable:
-    """Count one against a limit, in one statement; no row, and nothing counted, when it is used up."""
-    counting = _counting(limit)
     return (
         conflicting(Throttle, is_sqlite)
-        .values(key=text("key"), window_started_at=_NOW, failures=1)
-        .on_conflict_do_update(
-            index_elements=[Throttle.key],
-            set_={"failures": counting.failures, "window_started_at": counting.window_started_at},
-            where=counting.is_free,
-        )
-        .returning(Throttle.failures)
-    )
-
-
-def _count_both(is_sqlite: bool) -> Executable:
-    """Count one against both limits of a person; a row for each that is not used up, by its key.
-
-    Whoever counts holds the first before the second, so that no two wait for each other.
-    """
-    of_person, in_a_row = _counting(PERSON), _counting(CONSECUTIVE)
-    is_person = Throttle.key == text("person")
-    return (
-        conflicting(Throttle, is_sqlite)
-        .values([{"key": text(name), "window_started_at": _NOW, "failures": 1} for name in ("person", "consecutive")])
+        .values(key=text("key"), window_started_at=now, failures=1)
         .on_conflict_do_update(
             index_elements=[Throttle.key],
             set_={
-                "failures": case((is_person, of_person.failures), else_=in_a_row.failures),
-                "window_started_at": case((is_person, of_person.window_started_at), else_=in_a_row.window_started_at),
+                "failures": case((is_empty, 1), else_=Throttle.failures - leaked + 1),
+                "window_started_at": case((is_empty, now), else_=moved),
             },
-            where=case((is_person, of_person.is_free), else_=in_a_row.is_free),
+            where=or_(is_empty, Throttle.failures - leaked < limit.count),
         )
-        .returning(Throttle.key)
+        .returning(Throttle.failures)
     )
 
 
@@ -429,16 +384,11 @@ def _one_of(most: int) -> ColumnElement[bool]:
 
 
 def _statements(is_sqlite: bool) -> dict[str, Executable]:
-    now, since, times = (
-        _NOW,
-        bindparam("since", type_=Instant, required=True),
-        bindparam("times", type_=Integer, required=True),
-    )
+    now, since = (bindparam(name, type_=Instant, required=True) for name in ("now", "since"))
     is_key = Throttle.key == text("key")
     noted = conflicting(Throttle, is_sqlite).values(key=text("key"), window_started_at=now, failures=0)
     return {
         **{f"throttle.count.{limit.name}": _count(limit, is_sqlite) for limit in _LIMITS},
-        "throttle.count_both": _count_both(is_sqlite),
         "throttle.place": select(Throttle.key).where(is_key, Throttle.window_started_at > since),
         "throttle.started": select(Throttle.window_started_at).where(is_key),
         # Note that this address tried this name; a row when that is new within the spraying window.
@@ -447,11 +397,11 @@ def _statements(is_sqlite: bool) -> dict[str, Executable]:
         ).returning(Throttle.key),
         "throttle.unmark": delete(Throttle).where(is_key).returning(Throttle.key),
         "throttle.give_back": update(Throttle)
-        .where(is_key, Throttle.failures > 0)
-        .values(failures=case((Throttle.failures > times, Throttle.failures - times), else_=0)),
+        .where(_one_of(_MOST_GIVEN), Throttle.failures > 0)
+        .values(failures=Throttle.failures - 1),
         "throttle.forget": delete(Throttle).where(_one_of(_MOST_FORGOTTEN)).returning(Throttle.key),
         "throttle.remember": noted.on_conflict_do_update(
-            index_elements=[Throttle.key], set_={"window_started_at": noted.excluded.window_started_at}
+            index_elements=[Throttle.key], set_={"window_started_at": now}
         ),
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import select, text
 
 from idhub.changes import Actor, Event, EventType
 from idhub.credentials import transactions
@@ -18,10 +18,9 @@ from idhub.credentials.pinned import SERVER_SETTINGS, Pinned
 from idhub.credentials.sessions import Epochs, starting
 from idhub.credentials.statements import compile_statements
 from idhub.credentials.store import SqliteStore, Store, create_store
-from idhub.credentials.tables import AccessToken, Grant, LoginTransaction, SessionParticipant, SsoSession, Throttle
+from idhub.credentials.tables import AccessToken, Grant, LoginTransaction, SessionParticipant, SsoSession
 from idhub.directory.tables import Principal
 from idhub.errors import Unavailable
-from idhub.login import throttling
 from tests.oidc.world import App, World
 
 SQLITE = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
@@ -188,48 +187,6 @@ def test_what_a_group_changes_at_its_end_is_changed(world: World, office: App) -
 
     using(world, work)
     assert world.count(SessionParticipant, SessionParticipant.last_used_at == later) == 2
-
-
-def test_each_success_of_a_group_gives_back_its_own_claim(world: World) -> None:
-    """Twelve of one address, one of them twice, and one more who fails: what is left counted is that one."""
-    now, names = world.clock(), [*(f"per_{number}" for number in range(11)), "per_0"]
-    tries = [throttling.Attempt(f"{name}:0", "203.0.113.7") for name in names]
-    failing = throttling.Attempt("per_x:0", "203.0.113.7")
-
-    def claim(one: throttling.Attempt) -> Any:
-        return lambda: throttling.claiming(world.keyring, one, now=now)
-
-    def succeed(one: throttling.Attempt, admission: throttling.Admission) -> Any:
-        return lambda: throttling.succeeding(world.keyring, one, lane=admission.lane, now=now)
-
-    async def work(store: Store) -> Any:
-        admissions = await asyncio.gather(*(store.write(claim(one)) for one in [*tries, failing]))
-        await asyncio.gather(*(store.write(succeed(*each)) for each in zip(tries, admissions, strict=False)))
-        return admissions
-
-    assert all(admission.is_admitted for admission in using(world, work))
-    with world.database.read() as session:
-        failures = sorted(session.execute(select(Throttle.failures).where(Throttle.failures > 0)).scalars())
-        known = session.execute(select(func.count()).select_from(Throttle).where(Throttle.failures == 0)).scalar_one()
-    # The address, its names, and the person twice: as a number of tries and in a row.
-    assert failures == [1, 1, 1, 1]
-    # The eleven places that are known now, and the mark of the name that failed.
-    assert known == 12
-
-
-def test_refused_try_of_a_group_counts_for_nothing_more(world: World) -> None:
-    now, attempt = world.clock(), throttling.Attempt("per_1:0", "203.0.113.7")
-
-    async def work(store: Store) -> Any:
-        claims = (store.write(lambda: throttling.claiming(world.keyring, attempt, now=now)) for _ in range(15))
-        return await asyncio.gather(*claims)
-
-    answers = using(world, work)
-    assert [admission.limit for admission in answers].count(throttling.PERSON) == 5
-    with world.database.read() as session:
-        failures = sorted(session.execute(select(Throttle.failures).where(Throttle.failures > 1)).scalars())
-    # Ten tries of the person, ten in a row; fifteen of the address.
-    assert failures == [10, 10, 15]
 
 
 @POSTGRESQL

@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 _PR_SET_PDEATHSIG = 1
 _LOG_TAIL = 2500
@@ -27,23 +26,23 @@ def free_port() -> int:
     """
     with _TAKING:
         if _own.get("process") != os.getpid():
-            _own.update(process=os.getpid(), lock=_reserved(), last=0)
-        first: int = _own["lock"].getsockname()[1]
+            _own.update(process=os.getpid(), first=_reserved(), last=0)
+        first = _own["first"]
         for _ in range(_RESERVED - 1):
             _own["last"] = _own["last"] % (_RESERVED - 1) + 1
             with socket.socket() as probe, suppress(OSError):
                 probe.bind(("127.0.0.1", first + _own["last"]))
-                return int(first + _own["last"])
+                return first + _own["last"]
     raise RuntimeError(f"None of the ports {first} to {first + _RESERVED - 1} is free.")
 
 
 _FIRST, _END, _RESERVED = 20_000, 32_700, 100
 _TAKING = threading.Lock()
-_own: dict[str, Any] = {}
+_own: dict[str, int] = {}
 
 
-def _reserved() -> socket.socket:
-    """A hundred ports for this process alone: whoever holds the first of them has them all."""
+def _reserved() -> int:
+    """The first of a hundred ports for this process alone: whoever holds that one, until it ends, has them all."""
     blocks = list(range(_FIRST, _END, _RESERVED))
     random.shuffle(blocks)
     for block in blocks:
@@ -53,7 +52,8 @@ def _reserved() -> socket.socket:
         except OSError:
             lock.close()
         else:
-            return lock
+            lock.detach()
+            return block
     raise RuntimeError(f"No ports are left between {_FIRST} and {_END}.")
 
 

@@ -1,5 +1,6 @@
 """Entering an application without a session: the page comes at once, and the code in the transaction of the sign-in."""
 
+import asyncio
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -217,6 +218,45 @@ def test_sign_ins_wait_for_each_other_and_nobody_else_waits_for_them(
             lane.give()
     assert taken > 0
     assert stage.authorize(new, OPEN).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/login", "/oauth2/authorize"])
+def test_whoever_sends_slowly_keeps_nobody_from_signing_in(stage: Stage, path: str) -> None:
+    """B04: a form that never arrives whole, more often than sign-ins are worked on at once."""
+    lane = stage.app.state.services.admission.sign_ins
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "POST", "scheme": "http",
+        "path": path, "raw_path": path.encode(), "query_string": b"", "root_path": "", "client": ("127.0.0.1", 1),
+        "server": ("127.0.0.1", 8000),
+        "headers": [
+            (b"host", b"127.0.0.1:8000"), (b"content-type", b"application/x-www-form-urlencoded"),
+            (b"content-length", b"99"),
+        ],
+    }  # fmt: skip
+
+    async def begun() -> list[bool]:
+        waiting = asyncio.Semaphore(0)
+
+        async def receive() -> Any:
+            waiting.release()
+            await asyncio.Event().wait()
+
+        async def send(_: Any) -> None:
+            """Nobody listens."""
+
+        senders = [asyncio.create_task(stage.app(dict(scope), receive, send)) for _ in range(20)]
+        for _ in senders:
+            await waiting.acquire()
+        free = lane.take_now()
+        if free:
+            lane.give()
+        for sender in senders:
+            sender.cancel()
+        await asyncio.gather(*senders, return_exceptions=True)
+        return [free, lane.take_now()]
+
+    assert asyncio.run(asyncio.wait_for(begun(), 60)) == [True, True]
+    lane.give()
 
 
 _FORM = "application/x-www-form-urlencoded"

@@ -18,6 +18,7 @@ from idhub.access.rules import set_rules
 from idhub.access.service_providers import SamlWish, configure_service_providers
 from idhub.access.tables import Application, Criticality, EntitlementRule, OidcClient, ScimTarget
 from idhub.db import new_id
+from idhub.directory.names import may_name
 from idhub.directory.tables import Principal
 from idhub.errors import Conflict, NotFound
 
@@ -117,9 +118,8 @@ def find_application(session: Session, text: str) -> str:
     Raises:
         NotFound: there is none.
     """
-    found = session.execute(
-        select(Application.id).where((Application.id == text) | (Application.slug == text))
-    ).scalar()
+    named = select(Application.id).where((Application.id == text) | (Application.slug == text))
+    found = session.execute(named).scalar() if may_name(text) else None
     if found is None:
         raise NotFound(f"There is no application {text!r}.", field="application", rule="application.unknown")
     return found

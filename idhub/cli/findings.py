@@ -15,6 +15,8 @@ from idhub.access.tables import Application
 from idhub.cli.console import JsonOption, app, caller, open_here, plain, say, show, table, write
 from idhub.delivery import queue
 from idhub.directory.calendar import parse_day
+from idhub.directory.names import may_name
+from idhub.errors import Invalid
 from idhub.provisioning.reconcile import findings as found_before
 from idhub.provisioning.reconcile import remedy
 from idhub.provisioning.reconcile.kinds import LIVE, Kind, State
@@ -49,6 +51,8 @@ def list_findings(
     json: JsonOption = False,
 ) -> None:
     """Print findings in order of discovery."""
+    if after is not None and not may_name(after):
+        raise Invalid("That is no cursor of this list.", field="after", rule="finding.cursor")
     with open_here() as hub, hub.database.read() as session:
         page, following = found_before.page(
             session,

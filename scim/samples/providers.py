@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -414,39 +413,3 @@ def serve(sample: Sample, port: int) -> ThreadingHTTPServer:
             """Nothing on stderr."""
 
     return ThreadingHTTPServer(("127.0.0.1", port), Handler)
-
-
-class InProcess:
-    """`scim.client.HttpPort` on a sample without a network between."""
-
-    def __init__(self, sample: Sample) -> None:
-        self.sample = sample
-
-    async def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str],
-        json: Any,
-        timeout: timedelta,  # noqa: ASYNC109 - the port's total deadline
-    ) -> Any:
-        parts = urlsplit(url)
-        sent = {name.lower(): value for name, value in headers.items()}
-        body = None if json is None else orjson.loads(orjson.dumps(json))
-        answer = self.sample.answer(Ask(method, parts.path.removeprefix("/v2"), parts.query, sent, body))
-        return _Response(
-            answer.status, _Headers(answer.headers), b"" if answer.body is None else orjson.dumps(answer.body)
-        )
-
-
-@dataclass(frozen=True)
-class _Response:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-class _Headers(dict[str, str]):
-    def get(self, name: str, default: Any = None) -> Any:
-        return next((value for key, value in self.items() if key.lower() == name.lower()), default)

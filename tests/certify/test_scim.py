@@ -1,14 +1,56 @@
 """Every broken sample is caught by the check named after it, and by no other; what is well made comes out well."""
 
 import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
 
+import orjson
 import pytest
 
 from scim.certify import CHECKS, Certificate, certify
-from scim.samples.providers import FAULTS, TOKEN, InProcess, Sample
+from scim.samples.providers import FAULTS, TOKEN, Ask, Sample
 
 _NEVER_FAIL = {"enterprise_kept"}
 """What is only noted: the standard and the dialects know services without it."""
+
+
+class InProcess:
+    """`scim.client.HttpPort` on a sample without a network between."""
+
+    def __init__(self, sample: Sample) -> None:
+        self.sample = sample
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        json: Any,
+        timeout: timedelta,  # noqa: ASYNC109 - the port's total deadline
+    ) -> Any:
+        parts = urlsplit(url)
+        sent = {name.lower(): value for name, value in headers.items()}
+        body = None if json is None else orjson.loads(orjson.dumps(json))
+        answer = self.sample.answer(Ask(method, parts.path.removeprefix("/v2"), parts.query, sent, body))
+        return _Response(
+            answer.status, _Headers(answer.headers), b"" if answer.body is None else orjson.dumps(answer.body)
+        )
+
+
+@dataclass(frozen=True)
+class _Response:
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class _Headers(dict[str, str]):
+    def get(self, name: str, default: Any = None) -> Any:
+        return next((value for key, value in self.items() if key.lower() == name.lower()), default)
 
 
 def graded(sample: Sample, token: str | None = TOKEN) -> Certificate:

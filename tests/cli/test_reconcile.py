@@ -113,6 +113,14 @@ def test_findings_are_listed_page_by_page_and_decided(connected: tuple[Command, 
     assert (again.code, again.err) == (1, "error [finding]: This finding has been decided already.\n")
     unknown = idhub("findings", "show", "fnd_0", env=environment)
     assert (unknown.code, unknown.err) == (1, "error [finding]: There is no such finding.\n")
+    for arguments, field in (
+        (("list", "--after", "\udcff"), "after"),
+        (("list", "--application", "\udcff"), "application"),
+        (("show", "\udcff"), "finding"),
+        (("dismiss", other, "--reason", "\udcff", "--until", until), "reason"),
+    ):
+        refused = idhub("findings", *arguments, env=environment)
+        assert (refused.code, refused.err.startswith(f"error [{field}]: ")) == (1, True), refused.err
     log = idhub("audit", "search", "--action", "finding.dismissed", "--json", env=environment).json["events"]
     assert [(event["target_id"], event["actor"]["kind"], event["details"]["reason"]) for event in log] == [
         (one, "cli", "a robot")

@@ -18,6 +18,7 @@ from idhub.directory.names import may_name
 from idhub.directory.tables import Organization
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.lifecycle.cases import contradict
+from idhub.lifecycle.intake import clean_text
 from idhub.provisioning.reconcile.judge import Verdict
 from idhub.provisioning.reconcile.kinds import DEADLINES, LIVE, LONGEST_DEADLINE, Kind, Policy, State
 from idhub.provisioning.reconcile.tables import Finding
@@ -322,12 +323,13 @@ def dismiss(
 
     Raises:
         Conflict: it is over.
-        Invalid: no reason, or no day within a year.
+        Invalid: no reason, one with control or direction characters, or no day within a year.
     """
     _require_open(finding, but_accepted=True)
     reason = " ".join(reason.split())
     if not reason or len(reason) > MAX_REASON:
         raise Invalid(f"Say why, in at most {MAX_REASON} characters.", field="reason", rule="finding.reason")
+    reason = clean_text(reason, field_name="reason", limit=MAX_REASON) or ""
     ends_at = _end_of(session, finding.organization_id, until)
     if not now < ends_at <= now + LONGEST_DISMISSAL:
         raise Invalid("An exception ends: on a day within the next year.", field="until", rule="finding.until")

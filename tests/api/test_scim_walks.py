@@ -109,9 +109,8 @@ def names_after(scim: Scim, cursor: str) -> list[str]:
     return [each["displayName"] for each in page["Resources"]]
 
 
-@pytest.mark.parametrize("query", [{}, {"cursor": ""}, {"sortBy": "userName"}])
-def test_value_that_many_have_finds_them_all(scim: Scim, query: dict[str, str]) -> None:
-    """More than one looks for at once."""
+def test_value_that_many_have_finds_them_all(scim: Scim) -> None:
+    """More than one looks for at once, in each order of a list."""
     shared = {"value": "+49 30 5550", "type": "work"}
     operations = [
         {
@@ -129,12 +128,14 @@ def test_value_that_many_have_finds_them_all(scim: Scim, query: dict[str, str]) 
     ]
     made = scim.ok("POST", "/Bulk", {"schemas": [BULK_REQUEST], "Operations": operations})
     ids = {each["location"].rpartition("/")[2] for each in made["Operations"]}
-    ask = {"filter": f'phoneNumbers.value eq "{shared["value"]}"', "count": "1000", **query}
+    ask = {"filter": f'phoneNumbers.value eq "{shared["value"]}"', "count": "1000"}
     try:
-        found = scim.ok("GET", "/Users", params=ask)
+        orders: tuple[dict[str, str], ...] = ({}, {"cursor": ""}, {"sortBy": "userName"})
+        answers = [scim.ok("GET", "/Users", params={**ask, **order}) for order in orders]
     finally:
         for each in ids:
             scim.call("DELETE", f"/Users/{each}")
 
-    assert {each["id"] for each in found["Resources"]} == ids
-    assert found["totalResults"] == MOST_LOOKED_UP + 1
+    for found in answers:
+        assert {each["id"] for each in found["Resources"]} == ids
+        assert found["totalResults"] == MOST_LOOKED_UP + 1

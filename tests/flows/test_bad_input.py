@@ -27,7 +27,7 @@ from tests.flows.every_door import HR_NUMBER, NUMBER, PASSWORD, Stage, submit
 from tests.support.clock import Clock
 from tests.support.databases import DatabaseKind, Databases
 from tests.support.routes import methods_of
-from tests.web.tables import row_counts
+from tests.support.row_counts import row_counts
 
 UNKNOWN = "R-2026-11-9999"
 AUDITOR_NUMBER = "QY000003"

@@ -18,10 +18,10 @@ from idhub.directory.people import PersonView, show_person
 from idhub.lifecycle import commands
 from idhub.lifecycle.commands import Caller
 from tests.support.clock import Clock
+from tests.support.row_counts import row_counts
 from tests.web.conftest import SignIn
 from tests.web.html import rows_of, text_of, token_of
 from tests.web.sample import SampleHub
-from tests.web.tables import row_counts
 
 SQLITE = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 HR = "沈佳宁"

@@ -16,10 +16,10 @@ from idhub.directory.organizations import create_organization
 from idhub.directory.people import PersonView, find_person, show_person
 from idhub.directory.tables import Department, Person, Principal
 from tests.support.clock import Clock
+from tests.support.row_counts import row_counts
 from tests.web.conftest import SignIn
 from tests.web.html import rows_of, text_of, token_of
 from tests.web.sample import SampleHub
-from tests.web.tables import row_counts
 
 SQLITE = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 PATH = "/hr/people/new"

@@ -390,16 +390,21 @@ class ScimClient:
         raise self._error(response, writes=method != "GET")
 
     async def _wait_for_turn(self) -> None:
-        time_left = self._time_left()
-        wait = await self._pace.take(self._now(), patience=time_left)
-        if wait >= time_left:
-            raise RemoteUnavailable(
-                "The application's limit of requests is used up; it is asked again when it allows.",
-                retry_after=wait,
-                how="rate_limit",
-            )
-        if wait > timedelta(0):
+        while True:
+            time_left, refusals = self._time_left(), self._pace.refusals
+            wait = await self._pace.take(self._now(), patience=time_left, asked=len(self.exchanges))
+            if wait >= time_left:
+                raise RemoteUnavailable(
+                    "The application's limit of requests is used up; it is asked again when it allows.",
+                    retry_after=wait,
+                    how="rate_limit",
+                )
+            if wait <= timedelta(0):
+                return
             await asyncio.sleep(wait.total_seconds())
+            if self._pace.refusals == refusals:
+                return
+            # It refused somebody else meanwhile: there are new turns.
 
     def _error(self, response: HttpResponse, *, writes: bool) -> RemoteError:
         status = response.status

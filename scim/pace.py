@@ -3,11 +3,18 @@
 Services say it in four ways: `Retry-After` (RFC 9110 section 10.2.3); `RateLimit` of the IETF draft, in its newer form
 (`"default";r=50;t=30`) and its older one (`limit=100, remaining=50, reset=30`); `RateLimit-Remaining` with
 `RateLimit-Reset`; and the same with X- before, where the reset is a number of seconds or an instant.
+
+Most say nothing until they refuse (429). What was accepted by then, and how long they want to be left alone, is their
+rate: whoever has waited comes back one by one at that rate, in the order of asking, and not all in one moment to be
+refused again. What takes turns is a talk of some requests: one that has begun goes on before the next one begins, else
+each would be cut off by its deadline and none would come to its end. With every answer that is accepted they come a
+little faster, until the service refuses anew, or nobody has to wait any more.
 """
 
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -22,6 +29,15 @@ _RESET: Final = ("ratelimit-reset", "x-ratelimit-reset", "x-rate-limit-reset")
 _LEADING_DIGITS: Final = re.compile(r"\s*(\d{1,15})", re.ASCII)
 _LEAST_EPOCH: Final = 1_000_000_000
 _LEAST_MILLISECONDS: Final = 100_000_000_000
+# Answers from whose times a rate is learned, and the share of an interval by which each one makes it shorter.
+_LEARNED_FROM: Final = 256
+_FASTER: Final = 1 / 256
+_LONGEST_INTERVAL: Final = timedelta(seconds=10)
+_SHORTEST_INTERVAL: Final = timedelta(milliseconds=2)
+_TRIES_A_PAUSE: Final = 4
+_REQUESTS_A_TALK: Final = 3
+"""Search, change, read back: with its first request a talk takes turns for so many."""
+_NOTHING: Final = timedelta(0)
 
 
 class Budget(Protocol):
@@ -42,27 +58,63 @@ class Pace:
         self._budget = budget
         self._remaining: int | None = None
         self._reset_at: datetime | None = None
+        self._accepted: deque[datetime] = deque(maxlen=_LEARNED_FROM)
+        self._interval = _NOTHING
+        """Between two turns, as learned from refusals."""
+        self._next_at: datetime | None = None
+        """When the next turn is, where turns have an interval."""
+        self.refusals = 0
+        """Answers that refused (429): a turn that was taken before the last of them has to be taken anew."""
 
-    async def take(self, now: datetime, *, patience: timedelta) -> timedelta:
-        """Take one turn; how long to wait for it. At least `patience`: nothing was taken, it is too long to wait."""
-        wait = self._until_allowed(now)
+    async def take(self, now: datetime, *, patience: timedelta, asked: int = 0) -> timedelta:
+        """Take one turn; how long to wait for it. At least `patience`: nothing was taken, it is too long to wait.
+
+        Args:
+            asked: requests that the same talk has sent before.
+        """
+        turns = _REQUESTS_A_TALK if not asked else int(asked >= _REQUESTS_A_TALK)
+        wait = self._until_turn(now, turns)
         if wait < patience and self._budget is not None:
-            wait = max(wait, await self._budget.take(now, patience=patience))
-        if wait < patience and self._remaining:
-            self._remaining -= 1
+            wait = await self._budget.take(now, patience=patience)
+            # Others may have taken turns meanwhile.
+            wait = max(wait, self._until_turn(now, turns))
+        if wait < patience:
+            if turns:
+                self._next_at = now + wait + turns * self._interval
+            if self._remaining:
+                self._remaining -= 1
         return wait
 
     def learn(self, headers: Mapping[str, str], status: int, *, now: datetime) -> None:
         """Take note of what an answer says of the budget."""
         if status == 429:
-            self._remaining, self._reset_at = 0, now + (retry_after(headers, now=now) or timedelta(seconds=1))
+            self._refused(now, retry_after(headers, now=now) or timedelta(seconds=1))
             return
+        if status < 500:
+            self._accepted.append(now)
+            shorter = self._interval * (1 - _FASTER)
+            self._interval = shorter if shorter >= _SHORTEST_INTERVAL else _NOTHING
         remaining, reset = _limits(headers, now=now)
         if remaining is not None and reset is not None:
             # Answers overtake one another: within a period, the smallest number counts.
             is_same = self._reset_at is not None and abs(self._reset_at - reset) < timedelta(seconds=2)
             known = self._remaining if is_same and self._remaining is not None else remaining
             self._remaining, self._reset_at = min(known, remaining), min(reset, now + MAX_RETRY_AFTER)
+
+    def _refused(self, now: datetime, pause: timedelta) -> None:
+        self.refusals += 1
+        until = now + pause
+        # The fastest that it has accepted lately, its pause counted in: whatever was asked long ago slows nothing down.
+        paces = ((until - at) / count for count, at in enumerate(reversed(self._accepted), 1))
+        self._interval = min(*paces, pause / _TRIES_A_PAUSE, _LONGEST_INTERVAL)
+        self._remaining, self._reset_at, self._next_at = 0, until, until
+
+    def _until_turn(self, now: datetime, turns: int) -> timedelta:
+        """How long it is until the service allows anything, and until everybody who asked before has had a turn."""
+        allowed = self._until_allowed(now)
+        if turns and self._interval and self._next_at is not None:
+            return max(allowed, self._next_at - now)
+        return allowed
 
     def _until_allowed(self, now: datetime) -> timedelta:
         if self._reset_at is not None and self._reset_at <= now:

@@ -23,6 +23,7 @@ from scim.errors import (
     RemoteUnauthorized,
     RemoteUnavailable,
 )
+from scim.pace import Pace
 from scim.schemas import ENTERPRISE_USER, PATCH_OP, USER
 
 T = TypeVar("T")
@@ -310,6 +311,30 @@ def test_retry_after_is_honoured(headers: Mapping[str, str], expected: timedelta
     """D12; RFC 9110 section 10.2.3."""
     error = refused(client(Port(Answer(status, headers=headers))).get_user("7"), RemoteUnavailable)
     assert error.retry_after == expected
+
+
+class Refusing(Pace):
+    """While the first one waits for its turn, the service refuses somebody else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = 0
+
+    async def take(self, now: datetime, *, patience: timedelta, asked: int = 0) -> timedelta:
+        self.taken += 1
+        if self.taken > 1:
+            return timedelta(0)
+        asyncio.get_running_loop().call_soon(lambda: self.learn({"Retry-After": "1"}, 429, now=NOW))
+        return timedelta(milliseconds=1)
+
+
+def test_a_turn_that_a_later_refusal_made_void_is_taken_anew() -> None:
+    pace, port = Refusing(), Port(Answer.of(ALICE))
+    asked = ScimClient(
+        port, "https://x.example", TOKEN, time_left=lambda: timedelta(seconds=8), now=lambda: NOW, pace=pace
+    )
+    assert run(asked.get_user("7"))["id"] == "7"
+    assert (pace.taken, len(port.requests)) == (2, 1)
 
 
 def test_error_carries_the_other_sides_words_and_no_secret() -> None:

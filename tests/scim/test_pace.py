@@ -2,6 +2,7 @@
 
 import asyncio
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -11,8 +12,8 @@ NOW = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
 PATIENT = timedelta(days=1)
 
 
-def take(pace: Pace, now: datetime = NOW, *, patience: timedelta = PATIENT) -> timedelta:
-    return asyncio.run(pace.take(now, patience=patience))
+def take(pace: Pace, now: datetime = NOW, *, patience: timedelta = PATIENT, asked: int = 0) -> timedelta:
+    return asyncio.run(pace.take(now, patience=patience, asked=asked))
 
 
 class Budget:
@@ -90,3 +91,100 @@ def test_the_longer_of_what_the_service_says_and_the_budget_counts() -> None:
     assert [take(pace), take(pace)] == [timedelta(0), timedelta(seconds=2)]
     pace.learn(Headers({"RateLimit-Remaining": "0", "RateLimit-Reset": "30"}), 200, now=NOW)
     assert take(pace) == timedelta(seconds=30)
+
+
+def accept(pace: Pace, count: int, *, every: timedelta, first: datetime) -> None:
+    """So many requests are accepted, one after the other."""
+    for number in range(count):
+        pace.learn(Headers({}), 200, now=first + number * every)
+
+
+def test_after_a_refusal_talks_begin_one_by_one_in_order_at_the_rate_that_was_accepted() -> None:
+    """100 a minute: 100 were accepted within five seconds, then nothing more is until the minute is over."""
+    pace = Pace()
+    accept(pace, 100, every=timedelta(milliseconds=50), first=NOW - timedelta(seconds=5))
+    pace.learn(Headers({"Retry-After": "55"}), 429, now=NOW)
+    waits = [take(pace) for _ in range(20)]
+    assert waits[0] == timedelta(seconds=55)
+    between = {later - earlier for earlier, later in pairwise(waits)}
+    assert len(between) == 1
+    # A talk has three requests.
+    assert timedelta(milliseconds=590) < between.pop() / 3 <= timedelta(milliseconds=600)
+
+
+def test_a_talk_that_has_begun_goes_on_before_others_begin() -> None:
+    pace = Pace()
+    accept(pace, 10, every=timedelta(milliseconds=1), first=NOW - timedelta(milliseconds=10))
+    pace.learn(Headers({"Retry-After": "20"}), 429, now=NOW)
+    for _ in range(16):
+        take(pace)
+    later = NOW + timedelta(seconds=20)
+    assert [take(pace, later, asked=asked) for asked in (1, 2)] == [timedelta(0)] * 2
+    assert take(pace, later, asked=3) > timedelta(seconds=60), "a long one gets in line again"
+
+
+def test_a_talk_that_has_begun_waits_while_the_service_refuses() -> None:
+    pace = Pace()
+    pace.learn(Headers({"Retry-After": "20"}), 429, now=NOW)
+    assert take(pace, asked=1) == timedelta(seconds=20)
+
+
+def test_those_refused_in_one_moment_teach_what_one_of_them_does() -> None:
+    pace, other = Pace(), Pace()
+    for one, refusals in ((pace, 1), (other, 16)):
+        accept(one, 10, every=timedelta(milliseconds=1), first=NOW - timedelta(milliseconds=10))
+        for _ in range(refusals):
+            one.learn(Headers({"Retry-After": "20"}), 429, now=NOW)
+    assert [take(pace) for _ in range(5)] == [take(other) for _ in range(5)]
+
+
+def test_what_was_asked_long_ago_slows_nobody_down() -> None:
+    pace = Pace()
+    accept(pace, 50, every=timedelta(minutes=10), first=NOW - timedelta(days=1))
+    accept(pace, 40, every=timedelta(milliseconds=1), first=NOW - timedelta(milliseconds=40))
+    pace.learn(Headers({"Retry-After": "10"}), 429, now=NOW)
+    first, second = take(pace), take(pace)
+    assert (second - first) / 3 < timedelta(milliseconds=252)
+
+
+def test_a_service_that_accepts_nothing_is_tried_a_few_times_a_pause() -> None:
+    pace = Pace()
+    pace.learn(Headers({"Retry-After": "20"}), 429, now=NOW)
+    assert [take(pace) for _ in range(3)] == [timedelta(seconds=s) for s in (20, 35, 50)]
+
+
+def test_whoever_gives_up_takes_no_turn_from_those_behind() -> None:
+    pace = Pace()
+    pace.learn(Headers({"Retry-After": "20"}), 429, now=NOW)
+    assert take(pace, patience=timedelta(seconds=10)) == timedelta(seconds=20)
+    assert take(pace) == timedelta(seconds=20)
+
+
+@pytest.mark.parametrize(("limit", "window"), [(99, 60), (9, 1), (201, 3_600)])
+def test_a_limit_is_used_and_seldom_run_into(limit: int, window: int) -> None:
+    """A service of so many requests a window, sixteen talks at once, a clock of the test's own: five windows."""
+    pace, now = Pace(), NOW
+    end = NOW + 5 * timedelta(seconds=window)
+    opened, used, accepted, refused = NOW, 0, 0, 0
+
+    def answer(at: datetime) -> bool:
+        nonlocal opened, used, accepted, refused
+        if at - opened >= timedelta(seconds=window):
+            opened, used = at, 0
+        if used >= limit:
+            refused += 1
+            left = opened + timedelta(seconds=window) - at
+            pace.learn(Headers({"Retry-After": str(max(1, round(left.total_seconds())))}), 429, now=at)
+            return False
+        used, accepted = used + 1, accepted + 1
+        pace.learn(Headers({}), 200, now=at)
+        return True
+
+    while now < end:
+        for wait in sorted(take(pace, now) for _ in range(16)):
+            at = now + wait
+            if not all(answer(at) for _ in range(3)):
+                break
+        now = max(at, now + timedelta(milliseconds=1))
+    assert accepted >= 0.8 * 5 * limit
+    assert refused <= 0.05 * accepted + 5

@@ -4,10 +4,11 @@ What is measured there is only checked here. The checker itself is tried on hist
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from tests.benchmarks.soak import SETTINGS, soak
+from tests.benchmarks.soak import SETTINGS, Piece, figures_of, soak
 from tests.benchmarks.soak_history import Ending, Use, Verdict, check
 from tests.support.cluster import Cluster, running_cluster
 from tests.support.databases import Databases
@@ -31,10 +32,28 @@ def cluster(
 @pytest.mark.timeout(400)
 def test_no_use_that_begins_after_the_offboarding_returned_succeeds_in_any_process(cluster: Cluster) -> None:
     """Invariant 2, with every kind of credential at every kind of endpoint; raises what the history does not prove."""
-    found, figures = soak(cluster, clients=34, leaves=4, withdrawals=2, say=print)
+    found, piece = soak(cluster, clients=34, leaves=4, withdrawals=2, say=print)
     assert found.endings == 4
     assert found.attempts_after >= 3 * 10
-    assert figures["withdrawals"] == 2
+    assert piece.withdrawals == 2
+
+
+def test_figures_of_several_pieces_are_those_of_all_their_values() -> None:
+    common: dict[str, Any] = {
+        "processes": 2, "clients": 34, "pause_ms": 0, "proving_nothing": 0, "unknown": 0, "violations": 0, "waits": [],
+        "late_here": [], "late_elsewhere": [],
+    }  # fmt: skip
+    one = Piece(**common, seconds=1, leaves=1, uses=10, attempts_after=3, took=[0.1], zero={"all": [0.1]})
+    two = Piece(
+        **common, seconds=3, leaves=2, uses=50, attempts_after=4, took=[0.2, 0.3], zero={"all": [0.4, 0.2]},
+        withdrawals=1, withdrawn=[0.5],
+    )  # fmt: skip
+    figures = figures_of([one, two])
+    assert (figures["pieces"], figures["leaves"], figures["uses"], figures["uses_a_second"]) == (2, 3, 60, 15)
+    assert figures["uses_begun_within_10_ms_after"] == 7
+    assert figures["offboarding_call_ms"] == {"p50": 200.0, "p99": 300.0, "max": 300.0, "n": 3}
+    assert figures["zero_access_ms"] == {"all": {"p50": 200.0, "p99": 400.0, "max": 400.0, "n": 3}}
+    assert figures["withdrawal_zero_access_ms"]["n"] == figures["withdrawals"] == 1
 
 
 def _use(kind: str, began: float, verdict: Verdict, *, process: int = 0, took: float = 0.005) -> Use:

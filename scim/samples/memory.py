@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -27,16 +28,18 @@ class MemoryStore:
     def __init__(self) -> None:
         self._held: dict[str, dict[str, Stored]] = {}
         self._numbers = itertools.count(1)
+        self._alone = threading.RLock()
 
     @contextmanager
     def transactions(self) -> Iterator[MemoryStore]:
-        """One transaction: what was written is taken back when it fails."""
-        before = copy.deepcopy(self._held)
-        try:
-            yield self
-        except BaseException:
-            self._held = before
-            raise
+        """One transaction: what was written is taken back when it fails. One at a time: only it is."""
+        with self._alone:
+            before = copy.deepcopy(self._held)
+            try:
+                yield self
+            except BaseException:
+                self._held = before
+                raise
 
     def get(self, kind: ResourceType, resource_id: str, *, shows: Callable[[str], bool] = lambda name: True) -> Stored:
         found = self._held.get(kind.name, {}).get(resource_id)

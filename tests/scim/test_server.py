@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
 
+from scim.errors import NotFound
 from scim.messages import MEDIA_TYPE, ScimRequest, ScimResponse
 from scim.samples.memory import MemoryStore
 from scim.schemas import (
@@ -386,3 +388,26 @@ def test_bulk_takes_versions(client: Client) -> None:
 )
 def test_bulk_that_cannot_be_read(client: Client, message: dict[str, Any], status: int) -> None:
     assert _error(client.ask("POST", "/Bulk", message))[0] == status
+
+
+def test_what_one_transaction_takes_back_is_its_own_alone(client: Client) -> None:
+    """A sample behind a server with threads: somebody's create survives another's failure that began before it."""
+    store, written = client.store, threading.Event()
+
+    def create() -> None:
+        client.user("ada")
+        written.set()
+
+    other = threading.Thread(target=create)
+
+    def fails() -> None:
+        with store.transactions():
+            other.start()
+            # Time enough for the other one, if it were let in.
+            written.wait(0.3)
+            raise NotFound("There is no such resource.")
+
+    with pytest.raises(NotFound):
+        fails()
+    other.join(30)
+    assert client.json("GET", "/Users")["totalResults"] == 1

@@ -181,10 +181,11 @@ def test_a_limit_is_used_and_seldom_run_into(limit: int, window: int) -> None:
         return True
 
     while now < end:
+        at = now + timedelta(milliseconds=1)
         for wait in sorted(take(pace, now) for _ in range(16)):
-            at = now + wait
-            if not all(answer(at) for _ in range(3)):
+            at = max(at, now + wait)
+            if not all(answer(now + wait) for _ in range(3)):
                 break
-        now = max(at, now + timedelta(milliseconds=1))
+        now = at
     assert accepted >= 0.8 * 5 * limit
     assert refused <= 0.05 * accepted + 5

@@ -237,7 +237,7 @@ _CLOSE = (
 
 
 def _current(session: Session, ids: Sequence[str]) -> dict[str, Any]:
-    return {row.id: row for row in session.connection().execute(_CURRENT, {"ids": ids})}
+    return {row.id: row for row in session.connection().execute(_CURRENT, {"ids": ids}).all()}
 
 
 def _attempts_before_last_death(session: Session, ids: Sequence[str]) -> dict[str, int]:

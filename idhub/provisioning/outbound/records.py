@@ -95,17 +95,16 @@ def situations(session: Session, deliveries: Sequence[LeasedDelivery], *, now: d
     None for one whose account, or whose application's SCIM target, is no more.
     """
     connection = session.connection()
-    accounts = {
-        row.id: row
-        for row in connection.execute(_ACCOUNTS, {"ids": sorted({d.account_id for d in deliveries if d.account_id})})
-    }
+    # `all`, here and below: row by row, each costs a round through the driver.
+    account_ids = {"ids": sorted({d.account_id for d in deliveries if d.account_id})}
+    accounts = {row.id: row for row in connection.execute(_ACCOUNTS, account_ids).all()}
     people_ids = {"ids": sorted({row.principal_id for row in accounts.values() if row.principal_id})}
-    people = {row.id: row for row in connection.execute(_PEOPLE, people_ids)}
-    versions = {row.id: row.version for row in connection.execute(_VERSIONS, people_ids)}
+    people = {row.id: row for row in connection.execute(_PEOPLE, people_ids).all()}
+    versions = {row.id: row.version for row in connection.execute(_VERSIONS, people_ids).all()}
     there = {"applications": sorted({row.application_id for row in accounts.values()})}
     targets_there = targets(session, there["applications"])
     wanted: dict[tuple[str, str], list[str]] = {}
-    for right in connection.execute(_WANTED, {**people_ids, **there, "now": now}):
+    for right in connection.execute(_WANTED, {**people_ids, **there, "now": now}).all():
         wanted.setdefault((right.principal_id, right.application_id), []).append(right.role)
     shared = set(connection.execute(_SHARED, {"ids": sorted(accounts)}).scalars())
     provisioned = {d.account_id for d in deliveries if d.operation == "provision"}
@@ -141,7 +140,7 @@ def situations(session: Session, deliveries: Sequence[LeasedDelivery], *, now: d
 
 def targets(session: Session, application_ids: Sequence[str]) -> dict[str, Target]:
     """SCIM targets of applications, with what is known of them."""
-    rows = session.connection().execute(_TARGETS, {"ids": list(application_ids)})
+    rows = session.connection().execute(_TARGETS, {"ids": list(application_ids)}).all()
     return {
         row.application_id: Target(
             row.base_url,
@@ -341,7 +340,7 @@ def note_accounts(session: Session, notes: Sequence[Note]) -> list[bool]:
     """
     connection = session.connection()
     ids = sorted({note.delivery.account_id for note in notes if note.delivery.account_id})
-    observed = {row.id: row.observed_at for row in connection.execute(_OBSERVED, {"ids": ids})}
+    observed = {row.id: row.observed_at for row in connection.execute(_OBSERVED, {"ids": ids}).all()}
     written: list[bool] = []
     rows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     events: list[Event] = []

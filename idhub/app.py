@@ -48,8 +48,9 @@ from idhub.pages.direct import DirectPage, Translate
 from idhub.pages.notices import Carried, ErrorNotice
 from idhub.pages.render import create_pages
 from idhub.pages.security import SecurityHeaders, add_missing_headers
+from idhub.relief import Relief
 from idhub.saml.routes import create_router as create_saml
-from idhub.services import Hub
+from idhub.services import Hub, utc_now
 from idhub.settings import Settings
 from idhub.web import login, protocol_pages
 from idhub.web.errors import render_error
@@ -153,7 +154,9 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # Threads and pooled connections are set together: a request thread never waits for a connection.
         anyio.to_thread.current_default_thread_limiter().total_tokens = services.admission.threads
-        worker = Worker(hub, services.http) if with_worker else None
+        # Another process has the system's clock.
+        reliever = Relief(hub.settings) if hub.clock is utc_now else None
+        worker = Worker(hub, services.http, reliever=reliever) if with_worker else None
         if worker is not None:
             await worker.start()
         counting = asyncio.create_task(services.journal.run())

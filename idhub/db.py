@@ -53,7 +53,7 @@ from audit.trail import copy_rows, put_rows
 from idhub import faults
 from idhub.entropy import random_bytes
 from idhub.settings import Settings
-from idhub.turns import Turns
+from idhub.turns import Turns, is_bulk
 
 T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -70,11 +70,12 @@ _FIRST_PAUSE_SECONDS = 0.02
 MAX_IN_VALUES = 5_000
 # Connections beyond those of requests: of the worker's threads, of reserved ones (`admission`).
 _BESIDE_REQUESTS = 16
-_CACHE = "idhub.cache_kib"
+_FORM = "idhub.sqlite_form"
 # Each connection has its own, and each thread of a process in time its connection.
 _CACHE_KIB, _LARGE_CACHE_KIB = 4_096, 131_072
 # Pages of the write-ahead log from which a commit copies them back; what many commits touch is copied once.
 _LOG_PAGES, _LONG_LOG_PAGES = 1_000, 16_000
+_PLAIN_FORM = (_CACHE_KIB, _LOG_PAGES)
 # Uses of a statement on a connection after which PostgreSQL keeps its plan.
 _PREPARED_FROM = 5
 _KEEPS_PLANS = "idhub.keeps_plans"
@@ -422,7 +423,8 @@ class Database:
         """What every session of this database carries in `info`: registered by `idhub.app`, read by its owner."""
         self.turns = Turns(_BUSY_TIMEOUT_MS / 1000)
         """Of SQLite's writers in this process. PostgreSQL's do not wait for each other."""
-        self._cache_kib = _CACHE_KIB
+        self._form = _PLAIN_FORM
+        """Of SQLite connections that write: KiB of pages kept, pages of the log after which it is copied back."""
 
     @property
     def url(self) -> str:
@@ -444,11 +446,12 @@ class Database:
         ):
             if self.dialect == "sqlite":
                 connection.exec_driver_sql("PRAGMA synchronous=" + ("FULL" if durable else "NORMAL"))
-                if connection.info.setdefault(_CACHE, _CACHE_KIB) != self._cache_kib:
-                    connection.exec_driver_sql(f"PRAGMA cache_size=-{self._cache_kib}")
-                    pages = _LONG_LOG_PAGES if self._cache_kib == _LARGE_CACHE_KIB else _LOG_PAGES
-                    connection.exec_driver_sql(f"PRAGMA wal_autocheckpoint={pages}")
-                    connection.info[_CACHE] = self._cache_kib
+                if connection.info.setdefault(_FORM, _PLAIN_FORM) != self._form:
+                    connection.exec_driver_sql(f"PRAGMA cache_size=-{self._form[0]}")
+                    connection.exec_driver_sql(f"PRAGMA wal_autocheckpoint={self._form[1]}")
+                    connection.info[_FORM] = self._form
+                if is_bulk():
+                    self.give_way()
                 waits = _BUSY_TIMEOUT_MS / 1000 if patience is None else patience
                 begin_immediate(connection.connection.driver_connection, self.engine.url.database or "", patience=waits)
             with Session(connection, expire_on_commit=False, info=self.session_info) as session:
@@ -467,11 +470,15 @@ class Database:
         """While the block lasts, SQLite keeps 128 MB of pages instead of 4, and up to 64 of its log: for work that
         fills every index.
         """
-        self._cache_kib = _LARGE_CACHE_KIB
+        self._form = (_LARGE_CACHE_KIB, _LONG_LOG_PAGES)
         try:
             yield
         finally:
-            self._cache_kib = _CACHE_KIB
+            self._form = _PLAIN_FORM
+
+    def keep_long_log(self) -> None:
+        """From now on SQLite keeps up to 64 MB of its log before it copies it back: for a process of bulk alone."""
+        self._form = (_CACHE_KIB, _LONG_LOG_PAGES)
 
     def run(self, work: Callable[[Session], T], *, durable: bool = True) -> T:
         """Run `work` in one write transaction, from its beginning again when PostgreSQL asks for that.
@@ -540,9 +547,10 @@ class Database:
 
         SQLite queues nobody: who waits looks now and then, and bulk work would always be there first.
         """
-        if self.dialect != "sqlite":
+        path = self.engine.url.database
+        if self.dialect != "sqlite" or not path:
             return
-        with _line(self.engine.url.database or "") as line:
+        with _line(path) as line:
             deadline = time.monotonic() + _LONGEST_WAY_SECONDS
             while time.monotonic() < deadline:
                 with suppress(BlockingIOError):

@@ -24,6 +24,11 @@ def bulk_work() -> Iterator[None]:
         _is_bulk.reset(token)
 
 
+def is_bulk() -> bool:
+    """Whether this is within `bulk_work`."""
+    return _is_bulk.get()
+
+
 class Turns:
     """The queue. Waiting is bounded by `patience` seconds: then SQLite's lock alone decides, as between processes."""
 

@@ -1,17 +1,19 @@
 """The worker: delivers, applies due dates, signs receipts, seals the audit log, purges.
 
-Runs in a thread and event loop of its own: `idhub serve` embeds it without its bursts being felt by requests, and
-`idhub worker` runs it alone. Any number of processes may: deliveries are shared by leases, and what one
-process must do at a time is guarded by lease rows.
+Runs in a thread and event loop of its own: `idhub serve` embeds it, and `idhub worker` runs it alone. Any number of
+processes may: deliveries are shared by leases, and what one process must do at a time is guarded by lease rows. Where
+requests are answered in the same process, what would be felt by them is left to another (`Reliever`).
 """
 
 import asyncio
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import structlog
 import uvloop
@@ -39,6 +41,7 @@ from idhub.services import Hub
 from idhub.turns import bulk_work
 from providers.saml_wire.parsing import MAX_METADATA
 
+_SEAL = "seal"
 _SEAL_EVERY = 0.5
 _CHECKPOINT_EVERY = 1.0
 _SIGN_EVERY = 0.1
@@ -53,6 +56,7 @@ _SCIM_EVERY = 0.5
 # Well within the lease: what another process took over meanwhile is not done twice, but would be tried.
 _SCIM_SECONDS = 5.0
 _UPKEEP_EVERY = 2.0
+_RELIEF_EVERY = 0.5
 _LONGEST_BACK_OFF = 30.0
 _SINGLETON_LEASE = timedelta(seconds=15)
 _THREADS = 7
@@ -65,12 +69,30 @@ LONGEST_TRANSACTION = timedelta(minutes=5)
 """What holds the log back for longer is ended: on PostgreSQL nothing gets its place while an older writer goes on."""
 
 
+class Reliever(Protocol):
+    """Another process that does the bulk of the work while there is much of it: `idhub.relief`."""
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it does. Then this worker takes nothing of it."""
+
+    def note(self, *, people: int = 0, deliveries: int = 0) -> None:
+        """Hear what was done here."""
+
+    def look(self) -> None:
+        """Call it, or take the work back; asked twice a second."""
+
+    def close(self) -> None:
+        """End it."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     """Something done again and again.
 
     Args:
         singleton: one process does it at a time, under a lease of this name.
+        is_bulk: left to the reliever while it is at work.
         is_wanted: asked before the lease is; None: always.
         idle: seconds between two looks, in the end, while `run` says False (it found nothing) and nobody wakes it.
     """
@@ -79,6 +101,7 @@ class _Job:
     every: float
     run: Callable[[], object]
     singleton: bool = False
+    is_bulk: bool = False
     is_wanted: Callable[[], bool] | None = None
     idle: float | None = None
 
@@ -89,11 +112,18 @@ class Worker:
     Args:
         hub: the open installation.
         http: the guarded client; the worker uses it from its own event loop.
+        reliever: who takes the bulk of the work over, where requests are answered in this process. It is closed with
+            the worker.
     """
 
-    def __init__(self, hub: Hub, http: OutboundHttp) -> None:
+    def __init__(self, hub: Hub, http: OutboundHttp, *, reliever: Reliever | None = None) -> None:
         self._hub = hub
         self._http = http
+        self._reliever = reliever
+        self._worked_at = time.monotonic()
+        self._at_work = 0
+        """Jobs of the bulk that are running."""
+        self._counting = threading.Lock()
         self._sequencer: Sequencer | None = None
         self._log_size: int | None = None
         self._checkpointed_at: datetime | None = None
@@ -108,6 +138,11 @@ class Worker:
     def is_running(self) -> bool:
         """Whether the thread lives."""
         return self._thread is not None and self._thread.is_alive()
+
+    @property
+    def idle_seconds(self) -> float:
+        """How long there has been nothing to do: nothing to send, nobody due, no receipt to sign."""
+        return 0.0 if self._at_work else time.monotonic() - self._worked_at
 
     async def start(self) -> None:
         """Begin to work; returns when the loop runs."""
@@ -146,6 +181,7 @@ class Worker:
             self._hub.channels(self._http),
             clock=self._hub.clock,
             worker=self._hub.node,
+            goes_on=self._goes_on_delivering,
         )
         stop = self._stop
         tasks = [asyncio.create_task(self._repeat(job, stop)) for job in self._jobs()]
@@ -155,6 +191,8 @@ class Worker:
             await deliveries.run(stop)
             wake("receipts")
             await asyncio.wait(tasks, timeout=_GRACE_SECONDS)
+            if self._reliever is not None:
+                await self._in_thread(self._reliever.close)
             await self._in_thread(self._last_words)
         finally:
             for task in tasks:
@@ -164,13 +202,15 @@ class Worker:
         _log.info("worker.stopped", node=self._hub.node)
 
     def _jobs(self) -> list[_Job]:
+        relief = [] if self._reliever is None else [_Job("relief", _RELIEF_EVERY, self._reliever.look)]
         return [
-            _Job("seal", _SEAL_EVERY, self._seal),
-            _Job("receipts", _SIGN_EVERY, self._sign_receipts, idle=_SIGN_IDLE),
-            _Job("schedule", _DUE_EVERY, self._apply_due, singleton=True),
+            *relief,
+            _Job(_SEAL, _SEAL_EVERY, self._seal, is_bulk=True),
+            _Job("receipts", _SIGN_EVERY, self._sign_receipts, is_bulk=True, idle=_SIGN_IDLE),
+            _Job("schedule", _DUE_EVERY, self._apply_due, singleton=True, is_bulk=True),
             _Job("purge", _PURGE_EVERY, self._purge, singleton=True),
-            _Job("reconcile", _RECONCILE_EVERY, self._reconcile),
-            _Job("scim", _SCIM_EVERY, self._work_scim, singleton=True, is_wanted=lambda: has_jobs(self._hub.database)),
+            _Job("reconcile", _RECONCILE_EVERY, self._reconcile, is_bulk=True),
+            _Job("scim", _SCIM_EVERY, self._work_scim, singleton=True, is_bulk=True, is_wanted=self._has_scim),
             _Job("provisioning", _UPKEEP_EVERY, self._tend_targets, singleton=True),
             _Job("retention", _PURGE_EVERY, self._tend_slowly, singleton=True),
             _Job("saml metadata", _REFRESH_EVERY, self._refresh_metadata, singleton=True),
@@ -197,9 +237,25 @@ class Worker:
                     await stop.wait()
 
     def _do(self, job: _Job) -> object:
+        if job.is_bulk and self._reliever is not None and self._reliever.is_at_work:
+            self._hand_over(job)
+            return False
         if job.is_wanted is not None and not job.is_wanted():
             return False
-        return job.run() if not job.singleton or self._hold(job) else None
+        if job.singleton and not self._hold(job):
+            return None
+        with self._counted(job):
+            return job.run()
+
+    @contextmanager
+    def _counted(self, job: _Job) -> Iterator[None]:
+        with self._counting:
+            self._at_work += job.is_bulk
+        try:
+            yield
+        finally:
+            with self._counting:
+                self._at_work -= job.is_bulk
 
     async def _in_thread(self, work: Callable[[], object]) -> object:
         def worked() -> object:
@@ -217,6 +273,32 @@ class Worker:
             return False
         self._leases[job.name] = held
         return True
+
+    def _hand_over(self, job: _Job) -> None:
+        """Let the other process have at once what this one held."""
+        lease = self._leases.pop(job.name, None)
+        if lease is not None:
+            release(self._hub.database, lease, now=self._hub.clock())
+        if job.name == _SEAL and self._sequencer is not None:
+            self._sequencer.resign()
+            self._sequencer = None
+
+    def _goes_on(self, people: int) -> bool:
+        """Hear of a commit of a long job about so many people; whether this process is to go on with it."""
+        self._worked_at = time.monotonic()
+        if self._reliever is None:
+            return True
+        self._reliever.note(people=people)
+        return not self._reliever.is_at_work
+
+    def _goes_on_delivering(self, deliveries: int) -> bool:
+        """Hear how many deliveries were taken; whether this process is to take more."""
+        if deliveries:
+            self._worked_at = time.monotonic()
+        if self._reliever is None:
+            return True
+        self._reliever.note(deliveries=deliveries)
+        return not self._reliever.is_at_work
 
     def _seal(self) -> None:
         """Give new events their place in the log; sign a checkpoint at least each second while there are any."""
@@ -264,17 +346,18 @@ class Worker:
             now=hub.clock(),
             log_size=self._log_size,
             patience=_SIGN_PATIENCE,
+            goes_on=self._goes_on,
         )
         return True
 
     def _apply_due(self) -> None:
-        changed = apply_due(self._hub.database, now=self._hub.clock())
+        changed = apply_due(self._hub.database, now=self._hub.clock(), goes_on=self._goes_on)
         if changed:
             _log.info("worker.due_applied", people=changed)
-        released = carry_out(self._hub.database, self._hub.keyring, now=self._hub.clock())
+        released = carry_out(self._hub.database, self._hub.keyring, now=self._hub.clock(), goes_on=self._goes_on)
         if released:
             _log.info("worker.held_changes_released", changes=released)
-        reevaluate_pending(self._hub.database, clock=self._hub.clock)
+        reevaluate_pending(self._hub.database, clock=self._hub.clock, goes_on=self._goes_on)
 
     def _reconcile(self) -> None:
         """Compare the application that has waited longest, if one is due: each has a lease of its own."""
@@ -290,6 +373,9 @@ class Worker:
                 read=report.read,
                 found=report.found,
             )
+
+    def _has_scim(self) -> bool:
+        return has_jobs(self._hub.database)
 
     def _work_scim(self) -> None:
         if not self._is_recovering():

@@ -13,7 +13,7 @@ from idhub.db import Database
 from idhub.directory.kinds import EmploymentState
 from idhub.directory.tables import Employment
 from idhub.lifecycle.intake import Reevaluate
-from idhub.lifecycle.pace import Pace
+from idhub.lifecycle.pace import GoesOn, Pace, nobody_else
 from idhub.lifecycle.receipts import mark_elapsed
 from idhub.lifecycle.transition import TransitionResult, transition
 
@@ -40,7 +40,7 @@ def due_principals(
         return session.execute(union(begun, ended).limit(limit)).scalars().all()
 
 
-def apply_due(database: Database, *, now: datetime) -> int:
+def apply_due(database: Database, *, now: datetime, goes_on: GoesOn = nobody_else) -> int:
     """Make every start and end that has come due. Returns how many people changed.
 
     Access itself does not wait for this: the window is part of every check. What follows here is the rest:
@@ -49,7 +49,7 @@ def apply_due(database: Database, *, now: datetime) -> int:
     """
     changed = 0
     failed: list[str] = []
-    pace = Pace(database.dialect)
+    pace = Pace(database.dialect, is_short=True)
     while principal_ids := due_principals(database, now=now, limit=pace.size, besides=failed):
         failed_before = len(failed)
         try:
@@ -60,6 +60,8 @@ def apply_due(database: Database, *, now: datetime) -> int:
         changed += done
         if not done and len(failed) == failed_before:
             break
+        if not goes_on(done):
+            return changed
         database.give_way()
     database.run(lambda session: mark_elapsed(session, now=now))
     return changed

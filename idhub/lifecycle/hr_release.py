@@ -26,7 +26,7 @@ from idhub.lifecycle import intake
 from idhub.lifecycle.hr_ahead import PROVIDER
 from idhub.lifecycle.hr_brake import APPROVED, HELD, RELEASED, end_posts, seal_context
 from idhub.lifecycle.hr_plan import Leaving
-from idhub.lifecycle.pace import Pace
+from idhub.lifecycle.pace import GoesOn, Pace, nobody_else
 from idhub.lifecycle.tables import HeldChange
 
 _ANY_APPROVED = select(exists().where(HeldChange.state == APPROVED))
@@ -207,7 +207,9 @@ def approve_release(database: Database, run_id: str, *, keyring: Keyring, approv
     return Release("released", changes, left)
 
 
-def carry_out(database: Database, keyring: Keyring, *, now: datetime, run_id: str | None = None) -> int:
+def carry_out(
+    database: Database, keyring: Keyring, *, now: datetime, run_id: str | None = None, goes_on: GoesOn = nobody_else
+) -> int:
     """Let approved changes happen, a batch a transaction. Returns how many did. Several processes may do it at once."""
     done = 0
     pace = Pace(database.dialect)
@@ -223,6 +225,8 @@ def carry_out(database: Database, keyring: Keyring, *, now: datetime, run_id: st
                 for _, of_one in groupby(batch, key=lambda row: (row.run_id, row.second_approver)):
                     _release(session, list(of_one), keyring, now=now)
             done += len(batch)
+        if not goes_on(len(batch)):
+            return done
         database.give_way()
 
 

@@ -5,22 +5,35 @@ every 50 ms (design section 5). PostgreSQL's writers do not wait for each other,
 cheaper there.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import thread_time
 from typing import Final, Literal
 
+GoesOn = Callable[[int], bool]
+"""Told after each commit of a long job how many people it was about; False: another process goes on with the rest."""
+
 _SECONDS: Final = {"sqlite": 0.03, "postgresql": 0.25}
-_FIRST: Final = 8
+_SHORT_SECONDS: Final = {"sqlite": 0.012, "postgresql": 0.25}
+_FIRST, _SHORT_FIRST = 8, 2
 _MOST: Final = 250
 
 
-class Pace:
-    """Learns from each commit how large the next may be: somebody with 300 accounts weighs more than one with three."""
+def nobody_else(_people: int) -> bool:
+    """Nobody else is there to go on: a `GoesOn`."""
+    return True
 
-    def __init__(self, dialect: Literal["sqlite", "postgresql"]) -> None:
-        self._seconds = _SECONDS[dialect]
-        self.size = _FIRST
+
+class Pace:
+    """Learns from each commit how large the next may be: somebody with 300 accounts weighs more than one with three.
+
+    Args:
+        is_short: commits are kept shorter still, at some cost: of what goes on for minutes beside people who sign in.
+    """
+
+    def __init__(self, dialect: Literal["sqlite", "postgresql"], *, is_short: bool = False) -> None:
+        self._seconds = (_SHORT_SECONDS if is_short else _SECONDS)[dialect]
+        self.size = _SHORT_FIRST if is_short else _FIRST
 
     @contextmanager
     def work_on(self, people: int) -> Iterator[None]:

@@ -23,11 +23,12 @@ from idhub.directory.people import show_people
 from idhub.errors import NotFound
 from idhub.keys import Keyring
 from idhub.lifecycle import cases
+from idhub.lifecycle.pace import GoesOn, nobody_else
 from idhub.lifecycle.receipt_document import TYP, ReceiptRow, commit, is_complete, payload, wrap
 from idhub.lifecycle.tables import Case, CaseRow, Receipt, ReceiptDue
 
-# What is signed in one commit: some 50 ms of work, after which others may write.
-_BATCH = 8
+# What is signed in one commit, after which others may write.
+_BATCH = 4
 _LOG = structlog.get_logger(__name__)
 _DELIVERY_STATES: Mapping[str, str] = {"done": "done", "dead": "dead"}
 
@@ -227,7 +228,7 @@ _ELAPSED = (
 
 def _rows(session: Session, case_ids: Sequence[str], *, now: datetime) -> dict[str, list[ReceiptRow]]:
     found: dict[str, list[ReceiptRow]] = {case_id: [] for case_id in case_ids}
-    for row in session.connection().execute(_ROWS, {"ids": list(case_ids)}):
+    for row in session.connection().execute(_ROWS, {"ids": list(case_ids)}).all():
         found[row.case_id].append(_row(row, now=now))
     return found
 
@@ -286,11 +287,13 @@ def sign_due(
     now: datetime,
     log_size: int | None = None,
     patience: timedelta = timedelta(0),
+    goes_on: GoesOn = nobody_else,
 ) -> int:
     """Sign the next version of every receipt whose evidence changed. Returns how many were signed.
 
     Args:
         log_size: size of the sealed audit log, stated in the receipt as its position.
+        goes_on: see `idhub.lifecycle.pace.GoesOn`; receipts count as nobody.
         patience: how long a receipt waits, since its evidence first changed, for what is still under way; one that has
             nothing under way is signed at once. A leave in 300 applications is thus one version, not 300.
     """
@@ -321,6 +324,8 @@ def sign_due(
                 raise
             failed += taken
             _LOG.exception("receipt.not_signed", case=taken[0])
+        if not goes_on(0):
+            return signed
         database.give_way()
 
 

@@ -12,7 +12,7 @@ from idhub.db import Database
 from idhub.directory.kinds import PrincipalKind, Standing
 from idhub.directory.tables import Installation, Principal
 from idhub.lifecycle.intake import Reevaluate
-from idhub.lifecycle.pace import Pace
+from idhub.lifecycle.pace import GoesOn, Pace, nobody_else
 from idhub.lifecycle.transition import transition
 
 Progress = Callable[[int, int], None]
@@ -26,6 +26,7 @@ def reevaluate_pending(
     actor: Actor = SYSTEM,
     door: str = "schedule",
     progress: Progress | None = None,
+    goes_on: GoesOn = nobody_else,
 ) -> int:
     """Bring entitlements up to the newest rules, if they are behind. Returns how many people were looked at.
 
@@ -66,6 +67,8 @@ def reevaluate_pending(
         looked_at += len(batch)
         if progress is not None and total:
             progress(min(looked_at, total), total)
+        if not goes_on(len(batch)):
+            return looked_at
 
 
 def _move_mark(session: Session, mark: Any, last: str | None) -> None:

@@ -31,6 +31,16 @@ def test_heavy_people_make_commits_smaller_at_once_but_never_empty() -> None:
     assert pace.size == 1
 
 
+def test_short_commits_take_fewer_people() -> None:
+    pace, short = Pace("sqlite"), Pace("sqlite", is_short=True)
+    assert short.size < pace.size
+    for one in (pace, short):
+        for _ in range(4):
+            with one.work_on(8):
+                busy(0.012)
+    assert short.size < pace.size
+
+
 def test_waiting_costs_nothing() -> None:
     """A busy machine, or a lock that another holds, makes no batch smaller."""
     pace = Pace("sqlite")

@@ -1,10 +1,12 @@
 """Turns of SQLite's writers: whoever somebody waits for goes first, and nobody waits for ever."""
 
+import fcntl
 import threading
 import time
 
 import pytest
 
+from idhub.db import Database
 from idhub.turns import Turns, bulk_work
 
 
@@ -89,3 +91,13 @@ def test_a_failure_passes_the_turn_on() -> None:
         fail()
     waiting[0].join(10)
     assert order == ["next"]
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_bulk_work_lets_whoever_stands_in_line_in_another_process_write_first(database: Database) -> None:
+    """Who waits holds a shared lock on the file beside the database; bulk work waits a moment for it to be given up."""
+    with open(f"{database.engine.url.database}-line", "w") as line:
+        fcntl.flock(line, fcntl.LOCK_SH)
+        began = time.monotonic()
+        with bulk_work(), database.transaction():
+            assert time.monotonic() - began >= 0.2

@@ -15,6 +15,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -84,27 +85,30 @@ class Relief:
         self._process: subprocess.Popen[bytes] | None = None
         self._silent_after = 0.0
         self._not_before = float("-inf")
-        self._is_wanted = False
+        self._is_closed = False
+        self._lock = threading.Lock()
+        """Threads of the worker count; one calls."""
         self.is_at_work = False
         """The bulk of the work is the other process's."""
 
     def note(self, *, people: int = 0, deliveries: int = 0) -> None:
-        """Count what was done here; much of it calls the process at the next look."""
-        if self._effort.add(_PERSON * people + deliveries) and not self.is_at_work:
-            self._is_wanted = True
+        """Count what was done here, or is about to be; much of it calls the process."""
+        with self._lock:
+            now = self._clock()
+            is_much = self._effort.add(_PERSON * people + deliveries)
+            if is_much and self._process is None and not self._is_closed and now >= self._not_before:
+                self._call(now)
 
     def look(self) -> None:
-        """Call the process if it is wanted; take the work back from one that has ended or fallen silent."""
-        now = self._clock()
-        if self._process is not None:
-            self._listen(self._process, now)
-        elif self._is_wanted and now >= self._not_before:
-            self._call(now)
-        self._is_wanted = False
+        """Take the work back from a process that has ended or fallen silent."""
+        with self._lock:
+            if self._process is not None:
+                self._listen(self._process, self._clock())
 
     def close(self) -> None:
         """End the process, which finishes what it has in hand; for the end of the hub."""
-        process, self._process, self.is_at_work = self._process, None, False
+        with self._lock:
+            process, self._process, self.is_at_work, self._is_closed = self._process, None, False, True
         if process is not None:
             _end(process, seconds=self._settings.delivery_timeout.total_seconds() + _ENDS_WITHIN)
 

@@ -77,10 +77,10 @@ class Reliever(Protocol):
         """Whether it does. Then this worker takes nothing of it."""
 
     def note(self, *, people: int = 0, deliveries: int = 0) -> None:
-        """Hear what was done here."""
+        """Hear what was done here, or is about to be; much of it calls the process."""
 
     def look(self) -> None:
-        """Call it, or take the work back; asked twice a second."""
+        """Take the work back from a process that ended; asked twice a second."""
 
     def close(self) -> None:
         """End it."""
@@ -284,7 +284,7 @@ class Worker:
             self._sequencer = None
 
     def _goes_on(self, people: int) -> bool:
-        """Hear of a commit of a long job about so many people; whether this process is to go on with it."""
+        """Hear of so many people that a long job has done, or finds due; whether this process is to go on with it."""
         self._worked_at = time.monotonic()
         if self._reliever is None:
             return True

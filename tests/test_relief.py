@@ -128,7 +128,6 @@ def test_the_bulk_is_left_to_it_and_taken_back_when_it_dies(hub: Hub, database_k
             ours = put(hub, "lane_2")
             await until(lambda: row(hub.database, ours).state == "dead", seconds=LONG)
             relief.note(people=50)
-            relief.look()
         pids.append(relief.pid or 0)
 
     pids: list[int] = []
@@ -143,7 +142,6 @@ def test_the_bulk_is_left_to_it_and_taken_back_when_it_dies(hub: Hub, database_k
 def test_it_ends_when_nothing_is_due(hub: Hub) -> None:
     relief = Relief(hub.settings, ends_after=0)
     relief.note(people=50)
-    relief.look()
     pid = relief.pid
     assert pid is not None
 
@@ -160,7 +158,6 @@ def test_one_that_falls_silent_is_ended_and_the_work_taken_back(hub: Hub) -> Non
     clock = Seconds()
     relief = Relief(hub.settings, clock=clock)
     relief.note(deliveries=1_000)
-    relief.look()
     pid = relief.pid
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
@@ -176,5 +173,4 @@ def test_one_that_falls_silent_is_ended_and_the_work_taken_back(hub: Hub) -> Non
 def test_a_little_calls_nobody() -> None:
     relief = Relief(Settings(), clock=Seconds())
     relief.note(people=49)
-    relief.look()
     assert relief.pid is None

@@ -11,7 +11,7 @@ from time import thread_time
 from typing import Final, Literal
 
 GoesOn = Callable[[int], bool]
-"""Told after each commit of a long job how many people it was about; False: another process goes on with the rest."""
+"""Told of so many people that a long job has done, or finds due; False: another process goes on with the rest."""
 
 _SECONDS: Final = {"sqlite": 0.03, "postgresql": 0.25}
 _SHORT_SECONDS: Final = {"sqlite": 0.012, "postgresql": 0.25}

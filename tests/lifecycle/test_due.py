@@ -7,10 +7,12 @@ import pytest
 from sqlalchemy import select, update
 
 from idhub.credentials.predicate import may_act
+from idhub.db import new_id
 from idhub.directory.kinds import Standing
 from idhub.directory.tables import Employment, Principal
 from idhub.lifecycle import intake
 from idhub.lifecycle.due import apply_due, due_principals
+from idhub.lifecycle.pace import GoesOn
 from tests.lifecycle.world import World
 
 
@@ -115,3 +117,38 @@ def test_somebody_whose_change_fails_holds_up_nobody_else(world: World) -> None:
     assert world.principal(other).standing == Standing.LEFT
     assert not _may_act(world, broken)
     assert due_principals(world.database, now=world.clock()) == [broken]
+
+
+def _stopping(told: list[int]) -> GoesOn:
+    """Takes note of what it is told, and lets nobody go on."""
+
+    def goes_on(people: int) -> bool:
+        told.append(people)
+        return False
+
+    return goes_on
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_somebody_else_may_go_on_with_what_is_left(world: World) -> None:
+    people = [world.hire(name, ends_on=date(2026, 11, 25)) for name in ("王磊", "李娜", "张伟")]
+    world.at(datetime(2026, 11, 25, 16, tzinfo=UTC))
+    told: list[int] = []
+    first = apply_due(world.database, now=world.clock(), goes_on=_stopping(told))
+    assert told == [first]
+    assert first < len(people)
+    assert apply_due(world.database, now=world.clock()) == len(people) - first
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_many_are_left_to_somebody_else_before_the_first_is_begun(world: World) -> None:
+    last = date(2026, 11, 25)
+    people = [(new_id("per"), intake.PersonFacts(display_name=f"王{n}")) for n in range(60)]
+    world.change(
+        *(intake.Onboard(principal_id=i, person=who, employment=world.facts(ends_on=last)) for i, who in people)
+    )
+    world.at(datetime(2026, 11, 25, 16, tzinfo=UTC))
+    told: list[int] = []
+    assert apply_due(world.database, now=world.clock(), goes_on=_stopping(told)) == 0
+    assert told == [50]
+    assert apply_due(world.database, now=world.clock()) == 60

@@ -1,7 +1,7 @@
 """A small hub with people in it, for tests of signing in: everything through the one door, hashes made cheap."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
@@ -41,6 +41,8 @@ class World:
     clock: Clock
     pool: HashingPool
     numbers: Iterator[int] = field(default_factory=lambda: iter(range(1, 10_000)))
+    running: ExitStack = field(default_factory=ExitStack)
+    """What ends with the test, before the hub does: applications that somebody has started."""
 
     def onboard(self, *, name: str = "王磊", starts_on: date = date(2020, 1, 1), **facts: Any) -> tuple[str, str]:
         """A new person; returns principal id and employee number."""
@@ -143,7 +145,9 @@ def make_world(database: Database, keyring: Keyring, settings: Settings, clock: 
     with database.transaction() as session:
         install(session, time_zone="Asia/Shanghai", now=clock())
     pool = HashingPool(settings)
+    world = World(database, keyring, settings, clock, pool)
     try:
-        yield World(database, keyring, settings, clock, pool)
+        with world.running:
+            yield world
     finally:
         pool.close()

@@ -1,7 +1,7 @@
 """A hub's sign-in pages behind a real HTTP interface, composed as `idhub.app` does, without the worker."""
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import FastAPI, Request
 from sqlalchemy import insert
 from starlette.responses import Response
+from starlette.testclient import TestClient
 
 from idhub.access.tables import Application, OidcClient
 from idhub.admission import Admission
@@ -62,7 +63,13 @@ def create_app(world: World) -> FastAPI:
         world.settings, world.database, world.keyring, pages, world.clock, world.pool, store, Journal(store),
         Admission(4, clock=world.clock),
     )  # fmt: skip
-    app = FastAPI()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await store.close()
+
+    app = FastAPI(lifespan=lifespan)
     app.state.services = services
     app.include_router(login.create_router(services))
     app.include_router(shared.create_router(services))
@@ -83,9 +90,15 @@ def create_app(world: World) -> FastAPI:
     return app
 
 
-def write_counts(app: FastAPI) -> None:
+def browser_of(world: World, app: FastAPI, origin: str) -> TestClient:
+    """A browser without cookies. The application runs on one event loop until the test ends: its connections do too."""
+    return world.running.enter_context(TestClient(app, base_url=origin, follow_redirects=False))
+
+
+def write_counts(browser: TestClient) -> None:
     """What the journal counted, into the log, as happens once a minute."""
-    asyncio.run(app.state.services.journal.flush())
+    assert browser.portal is not None and isinstance(browser.app, FastAPI)
+    browser.portal.call(browser.app.state.services.journal.flush)
 
 
 def make_application(

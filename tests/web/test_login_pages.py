@@ -10,7 +10,6 @@ from urllib.parse import quote
 import pytest
 from httpx2 import Response
 from sqlalchemy import event, select, update
-from starlette.testclient import TestClient
 
 from idhub.admission import Lane
 from idhub.credentials import opaque, transactions
@@ -27,7 +26,7 @@ from idhub.settings import Settings
 from idhub.web import protocol_pages
 from tests.login.world import PASSWORD, World, make_world
 from tests.support.clock import Clock
-from tests.web.hub import CALLBACK, begin, create_app, join, make_application, write_counts
+from tests.web.hub import CALLBACK, begin, browser_of, create_app, join, make_application, write_counts
 
 NO_MATCH = "工号、手机号、邮箱或密码不正确，核对后再试。"
 ORIGIN = "http://127.0.0.1:8000"
@@ -40,7 +39,7 @@ class Person:
     def __init__(self, world: World) -> None:
         self.world = world
         self.app = create_app(world)
-        self.client = TestClient(self.app, base_url=ORIGIN, follow_redirects=False)
+        self.client = browser_of(world, self.app, ORIGIN)
 
     def cookie(self, name: str) -> str | None:
         return self.client.cookies.get(f"idhub_{name}")
@@ -115,7 +114,7 @@ def test_the_session_cookie_is_for_the_hub_alone(world: World, person: Person) -
 def test_with_https_cookies_are_host_bound_and_secure(world: World) -> None:
     world.settings = world.settings.model_copy(update={"issuer": "https://id.qiyue.example"})
     _, number = world.person()
-    client = TestClient(create_app(world), base_url="https://id.qiyue.example", follow_redirects=False)
+    client = browser_of(world, create_app(world), "https://id.qiyue.example")
     page = client.get("/login").text
     data = {
         "username": number,
@@ -497,7 +496,7 @@ def test_a_form_of_another_site_signs_nobody_in(world: World, person: Person, he
     answer = person.client.post("/login", data=data, headers=headers)
     assert answer.status_code == 403
     assert person.cookie("session") is None
-    write_counts(person.app)
+    write_counts(person.client)
     assert world.events("request.refused")[-1][1] == "csrf.cross_site"
 
 
@@ -541,7 +540,7 @@ def test_a_broken_form_is_refused_by_name_of_its_field_and_recorded(
     assert answer.status_code == status
     assert answer.headers["content-type"].startswith("text/html")
     assert field in answer.text
-    write_counts(person.app)
+    write_counts(person.client)
     assert world.events("request.refused") == [("failure", rule, None)]
 
 
@@ -585,11 +584,11 @@ def test_no_broken_form_is_our_fault(person: Person, path: str, body: bytes) -> 
 def test_refusals_of_one_caller_are_recorded_once_a_minute_with_their_number(world: World, person: Person) -> None:
     for _ in range(50):
         person.post_raw("/login", b"")
-    write_counts(person.app)
+    write_counts(person.client)
     assert len(world.events("request.refused")) == 1
     world.clock.advance(seconds=61)
     person.post_raw("/login", b"")
-    write_counts(person.app)
+    write_counts(person.client)
     assert len(world.events("request.refused")) == 2
 
 

@@ -31,17 +31,17 @@ class SideTables:
         self._sealer = sealer
         self._erased_people, self._erased_events = _erasures(connection)
 
-    def compare(self, events: Sequence[tuple[Any, dict[str, Any]]]) -> None:
-        """Compare the rows beside some events; `events` are rows with their parsed bodies."""
+    def compare(self, events: Sequence[tuple[int, str, dict[str, Any]]]) -> None:
+        """Compare the rows beside some events; each is (position, id, parsed body)."""
         for start in range(0, len(events), _IN_LIST):
             some = events[start : start + _IN_LIST]
-            ids = [row.event_id for row, _ in some]
+            ids = [event_id for _, event_id, _ in some]
             values = self._values(ids)
             terms = self._terms(ids)
-            for row, body in some:
-                opened = self._event(row, body, values.get(row.event_id))
+            for position, event_id, body in some:
+                opened = self._event(position, event_id, body, values.get(event_id))
                 if opened is not None:
-                    self._indexed(row, body, opened, terms.get(row.event_id, []))
+                    self._indexed(position, event_id, body, opened, terms.get(event_id, []))
 
     def finish(self) -> None:
         """Find rows that belong to no event."""
@@ -60,35 +60,44 @@ class SideTables:
         if unused is not None:
             self._checker.report("inserted", f"audit_person_keys holds a key that nothing uses, {unused[0]}")
 
-    def _event(self, row: Any, body: dict[str, Any], stored: Any) -> dict[str, tuple[str, bytes]] | None:
+    def _event(
+        self, position: int, event_id: str, body: dict[str, Any], stored: Any
+    ) -> dict[str, tuple[str, bytes]] | None:
         """Return the opened values of an event, None where there are none or they are no use."""
         commitments = body.get("personal") or {}
         person_id = body.get("person_id")
         if stored is None:
-            if commitments and person_id not in self._erased_people and row.event_id not in self._erased_events:
-                text = f"the personal values of event {row.event_id} are gone, and no erasure is in the log"
-                self._checker.report("missing", text, row.position)
+            if commitments and person_id not in self._erased_people and event_id not in self._erased_events:
+                text = f"the personal values of event {event_id} are gone, and no erasure is in the log"
+                self._checker.report("missing", text, position)
             return {} if not commitments else None
         if (stored.person_id, stored.key_person_id) != (person_id, person_id) or not commitments:
-            text = f"the personal values beside event {row.event_id} belong to another person or event"
-            self._checker.report("edited", text, row.position)
+            text = f"the personal values beside event {event_id} belong to another person or event"
+            self._checker.report("edited", text, position)
             return None
         if self._sealer is None:
             return None
         try:
             cipher: AESGCM = open_key(stored.key_id, _bytes(stored.sealed_key), self._sealer)
-            values = open_values(row.event_id, _bytes(stored.sealed_values), cipher)
+            values = open_values(event_id, _bytes(stored.sealed_values), cipher)
         except AuditError as error:
-            text = f"the personal values beside event {row.event_id} cannot be opened ({error})"
-            self._checker.report("edited", text, row.position)
+            text = f"the personal values beside event {event_id} cannot be opened ({error})"
+            self._checker.report("edited", text, position)
             return None
         if not fits(values, commitments) or set(values) != set(commitments):
-            text = f"the personal values beside event {row.event_id} are not the ones committed to"
-            self._checker.report("commitment", text, row.position)
+            text = f"the personal values beside event {event_id} are not the ones committed to"
+            self._checker.report("commitment", text, position)
             return None
         return values
 
-    def _indexed(self, row: Any, body: dict[str, Any], values: dict[str, tuple[str, bytes]], terms: list[Any]) -> None:
+    def _indexed(
+        self,
+        position: int,
+        event_id: str,
+        body: dict[str, Any],
+        values: dict[str, tuple[str, bytes]],
+        terms: list[Any],
+    ) -> None:
         """The rule of `audit.personal.is_indexed`: these terms, no others."""
         is_indexed = body.get("person_id") is None or body["class"] != EventClass.CHANGE.value
         wanted = sorted(
@@ -97,8 +106,8 @@ class SideTables:
             if value and is_indexed and self._sealer is not None
         )
         if sorted((term.term, term.person_id or "", term.at) for term in terms) != wanted:
-            text = f"the search terms of event {row.event_id} are not those of its values"
-            self._checker.report("edited", text, row.position)
+            text = f"the search terms of event {event_id} are not those of its values"
+            self._checker.report("edited", text, position)
 
     def _values(self, event_ids: Sequence[str]) -> dict[str, Any]:
         own, keys = audit_personal.c, audit_person_keys.c

@@ -16,25 +16,41 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import Connection, LargeBinary, cast, exists, func, or_, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    LargeBinary,
+    Table,
+    bindparam,
+    cast,
+    exists,
+    func,
+    literal,
+    or_,
+    select,
+    type_coerce,
+)
+from sqlalchemy.types import NullType
 
 from audit.arrivals import arrivals
 from audit.beside import SideTables
 from audit.checkpoint import ReadableWitness, VerifyingKey
 from audit.events import EventType, to_micros
-from audit.merkle import EMPTY_ROOT, leaf_hash
+from audit.merkle import EMPTY_ROOT, LEAF_BEGUN, leaf_hash
 from audit.personal import Sealer
 from audit.tables import (
-    EVENT,
     LEASE,
     audit_checkpoints,
     audit_events,
     audit_head,
     audit_lease,
+    audit_personal,
     audit_positions,
     audit_reach,
     audit_refused,
     audit_retention,
+    audit_terms,
     audit_tiles,
 )
 from audit.tiles import StoredCheckpoints, split_hashes, tile_root
@@ -47,14 +63,11 @@ _event = audit_events.c
 _place = audit_positions.c.position
 # Whoever puts a row in chooses its number.
 _FIRST_ID: Final = -(2**63)
-_OPTIONAL: Final = (
-    "person_id",
-    "organization_id",
-    "application_id",
-    "case_id",
-    "delivery_id",
-    "request_id",
-)
+# What the columns say again of a body, beside the event's id.
+_SAID: Final = (
+    "at", "type", "class", "actor_id", "target_kind", "target_id", "outcome", "person_id", "organization_id",
+    "application_id", "case_id", "delivery_id", "request_id", "ip",
+)  # fmt: skip
 
 
 # Read as bytes whatever tampering made of them: SQLite stores any type in any column.
@@ -87,23 +100,25 @@ def verify_database(
     tiles = _Tiles(connection, checker)
     beside = SideTables(connection, checker, sealer)
     start = _removed(connection, checker, notes, tiles)
+    due = 0
     for page in _pages(connection, start):
-        said = [_event_holds(checker, row) if row.event_id is not None else None for row in page]
-        beside.compare([(row, body) for row, body in zip(page, said, strict=True) if body is not None])
-        for row in page:
-            if row.position != checker.position:
-                text = f"events {checker.position} to {row.position - 1} are missing"
-                checker.report("missing", text, checker.position, row.position)
-                checker.skip_to(row.position)
+        places, accompanied = _page_holds(checker, page)
+        beside.compare(accompanied)
+        for position, leaf in places:
+            if position != checker.position:
+                text = f"events {checker.position} to {position - 1} are missing"
+                checker.report("missing", text, checker.position, position)
+                checker.skip_to(position)
             if len(checker.leaves) == TILE_SIZE:
                 checker.next_tile()
-            if row.event_id is None:
-                checker.report("missing", f"event {row.position} is missing", row.position)
-                checker.skip_to(row.position + 1)
+            if leaf is None:
+                checker.report("missing", f"event {position} is missing", position)
+                checker.skip_to(position + 1)
             else:
-                checker.leaves.append(leaf_hash(stored_bytes(row.body)))
+                checker.leaves.append(leaf)
                 checker.result.events += 1
-            _compare_here(checker, notes, tiles)
+            if position + 1 >= due:
+                due = _compare_here(checker, notes, tiles)
     if checker.position != size:
         what = "truncated" if checker.position < size else "inserted"
         text = f"the head counts {size} events, {checker.position} are here"
@@ -219,8 +234,8 @@ def _removed(connection: Connection, checker: LogChecker, notes: StoredCheckpoin
     return checker.position
 
 
-def _compare_here(checker: LogChecker, notes: StoredCheckpoints, tiles: _Tiles) -> None:
-    """Compare with whatever was said about the log at exactly this size."""
+def _compare_here(checker: LogChecker, notes: StoredCheckpoints, tiles: _Tiles) -> int:
+    """Compare with whatever was said about the log at exactly this size; return the next size to do so at."""
     position = checker.position
     if position % TILE_SIZE == 0:
         stored = tiles.leaf_tile(position // TILE_SIZE - 1)
@@ -229,6 +244,10 @@ def _compare_here(checker: LogChecker, notes: StoredCheckpoints, tiles: _Tiles) 
         else:
             checker.compare_tile(stored)
     _compare_said(checker, notes)
+    due = [position - position % TILE_SIZE + TILE_SIZE]
+    due += [notes.next[0]] if notes.next is not None else []
+    seen = checker.witness_due()
+    return min(due if seen is None else [*due, seen])
 
 
 def _compare_said(checker: LogChecker, notes: StoredCheckpoints) -> None:
@@ -247,24 +266,44 @@ def stored_bytes(value: Any) -> bytes:
     return b"" if value is None else str(value).encode("utf-8", "surrogateescape")
 
 
-def _event_holds(checker: LogChecker, row: Any) -> dict[str, Any] | None:
-    """The columns must say what the body says, and the stored hash must be the body's. Returns what it says."""
-    body = stored_bytes(row.body)
-    if leaf_hash(body) != stored_bytes(row.leaf_hash):
-        checker.report("edited", f"event {row.event_id} does not have the hash stored beside it", row.position)
-    try:
-        said: dict[str, Any] = orjson.loads(body)
-        actor, target = said["actor"], said["target"]
-        columns = (said["event_id"], said["at"], said["type"], said["class"], said["outcome"], actor["id"])
-        columns += (actor.get("ip"), target["kind"], target["id"], *(said.get(name) for name in _OPTIONAL))
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
-        checker.report("edited", f"event {row.event_id} has no canonical body", row.position)
-        return None
-    stored = (row.event_id, row.at, row.type, row.event_class, row.outcome, row.actor_id)
-    stored += (row.ip, row.target_kind, row.target_id, *(getattr(row, name) for name in _OPTIONAL))
-    if stored != columns or row.old_position not in (None, row.position):
-        checker.report("edited", f"the columns of event {row.event_id} do not say what it says", row.position)
-    return said
+def _page_holds(
+    checker: LogChecker, page: Sequence[Any]
+) -> tuple[list[tuple[int, bytes | None]], list[tuple[int, str, dict[str, Any]]]]:
+    """The columns of each event must say what its body says, and the stored hash must be the body's.
+
+    Returns each place with its leaf (None: its event is gone), and which events (place, id, body) have something
+    beside them, or should. One loop over bare tuples: this is done for every event that there ever was.
+    """
+    begin = LEAF_BEGUN.copy
+    places: list[tuple[int, bytes | None]] = []
+    accompanied: list[tuple[int, str, dict[str, Any]]] = []
+    for position, event_id, old_position, stored_body, stored_hash, has_values, has_terms, *stored in page:
+        if event_id is None:
+            places.append((position, None))
+            continue
+        body = stored_body if type(stored_body) is bytes else stored_bytes(stored_body)
+        begun = begin()
+        begun.update(body)
+        leaf = begun.digest()
+        places.append((position, leaf))
+        if leaf != stored_hash and leaf != stored_bytes(stored_hash):
+            checker.report("edited", f"event {event_id} does not have the hash stored beside it", position)
+        try:
+            said: dict[str, Any] = orjson.loads(body)
+            actor, target, find = said["actor"], said["target"], said.get
+            columns = [
+                said["event_id"], said["at"], said["type"], said["class"], actor["id"], target["kind"], target["id"],
+                said["outcome"], find("person_id"), find("organization_id"), find("application_id"), find("case_id"),
+                find("delivery_id"), find("request_id"), actor.get("ip"),
+            ]  # fmt: skip
+        except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+            checker.report("edited", f"event {event_id} has no canonical body", position)
+            continue
+        if [event_id, *stored] != columns or (old_position is not None and old_position != position):
+            checker.report("edited", f"the columns of event {event_id} do not say what it says", position)
+        if has_values or has_terms or "personal" in said:
+            accompanied.append((position, event_id, said))
+    return places, accompanied
 
 
 def _head_holds(checker: LogChecker, head: Any) -> None:
@@ -376,18 +415,36 @@ def _places_hold(connection: Connection, checker: LogChecker, *, has_head: bool)
         checker.report("inserted", f"audit_refused names a row, {untold}, that is no event without a place")
 
 
+def _is_beside(table: Table) -> ColumnElement[Any]:
+    """1 where the table has a row of the event.
+
+    No EXISTS: PostgreSQL, which thinks of all events and not of one page, would read the whole table each time.
+    """
+    return (
+        select(literal(1)).where(table.c.event_id == _event.event_id).limit(1).correlate(audit_events).scalar_subquery()
+    )
+
+
 def _pages(connection: Connection, start: int) -> Iterator[Sequence[Any]]:
-    columns = [c for c in EVENT if c.name not in ("id", "xid", "class", "body", "leaf_hash")]
-    old, kind = _event.position.label("old_position"), _event["class"].label("event_class")
+    """Rows as `_page_holds` takes them, in the order of places."""
+    statement = (
+        select(
+            _place,
+            _event.event_id,
+            _event.position,
+            # As the driver gives them: the types of SQLAlchemy would look at each value once more.
+            *(type_coerce(cast(column, LargeBinary), NullType()) for column in (_event.body, _event.leaf_hash)),
+            *(_is_beside(table) for table in (audit_personal, audit_terms)),
+            *(_event[name] for name in _SAID),
+        )
+        .outerjoin_from(audit_positions, audit_events, _event.id == audit_positions.c.event_row)
+        .where(_place >= bindparam("start", type_=BigInteger))
+        .order_by(_place)
+        .limit(_PAGE)
+    )
     while True:
-        page = connection.execute(
-            select(_place, *columns, *_BYTES, old, kind)
-            .outerjoin_from(audit_positions, audit_events, _event.id == audit_positions.c.event_row)
-            .where(_place >= start)
-            .order_by(_place)
-            .limit(_PAGE)
-        ).all()
+        page = connection.execute(statement, {"start": start}).all()
         yield page
         if len(page) < _PAGE:
             return
-        start = page[-1].position + 1
+        start = page[-1][0] + 1

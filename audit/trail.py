@@ -16,8 +16,9 @@ from hashlib import sha256
 from itertools import chain
 from typing import Any, Final, Literal
 
-from sqlalchemy import Connection, Table, delete, select
+from sqlalchemy import BigInteger, Connection, LargeBinary, String, Table, Text, delete, select
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.types import TypeEngine
 
 from audit.errors import AuditError
 from audit.events import Actor, Event, EventType, encoded, new_event_ids, to_micros
@@ -47,6 +48,13 @@ __all__ = [
     "metadata",
     "position_of",
 ]
+
+_NAMES: Final = {BigInteger: "int8", LargeBinary: "bytea", String: "varchar", Text: "text"}
+
+
+def _postgresql_name(column_type: TypeEngine[Any]) -> str:
+    return _NAMES[type(column_type)]
+
 
 TableName = Literal["audit_events", "audit_person_keys", "audit_personal", "audit_terms"]
 ParameterStyle = Literal["qmark", "format", "numeric_dollar"]
@@ -80,6 +88,11 @@ _TABLES: Final[dict[TableName, Table]] = {
     "audit_person_keys": audit_person_keys,
     "audit_personal": audit_personal,
     "audit_terms": audit_terms,
+}
+# Of the same columns, as PostgreSQL names them.
+_TYPES: Final[dict[TableName, tuple[str, ...]]] = {
+    name: tuple(_postgresql_name(_TABLES[name].c[column].type) for column in columns)
+    for name, columns in INSERT_COLUMNS.items()
 }
 # Below this, setting up a COPY costs more than it saves.
 _COPY_FROM: Final = 32
@@ -188,7 +201,7 @@ def _insert(connection: Connection, table: TableName, values: list[tuple[Any, ..
         if len(values) < _COPY_FROM:
             connection.exec_driver_sql(insert_statement(table, "format"), values)
         else:
-            copy_rows(connection, table, INSERT_COLUMNS[table], values)
+            copy_rows(connection, table, INSERT_COLUMNS[table], values, types=_TYPES[table])
     else:
         names = INSERT_COLUMNS[table]
         connection.execute(_TABLES[table].insert(), [dict(zip(names, row, strict=True)) for row in values])
@@ -221,8 +234,17 @@ def _insert_of(table: str, columns: tuple[str, ...], rows: int) -> str:
     return f"INSERT INTO {table} ({names}) VALUES {', '.join([one] * rows)}"  # noqa: S608 - names of our own tables
 
 
-def copy_rows(connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def copy_rows(
+    connection: Connection,
+    table: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    types: Sequence[str] = (),
+) -> None:
     """Insert rows by PostgreSQL's COPY, past SQLAlchemy; values as the driver (psycopg) takes them.
+
+    With the `types` of the columns in binary form: bytes need not be written as text, and read again.
 
     Raises:
         DBAPIError: as of any other statement: whoever begins anew or translates knows no other.
@@ -230,8 +252,10 @@ def copy_rows(connection: Connection, table: str, columns: Sequence[str], rows: 
     _begin(connection)
     driver: Any = connection.connection.driver_connection
     names = ", ".join(f'"{name}"' for name in columns)
-    statement = f"COPY {table} ({names}) FROM STDIN"
+    statement = f"COPY {table} ({names}) FROM STDIN" + (" (FORMAT BINARY)" if types else "")
     with _translated(connection, statement), driver.cursor() as cursor, cursor.copy(statement) as copy:
+        if types:
+            copy.set_types(types)
         for row in rows:
             copy.write_row(row)
 

@@ -31,7 +31,7 @@ from audit.checkpoint import (
     witnessed,
 )
 from audit.errors import AuditError, InvalidNote
-from audit.merkle import HASH_SIZE, LEAF_PREFIX, Frontier
+from audit.merkle import HASH_SIZE, LEAF_BEGUN, Frontier
 
 FORMAT: Final = "idhub-audit-export"
 FORMAT_VERSION: Final = 1
@@ -333,17 +333,21 @@ class _ExportReader:
         self._result.origin = origin if isinstance(origin, str) else None
         checker = self._checker
         due = checker.witness_due()
+        begin = LEAF_BEGUN.copy
         position = 0
         events = 0
         for line in file:
             start = b'{"position":%d,"body":' % position
             if line.startswith(start) and line.endswith(b"}\n"):
-                self._last_body = line[len(start) : -2]
+                body = line[len(start) : -2]
                 if len(checker.leaves) == TILE_SIZE:
                     checker.next_tile()
-                checker.leaves.append(sha256(LEAF_PREFIX + self._last_body).digest())
-                if self._last_body.endswith(_PRUNED):
-                    self._note_decision(self._last_body)
+                leaf = begin()
+                leaf.update(body)
+                checker.leaves.append(leaf.digest())
+                if body.endswith(_PRUNED):
+                    self._note_decision(body)
+                self._last_body = body
                 position += 1
                 events += 1
                 if position == due:

@@ -16,7 +16,7 @@ from idhub.api.views import person_summary, person_view
 from idhub.authority import Action, authorize, visible_organizations
 from idhub.directory.organizations import ensure_department, find_organization
 from idhub.directory.people import show_people, show_person
-from idhub.directory.search import LONGEST_QUERY, find_people
+from idhub.directory.search import LONGEST_QUERY, find_people, within
 from idhub.directory.tables import Employment, Person, Principal
 from idhub.errors import Conflict, NotFound
 from idhub.lifecycle import commands
@@ -75,16 +75,16 @@ def create_router(services: ApiServices) -> APIRouter:
         With `q` those whom it names (name, pinyin, initials, employee number, mail, mobile), best matches first; a page
         may then hold fewer than `size`, and the first one more: whom `q` names exactly.
         """
-        with database.read() as session:
+        with database.read(keeps_plans=bool(q)) as session:
             authorize(session, caller.subject, Action.PEOPLE_READ)
             scope = visible_organizations(session, caller.subject, Action.PEOPLE_READ)
             statement = select(Person.id).join(Principal, Principal.id == Person.id)
             if scope is not None:
-                statement = statement.where(Principal.organization_id.in_(scope))
+                statement = statement.where(within(scope) if q else Principal.organization_id.in_(scope))
             ids: Sequence[str]
             if q:
-                within = None if scope is None else session.execute(scope).scalars().all()
-                hits = find_people(session, q, statement, organizations=within, beside=after or None, limit=size)
+                places = None if scope is None else session.execute(scope).scalars().all()
+                hits = find_people(session, q, statement, organizations=places, beside=after or None, limit=size)
                 ids, following = hits.ids, hits.last if hits.has_more else None
             else:
                 page = statement.where(Person.id > after).order_by(Person.id).limit(size + 1)

@@ -3,7 +3,8 @@
 Each word of a query matches the beginning of a term (`search_terms`). Hits come in a fixed order that the index can
 deliver from any place on: first whoever the whole query names exactly (number, mail, mobile), then names and numbers
 that begin with it, then inner parts of names, then ends of mobile numbers. The index only proposes: every hit is read
-from its person's row, within the caller's statement, which decides what may be seen.
+from its person's row, within the caller's statement, which decides what may be seen. PostgreSQL keeps the plans of both
+within `Database.read(keeps_plans=True)`.
 """
 
 from bisect import bisect_left
@@ -12,9 +13,25 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
 
-from sqlalchemy import ColumnElement, Integer, Select, Text, and_, bindparam, func, lateral, select, true
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Select,
+    Text,
+    and_,
+    any_,
+    bindparam,
+    cast,
+    func,
+    lateral,
+    select,
+    true,
+)
 from sqlalchemy.orm import Session, aliased
 
+from idhub.db import execute_planned
 from idhub.directory.names import login_name_candidates, may_name
 from idhub.directory.search_index import RUN, tag_of
 from idhub.directory.search_terms import LONGEST_TERM, RANKS, first_match, tail_of, words_of
@@ -22,13 +39,16 @@ from idhub.directory.tables import LoginName, Person, Principal, SearchBlock, Se
 
 People: TypeAlias = Select[*tuple[Any, ...]]
 """A SELECT of people, joined as it needs; what it selects does not matter."""
+Statement: TypeAlias = Select[*tuple[Any, ...]]
 
 LONGEST_QUERY = 100
 """Characters of a query; longer ones are refused where they come in."""
-_MOST_LOOKS = 4_000
+_MOST_LOOKS = 2_500
 _MOST_EXACT = 20
+_MOST_AT_ONCE = 1_000
 _FEW = 500
 _FIRST_BLOCKS = 4
+_FIRST_SHELVES = 4
 _MOST_SHELVES = 256
 _AFTER_ALL = "\U0010ffff"
 
@@ -98,6 +118,15 @@ def named(session: Session, text: str) -> ColumnElement[bool]:
     return and_(*(Person.search_terms.contains(f" {word}", autoescape=True) for word in words))
 
 
+def within(organizations: Select[str]) -> ColumnElement[bool]:
+    """A criterion on `Principal` for `find_people`: whoever belongs to one of these.
+
+    Said so that no index of organizations answers it: a search looks at whom it was proposed, and would begin with
+    everybody of a company.
+    """
+    return func.coalesce(Principal.organization_id, "").in_(organizations)
+
+
 def _exactly_named(session: Session, text: str, people: People) -> list[str]:
     """Whoever has this very number, mail or mobile; a handful at most, those of several companies included."""
     names = select(LoginName.principal_id).where(LoginName.value.in_(login_name_candidates(text)))
@@ -117,11 +146,12 @@ class _Search:
         exact: set[str],
     ) -> None:
         self._session = session
-        self._people = people
         self._exact = exact
         # The word that says most leads; the others are checked on whom it finds. A Chinese character says more.
         self._word = max(words, key=lambda word: (len(word.encode()), word))
         self._others = [word for word in words if word != self._word]
+        self._is_sqlite = session.get_bind().dialect.name == "sqlite"
+        self._asked_for = _placed(people, self._is_sqlite, self._others)
         self._tags = None if organizations is None else {tag_of(organization) for organization in organizations}
         self._shelves = self._find_shelves()
 
@@ -169,24 +199,19 @@ class _Search:
 
     def _proposals(self, start: _Place | None, *, backwards: bool, first: int) -> Iterator[list[str]]:
         """Lines in the order of hits, in parts: a page's worth, then ever more."""
-        size, part = first, []
-        for line in self._lines(start, backwards=backwards):
-            part.append(line)
-            if len(part) >= size:
-                yield part
-                size, part = min(size * 2, 500), []
+        size, part = first, list[str]()
+        for lines in self._lines(start, backwards=backwards):
+            part += lines
+            while len(part) >= size:
+                yield part[:size]
+                size, part = min(size * 2, _MOST_AT_ONCE), part[size:]
         if part:
             yield part
 
     def _confirmed(self, lines: Sequence[str]) -> list[str]:
         """Ids of the people whom these lines propose and the caller's statement has, each at their first line only."""
         places = [int(line.rsplit("\t", 1)[1]) for line in lines]
-        rows = self._session.execute(
-            self._people.with_only_columns(Person.search_place, Person.id, Person.search_terms).where(
-                Person.search_place.in_(set(places))
-            )
-        )
-        known = {place: (person_id, terms) for place, person_id, terms in rows}
+        known = self._at(places, self._asked_for)
         hits: list[str] = []
         for place, line in zip(places, lines, strict=True):
             person_id, terms = known.get(place, ("", ""))
@@ -199,17 +224,21 @@ class _Search:
     def _person_at(self, lines: Sequence[str]) -> str | None:
         """The last of these lines that is still somebody's first match: where reading may go on."""
         places = [int(line.rsplit("\t", 1)[1]) for line in lines]
-        rows = self._session.execute(
-            select(Person.search_place, Person.id, Person.search_terms).where(Person.search_place.in_(set(places)))
-        )
-        known = {place: (person_id, terms) for place, person_id, terms in rows}
+        known = self._at(places, _placed(select(Person.id), self._is_sqlite))
         for place, line in zip(reversed(places), reversed(lines), strict=True):
             person_id, terms = known.get(place, ("", ""))
             if person_id and first_match(terms, self._word) == line.split("\t", 1)[0]:
                 return person_id
         return None
 
-    def _lines(self, start: _Place | None, *, backwards: bool) -> Iterator[str]:
+    def _at(self, places: Sequence[int], statement: Statement) -> dict[int, tuple[str, str]]:
+        """Id and terms of those who have these places (`_placed`)."""
+        wanted = sorted(set(places))
+        value = f"[{','.join(map(str, wanted))}]" if self._is_sqlite else wanted
+        found = execute_planned(self._session.connection(), statement, {"places": value})
+        return {place: (person_id, terms) for place, person_id, terms in found}
+
+    def _lines(self, start: _Place | None, *, backwards: bool) -> Iterator[Sequence[str]]:
         ranks = RANKS[::-1] if backwards else RANKS
         for rank in ranks if start is None else ranks[ranks.index(start.line[0]) :]:
             word = tail_of(self._word) if rank == "r" else self._word
@@ -217,7 +246,7 @@ class _Search:
                 is_first = start is not None and start.line[0] == rank
                 yield from self._of_rank(rank + word, start if is_first else None, backwards=backwards)
 
-    def _of_rank(self, beginning: str, start: _Place | None, *, backwards: bool) -> Iterator[str]:
+    def _of_rank(self, beginning: str, start: _Place | None, *, backwards: bool) -> Iterator[Sequence[str]]:
         low, high = beginning, beginning + _AFTER_ALL
         shelves = self._shelves[::-1] if backwards else self._shelves
         if start is not None:
@@ -226,7 +255,7 @@ class _Search:
             if shelves and shelves[0] == start.shelf_id:
                 yield from self._of_shelf(shelves[0], *_beyond(start.line, low, high, backwards), backwards=backwards)
                 shelves = shelves[1:]
-        width, done = 1, 0
+        width, done = _FIRST_SHELVES, 0
         while done < len(shelves):
             part = shelves[done : done + width]
             most = _FIRST_BLOCKS + 2 * len(part)
@@ -234,7 +263,7 @@ class _Search:
             reached = part[-1]
             for number, (shelf_id, body) in enumerate(blocks):
                 lines = _within(body, low, high, backwards=backwards)
-                yield from self._of_organizations(lines)
+                yield self._of_organizations(lines)
                 if number == most - 1:
                     # There may be more in this shelf.
                     reached = shelf_id
@@ -242,16 +271,16 @@ class _Search:
                         bounds = _beyond(lines[-1], low, high, backwards)
                         yield from self._of_shelf(shelf_id, *bounds, backwards=backwards)
             done += part.index(reached) + 1
-            width = min(width * 4, _MOST_SHELVES)
+            width = min(width * 8, _MOST_SHELVES)
 
-    def _of_shelf(self, shelf_id: int, low: str, high: str, *, backwards: bool) -> Iterator[str]:
+    def _of_shelf(self, shelf_id: int, low: str, high: str, *, backwards: bool) -> Iterator[Sequence[str]]:
         most = _FIRST_BLOCKS
         while True:
             blocks = self._blocks([shelf_id], low, high, backwards=backwards, most=most)
             lines: list[str] = []
             for _, body in blocks:
                 lines += _within(body, low, high, backwards=backwards)
-            yield from self._of_organizations(lines)
+            yield self._of_organizations(lines)
             if len(blocks) < most or not lines:
                 return
             low, high = _beyond(lines[-1], low, high, backwards)
@@ -265,11 +294,29 @@ class _Search:
         self, shelves: Sequence[int], low: str, high: str, *, backwards: bool, most: int
     ) -> Sequence[tuple[int, str]]:
         """(shelf, body) of blocks that may hold lines from `low` to below `high`; no more than `most`."""
-        statement = _blocks_statement(self._session.get_bind().dialect.name == "sqlite", backwards)
-        rows = self._session.connection().execute(
-            statement, {"shelves": shelves, "low": low, "high": high, "most": most}
+        statement = _blocks_statement(self._is_sqlite, backwards)
+        rows = execute_planned(
+            self._session.connection(), statement, {"shelves": shelves, "low": low, "high": high, "most": most}
         )
         return [(shelf_id, text) for shelf_id, text in rows]
+
+
+def _placed(people: People, is_sqlite: bool, words: Sequence[str] = ()) -> Statement:
+    """Place, id and terms of those of `people` who have one of the `places`, one bound value whatever their number.
+
+    Whoever has not all of the `words` too is left out as far as the database can tell, and need not be read.
+    """
+    statement = people.with_only_columns(Person.search_place, Person.id, Person.search_terms)
+    if is_sqlite:
+        each = func.json_each(bindparam("places", type_=Text)).table_valued("value")
+        statement = statement.where(Person.search_place.in_(select(each.c.value)))
+    else:
+        places = bindparam("places", type_=ARRAY(BigInteger))
+        statement = statement.where(Person.search_place == any_(cast(places, ARRAY(BigInteger))))
+    place_of = func.instr if is_sqlite else func.strpos
+    # What may be the end of a mobile number is stored backwards.
+    told = [word for word in words if not tail_of(word)]
+    return statement.where(*(place_of(Person.search_terms, f" {word}") > 0 for word in told))
 
 
 @cache
@@ -304,7 +351,11 @@ def _blocks_statement(is_sqlite: bool, backwards: bool) -> Any:
         first = part.c.first
         statement = select(SearchShelf.id, part.c.body).join(part, true())
     order_by = (SearchShelf.id.desc(), first.desc()) if backwards else (SearchShelf.id, first)
-    shelves = SearchShelf.id.in_(bindparam("shelves", expanding=True))
+    shelves: ColumnElement[bool]
+    if is_sqlite:
+        shelves = SearchShelf.id.in_(bindparam("shelves", expanding=True))
+    else:
+        shelves = SearchShelf.id == any_(cast(bindparam("shelves", type_=ARRAY(BigInteger)), ARRAY(BigInteger)))
     return statement.where(shelves).order_by(*order_by).limit(most)
 
 

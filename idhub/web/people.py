@@ -39,7 +39,7 @@ def create_router(services: WebServices) -> APIRouter:
             return pages.gettext(request, message)
 
         view = View(queries_people.PEOPLE, request.query_params, t)
-        with services.database.read() as session:
+        with services.database.read(keeps_plans=bool(view.value("q"))) as session:
             visitor = visitor_of(session, request, services, now=now)
             require(session, visitor, Action.PEOPLE_READ)
             if jump := jump_target(view.value("q")):
@@ -51,7 +51,7 @@ def create_router(services: WebServices) -> APIRouter:
             leaves = queries_people.open_leaves(session, ids)
             companies = queries_people.visible_companies(session, visitor.subject)
             can_onboard = may(session, visitor.subject, Action.PEOPLE_CHANGE)
-        if not listing.is_sorted and (listing.found or 0) > queries_people.COUNT_LIMIT:
+        if not listing.is_sorted:
             view.notices.append(t(_TOO_MANY_TO_SORT))
         formatter = pages.formatter(request)
         english = pages.language(request) == "en"

@@ -10,7 +10,7 @@ from idhub.authority import Action, Subject, visible_organizations
 from idhub.directory.kinds import EmploymentState, Standing
 from idhub.directory.names import may_name
 from idhub.directory.people import find_person
-from idhub.directory.search import find_people
+from idhub.directory.search import find_people, within
 from idhub.directory.tables import Department, Employment, Organization, OrganizationClosure, Person, Principal
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.web.listing import values
@@ -180,7 +180,7 @@ def _candidates(
     )
     visible = visible_organizations(session, subject, Action.PEOPLE_READ)
     if visible is not None:
-        statement = statement.where(Principal.organization_id.in_(visible))
+        statement = statement.where(within(visible))
     return statement if person_id is None else statement.where(Person.id == person_id)
 
 

@@ -1,8 +1,10 @@
 """People search at 1,000,000 people: latency of every kind of query, and what the index costs to write and to keep.
 
     python -m tests.benchmarks.search [--people 1000000] [--database sqlite] [--database postgresql] [--rounds 40]
+    python -m tests.benchmarks.search --url URL [--fill-for SECONDS]
 
 People are put into the database directly; the index is written through `directory.search_index`, as an import does.
+With `--url` that happens in a database that stays, empty or migrated, and goes on where an earlier run has stopped.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import insert, text
+from sqlalchemy import func, insert, select, text
 from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 
@@ -45,6 +47,7 @@ from idhub.directory.tables import (
     Person,
     Principal,
 )
+from idhub.migrations import migrate
 from idhub.settings import Settings
 from idhub.web import queries_people
 from idhub.web.listing import View
@@ -64,9 +67,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--only", default="", help="kinds of query whose name holds this")
     parser.add_argument("--database", action="append", choices=["sqlite", "postgresql"])
+    parser.add_argument("--url", help="of a database that stays")
+    parser.add_argument("--fill-for", type=float, default=0, help="with --url: seconds after which filling stops")
     options = parser.parse_args()
-    rows = measure(people=options.people, rounds=options.rounds, databases=options.database or ("sqlite", "postgresql"))
+    if options.url:
+        with tempfile.TemporaryDirectory() as folder:
+            database = create_database(Settings(data_dir=Path(folder), database_url=options.url))
+            migrate(database)
+            found = fill(database, options.people, seconds=options.fill_for or None)
+            if count_people(database) == options.people:
+                found += latencies(database, options.people, rounds=options.rounds, only=options.only)
+            rows = [{"database": database.dialect, "durability": "-", **row} for row in found]
+            database.dispose()
+    else:
+        kinds: Sequence[DatabaseKind] = options.database or ("sqlite", "postgresql")
+        rows = measure(people=options.people, rounds=options.rounds, databases=kinds)
     for row in rows:
         print(f"{row['database']:<11} {row['durability']:<7} {row['name']:<58} {row['value']:>12,.2f} {row['unit']}")
 
@@ -92,12 +109,27 @@ def measure(
     return rows
 
 
-def fill(database: Database, people: int, *, batch: int = BATCH) -> list[dict[str, Any]]:
-    """Put `people` into an empty database, company by company. Returns what the index cost."""
-    _organizations(database)
+def count_people(database: Database) -> int:
+    """How many are in it."""
+    with database.read() as session:
+        return session.execute(select(func.count()).select_from(Person)).scalar_one()
+
+
+def fill(database: Database, people: int, *, batch: int = BATCH, seconds: float | None = None) -> list[dict[str, Any]]:
+    """Put `people` into a database, company by company. Returns what the index cost.
+
+    Goes on where an earlier call stopped, after so many `seconds`.
+    """
+    done = before = count_people(database)
+    if not done:
+        _organizations(database)
+    if done == people:
+        return []
     spent = spelled = 0.0
-    done = 0
-    for facts in chunked(list(range(people)), batch):
+    started = time.monotonic()
+    for facts in chunked(list(range(done, people)), batch):
+        if seconds is not None and time.monotonic() - started > seconds:
+            break
         persons = [_person(number, people) for number in facts]
         searchable = [person["searchable"] for person in persons]
         began = time.perf_counter()
@@ -125,10 +157,14 @@ def fill(database: Database, people: int, *, batch: int = BATCH) -> list[dict[st
             ).scalar_one()
     _progress("")
     return [
-        {"name": "index: written with the person, terms included", "value": spent / people * 1e6, "unit": "us/person"},
-        {"name": "index: terms alone", "value": spelled / people * 1e6, "unit": "us/person"},
-        {"name": "index: merged afterwards", "value": tended / people * 1e6, "unit": "us/person"},
-        {"name": "index: size", "value": int(size) / people, "unit": "bytes/person"},
+        {
+            "name": "index: written with the person, terms included",
+            "value": spent / (done - before) * 1e6,
+            "unit": "us/person",
+        },
+        {"name": "index: terms alone", "value": spelled / (done - before) * 1e6, "unit": "us/person"},
+        {"name": "index: merged afterwards", "value": tended / (done - before) * 1e6, "unit": "us/person"},
+        {"name": "index: size", "value": int(size) / done, "unit": "bytes/person"},
     ]
 
 
@@ -174,29 +210,72 @@ def queries(people: int) -> list[tuple[str, str, dict[str, str], str | None]]:
         ("HR of one company: no hit", "nobodyiscalledso", {}, "C7"),
         ("HR of a dealer: frequent", "wang", {}, "D42"),
         ("HR of a dealer: all mobiles", "1", {}, "D42"),
+        ("standing active, frequent", "wang", {"state": "active"}, None),
+        ("standing active, one character", "王", {"state": "active"}, None),
+        ("standing left, one letter", "w", {"state": "left"}, None),
+        ("standing left, rare", "诸葛明", {"state": "left"}, None),
+        ("standing suspended, initials", "wjh", {"state": "suspended"}, None),
+        ("interns, two characters", "王明", {"type": "intern"}, None),
+        ("one company, regular, active", "li", {"org": "C7", "type": "regular", "state": "active"}, None),
+        ("one company, rare", "诸葛明", {"org": "C7"}, None),
+        ("one company, no hit", "nobodyiscalledso", {"org": "C7"}, None),
+        ("one dealer, one character", "王", {"org": "D42"}, None),
+        ("one company, whole pinyin with blanks", "wang jian hua", {"org": "C7"}, None),
+        ("HR of one company: left, one character", "王", {"state": "left"}, "C7"),
+        ("HR of one company: suspended contractors", "l", {"state": "suspended", "type": "contractor"}, "C7"),
+        ("HR of one company: mail", mail, {}, "C7"),
+        ("HR of a dealer: rare", "诸葛明", {}, "D42"),
     ]  # fmt: skip
     return [(name, words, dict(filters), company) for name, words, filters, company in kinds]
 
 
-def latencies(database: Database, people: int, *, rounds: int = 40) -> list[dict[str, Any]]:
+# Kinds of query whose second and fiftieth pages are asked for too.
+_DEEP = (
+    "pinyin, frequent",
+    "one letter",
+    "standing active, frequent",
+    "frequent, one company",
+    "HR of one company: freq",
+)
+
+
+def latencies(database: Database, people: int, *, rounds: int = 40, only: str = "") -> list[dict[str, Any]]:
     """p50 and p99 in milliseconds of the list of people (page and count) for every kind of query."""
     rows: list[dict[str, Any]] = []
     for name, words, filters, company in queries(people):
-        spent: list[float] = []
-        listing = search(database, words, filters, company)
-        for _ in range(rounds):
-            began = time.perf_counter()
-            listing = search(database, words, filters, company)
-            spent.append((time.perf_counter() - began) * 1e3)
-        spent.sort()
-        found = listing.found or 0
-        shown = f"{found:,}" if found <= queries_people.COUNT_LIMIT else "many"
-        label = f"search: {name} [{shown}]"
-        rows.append({"name": f"{label} p50", "value": statistics.median(spent), "unit": "ms"})
-        rows.append({"name": f"{label} p99", "value": spent[min(int(len(spent) * 0.99), len(spent) - 1)], "unit": "ms"})
+        if only not in name:
+            continue
+        place: dict[str, str] = {}
+        for number in (1, 2, 50) if name.startswith(_DEEP) else (1,):
+            place = _place_of(database, (words, filters, company), number)
+            spent: list[float] = []
+            listing = search(database, words, filters, company, **place)
+            for _ in range(rounds):
+                began = time.perf_counter()
+                listing = search(database, words, filters, company, **place)
+                spent.append((time.perf_counter() - began) * 1e3)
+            spent.sort()
+            found = listing.found
+            shown = f"{found:,}" if found is not None and found <= queries_people.COUNT_LIMIT else "many"
+            label = f"search: {name} [{shown}]" + (f", page {number}" if number > 1 else "")
+            p99 = spent[min(int(len(spent) * 0.99), len(spent) - 1)]
+            rows.append({"name": f"{label} p50", "value": statistics.median(spent), "unit": "ms"})
+            rows.append({"name": f"{label} p99", "value": p99, "unit": "ms"})
         _progress(f"{database.dialect}: {name}")
     _progress("")
     return rows
+
+
+def _place_of(database: Database, asked: tuple[str, dict[str, str], str | None], number: int) -> dict[str, str]:
+    """Where a page begins, whose number counts from 1."""
+    words, filters, company = asked
+    place: dict[str, str] = {}
+    for _ in range(number - 1):
+        following = search(database, words, filters, company, **place).page.next
+        if following is None:
+            break
+        place = {"after": following}
+    return place
 
 
 def search(
@@ -207,7 +286,7 @@ def search(
     subject = LOCAL
     if company is not None:
         subject = Subject(actions=frozenset({Action.PEOPLE_READ}), organization_id=_id("org", _company(company)))
-    with database.read() as session:
+    with database.read(keeps_plans=True) as session:
         return queries_people.list_people(view, session, subject)
 
 

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from idhub.changes import Actor, Event, EventType
 from idhub.credentials import opaque
-from idhub.credentials.operations import LOCK, Operation, Row, record, run_in
+from idhub.credentials.operations import LOCK, Operation, Row, record, run_in, together
 from idhub.credentials.predicate import SESSION_CRITERIA, Refused, first_failing
 from idhub.credentials.sessions import Epochs
 from idhub.credentials.statements_browser import PUBLIC_SECTOR
@@ -60,8 +60,9 @@ def issuing_code(
             return Refused("session_ended")
         principal_id = str(owners[0]["principal_id"])
     yield LOCK, {"principal_id": principal_id}
-    yield "session.extend", {"session_id": session_id, "idle_expires_at": now + settings.session_idle, "now": now}
-    rows = yield "code.check", {"session_id": session_id, "client_id": request.client_id, "now": now}
+    extend = {"session_id": session_id, "idle_expires_at": now + settings.session_idle, "now": now}
+    check = {"session_id": session_id, "client_id": request.client_id, "now": now}
+    _, rows = yield together(("session.extend", extend), ("code.check", check))
     if not rows:
         return Refused("session_ended")
     row = rows[0]

@@ -5,7 +5,7 @@ receives rows. It knows no driver, so one rule serves every speed: the drivers o
 operation in a SQLAlchemy transaction that is open already.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from sqlalchemy.orm import Session
@@ -15,6 +15,7 @@ from idhub import changes
 from idhub.credentials.statements import Statement, compile_statements
 
 T = TypeVar("T")
+U = TypeVar("U")
 Row = Mapping[str, Any]
 Step = tuple[str, Mapping[str, Any]]
 Operation = Generator[Step, Any, T]
@@ -24,29 +25,76 @@ RECORD: Final = "record"
 """Instruction: append `events` to the audit log in this transaction."""
 DURABLE: Final = "durable"
 """Instruction: what follows must survive a loss of power. Yielded before anything was written; may begin anew."""
+TOGETHER: Final = "together"
+"""Instruction: run `steps`, in order, of which none needs to know what came of another; sends back the rows of each."""
 
 LOCK: Final = "principal.lock"
 """The statement that locks a principal. An operation asks for it before it writes anything."""
-DEFERRED: Final = frozenset(
-    {
-        "transaction.insert",
-        "session.insert",
-        "device.insert",
-        "participant.insert",
-        "grant.issue",
-        "code.insert",
-        "access.insert",
-        "refresh.insert",
-        "participant.use",
-    }
-)
-"""Statements whose effect nobody reads in the same transaction: a driver may run them together at its end. Of several
-UPDATEs of one row, any may be the one that counts."""
+DEFERRED: Final[Mapping[str, int]] = {
+    name: place
+    for place, name in enumerate(
+        (
+            "transaction.insert",
+            "session.insert",
+            "device.insert",
+            "participant.insert",
+            "participant.use",
+            "grant.issue",
+            "code.insert",
+            "access.insert",
+            "refresh.insert",
+            "throttle.give_back",
+            "throttle.forget",
+            "throttle.remember",
+        )
+    )
+}
+"""Statements whose effect nobody reads in the same transaction: a driver may run them at its end, in the order in which
+they came or in that of these numbers, by which a row comes before those that refer to it."""
+
+
+STEP_BY_STEP: Final[dict[str, Callable[[Mapping[str, Any]], Operation[Sequence[Row]]]]] = {}
+"""Statements that SQLite has no form for, as operations that come to the same: a statement costs microseconds there."""
+
+
+def add_step_by_step(name: str, operation: Callable[[Mapping[str, Any]], Operation[Sequence[Row]]]) -> None:
+    """Say how a statement that only PostgreSQL has is done on SQLite; called when its package is imported."""
+    STEP_BY_STEP[name] = operation
 
 
 def record(events: Sequence[Event]) -> Step:
     """The step that appends events."""
     return RECORD, {"events": events}
+
+
+def together(*steps: Step) -> Step:
+    """The step that runs several, in one exchange with the database where that saves something."""
+    return TOGETHER, {"steps": steps}
+
+
+def both(one: Operation[T], other: Operation[U]) -> Operation[tuple[T, U]]:
+    """Run two operations in step: what both ask next is asked together. Neither needs to know of the other."""
+    operations: tuple[Operation[Any], Operation[Any]] = one, other
+    results: list[Any] = [None, None]
+    sent: list[tuple[int, Any]] = [(0, None), (1, None)]
+    while sent:
+        asked: list[tuple[int, Step]] = []
+        for place, rows in sent:
+            try:
+                asked.append((place, operations[place].send(rows)))
+            except StopIteration as stop:
+                results[place] = stop.value
+        if len(asked) == len(operations):
+            # One that asks for several at once gets them at once.
+            parts = [step[1]["steps"] if step[0] == TOGETHER else (step,) for _, step in asked]
+            answers = yield together(*parts[0], *parts[1])
+            found = answers[: len(parts[0])], answers[len(parts[0]) :]
+            sent = [(place, found[place] if asked[place][1][0] == TOGETHER else found[place][0]) for place in (0, 1)]
+        else:
+            sent = []
+            for place, step in asked:
+                sent.append((place, (yield step)))
+    return results[0], results[1]
 
 
 _compiled: dict[str, Mapping[str, Statement]] = {}
@@ -60,17 +108,30 @@ def run_in(session: Session, operation: Operation[T]) -> T:
     statements = _compiled.get(dialect)
     if statements is None:
         statements = _compiled[dialect] = compile_statements("sqlite" if dialect == "sqlite" else "psycopg")
-    rows: Any = None
-    while True:
-        try:
-            name, parameters = operation.send(rows)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        rows = ()
+
+    def run(step: Step) -> Any:
+        name, parameters = step
+        if name == TOGETHER:
+            return [run(one) for one in parameters["steps"]]
         if name == RECORD:
             changes.record(session, parameters["events"])
-        elif name != DURABLE:
-            statement = statements[name]
-            found = connection.exec_driver_sql(statement.sql, tuple(statement.bind(parameters)))
-            rows = found.mappings().all() if found.returns_rows else ()
+            return ()
+        if name == DURABLE:
+            return ()
+        if dialect == "sqlite" and name in STEP_BY_STEP:
+            return drive(STEP_BY_STEP[name](parameters))
+        statement = statements[name]
+        found = connection.exec_driver_sql(statement.sql, tuple(statement.bind(parameters)))
+        return found.mappings().all() if found.returns_rows else ()
+
+    def drive(driven: Operation[Any]) -> Any:
+        rows: Any = None
+        while True:
+            try:
+                step = driven.send(rows)
+            except StopIteration as stop:
+                return stop.value
+            rows = run(step)
+
+    result: T = drive(operation)
+    return result

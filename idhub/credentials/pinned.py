@@ -1,21 +1,31 @@
-"""One connection of the store to PostgreSQL: its prepared statements, each for one asker, or for many in one exchange.
+"""One connection of the store to PostgreSQL: its prepared statements, and many questions in one exchange.
 
-An exchange costs more than what the database does in it, so that many who ask the same at the same moment ask
-together. A query is put around the asked values as they are given (`unnest ... CROSS JOIN LATERAL`); what changes rows
-runs once for each, in order, sent together. Either way everybody gets what they would have got alone.
+An exchange costs more than what the database does in it. Whatever is known to be asked is therefore written at once
+(libpq's pipeline) and answered at once: questions of many, the beginning of a transaction with the first of them, its
+end with what is stored last. The database runs them one after another, in order. Several of one kind that follow each
+other are one statement to it: a query around the asked values (`unnest ... CROSS JOIN LATERAL`), or an INSERT of many
+rows. Everybody gets what they would have got alone.
 """
 
+import asyncio
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
 
-from audit.trail import INSERT_COLUMNS, TableName, insert_statement
+import psycopg
+from psycopg import pq
+from psycopg.errors import error_from_result
+from psycopg.pq.abc import PGresult
+
+from audit.trail import INSERT_COLUMNS, insert_statement
 from idhub.credentials.operations import Row
 from idhub.credentials.statements import Statement
 
-SERVER_SETTINGS: Final = {
+_SERVER_SETTINGS: Final = {
     "timezone": "UTC",
-    "application_name": "idhub-store",
     "lock_timeout": "5000",
     "idle_in_transaction_session_timeout": "30000",
     # Every statement here looks rows up by keys. It is planned once and for that, however small the tables were then.
@@ -25,154 +35,404 @@ SERVER_SETTINGS: Final = {
     "enable_mergejoin": "off",
     "jit": "off",
 }
-ASKER: Final = "asker_"
+APPLICATION_NAME: Final = "idhub-store"
+_CONNECT_SECONDS: Final = 5
+_COMMAND_SECONDS: Final = 10.0
+Question = tuple[str, Sequence[Any]]
+"""Name of a statement, and the values of its places."""
+BEGIN: Final[Question] = ("BEGIN", ())
+COMMIT: Final[Question] = ("COMMIT", ())
+_PLAIN: Final = frozenset({"BEGIN", "COMMIT"})
+_MANY: Final = 4
+"""So many of one kind are one statement: to take the rows apart again costs more than two or three statements."""
+_EACH: Final = "each>"
+_ROWS: Final = "rows>"
+_ASKER: Final = "asker_"
 """The column beside those that were asked for, in rows that many asked for together: whose row it is."""
 _MARK: Final = re.compile(r"\$(\d+)")
 _VALUES: Final = re.compile(r" VALUES \((.*)\)\s*", re.DOTALL)
 
 
+class Lost(ConnectionError):
+    """The connection is lost, or was never made."""
+
+
 class Pinned:
-    """One connection with its prepared statements."""
+    """One connection with its prepared statements. One exchange at a time; unusable after any error."""
 
-    def __init__(self, connection: Any, statements: Mapping[str, Statement]) -> None:
-        self.connection = connection
+    def __init__(self, connection: psycopg.AsyncConnection[Any], statements: Mapping[str, Statement]) -> None:
+        self._connection = connection
+        self._wire = connection.pgconn
+        self._wire.enter_pipeline_mode()
         self._statements = statements
-        self._prepared: dict[str, Any] = {}
-        self.is_begun = False
-        """A transaction is open in which nothing was asked yet."""
+        self._known: dict[str, _Known] = {}
+        self._loop = asyncio.get_running_loop()
+        self._socket = self._wire.socket
+        self._answer: asyncio.Future[list[PGresult]] | None = None
+        self._results: list[PGresult] = []
+        self._is_closed = False
+        # Kept for good: to register it anew for each exchange would be two calls of the system.
+        self._loop.add_reader(self._socket, self._on_readable)
 
-    async def begin(self) -> None:
-        """Begin a transaction, unless the one before left one open."""
-        if not self.is_begun:
-            await self.connection.execute("BEGIN")
-        self.is_begun = False
+    @classmethod
+    async def connect(cls, url: str, statements: Mapping[str, Statement]) -> "Pinned":
+        """Open a connection.
 
-    async def commit(self, *, goes_on: bool) -> None:
-        """Commit; `goes_on`: another transaction follows at once, which so is spared the exchange to begin it."""
-        await self.connection.execute("COMMIT AND CHAIN" if goes_on else "COMMIT")
-        self.is_begun = goes_on
+        Raises:
+            Lost: the database cannot be reached, or refuses.
+        """
+        options = " ".join(f"-c {name}={value}" for name, value in _SERVER_SETTINGS.items())
+        try:
+            connection = await psycopg.AsyncConnection.connect(
+                url, autocommit=True, connect_timeout=_CONNECT_SECONDS, options=options,
+                application_name=APPLICATION_NAME,
+            )  # fmt: skip
+        except psycopg.Error as error:
+            raise Lost(str(error)) from error
+        return cls(connection, statements)
 
-    async def fetch(self, name: str, parameters: Mapping[str, Any]) -> Sequence[Row]:
-        """The rows of one statement."""
-        statement = self._statements[name]
-        prepared = self._prepared.get(name) or await self._prepare(name, statement.sql)
-        rows: Sequence[Row] = await prepared.fetch(*statement.bind(parameters))
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, by either side."""
+        return self._is_closed
+
+    def close(self) -> None:
+        """Close; whoever still waits for an answer hears that it is lost. What had begun is rolled back."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        if not self._loop.is_closed():
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+        self._wire.finish()
+        self._fail(Lost("The connection was closed."))
+
+    async def ask(self, questions: Sequence[Question]) -> list[Sequence[Row]]:
+        """Run statements in order and return the rows of each. Of those that return nothing the sequence is empty.
+
+        Raises:
+            Lost: the connection; how far the statements came is not known.
+            TimeoutError: no answer in time.
+            psycopg.Error: of the first statement that fails; those after it are not run.
+        """
+        asked: list[_Asked] = []
+        for name, begins, ends in _runs(questions):
+            form = self._form_of(name) if ends - begins >= _MANY else ""
+            if form:
+                asked.append(_Asked(form + name, [values for _, values in questions[begins:ends]]))
+            else:
+                asked += [_Asked(name, [values]) for _, values in questions[begins:ends]]
+        await self._prepare([one.name for one in asked])
+        try:
+            for one in asked:
+                known = self._known[one.name]
+                self._wire.send_query_prepared(known.name, known.encode(one.values), known.formats, 1)
+        except psycopg.OperationalError as error:
+            raise Lost(str(error)) from error
+        results = await self._exchange()
+        rows: list[Sequence[Row]] = []
+        for one, result in zip(asked, results, strict=True):
+            rows += self._known[one.name].rows(result, len(one.values))
         return rows
 
-    async def fetch_each(self, name: str, askers: Sequence[Mapping[str, Any]]) -> Sequence[Sequence[Row]]:
-        """What `fetch` would return to each in turn, in one exchange. Rows may have `ASKER` beside their columns."""
-        if len(askers) == 1:
-            return [await self.fetch(name, askers[0])]
-        statement = self._statements[name]
-        bound = [statement.bind(parameters) for parameters in askers]
-        found: list[list[Row]] = [[] for _ in askers]
-        if statement.sql.startswith("SELECT"):
-            prepared = self._prepared.get(f"each:{name}") or await self._prepare_query(name, statement)
-            rows = await prepared.fetch(*_columns(statement, bound))
-            for row in rows:
-                found[row[ASKER] - 1].append(row)
-            return found
-        # Everybody in one order: two groups then wait for each other's rows in turn, not in a circle.
-        order = sorted(range(len(askers)), key=lambda place: str(bound[place]))
-        if " RETURNING " not in statement.sql:
-            prepared = self._prepared.get(name) or await self._prepare(name, statement.sql)
-            await prepared.executemany([bound[place] for place in order])
-            return found
-        prepared = self._prepared.get(f"each:{name}") or await self._prepare_change(name, statement)
-        for row in await prepared.fetchmany([[*bound[place], place] for place in order]):
-            found[row[ASKER]].append(row)
-        return found
+    # ------------------------------------------------------------------ statements
 
-    async def change_all(
-        self,
-        rows: Mapping[str, Sequence[Sequence[Any]]],
-        events: Sequence[tuple[TableName, Sequence[Sequence[Any]]]] = (),
-    ) -> None:
-        """Run INSERTs and UPDATEs that return nothing, each for its rows of bound values, in one exchange for all.
+    def _form_of(self, name: str) -> str:
+        """How many of this kind are one statement; empty: they are not."""
+        if name.startswith("audit:"):
+            return _ROWS
+        sql = "" if name in _PLAIN else self._statements[name].sql
+        if sql.startswith("SELECT"):
+            return _EACH
+        is_plain = sql.startswith("INSERT") and " RETURNING " not in sql and " ON CONFLICT " not in sql
+        return _ROWS if is_plain else ""
 
-        Args:
-            rows: by the name of their statement.
-            events: by the table of the audit log.
-        """
-        given = dict(sorted({**rows, **{f"audit:{table}": values for table, values in events}}.items()))
-        if not given:
+    async def _prepare(self, names: Sequence[str]) -> None:
+        missing = {name: None for name in names if name not in self._known}
+        if not missing:
             return
-        label = "rows:" + ",".join(given)
-        prepared = self._prepared.get(label) or await self._prepare_changes(label, list(given))
-        await prepared.fetch(*(list(column) for values in given.values() for column in zip(*values, strict=True)))
+        # The types of what many ask are those of what one asks.
+        single = {name.partition(">")[2] or name: None for name in missing}
+        await self._prepare_all({name: self._sql(name) for name in single if name not in self._known})
+        await self._prepare_all({name: self._sql_for_many(name) for name in missing if name not in single})
 
-    # ------------------------------------------------------------------ statements for many
+    async def _prepare_all(self, texts: Mapping[str, str]) -> None:
+        if not texts:
+            return
+        labels = [f"s{len(self._known) + place}".encode() for place, _ in enumerate(texts)]
+        try:
+            for sql, label in zip(texts.values(), labels, strict=True):
+                self._wire.send_prepare(label, sql.encode())
+                self._wire.send_describe_prepared(label)
+        except psycopg.OperationalError as error:
+            raise Lost(str(error)) from error
+        described = (await self._exchange())[1::2]
+        for name, label, result in zip(texts, labels, described, strict=True):
+            self._known[name] = self._known_as(name, label, result)
 
-    async def _prepare(self, name: str, sql: str) -> Any:
-        prepared = self._prepared[name] = await self.connection.prepare(sql)
-        return prepared
+    def _known_as(self, name: str, label: bytes, described: PGresult) -> "_Known":
+        if name.startswith(_EACH):
+            statement = self._statements[name.removeprefix(_EACH)]
+            return _KnownQuery(label, described, statement)
+        return (_KnownRows if name.startswith(_ROWS) else _Known)(label, described)
 
-    async def _types(self, name: str, sql: str) -> list[str]:
-        prepared = self._prepared.get(name) or await self._prepare(name, sql)
-        return [one.name for one in prepared.get_parameters()]
+    def _sql(self, name: str) -> str:
+        if name in _PLAIN:
+            return name
+        for table in INSERT_COLUMNS:
+            if name == f"audit:{table}":
+                return insert_statement(table, "numeric_dollar")
+        return self._statements[name].sql
 
-    async def _prepare_query(self, name: str, statement: Statement) -> Any:
-        types = await self._types(name, statement.sql)
-        given = [place for place, _ in statement.places]
-        fixed = [place for place in range(len(types)) if place not in given]
-        marks = {place: f"given_.c{place}" for place in given}
-        marks |= {place: f"${number}" for number, place in enumerate(fixed, start=len(given) + 1)}
-        inner = _MARK.sub(lambda found: marks[int(found[1]) - 1], statement.sql)
-        return await self._prepare(
-            f"each:{name}",
-            f"SELECT given_.n AS {ASKER}, found_.* FROM {_unnest(given, types, ' WITH ORDINALITY', ', n')} "  # noqa: S608 - statements of ours only
-            f"CROSS JOIN LATERAL ({inner}) AS found_",
-        )
+    def _sql_for_many(self, name: str) -> str:
+        form, _, single = name.partition(">")
+        types = self._known[single].types
+        if form == _ROWS[:-1]:
+            return _insert_for_rows(self._sql(single), types)
+        return _query_for_each(self._statements[single], types)
 
-    async def _prepare_change(self, name: str, statement: Statement) -> Any:
-        number = len(statement.template) + 1
-        return await self._prepare(f"each:{name}", f"{statement.sql}, ${number}::INTEGER AS {ASKER}")
+    # ------------------------------------------------------------------ the wire
 
-    async def _prepare_changes(self, label: str, names: Sequence[str]) -> Any:
-        parts: list[str] = []
-        taken = 0
-        for name in names:
-            table = name.removeprefix("audit:")
-            sql = self._statements[name].sql if table == name else insert_statement(_table(table), "numeric_dollar")
-            types = await self._types(name, sql)
-            parts.append(_for_rows(sql, types, first=taken + 1))
-            taken += len(types)
-        # All see the same moment, and foreign keys are looked at when all are done.
-        asides = ", ".join(f"part_{number} AS ({part})" for number, part in enumerate(parts[:-1]))
-        return await self._prepare(label, (f"WITH {asides} " if asides else "") + parts[-1])
+    async def _exchange(self) -> list[PGresult]:
+        answer = self._answer = self._loop.create_future()
+        self._results = []
+        try:
+            self._wire.pipeline_sync()
+            if self._wire.flush():
+                # More than the socket takes at once.
+                self._loop.add_writer(self._socket, self._on_writable)
+        except psycopg.OperationalError as error:
+            raise Lost(str(error)) from error
+        timer = self._loop.call_later(_COMMAND_SECONDS, self._fail, TimeoutError("The database does not answer."))
+        try:
+            results: list[PGresult] = await answer
+        finally:
+            timer.cancel()
+            self._answer = None
+        for result in results:
+            if result.status == pq.ExecStatus.FATAL_ERROR:
+                raise _translated(result)
+        return results
+
+    def _on_writable(self) -> None:
+        try:
+            if not self._wire.flush():
+                self._loop.remove_writer(self._socket)
+        except psycopg.OperationalError as error:
+            self._break(error)
+
+    def _on_readable(self) -> None:
+        wire = self._wire
+        try:
+            wire.consume_input()
+            if self._answer is None:
+                return
+            while not wire.is_busy():
+                result = wire.get_result()
+                if result is None:
+                    # The end of one statement's results.
+                    continue
+                if result.status == pq.ExecStatus.PIPELINE_SYNC:
+                    if not self._answer.done():
+                        self._answer.set_result(self._results)
+                    return
+                self._results.append(result)
+        except psycopg.OperationalError as error:
+            self._break(error)
+
+    def _break(self, error: psycopg.Error) -> None:
+        self._fail(Lost(str(error)))
+        self.close()
+
+    def _fail(self, error: Exception) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
 
 
-def _table(name: str) -> TableName:
-    for known in INSERT_COLUMNS:
-        if known == name:
-            return known
-    raise ValueError(f"{name} is no table of the audit log")
+def _translated(result: PGresult) -> Exception:
+    error = error_from_result(result)
+    state = error.sqlstate or ""
+    # Connection exceptions; shutdown, crash, "cannot connect now".
+    if state.startswith("08") or state in {"57P01", "57P02", "57P03"}:
+        return Lost(str(error))
+    return error
 
 
-def _for_rows(sql: str, types: Sequence[str], *, first: int) -> str:
-    """A change by one row of values as one by many, from parallel arrays whose parameters begin with `first`."""
-    if sql.startswith("UPDATE "):
-        taken = _MARK.sub(lambda found: f"given_.c{int(found[1]) - 1}", sql)
-        change, _, condition = taken.partition(" WHERE ")
-        return f"{change} FROM {_unnest(range(len(types)), types, first=first)} WHERE {condition}"
+# ---------------------------------------------------------------- values as they go over the wire
+
+
+def _number(form: str) -> tuple[Callable[[Any], bytes], Callable[[bytes], Any]]:
+    packed = struct.Struct(form)
+    unpack = packed.unpack
+    return packed.pack, lambda raw: unpack(raw)[0]
+
+
+_TEXT: Final[tuple[Callable[[Any], bytes], Callable[[bytes], Any]]] = (str.encode, bytes.decode)
+_BINARY: Final[Mapping[int, tuple[Callable[[Any], bytes], Callable[[bytes], Any]]]] = {
+    16: (lambda value: b"\x01" if value else b"\x00", lambda raw: raw == b"\x01"),
+    17: (bytes, bytes),
+    20: _number(">q"),
+    21: _number(">h"),
+    23: _number(">i"),
+    # text, varchar, char, name, json: the binary form is the text, with its length, so that no character ends it early.
+    25: _TEXT,
+    1043: _TEXT,
+    1042: _TEXT,
+    19: _TEXT,
+    114: _TEXT,
+    # jsonb has a version in front.
+    3802: (lambda value: b"\x01" + value.encode(), lambda raw: raw[1:].decode()),
+}
+"""By the number of the type: how a value is written, and how it is read."""
+
+
+# Each as an array: its number, and that of its elements.
+_ARRAYS: Final[Mapping[int, int]] = {
+    1000: 16, 1001: 17, 1016: 20, 1005: 21, 1007: 23, 1009: 25, 1015: 1043, 1014: 1042, 1003: 19, 199: 114, 3807: 3802,
+}  # fmt: skip
+_TYPE_NAMES: Final[Mapping[int, str]] = {
+    16: "bool", 17: "bytea", 20: "int8", 21: "int2", 23: "int4", 25: "text", 1043: "varchar", 1042: "bpchar",
+    19: "name", 114: "json", 3802: "jsonb",
+}  # fmt: skip
+_ARRAY_HEAD: Final = struct.Struct(">iiIii")
+_SIZE: Final = struct.Struct(">i")
+_NULL: Final = _SIZE.pack(-1)
+
+
+def _encoder(kind: int) -> Callable[[Any], bytes]:
+    element = _ARRAYS.get(kind)
+    if element is None:
+        return _BINARY[kind][0]
+    encode = _BINARY[element][0]
+
+    def array(values: Sequence[Any]) -> bytes:
+        # One dimension, which begins at 1.
+        parts = [_ARRAY_HEAD.pack(1, None in values, element, len(values), 1)]
+        for value in values:
+            if value is None:
+                parts.append(_NULL)
+            else:
+                raw = encode(value)
+                parts += (_SIZE.pack(len(raw)), raw)
+        return b"".join(parts)
+
+    return array
+
+
+# ---------------------------------------------------------------- what a connection has prepared
+
+
+class _Asked(NamedTuple):
+    """A statement that is sent, for one or for many."""
+
+    name: str
+    values: Sequence[Sequence[Any]]
+
+
+class _Known:
+    """A statement for one."""
+
+    def __init__(self, name: bytes, described: PGresult) -> None:
+        self.name = name
+        self.types = [described.param_type(place) for place in range(described.nparams)]
+        self._encoders = [_encoder(kind) for kind in self.types]
+        self.formats = [1] * len(self.types)
+        self._columns = [
+            (place, (described.fname(place) or b"").decode(), _BINARY[described.ftype(place)][1])
+            for place in range(described.nfields)
+        ]
+
+    def encode(self, values: Sequence[Sequence[Any]]) -> list[bytes | None]:
+        """What is sent."""
+        return self._encoded(values[0])
+
+    def rows(self, result: PGresult, count: int) -> list[Sequence[Row]]:
+        """The rows of each of those who asked."""
+        return [self._decoded(result)]
+
+    def _encoded(self, values: Iterable[Any]) -> list[bytes | None]:
+        return [None if value is None else encode(value) for encode, value in zip(self._encoders, values, strict=True)]
+
+    def _decoded(self, result: PGresult) -> list[dict[str, Any]]:
+        count = result.ntuples
+        if not count:
+            return []
+        get = result.get_value
+        return [
+            {name: None if (raw := get(row, place)) is None else decode(raw) for place, name, decode in self._columns}
+            for row in range(count)
+        ]
+
+
+class _KnownRows(_Known):
+    """An INSERT of many rows."""
+
+    def encode(self, values: Sequence[Sequence[Any]]) -> list[bytes | None]:
+        """What is sent: a column for each place."""
+        return self._encoded(zip(*values, strict=True))
+
+    def rows(self, result: PGresult, count: int) -> list[Sequence[Row]]:
+        """Nothing, to each."""
+        return [()] * count
+
+
+class _KnownQuery(_Known):
+    """A query for many."""
+
+    def __init__(self, name: bytes, described: PGresult, statement: Statement) -> None:
+        super().__init__(name, described)
+        self._given, self._fixed = _given_and_fixed(statement)
+        self._template = statement.template
+
+    def encode(self, values: Sequence[Sequence[Any]]) -> list[bytes | None]:
+        """What is sent: a column for each place where something is given; constants as they are."""
+        columns: list[Any] = [[one[place] for one in values] for place in self._given]
+        return self._encoded([*columns, *(self._template[place] for place in self._fixed)])
+
+    def rows(self, result: PGresult, count: int) -> list[Sequence[Row]]:
+        """Who asked is known by a column."""
+        found: list[list[Row]] = [[] for _ in range(count)]
+        for row in self._decoded(result):
+            found[row.pop(_ASKER) - 1].append(row)
+        return list(found)
+
+
+def _runs(questions: Sequence[Question]) -> Iterator[tuple[str, int, int]]:
+    """Name, first and end of those that follow each other with one name."""
+    begins = 0
+    for name, run in groupby(questions, key=itemgetter(0)):
+        ends = begins + sum(1 for _ in run)
+        yield name, begins, ends
+        begins = ends
+
+
+def _given_and_fixed(statement: Statement) -> tuple[list[int], list[int]]:
+    given = [place for place, _ in statement.places]
+    return given, [place for place in range(len(statement.template)) if place not in given]
+
+
+def _query_for_each(statement: Statement, types: Sequence[int]) -> str:
+    given, fixed = _given_and_fixed(statement)
+    marks = {place: f"given_.c{place}" for place in given}
+    marks |= {place: f"${number}" for number, place in enumerate(fixed, start=len(given) + 1)}
+    inner = _MARK.sub(lambda found: marks[int(found[1]) - 1], statement.sql)
+    return (
+        f"SELECT given_.n AS {_ASKER}, found_.* FROM {_unnest(given, types, ' WITH ORDINALITY', ', n')} "  # noqa: S608 - statements of ours only
+        f"CROSS JOIN LATERAL ({inner}) AS found_"
+    )
+
+
+def _insert_for_rows(sql: str, types: Sequence[int]) -> str:
     values = _VALUES.search(sql)
     if values is None:
         raise ValueError(f"no row of values is inserted by {sql}")
     taken = _MARK.sub(lambda found: f"given_.c{int(found[1]) - 1}", values[1])
-    rows = f" SELECT {taken} FROM {_unnest(range(len(types)), types, first=first)} "  # noqa: S608 - statements of ours only
+    rows = f" SELECT {taken} FROM {_unnest(range(len(types)), types)} "  # noqa: S608 - statements of ours only
     return sql[: values.start()] + rows + sql[values.end() :]
 
 
-def _unnest(
-    places: Sequence[int], types: Sequence[str], ordinality: str = "", more: str = "", *, first: int = 1
-) -> str:
+def _unnest(places: Sequence[int], types: Sequence[int], ordinality: str = "", more: str = "") -> str:
     """Parallel arrays as rows: one parameter for each place, in order."""
-    arrays = ", ".join(f"${number}::{types[place]}[]" for number, place in enumerate(places, start=first))
+    arrays = ", ".join(f"${number}::{_TYPE_NAMES[types[place]]}[]" for number, place in enumerate(places, start=1))
     names = ", ".join(f"c{place}" for place in places)
     return f"unnest({arrays}){ordinality} AS given_ ({names}{more})"
-
-
-def _columns(statement: Statement, bound: Sequence[Sequence[Any]]) -> list[Any]:
-    given = [place for place, _ in statement.places]
-    arrays: list[Any] = [[values[place] for values in bound] for place in given]
-    return arrays + [value for place, value in enumerate(statement.template) if place not in given]

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from idhub.access.tables import Application
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque
-from idhub.credentials.operations import LOCK, Operation, Row, run_in
+from idhub.credentials.operations import LOCK, Operation, Row, run_in, together
 from idhub.credentials.operations import record as recording
 from idhub.credentials.participants import IS_VISITED, LOGOUT_URI, Protocol, with_registrations
 from idhub.credentials.predicate import installation_epoch
@@ -162,8 +162,9 @@ def starting(
     authenticated_at: datetime | None = None,
 ) -> Operation[tuple[str, str]]:
     """See `start_session`."""
-    yield LOCK, {"principal_id": principal_id}
-    rows = yield "principal.epochs", {"principal_id": principal_id, "now": now}
+    _, rows = yield together(
+        (LOCK, {"principal_id": principal_id}), ("principal.epochs", {"principal_id": principal_id, "now": now})
+    )
     if rows and rows[0]["recovery_reason"] is not None:
         # Who has left since the backup is not known; their password is as good as anybody's (design section 8).
         raise NotPermitted("The hub was restored and waits for its operator; nobody signs in.", rule="session.recovery")

@@ -1,49 +1,38 @@
-"""The store on PostgreSQL: asyncpg, on a fixed number of connections that are pinned to their prepared statements.
+"""The store on PostgreSQL: a fixed number of connections that are pinned to their prepared statements.
 
-Operations of a group run in step: each goes on to the next thing it asks of the database, and all who ask the same
-then ask in one exchange (`idhub.credentials.pinned`). To each other they are what transactions at the same moment are,
-between which the rules hold already: every claim is one conditional statement, every look at a principal is locked.
+Operations of a group run in step: each goes on to the next thing it asks of the database, and all then ask in one
+exchange (`idhub.credentials.pinned`). To each other they are what transactions at the same moment are, between which
+the rules hold already: every claim is one conditional statement, every look at a principal is locked.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeVar
 
-import asyncpg
 import structlog
+from psycopg import errors
 
 from audit.events import Event
 from audit.personal import Sealer
 from audit.trail import event_rows
 from idhub import faults
 from idhub.credentials.grouping import MOST_AT_ONCE, Grouping, Waiting
-from idhub.credentials.operations import DEFERRED, DURABLE, LOCK, RECORD, Operation, Row, Step
-from idhub.credentials.pinned import SERVER_SETTINGS, Pinned
+from idhub.credentials.operations import DEFERRED, DURABLE, LOCK, RECORD, TOGETHER, Operation, Row, Step
+from idhub.credentials.pinned import BEGIN, COMMIT, Lost, Pinned, Question
 from idhub.credentials.statements import LOCK_AT_ONCE, compile_statements
 from idhub.db import Database
 from idhub.errors import Unavailable
 from idhub.settings import Settings
 
 T = TypeVar("T")
-_LOST = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.AdminShutdownError,
-    asyncpg.CrashShutdownError,
-    asyncpg.CannotConnectNowError,
-    asyncpg.InterfaceError,
-    # What asyncpg says of a connection that the server dropped between two uses.
-    asyncpg.InternalClientError,
-    OSError,
-)
 _AGAIN = (
-    asyncpg.SerializationError,
-    asyncpg.DeadlockDetectedError,
+    errors.SerializationFailure,
+    errors.DeadlockDetected,
     # A migration beside us changed a table that a prepared statement reads.
-    asyncpg.InvalidCachedStatementError,
-    asyncpg.FeatureNotSupportedError,
+    errors.FeatureNotSupported,
 )
-_HELD = (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, TimeoutError)
+_HELD = (errors.LockNotAvailable, errors.QueryCanceled, TimeoutError)
 _ATTEMPTS: Final = 3
 _GROUPS: Final = 2
 """Groups in flight at once: while one waits for the disk, the next one asks."""
@@ -52,7 +41,7 @@ _LOOKS: Final = 2
 _LOG = structlog.get_logger(__name__)
 
 
-class _CommitUnknown(ConnectionError):
+class _CommitUnknown(Lost):
     """The connection broke while committing: whether it did is not known, so it must not be tried again."""
 
 
@@ -61,15 +50,62 @@ _ALONE: Final = object()
 
 
 class _Group:
-    """One open transaction of several operations: what can be written together at its end is kept until then."""
+    """One transaction of several operations: what can be written together at its end is kept until then."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_shared: bool) -> None:
+        self.is_shared = is_shared
         self.events: list[Event] = []
-        self.deferred: dict[str, list[list[Any]]] = {}
+        self.deferred: list[Question] = []
         self.has_begun = False
         """The database was asked something; until then there is nothing to roll back."""
         self.locked: set[str] = set()
         """Principals that this transaction has locked, until its end."""
+
+
+class _Turn:
+    """What one operation asks before it can go on."""
+
+    def __init__(self, place: int, operation: Operation[Any]) -> None:
+        self.place = place
+        self.operation = operation
+        self.rows: Any = None
+        self.questions: list[Question] = []
+        self.locking: list[str | None] = []
+        """Of each question, the principal that it locks."""
+        self._answers: list[int | None] = []
+        """Of each step, its question; None: it needed none."""
+        self._is_together = False
+
+    def go_on(self, file: Callable[[Step], tuple[Question, str | None] | None]) -> None:
+        """Run the operation until the database is asked.
+
+        Args:
+            file: of a step, what the database is asked; None: nothing, it has been seen to.
+
+        Raises:
+            StopIteration: the operation has ended; its value is the outcome.
+        """
+        while True:
+            step = self.operation.send(self.rows)
+            self._is_together = step[0] == TOGETHER
+            steps = step[1]["steps"] if self._is_together else (step,)
+            self.questions, self.locking, self._answers = [], [], []
+            for one in steps:
+                asked = file(one)
+                if asked is None:
+                    self._answers.append(None)
+                    continue
+                self._answers.append(len(self.questions))
+                self.questions.append(asked[0])
+                self.locking.append(asked[1])
+            if self.questions:
+                return
+            self.rows = [()] * len(steps) if self._is_together else ()
+
+    def take(self, answers: Sequence[Sequence[Row]]) -> None:
+        """Take the answers to the questions."""
+        found = [() if place is None else answers[place] for place in self._answers]
+        self.rows = found if self._is_together else found[0]
 
 
 class PostgresStore(Grouping):
@@ -86,8 +122,6 @@ class PostgresStore(Grouping):
         self._slots = asyncio.Semaphore(self._size)
         self._running = 0
         """Of the groups that ask at the moment."""
-        self._is_next_begun = False
-        """The group that begins next finds a transaction open."""
         self._looking: list[Waiting] = []
         self._is_look_due = False
         self._looks = 0
@@ -96,9 +130,11 @@ class PostgresStore(Grouping):
     def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
         """See `Grouping.adopt`: connections of another loop are of no use on this one."""
         super().adopt(loop)
-        self._free.clear()
+        free, self._free = self._free, []
+        for pinned in free:
+            pinned.close()
         self._slots = asyncio.Semaphore(self._size)
-        self._running, self._is_next_begun = 0, False
+        self._running = 0
         self._looking, self._is_look_due, self._looks = [], False, 0
 
     # ------------------------------------------------------------------ reading
@@ -145,7 +181,6 @@ class PostgresStore(Grouping):
     def commit(self, group: list[Waiting]) -> None:
         """Commit in a task."""
         self._running += 1
-        self._is_next_begun = False
         self._spawn(self._commit(group))
 
     async def _commit(self, group: list[Waiting]) -> None:
@@ -163,11 +198,11 @@ class PostgresStore(Grouping):
         operations = [one.operation for one in group]
         async with self._slots:
             try:
-                pinned = await self._take(is_write=is_write)
+                pinned = await self._take()
                 if is_write:
-                    outcomes = await self._transact(pinned, operations, is_group=True)
+                    outcomes = await self._transact(pinned, operations, is_shared=True)
                 else:
-                    outcomes = await self._drive(pinned, operations, None, is_group=True)
+                    outcomes = await self._drive(pinned, operations, None)
             except _CommitUnknown as error:
                 self._drop(pinned)
                 for one in group:
@@ -182,7 +217,7 @@ class PostgresStore(Grouping):
             except BaseException:
                 self._drop(pinned)
                 raise
-            self._give_back(pinned)
+            self._free.append(pinned)
         for one, outcome in zip(group, outcomes, strict=True):
             if outcome is not _ALONE:
                 one.settle(outcome)
@@ -201,12 +236,12 @@ class PostgresStore(Grouping):
             for attempt in range(1, _ATTEMPTS + 1):
                 pinned: Pinned | None = None
                 try:
-                    pinned = await self._take(is_write=is_write)
+                    pinned = await self._take()
                     if is_write:
-                        result: T = (await self._transact(pinned, [operation], is_group=False))[0]
+                        result: T = (await self._transact(pinned, [operation], is_shared=False))[0]
                     else:
-                        result = (await self._drive(pinned, [operation], None, is_group=False))[0]
-                except (*_LOST, *_AGAIN, *_HELD) as error:
+                        result = (await self._drive(pinned, [operation], None))[0]
+                except (Lost, OSError, *_AGAIN, *_HELD) as error:
                     self._drop(pinned)
                     if attempt == _ATTEMPTS or isinstance(error, (*_HELD, _CommitUnknown)):
                         raise _unavailable(error) from error
@@ -215,134 +250,123 @@ class PostgresStore(Grouping):
                     self._drop(pinned)
                     raise
                 else:
-                    self._give_back(pinned)
+                    self._free.append(pinned)
                     return result
         raise AssertionError("unreachable")
 
     async def _transact(
-        self, pinned: Pinned, operations: Sequence[Callable[[], Operation[Any]]], *, is_group: bool
+        self, pinned: Pinned, operations: Sequence[Callable[[], Operation[Any]]], *, is_shared: bool
     ) -> list[Any]:
-        group = _Group()
-        outcomes = await self._drive(pinned, operations, group, is_group=is_group)
-        events = event_rows(group.events, sealer=self._sealer).tables() if group.events else []
-        group.has_begun = group.has_begun or pinned.is_begun
+        group = _Group(is_shared=is_shared)
+        outcomes = await self._drive(pinned, operations, group)
+        last = sorted(group.deferred, key=_rank)
+        if group.events:
+            for table, rows in event_rows(group.events, sealer=self._sealer).tables():
+                last += [(f"audit:{table}", values) for values in rows]
         if group.has_begun:
-            await pinned.change_all(group.deferred, events)
+            last.append(COMMIT)
+        elif len(last) > 1:
+            last = [BEGIN, *last, COMMIT]
         faults.at("commit.before")
         try:
-            if group.has_begun:
-                # One follows at once, and one transaction is enough for it.
-                goes_on = bool(self._pending) and not self._is_next_begun
-                self._is_next_begun = self._is_next_begun or goes_on
-                await pinned.commit(goes_on=goes_on)
-            else:
-                # One statement is a transaction of its own.
-                await pinned.change_all(group.deferred, events)
-        except _LOST as error:
+            # One statement is a transaction of its own.
+            if last:
+                await pinned.ask(last)
+        except (Lost, TimeoutError) as error:
             raise _CommitUnknown from error
         faults.at("commit.after")
         return outcomes
 
     async def _drive(
-        self,
-        pinned: Pinned,
-        operations: Sequence[Callable[[], Operation[Any]]],
-        group: _Group | None,
-        *,
-        is_group: bool,
+        self, pinned: Pinned, operations: Sequence[Callable[[], Operation[Any]]], group: _Group | None
     ) -> list[Any]:
         """Run operations in step to their ends; their outcomes, `_ALONE` for one that must not wait here."""
         outcomes: list[Any] = [_ALONE] * len(operations)
-        going: list[tuple[int, Operation[Any], Sequence[Row] | None]]
-        going = [(place, operation(), None) for place, operation in enumerate(operations)]
+        going = [_Turn(place, operation()) for place, operation in enumerate(operations)]
         while going:
-            asking: dict[str, list[tuple[int, Operation[Any], Mapping[str, Any]]]] = {}
-            for place, steps, rows in going:
+            asking: list[_Turn] = []
+            for turn in going:
                 try:
-                    name, parameters = self._next_question(steps, rows, group, is_group=is_group)
+                    turn.go_on(lambda step: self._file(step, group))
                 except StopIteration as stop:
-                    outcomes[place] = stop.value
+                    outcomes[turn.place] = stop.value
                 else:
-                    asking.setdefault(name, []).append((place, steps, parameters))
-            if asking and group is not None and not group.has_begun:
-                await pinned.begin()
-                group.has_begun = True
+                    asking.append(turn)
+            if not asking:
+                break
+            answers = await self._ask(pinned, asking, group)
             going = []
-            # In one order in every group: see `Pinned.fetch_each`.
-            for name in sorted(asking):
-                askers = asking[name]
-                answers = await pinned.fetch_each(name, [parameters for _, _, parameters in askers])
-                for (place, steps, parameters), rows in zip(askers, answers, strict=True):
-                    if name == LOCK_AT_ONCE and not rows:
-                        # A transition holds it. Whoever shares this transaction must not wait for that; this one,
-                        # which has written nothing, waits for it alone.
-                        steps.close()
-                        continue
-                    if name in {LOCK, LOCK_AT_ONCE} and group is not None:
-                        group.locked.add(parameters["principal_id"])
-                    going.append((place, steps, rows))
+            for turn, own in zip(asking, answers, strict=True):
+                if self._is_locked_out(turn, own, group):
+                    turn.operation.close()
+                    continue
+                turn.take(own)
+                going.append(turn)
         return outcomes
 
-    def _next_question(
-        self, steps: Operation[Any], rows: Sequence[Row] | None, group: _Group | None, *, is_group: bool
-    ) -> Step:
-        """Go on until the database is asked; what needs no answer is kept for the end of the transaction.
+    async def _ask(self, pinned: Pinned, asking: Sequence[_Turn], group: _Group | None) -> list[list[Sequence[Row]]]:
+        """The answers to what each asks: first what each asks first, which is of one kind more often than not."""
+        stages = range(max(len(turn.questions) for turn in asking))
+        order = [(turn, stage) for stage in stages for turn in _in_one_order(asking, stage)]
+        questions = [turn.questions[stage] for turn, stage in order]
+        if group is None or group.has_begun:
+            rows = await pinned.ask(questions)
+        else:
+            group.has_begun = True
+            rows = (await pinned.ask([BEGIN, *questions]))[1:]
+        found = {(turn.place, stage): one for (turn, stage), one in zip(order, rows, strict=True)}
+        return [[found[turn.place, stage] for stage in range(len(turn.questions))] for turn in asking]
 
-        Raises:
-            StopIteration: the operation has ended; its value is the outcome.
-        """
-        while True:
-            name, parameters = steps.send(rows)
-            rows = ()
-            if group is None:
-                if name != DURABLE:
-                    return name, parameters
-            elif name in DEFERRED:
-                group.deferred.setdefault(name, []).append(self._statements[name].bind(parameters))
-            elif name == RECORD:
+    def _file(self, step: Step, group: _Group | None) -> tuple[Question, str | None] | None:
+        """What the database is asked for a step, and the principal that it locks; None: it is kept for the end."""
+        name, parameters = step
+        if name == DURABLE:
+            # synchronous_commit is the database's own setting and is never lowered here.
+            return None
+        principal: str | None = None
+        if group is not None:
+            if name == RECORD:
                 group.events += parameters["events"]
-            elif name == LOCK:
-                if parameters["principal_id"] not in group.locked:
-                    return (LOCK_AT_ONCE if is_group else LOCK), parameters
-            elif name != DURABLE:
-                # synchronous_commit is the database's own setting and is never lowered here.
-                return name, parameters
+                return None
+            if name in DEFERRED:
+                group.deferred.append((name, self._statements[name].bind(parameters)))
+                return None
+            if name == LOCK:
+                principal = parameters["principal_id"]
+                if principal in group.locked:
+                    return None
+                name = LOCK_AT_ONCE if group.is_shared else LOCK
+        return (name, self._statements[name].bind(parameters)), principal
+
+    @staticmethod
+    def _is_locked_out(turn: _Turn, answers: Sequence[Sequence[Row]], group: _Group | None) -> bool:
+        """Whether a transition holds the principal: whoever shares this transaction must not wait for that.
+
+        The operation, which has written nothing, waits for it alone.
+        """
+        if group is None:
+            return False
+        for principal, (name, _), rows in zip(turn.locking, turn.questions, answers, strict=True):
+            if principal is None:
+                continue
+            if name == LOCK_AT_ONCE and not rows:
+                return True
+            group.locked.add(principal)
+        return False
 
     # ------------------------------------------------------------------ connections
 
-    async def _take(self, *, is_write: bool) -> Pinned:
-        # Those that are in a transaction already stand at the end; to whoever only reads they are of no use.
-        while self._free and (is_write or not self._free[0].is_begun):
-            pinned = self._free.pop(-1 if is_write else 0)
-            if not pinned.connection.is_closed():
+    async def _take(self) -> Pinned:
+        while self._free:
+            pinned = self._free.pop()
+            if not pinned.is_closed:
                 return pinned
-        connection = await asyncpg.connect(
-            self._url,
-            timeout=5,
-            command_timeout=10,
-            server_settings=SERVER_SETTINGS,
-        )
-        return Pinned(connection, self._statements)
-
-    def _give_back(self, pinned: Pinned) -> None:
-        if pinned.is_begun and not self._pending:
-            # Another group took those for whom it was left open.
-            self._spawn(self._end(pinned))
-        else:
-            self._free.insert(len(self._free) if pinned.is_begun else 0, pinned)
-
-    async def _end(self, pinned: Pinned) -> None:
-        try:
-            await pinned.commit(goes_on=False)
-        except (*_LOST, *_HELD):
-            self._drop(pinned)
-        else:
-            self._free.insert(0, pinned)
+        return await Pinned.connect(self._url, self._statements)
 
     def _drop(self, pinned: Pinned | None) -> None:
         # A connection in an unknown state is not worth keeping: the server rolls back what it had begun.
         if pinned is not None:
-            pinned.connection.terminate()
+            pinned.close()
 
     async def close(self) -> None:
         """See `Store.close`."""
@@ -351,7 +375,21 @@ class PostgresStore(Grouping):
             await asyncio.wait(list(self._tasks))
         free, self._free = self._free, []
         for pinned in free:
-            await pinned.connection.close(timeout=5)
+            pinned.close()
+
+
+def _rank(question: Question) -> tuple[int, str]:
+    """A row before those that refer to it, those of one kind beside each other, and what others change in one order."""
+    name, values = question
+    return DEFERRED[name], str(values) if name.startswith("throttle.") else ""
+
+
+def _in_one_order(asking: Sequence[_Turn], stage: int) -> Sequence[_Turn]:
+    """In the same order in every group: two then wait for each other's rows in turn, not in a circle."""
+    those = [turn for turn in asking if stage < len(turn.questions)]
+    if len(those) > 1:
+        those.sort(key=lambda turn: (turn.questions[stage][0], str(turn.questions[stage][1])))
+    return those
 
 
 def _unavailable(error: BaseException) -> Unavailable:

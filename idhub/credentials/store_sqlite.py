@@ -16,7 +16,7 @@ from audit.personal import Sealer
 from audit.trail import INSERT_COLUMNS, TableName, event_rows, insert_statement
 from idhub import faults
 from idhub.credentials.grouping import Grouping, Waiting
-from idhub.credentials.operations import DEFERRED, DURABLE, LOCK, RECORD, Operation, Row
+from idhub.credentials.operations import DEFERRED, DURABLE, LOCK, RECORD, STEP_BY_STEP, TOGETHER, Operation, Row, Step
 from idhub.credentials.statements import compile_statements
 from idhub.db import begin_immediate, is_busy
 from idhub.errors import Unavailable
@@ -51,7 +51,8 @@ class _Group:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
-        self.deferred: dict[str, list[list[Any]]] = {}
+        self.deferred: list[tuple[str, list[Any]]] = []
+        """As they came: a row before those that refer to it."""
 
 
 class SqliteStore(Grouping):
@@ -201,8 +202,8 @@ class SqliteStore(Grouping):
             return _LATER if is_busy(error) else _Failed(error)
 
     def _finish(self, connection: sqlite3.Connection, group: _Group) -> None:
-        for name, rows in group.deferred.items():
-            connection.executemany(self._statements[name].sql, rows)
+        for name, values in group.deferred:
+            connection.execute(self._statements[name].sql, values)
         if group.events:
             for table, values in event_rows(group.events, sealer=self._sealer).tables():
                 connection.executemany(self._audit[table], values)
@@ -210,29 +211,36 @@ class SqliteStore(Grouping):
     def _drive(
         self, connection: sqlite3.Connection, steps: Operation[T], group: _Group | None, *, is_durable: bool
     ) -> T:
-        statements, rows = self._statements, None
+        rows: Any = None
         while True:
             try:
-                name, parameters = steps.send(rows)
+                step = steps.send(rows)
             except StopIteration as stop:
                 result: T = stop.value
                 return result
-            if name == LOCK:
-                # The write transaction is the lock.
-                rows = _LOCKED
-            elif name in DEFERRED and group is not None:
-                group.deferred.setdefault(name, []).append(statements[name].bind(parameters))
-                rows = ()
-            elif name == RECORD and group is not None:
-                group.events += parameters["events"]
-                rows = ()
-            elif name == DURABLE:
-                if not is_durable:
-                    raise _NeedsDurable
-                rows = ()
-            else:
-                statement = statements[name]
-                rows = connection.execute(statement.sql, statement.bind(parameters)).fetchall()
+            rows = self._step(connection, step, group, is_durable=is_durable)
+
+    def _step(self, connection: sqlite3.Connection, step: Step, group: _Group | None, *, is_durable: bool) -> Any:
+        name, parameters = step
+        if name == LOCK:
+            # The write transaction is the lock.
+            return _LOCKED
+        if name == TOGETHER:
+            return [self._step(connection, one, group, is_durable=is_durable) for one in parameters["steps"]]
+        if name in DEFERRED and group is not None:
+            group.deferred.append((name, self._statements[name].bind(parameters)))
+            return ()
+        if name == RECORD and group is not None:
+            group.events += parameters["events"]
+            return ()
+        if name == DURABLE:
+            if not is_durable:
+                raise _NeedsDurable
+            return ()
+        if name in STEP_BY_STEP:
+            return self._drive(connection, STEP_BY_STEP[name](parameters), group, is_durable=is_durable)
+        statement = self._statements[name]
+        return connection.execute(statement.sql, statement.bind(parameters)).fetchall()
 
     # ------------------------------------------------------------------ housekeeping
 

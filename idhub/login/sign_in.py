@@ -121,7 +121,9 @@ def preparing(
     names = login_name_candidates(username)
     rows = yield "login.find", {"name_1": names[0], "name_2": names[-1]}
     # A number is given to somebody else once its owner has left: only who is still here can be meant.
-    here = [row for row in rows if row["standing"] != Standing.LEFT] or rows
+    # A person may be found by both names.
+    people = list({row["id"]: row for row in rows}.values())
+    here = [one for one in people if one["standing"] != Standing.LEFT] or people
     person = here[0] if len(here) == 1 else None
     name_index = keyring.blind_index("login_name", names[-1])
     device = yield from _device_of(browser.device_token, person["id"] if person is not None else "", now)
@@ -441,8 +443,7 @@ def _statements(is_sqlite: bool) -> dict[str, Executable]:
             or_(LoginName.value == text("name_1"), LoginName.value == text("name_2")),
             Principal.kind == PrincipalKind.PERSON,
         )
-        .distinct()
-        .limit(_MOST_NAMESAKES),
+        .limit(2 * _MOST_NAMESAKES),
         "password.renew": update(Password)
         .where(Password.principal_id == principal_id, Password.hash == text("old"))
         .values(hash=text("new")),

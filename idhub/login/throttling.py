@@ -18,29 +18,38 @@ Secrets of clients are counted here too, when they were wrong: a right one costs
 """
 
 import ipaddress
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache, lru_cache
-from typing import Literal
+from typing import Any, Final, Literal
 
 from sqlalchemy import (
+    CTE,
     BigInteger,
+    BindParameter,
     ColumnElement,
     Executable,
+    FromClause,
+    Integer,
     and_,
     bindparam,
     case,
     delete,
+    exists,
     literal,
+    not_,
     or_,
     select,
     type_coerce,
     update,
 )
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
+from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.orm import Session
 
-from idhub.credentials.operations import Operation, run_in
+from idhub.credentials.operations import Operation, Row, Step, add_step_by_step, run_in, together
 from idhub.credentials.statements import add_statements
 from idhub.credentials.statements_browser import conflicting, text
 from idhub.credentials.tables import Throttle
@@ -141,40 +150,84 @@ def claim(session: Session, keyring: Keyring, attempt: Attempt, *, now: datetime
 def claiming(keyring: Keyring, attempt: Attempt, *, now: datetime) -> Operation[Admission]:
     """See `claim`."""
     keys = _keys_of(keyring, attempt)
-    lane: Lane = "device"
-    if attempt.device_hash is None:
-        known = yield "throttle.place", {"key": keys.place, "since": now - PLACE_MEMORY}
-        lane = "place" if known else "stranger"
-        if not (yield from _counted(keys.address, ADDRESS, now)):
-            return Admission(lane, ADDRESS, (yield from _free_in(keys.address, ADDRESS, now)))
-        if (yield from _is_one_too_many(keys.sprayed, keys.spray, SPRAY, now)):
-            return Admission(lane, SPRAY, (yield from _free_in(keys.spray, SPRAY, now)))
-    # Before the person is charged: a spray must not fill the strangers' lane of everybody that it names.
-    if (
-        lane == "stranger"
-        and keys.password is not None
-        and (yield from _is_one_too_many(keys.password_tried, keys.password, SAME_PASSWORD, now))
-    ):
-        return Admission(lane, SAME_PASSWORD, (yield from _free_in(keys.password, SAME_PASSWORD, now)))
+    if attempt.device_hash is not None:
+        return (yield from _charging(keys, "device", now))
+    asked = {
+        "now": now,
+        "known_since": now - PLACE_MEMORY,
+        "spray_since": now - (SPRAY.window or timedelta(0)),
+        "tried_since": now - (SAME_PASSWORD.window or timedelta(0)),
+        **keys.of_strangers(),
+    }
+    found = (yield "throttle.claim", asked)[0]
+    lane: Lane = "place" if found["known"] else "stranger"
+    if not found["address"]:
+        return Admission(lane, ADDRESS, (yield from _free_in(keys.address, ADDRESS, now)))
+    for mark, key, limit in ((keys.sprayed, keys.spray, SPRAY), (keys.password_tried, keys.password, SAME_PASSWORD)):
+        if found[f"{limit.name}_marked"] and not found[limit.name]:
+            yield "throttle.unmark", {"key": mark}
+            return Admission(lane, limit, (yield from _free_in(key or "", limit, now)))
     for limit in (PERSON, CONSECUTIVE):
-        key = keys.of_lane(lane, limit)
-        if not (yield from _counted(key, limit, now)):
-            return Admission(lane, limit, (yield from _free_in(key, limit, now)))
+        if not found[limit.name]:
+            return Admission(lane, limit, (yield from _free_in(keys.of_lane(lane, limit), limit, now)))
     return Admission(lane)
 
 
-def _counted(key: str, limit: Limit, now: datetime) -> Operation[bool]:
-    """Count one against a limit, in one statement; False, and nothing counted, when it is used up."""
-    return bool((yield f"throttle.count.{limit.name}", {"key": key, "now": now}))
+def _claiming_step_by_step(asked: Mapping[str, Any]) -> Operation[Sequence[Row]]:
+    """`throttle.claim` where one statement cannot do it all: the same, in the same order."""
+    now, found = asked["now"], dict.fromkeys(_CLAIMED, False)
+
+    def counted(key: str, limit: Limit) -> "Operation[bool]":
+        found[limit.name] = bool((yield _counting(key, limit, now)))
+        return found[limit.name]
+
+    def is_one_too_many(mark: str, since: datetime, key: str, limit: Limit) -> "Operation[bool]":
+        marked = found[f"{limit.name}_marked"] = bool((yield _marking(mark, since, now)))
+        return marked and not (yield from counted(key, limit))
+
+    found["known"] = bool((yield "throttle.place", {"key": asked["place"], "since": asked["known_since"]}))
+    if not (yield from counted(asked["address"], ADDRESS)):
+        return [found]
+    if (yield from is_one_too_many(asked["sprayed"], asked["spray_since"], asked["spray"], SPRAY)):
+        return [found]
+    # Before the person is charged: a spray must not fill the strangers' lane of everybody that it names.
+    if asked["tried"] is not None and not found["known"]:
+        password = asked["tried"], asked["tried_since"], asked["password"]
+        if (yield from is_one_too_many(*password, SAME_PASSWORD)):
+            return [found]
+    lane = "place" if found["known"] else "stranger"
+    if (yield from counted(asked[f"person_{lane}"], PERSON)):
+        yield from counted(asked[f"consecutive_{lane}"], CONSECUTIVE)
+    return [found]
 
 
-def _is_one_too_many(mark: str, key: str, limit: Limit, now: datetime) -> Operation[bool]:
-    """Count what `mark` stands for, once in the limit's window; True, and nothing counted: they are too many."""
-    marking = {"key": mark, "since": now - (limit.window or timedelta(0)), "now": now}
-    if not (yield "throttle.mark", marking) or (yield from _counted(key, limit, now)):
-        return False
-    yield "throttle.unmark", {"key": mark}
-    return True
+_CLAIMED: Final = (
+    "address", "known", "spray_marked", "spray", "same_password_marked", "same_password", "person", "consecutive",
+)  # fmt: skip
+"""What `throttle.claim` says: whether the place is known; of each limit, whether one was counted; of those that count
+different names, whether this one is new."""
+add_step_by_step("throttle.claim", _claiming_step_by_step)
+
+
+def _charging(keys: "_Keys", lane: Lane, now: datetime) -> Operation[Admission]:
+    """Count one against the person's own limits."""
+    person, in_a_row = keys.of_lane(lane, PERSON), keys.of_lane(lane, CONSECUTIVE)
+    is_free, is_free_in_a_row = yield together(_counting(person, PERSON, now), _counting(in_a_row, CONSECUTIVE, now))
+    if is_free:
+        return Admission(lane) if is_free_in_a_row else Admission(lane, CONSECUTIVE)
+    if is_free_in_a_row:
+        yield "throttle.give_back", {**dict.fromkeys(_GIVEN_BACK), "key": in_a_row}
+    return Admission(lane, PERSON, (yield from _free_in(person, PERSON, now)))
+
+
+def _counting(key: str, limit: Limit, now: datetime) -> Step:
+    """Count one against a limit; no row, and nothing counted, when it is used up."""
+    return f"throttle.count.{limit.name}", {"key": key, "now": now}
+
+
+def _marking(key: str, since: datetime, now: datetime) -> Step:
+    """Note what is counted once in a window; a row when that is new since then."""
+    return "throttle.mark", {"key": key, "since": since, "now": now}
 
 
 def succeed(session: Session, keyring: Keyring, attempt: Attempt, *, lane: Lane, now: datetime) -> None:
@@ -188,40 +241,18 @@ def succeeding(keyring: Keyring, attempt: Attempt, *, lane: Lane, now: datetime)
     # A success says who is at the keyboard: failures before it are disregarded, whoever made them (section 3.2.2).
     lanes: tuple[Lane, ...] = ("device", "place", "stranger")
     forgotten = [keys.of_lane(one, limit) for one in lanes for limit in (PERSON, CONSECUTIVE)]
-    yield from _give_back(keys, lane, forgotten=forgotten)
+    is_known, has_password = lane == "device", lane == "stranger" and keys.password is not None
+    sprayed, tried = None if is_known else keys.sprayed, keys.password_tried if has_password else None
+    given = None if is_known else keys.address, None if is_known else keys.spray, sprayed
+    password = keys.password if has_password else None, tried
+    yield "throttle.give_back", dict(zip(_GIVEN_BACK, (*given, *password), strict=True))
+    yield "throttle.forget", {f"key_{place}": key for place, key in enumerate([*forgotten, sprayed, tried])}
     yield "throttle.remember", {"key": keys.place, "now": now}
 
 
-def _give_back(keys: "_Keys", lane: Lane, *, forgotten: Sequence[str]) -> Operation[None]:
-    """Give back what was claimed against the address and the password, in two statements.
-
-    Args:
-        forgotten: counters that begin anew.
-    """
-    given, marks = [], {}
-    if lane != "device":
-        given.append(keys.address)
-        marks[keys.sprayed] = keys.spray
-    if lane == "stranger" and keys.password is not None:
-        marks[keys.password_tried] = keys.password
-    for row in (yield "throttle.forget", _many_keys([*forgotten, *marks], _MOST_FORGOTTEN)):
-        # What is no longer marked was given back, or counted in another window.
-        if row["key"] in marks:
-            given.append(marks[row["key"]])
-    if given:
-        yield "throttle.give_back", _many_keys(given, _MOST_GIVEN)
-
-
-_MOST_FORGOTTEN = 8
+_GIVEN_BACK: Final = ("key", "spray", "sprayed", "password", "tried")
+_MOST_FORGOTTEN: Final = 8
 """Two counters in each lane, two marks."""
-_MOST_GIVEN = 3
-"""The address, the address's spraying, the password."""
-
-
-def _many_keys(keys: Sequence[str], most: int) -> dict[str, str]:
-    """Parameters of a statement about so many keys; the last one stands for those that are not there."""
-    padded = [*keys, *[keys[-1]] * (most - len(keys))]
-    return {f"key_{place}": key for place, key in enumerate(padded)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,11 +291,16 @@ def _claiming_client(
     def key(*parts: str) -> str:
         return keyring.blind_index("throttles", "\0".join(parts))
 
-    is_spray = yield from _is_one_too_many(key("client sprayed", site, client_id), key("clients", site), CLIENTS, now)
+    mark, many = key("client sprayed", site, client_id), key("clients", site)
+    is_spray = bool((yield _marking(mark, now - (CLIENTS.window or timedelta(0)), now)))
+    if is_spray and (yield _counting(many, CLIENTS, now)):
+        is_spray = False
+    if is_spray:
+        yield "throttle.unmark", {"key": mark}
     if secret_hash is None:
         return ClientGuess(None, is_spray)
     guessed = key("client", site, client_id, secret_hash)
-    if (yield from _counted(guessed, CLIENT, now)):
+    if (yield _counting(guessed, CLIENT, now)):
         return ClientGuess(None, is_spray)
     return ClientGuess((yield from _free_in(guessed, CLIENT, now)), is_spray)
 
@@ -330,6 +366,22 @@ class _Keys:
         made = self._of_lane[lane, limit.name] = self._key(limit.name, lane, source, self._attempt.name)
         return made
 
+    def of_strangers(self) -> dict[str, str | None]:
+        """Everything that may be counted of a try from a browser that is not known."""
+        return {
+            "place": self.place,
+            "address": self.address,
+            "sprayed": self.sprayed,
+            "spray": self.spray,
+            "tried": None if self.password is None else self.password_tried,
+            "password": self.password,
+            **{
+                f"{limit.name}_{lane}": self.of_lane(lane, limit)
+                for limit in (PERSON, CONSECUTIVE)
+                for lane in ("place", "stranger")
+            },
+        }
+
     def _key(self, *parts: str) -> str:
         return self._keyring.blind_index("throttles", "\0".join(parts))
 
@@ -349,29 +401,88 @@ def _site(address: str) -> str:
     return str(parsed)
 
 
+_NOW: Final = bindparam("now", type_=Instant, required=True)
+_COLUMNS: Final = ("key", "window_started_at", "failures")
+
+
 def _count(limit: Limit, is_sqlite: bool) -> Executable:
     """Count one against a limit, in one statement; no row, and nothing counted, when it is used up."""
-    now, started = bindparam("now", type_=Instant, required=True), type_coerce(Throttle.window_started_at, BigInteger)
+    statement = conflicting(Throttle, is_sqlite).values(key=text("key"), window_started_at=_NOW, failures=1)
+    return _counted(statement, limit).returning(Throttle.failures)
+
+
+def _counted(statement: SqliteInsert | PostgresInsert, limit: Limit) -> SqliteInsert | PostgresInsert:
+    started = type_coerce(Throttle.window_started_at, BigInteger)
     leaked: ColumnElement[int] = literal(0, BigInteger)
     if limit.interval:
-        instant = type_coerce(now, BigInteger)
+        instant = type_coerce(_NOW, BigInteger)
         # How many failures the window has forgotten since it was last written.
         leaked = case((started >= instant, 0), else_=(instant - started) // literal(limit.interval, BigInteger))
     is_empty = leaked >= Throttle.failures
     moved = type_coerce(started + leaked * literal(limit.interval, BigInteger), Instant())
-    return (
-        conflicting(Throttle, is_sqlite)
-        .values(key=text("key"), window_started_at=now, failures=1)
-        .on_conflict_do_update(
-            index_elements=[Throttle.key],
-            set_={
-                "failures": case((is_empty, 1), else_=Throttle.failures - leaked + 1),
-                "window_started_at": case((is_empty, now), else_=moved),
-            },
-            where=or_(is_empty, Throttle.failures - leaked < limit.count),
-        )
-        .returning(Throttle.failures)
+    return statement.on_conflict_do_update(
+        index_elements=[Throttle.key],
+        set_={
+            "failures": case((is_empty, 1), else_=Throttle.failures - leaked + 1),
+            "window_started_at": case((is_empty, _NOW), else_=moved),
+        },
+        where=or_(is_empty, Throttle.failures - leaked < limit.count),
     )
+
+
+def _marked(statement: SqliteInsert | PostgresInsert, since: ColumnElement[Any]) -> Any:
+    return statement.on_conflict_do_update(
+        index_elements=[Throttle.key], set_={"window_started_at": _NOW}, where=Throttle.window_started_at <= since
+    ).returning(Throttle.key)
+
+
+def _claim() -> Executable:
+    """All limits of a stranger's try in one statement, each only where those before it were not used up.
+
+    Its parts see the same moment, and each of them writes rows of its own.
+    """
+
+    def since(name: str) -> BindParameter[Any]:
+        return bindparam(name, type_=Instant, required=True)
+
+    def put(key: ColumnElement[str], failures: int, conditions: Sequence[ColumnElement[bool]]) -> PostgresInsert:
+        row = select(key, _NOW, literal(failures, Integer)).where(*conditions)
+        return postgresql.insert(Throttle).from_select(list(_COLUMNS), row)
+
+    def counting(name: str, key: ColumnElement[str], limit: Limit, *conditions: ColumnElement[bool]) -> CTE:
+        counted: CTE = _counted(put(key, 1, conditions), limit).returning(Throttle.key).cte(name)
+        return counted
+
+    def marking(name: str, key: ColumnElement[str], when: str, *conditions: ColumnElement[bool]) -> CTE:
+        marked: CTE = _marked(put(key, 0, conditions), since(when)).cte(name)
+        return marked
+
+    def is_in(part: CTE) -> ColumnElement[bool]:
+        return exists(select(part.c.key))
+
+    known = (
+        select(Throttle.key)
+        .where(Throttle.key == text("place"), Throttle.window_started_at > since("known_since"))
+        .cte("known_place")
+    )
+    address = counting("counted_address", text("address"), ADDRESS)
+    sprayed = marking("marked_spray", text("sprayed"), "spray_since", is_in(address))
+    spray = counting("counted_spray", text("spray"), SPRAY, is_in(sprayed))
+    # What is not new is not counted again.
+    goes_on: list[ColumnElement[bool]] = [is_in(address), or_(not_(is_in(sprayed)), is_in(spray))]
+    is_stranger = not_(is_in(known))
+    tried = marking("marked_password", text("tried"), "tried_since", *goes_on, is_stranger, text("tried").is_not(None))
+    same = counting("counted_password", text("password"), SAME_PASSWORD, is_in(tried))
+
+    def of_lane(limit: Limit) -> ColumnElement[str]:
+        return case((is_in(known), text(f"{limit.name}_place")), else_=text(f"{limit.name}_stranger"))
+
+    goes_on.append(or_(not_(is_in(tried)), is_in(same)))
+    person = counting("counted_person", of_lane(PERSON), PERSON, *goes_on)
+    consecutive = counting("counted_consecutive", of_lane(CONSECUTIVE), CONSECUTIVE, is_in(person))
+    # The address first: groups of tries hold its counters in one order, by which none waits for another in a circle.
+    parts = (address, known, sprayed, spray, tried, same, person, consecutive)
+    return select(*(is_in(part).label(name) for name, part in zip(_CLAIMED, parts, strict=True)))
 
 
 @cache
@@ -379,30 +490,51 @@ def _count_calls(limit: Limit, is_sqlite: bool) -> Executable:
     return _count(limit, is_sqlite)
 
 
-def _one_of(most: int) -> ColumnElement[bool]:
-    return or_(*(Throttle.key == text(f"key_{place}") for place in range(most)))
+def _give_back(is_sqlite: bool) -> Executable:
+    """Count one less, of the names that were marked only where the mark is still there: once for each mark."""
+    # On SQLite nobody else writes before it is forgotten. Elsewhere, of two at once, one takes the mark away.
+    marks: FromClause = Throttle.__table__.alias()
+    if not is_sqlite:
+        marks = delete(Throttle).where(Throttle.key.in_([text("sprayed"), text("tried")])).returning(Throttle.key).cte()
+    counted = [text(name) for name in ("key", "spray", "password")]
+
+    def is_marked(name: str) -> ColumnElement[bool]:
+        return exists(select(marks.c.key).where(marks.c.key == text(name)))
+
+    return (
+        update(Throttle)
+        .where(
+            Throttle.key.in_(counted),
+            Throttle.failures > 0,
+            or_(
+                Throttle.key == text("key"),
+                and_(Throttle.key == text("spray"), is_marked("sprayed")),
+                and_(Throttle.key == text("password"), is_marked("tried")),
+            ),
+        )
+        .values(failures=Throttle.failures - 1)
+    )
 
 
 def _statements(is_sqlite: bool) -> dict[str, Executable]:
-    now, since = (bindparam(name, type_=Instant, required=True) for name in ("now", "since"))
+    since = bindparam("since", type_=Instant, required=True)
     is_key = Throttle.key == text("key")
-    noted = conflicting(Throttle, is_sqlite).values(key=text("key"), window_started_at=now, failures=0)
+    noted = conflicting(Throttle, is_sqlite).values(key=text("key"), window_started_at=_NOW, failures=0)
     return {
         **{f"throttle.count.{limit.name}": _count(limit, is_sqlite) for limit in _LIMITS},
         "throttle.place": select(Throttle.key).where(is_key, Throttle.window_started_at > since),
         "throttle.started": select(Throttle.window_started_at).where(is_key),
         # Note that this address tried this name; a row when that is new within the spraying window.
-        "throttle.mark": noted.on_conflict_do_update(
-            index_elements=[Throttle.key], set_={"window_started_at": now}, where=Throttle.window_started_at <= since
-        ).returning(Throttle.key),
+        "throttle.mark": _marked(noted, since),
         "throttle.unmark": delete(Throttle).where(is_key).returning(Throttle.key),
-        "throttle.give_back": update(Throttle)
-        .where(_one_of(_MOST_GIVEN), Throttle.failures > 0)
-        .values(failures=Throttle.failures - 1),
-        "throttle.forget": delete(Throttle).where(_one_of(_MOST_FORGOTTEN)).returning(Throttle.key),
-        "throttle.remember": noted.on_conflict_do_update(
-            index_elements=[Throttle.key], set_={"window_started_at": now}
+        "throttle.give_back": _give_back(is_sqlite),
+        "throttle.forget": delete(Throttle).where(
+            Throttle.key.in_([text(f"key_{place}") for place in range(_MOST_FORGOTTEN)])
         ),
+        "throttle.remember": noted.on_conflict_do_update(
+            index_elements=[Throttle.key], set_={"window_started_at": _NOW}
+        ),
+        **({} if is_sqlite else {"throttle.claim": _claim()}),
     }
 
 

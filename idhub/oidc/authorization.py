@@ -12,8 +12,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from idhub.credentials import transactions
-from idhub.credentials.codes import CodeRequest, checking_entry, issuing_code, issuing_first_code
-from idhub.credentials.operations import Operation
+from idhub.credentials.codes import CodeRequest, issuing_code, issuing_first_code
+from idhub.credentials.operations import Operation, Row
 from idhub.credentials.predicate import Refused
 from idhub.credentials.sessions import Epochs, SignedIn, entering
 from idhub.credentials.statements_browser import PUBLIC_SECTOR
@@ -121,10 +121,14 @@ class Authorization:
         transaction_id: str,
         browser_token: str,
         started: Started,
+        entry: Row | Refused,
     ) -> Operation[str | None]:
         """Issue the code in the transaction that starts the session; returns where the browser goes with it.
 
         None, with nothing written: the browser resumes the request, which then says what is missing.
+
+        Args:
+            entry: of `checking_entry`, in this transaction.
         """
         now = started.now
         situation = Situation(
@@ -135,7 +139,7 @@ class Authorization:
                 amr=started.amr,
             ),
             transaction=TransactionFacts(session_id=started.session_id),
-            # Asked next, of the database.
+            # Asked of the database: `entry`.
             is_entitled=True,
         )
         try:
@@ -143,7 +147,6 @@ class Authorization:
                 return None
         except OAuthError:
             return None
-        entry = yield from checking_entry(started.principal_id, request.client.client_id, now=now)
         if isinstance(entry, Refused):
             return None
         if not (yield from transactions.completing(transaction_id, browser_token, now=now)):
@@ -224,7 +227,7 @@ class Authorization:
         code_request = self._code_request(request, browser.ip, browser.request_id)
         settings, now = self._gateway.settings, browser.now
 
-        def issuing() -> Operation[str | Refused]:
+        def issuing() -> "Operation[str | Refused]":
             code = yield from issuing_code(
                 signed.session_id, code_request, now=now, settings=settings, principal_id=signed.principal_id
             )

@@ -21,7 +21,9 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from idhub.credentials import transactions
-from idhub.credentials.operations import Operation, run_in
+from idhub.credentials.codes import checking_entry
+from idhub.credentials.operations import Operation, Row, both, run_in
+from idhub.credentials.predicate import Refused
 from idhub.credentials.sessions import SignedIn, authenticate, authenticating, end_session
 from idhub.credentials.transactions import Transaction
 from idhub.errors import Invalid, NotPermitted, Unavailable
@@ -194,10 +196,11 @@ class _Entrance(_Pages):
         token = cookie(request, self.pages, SESSION_COOKIE)
         browser_token = cookie(request, self.pages, BROWSER_COOKIE)
 
-        def looking() -> Operation[tuple[SignedIn | None, Transaction | None, list[Choice]]]:
-            signed_in = yield from authenticating(token, now=now)
-            transaction = yield from transactions.loading(transaction_id, browser_token, now=now)
-            choices = yield from choosing(now=now)
+        def looking() -> "Operation[tuple[SignedIn | None, Transaction | None, list[Choice]]]":
+            visiting = both(
+                authenticating(token, now=now), transactions.loading(transaction_id, browser_token, now=now)
+            )
+            (signed_in, transaction), choices = yield from both(visiting, choosing(now=now))
             return signed_in, transaction, choices
 
         signed_in, transaction, choices = await self.services.store.read(looking)
@@ -256,12 +259,9 @@ class _Entrance(_Pages):
         now, keyring = self.services.clock(), self.services.keyring
         browser_token = cookie(request, self.pages, BROWSER_COOKIE)
 
-        def preparing() -> Operation[tuple[Prepared, Transaction | None]]:
-            transaction = yield from transactions.loading(visit.transaction, browser_token, now=now)
-            prepared = yield from sign_in.preparing(
-                keyring, visit.username, browser=visit.browser, now=now, password=checked
-            )
-            return prepared, transaction
+        def preparing() -> "Operation[tuple[Prepared, Transaction | None]]":
+            claiming = sign_in.preparing(keyring, visit.username, browser=visit.browser, now=now, password=checked)
+            return (yield from both(claiming, transactions.loading(visit.transaction, browser_token, now=now)))
 
         try:
             prepared, transaction = await self.services.store.write(preparing)
@@ -324,20 +324,30 @@ class _Entrance(_Pages):
         browser_token, authorization = cookie(visit.request, self.pages, BROWSER_COOKIE), self._authorization
         pending = None if authorization is None else await authorization.pending(transaction)
 
-        def finishing() -> Operation[tuple[Minted | Refusal, str | None]]:
-            outcome = yield from sign_in.finishing(
+        def finishing() -> "Operation[tuple[Minted | Refusal, str | None]]":
+            signing_in = sign_in.finishing(
                 services.keyring, services.settings, prepared, verification, browser=visit.browser,
                 remember=visit.remember, now=now,
             )  # fmt: skip
+            outcome: Minted | Refusal
+            entry: Row | Refused | None = None
+            if pending is not None and verification.matches and prepared.principal_id is not None:
+                # The person is locked first, so that this is what holds until the end of the transaction.
+                entering = checking_entry(prepared.principal_id, pending.client.client_id, now=now)
+                outcome, entry = yield from both(signing_in, entering)
+            else:
+                outcome = yield from signing_in
             if not isinstance(outcome, Minted):
                 return outcome, None
-            if authorization is not None and pending is not None and prepared.epochs is not None:
+            if authorization is not None and pending is not None and entry is not None and prepared.epochs is not None:
                 started = Started(
                     session_id=outcome.session_id, principal_id=outcome.principal_id, epochs=prepared.epochs,
                     amr=sign_in.PASSWORD_AMR,
                     ip=visit.browser.address, request_id=visit.browser.request_id, now=now,
                 )  # fmt: skip
-                answer = yield from authorization.answering(pending, visit.transaction, browser_token or "", started)
+                answer = yield from authorization.answering(
+                    pending, visit.transaction, browser_token or "", started, entry
+                )
                 if answer is not None:
                     return outcome, answer
             goes_on = yield from transactions.establishing(

@@ -253,7 +253,7 @@ def _standing_still(
             except StopIteration as stop:
                 return stop.value
             rows = yield step
-            if step[0] == at:
+            if at in {step[0], *(one[0] for one in step[1].get("steps", ()))}:
                 reached.set()
                 go_on.wait(_PATIENCE)
 

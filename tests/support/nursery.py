@@ -191,12 +191,11 @@ class _Points:
 
 def _collide(where: str) -> None:
     """Raise what the driver there raises when PostgreSQL ends a transaction for want of an order."""
-    import asyncpg
     import psycopg.errors
     from sqlalchemy.exc import OperationalError
 
     if where == "idhub.credentials.store_postgres":
-        raise asyncpg.SerializationError("could not serialize access")
+        raise psycopg.errors.SerializationFailure("could not serialize access")
     raise OperationalError("COMMIT", {}, psycopg.errors.SerializationFailure("could not serialize access"))
 
 

@@ -43,7 +43,7 @@ Statement: TypeAlias = Select[*tuple[Any, ...]]
 
 LONGEST_QUERY = 100
 """Characters of a query; longer ones are refused where they come in."""
-_MOST_LOOKS = 2_500
+_MOST_LOOKS = 2_000
 _MOST_EXACT = 20
 _MOST_AT_ONCE = 1_000
 _FEW = 500

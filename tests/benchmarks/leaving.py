@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import base64
 import json
+import os
 import re
 import shutil
 import statistics
@@ -390,20 +391,28 @@ def measure_mass_leave(world: World, leavers: int) -> None:
 
 def measure_rest(world: World) -> None:
     """Memory of the embedded default some seconds after its start, and how long a start takes; median of three."""
-    starts, rests = [], []
-    for _ in range(3):
-        began, memory = _start(world.environment)
-        starts.append(began)
-        rests.append(memory)
-    world.say("start", statistics.median(starts), "s")
-    world.say("memory at rest", statistics.median(rests), "MB")
+    started = [_start(world.environment) for _ in range(3)]
+    world.say("start", statistics.median(one.seconds for one in started), "s")
+    world.say("start, processor time", statistics.median(one.processor_seconds for one in started), "s")
+    world.say("memory at rest", statistics.median(one.resident for one in started), "MB")
+    world.say("memory at rest, its share of what is shared (PSS)", statistics.median(o.share for o in started), "MB")
     if world.kind == "sqlite":
         with tempfile.TemporaryDirectory(prefix="idhub-first-") as empty:
-            first, _ = _start({"IDHUB_DATA_DIR": empty}, rest=0)
-        world.say("first start, which migrates and makes keys", first, "s")
+            first = _start({"IDHUB_DATA_DIR": empty}, rest=0)
+        world.say("first start, which migrates and makes keys", first.seconds, "s")
 
 
-def _start(environment: dict[str, str], *, rest: float = 4) -> tuple[float, float]:
+@dataclass(frozen=True)
+class Started:
+    """A hub that was started and left alone for some seconds: time until it answered, memory in MB afterwards."""
+
+    seconds: float
+    processor_seconds: float
+    resident: float
+    share: float
+
+
+def _start(environment: dict[str, str], *, rest: float = 4) -> Started:
     port = free_port()
     with tempfile.NamedTemporaryFile() as log, Server("idhub", port, Path(log.name)) as server:
         began = time.monotonic()
@@ -413,11 +422,13 @@ def _start(environment: dict[str, str], *, rest: float = 4) -> tuple[float, floa
             lambda: httpx2.get(f"http://127.0.0.1:{port}/healthz").is_success, seconds=60, what="the hub answers"
         )
         took = time.monotonic() - began
-        time.sleep(rest)
         assert server._process is not None
-        rollup = Path(f"/proc/{server._process.pid}/smaps_rollup").read_text()
-        found = re.search(r"^Rss:\s+(\d+)", rollup, re.MULTILINE)
-        return took, int(found[1]) / 1024 if found else 0.0
+        process = Path(f"/proc/{server._process.pid}")
+        user, system = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
+        spent = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        time.sleep(rest)
+        held = dict(re.findall(r"^(Rss|Pss):\s+(\d+)", (process / "smaps_rollup").read_text(), re.MULTILINE))
+        return Started(took, spent, int(held["Rss"]) / 1024, int(held["Pss"]) / 1024)
 
 
 def measure_growth(world: World, history: int) -> None:

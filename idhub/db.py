@@ -470,14 +470,18 @@ class Database:
         """While the block lasts, SQLite keeps 128 MB of pages instead of 4, and up to 64 of its log: for work that
         fills every index.
         """
-        self._form = (_LARGE_CACHE_KIB, _LONG_LOG_PAGES)
+        before, self._form = self._form, (_LARGE_CACHE_KIB, _LONG_LOG_PAGES)
         try:
             yield
         finally:
-            self._form = _PLAIN_FORM
+            self._form = before
 
     def keep_long_log(self) -> None:
-        """From now on SQLite keeps up to 64 MB of its log before it copies it back: for a process of bulk alone."""
+        """From now on SQLite keeps up to 64 MB of its log before a commit copies it back.
+
+        For a process of bulk alone, and where somebody else of the process copies it (`credentials.store_sqlite`):
+        whoever does keeps their turn meanwhile, up to tenths of a second while another process imports.
+        """
         self._form = (_CACHE_KIB, _LONG_LOG_PAGES)
 
     def run(self, work: Callable[[Session], T], *, durable: bool = True) -> T:
@@ -542,21 +546,26 @@ class Database:
             driver.prepare_threshold = before
             info[_KEEPS_PLANS] = False
 
-    def give_way(self) -> None:
+    def give_way(self) -> bool:
         """Let everybody who stands in line write before bulk work takes the lock again. Costs nothing when nobody does.
 
         SQLite queues nobody: who waits looks now and then, and bulk work would always be there first.
+
+        Returns: whether somebody stood there.
         """
         path = self.engine.url.database
         if self.dialect != "sqlite" or not path:
-            return
+            return False
+        stood = False
         with _line(path) as line:
             deadline = time.monotonic() + _LONGEST_WAY_SECONDS
             while time.monotonic() < deadline:
                 with suppress(BlockingIOError):
                     fcntl.flock(line, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return
+                    break
+                stood = True
                 time.sleep(_POLL_SECONDS)
+        return stood
 
     def end_long_writers(self, limit: timedelta) -> int:
         """End transactions of ours that have written something and go on for longer than `limit`; returns how many.

@@ -373,11 +373,23 @@ def test_bulk_work_lets_another_process_write_first(database: Database) -> None:
         while not stands_in_line():
             assert time.monotonic() < deadline, "the waiter does not stand in line"
             time.sleep(0.01)
-    database.give_way()
+    assert database.give_way()
     with database.transaction():
         order.append("bulk")
     waiter.join()
     assert order == ["waiter", "bulk"]
+    assert not database.give_way()
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_no_commit_copies_the_log_back_where_somebody_else_does(database: Database) -> None:
+    with database.transaction() as session:
+        assert session.execute(text("PRAGMA wal_autocheckpoint")).scalar_one() == 1_000
+    database.keep_long_log()
+    with database.large_cache(), database.transaction() as session:
+        assert session.execute(text("PRAGMA wal_autocheckpoint")).scalar_one() == 16_000
+    with database.transaction() as session:
+        assert session.execute(text("PRAGMA wal_autocheckpoint")).scalar_one() == 16_000
 
 
 _QUESTION = select(Lease.name).where(Lease.name == bindparam("which"))

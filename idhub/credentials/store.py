@@ -69,6 +69,7 @@ class Store(Protocol):
 def create_store(settings: Settings, database: Database, sealer: Sealer) -> Store:
     """The store for the database that the settings name. Opens nothing before it is used."""
     if database.dialect == "sqlite":
+        database.keep_long_log()
         return SqliteStore(database.engine.url.database or "", sealer, database.turns)
     # Imported late: SQLite needs nothing of PostgreSQL's driver.
     from idhub.credentials.store_postgres import PostgresStore

@@ -102,7 +102,8 @@ def index_prepared(session: Session, groups: Sequence[Prepared]) -> list[list[in
         lines += [f"{line}{first + owner}" for line, owner in zip(group.lines, group.owners, strict=True)]
     # Sorted but for the places, group by group: this merges them.
     lines.sort()
-    insert_rows(session, SearchBlock, _BLOCK_COLUMNS, _blocks(shelf_id, lines))
+    blocks = _blocks_of(lines, size=1 if shelf_id == LOOSE else _LINES_A_BLOCK)
+    insert_rows(session, SearchBlock, _BLOCK_COLUMNS, [(shelf_id, *block) for block in blocks])
     return places
 
 
@@ -186,49 +187,86 @@ def index_missing(session: Session, limit: int = 1_000) -> int:
 
 
 def tend(database: Database) -> None:
-    """Index who is missing, and merge small shelves: what a worker does now and then. Transactions stay short."""
-    while _is_untidy(database):
+    """Index who is missing, and merge small shelves: what a worker does now and then.
+
+    Transactions stay short: what a merged shelf holds is worked out before one begins.
+    """
+    while True:
+        with database.read() as session:
+            is_owed = _is_owed(session)
+            small = None if is_owed else _read_small(session)
+        if not is_owed and small is None:
+            return
+        merged = [] if small is None else _blocks_of(_in_order(small.bodies))
         database.give_way()
         with database.transaction(durable=False) as session:
-            if not (index_missing(session) or _pack_loose(session) or _pack_small(session)):
-                return
+            if small is None:
+                has_done = bool(index_missing(session)) or _pack_loose(session)
+            else:
+                has_done = _put_in_place(session, small, merged)
+        if not has_done:
+            return
 
 
-def _is_untidy(database: Database) -> bool:
-    """Whether there is something to do; an idle hub takes no write lock to find out."""
-    with database.read() as session:
-        if session.execute(select(Person.id).where(Person.search_place.is_(None)).limit(1)).first():
-            return True
-        loose = session.execute(
-            select(func.coalesce(func.sum(SearchRun.people), 0)).where(SearchRun.shelf_id == LOOSE)
-        ).scalar_one()
-        return int(loose) >= _MANY_LOOSE or bool(_small_shelves(session)[0])
+def _is_owed(session: Session) -> bool:
+    """Whether somebody is missing, or many stand on the shelf of those who come one by one."""
+    if session.execute(select(Person.id).where(Person.search_place.is_(None)).limit(1)).first():
+        return True
+    loose = session.execute(
+        select(func.coalesce(func.sum(SearchRun.people), 0)).where(SearchRun.shelf_id == LOOSE)
+    ).scalar_one()
+    return int(loose) >= _MANY_LOOSE
 
 
-def _pack_small(session: Session) -> bool:
-    """Merge small shelves into one. Returns whether it did.
+class _Small(NamedTuple):
+    """Small shelves to be merged, as they were read."""
 
-    Waits for nobody: while people of these shelves are being changed they are left for the next time.
-    """
+    shelf_ids: list[int]
+    people: int
+    tags: str
+    bodies: Sequence[str]
+
+
+def _read_small(session: Session) -> _Small | None:
     shelf_ids, people, tags = _small_shelves(session)
     if not shelf_ids:
-        return False
+        return None
+    bodies = session.execute(select(SearchBlock.body).where(SearchBlock.shelf_id.in_(shelf_ids))).scalars().all()
+    return _Small(shelf_ids, people, _joined(tags), bodies)
+
+
+def _in_order(bodies: Iterable[str]) -> list[str]:
+    """Every line, sorted; a few at a time, since a long sort would keep every other thread waiting."""
+    begun: dict[str, list[str]] = {}
+    for body in bodies:
+        for line in body.split("\n"):
+            begun.setdefault(line[:2], []).append(line)
+    return [line for beginning in sorted(begun) for line in sorted(begun[beginning])]
+
+
+def _put_in_place(session: Session, small: _Small, merged: Sequence[tuple[str, str]]) -> bool:
+    """Put a merged shelf in the place of small ones. Returns whether it did.
+
+    Waits for nobody: while people of these shelves are being changed, or were since they were read, they are left for
+    the next time.
+    """
     # Whoever changes indexed people holds their runs (`_remove`), so that lines do not move under them.
-    runs = _locked_runs(session, SearchRun.shelf_id.in_(shelf_ids))
+    runs = _locked_runs(session, SearchRun.shelf_id.in_(small.shelf_ids))
     if runs is None:
         return False
-    lines: list[str] = []
-    for body in session.execute(
-        select(SearchBlock.body)
-        .where(SearchBlock.shelf_id.in_(shelf_ids))
-        .order_by(SearchBlock.shelf_id, SearchBlock.first)
-    ).scalars():
-        lines += body.split("\n")
+    # A shelf only ever loses lines: as long as it is as long as it was, it is what it was.
+    is_now = session.execute(
+        select(func.count(), func.coalesce(func.sum(func.length(SearchBlock.body)), 0)).where(
+            SearchBlock.shelf_id.in_(small.shelf_ids)
+        )
+    ).one()
+    if tuple(is_now) != (len(small.bodies), sum(map(len, small.bodies))):
+        return False
     connection = session.connection()
-    connection.execute(delete(SearchBlock).where(SearchBlock.shelf_id.in_(shelf_ids)))
-    _put_together(session, lines, runs, people=people, tags=_joined(tags))
+    connection.execute(delete(SearchBlock).where(SearchBlock.shelf_id.in_(small.shelf_ids)))
+    _put_together(session, merged, runs, people=small.people, tags=small.tags)
     # After the new one has its id: ids are not given out twice.
-    connection.execute(delete(SearchShelf).where(SearchShelf.id.in_(shelf_ids)))
+    connection.execute(delete(SearchShelf).where(SearchShelf.id.in_(small.shelf_ids)))
     return True
 
 
@@ -246,7 +284,7 @@ def _pack_loose(session: Session) -> bool:
     for part in chunked(lines):
         connection.execute(delete(SearchBlock).where(SearchBlock.shelf_id == LOOSE, SearchBlock.first.in_(part)))
     tags = _joined({line.rsplit("\t", 2)[1] for line in lines})
-    _put_together(session, lines, runs, people=sum(runs.values()), tags=tags)
+    _put_together(session, _blocks_of(sorted(lines)), runs, people=sum(runs.values()), tags=tags)
     return True
 
 
@@ -259,16 +297,17 @@ def _locked_runs(session: Session, criterion: ColumnElement[bool]) -> dict[int, 
     return {run.id: run.people for run in locked} if len(locked) == present else None
 
 
-def _put_together(session: Session, lines: list[str], runs: Mapping[int, int], *, people: int, tags: str) -> None:
-    # Parts of it are sorted already: this merges them.
-    lines.sort()
+def _put_together(
+    session: Session, blocks: Sequence[tuple[str, str]], runs: Mapping[int, int], *, people: int, tags: str
+) -> None:
+    """Make a shelf of blocks, and let runs stand there."""
     connection = session.connection()
     shelf_id = connection.execute(
         insert(SearchShelf).values(people=people, tags=tags).returning(SearchShelf.id)
     ).scalar_one()
     for part in chunked(sorted(runs)):
         connection.execute(update(SearchRun).where(SearchRun.id.in_(part)).values(shelf_id=shelf_id))
-    insert_rows(session, SearchBlock, _BLOCK_COLUMNS, _blocks(shelf_id, lines))
+    insert_rows(session, SearchBlock, _BLOCK_COLUMNS, [(shelf_id, *block) for block in blocks])
 
 
 def tag_of(organization_id: str) -> str:
@@ -300,9 +339,9 @@ def _small_shelves(session: Session) -> tuple[list[int], int, set[str]]:
     return found, people, set() if is_mixed else tags
 
 
-def _blocks(shelf_id: int, lines: Sequence[str]) -> list[tuple[int, str, str]]:
-    size = 1 if shelf_id == LOOSE else _LINES_A_BLOCK
-    return [(shelf_id, part[0], "\n".join(part)) for part in chunked(lines, size)]
+def _blocks_of(lines: Sequence[str], size: int = _LINES_A_BLOCK) -> list[tuple[str, str]]:
+    """Sorted lines in blocks: the first line of each, and its body."""
+    return [(part[0], "\n".join(part)) for part in chunked(lines, size)]
 
 
 def _joined(tags: set[str]) -> str:
@@ -356,22 +395,11 @@ def _remove_lines(session: Session, shelf_id: int, wanted: Sequence[tuple[str, s
         for first, body in connection.execute(
             select(table.c.first, table.c.body).where(of_shelf, table.c.first.in_(part)).with_for_update()
         ):
-            ends: dict[str, set[str]] = {}
-            for beginning, end in touched[bisect_right(firsts, first) - 1]:
-                ends.setdefault(beginning, set()).add(end)
-            lines = body.split("\n")
-            of_them = tuple({end for found in ends.values() for end in found})
-            kept = [
-                line
-                for line in lines
-                # Nearly every line is somebody else's: told by its end, which costs less than taking it apart.
-                if not line.endswith(of_them)
-                or "\t" + line.rsplit("\t", 1)[1] not in ends.get(line.split("\t", 1)[0] + "\t", ())
-            ]
+            kept = _without_lines(body, touched[bisect_right(firsts, first) - 1])
             if not kept:
                 emptied.append(first)
-            elif len(kept) < len(lines):
-                changed.append({"key": first, "lines": "\n".join(kept)})
+            elif len(kept) < len(body):
+                changed.append({"key": first, "lines": kept})
     if changed:
         # `first` stays though its line may be gone: it still bounds what the block holds.
         connection.execute(
@@ -379,3 +407,17 @@ def _remove_lines(session: Session, shelf_id: int, wanted: Sequence[tuple[str, s
         )
     for part in chunked(emptied):
         connection.execute(delete(table).where(of_shelf, table.c.first.in_(part)))
+
+
+def _without_lines(body: str, wanted: Iterable[tuple[str, str]]) -> str:
+    """The body of a block without the lines that begin and end so."""
+    # Found as text: to look at each of the lines would cost ten times as much, and nearly all are somebody else's.
+    text = f"\n{body}\n"
+    for beginning, end in wanted:
+        at = text.find(f"\n{beginning}")
+        while at >= 0:
+            stop = text.index("\n", at + 1)
+            if text.endswith(end, 0, stop):
+                text, stop = text[:at] + text[stop:], at
+            at = text.find(f"\n{beginning}", stop)
+    return text[1:-1]

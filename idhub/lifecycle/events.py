@@ -118,19 +118,30 @@ def service_events(
 def onboarded(after: State, common: Mapping[str, Any]) -> Event:
     """Somebody new."""
     main = main_post(after.posts)
+    employments = [post_details(post) for post in after.posts]
+    place, number, starts_at = main.organization_id, main.employee_number, after.starts_at.isoformat()
+    return joined(after.id, place, number, after.standing._value_, starts_at, employments, after.person, common)
+
+
+def joined(
+    principal_id: str,
+    organization_id: str,
+    number: str,
+    standing: str,
+    starts_at: str,
+    employments: list[dict[str, Any]],
+    person: Mapping[str, Any],
+    common: Mapping[str, Any],
+) -> Event:
+    """`onboarded`, from what is known of many at once: `employments` are `post_details`, dates in ISO form."""
     return Event(
         type=EventType.PERSON_ONBOARDED,
         target_kind="person",
-        target_id=after.id,
-        person_id=after.id,
-        organization_id=main.organization_id,
-        details={
-            "standing": after.standing._value_,
-            "starts_at": after.starts_at.isoformat(),
-            "employments": [_post_details(post) for post in after.posts],
-            "number": main.employee_number,
-        },
-        personal={name: str(value) for name in PERSONAL if (value := after.person.get(name))},
+        target_id=principal_id,
+        person_id=principal_id,
+        organization_id=organization_id,
+        details={"standing": standing, "starts_at": starts_at, "employments": employments, "number": number},
+        personal={name: str(value) for name in PERSONAL if (value := person.get(name))},
         **common,
     )
 
@@ -206,7 +217,7 @@ def _post_events(w: Written, scope: Mapping[str, Any]) -> list[Event]:
         if old == post:
             continue
         if old is None:
-            kind, details = EventType.EMPLOYMENT_STARTED, _post_details(post)
+            kind, details = EventType.EMPLOYMENT_STARTED, post_details(post)
         elif old.is_live and not post.is_live:
             kind, details = EventType.EMPLOYMENT_ENDED, {"employment": post.id, "ends_at": _plain(post.ends_at)}
         else:
@@ -215,7 +226,8 @@ def _post_events(w: Written, scope: Mapping[str, Any]) -> list[Event]:
     return events
 
 
-def _post_details(post: Post) -> dict[str, Any]:
+def post_details(post: Post) -> dict[str, Any]:
+    """What an event says of a new post."""
     return {
         "employment": post.id,
         "organization": post.organization_id,

@@ -117,6 +117,12 @@ class Reader:
         self._terms = terms
         self._named: set[str] = set()
         self._humans: dict[str, None] = {}
+        # What was empty when the file was opened is not asked for every row: whoever comes in meanwhile is found by the
+        # database when the rows are written.
+        with database.read() as session:
+            said = select(SourceRecord.key).where(SourceRecord.provider == PROVIDER).limit(1)
+            self._has_spoken = session.execute(said).first() is not None
+            self._staffed = set(session.execute(select(Employment.organization_id).distinct()).scalars())
         self._file = HrFile(path, company_key=self._companies.key)
         self.digest, self.encoding = self._file.digest, self._file.encoding
         self.unknown_columns = self._file.unknown_columns
@@ -178,13 +184,15 @@ class Reader:
     def _compare(self, session: Session, rows: Sequence[HrRow]) -> tuple[list[HrRow], list[_Stranger]]:
         """Rows that say something new: those about somebody who may be known, and those about nobody known."""
         keyed = {self._companies.source_key(row): row for row in rows}
-        said: dict[str, str] = dict(
-            session.execute(
-                select(SourceRecord.key, SourceRecord.content_hash).where(
-                    SourceRecord.provider == PROVIDER, SourceRecord.key.in_(among(session, list(keyed)))
-                )
-            ).all()
-        )
+        said: dict[str, str] = {}
+        if self._has_spoken:
+            said = dict(
+                session.execute(
+                    select(SourceRecord.key, SourceRecord.content_hash).where(
+                        SourceRecord.provider == PROVIDER, SourceRecord.key.in_(among(session, list(keyed)))
+                    )
+                ).all()
+            )
         strange: list[_Stranger] = []
         news: list[HrRow] = []
         for key, row in keyed.items():
@@ -219,7 +227,7 @@ class Reader:
         numbers: dict[str, list[str]] = {}
         for one in strange:
             organization_id = self._companies.id_of(one.row.company_key)
-            if organization_id is not None:
+            if organization_id in self._staffed:
                 numbers.setdefault(organization_id, []).append(one.row.employee_number)
         posts: set[tuple[str, str]] = set()
         for organization_id, listed in numbers.items():

@@ -60,8 +60,10 @@ MAX_LISTED = 1_000
 """Problems that a report keeps; beyond, they are only counted."""
 MAX_ROW_EVENTS = 200
 """Refused rows that get an event each; beyond, `import.finished` has their number."""
-# A transaction's length: SQLite has one writer at a time.
-_SLICE_SECONDS = {"sqlite": 0.05, "postgresql": 0.5}
+# A transaction's length: SQLite has one writer at a time. The shortest while somebody waits for it, the longest while
+# nobody does; it grows by a quarter each time nobody did.
+_SLICE_SECONDS = {"sqlite": (0.02, 0.1), "postgresql": (0.5, 0.5)}
+_GROWTH = 1.25
 _LARGEST = 2_000
 # Below, the fixed cost of a transaction would be most of it. One who is changed takes the time of ten joiners.
 _FEWEST_JOINERS, _FEWEST_CHANGED = 250, 25
@@ -211,6 +213,8 @@ class _Run:
     size: int = 50
     joining: int = _FEWEST_JOINERS
     """How many joiners a transaction takes; `size` is of those who are changed one by one."""
+    slice: float = 0.0
+    """Seconds that a transaction may take now."""
     worked: float = 0.0
     """Seconds in transactions since their size was last set."""
     joiners: list[Ready] = field(default_factory=list)
@@ -357,8 +361,8 @@ class _Run:
         else:
             self.report.new += people
             self.deferred.extend(unsettled)
+        self._give_way()
         self.joining = self._fitting(people, _FEWEST_JOINERS)
-        self.database.give_way()
 
     def _timed(self, work: Callable[[Session], T]) -> Callable[[Session], T]:
         """`work`, counting its own seconds alone: a smaller transaction waits as long for its turn and the disk."""
@@ -372,10 +376,16 @@ class _Run:
 
         return timed
 
+    def _give_way(self) -> None:
+        """Let whoever waits write; transactions are short as long as somebody does."""
+        shortest, longest = _SLICE_SECONDS[self.database.dialect]
+        has_waited = self.database.give_way()
+        self.slice = shortest if has_waited else min(longest, max(shortest, self.slice) * _GROWTH)
+
     def _fitting(self, rows: int, fewest: int) -> int:
         """How many rows fill a transaction, after one of so many."""
         worked, self.worked = max(self.worked, 1e-4), 0.0
-        return max(fewest, min(_LARGEST, int(rows * _SLICE_SECONDS[self.database.dialect] / worked)))
+        return max(fewest, min(_LARGEST, int(rows * self.slice / worked)))
 
     def _settled(self, session: Session, groups: Sequence[Ready]) -> tuple[list[records.Joiners], list[int]]:
         """The groups with their managers, and the lines of those whose manager is not known yet."""
@@ -425,8 +435,8 @@ class _Run:
             yield from self._apply(part)
             if self.report.is_dry_run:
                 continue
+            self._give_way()
             self.size = self._fitting(len(part), _FEWEST_CHANGED)
-            self.database.give_way()
 
     def _apply(self, rows: Sequence[HrRow], *, is_retry: bool = False) -> Iterator[BatchPlan]:
         """Apply rows in one transaction; when it fails as a whole, halve it until the row that does is alone."""

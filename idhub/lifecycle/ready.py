@@ -7,15 +7,16 @@ database: it works in a process of its own (`hr_ahead`).
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from audit.trail import Sealer
-from idhub.changes import Actor, event_rows
-from idhub.db import from_micros, new_ids, to_micros
+from idhub.changes import Actor, Event, event_rows
+from idhub.db import from_micros, json_text, new_ids, to_micros
 from idhub.directory.kinds import EmploymentState, EmploymentType, Standing
-from idhub.directory.search_terms import terms_of
+from idhub.directory.search_terms import Searchable, terms_of
 from idhub.lifecycle import intake, periods, records, rules
-from idhub.lifecycle.events import onboarded
+from idhub.lifecycle.events import joined, post_details
 from idhub.lifecycle.records import PERSON_FIELDS
 from idhub.lifecycle.rules import Places, Post, State
 
@@ -24,6 +25,9 @@ _POST_OWNER = records.POST_COLUMNS.index("principal_id")
 _POST_PLACE = records.POST_COLUMNS.index("organization_id")
 _POST_NUMBER = records.POST_COLUMNS.index("employee_number")
 _POST_MANAGER = records.POST_COLUMNS.index("manager_id")
+_POST_SETTLED = records.POST_COLUMNS.index("state")
+_PRINCIPAL_SETTLED = records.PRINCIPAL_COLUMNS.index("standing")
+_PERIOD_SETTLED = records.PERIOD_COLUMNS.index("valid_from")
 _PERIOD_FACTS = records.PERIOD_COLUMNS.index("facts")
 _SOURCE_HASH = records.SOURCE_COLUMNS.index("content_hash")
 
@@ -42,6 +46,48 @@ def stamp_of(*, now: datetime, actor: Actor, door: str, request_id: str | None) 
     return to_micros(now), actor.id, door, request_id
 
 
+class _Course(NamedTuple):
+    """What the rules make of a post's dates at one place: the same for all who share them."""
+
+    standing: str
+    starts_at: str
+    type: str
+    principal: tuple[Any, ...]
+    """A principal's row from its standing on."""
+    post: tuple[Any, ...]
+    """A post's row from its state on."""
+    period: tuple[Any, ...]
+    """A period's row from its beginning up to its facts."""
+    facts: dict[str, Any]
+    """What a period says, of whom left open."""
+    details: dict[str, Any]
+    """What an event says of the post, of whom left open."""
+
+
+# Few dates, kinds of post and places make up a company.
+@lru_cache(maxsize=16_384)
+def _course(
+    zone: str, kind: EmploymentType, starts_on: date, ends_on: date | None, state: EmploymentState, now: datetime
+) -> _Course:
+    facts = intake.EmploymentFacts(
+        organization_id="", employee_number="", type=kind, starts_on=starts_on, ends_on=ends_on, state=state
+    )
+    after = rules.join("", {}, rules.make_post("", facts, Places({"": zone}), now=now), now=now)
+    post, at = after.posts[0], to_micros(now)
+    # Somebody new has one period: it is open, or they had left before.
+    (period,) = periods.after_change((), post, now=now)
+    return _Course(
+        after.standing._value_,
+        after.starts_at.isoformat(),
+        kind._value_,
+        records.principal_row(after, at)[_PRINCIPAL_SETTLED:],
+        records.post_row("", post, at)[_POST_SETTLED:],
+        records.period_row("", "", period, at)[_PERIOD_SETTLED:_PERIOD_FACTS],
+        dict(period.facts),
+        post_details(post),
+    )
+
+
 def make(
     newcomers: Sequence[Newcomer],
     zones: Mapping[str, str],
@@ -57,31 +103,37 @@ def make(
     Args:
         zones: time zones of their organizations, by id.
     """
-    at, places = to_micros(now), Places(zones)
+    at = to_micros(now)
     common: dict[str, Any] = {"at": now, "actor": actor, "door": door, "request_id": request_id}
-    keys = zip(new_ids("emp", len(newcomers)), new_ids("prd", len(newcomers)), strict=True)
-    states: list[State] = []
-    period_rows: list[tuple[Any, ...]] = []
-    source_rows: list[tuple[Any, ...]] = []
-    for (principal_id, person, employment, source), (employment_id, period_id) in zip(newcomers, keys, strict=True):
-        post = rules.make_post(employment_id, employment, places, now=now)
-        state = rules.join(principal_id, records.person_values(person), post, now=now)
-        states.append(state)
-        # Somebody new has one period: it is open, or they had left before.
-        (period,) = periods.after_change((), state.posts[0], now=now)
-        period_rows.append(records.period_row(period_id, employment_id, period, at))
-        source_rows.append(records.source_row(principal_id, employment_id, source, at))
-    return records.Joiners(
+    made = records.Joiners(
         stamp=stamp_of(now=now, actor=actor, door=door, request_id=request_id),
         zones=dict(zones),
-        principals=[records.principal_row(state, at) for state in states],
-        people=[records.person_row(state, terms_of(records.searchable(state))) for state in states],
-        posts=[records.post_row(state.id, state.posts[0], at) for state in states],
-        periods=period_rows,
-        login_names=[row for state in states for row in records.login_name_rows(state)],
-        sources=source_rows,
-        events=event_rows([onboarded(state, common) for state in states], sealer=sealer),
-    )
+        principals=[], people=[], posts=[], periods=[], login_names=[], sources=[],
+        events=event_rows((), sealer=sealer),
+    )  # fmt: skip
+    events: list[Event] = []
+    keys = zip(new_ids("emp", len(newcomers)), new_ids("prd", len(newcomers)), strict=True)
+    for (principal_id, person, post, source), (employment_id, period_id) in zip(newcomers, keys, strict=True):
+        place, number, department_id = post.organization_id, post.employee_number, post.department_id
+        course = _course(zones[place], post.type, post.starts_on, post.ends_on, post.state, now)
+        values = records.person_values(person)
+        searchable = Searchable(
+            place, person.display_name, person.given_name, person.family_name, (number,), person.email, person.mobile
+        )
+        of_post = {"organization_id": place, "department_id": department_id, "employee_number": number}
+        made.principals.append((principal_id, "person", place, *course.principal))
+        made.people.append(records.person_row(principal_id, values, employment_id, terms_of(searchable)))
+        made.posts.append(
+            (employment_id, principal_id, place, department_id, number, course.type, post.title, None, *course.post)
+        )
+        facts = json_text({**course.facts, **of_post, "title": post.title})
+        made.periods.append((period_id, employment_id, *course.period, facts))
+        made.login_names.extend(records.login_name_rows(principal_id, (number,), person.email, person.mobile))
+        made.sources.append(records.source_row(principal_id, employment_id, source, at))
+        details = {**course.details, "employment": employment_id, "organization": place, "department": department_id}
+        details["number"] = number
+        events.append(joined(principal_id, place, number, course.standing, course.starts_at, [details], values, common))
+    return made._replace(events=event_rows(events, sealer=sealer))
 
 
 def settle(group: records.Joiners, managers: Mapping[int, str], hashes: Mapping[int, str]) -> records.Joiners:

@@ -288,7 +288,10 @@ def _insert_principals(session: Session, states: Sequence[State], *, now: dateti
         Person,
         _PLACED_PERSON_COLUMNS,
         [
-            (*person_row(state, of_one.search_terms), of_one.search_place)
+            (
+                *person_row(state.id, state.person, main_post(state.posts).id, of_one.search_terms),
+                of_one.search_place,
+            )
             for state, of_one in zip(states, indexed, strict=True)
         ],
     )
@@ -324,9 +327,11 @@ def principal_row(state: State, at: int) -> tuple[Any, ...]:
     )
 
 
-def person_row(state: State, search_terms: str) -> tuple[Any, ...]:
+def person_row(
+    principal_id: str, values: Mapping[str, Any], main_employment_id: str, search_terms: str
+) -> tuple[Any, ...]:
     """A new person's own row but for its place in the index (`PERSON_COLUMNS`)."""
-    return (state.id, *_person_fields(state.person), main_post(state.posts).id, search_terms, "{}")
+    return (principal_id, *_person_fields(values), main_employment_id, search_terms, "{}")
 
 
 def _update_principals(session: Session, changed: Sequence[tuple[State, State]], *, now: datetime) -> None:
@@ -526,9 +531,11 @@ def login_names_of(numbers: Iterable[str], email: str | None, mobile: str | None
     return names
 
 
-def login_name_rows(state: State) -> list[tuple[str, str, str]]:
+def login_name_rows(
+    principal_id: str, numbers: Iterable[str], email: str | None, mobile: str | None
+) -> list[tuple[str, str, str]]:
     """A new person's rows among the login names (`LOGIN_NAME_COLUMNS`)."""
-    return [(value, state.id, kind) for value, kind in _login_names(state).items()]
+    return [(value, principal_id, kind) for value, kind in login_names_of(numbers, email, mobile).items()]
 
 
 def _login_names(state: State) -> dict[str, LoginNameKind]:
@@ -540,7 +547,7 @@ def _write_login_names(session: Session, new: Sequence[State], changed: Sequence
     gone: list[tuple[str, str]] = []
     rows: list[tuple[str, str, str]] = []
     for state in new:
-        rows += login_name_rows(state)
+        rows += [(value, state.id, kind) for value, kind in _login_names(state).items()]
     for before, after in changed:
         old, current = _login_names(before), _login_names(after)
         gone += [(after.id, value) for value in old if value not in current]

@@ -1,11 +1,13 @@
 """The index of people: whoever is there is found, in one order, page by page both ways, and gone when forgotten."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import func, insert, select, update
+from sqlalchemy.orm import Session
 
 from idhub.db import Database
 from idhub.directory.search import Hits, find_people, named
@@ -153,6 +155,34 @@ def test_everybody_who_matches_is_found_once_before_and_after_shelves_are_merged
     assert lines < crowd.count
 
 
+def test_shelves_whose_people_changed_since_they_were_read_are_left_for_the_next_time(crowd: Crowd) -> None:
+    class Hasty(Database):
+        """Lets somebody be forgotten between what is read and what is written."""
+
+        @contextmanager
+        def transaction(self, *, durable: bool = True, patience: float | None = None) -> Iterator[Session]:
+            with crowd.database.transaction() as session:
+                forget_people(session, [gone])
+            with super().transaction(durable=durable, patience=patience) as session:
+                yield session
+
+    gone, *_ = crowd.add(crowd.strangers(64))
+    for _ in range(7):
+        crowd.add(crowd.strangers(64))
+    with crowd.database.transaction() as session:
+        # As if they were many more: enough to be merged.
+        session.execute(update(SearchShelf).values(people=SearchShelf.people * 12))
+    shelves = _shelves(crowd)
+
+    tend(Hasty(crowd.database.engine))
+    assert _shelves(crowd) == shelves
+    assert _holds(crowd, "qy000000") == 0
+
+    tend(crowd.database)
+    assert len(_shelves(crowd)) < len(shelves)
+    assert len(crowd.find("138")) == 8 * 64
+
+
 def test_whoever_is_named_exactly_comes_first_then_beginnings_then_inner_parts(crowd: Crowd) -> None:
     inner, number, beginning, tail = crowd.add(
         [
@@ -250,6 +280,11 @@ def test_a_criterion_for_other_lists_takes_few_and_many(crowd: Crowd, monkeypatc
     with crowd.database.read() as session:
         assert session.execute(PEOPLE.where(named(session, "qy000007"))).scalars().all() == [ids[7]]
         assert len(session.execute(PEOPLE.where(named(session, "138"))).all()) == 100
+
+
+def _shelves(crowd: Crowd) -> list[int]:
+    with crowd.database.read() as session:
+        return list(session.execute(select(SearchShelf.id).order_by(SearchShelf.id)).scalars())
 
 
 def _lines(crowd: Crowd) -> int:

@@ -272,25 +272,28 @@ class Reader:
                 today = companies.today(row.company_key, now=terms.now)
                 ends_on = end_of_new(row, today)
                 state = "left" if is_over(row, today) else state
+            mark = intake.SourceMark(
+                provider=PROVIDER,
+                key=key,
+                scope=organization_id,
+                content_hash=row.digest.hex(),
+                generation=terms.run_id,
+                state=state,
+                raw_sealed=seal_said(self._keyring, key, row, values),
+            )
             newcomers.append(
                 Newcomer(
                     principal_id,
-                    intake.PersonFacts(**values, national_id_hash=human),
-                    facts_of(
-                        row,
-                        organization_id,
-                        foreseen.departments[organization_id, "/".join(row.department)],
-                        ends_on=ends_on,
-                    ),
-                    intake.SourceMark(
-                        provider=PROVIDER,
-                        key=key,
-                        scope=organization_id,
-                        content_hash=row.digest.hex(),
-                        generation=terms.run_id,
-                        state=state,
-                        raw_sealed=seal_said(self._keyring, key, row, values),
-                    ),
+                    {**values, "locale": None, "national_id_hash": human},
+                    organization_id,
+                    foreseen.departments[organization_id, "/".join(row.department)],
+                    row.employee_number,
+                    _TYPES[row.employment_type],
+                    row.title or None,
+                    row.start_on,
+                    ends_on,
+                    _NEW_STATES[row.status],
+                    mark,
                 )
             )
         joiners = ready.make(

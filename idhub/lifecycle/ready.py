@@ -33,11 +33,19 @@ _SOURCE_HASH = records.SOURCE_COLUMNS.index("content_hash")
 
 
 class Newcomer(NamedTuple):
-    """Somebody nobody knows. The manager is left open (`settle`)."""
+    """Somebody nobody knows, in one piece: a million of them are made. The manager is left open (`settle`)."""
 
     principal_id: str
-    person: intake.PersonFacts
-    employment: intake.EmploymentFacts
+    person: Mapping[str, Any]
+    """`PERSON_FIELDS`."""
+    organization_id: str
+    department_id: str | None
+    employee_number: str
+    type: EmploymentType
+    title: str | None
+    starts_on: date
+    ends_on: date | None
+    state: EmploymentState
     source: intake.SourceMark
 
 
@@ -113,26 +121,27 @@ def make(
     )  # fmt: skip
     events: list[Event] = []
     keys = zip(new_ids("emp", len(newcomers)), new_ids("prd", len(newcomers)), strict=True)
-    for (principal_id, person, post, source), (employment_id, period_id) in zip(newcomers, keys, strict=True):
-        place, number, department_id = post.organization_id, post.employee_number, post.department_id
-        course = _course(zones[place], post.type, post.starts_on, post.ends_on, post.state, now)
-        values = records.person_values(person)
+    for newcomer, (employment_id, period_id) in zip(newcomers, keys, strict=True):
+        (
+            principal_id, person, place, department_id, number, kind, title, starts_on, ends_on, post_state, source,
+        ) = newcomer  # fmt: skip
+        course = _course(zones[place], kind, starts_on, ends_on, post_state, now)
+        email, mobile = person["email"], person["mobile"]
         searchable = Searchable(
-            place, person.display_name, person.given_name, person.family_name, (number,), person.email, person.mobile
+            place, person["display_name"], person["given_name"], person["family_name"], (number,), email, mobile
         )
-        of_post = {"organization_id": place, "department_id": department_id, "employee_number": number}
         made.principals.append((principal_id, "person", place, *course.principal))
-        made.people.append(records.person_row(principal_id, values, employment_id, terms_of(searchable)))
+        made.people.append(records.person_row(principal_id, person, employment_id, terms_of(searchable)))
         made.posts.append(
-            (employment_id, principal_id, place, department_id, number, course.type, post.title, None, *course.post)
+            (employment_id, principal_id, place, department_id, number, course.type, title, None, *course.post)
         )
-        facts = json_text({**course.facts, **of_post, "title": post.title})
-        made.periods.append((period_id, employment_id, *course.period, facts))
-        made.login_names.extend(records.login_name_rows(principal_id, (number,), person.email, person.mobile))
+        of_post = {"organization_id": place, "department_id": department_id, "employee_number": number, "title": title}
+        made.periods.append((period_id, employment_id, *course.period, json_text({**course.facts, **of_post})))
+        made.login_names.extend(records.login_name_rows(principal_id, (number,), email, mobile))
         made.sources.append(records.source_row(principal_id, employment_id, source, at))
-        details = {**course.details, "employment": employment_id, "organization": place, "department": department_id}
-        details["number"] = number
-        events.append(joined(principal_id, place, number, course.standing, course.starts_at, [details], values, common))
+        shown = {"employment": employment_id, "organization": place, "department": department_id, "number": number}
+        of_event = [{**course.details, **shown}]
+        events.append(joined(principal_id, place, number, course.standing, course.starts_at, of_event, person, common))
     return made._replace(events=event_rows(events, sealer=sealer))
 
 

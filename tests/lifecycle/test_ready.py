@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
 from typing import Any
 
@@ -27,10 +27,27 @@ DOOR = "hr_file"
 MANAGER = "王磊"
 
 
-def newcomer(world: World, name: str, **employment: Any) -> Newcomer:
+@dataclass(frozen=True)
+class Candidate:
+    """Somebody who may join either way: with others, made ready ahead, or alone."""
+
+    principal_id: str
+    person: intake.PersonFacts
+    employment: intake.EmploymentFacts
+    source: intake.SourceMark
+
+    @property
+    def newcomer(self) -> Newcomer:
+        post = self.employment
+        facts = (post.organization_id, post.department_id, post.employee_number, post.type, post.title)
+        dates = (post.starts_on, post.ends_on, post.state)
+        return Newcomer(self.principal_id, asdict(self.person), *facts, *dates, self.source)
+
+
+def candidate(world: World, name: str, **employment: Any) -> Candidate:
     facts = world.facts(**employment)
     number = facts.employee_number
-    return Newcomer(
+    return Candidate(
         new_id("per"),
         intake.PersonFacts(
             display_name=name,
@@ -52,9 +69,9 @@ def newcomer(world: World, name: str, **employment: Any) -> Newcomer:
     )
 
 
-def made(world: World, *people: Newcomer, zone: str = "Asia/Shanghai") -> Joiners:
+def made(world: World, *people: Candidate, zone: str = "Asia/Shanghai") -> Joiners:
     return ready.make(
-        people,
+        [person.newcomer for person in people],
         {world.hq: zone},
         sealer=world.keyring,
         now=world.clock(),
@@ -69,7 +86,7 @@ def join(world: World, *groups: Joiners, door: str = DOOR) -> TransitionResult:
         return transition(session, (), joiners=groups, now=world.clock(), actor=COMMAND_LINE, door=door)
 
 
-def everything(world: World, person: Newcomer) -> str:
+def everything(world: World, person: Candidate) -> str:
     """What the database holds of somebody, with the names that are theirs alone replaced."""
     with world.database.read() as session:
         (post,) = session.execute(
@@ -130,7 +147,7 @@ def everything(world: World, person: Newcomer) -> str:
 def test_joiners_made_ahead_leave_what_joiners_one_by_one_leave(world: World, employment: dict[str, Any]) -> None:
     manager = world.hire(MANAGER)
     one, other = (
-        newcomer(world, "单小明", employee_number=number, **employment) for number in ("QY918273", "QY546372")
+        candidate(world, "单小明", employee_number=number, **employment) for number in ("QY918273", "QY546372")
     )
     group = ready.settle(made(world, one), {0: manager}, {0: one.source.content_hash + "?"})
     assert join(world, group).changed == [one.principal_id]
@@ -155,7 +172,7 @@ def test_joiners_made_ahead_leave_what_joiners_one_by_one_leave(world: World, em
 
 def test_joiners_who_contradict_what_is_do_not_join_and_nobody_with_them(world: World) -> None:
     world.hire(employee_number="QY000777")
-    one, taken = newcomer(world, "甲"), newcomer(world, "乙", employee_number="QY000777")
+    one, taken = candidate(world, "甲"), candidate(world, "乙", employee_number="QY000777")
     with pytest.raises(Conflict) as caught:
         join(world, made(world, one), made(world, taken))
     assert caught.value.rule == "employee_number.taken"
@@ -165,7 +182,7 @@ def test_joiners_who_contradict_what_is_do_not_join_and_nobody_with_them(world: 
 
 @pytest.mark.parametrize("stale", ["moment", "zone", "company"])
 def test_joiners_made_for_another_moment_or_place_do_not_join(world: World, stale: str) -> None:
-    group = made(world, newcomer(world, "甲"), zone="Europe/Berlin" if stale == "zone" else "Asia/Shanghai")
+    group = made(world, candidate(world, "甲"), zone="Europe/Berlin" if stale == "zone" else "Asia/Shanghai")
     if stale == "moment":
         world.clock.advance(timedelta(seconds=1))
     elif stale == "company":
@@ -177,4 +194,4 @@ def test_joiners_made_for_another_moment_or_place_do_not_join(world: World, stal
 
 def test_nobody_joins_through_a_door_that_changes_no_standing(world: World) -> None:
     with pytest.raises(NotPermitted):
-        join(world, made(world, newcomer(world, "甲")), door="login")
+        join(world, made(world, candidate(world, "甲")), door="login")

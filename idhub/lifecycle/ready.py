@@ -17,6 +17,7 @@ from idhub.directory.kinds import EmploymentState, EmploymentType, Standing
 from idhub.directory.search_terms import Searchable, terms_of
 from idhub.lifecycle import intake, periods, records, rules
 from idhub.lifecycle.events import joined, post_details
+from idhub.lifecycle.periods import Period
 from idhub.lifecycle.records import PERSON_FIELDS
 from idhub.lifecycle.rules import Places, Post, State
 
@@ -72,6 +73,11 @@ class _Course(NamedTuple):
     """What an event says of the post, of whom left open."""
 
 
+@lru_cache(maxsize=64)
+def _places(zone: str) -> Places:
+    return Places({"": zone})
+
+
 # Few dates, kinds of post and places make up a company.
 @lru_cache(maxsize=16_384)
 def _course(
@@ -80,7 +86,7 @@ def _course(
     facts = intake.EmploymentFacts(
         organization_id="", employee_number="", type=kind, starts_on=starts_on, ends_on=ends_on, state=state
     )
-    after = rules.join("", {}, rules.make_post("", facts, Places({"": zone}), now=now), now=now)
+    after = rules.join("", {}, rules.make_post("", facts, _places(zone), now=now), now=now)
     post, at = after.posts[0], to_micros(now)
     # Somebody new has one period: it is open, or they had left before.
     (period,) = periods.after_change((), post, now=now)
@@ -90,7 +96,7 @@ def _course(
         kind._value_,
         records.principal_row(after, at)[_PRINCIPAL_SETTLED:],
         records.post_row("", post, at)[_POST_SETTLED:],
-        records.period_row("", "", period, at)[_PERIOD_SETTLED:_PERIOD_FACTS],
+        records.period_row("", "", Period(period.valid_from, period.valid_to, {}), at)[_PERIOD_SETTLED:_PERIOD_FACTS],
         dict(period.facts),
         post_details(post),
     )

@@ -39,7 +39,7 @@ from idhub.provisioning.reconcile.register import check_register, match_payroll
 from idhub.provisioning.reconcile.run import Report, reconcile
 from idhub.provisioning.reconcile.tables import Finding
 from idhub.settings import Settings
-from tests.support.databases import DatabaseKind, Databases
+from tests.support.databases import DatabaseKind, Databases, analyze
 
 NOW = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
 BEFORE = NOW - timedelta(days=30)
@@ -466,6 +466,7 @@ def measure() -> list[dict[str, Any]]:
     with hub("sqlite") as (database, keyring, settings, _folder), serve_apart(world) as base:
         build(database, keyring, world)
         connect(database, world, base)
+        analyze(database)
         outcome = find(database, keyring, settings, world, base)
     if outcome.missed or outcome.false:
         raise SystemExit(f"missed {len(outcome.missed)}, false {len(outcome.false)}")
@@ -506,6 +507,7 @@ def main() -> None:
         began = time.perf_counter()
         build(database, keyring, world)
         connect(database, world, base)
+        analyze(database)
         print(f"built {world.people:,} people in {time.perf_counter() - began:.0f} s", flush=True)
         outcome = find(database, keyring, settings, world, base)
         began = time.perf_counter()

@@ -49,7 +49,6 @@ from tests.benchmarks.leaving_world import (
     PASSWORD,
     TYPICAL_ACCOUNTS,
     Applications,
-    analyze,
     instant_applications,
     person_id,
     seed_access,
@@ -59,6 +58,7 @@ from tests.benchmarks.leaving_world import (
     seed_probes,
     seed_sessions,
 )
+from tests.support.databases import analyze
 from tests.support.postgres import PostgresServer, postgres_server
 
 Kind = Literal["sqlite", "postgresql"]
@@ -253,7 +253,7 @@ def measure_offboard(world: World) -> None:
     with hub.database.transaction() as session:
         seed_access(session, numbers, range(TYPICAL_ACCOUNTS), now=now)
         seed_sessions(session, numbers, range(TYPICAL_ACCOUNTS), now=now)
-    analyze(hub)
+    analyze(hub.database)
     caller = commands.Caller(subject=LOCAL, actor=COMMAND_LINE, door="cli")
     took, busy = [], []
     for number in numbers:
@@ -275,7 +275,7 @@ def measure_fan_out(world: World) -> None:
     numbers = [world.people - 1 - n for n in range(_FAN_OUTS + 1)]
     with hub.database.transaction() as session:
         seed_access(session, numbers, range(_FAN_OUT), now=now)
-    analyze(hub)
+    analyze(hub.database)
     figures: dict[str, list[float]] = {"called": [], "switched": [], "recorded": [], "complete": [], "calls": []}
     with world.serve() as served:
         time.sleep(1)
@@ -330,7 +330,7 @@ def measure_mass_leave(world: World, leavers: int) -> None:
         for start in range(0, leavers, 1_000):
             seed_access(session, numbers[start : start + 1_000], range(TYPICAL_ACCOUNTS), now=now)
         seed_probes(session, hub, first - 1, now=now)
-    analyze(hub)
+    analyze(hub.database)
     print(f"  {leavers} leavers with {TYPICAL_ACCOUNTS} accounts each are seeded", flush=True)
     with world.serve() as served:
         quiet = Interactive(served.port, first - 1)
@@ -436,7 +436,7 @@ def measure_growth(world: World, history: int) -> None:
     hub, now = world.hub, datetime.now(UTC)
     with hub.database.transaction() as session:
         seed_access(session, range(5_000, 5_200), range(TYPICAL_ACCOUNTS), now=now)
-    analyze(hub)
+    analyze(hub.database)
     before = _leaves(world, range(5_000, 5_100))
     seed_history(hub, history, people=world.people, now=now)
     after = _leaves(world, range(5_100, 5_200))
@@ -519,7 +519,7 @@ def world_of(kind: Kind, people: int) -> Iterator[World]:
         with hub.database.transaction() as session:
             seed_people(session, people, now=now)
             seed_applications(session, hub, applications, now=now)
-        analyze(hub)
+        analyze(hub.database)
         yield World(kind, folder, settings, applications, people, hub)
 
 

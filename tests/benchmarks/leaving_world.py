@@ -32,6 +32,7 @@ from idhub.login.passwords import HashingPool, store_password
 from idhub.provisioning.outbound.tables import ScimDiscovery
 from idhub.services import Hub
 from scim.discovery import Capabilities
+from tests.support.databases import analyze
 
 _PART = 5_000
 _HISTORY_PART = 20_000
@@ -272,13 +273,6 @@ def seed_sessions(session: Session, people: Sequence[int], applications: Sequenc
     bulk_insert(session, RefreshToken, tokens)
 
 
-def analyze(hub: Hub) -> None:
-    """Let PostgreSQL know what its tables hold, as autovacuum would by then."""
-    if hub.database.dialect == "postgresql":
-        with hub.database.engine.connect() as connection:
-            connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("ANALYZE"))
-
-
 PASSWORD = "quiet harbour lantern"
 CLIENT_SECRET = "a-secret-of-the-benchmark-that-is-long-enough"
 
@@ -409,4 +403,4 @@ def seed_history(hub: Hub, deliveries: int, *, people: int, now: datetime) -> No
     with hub.database.transaction() as session:
         placed = "SELECT :far + id, id FROM audit_events WHERE event_id LIKE 'evt_old_%'"
         session.execute(text(f"INSERT INTO audit_positions (position, event_row) {placed}"), {"far": _FAR})
-    analyze(hub)
+    analyze(hub.database)

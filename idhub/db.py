@@ -80,7 +80,14 @@ _PLAIN_FORM = (_CACHE_KIB, _LOG_PAGES)
 _PREPARED_FROM = 5
 _KEEPS_PLANS = "idhub.keeps_plans"
 _SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
-_SNAPSHOT_WITH_PLANS = f"{_SNAPSHOT}; SET LOCAL plan_cache_mode = force_generic_plan"
+# Whoever keeps plans finds by index and walks in its order, however few rows there are or were counted: what a planner
+# would rather read whole and sort is some pages today, and everybody when the plan is used last. What is forbidden so
+# counts as dear, and nothing that is dear is worth being compiled.
+_WALKING = (("enable_seqscan", "off"), ("enable_sort", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off"))
+_PLANS = (("plan_cache_mode", "force_generic_plan"), ("jit", "off"), *_WALKING)
+_SNAPSHOT_WITH_PLANS = "; ".join((_SNAPSHOT, *(f"SET LOCAL {name} = {value}" for name, value in _PLANS)))
+_FREELY = "; ".join(f"SET LOCAL {name} = on" for name, _ in _WALKING)
+_WALKING_AGAIN = "; ".join(f"SET LOCAL {name} = {value}" for name, value in _WALKING)
 MIGRATING = "idhub migrate"
 """Name under which a migration works on PostgreSQL: no limit of time ends it."""
 _END_LONG_WRITERS = text(
@@ -309,6 +316,18 @@ def execute_planned(
         driver.prepare_threshold = before
 
 
+@contextmanager
+def plan_freely(connection: Connection) -> Iterator[None]:
+    """While the block lasts, let PostgreSQL read and sort whole tables again in a snapshot that keeps plans: for what
+    counts or sorts many, or puts together what several indexes find."""
+    is_walking = connection.info.get(_KEEPS_PLANS)
+    if is_walking:
+        connection.exec_driver_sql(_FREELY)
+    yield
+    if is_walking:
+        connection.exec_driver_sql(_WALKING_AGAIN)
+
+
 def given(name: str, *, is_sqlite: bool) -> Any:
     """The same for a statement that is made once: the texts are its parameter `name`, see `given_value`."""
     value = bindparam(name, type_=Text)
@@ -509,7 +528,8 @@ class Database:
         """One consistent snapshot for reading; locks nothing and changes nothing.
 
         Args:
-            keeps_plans: what is asked with `execute_planned` is planned once a connection, for whatever values.
+            keeps_plans: what is asked with `execute_planned` is planned once a connection, for whatever values; and
+                all statements walk indexes, but for those within `plan_freely`.
         """
         with self.engine.connect() as connection, self._unprepared(connection, but_planned=keeps_plans):
             if self.dialect == "sqlite":

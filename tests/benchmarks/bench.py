@@ -10,7 +10,8 @@ measured at that moment is stopped (SIGSTOP). The table goes to stdout, the figu
     NAME     only the lines whose name contains it
 
 The lines of other modules run at a size that fits the quarter of an hour, which their rows name; each module takes the
-full size by itself (`python -m tests.benchmarks.audit`, `.search`, `.import_people`, `.leaving`).
+full size by itself (`python -m tests.benchmarks.audit`, `.search`, `.import_people`, `.scim_pages`,
+`.leaving`).
 """
 
 import json
@@ -30,7 +31,7 @@ from tests.benchmarks.subjects import Subject, core_of_load, core_of_subjects, s
 ROOT = Path(__file__).resolve().parents[2]
 BUILD = ROOT / "build" / "bench"
 RESULT = ROOT / "build" / "bench.json"
-OTHERS = ("start", "leaving", "audit", "import_people", "search", "ghosts", "saml", "initial_load")
+OTHERS = ("start", "leaving", "audit", "import_people", "search", "scim_pages", "ghosts", "saml", "initial_load")
 """Parts of `tests.benchmarks.others`: what is measured without a peer."""
 _LONGEST_PART = 240.0
 

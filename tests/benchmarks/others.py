@@ -98,6 +98,14 @@ def search() -> Rows:
     return [{**row, "name": f"{row['name']} (50,000 people)"} for row in measure(people=50_000, rounds=20)]
 
 
+def scim_pages() -> Rows:
+    """SCIM lists over 50,000 people, and a bulk load."""
+    from tests.benchmarks.scim_pages import Size, measure
+
+    rows = measure(Size(people=50_000, rounds=80, load=400))
+    return [{**row, "name": f"{row['name']} (50,000 people)"} for row in rows]
+
+
 def ghosts() -> Rows:
     """Reconciliation of 20,000 accounts."""
     from tests.benchmarks.ghosts import measure
@@ -120,7 +128,7 @@ def initial_load() -> Rows:
 
 
 PARTS: Mapping[str, Callable[[], Rows]] = {
-    one.__name__: one for one in (start, leaving, audit, import_people, search, ghosts, saml, initial_load)
+    one.__name__: one for one in (start, leaving, audit, import_people, search, scim_pages, ghosts, saml, initial_load)
 }
 
 

@@ -164,6 +164,10 @@ class People(NamedTuple):
         """Run a statement that was made out of `rows`, with values of its parameters."""
         return [Met._make(each) for each in self.read_wide(session, rows, **values)]
 
+    def read_ids(self, session: Session, ids: Select[Any], **values: Any) -> list[str]:
+        """The same of a statement that was made out of `ids`."""
+        return [each[0] for each in self.read_wide(session, ids, **values)]
+
     def read_whole(self, session: Session, rows: Select[Any], **values: Any) -> list[Row]:
         """The same of a statement that was made out of `whole`."""
         return [Row._make(each) for each in self.read_wide(session, rows, **values)]

@@ -51,7 +51,7 @@ class Condition:
     begins: tuple[str, str] | None = None
     """(attribute, text): it selects nobody of whom the attribute, a name or `userName`, does not begin so."""
     is_beginning: bool = False
-    """Whether `begins` says it all: who is met by it needs no further look of the database."""
+    """Whether `begins` says it all: nothing else is asked of who is met by it."""
     looks_at_each: bool = False
     """Whether the database has no index for it and asks it of everybody."""
 
@@ -203,7 +203,7 @@ def _compared(tree: Comparison, kind: ResourceType) -> Condition:
     if name in _TEXTS and isinstance(value, str):
         return _text(name, tree.operator, value)
     if name == "username" and tree.operator is Operator.SW and isinstance(value, str) and may_name(value):
-        return Condition(None, is_exact=False, begins=("userName", value))
+        return Condition(None, is_exact=False, begins=("userName", value), is_beginning=True)
     if tree.operator is Operator.EQ and name == "active" and isinstance(value, bool | str):
         is_active = value if isinstance(value, bool) else value.lower() == "true"
         shown = Principal.standing.in_(SHOWN_ACTIVE)

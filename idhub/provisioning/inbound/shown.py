@@ -8,14 +8,14 @@ from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
 from idhub.authority import Action, visible_organizations
-from idhub.db import chunked, from_micros
+from idhub.db import chunked, from_micros, plan_freely
 from idhub.directory import groups as group_book
 from idhub.directory.search import named
 from idhub.directory.tables import Group, Person, Principal
 from idhub.keys import Keyring
 from idhub.provisioning.inbound.documents import Document, joined, make_document, rules_of
 from idhub.provisioning.inbound.lists import document_of, ordered, sort_name, start_of, window
-from idhub.provisioning.inbound.page import Met, People, fallback_names, read_met, read_rows
+from idhub.provisioning.inbound.page import Met, People, fallback_names, present, read_met, read_rows
 from idhub.provisioning.inbound.person_resource import Row, own_part
 from idhub.provisioning.inbound.query import Condition, lookup_of, spellings, user_condition
 from idhub.provisioning.inbound.sender import MAX_LOOKED_AT, Sender, visible, visible_people
@@ -189,8 +189,15 @@ class ShownUsers:
             condition = user_condition(query.filter, self.kind, provider=self._sender.provider)
         left = None if condition.is_exact or matches is None else matches
         if query.cursor is not None and query.sort_by is None:
-            walks = self._walks(condition, has_more=isinstance(query.filter, And))
+            scope = visible_organizations(self._session, self._sender.caller.subject, Action.PEOPLE_READ)
+            walks = self._walks(condition, scope, has_more=isinstance(query.filter, And))
+            # Every other name may be unsaid, and is not shown then.
+            is_shown = condition.is_beginning and condition.begins is not None and condition.begins[0] == "userName"
             says_all = condition.is_beginning and all(isinstance(each, ByKey) for each in walks)
+            people = present(self._sender.provider)._replace(rules=self._rules)
+            if scope is not None and not all(isinstance(each, ByCompany) for each in walks):
+                # By no index of companies: a database would rather sort all people of one than walk in order.
+                people = people.where(Principal.organization_id.concat("").in_(scope))
             return walk(
                 self._session,
                 walks,
@@ -198,7 +205,7 @@ class ShownUsers:
                 query.cursor,
                 cursors_of(self._keyring, self._sender, query.filter),
                 count=query.count,
-                show=partial(self._show_met, needs_whole=left is not None),
+                show=partial(self._show_met, needs_whole=left is not None and not is_shown),
                 matches=None if left is None else lambda stored: left(self._document(stored)),
             )
         statement = people.ids if condition.clause is None else people.ids.where(condition.clause)
@@ -228,27 +235,41 @@ class ShownUsers:
         found = [stored for stored in self._show_rows(rows) if matches(self._document(stored))]
         return window(ordered(found, query, self._document), query)
 
-    def _walks(self, condition: Condition, *, has_more: bool) -> Sequence[Walk]:
-        """Ways to meet whom a condition selects.
+    def _walks(self, condition: Condition, scope: Select[str] | None, *, has_more: bool) -> Sequence[Walk]:
+        """Ways to meet whom a condition selects. A walk by company says itself which companies.
 
         Args:
+            scope: the companies that the sender is limited to; None: it is not.
             has_more: it asks for more than how something begins.
         """
+        companies = None if scope is None else self._companies(scope)
+        # Of whom an index proposes, who is limited may see few.
+        looks_at_each = scope is not None or (has_more and condition.looks_at_each)
+        walks: Sequence[Walk]
         if condition.begins is None:
-            companies = None if condition.looks_at_each else self._companies()
-            return [ById(condition.looks_at_each) if companies is None else ByCompany(companies)]
-        attribute, text = condition.begins
-        if attribute == "userName":
-            return by_user_name(self._session, text)
-        if attribute == "displayname":
-            return by_display_name(spellings(text), text, looks_at_each=has_more and condition.looks_at_each)
-        return by_name(text)
-
-    def _companies(self) -> Sequence[str] | None:
-        """The companies that the sender is limited to; None: it is not, or they are many."""
-        scope = visible_organizations(self._session, self._sender.caller.subject, Action.PEOPLE_READ)
+            walks = [ById(condition.looks_at_each)]
+        elif condition.begins[0] == "userName":
+            walks = by_user_name(
+                self._session,
+                condition.begins[1],
+                looks_at_each=scope is not None,
+                is_all=condition.is_beginning,
+            )
+        elif condition.begins[0] == "displayname":
+            text = condition.begins[1]
+            walks = by_display_name(spellings(text), text, looks_at_each=looks_at_each)
+        else:
+            walks = by_name(condition.begins[1])
         if scope is None:
-            return None
+            return walks
+        return [self._within(companies, each) if isinstance(each, ById) else each for each in walks]
+
+    def _within(self, companies: Sequence[str] | None, walk: ById) -> Walk:
+        """A walk over everybody, by somebody who may not see everybody."""
+        return ById(looks_at_each=True) if companies is None else ByCompany(companies, walk.looks_at_each)
+
+    def _companies(self, scope: Select[str]) -> Sequence[str] | None:
+        """The companies that the sender is limited to; None: they are many."""
         found = self._session.connection().execute(scope.distinct().limit(_MOST_COMPANIES + 1)).scalars().all()
         return found if len(found) <= _MOST_COMPANIES else None
 
@@ -266,12 +287,13 @@ class ShownUsers:
             order.insert(0, column.desc().nulls_last() if query.is_descending else column.asc().nulls_last())
         elif query.is_descending:
             order = [Person.id.desc()]
-        ids = connection.execute(statement.order_by(*order).offset(start).limit(query.count + 1)).scalars().all()
-        more = len(ids) > query.count
-        if more or (start and not ids):
-            total = connection.execute(select(func.count()).select_from(statement.subquery())).scalar_one()
-        else:
-            total = start + len(ids)
+        with plan_freely(connection):
+            ids = connection.execute(statement.order_by(*order).offset(start).limit(query.count + 1)).scalars().all()
+            more = len(ids) > query.count
+            if more or (start and not ids):
+                total = connection.execute(select(func.count()).select_from(statement.subquery())).scalar_one()
+            else:
+                total = start + len(ids)
         return Page(
             items=self._show_met(read_met(self._session, ids[: query.count], people), needs_whole=False),
             total=total,

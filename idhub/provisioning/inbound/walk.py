@@ -10,12 +10,13 @@ import base64
 import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any, Final, Protocol
 
-from sqlalchemy import ColumnElement, Integer, Select, String, and_, bindparam, func, or_, select
+from sqlalchemy import ColumnElement, Integer, Select, String, and_, bindparam, func, not_, or_, select, tuple_
 from sqlalchemy.orm import Session
 
-from idhub.db import execute_planned
+from idhub.db import execute_planned, plan_freely
 from idhub.directory.search import find_people
 from idhub.directory.search_terms import LONGEST_TERM, folded, words_of
 from idhub.directory.tables import DISPLAY_NAME_KEY, LoginName, Organization, Person, Principal
@@ -24,7 +25,7 @@ from idhub.keys import Keyring
 from idhub.provisioning.inbound.page import Met, People, read_met
 from idhub.provisioning.inbound.person_resource import Row
 from idhub.provisioning.inbound.query import Lookup
-from idhub.provisioning.inbound.tables import ScimUser
+from idhub.provisioning.inbound.tables import ScimDocument, ScimUser
 from scim.errors import InvalidCursor
 from scim.server import Page, Stored
 
@@ -55,6 +56,8 @@ class Found:
     is_over: bool
     is_tired: bool = False
     """So many were passed to find these that the page ends here; `places` has one more where to go on."""
+    sure: Sequence[bool] = ()
+    """Of each, whether the filter needs no look; empty: of nobody."""
 
 
 class Walk(Protocol):
@@ -80,13 +83,15 @@ class ById:
                 reach = execute_planned(session.connection(), _STRIDE_ON, asked).scalar_one_or_none()
                 if reach is None:
                     break
-                within = _made(people, "id within", lambda rows: _behind_id(rows).where(Person.id <= _text("reach")))
+                within = _made(
+                    people, people.rows, "id within", lambda rows: _behind_id(rows).where(Person.id <= _text("reach"))
+                )
                 rows = people.read(session, within, reach=reach, **values)
                 if len(rows) == limit:
                     return Found(rows, [row.id for row in rows], is_over=False)
                 if stride == _STRIDE:
                     return Found(rows, (*[row.id for row in rows], reach), is_over=False, is_tired=True)
-        rows = people.read(session, _made(people, "id", _behind_id), **values)
+        rows = people.read(session, _made(people, people.rows, "id", _behind_id), **values)
         return Found(rows, [row.id for row in rows], len(rows) < limit)
 
 
@@ -102,25 +107,55 @@ def _behind_id(people: Select[Any]) -> Select[Any]:
 
 @dataclass(frozen=True, slots=True)
 class ByCompany:
-    """Everybody of a few companies, in the order of ids, company by company out of the index and put together."""
+    """Everybody of a few companies, in the order of ids, company by company out of the index and put together.
+
+    Args:
+        looks_at_each: as of `ById`.
+    """
 
     organizations: Sequence[str]
+    looks_at_each: bool = False
 
     def after(self, session: Session, people: People, place: str | None, *, limit: int) -> Found:
-        """See `Walk.after`."""
-        connection = session.connection()
-        # Of principals, whose index has them so: ids of people would be walked from the first to the last.
-        statement = (
-            people.ids.where(Principal.organization_id == _text("organization"), Principal.id > _text("place"))
-            .order_by(Principal.id)
-            .limit(_MOST)
-        )
-        met: list[str] = []
-        for organization_id in self.organizations:
-            asked = {"organization": organization_id, "place": place or "", "most": limit}
-            met += connection.execute(statement, asked).scalars()
-        ids = sorted(met)[:limit]
+        """See `Walk.after`. That `people` are of these companies is for this walk to say."""
+        if self.looks_at_each:
+            for stride in (max(_SHORT_STRIDE, 2 * limit), _STRIDE):
+                reach = self._reach(session, place or "", stride)
+                if reach is None:
+                    break
+                ids = self._ids(session, people, place or "", reach, limit=limit)
+                if len(ids) == limit:
+                    return Found(read_met(session, ids, people), ids, is_over=False)
+                if stride == _STRIDE:
+                    return Found(read_met(session, ids, people), (*ids, reach), is_over=False, is_tired=True)
+        ids = self._ids(session, people, place or "", None, limit=limit)
         return Found(read_met(session, ids, people), ids, len(ids) < limit)
+
+    def _reach(self, session: Session, place: str, stride: int) -> str | None:
+        """The id up to which as many are looked at as a stride allows; None: all who are left are fewer."""
+        asked = {"place": place, "stride": stride // len(self.organizations)} if self.organizations else {}
+        found = [
+            execute_planned(
+                session.connection(), _STRIDE_IN_COMPANY, {"organization": each, **asked}
+            ).scalar_one_or_none()
+            for each in self.organizations
+        ]
+        return min((each for each in found if each is not None), default=None)
+
+    def _ids(self, session: Session, people: People, place: str, reach: str | None, *, limit: int) -> list[str]:
+        name = "company" if reach is None else "company within"
+        statement = _made(people, people.ids, name, lambda ids: _in_company(ids, is_within=reach is not None))
+        ids: list[str] = []
+        for organization_id in self.organizations:
+            asked = {"organization": organization_id, "place": place, "reach": reach, "most": limit}
+            ids += people.read_ids(session, statement, **asked)
+        return sorted(ids)[:limit]
+
+
+def _in_company(ids: Select[Any], *, is_within: bool) -> Select[Any]:
+    found = ids.where(*_BEHIND_IN_COMPANY)
+    found = found.where(Principal.id <= _text("reach")) if is_within else found
+    return found.order_by(Principal.organization_id, Principal.id).limit(_MOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +184,9 @@ class ByKey:
         tie: the id beside the key.
         joined: what is joined to people to find the key, and how.
         looks_at_each: those who are met are asked for more, so many at a time.
+        is_met: whether a filter that asks how the key begins surely selects somebody who was met; None: unknown.
+        may_be_empty: whether the key's table may have no row: a planner then knows nothing of it, and would rather read
+            everybody.
     """
 
     name: str
@@ -158,6 +196,8 @@ class ByKey:
     joined: tuple[Any, ColumnElement[bool]] | None = None
     conditions: tuple[ColumnElement[bool], ...] = ()
     looks_at_each: bool = False
+    is_met: ColumnElement[bool] | None = None
+    may_be_empty: bool = False
 
     def after(self, session: Session, people: People, place: str | None, *, limit: int) -> Found:
         """See `Walk.after`."""
@@ -173,7 +213,12 @@ class ByKey:
             "most": limit,
         }
         within = self._within(is_first=place is None)
-        statement = _made(people, f"{self.name} {place is None}", lambda rows: self._rows(rows, within))
+        if self.may_be_empty:
+            nearest = select(self.tie).where(*within).order_by(self.key, self.tie).limit(1)
+            if connection.execute(nearest, values).first() is None:
+                return Found([], [], is_over=True)
+        name = f"{self.name} {place is None} {self.is_met is None}"
+        statement = _made(people, people.rows, name, lambda rows: self._rows(rows, within))
         reach = None
         if self.looks_at_each:
             step = select(self.tie, self.key).where(*within).order_by(self.key, self.tie).offset(_STEP).limit(1)
@@ -183,12 +228,15 @@ class ByKey:
                 far = _text("far")
                 statement = statement.where(or_(self.key < far, and_(self.key == far, self.tie <= _text("near"))))
         found = people.read_wide(session, statement, **values)
-        places = [f"{each[0]}\t{each[-1]}" for each in found]
+        width = len(Met._fields)
+        places = [f"{each[0]}\t{each[width]}" for each in found]
         is_tired = reach is not None and len(found) < limit
         if is_tired and reach is not None:
             places.append(f"{reach[0]}\t{reach[1]}")
         is_over = len(found) < limit and not is_tired
-        return Found([Met._make(each[:-1]) for each in found], places, is_over, is_tired)
+        met = [Met._make(each[:width]) for each in found]
+        sure = [] if self.is_met is None else [bool(each[-1]) and each.body is not None for each in found]
+        return Found(met, places, is_over, is_tired, sure)
 
     def _within(self, *, is_first: bool) -> list[ColumnElement[bool]]:
         key, reached = self.key, _text("reached")
@@ -199,18 +247,20 @@ class ByKey:
 
     def _rows(self, rows: Select[Any], within: Sequence[ColumnElement[bool]]) -> Select[Any]:
         joined = rows if self.joined is None else rows.join(*self.joined)
-        found = joined.add_columns(self.key).where(*self.conditions, *within)
+        more = () if self.is_met is None else (self.is_met,)
+        found = joined.add_columns(self.key, *more).where(*self.conditions, *within)
         return found.order_by(self.key, self.tie).limit(_MOST)
 
 
-def _made(people: People, name: str, make: Callable[[Select[Any]], Select[Any]]) -> Select[Any]:
-    """What a walk makes of the rows; kept where it will be asked for again: making it costs more than what it asks."""
+def _made(people: People, rows: Select[Any], name: str, make: Callable[[Select[Any]], Select[Any]]) -> Select[Any]:
+    """What a walk makes of a statement of `people`; kept where it will be asked for again: making it costs more than
+    what it asks."""
     if not people.is_lasting:
-        return make(people.rows)
+        return make(rows)
     # The rows stay: what is kept of them is told apart by which they are.
-    key = (id(people.rows), name)
+    key = (id(rows), name)
     if key not in _KEPT:
-        _KEPT[key] = make(people.rows)
+        _KEPT[key] = make(rows)
     return _KEPT[key]
 
 
@@ -224,19 +274,40 @@ _STRIDE_ON: Final = (
     .offset(bindparam("stride", type_=Integer, literal_execute=True))
     .limit(1)
 )
+# No equality: PostgreSQL would find the order of ids alone enough, and pass everybody of other companies.
+_BEHIND_IN_COMPANY: Final = (
+    tuple_(Principal.organization_id, Principal.id) > tuple_(_text("organization"), _text("place")),
+    Principal.organization_id <= _text("organization"),
+)
+_STRIDE_IN_COMPANY: Final = (
+    select(Principal.id)
+    .where(*_BEHIND_IN_COMPANY)
+    .order_by(Principal.organization_id, Principal.id)
+    .offset(bindparam("stride", type_=Integer, literal_execute=True))
+    .limit(1)
+)
 _BY_DISPLAY_NAME: Final = ByKey("display name", DISPLAY_NAME_KEY, Person.id.expression)
 _BY_USER_NAME: Final = (
-    ByKey("user name", ScimUser.user_name_key.expression, ScimUser.principal_id.expression),
+    ByKey(
+        "user name",
+        ScimUser.user_name_key.expression,
+        ScimUser.principal_id.expression,
+        is_met=func.lower(ScimUser.user_name) == ScimUser.user_name_key,
+        may_be_empty=True,
+    ),
     # Whom no sender has named is called by their mail. A number that is a mail address is kept once, as the number.
     ByKey(
         "mail",
         LoginName.value.expression,
         LoginName.principal_id.expression,
-        joined=(LoginName, LoginName.principal_id == Person.id),
+        # By no index of the name's person: the range of values is walked, whatever a database makes of its size.
+        joined=(LoginName, LoginName.principal_id.concat("") == Person.id),
         conditions=(
             ScimUser.principal_id.is_(None),
             or_(LoginName.kind == "email", LoginName.value == func.lower(Person.email)),
         ),
+        # What a document that holds says of the mail.
+        is_met=and_(ScimDocument.mail_key == LoginName.value, not_(ScimDocument.is_mail_taken.expression)),
     ),
 )
 
@@ -259,10 +330,14 @@ def by_name(text: str) -> Sequence[Walk]:
     return [ById(looks_at_each=True)] if word is None else [BySearch(word)]
 
 
-def by_user_name(session: Session, text: str) -> Sequence[Walk]:
+def by_user_name(session: Session, text: str, *, looks_at_each: bool, is_all: bool) -> Sequence[Walk]:
     """The walks over those whose `userName` begins with a text: as a sender said it, or as it follows from the rest.
 
     It follows from the mail, else from company and number: where a company's code begins so, everybody is looked at.
+
+    Args:
+        looks_at_each: whether they are asked for more by the database.
+        is_all: whether the filter asks for nothing else.
     """
     beginning = folded(text)
     if first_word(text) is None or beginning != beginning.strip() or "/" in text or "per_".startswith(text[:4].lower()):
@@ -270,7 +345,12 @@ def by_user_name(session: Session, text: str) -> Sequence[Walk]:
     codes = select(Organization.id).where(func.lower(Organization.code).startswith(beginning, autoescape=True))
     if session.execute(codes.limit(1)).first() is not None:
         return [ById()]
-    return [replace(walk, beginning=beginning) for walk in _BY_USER_NAME]
+    # What has letters beyond ASCII may be the same in a form that the filter tells from it.
+    is_plain = is_all and text.isascii()
+    return [
+        replace(walk, beginning=beginning, looks_at_each=looks_at_each, is_met=walk.is_met if is_plain else None)
+        for walk in _BY_USER_NAME
+    ]
 
 
 def first_word(text: str) -> str | None:
@@ -316,10 +396,12 @@ def looked_up(session: Session, people: People, lookup: Lookup) -> list[Row]:
     """Those of `people` whom an index finds by one value, in the order of ids: at most `MOST_LOOKED_UP`."""
     statement = _made(
         people,
+        people.whole,
         f"eq {lookup.make.__name__}",
-        lambda _: people.whole.where(Person.id.in_(lookup.ids)).order_by(Person.id).limit(MOST_LOOKED_UP),
+        lambda whole: whole.where(Person.id.in_(lookup.ids)).order_by(Person.id).limit(MOST_LOOKED_UP),
     )
-    return people.read_whole(session, statement, **lookup.parameters)
+    with plan_freely(session.connection()):
+        return people.read_whole(session, statement, **lookup.parameters)
 
 
 def walk(
@@ -350,8 +432,9 @@ def walk(
         limit = min(max(count + 1 - len(items), looked_at, 1), _BATCH)
         found = walks[number].after(session, people, place, limit=limit)
         looked_at += len(found.rows)
-        for stored, behind in zip(show(found.rows), found.places, strict=False):
-            if matches is None or matches(stored):
+        sure = found.sure or repeat(False)
+        for stored, behind, is_sure in zip(show(found.rows), found.places, sure, strict=False):
+            if matches is None or is_sure or matches(stored):
                 items.append(stored)
                 places.append((number, behind))
         if len(items) > count:

@@ -84,7 +84,13 @@ _SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 # would rather read whole and sort is some pages today, and everybody when the plan is used last. What is forbidden so
 # counts as dear, and nothing that is dear is worth being compiled.
 _WALKING = (("enable_seqscan", "off"), ("enable_sort", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off"))
-_PLANS = (("plan_cache_mode", "force_generic_plan"), ("jit", "off"), *_WALKING)
+_PLANS = (
+    ("plan_cache_mode", "force_generic_plan"),
+    ("jit", "off"),
+    # To begin another process takes longer than a page.
+    ("max_parallel_workers_per_gather", "0"),
+    *_WALKING,
+)
 _SNAPSHOT_WITH_PLANS = "; ".join((_SNAPSHOT, *(f"SET LOCAL {name} = {value}" for name, value in _PLANS)))
 _FREELY = "; ".join(f"SET LOCAL {name} = on" for name, _ in _WALKING)
 _WALKING_AGAIN = "; ".join(f"SET LOCAL {name} = {value}" for name, value in _WALKING)

@@ -15,7 +15,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    exists,
     func,
     or_,
     select,
@@ -50,7 +49,8 @@ def _is_taken(mail: ColumnElement[Any]) -> ColumnElement[bool]:
     """Whether a mail address in small letters names more than one."""
     return or_(
         select(func.count()).where(_OTHER_NAMES.value == mail).scalar_subquery() > 1,
-        exists().where(_OTHERS.user_name_key == mail),
+        # Not whether there is one: PostgreSQL would read all names to have them at hand.
+        select(func.count()).where(_OTHERS.user_name_key == mail).scalar_subquery() > 0,
     )
 
 

@@ -186,7 +186,7 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
     app.front = {path: log(endpoint) for path, endpoint in hot.items()}
     app.direct = {path.encode(): Direct(endpoint, log(endpoint), path) for path, endpoint in hot.items()}
     # Nor does what everybody passes in the morning: their routes are also among the others, for whoever reads those.
-    authorization = create_authorization(services, partial(login.sign_in_page, services))
+    authorization = create_authorization(services, login.create_sign_in_page(services))
     routes = [*create_oidc_entrance(services, authorization), *login.create_entrance(services, authorization)]
     entrance = Starlette(routes=routes)
     translate = _protect(entrance, services)

@@ -43,7 +43,8 @@ def create_entrance(services: OidcServices, authorization: Authorization) -> lis
     async def authorize(request: Request) -> Response:
         browser = gateway.browser(request)
         try:
-            parameters = gateway.parameters(request, await _body(request))
+            body = await _body(request) if request.method == "POST" else None
+            parameters = gateway.parameters(request, body)
             if browser.session_token is not None:
                 # Somebody who is signed in already waits for no sign-in.
                 return await authorization.begin(browser, parameters)

@@ -6,11 +6,12 @@ those of the plain routes, and so are the translators of errors; machines' endpo
 """
 
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any, Final
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,7 +19,7 @@ from idhub.logs import RequestLog, request_id
 from idhub.pages.security import add_missing_headers
 
 Handler = Callable[[Request], Awaitable[Response]]
-Headers = list[tuple[bytes, bytes]]
+Sent = list[tuple[bytes, bytes]]
 Peer = tuple[str, int] | None
 Translate = Callable[[Request, Exception], Awaitable[Response]]
 
@@ -53,11 +54,11 @@ class DirectPage:
     def at_once(self, method: str, peer: Peer, head: bytes) -> None:
         """Nothing is answered without being awaited."""
 
-    async def answer(self, method: str, headers: Headers, body: bytes, peer: Peer, head: bytes, query: bytes) -> bytes:
+    async def answer(self, method: str, headers: Sent, body: bytes, peer: Peer, head: bytes, query: bytes) -> bytes:
         """The answer. Runs in a task of its own, which is known by the request's id."""
         began, identity = time.perf_counter(), self._log.new_id()
         request_id.set(identity)
-        request = Request(self._scope(method, headers, peer, query, identity), _Body(body))
+        request = DirectRequest(self._scope(method, headers, peer, query, identity), _Body(body))
         try:
             response = await self._handlers[method](request)
         except Exception as error:  # the last resort, which tells what is known and records what is not
@@ -70,12 +71,43 @@ class DirectPage:
         add_missing_headers(said, is_https=self._is_https)
         return _on_the_wire(response.status_code, head, said, identity, bytes(response.body))
 
-    def _scope(self, method: str, headers: Headers, peer: Peer, query: bytes, identity: str) -> dict[str, Any]:
+    def _scope(self, method: str, headers: Sent, peer: Peer, query: bytes, identity: str) -> dict[str, Any]:
         return {
             "type": "http", "http_version": "1.1", "scheme": "http", "method": method, "path": self._path,
             "raw_path": self._path.encode(), "root_path": "", "query_string": query, "headers": headers, "client": peer,
             "server": None, "route": self._route, "state": {"request_id": identity},
         }  # fmt: skip
+
+
+class _FoundHeaders(Headers):
+    """Headers of which each is found at once, and none is missed at the price of an exception."""
+
+    def __init__(self, scope: MutableMapping[str, Any]) -> None:
+        super().__init__(scope=scope)
+        # Of several of a name the first counts, as elsewhere.
+        self._found: Final = dict(reversed(self._list))
+
+    def __getitem__(self, key: str) -> str:
+        return self._found[key.lower().encode("latin-1")].decode("latin-1")
+
+    def __contains__(self, key: Any) -> bool:
+        return key.lower().encode("latin-1") in self._found
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The first of that name."""
+        value = self._found.get(key.lower().encode("latin-1"))
+        return default if value is None else value.decode("latin-1")
+
+
+class DirectRequest(Request):
+    """A request of a page that everybody passes, of which many headers are asked for."""
+
+    @property
+    def headers(self) -> Headers:
+        """The headers, put in order when they are first asked for."""
+        if not hasattr(self, "_headers"):
+            self._headers = _FoundHeaders(self.scope)
+        return self._headers
 
 
 class _Body:

@@ -2,12 +2,13 @@
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from gettext import GNUTranslations
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 from urllib.parse import quote
 
 from jinja2 import BytecodeCache, Environment, FileSystemLoader, StrictUndefined
@@ -51,6 +52,18 @@ class _CompiledOnce(BytecodeCache):
 _compiled = _CompiledOnce()
 
 
+@dataclass(frozen=True, slots=True)
+class _KeptPage:
+    """A page without its visitor: text, and the names of the values that stand between it."""
+
+    pieces: list[str | bytes]
+    headers: tuple[tuple[bytes, bytes], ...]
+
+
+Composed = tuple[Mapping[str, Any], tuple[str, ...]]
+About = TypeVar("About", bound=Hashable)
+
+
 class Pages:
     """Renders every page of the hub. One a process; safe for threads."""
 
@@ -67,7 +80,7 @@ class Pages:
         self._formatters = {
             language: Formatter(language, settings.time_zone, self._translations[language]) for language in LANGUAGES
         }
-        self._kept: dict[tuple[object, ...], list[str | bytes]] = {}
+        self._kept: dict[tuple[object, ...], _KeptPage] = {}
         self._environments = {language: self._environment(folder / "templates", language) for language in LANGUAGES}
 
     def _environment(self, templates: Path, language: Language) -> Environment:
@@ -158,7 +171,6 @@ class Pages:
         form_action: Iterable[str] = (),
         frame_src: Iterable[str] = (),
         headers: Mapping[str, str] | None = None,
-        keep: Iterable[str] | None = None,
         browser_token: str | None = None,
     ) -> HTMLResponse:
         """An HTML page in the language and theme of the request, with every header that protects it.
@@ -170,59 +182,109 @@ class Pages:
             session_id: of the signed-in person; form tokens are bound to it. None binds them to the `browser`
                 cookie, which is set here when the browser has none.
             form_action, frame_src: see `content_security_policy`.
-            keep: names of `context` whose values are short, are the caller's own and need no escaping (identifiers).
-                The page is then rendered once for all their values, and kept for everybody whose remaining context
-                is the same.
             browser_token: of the `browser` cookie that is set here when the browser has none; None: a new one.
         """
         binding = self.binding(request, session_id)
-        fresh_browser = ""
-        if not binding:
-            fresh_browser = browser_token or new_browser_token()
-            binding = f"browser:{fresh_browser}"
+        fresh_browser = "" if binding else browser_token or new_browser_token()
         language = self.language(request)
         values: dict[str, Any] = {
-            "theme": self.theme(request),
             "here": local_address(request),
-            "csrf_token": self.csrf.token(binding),
-            "now": datetime.now(UTC),
+            "csrf_token": self.csrf.token(binding or f"browser:{fresh_browser}"),
             "request_id": getattr(request.state, "request_id", ""),
-            "frame": None,
             **context,
         }
-        body = self._body(language, template, values, keep=keep)
-        response = HTMLResponse(body, status_code=status, headers=dict(headers or {}))
+        body = self._rendered(language, self.theme(request), template, values)
         ours = _page_headers(language, personal, tuple(form_action), tuple(frame_src))
-        names = {name for name, _ in ours}
-        response.raw_headers = [*(one for one in response.raw_headers if one[0] not in names), *ours]
+        return self._page(request, body, ours, status, headers, fresh_browser)
+
+    def render_kept(
+        self,
+        request: Request,
+        template: str,
+        about: About,
+        compose: Callable[[Language, About], Composed],
+        own: Mapping[str, str],
+        status: int = 200,
+        *,
+        headers: Mapping[str, str] | None = None,
+        browser_token: str | None = None,
+    ) -> HTMLResponse:
+        """What `render` makes of a personal page, made once for everybody and completed for each visitor.
+
+        What is kept knows `about`, the language and the theme, for `compose` is told nothing else; it never has a value
+        of one visitor in it. Some hundred pages are kept, whatever is asked for.
+
+        Args:
+            about: what decides what the page shows, the same for many; nobody's own.
+            compose: the template's context but `own`, and `form_action`. A function of what it is told alone.
+            own: the visitor's values, which the template shows as they are (with `csrf_token`, `request_id` and `here`,
+                which has to be among them) or leaves out where they are empty. With what would have to be escaped, the
+                page is rendered for this visitor alone.
+            headers, browser_token: as of `render`.
+        """
+        binding = self.binding(request, None)
+        fresh_browser = "" if binding else browser_token or new_browser_token()
+        language, theme = self.language(request), self.theme(request)
+        values = {
+            **own,
+            "csrf_token": self.csrf.token(binding or f"browser:{fresh_browser}"),
+            "request_id": request.scope.get("state", {}).get("request_id", ""),
+        }
+        if _UNESCAPED.fullmatch("".join(values.values())):
+            # Whether a value is there decides what the page shows; which one it is does not.
+            shown = tuple([name for name, value in values.items() if value])
+            key = template, language, theme, shown, about
+            page = self._kept.get(key) or self._keep(key, language, theme, template, compose(language, about), values)
+            body = b"".join([one if isinstance(one, bytes) else values[one].encode() for one in page.pieces])
+            return self._page(request, body, page.headers, status, headers, fresh_browser)
+        context, form_action = compose(language, about)
+        text = self._rendered(language, theme, template, {**context, **values})
+        ours = _page_headers(language, True, form_action, ())
+        return self._page(request, text, ours, status, headers, fresh_browser)
+
+    def _keep(
+        self,
+        key: tuple[object, ...],
+        language: Language,
+        theme: str,
+        template: str,
+        composed: Composed,
+        names: Mapping[str, str],
+    ) -> _KeptPage:
+        """Render a page with marks in the places of its visitor's values, of which only being empty is looked at."""
+        context, form_action = composed
+        marks = {name: f"{_MARK}{name}{_MARK}" if value else "" for name, value in names.items()}
+        text = self._rendered(language, theme, template, {**context, **marks})
+        # Text and the name of what stands behind it, in turn; text at the end.
+        parts: list[str] = re.split(f"{_MARK}({'|'.join(names)}){_MARK}", text)
+        if len(self._kept) >= _MOST_KEPT:
+            self._kept.clear()
+        pieces: list[str | bytes] = [one if place % 2 else one.encode() for place, one in enumerate(parts)]
+        page = self._kept[key] = _KeptPage(pieces, _page_headers(language, True, form_action, ()))
+        return page
+
+    def _rendered(self, language: Language, theme: str, template: str, values: Mapping[str, Any]) -> str:
+        always = {"theme": theme, "now": datetime.now(UTC), "frame": None}
+        return self._environments[language].get_template(template).render({**always, **values})
+
+    def _page(
+        self,
+        request: Request,
+        body: str | bytes,
+        ours: tuple[tuple[bytes, bytes], ...],
+        status: int,
+        headers: Mapping[str, str] | None,
+        fresh_browser: str,
+    ) -> HTMLResponse:
+        response = HTMLResponse(body, status_code=status, headers=headers)
+        if headers:
+            names = {name for name, _ in ours}
+            response.raw_headers = [one for one in response.raw_headers if one[0] not in names]
+        response.raw_headers += ours
         # What another site posts must not replace the cookie that the browser has and did not send (SameSite).
         if fresh_browser and not self.csrf.is_foreign_form(request):
             set_browser_cookie(response, self._prefix, fresh_browser, is_secure=self._is_https)
         return response
-
-    def _body(
-        self, language: Language, template: str, values: Mapping[str, Any], *, keep: Iterable[str] | None
-    ) -> str | bytes:
-        if keep is None:
-            return self._environments[language].get_template(template).render(values)
-        varying = {name: str(values[name]) for name in (*keep, "here", "csrf_token", "request_id")}
-        if not all(_UNESCAPED.fullmatch(value) for value in varying.values()):
-            return self._environments[language].get_template(template).render(values)
-        rest = {name: value for name, value in values.items() if name not in varying and name != "now"}
-        # Whether a value is there decides what the page shows; which one it is does not.
-        shape = tuple(name for name, value in varying.items() if value)
-        key = (language, template, shape, repr(sorted(rest.items(), key=lambda item: item[0])))
-        pieces = self._kept.get(key)
-        if pieces is None:
-            marks = {name: f"{_MARK}{name}{_MARK}" if value else "" for name, value in varying.items()}
-            body = self._environments[language].get_template(template).render({**values, **marks})
-            # Text and the name of what stands behind it, in turn; text at the end.
-            parts: list[str] = re.split(f"{_MARK}({'|'.join(varying)}){_MARK}", body)
-            if len(self._kept) >= _MOST_KEPT:
-                self._kept.clear()
-            pieces = self._kept[key] = [one if place % 2 else one.encode() for place, one in enumerate(parts)]
-        encoded = {name: varying[name].encode() for name in shape}
-        return b"".join([encoded[one] if isinstance(one, str) else one for one in pieces])
 
     def fragment(self, request: Request, template: str, context: Mapping[str, Any]) -> str:
         """A part of a page as text, for server-sent events. Same variables as `render`, without a form token."""

@@ -180,10 +180,12 @@ class CsrfGuard:
 
     def is_foreign_form(self, request: Request) -> bool:
         """Whether another site's form made the request: it comes without the cookies that the browser may well have."""
+        if request.method != "POST":
+            return False
         try:
             self.check_site(request)
         except NotPermitted:
-            return request.method == "POST"
+            return True
         return False
 
     def check_site(self, request: Request) -> None:

@@ -130,7 +130,10 @@ def form_targets(transaction: Transaction | None) -> tuple[str, ...]:
         return ()
     found = []
     for name in ("redirect_uri", "post_logout_redirect_uri", "service_url"):
+        address = transaction.request.get(name)
+        if not address:
+            continue
         # What no policy can name is none of a registered client's addresses; the form then ends here.
         with suppress(ValueError):
-            found.append(form_target(str(transaction.request.get(name) or "")))
+            found.append(form_target(str(address)))
     return tuple(found)

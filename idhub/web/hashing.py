@@ -10,7 +10,8 @@ from idhub.admission import Admission
 from idhub.credentials.store import Store
 from idhub.errors import Invalid, Unavailable
 from idhub.login.passwords import HashingPool
-from idhub.pages import N_
+from idhub.pages import N_, Language
+from idhub.pages.render import Composed
 from idhub.web.services import WebServices
 
 TOO_MANY = N_("Too many tries. Try again in %(wait)s.")
@@ -69,5 +70,11 @@ def busy_page(services: LoginServices, request: Request, busy: Unavailable, *, b
     """
     sentence, headers = wait_words(services, request, _BUSY, busy.retry_after)
     title = services.pages.gettext(request, _BUSY_TITLE)
-    context = {"title": title, "sentence": sentence, "back": back, "here": back}
-    return services.pages.render(request, "login/busy.html", context, 503, headers=headers, keep=("back",))
+    about, own = (title, sentence), {"back": back, "here": back}
+    return services.pages.render_kept(
+        request, "login/busy.html", about, _busy_context, own, status=503, headers=headers
+    )
+
+
+def _busy_context(_language: Language, about: tuple[str, str]) -> Composed:
+    return dict(zip(("title", "sentence"), about, strict=True)), ()

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated
-from urllib.parse import urlencode, urlsplit
+from typing import Annotated, Any, NamedTuple
+from urllib.parse import quote_plus, urlencode, urlsplit
 
 from fastapi import APIRouter, Depends, Request
 from sqlalchemy.orm import Session
@@ -32,9 +32,10 @@ from idhub.login.invitations import Invited
 from idhub.login.passwords import MAX_PASSWORD_BYTES, Place, Verification, check_policy, context_words, normalize
 from idhub.login.providers import Choice, choosing
 from idhub.login.sign_in import MAX_USERNAME, Browser, Minted, Prepared, Refusal
-from idhub.oidc.authorization import Authorization, Started
-from idhub.pages import BROWSER_COOKIE, N_, form_target, safe_local_path
+from idhub.oidc.authorization import Authorization, SignInPage, Started
+from idhub.pages import BROWSER_COOKIE, N_, Language, form_target, safe_local_path
 from idhub.pages.notices import ErrorNotice
+from idhub.pages.render import Composed
 from idhub.web import account, federation, protocol_pages
 from idhub.web.account import AccountServices
 from idhub.web.browser import browser_of, cookie, form_targets, give_session, signed_in_as
@@ -116,14 +117,15 @@ def create_router(services: AccountServices) -> APIRouter:
     return router
 
 
-async def sign_in_page(
-    services: LoginServices, request: Request, transaction: Transaction, browser_token: str
-) -> Response:
+def create_sign_in_page(services: LoginServices) -> SignInPage:
     """The sign-in page of a transaction that was begun for this browser just now, for whom it is new here."""
-    choices = await services.store.read(lambda: choosing(now=transaction.created_at))
-    return _Entrance(services).page(
-        request, transaction, choices, username=_hint(transaction), browser_token=browser_token
-    )
+    entrance = _Entrance(services)
+
+    async def sign_in_page(request: Request, transaction: Transaction, browser_token: str) -> Response:
+        choices = await services.store.read(lambda: choosing(now=transaction.created_at))
+        return entrance.page(request, transaction, choices, username=_hint(transaction), browser_token=browser_token)
+
+    return sign_in_page
 
 
 def error_page(services: WebServices, request: Request, shown: ErrorNotice) -> Response:
@@ -421,36 +423,64 @@ class _Entrance(_Pages):
         Args:
             browser_token: given to the browser with the page, when that does not bring one.
         """
-        context = {
+        return_to = "" if transaction else return_to
+        about = _About(
+            return_to,
+            protocol_pages.named_in(transaction),
+            tuple(choices),
+            form_targets(transaction),
+            self.host,
+        )
+        own = {
             "transaction": transaction.id if transaction else "",
-            "return_to": "" if transaction else return_to,
-            "application": protocol_pages.application_of(transaction, self.pages.language(request)),
-            "username": username,
-            "remember": remember,
-            "signed_in_name": signed_in_name,
-            "errors": errors or {},
-            "providers": self._shown(request, transaction, choices, return_to),
-            "host": self.host,
             "here": _here(transaction.id if transaction else "", return_to),
         }
-        is_plain = not (username or errors or signed_in_name or context["return_to"])
+        if not (return_to or username or remember or signed_in_name or errors):
+            return self.pages.render_kept(
+                request, "login/sign_in.html", about, _composed, own, status, headers=headers,
+                browser_token=browser_token,
+            )  # fmt: skip
+        context, form_action = _composed(self.pages.language(request), about)
+        said = {
+            **context, **own, "username": username, "remember": remember, "signed_in_name": signed_in_name,
+            "errors": errors or {},
+        }  # fmt: skip
         return self.pages.render(
-            request, "login/sign_in.html", context, status, headers=headers,
-            form_action=(*form_targets(transaction), *_origins(choices)), keep=("transaction",) if is_plain else None,
+            request, "login/sign_in.html", said, status, headers=headers, form_action=form_action,
             browser_token=browser_token,
         )  # fmt: skip
 
-    def _shown(
-        self, request: Request, transaction: Transaction | None, choices: Sequence[Choice], return_to: str
-    ) -> list[tuple[str, str]]:
-        """(address, name) of the providers that have a button. The transaction's name is put in by the page."""
-        is_chinese = self.pages.language(request) == "zh-CN"
-        back = "" if transaction else return_to
-        return [
-            (federation.begin_url(one.slug, "", back), (one.name_zh if is_chinese else None) or one.name)
-            for one in choices
-            if one.is_shown
-        ]
+
+class _About(NamedTuple):
+    """What decides how a sign-in page looks and is the same for many: the page may be kept."""
+
+    return_to: str
+    application: protocol_pages.Named | None
+    choices: tuple[Choice, ...]
+    form_targets: tuple[str, ...]
+    host: str
+
+
+def _composed(language: Language, about: _About) -> Composed:
+    """The sign-in page's context and policy as long as nothing was typed."""
+    is_chinese = language == "zh-CN"
+    # The transaction's name is put in by the page.
+    providers = [
+        (federation.begin_url(one.slug, "", about.return_to), (one.name_zh if is_chinese else None) or one.name)
+        for one in about.choices
+        if one.is_shown
+    ]
+    context: dict[str, Any] = {
+        "return_to": about.return_to,
+        "application": protocol_pages.shown_as(about.application, language),
+        "username": "",
+        "remember": False,
+        "signed_in_name": "",
+        "errors": {},
+        "providers": providers,
+        "host": about.host,
+    }
+    return context, (*about.form_targets, *_origins(about.choices))
 
 
 class _FirstSignIn(_Pages):
@@ -543,7 +573,11 @@ class _FirstSignIn(_Pages):
 
 def _here(transaction_id: str, return_to: str) -> str:
     """The address of the sign-in page."""
-    return "/login?" + urlencode({"transaction": transaction_id} if transaction_id else {"return_to": return_to})
+    return (
+        f"/login?transaction={quote_plus(transaction_id)}"
+        if transaction_id
+        else f"/login?{urlencode({'return_to': return_to})}"
+    )
 
 
 def _hint(transaction: Transaction | None) -> str:

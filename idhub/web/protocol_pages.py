@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, NamedTuple
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Request
@@ -170,14 +170,33 @@ class ApplicationName:
     hue: int
 
 
-def application_of(transaction: Transaction | None, language: Language) -> ApplicationName | None:
-    """The application that asked, in the language of the page."""
+class Named(NamedTuple):
+    """An application's names in every language."""
+
+    id: str
+    name: str
+    name_zh: str | None
+    owner: str
+
+
+def named_in(transaction: Transaction | None) -> Named | None:
+    """The application that asked."""
     if transaction is None or transaction.application_name is None:
         return None
-    return _named(
-        transaction.application_id or "", transaction.application_name, transaction.application_name_zh, language,
-        owner=transaction.application_owner or "",
+    return Named(
+        transaction.application_id or "", transaction.application_name, transaction.application_name_zh,
+        transaction.application_owner or "",
     )  # fmt: skip
+
+
+def shown_as(named: Named | None, language: Language) -> ApplicationName | None:
+    """An application in the language of the page."""
+    return None if named is None else _named(named.id, named.name, named.name_zh, language, owner=named.owner)
+
+
+def application_of(transaction: Transaction | None, language: Language) -> ApplicationName | None:
+    """The application that asked, in the language of the page."""
+    return shown_as(named_in(transaction), language)
 
 
 def _named(key: str, name: str, name_zh: str | None, language: Language, *, owner: str = "") -> ApplicationName:

@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from idhub.errors import NotFound
 from idhub.pages import N_, Pages
+from idhub.pages.direct import DirectRequest
 
 MAX_BODY: Final = 65_536
 _MAX_PAIRS: Final = 100
@@ -42,7 +43,7 @@ class BrokenForm(Exception):
         self.field = field[:_SHOWN_FIELD]
 
 
-class BoundedRequest(Request):
+class BoundedRequest(DirectRequest):
     """A request whose body is at most `MAX_BODY` bytes, whatever it says of its length."""
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
@@ -57,6 +58,30 @@ class BoundedRequest(Request):
             if size > MAX_BODY:
                 raise BrokenForm("form.too_large")
             yield chunk
+
+    async def body(self) -> bytes:
+        """The whole body, without the generators of `stream`; read once.
+
+        Raises:
+            BrokenForm: `form.too_large`.
+            ClientDisconnect: it was cut off.
+        """
+        if not hasattr(self, "_body"):
+            if self._stream_consumed:
+                raise RuntimeError("the body was read piece by piece")
+            parts, size, is_whole = [], 0, False
+            while not is_whole:
+                message = await self.receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                parts.append(message.get("body", b""))
+                is_whole = not message.get("more_body", False)
+                size += len(parts[-1])
+                if size > MAX_BODY:
+                    raise BrokenForm("form.too_large")
+            self._stream_consumed = True
+            self._body = b"".join(parts)
+        return self._body
 
 
 def check_path(request: Request) -> None:

@@ -125,7 +125,8 @@ def frame_of(visitor: Visitor, request: Request, services: WebServices) -> Frame
 
 def request_id(request: Request) -> str | None:
     """The request's number, set by the application's middleware."""
-    return getattr(request.state, "request_id", None)
+    known: str | None = request.scope.get("state", {}).get("request_id")
+    return known
 
 
 def page_router(services: WebServices) -> APIRouter:

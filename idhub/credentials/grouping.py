@@ -2,11 +2,12 @@
 
 import asyncio
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from idhub.credentials.operations import Operation
+from idhub.credentials.operations import Operation, Step
 
 T = TypeVar("T")
 MOST_AT_ONCE: Final = 64
@@ -19,6 +20,22 @@ class Waiting:
 
     operation: Callable[[], Operation[Any]]
     future: "asyncio.Future[Any]"
+    _begun: tuple[Operation[Any], Step] | None = None
+
+    def look_ahead(self) -> Step | None:
+        """What it asks first; None: nothing, or it fails before, which shows when it runs."""
+        operation = self.operation()
+        try:
+            first = operation.send(None)
+        except Exception:
+            return None
+        self._begun = operation, first
+        return first
+
+    def begin(self) -> tuple[Operation[Any], Step | None]:
+        """The operation, and what it has asked already when it was looked at; begun anew each time but the first."""
+        begun, self._begun = self._begun, None
+        return begun or (self.operation(), None)
 
     def settle(self, result: Any) -> None:
         """Give the result to whoever still waits."""
@@ -41,12 +58,13 @@ class Waiting:
 
 
 class Grouping(ABC):
-    """Collects writes of one turn of the loop; a driver says when a group may begin and commits it."""
+    """Collects writes of one turn of the loop, in lanes; a driver says when a group may begin and commits it."""
 
     def __init__(self) -> None:
         self._callbacks: list[Callable[[], Awaitable[None]]] = []
-        self._pending: list[Waiting] = []
-        self._is_due = False
+        self._pending: defaultdict[str, list[Waiting]] = defaultdict(list)
+        self._due: set[str] = set()
+        """Lanes of which a group begins at the end of this turn."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def on_flush(self, callback: Callable[[], Awaitable[None]]) -> None:
@@ -64,36 +82,43 @@ class Grouping(ABC):
         if self._loop is not loop:
             self.adopt(loop)
         future: asyncio.Future[T] = loop.create_future()
-        self._pending.append(Waiting(operation, future))
-        self.wake()
+        waiting = Waiting(operation, future)
+        lane = self.lane_of(waiting)
+        self._pending[lane].append(waiting)
+        self.wake(lane)
         return await future
 
     def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
         """Belong to this loop from now on; what waited on another one has nobody who waits for it."""
         self._loop = loop
-        self._pending = []
-        self._is_due = False
+        self._pending.clear()
+        self._due.clear()
 
-    def wake(self) -> None:
+    def wake(self, lane: str = "") -> None:
         """Begin a group at the end of this turn of the loop, when one may begin."""
-        if self._pending and not self._is_due and self.may_begin():
-            self._is_due = True
+        if self._pending[lane] and lane not in self._due and self.may_begin(lane):
+            self._due.add(lane)
             assert self._loop is not None  # noqa: S101 - `write` has adopted it
-            self._loop.call_soon(self._begin)
+            self._loop.call_soon(self._begin, lane)
 
-    def _begin(self) -> None:
-        self._is_due = False
-        group, self._pending = self._pending[:MOST_AT_ONCE], self._pending[MOST_AT_ONCE:]
+    def _begin(self, lane: str) -> None:
+        self._due.discard(lane)
+        pending = self._pending[lane]
+        group, self._pending[lane] = pending[:MOST_AT_ONCE], pending[MOST_AT_ONCE:]
         # Whoever went away meanwhile wants nothing done.
         group = [one for one in group if not one.future.cancelled()]
         if group:
-            self.commit(group)
-        self.wake()
+            self.commit(group, lane)
+        self.wake(lane)
+
+    def lane_of(self, waiting: Waiting) -> str:
+        """With which others this one may share a group: with those of its lane."""
+        return ""
 
     @abstractmethod
-    def may_begin(self) -> bool:
-        """Whether another group may begin now."""
+    def may_begin(self, lane: str) -> bool:
+        """Whether another group of this lane may begin now."""
 
     @abstractmethod
-    def commit(self, group: list[Waiting]) -> None:
+    def commit(self, group: list[Waiting], lane: str) -> None:
         """Run a group and settle its members, now or later."""

@@ -51,6 +51,29 @@ DEFERRED: Final[Mapping[str, int]] = {
 }
 """Statements whose effect nobody reads in the same transaction: a driver may run them at its end, in the order in which
 they came or in that of these numbers, by which a row comes before those that refer to it."""
+VOLATILE: Final = frozenset(
+    {
+        "transaction.insert",
+        "throttle.claim",
+        "throttle.count.address",
+        "throttle.count.client",
+        "throttle.count.clients",
+        "throttle.count.consecutive",
+        "throttle.count.person",
+        "throttle.count.same_password",
+        "throttle.count.spray",
+        "throttle.forget",
+        "throttle.give_back",
+        "throttle.mark",
+        "throttle.remember",
+        "throttle.unmark",
+    }
+)
+"""Statements that write what nobody was promised: sign-ins that were begun, and counters of tries. A transaction that
+writes nothing else need not wait for the disk. Whatever is not named here, waits."""
+AFTERWARDS: Final = frozenset({"throttle.give_back", "throttle.forget", "throttle.remember"})
+"""Volatile statements that a driver may run after what waits for the disk, in a transaction of their own, so that
+counters that everybody changes are not held meanwhile. Whoever asked is answered after both."""
 
 
 STEP_BY_STEP: Final[dict[str, Callable[[Mapping[str, Any]], Operation[Sequence[Row]]]]] = {}

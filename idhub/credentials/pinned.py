@@ -42,7 +42,10 @@ Question = tuple[str, Sequence[Any]]
 """Name of a statement, and the values of its places."""
 BEGIN: Final[Question] = ("BEGIN", ())
 COMMIT: Final[Question] = ("COMMIT", ())
-_PLAIN: Final = frozenset({"BEGIN", "COMMIT"})
+WITHOUT_DISK: Final[Question] = ("SELECT set_config('synchronous_commit', 'off', true)", ())
+"""The transaction that this is in is committed without waiting for the disk; one alone, without BEGIN, is that of its
+exchange."""
+_PLAIN: Final = frozenset(name for name, _ in (BEGIN, COMMIT, WITHOUT_DISK))
 _MANY: Final = 4
 """So many of one kind are one statement: to take the rows apart again costs more than two or three statements."""
 _EACH: Final = "each>"

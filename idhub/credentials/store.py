@@ -5,7 +5,8 @@ event loop shares a transaction, and every answer waits for its commit. Two smal
 
 - SQLite: inline on the event loop, where a point read or a NORMAL commit takes microseconds. It never waits for a
   lock there: when the database is busy, the group begins anew in a thread, which waits.
-- PostgreSQL: asyncpg, on connections that are pinned to their prepared statements.
+- PostgreSQL: libpq's pipeline, on connections that are pinned to their prepared statements. There groups come in lanes:
+  who needs no disk shares none with who does.
 
 Nothing is cached but configuration (`ClientCache`), for one second.
 """

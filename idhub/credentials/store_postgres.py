@@ -18,8 +18,20 @@ from audit.personal import Sealer
 from audit.trail import event_rows
 from idhub import faults
 from idhub.credentials.grouping import MOST_AT_ONCE, Grouping, Waiting
-from idhub.credentials.operations import DEFERRED, DURABLE, LOCK, RECORD, TOGETHER, Operation, Row, Step
-from idhub.credentials.pinned import BEGIN, COMMIT, Lost, Pinned, Question
+from idhub.credentials.operations import (
+    AFTERWARDS,
+    DEFERRED,
+    DURABLE,
+    LOCK,
+    RECORD,
+    TOGETHER,
+    VOLATILE,
+    Operation,
+    Row,
+    Step,
+    together,
+)
+from idhub.credentials.pinned import BEGIN, COMMIT, WITHOUT_DISK, Lost, Pinned, Question
 from idhub.credentials.statements import LOCK_AT_ONCE, compile_statements
 from idhub.db import Database
 from idhub.errors import Unavailable
@@ -34,8 +46,18 @@ _AGAIN = (
 )
 _HELD = (errors.LockNotAvailable, errors.QueryCanceled, TimeoutError)
 _ATTEMPTS: Final = 3
-_GROUPS: Final = 2
-"""Groups in flight at once: while one waits for the disk, the next one asks."""
+_LASTING, _BEGUN, _TRIES = "", "begun", "tries"
+_LANES: Final = {
+    "transaction.insert": _BEGUN,
+    "login.find": _TRIES,
+    "throttle.claim": _TRIES,
+    "throttle.give_back": _TRIES,
+}
+"""By what is asked first. Who shares a transaction with others waits for what they wait for, so that those who need
+no disk go by themselves. This decides how long they wait, not what is safe: see `_Group.is_volatile`."""
+_GROUPS: Final = {_LASTING: 2, _BEGUN: 2, _TRIES: 1}
+"""Groups of a lane in flight at once: while one waits for the disk, the next one asks. Tries change counters of each
+other, in no common order of their own: one at a time, so that none waits for another, nor two in a circle."""
 _LOOKS: Final = 2
 """Groups that only read in flight at once: while the database works for one, the answers of the other are made."""
 _LOG = structlog.get_logger(__name__)
@@ -60,14 +82,27 @@ class _Group:
         """The database was asked something; until then there is nothing to roll back."""
         self.locked: set[str] = set()
         """Principals that this transaction has locked, until its end."""
+        self.afterwards: list[Step] = []
+        """Of `AFTERWARDS`."""
+        self.holds_counters = False
+        """It has counted a try, and keeps others from those counters until its end."""
+        self.writes_volatile = False
+        self.writes_lasting = False
+
+    @property
+    def is_volatile(self) -> bool:
+        """It has written, and nothing but what may be lost with a database that crashes."""
+        return self.writes_volatile and not self.writes_lasting
 
 
 class _Turn:
     """What one operation asks before it can go on."""
 
-    def __init__(self, place: int, operation: Operation[Any]) -> None:
+    def __init__(self, place: int, operation: Operation[Any], first: Step | None = None) -> None:
         self.place = place
         self.operation = operation
+        self._first = first
+        """What it has asked already."""
         self.rows: Any = None
         self.questions: list[Question] = []
         self.locking: list[str | None] = []
@@ -86,7 +121,7 @@ class _Turn:
             StopIteration: the operation has ended; its value is the outcome.
         """
         while True:
-            step = self.operation.send(self.rows)
+            step, self._first = self._first or self.operation.send(self.rows), None
             self._is_together = step[0] == TOGETHER
             steps = step[1]["steps"] if self._is_together else (step,)
             self.questions, self.locking, self._answers = [], [], []
@@ -120,8 +155,8 @@ class PostgresStore(Grouping):
         self._statements = compile_statements("postgresql")
         self._free: list[Pinned] = []
         self._slots = asyncio.Semaphore(self._size)
-        self._running = 0
-        """Of the groups that ask at the moment."""
+        self._running = dict.fromkeys(_GROUPS, 0)
+        """By lane, groups in flight."""
         self._looking: list[Waiting] = []
         self._is_look_due = False
         self._looks = 0
@@ -134,7 +169,7 @@ class PostgresStore(Grouping):
         for pinned in free:
             pinned.close()
         self._slots = asyncio.Semaphore(self._size)
-        self._running = 0
+        self._running = dict.fromkeys(_GROUPS, 0)
         self._looking, self._is_look_due, self._looks = [], False, 0
 
     # ------------------------------------------------------------------ reading
@@ -174,35 +209,43 @@ class PostgresStore(Grouping):
 
     # ------------------------------------------------------------------ groups
 
-    def may_begin(self) -> bool:
+    def lane_of(self, waiting: Waiting) -> str:
+        """See `Grouping.lane_of`."""
+        first = waiting.look_ahead()
+        if first is not None and first[0] == TOGETHER:
+            first = first[1]["steps"][0]
+        return _LASTING if first is None else _LANES.get(first[0], _LASTING)
+
+    def may_begin(self, lane: str) -> bool:
         """Few groups at once: those who come meanwhile make the next one larger."""
-        return self._running < _GROUPS
+        return self._running[lane] < _GROUPS[lane]
 
-    def commit(self, group: list[Waiting]) -> None:
+    def commit(self, group: list[Waiting], lane: str) -> None:
         """Commit in a task."""
-        self._running += 1
-        self._spawn(self._commit(group))
+        self._running[lane] += 1
+        self._spawn(self._commit(group, lane))
 
-    async def _commit(self, group: list[Waiting]) -> None:
+    async def _commit(self, group: list[Waiting], lane: str) -> None:
         try:
             alone = await self._together(group, is_write=True)
         finally:
-            self._running -= 1
-            self.wake()
+            self._running[lane] -= 1
+            self.wake(lane)
         for one in alone:
             self._spawn(self._attempt(one.operation, is_write=True)).add_done_callback(one.follow)
 
     async def _together(self, group: list[Waiting], *, is_write: bool) -> list[Waiting]:
         """Run operations together and settle them; returns those that must run alone."""
         pinned: Pinned | None = None
-        operations = [one.operation for one in group]
+        afterwards: Sequence[Step] = ()
         async with self._slots:
             try:
                 pinned = await self._take()
+                turns = [_Turn(place, *one.begin()) for place, one in enumerate(group)]
                 if is_write:
-                    outcomes = await self._transact(pinned, operations, is_shared=True)
+                    outcomes, afterwards = await self._transact(pinned, turns, is_shared=True)
                 else:
-                    outcomes = await self._drive(pinned, operations, None)
+                    outcomes = await self._drive(pinned, turns, None)
             except _CommitUnknown as error:
                 self._drop(pinned)
                 for one in group:
@@ -218,10 +261,38 @@ class PostgresStore(Grouping):
                 self._drop(pinned)
                 raise
             self._free.append(pinned)
+        if afterwards:
+            self._spawn(self._settle_afterwards(group, outcomes, afterwards))
+        else:
+            self._settle(group, outcomes)
+        return [one for one, outcome in zip(group, outcomes, strict=True) if outcome is _ALONE]
+
+    @staticmethod
+    def _settle(group: Sequence[Waiting], outcomes: Sequence[Any]) -> None:
         for one, outcome in zip(group, outcomes, strict=True):
             if outcome is not _ALONE:
                 one.settle(outcome)
-        return [one for one, outcome in zip(group, outcomes, strict=True) if outcome is _ALONE]
+
+    async def _settle_afterwards(
+        self, group: Sequence[Waiting], outcomes: Sequence[Any], afterwards: Sequence[Step]
+    ) -> None:
+        try:
+            await self._follow_up(afterwards)
+        finally:
+            # What they asked for is committed, whatever became of this.
+            self._settle(group, outcomes)
+
+    async def _follow_up(self, steps: Sequence[Step]) -> None:
+        """Run what a transaction that is committed has left to be done after it."""
+
+        def following() -> Operation[None]:
+            yield together(*steps)
+
+        try:
+            await self.write(following)
+        except Exception as error:
+            # Broad: what was asked for is committed, so that nobody must hear that it failed.
+            _LOG.warning("store.counts_not_written", error=type(error.__cause__ or error).__name__, count=len(steps))
 
     def _spawn(self, work: Coroutine[Any, Any, T]) -> "asyncio.Task[T]":
         task = asyncio.get_running_loop().create_task(work)
@@ -232,15 +303,25 @@ class PostgresStore(Grouping):
     # ------------------------------------------------------------------ one
 
     async def _attempt(self, operation: Callable[[], Operation[T]], *, is_write: bool) -> T:
+        result, afterwards = await self._attempt_until_committed(operation, is_write=is_write)
+        if afterwards:
+            await self._follow_up(afterwards)
+        return result
+
+    async def _attempt_until_committed(
+        self, operation: Callable[[], Operation[T]], *, is_write: bool
+    ) -> tuple[T, Sequence[Step]]:
+        afterwards: Sequence[Step] = ()
         async with self._slots:
             for attempt in range(1, _ATTEMPTS + 1):
                 pinned: Pinned | None = None
                 try:
                     pinned = await self._take()
+                    turns = [_Turn(0, operation())]
                     if is_write:
-                        result: T = (await self._transact(pinned, [operation], is_shared=False))[0]
+                        outcomes, afterwards = await self._transact(pinned, turns, is_shared=False)
                     else:
-                        result = (await self._drive(pinned, [operation], None))[0]
+                        outcomes = await self._drive(pinned, turns, None)
                 except (Lost, OSError, *_AGAIN, *_HELD) as error:
                     self._drop(pinned)
                     if attempt == _ATTEMPTS or isinstance(error, (*_HELD, _CommitUnknown)):
@@ -251,20 +332,29 @@ class PostgresStore(Grouping):
                     raise
                 else:
                     self._free.append(pinned)
-                    return result
+                    return outcomes[0], afterwards
         raise AssertionError("unreachable")
 
     async def _transact(
-        self, pinned: Pinned, operations: Sequence[Callable[[], Operation[Any]]], *, is_shared: bool
-    ) -> list[Any]:
+        self, pinned: Pinned, turns: Sequence[_Turn], *, is_shared: bool
+    ) -> tuple[list[Any], Sequence[Step]]:
+        """Run operations in one transaction; their outcomes, and what is left to be done after it."""
         group = _Group(is_shared=is_shared)
-        outcomes = await self._drive(pinned, operations, group)
+        outcomes = await self._drive(pinned, turns, group)
+        afterwards: Sequence[Step] = group.afterwards
+        if group.holds_counters or not group.writes_lasting:
+            # Nobody waits less for having them later.
+            group.deferred += [self._question(step) for step in afterwards]
+            afterwards = ()
         last = sorted(group.deferred, key=_rank)
         if group.events:
             for table, rows in event_rows(group.events, sealer=self._sealer).tables():
                 last += [(f"audit:{table}", values) for values in rows]
         if group.has_begun:
-            last.append(COMMIT)
+            last += [WITHOUT_DISK, COMMIT] if group.is_volatile else [COMMIT]
+        elif group.is_volatile:
+            # What goes over in one exchange is one transaction.
+            last.insert(0, WITHOUT_DISK)
         elif len(last) > 1:
             last = [BEGIN, *last, COMMIT]
         faults.at("commit.before")
@@ -275,14 +365,12 @@ class PostgresStore(Grouping):
         except (Lost, TimeoutError) as error:
             raise _CommitUnknown from error
         faults.at("commit.after")
-        return outcomes
+        return outcomes, afterwards
 
-    async def _drive(
-        self, pinned: Pinned, operations: Sequence[Callable[[], Operation[Any]]], group: _Group | None
-    ) -> list[Any]:
+    async def _drive(self, pinned: Pinned, turns: Sequence[_Turn], group: _Group | None) -> list[Any]:
         """Run operations in step to their ends; their outcomes, `_ALONE` for one that must not wait here."""
-        outcomes: list[Any] = [_ALONE] * len(operations)
-        going = [_Turn(place, operation()) for place, operation in enumerate(operations)]
+        outcomes: list[Any] = [_ALONE] * len(turns)
+        going = turns
         while going:
             asking: list[_Turn] = []
             for turn in going:
@@ -321,22 +409,35 @@ class PostgresStore(Grouping):
         """What the database is asked for a step, and the principal that it locks; None: it is kept for the end."""
         name, parameters = step
         if name == DURABLE:
-            # synchronous_commit is the database's own setting and is never lowered here.
+            # Whatever lasts is committed as the database's own setting of synchronous_commit says, which is not
+            # lowered for it.
             return None
         principal: str | None = None
         if group is not None:
+            if name in VOLATILE:
+                group.writes_volatile = True
+                group.holds_counters = group.holds_counters or name not in DEFERRED
+            elif name == RECORD or not self._statements[name].sql.startswith("SELECT"):
+                group.writes_lasting = True
+            if name in AFTERWARDS:
+                group.afterwards.append(step)
+                return None
             if name == RECORD:
                 group.events += parameters["events"]
                 return None
             if name in DEFERRED:
-                group.deferred.append((name, self._statements[name].bind(parameters)))
+                group.deferred.append(self._question(step))
                 return None
             if name == LOCK:
                 principal = parameters["principal_id"]
                 if principal in group.locked:
                     return None
                 name = LOCK_AT_ONCE if group.is_shared else LOCK
-        return (name, self._statements[name].bind(parameters)), principal
+        return self._question((name, parameters)), principal
+
+    def _question(self, step: Step) -> Question:
+        name, parameters = step
+        return name, self._statements[name].bind(parameters)
 
     @staticmethod
     def _is_locked_out(turn: _Turn, answers: Sequence[Sequence[Row]], group: _Group | None) -> bool:

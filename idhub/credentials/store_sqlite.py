@@ -105,11 +105,11 @@ class SqliteStore(Grouping):
 
     # ------------------------------------------------------------------ writing
 
-    def may_begin(self) -> bool:
+    def may_begin(self, lane: str) -> bool:
         """While a group waits for the lock, those who come join the next one."""
         return not self._is_waiting
 
-    def commit(self, group: list[Waiting]) -> None:
+    def commit(self, group: list[Waiting], lane: str) -> None:
         """Commit inline; when another writer is at it, in the thread that waits."""
         try:
             outcomes = self._together(self._loops(), [one.operation for one in group], is_durable=False)

@@ -141,8 +141,14 @@ def _name(frame: FrameType | None) -> str:
             operation = frame.f_locals.get("operation", operation)
             if operation is None and frame.f_locals.get("operations"):
                 operation = frame.f_locals["operations"][-1]
+            waiting = frame.f_locals.get("group")
+            if operation is None and isinstance(waiting, list) and waiting:
+                operation = waiting[-1].operation
             if operation is not None:
                 return f"{operation.__module__}:{operation.__qualname__}"
+            # Whoever called this knows.
+            frame = frame.f_back
+            continue
         passed_over = module.startswith(_PASSED_OVER) or code.co_qualname in {
             "Sequencer._transaction",
             "ScimHttp.request",

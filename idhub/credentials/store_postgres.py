@@ -55,8 +55,9 @@ _LANES: Final = {
 }
 """By what is asked first. Who shares a transaction with others waits for what they wait for, so that those who need
 no disk go by themselves. This decides how long they wait, not what is safe: see `_Group.is_volatile`."""
-_GROUPS: Final = {_LASTING: 2, _BEGUN: 2, _TRIES: 1}
-"""Groups of a lane in flight at once: while one waits for the disk, the next one asks. Tries change counters of each
+_GROUPS: Final = {_LASTING: 4, _BEGUN: 1, _TRIES: 1}
+"""Groups of a lane in flight at once: while one waits for the disk, the next ones ask. Together with the looks they are
+as many as connections of the default pool. Tries change counters of each
 other, in no common order of their own: one at a time, so that none waits for another, nor two in a circle."""
 _LOOKS: Final = 2
 """Groups that only read in flight at once: while the database works for one, the answers of the other are made."""

@@ -39,7 +39,6 @@ from idhub.directory.tables import LoginName, Person, Principal, SearchBlock, Se
 
 People: TypeAlias = Select[*tuple[Any, ...]]
 """A SELECT of people, joined as it needs; what it selects does not matter."""
-Statement: TypeAlias = Select[*tuple[Any, ...]]
 
 LONGEST_QUERY = 100
 """Characters of a query; longer ones are refused where they come in."""
@@ -231,7 +230,7 @@ class _Search:
                 return person_id
         return None
 
-    def _at(self, places: Sequence[int], statement: Statement) -> dict[int, tuple[str, str]]:
+    def _at(self, places: Sequence[int], statement: People) -> dict[int, tuple[str, str]]:
         """Id and terms of those who have these places (`_placed`)."""
         wanted = sorted(set(places))
         value = f"[{','.join(map(str, wanted))}]" if self._is_sqlite else wanted
@@ -301,7 +300,7 @@ class _Search:
         return [(shelf_id, text) for shelf_id, text in rows]
 
 
-def _placed(people: People, is_sqlite: bool, words: Sequence[str] = ()) -> Statement:
+def _placed(people: People, is_sqlite: bool, words: Sequence[str] = ()) -> People:
     """Place, id and terms of those of `people` who have one of the `places`, one bound value whatever their number.
 
     Whoever has not all of the `words` too is left out as far as the database can tell, and need not be read.

@@ -163,7 +163,7 @@ def event_rows(events: Sequence[Event], *, sealer: Sealer) -> Rows:
 
 
 def insert_statement(table: TableName, style: ParameterStyle) -> str:
-    """Return the INSERT of one row in a driver's parameter style (sqlite3 qmark, psycopg format, asyncpg $1)."""
+    """Return the INSERT of one row in a driver's parameter style (sqlite3 qmark, psycopg format, libpq $1)."""
     columns = INSERT_COLUMNS[table]
     if style == "numeric_dollar":
         marks = [f"${number}" for number in range(1, len(columns) + 1)]

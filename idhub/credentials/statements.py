@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, Dialect, Executable, Text, bindparam, insert, literal_column, or_, select, update
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -27,7 +26,7 @@ from idhub.directory.kinds import EmploymentState
 from idhub.directory.tables import Department, Employment, Installation, Organization, Person, Principal
 
 DriverName = Literal["sqlite", "postgresql", "psycopg"]
-"""sqlite3, asyncpg, psycopg."""
+"""sqlite3; libpq, which numbers its places; psycopg, which does not."""
 # In the text, not bound: there is an index of the active ones, and SQLite plans a statement anew each time that a value
 # is bound which decides whether such an index serves.
 _ACTIVE: ColumnElement[EmploymentState] = literal_column(f"'{EmploymentState.ACTIVE}'")
@@ -98,10 +97,9 @@ def compile_statements(driver: DriverName) -> Mapping[str, Statement]:
     target: Dialect
     if driver == "sqlite":
         target = sqlite.dialect(paramstyle="qmark")
-    elif driver == "psycopg":
-        target = PGDialect_psycopg(paramstyle="format")  # type: ignore[no-untyped-call]
     else:
-        target = PGDialect_asyncpg()  # type: ignore[no-untyped-call]
+        style = "format" if driver == "psycopg" else "numeric_dollar"
+        target = PGDialect_psycopg(paramstyle=style)  # type: ignore[no-untyped-call]
     return _Statements(target, driver == "sqlite")
 
 

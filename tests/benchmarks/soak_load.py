@@ -361,7 +361,8 @@ class Load:
     # ------------------------------------------------------------------ applications that are told
 
     async def _take_logout(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(asyncio.IncompleteReadError, ConnectionError):
+        # A handler that is cancelled when the run is over would be reported as a failure.
+        with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 length = next(

@@ -139,7 +139,7 @@ def http_date(text: str) -> datetime | None:
     """An HTTP date; None where it is none."""
     try:
         parsed = parsedate_to_datetime(text)
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return parsed if parsed.tzinfo is not None else parsed.replace(tzinfo=UTC)
 
@@ -169,5 +169,6 @@ def _instant(number: int, *, now: datetime) -> datetime:
         number //= 1_000
     if number < _LEAST_EPOCH:
         return now + min(timedelta(seconds=number), MAX_RETRY_AFTER)
-    # An instant may be far away or, by a clock that goes wrong, long past.
-    return min(max(datetime.fromtimestamp(number, UTC), now), now + MAX_RETRY_AFTER)
+    # An instant may be far away, past what a calendar has, or, by a clock that goes wrong, long past.
+    ahead = min(number - now.timestamp(), MAX_RETRY_AFTER.total_seconds())
+    return now + timedelta(seconds=max(0.0, ahead))

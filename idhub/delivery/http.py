@@ -98,7 +98,7 @@ class OutboundResponse:
             return min(timedelta(seconds=int(value[:9])), _LONGEST_WAIT)
         try:
             at = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         at = at if at.tzinfo else at.replace(tzinfo=UTC)
         return min(max(at - now, timedelta(0)), _LONGEST_WAIT)

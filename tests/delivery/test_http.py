@@ -252,6 +252,7 @@ def test_a_line_break_in_a_header_is_refused() -> None:
         ("Mon, 23 Nov 2026 02:00:30 GMT", timedelta(seconds=30)),
         ("Mon, 23 Nov 2020 02:00:30 GMT", timedelta(0)),
         ("soon", None),
+        ("Mon, 01 Jan 99999999999 00:00:00 GMT", None),
         ("-5", None),
         ("", None),
     ],

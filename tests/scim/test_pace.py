@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from scim.pace import Pace
+from scim.pace import Pace, retry_after
 
 NOW = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
 PATIENT = timedelta(days=1)
@@ -46,6 +46,7 @@ class Headers(dict[str, str]):
         ({"RateLimit": '"default";r=0;t=20'}, 20),
         ({"RateLimit-Remaining": "0", "RateLimit-Reset": "999999"}, 3_600),
         ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1000000001"}, 0),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "9" * 15}, 3_600),
         ({"RateLimit-Remaining": "3", "RateLimit-Reset": "30"}, 0),
         ({"RateLimit-Remaining": "0"}, 0),
         ({"RateLimit-Remaining": "many", "RateLimit-Reset": "soon"}, 0),
@@ -58,6 +59,18 @@ def test_limits_are_learned_from_answers(headers: dict[str, str], wait: int) -> 
     pace.learn(Headers(headers), 200, now=NOW)
     assert take(pace) == timedelta(seconds=wait)
     assert take(pace, NOW + timedelta(hours=2)) == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Mon, 01 Jan 99999999999 00:00:00 GMT",
+        "Mon, 99999999999999999999 Jan 2026 00:00:00 GMT",
+        f"Mon, 01 Jan 2026 00:00:00 -{'9' * 30}",
+    ],
+)
+def test_dates_that_no_calendar_has_are_unreadable(text: str) -> None:
+    assert retry_after(Headers({"Retry-After": text}), now=NOW) is None
 
 
 def test_429_waits_as_long_as_it_says() -> None:

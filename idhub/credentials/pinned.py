@@ -48,6 +48,7 @@ exchange."""
 _PLAIN: Final = frozenset(name for name, _ in (BEGIN, COMMIT, WITHOUT_DISK))
 _MANY: Final = 4
 """So many of one kind are one statement: to take the rows apart again costs more than two or three statements."""
+_FOREIGN: Final = "The answer is none of PostgreSQL's protocol."
 _EACH: Final = "each>"
 _ROWS: Final = "rows>"
 _ASKER: Final = "asker_"
@@ -132,7 +133,7 @@ class Pinned:
                 self._wire.send_query_prepared(known.name, known.encode(one.values), known.formats, 1)
         except psycopg.OperationalError as error:
             raise Lost(str(error)) from error
-        results = await self._exchange()
+        results = await self._exchange(len(asked))
         rows: list[Sequence[Row]] = []
         for one, result in zip(asked, results, strict=True):
             rows += self._known[one.name].rows(result, len(one.values))
@@ -169,7 +170,7 @@ class Pinned:
                 self._wire.send_describe_prepared(label)
         except psycopg.OperationalError as error:
             raise Lost(str(error)) from error
-        described = (await self._exchange())[1::2]
+        described = (await self._exchange(2 * len(texts)))[1::2]
         for name, label, result in zip(texts, labels, described, strict=True):
             self._known[name] = self._known_as(name, label, result)
 
@@ -196,7 +197,7 @@ class Pinned:
 
     # ------------------------------------------------------------------ the wire
 
-    async def _exchange(self) -> list[PGresult]:
+    async def _exchange(self, count: int) -> list[PGresult]:
         answer = self._answer = self._loop.create_future()
         self._results = []
         try:
@@ -215,6 +216,8 @@ class Pinned:
         for result in results:
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 raise _translated(result)
+        if len(results) != count:
+            raise Lost(_FOREIGN)
         return results
 
     def _on_writable(self) -> None:
@@ -230,11 +233,16 @@ class Pinned:
             wire.consume_input()
             if self._answer is None:
                 return
+            has_ended = False
             while not wire.is_busy():
                 result = wire.get_result()
                 if result is None:
-                    # The end of one statement's results.
+                    # The end of one statement's results; after that, that libpq waits for nothing any more.
+                    if has_ended:
+                        raise psycopg.OperationalError(_FOREIGN)
+                    has_ended = True
                     continue
+                has_ended = False
                 if result.status == pq.ExecStatus.PIPELINE_SYNC:
                     if not self._answer.done():
                         self._answer.set_result(self._results)
@@ -255,10 +263,10 @@ class Pinned:
 def _translated(result: PGresult) -> Exception:
     error = error_from_result(result)
     state = error.sqlstate or ""
-    # Connection exceptions; shutdown, crash, "cannot connect now".
-    if state.startswith("08") or state in {"57P01", "57P02", "57P03"}:
-        return Lost(str(error))
-    return error
+    # Without a state it is libpq that speaks, which did not understand the server. What is fatal ends the connection
+    # (shutdown, crash, "cannot connect now", too long in a transaction).
+    is_over = not state or state.startswith("08") or error.diag.severity_nonlocalized in {"FATAL", "PANIC"}
+    return Lost(str(error)) if is_over else error
 
 
 # ---------------------------------------------------------------- values as they go over the wire

@@ -45,6 +45,8 @@ _AGAIN = (
     errors.FeatureNotSupported,
 )
 _HELD = (errors.LockNotAvailable, errors.QueryCanceled, TimeoutError)
+# No room on its disk or in its memory, a disk that is broken; it has become a standby.
+_TAKES_NOTHING = (errors.OperationalError, errors.ReadOnlySqlTransaction)
 _ATTEMPTS: Final = 3
 _LASTING, _BEGUN, _TRIES = "", "begun", "tries"
 _LANES: Final = {
@@ -328,6 +330,10 @@ class PostgresStore(Grouping):
                     if attempt == _ATTEMPTS or isinstance(error, (*_HELD, _CommitUnknown)):
                         raise _unavailable(error) from error
                     _LOG.warning("store.retry", error=type(error).__name__, attempt=attempt)
+                except _TAKES_NOTHING as error:
+                    self._drop(pinned)
+                    _LOG.error("store.takes_nothing", error=type(error).__name__)
+                    raise _unavailable(error) from error
                 except BaseException:
                     self._drop(pinned)
                     raise

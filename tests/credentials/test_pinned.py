@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -126,6 +127,48 @@ def test_a_connection_that_the_server_ends_is_lost(address: str) -> None:
             await waiting
 
     using(address, work)
+
+
+_READY = b"Z\x00\x00\x00\x05I"
+
+
+@pytest.mark.parametrize(
+    "spoilt",
+    [
+        pytest.param(lambda answer: b"\x00" * 36, id="no message"),
+        pytest.param(lambda answer: b"D\xff\xff\xff\xff", id="no length"),
+        pytest.param(lambda answer: b"q\x00\x00\x00\x04" + answer, id="unknown message"),
+        pytest.param(lambda answer: _READY + answer, id="an end before its time"),
+    ],
+)
+def test_an_answer_that_is_none_is_lost_and_stops_no_loop(address: str, spoilt: Callable[[bytes], bytes]) -> None:
+    """What became of the statements is not known then. A loop that waits for ever would be that of the whole hub."""
+    server = urlsplit(address)
+
+    async def run() -> None:
+        is_spoilt, has_ended = False, asyncio.Event()
+
+        async def forward(source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
+            while sent := await source.read(65_536):
+                sink.write(spoilt(sent) if answers and is_spoilt else sent)
+            sink.close()
+
+        async def between(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            own_reader, own_writer = await asyncio.open_connection(server.hostname, server.port)
+            await asyncio.gather(forward(reader, own_writer, answers=False), forward(own_reader, writer, answers=True))
+            has_ended.set()
+
+        async with await asyncio.start_server(between, "127.0.0.1", 0) as proxy:
+            port = proxy.sockets[0].getsockname()[1]
+            pinned = await Pinned.connect(f"postgresql://postgres@127.0.0.1:{port}{server.path}", STATEMENTS)
+            await pinned.ask([BEGIN, ("divide", [1]), COMMIT])
+            is_spoilt = True
+            with pytest.raises(Lost):
+                await asyncio.wait_for(pinned.ask([BEGIN, ("put", _ROWS[4]), COMMIT]), 5)
+            pinned.close()
+            await has_ended.wait()
+
+    asyncio.run(run())
 
 
 def test_one_that_is_closed_meanwhile_says_so(address: str) -> None:

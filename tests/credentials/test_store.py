@@ -461,6 +461,39 @@ def test_a_lost_connection_is_replaced_and_the_operation_done_again(world: World
 
 
 @POSTGRESQL
+@pytest.mark.parametrize(
+    "state",
+    [
+        "53100",  # the disk is full
+        "53200",  # no memory
+        "58030",  # the disk is broken
+        "25006",  # what was written to has become a standby
+        "57P05",  # a session that idles is ended
+    ],
+)
+def test_a_database_that_takes_nothing_is_a_503_and_stores_nothing(world: World, office: App, state: str) -> None:
+    world.sign_in(world.employee(office))
+    code = world.code(office)
+    with world.database.transaction() as session:
+        session.execute(
+            text(
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+                f"RAISE EXCEPTION 'no' USING ERRCODE = '{state}'; END $$"
+            )
+        )
+        session.execute(
+            text("CREATE TRIGGER refuse BEFORE INSERT ON access_tokens FOR EACH ROW EXECUTE FUNCTION refuse()")
+        )
+    response = world.redeem(office, code)
+    assert response.status_code == 503
+    assert response.json()["error"] == "temporarily_unavailable"
+    assert int(response.headers["retry-after"]) >= 1
+    with world.database.transaction() as session:
+        session.execute(text("DROP FUNCTION refuse CASCADE"))
+    assert world.redeem(office, code).status_code == 200
+
+
+@POSTGRESQL
 def test_a_schema_change_beside_us_is_survived(world: World, office: App) -> None:
     """Design section 9: version N-1 and N run side by side while a migration adds a column."""
     world.sign_in(world.employee(office))

@@ -71,6 +71,7 @@ MAX_IN_VALUES = 5_000
 # Connections beyond those of requests: of the worker's threads, of reserved ones (`admission`).
 _BESIDE_REQUESTS = 16
 _FORM = "idhub.sqlite_form"
+_AFTER_COMMIT = "idhub.after_commit"
 # Each connection has its own, and each thread of a process in time its connection.
 _CACHE_KIB, _LARGE_CACHE_KIB = 4_096, 131_072
 # Pages of the write-ahead log from which a commit copies them back; what many commits touch is copied once.
@@ -375,6 +376,14 @@ def upsert_on(dialect: str, model: type[Base]) -> Any:
     return build(model.__table__)  # type: ignore[arg-type]
 
 
+def after_commit(session: Session, act: Callable[[], None]) -> None:
+    """Do something once the session's transaction has committed; nothing if it does not.
+
+    For what only shortens somebody's wait: it must not fail, and nothing may depend on it.
+    """
+    session.info[_AFTER_COMMIT].append(act)
+
+
 def wait_alone(session: Session, name: str) -> None:
     """Let one transaction at a time pass here, of those that ask for the same name; until it ends.
 
@@ -479,7 +488,9 @@ class Database:
                     self.give_way()
                 waits = _BUSY_TIMEOUT_MS / 1000 if patience is None else patience
                 begin_immediate(connection.connection.driver_connection, self.engine.url.database or "", patience=waits)
-            with Session(connection, expire_on_commit=False, info=self.session_info) as session:
+            acts: list[Callable[[], None]] = []
+            info = {**self.session_info, _AFTER_COMMIT: acts}
+            with Session(connection, expire_on_commit=False, info=info) as session:
                 try:
                     yield session
                     session.flush()
@@ -488,6 +499,8 @@ class Database:
                     connection.rollback()
                     raise
                 connection.commit()
+                for act in acts:
+                    act()
                 faults.at("commit.after")
 
     @contextmanager

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -43,6 +44,8 @@ _IDLE_FOR = 20.0
 _ENDS_WITHIN = 5.0
 _OBJECTS_BEFORE_COLLECTION = 10_000
 _SWITCH_SECONDS = 0.0005
+# Whoever is waited for is sent by the process that was asked: it needs a moment for that.
+_LEFT_FOR = timedelta(seconds=0.25)
 
 _log = structlog.get_logger("idhub.worker")
 
@@ -81,7 +84,7 @@ class Relief:
         self._settings = settings
         self._ends_after = ends_after
         self._clock = clock
-        self._effort = Effort(clock)
+        self._effort, self._left = Effort(clock), Effort(clock)
         self._process: subprocess.Popen[bytes] | None = None
         self._silent_after = 0.0
         self._not_before = float("-inf")
@@ -98,6 +101,14 @@ class Relief:
             is_much = self._effort.add(_PERSON * people + deliveries)
             if is_much and self._process is None and not self._is_closed and now >= self._not_before:
                 self._call(now)
+
+    def leaves(self, deliveries: int) -> bool:
+        """Whether so many that somebody waits for are sent where they were asked for, while the process is at work.
+
+        They are: it has hundreds in hand, behind which they would wait. Unless they too are many in a row.
+        """
+        with self._lock:
+            return not self._left.add(deliveries)
 
     def look(self) -> None:
         """Take the work back from a process that has ended or fallen silent."""
@@ -208,7 +219,7 @@ def serve() -> None:
         loop.add_signal_handler(signal.SIGTERM, stop.set)
         loop.add_reader(sys.stdin.fileno(), stop.set)
         async with OutboundHttp(settings) as http:
-            worker = Worker(hub, http)
+            worker = Worker(hub, http, due_for=_LEFT_FOR)
             await worker.start()
             while worker.is_running and worker.idle_seconds < order["ends_after"] and not stop.is_set():
                 with suppress(OSError):

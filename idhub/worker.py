@@ -79,6 +79,9 @@ class Reliever(Protocol):
     def note(self, *, people: int = 0, deliveries: int = 0) -> None:
         """Hear what was done here, or is about to be; much of it calls the process."""
 
+    def leaves(self, deliveries: int) -> bool:
+        """Whether this worker is to send so many that somebody waits for while the other process is at work."""
+
     def look(self) -> None:
         """Take the work back from a process that ended; asked twice a second."""
 
@@ -114,9 +117,18 @@ class Worker:
         http: the guarded client; the worker uses it from its own event loop.
         reliever: who takes the bulk of the work over, where requests are answered in this process. It is closed with
             the worker.
+        due_for: deliveries that have not been due for so long are left to the process that was asked for them.
     """
 
-    def __init__(self, hub: Hub, http: OutboundHttp, *, reliever: Reliever | None = None) -> None:
+    def __init__(
+        self,
+        hub: Hub,
+        http: OutboundHttp,
+        *,
+        reliever: Reliever | None = None,
+        due_for: timedelta = timedelta(0),
+    ) -> None:
+        self._due_for = due_for
         self._hub = hub
         self._http = http
         self._reliever = reliever
@@ -182,6 +194,8 @@ class Worker:
             clock=self._hub.clock,
             worker=self._hub.node,
             goes_on=self._goes_on_delivering,
+            takes_asked=lambda deliveries: self._reliever is None or self._reliever.leaves(deliveries),
+            due_for=self._due_for,
         )
         stop = self._stop
         tasks = [asyncio.create_task(self._repeat(job, stop)) for job in self._jobs()]

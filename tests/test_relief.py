@@ -170,6 +170,15 @@ def test_one_that_falls_silent_is_ended_and_the_work_taken_back(hub: Hub) -> Non
     assert not is_there(pid)
 
 
+def test_it_leaves_us_a_few_of_those_who_are_waited_for() -> None:
+    clock = Seconds()
+    relief = Relief(Settings(), clock=clock)
+    assert [relief.leaves(300) for _ in range(5)] == [True, True, True, False, False]
+    clock.now += 60
+    assert relief.leaves(300)
+    assert relief.pid is None
+
+
 def test_a_little_calls_nobody() -> None:
     relief = Relief(Settings(), clock=Seconds())
     relief.note(people=49)

@@ -7,7 +7,7 @@ turns, each within its bulkhead. The attempt and its total deadline are stored b
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
@@ -33,6 +33,7 @@ from idhub.db import Database, Instant, bulk_insert
 from idhub.delivery.channel import Grade, LeasedDelivery
 from idhub.delivery.holds import Hold, Queue, claim_probe, held_queues, holds
 from idhub.delivery.tables import ENDINGS, Delivery, DeliveryAttempt
+from idhub.delivery.wake import Asked
 from idhub.directory.organizations import recovery_reason
 from idhub.settings import Settings
 
@@ -58,8 +59,18 @@ class _Candidate:
     """It ends somebody's access: it goes before whatever else its application has due."""
 
 
-def lease(database: Database, *, worker: str, now: datetime, limit: int, settings: Settings) -> list[LeasedDelivery]:
+def lease(
+    database: Database,
+    *,
+    worker: str,
+    now: datetime,
+    limit: int,
+    settings: Settings,
+    due_for: timedelta = timedelta(0),
+) -> list[LeasedDelivery]:
     """Take up to `limit` due deliveries for this worker alone, until `settings.delivery_lease` from now.
+
+    Those alone that have been due for `due_for`: what is newer is left to whoever was asked for it.
 
     The bulkhead (`settings.delivery_per_application`) counts what every worker has in flight; workers that lease at the
     same instant may exceed it by one round.
@@ -71,7 +82,7 @@ def lease(database: Database, *, worker: str, now: datetime, limit: int, setting
     if limit <= 0:
         return []
     with database.read() as session:
-        chosen, probes = _choose(session, limit, settings.delivery_per_application, now=now)
+        chosen, probes = _choose(session, limit, settings.delivery_per_application, now=now, due_for=due_for)
         if not chosen or recovery_reason(session) is not None:
             # Restored from a backup: what it would send may have been sent, or withdrawn, before (design section 8).
             return []
@@ -88,8 +99,32 @@ def lease(database: Database, *, worker: str, now: datetime, limit: int, setting
     return database.run(claim)
 
 
+def lease_asked(
+    database: Database, asked: Sequence[Asked], *, worker: str, now: datetime, settings: Settings
+) -> list[LeasedDelivery]:
+    """Take deliveries that were planned just now: those of them that `lease` might take, without looking for them.
+
+    One short transaction of its own. What stays waits for `lease`.
+    """
+
+    def claim(session: Session) -> list[LeasedDelivery]:
+        if recovery_reason(session) is not None:
+            return []
+        in_flight = Counter({row[0]: row[1] for row in session.connection().execute(_IN_FLIGHT)})
+        whole, by_channel = held_queues(holds(session))
+        allowed = []
+        for one in asked:
+            is_held = one.application_id in whole or (one.application_id, one.channel) in by_channel
+            if not is_held and in_flight[one.application_id] < settings.delivery_per_application:
+                in_flight[one.application_id] += 1
+                allowed.append(one.id)
+        return _claim(session, allowed, worker, now=now, settings=settings)
+
+    return database.run(claim)
+
+
 def _choose(
-    session: Session, limit: int, per_application: int, *, now: datetime
+    session: Session, limit: int, per_application: int, *, now: datetime, due_for: timedelta
 ) -> tuple[list[_Candidate], set[Queue]]:
     connection = session.connection()
     waiting = [row for row in connection.execute(_WAITING).scalars() if row is not None]
@@ -105,10 +140,11 @@ def _choose(
     if not open_applications:
         return [], set()
     each = min(per_application, max(1, -(-2 * limit // len(open_applications))))
-    rows = _heads(session, open_applications, by_channel, each, now=now, is_ending=True)
+    due = now - due_for
+    rows = _heads(session, open_applications, by_channel, each, now=due, is_ending=True)
     if len(rows) < limit * _ENOUGH:
         known = {row.id for row in rows}
-        others = _heads(session, open_applications, by_channel, each, now=now, is_ending=False)
+        others = _heads(session, open_applications, by_channel, each, now=due, is_ending=False)
         rows += [row for row in others if row.id not in known]
     probes = _probes(session, held, in_flight, now=now)
     return _take_turns(rows + probes, in_flight, per_application, limit), {

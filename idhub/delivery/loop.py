@@ -6,20 +6,20 @@ do not slow others.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
-from typing import ParamSpec, TypeVar
+from datetime import datetime, timedelta
+from typing import Any, ParamSpec, TypeVar
 
 import structlog
 from sqlalchemy.exc import DBAPIError
 
 from idhub.db import Database
 from idhub.delivery.channel import Channel, LeasedDelivery, Outcome
-from idhub.delivery.leasing import lease
+from idhub.delivery.leasing import lease, lease_asked
 from idhub.delivery.listening import listen
 from idhub.delivery.settling import expire_leases, settle_all
-from idhub.delivery.wake import Waker
+from idhub.delivery.wake import Asked, Waker
 from idhub.errors import IdhubError
 from idhub.settings import Settings
 from idhub.turns import bulk_work
@@ -54,6 +54,8 @@ class DeliveryLoop:
         channels: by name; a delivery of an unknown channel waits for a worker that knows it.
         worker: names this process in leases.
         goes_on: told how many deliveries were taken, and asked before each look (with 0); False: nothing more for now.
+        takes_asked: asked whether to take so many that somebody waits for, though it is not to go on.
+        due_for: what has not been due for so long is left to the process that was asked for it.
     """
 
     def __init__(
@@ -65,8 +67,12 @@ class DeliveryLoop:
         clock: Callable[[], datetime],
         worker: str,
         goes_on: Callable[[int], bool] = lambda _: True,
+        takes_asked: Callable[[int], bool] = lambda _: True,
+        due_for: timedelta = timedelta(0),
     ) -> None:
         self._goes_on = goes_on
+        self._takes_asked = takes_asked
+        self._due_for = due_for
         self._database = database
         self._settings = settings
         self._channels = channels
@@ -93,7 +99,7 @@ class DeliveryLoop:
                 if await self._look():
                     continue
                 if await waker.wait(self._wait):
-                    # Whoever woke us may not have committed yet: look several times, ever less often.
+                    # Something is due soon: look several times, ever less often.
                     self._wait = _SHORTEST_WAIT
                 else:
                     # A command beside us on the same SQLite file cannot wake us; PostgreSQL can.
@@ -117,23 +123,18 @@ class DeliveryLoop:
                 lost = await self._in_thread(expire_leases, self._database, now=self._clock(), settings=self._settings)
                 if lost:
                     _log.warning("delivery.leases_expired", count=lost)
-            if not self._goes_on(0):
+            goes_on = self._goes_on(0)
+            asked = self._take_asked(free, goes_on=goes_on)
+            if not asked and not goes_on:
                 self._wait = _LONGEST_WAIT_WORKING
                 return False
-            if free < self._fewest:
+            if not asked and free < self._fewest:
                 # Many are in flight, and a round costs the same for one as for many: wait for more to end.
                 self._wait = min(self._wait, _LONGEST_WAIT_FULL)
                 return False
             # Taken before the lease, so that the deadline kept here is never later than the one stored.
             began = loop.time()
-            leased = await self._in_thread(
-                lease,
-                self._database,
-                worker=self._worker,
-                now=self._clock(),
-                limit=min(free, _MOST_LEASED_BESIDE if self._sending else _MOST_LEASED),
-                settings=self._settings,
-            )
+            leased = await self._lease(asked, min(free, _MOST_LEASED_BESIDE if self._sending else _MOST_LEASED))
         except Exception:
             # The loop must outlive its database: it comes back, leases do not get lost.
             _log.exception("delivery.lease_failed")
@@ -145,7 +146,20 @@ class DeliveryLoop:
             self._sending[task] = loop.time()
             task.add_done_callback(lambda done: self._sending.pop(done, None))
         self._goes_on(len(leased))
-        return bool(leased)
+        return bool(leased or asked)
+
+    def _take_asked(self, free: int, *, goes_on: bool) -> list[Asked]:
+        """What somebody waits for and this process is to send; the rest is left to whoever looks."""
+        if self._waker is None or free <= 0:
+            return []
+        asked = self._waker.take_asked(min(free, _MOST_LEASED))
+        return asked if asked and (goes_on or self._takes_asked(len(asked))) else []
+
+    async def _lease(self, asked: Sequence[Asked], limit: int) -> list[LeasedDelivery]:
+        terms: dict[str, Any] = {"worker": self._worker, "now": self._clock(), "settings": self._settings}
+        if asked:
+            return await self._in_thread(lease_asked, self._database, asked, **terms)
+        return await self._in_thread(lease, self._database, limit=limit, due_for=self._due_for, **terms)
 
     def _free_slots(self, now: float) -> int:
         slow = sum(1 for started in self._sending.values() if now - started > _SLOW_AFTER)

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import and_, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
@@ -13,7 +14,7 @@ from idhub.db import bulk_insert, chunked, new_id
 from idhub.delivery.channel import PlannedDelivery
 from idhub.delivery.receipt_box import touch_cases
 from idhub.delivery.tables import Delivery
-from idhub.delivery.wake import announce
+from idhub.delivery.wake import Asked, announce
 
 # Made once: building a statement costs more than what it asks.
 _LAST_PLACES = (
@@ -46,7 +47,8 @@ def plan(session: Session, planned: Sequence[PlannedDelivery], *, now: datetime)
     lanes = {delivery.lane: index for index, delivery in enumerate(planned)}
     before = _lanes_before(session, list(lanes))
     superseded = _supersede(session, planned, before, now=now)
-    rows, events = [], []
+    rows: list[dict[str, Any]] = []
+    events: list[Event] = []
     place = dict(before)
     for index, delivery in enumerate(planned):
         seq = place[delivery.lane] = place.get(delivery.lane, 0) + 1
@@ -84,7 +86,10 @@ def plan(session: Session, planned: Sequence[PlannedDelivery], *, now: datetime)
             events.append(_moot(delivery_id, delivery.case_id, planned[last], None, now=now))
     bulk_insert(session, Delivery, rows)
     record(session, events)
-    announce(session)
+    announce(
+        session,
+        [Asked(row["id"], row["application_id"], row["channel"]) for row in rows if row["state"] == "pending"],
+    )
     return [str(row["id"]) for row in rows]
 
 

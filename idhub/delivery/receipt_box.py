@@ -13,7 +13,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
 from idhub.db import Instant, chunked
-from idhub.delivery.wake import wake
+from idhub.delivery.wake import announce_receipts
 
 _receipts_due = table("receipts_due", column("case_id", String), column("since", Instant))
 _cases = table("cases", column("id", String))
@@ -45,4 +45,4 @@ def touch_cases(session: Session, case_ids: Iterable[str | None], *, now: dateti
             index_elements=[_receipts_due.c.case_id], set_={"since": _receipts_due.c.since}
         )
         session.connection().execute(statement, values)
-        wake("receipts")
+        announce_receipts(session)

@@ -14,7 +14,7 @@ from idhub.credentials.revoke import EndedParticipant
 from idhub.db import bulk_insert, chunked, new_id, upsert_on
 from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.delivery.tables import Delivery
-from idhub.delivery.wake import wake
+from idhub.delivery.wake import announce_receipts
 from idhub.lifecycle.intake import Offboard
 from idhub.lifecycle.ports import ApplicationTerms
 from idhub.lifecycle.rules import Post
@@ -332,7 +332,7 @@ def touch(session: Session, case_ids: Sequence[str], *, now: datetime) -> None:
             _due(session.get_bind().dialect.name),
             [{"case_id": case_id, "since": now} for case_id in sorted(case_ids)],
         )
-        wake("receipts")
+        announce_receipts(session)
 
 
 @cache

@@ -7,7 +7,7 @@ active account `u.{externalId}` in every service until a PATCH or PUT switches i
 `scim` or `idhub`, on bare protocols, so that what is measured is the hub.
 
 `GET /control/seen` of any port answers what has arrived, by port; `POST /control/hang/PORT` makes one service take
-requests and never answer; `POST /control/reset` forgets what has arrived.
+requests and never answer; `POST /control/reset` forgets what has arrived and lets every service answer.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ class Service:
 
     def __init__(self) -> None:
         self.off: set[str] = set()
-        self.is_silent = False
         self.reset()
 
     def reset(self) -> None:
-        """Forget what has arrived; accounts stay as they are."""
+        """Forget what has arrived, and answer again; accounts stay as they are."""
+        self.is_silent = False
         self.first_at: float | None = None
         self.changed_at: float | None = None
         self.counts: dict[str, int] = {}

@@ -63,10 +63,11 @@ from tests.support.postgres import PostgresServer, postgres_server
 
 Kind = Literal["sqlite", "postgresql"]
 Row = dict[str, Any]
-NAMES = ("offboard", "fan_out", "mass_leave", "rest", "reevaluate", "growth")
+NAMES = ("offboard", "fan_out", "fan_out_behind", "mass_leave", "rest", "reevaluate", "growth")
 _HUB_LEAVERS = 300
 _FAN_OUT = 300
 _FAN_OUTS = 5
+_LEFT_BEFORE = 700
 _CREDENTIALS = "grant_type=client_credentials"
 _PROGRAM = Path(sys.executable).parent / "idhub"
 _TARGETS = {
@@ -129,7 +130,7 @@ class World:
 
     def say(self, name: str, value: float, unit: str) -> None:
         """Keep a figure and show it beside its target."""
-        target, _ = _TARGETS.get(name, (None, unit))
+        target, _ = _TARGETS.get(name.replace(" behind a mass leave", ""), (None, unit))
         durability = "synchronous=FULL" if self.kind == "sqlite" else "synchronous_commit=on, fsync=on"
         row: Row = {
             "name": name,
@@ -269,20 +270,30 @@ def measure_offboard(world: World) -> None:
     world.say("offboarding in the hub, processor time, p50", statistics.median(busy), "ms")
 
 
-def measure_fan_out(world: World) -> None:
-    """One person with an account in each of 300 applications, from the API's answer to the complete receipt."""
+def measure_fan_out(world: World, *, behind: int = 0) -> None:
+    """One person with an account in each of 300 applications, from the API's answer to the complete receipt.
+
+    Args:
+        behind: so many people have left just before, whose accounts the hub's other process (`idhub.relief`) ends.
+    """
     hub, now = world.hub, datetime.now(UTC)
-    numbers = [world.people - 1 - n for n in range(_FAN_OUTS + 1)]
+    title = f"fan-out of {_FAN_OUT} accounts" + (" behind a mass leave" if behind else "")
+    numbers = [world.people - 1 - n - bool(behind) * _FAN_OUTS * 2 for n in range(_FAN_OUTS + 1)]
     with hub.database.transaction() as session:
         seed_access(session, numbers, range(_FAN_OUT), now=now)
     analyze(hub.database)
+    # Those that the others who leave have an account in too.
+    apart = TYPICAL_ACCOUNTS if behind else 0
     figures: dict[str, list[float]] = {"called": [], "switched": [], "recorded": [], "complete": [], "calls": []}
+    if behind:
+        _leave(world, [world.people - 1_000 - n for n in range(behind)])
     with world.serve() as served:
-        time.sleep(1)
+        # The backlog is in hand, and the other process has been called.
+        time.sleep(6 if behind else 1)
         for number in numbers[:-1]:
             world.applications.reset()
             case_id, answered = _fan_out(world, served, number)
-            seen = world.applications.seen()[:_FAN_OUT]
+            seen = world.applications.seen()[apart:_FAN_OUT]
             with hub.database.read() as session:
                 finished = max(
                     at for at in session.scalars(select(Delivery.finished_at).where(Delivery.case_id == case_id)) if at
@@ -296,15 +307,26 @@ def measure_fan_out(world: World) -> None:
             figures["recorded"].append(1e3 * (finished - wall).total_seconds())
             figures["complete"].append(1e3 * (signed - wall).total_seconds())
             figures["calls"].append(sum(sum(one["counts"].values()) for one in seen))
-        world.say("fan-out of 300 accounts, all called", statistics.median(figures["called"]), "ms")
-        world.say("fan-out of 300 accounts, all switched off", statistics.median(figures["switched"]), "ms")
-        world.say("fan-out of 300 accounts, all recorded", statistics.median(figures["recorded"]), "ms")
-        world.say("fan-out of 300 accounts, receipt complete", statistics.median(figures["complete"]), "ms")
-        world.say("fan-out of 300 accounts, requests an account", statistics.median(figures["calls"]) / _FAN_OUT, "")
+        world.say(f"{title}, all called", statistics.median(figures["called"]), "ms")
+        world.say(f"{title}, all switched off", statistics.median(figures["switched"]), "ms")
+        world.say(f"{title}, all recorded", statistics.median(figures["recorded"]), "ms")
+        world.say(f"{title}, receipt complete", statistics.median(figures["complete"]), "ms")
+        world.say(f"{title}, requests an account", statistics.median(figures["calls"]) / (_FAN_OUT - apart), "")
         world.applications.hang(_FAN_OUT - 1)
         _, answered = _fan_out(world, served, numbers[-1], silent=1)
         others = 1e3 * (time.monotonic() - answered)
-        world.say("fan-out of 300 accounts, one silent, the others recorded", others, "ms")
+        world.say(f"{title}, one silent, the others recorded", others, "ms")
+
+
+def _leave(world: World, numbers: Sequence[int]) -> None:
+    """Offboard people with the usual number of accounts; nobody delivers yet."""
+    now = datetime.now(UTC)
+    caller = commands.Caller(subject=LOCAL, actor=COMMAND_LINE, door="cli")
+    with world.hub.database.transaction() as session:
+        seed_access(session, numbers, range(TYPICAL_ACCOUNTS), now=now)
+    for number in numbers:
+        with world.hub.database.transaction() as session:
+            commands.offboard(session, caller, person_id(number), now=now)
 
 
 def _fan_out(world: World, served: Served, number: int, *, silent: int = 0) -> tuple[str, float]:
@@ -534,8 +556,9 @@ def measure(
     """Measure the named lines on each database; rows as `make bench` collects them."""
     steps: dict[str, Callable[[World], None]] = {
         "rest": measure_rest,
-        "offboard": measure_offboard,
         "fan_out": measure_fan_out,
+        "fan_out_behind": lambda world: measure_fan_out(world, behind=_LEFT_BEFORE),
+        "offboard": measure_offboard,
         "mass_leave": lambda world: measure_mass_leave(world, leavers),
         "reevaluate": measure_reevaluate,
         "growth": lambda world: measure_growth(world, history),

@@ -15,6 +15,7 @@ from idhub.delivery.loop import DeliveryLoop
 from idhub.delivery.queue import plan
 from idhub.errors import Unavailable
 from idhub.settings import Settings
+from idhub.turns import bulk_work
 from tests.delivery.conftest import add_applications
 from tests.delivery.rows import DONE, delivery, row
 from tests.delivery.servers import until
@@ -61,11 +62,12 @@ def run(
     settings: Settings,
     channel: Channel | None,
     story: Callable[[DeliveryLoop], Awaitable[Any]],
+    **options: Any,
 ) -> Any:
     async def main() -> Any:
         stop = asyncio.Event()
         channels = {channel.name: channel} if channel else {}
-        loop = DeliveryLoop(hub, settings, channels, clock=real_now, worker="w1")
+        loop = DeliveryLoop(hub, settings, channels, clock=real_now, worker="w1", **options)
         running = asyncio.create_task(loop.run(stop))
         try:
             return await story(loop)
@@ -133,6 +135,31 @@ def test_another_process_is_heard_by_notify(hub: Database, settings: Settings) -
         return channel.sent[0][2] - began
 
     assert run(hub, settings, channel, story) < 30
+
+
+@pytest.mark.usefixtures("sleeps_long")
+@pytest.mark.parametrize("takes", [True, False])
+def test_who_is_waited_for_is_sent_here_while_another_process_does_the_bulk(
+    hub: Database, settings: Settings, takes: bool
+) -> None:
+    channel, asked = FakeChannel(), []
+
+    def takes_asked(count: int) -> bool:
+        asked.append(count)
+        return takes
+
+    async def story(_loop: DeliveryLoop) -> tuple[list[str], set[str]]:
+        with bulk_work():
+            await asyncio.to_thread(put_now, hub, *(delivery(f"bulk_{i}") for i in range(5)))
+        await asyncio.sleep(0.2)
+        ours = await asyncio.to_thread(put_now, hub, delivery("one"), delivery("other", application_id="app_b"))
+        await until(lambda: len(channel.sent) == 2 if takes else bool(asked), seconds=30)
+        await asyncio.sleep(0.2)
+        return ours, {delivery_id for _, delivery_id, _ in channel.sent}
+
+    ours, sent = run(hub, settings, channel, story, goes_on=lambda _: False, takes_asked=takes_asked)
+    assert asked == [2]
+    assert sent == (set(ours) if takes else set())
 
 
 def test_a_lane_is_sent_in_order_also_when_its_first_fails(hub: Database, settings: Settings) -> None:

@@ -4,13 +4,16 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import insert, select, text, update
 
 from idhub.changes import COMMAND_LINE
 from idhub.db import Database
 from idhub.delivery.channel import Grade, LeasedDelivery, Outcome
-from idhub.delivery.queue import expire_leases, lease, plan, retry_dead, settle, settle_all
-from idhub.delivery.tables import Delivery
+from idhub.delivery.leasing import lease_asked
+from idhub.delivery.queue import expire_leases, lease, pause, plan, retry_dead, settle, settle_all
+from idhub.delivery.tables import Delivery, DeliveryHold
+from idhub.delivery.wake import Asked
+from idhub.directory.tables import Installation
 from idhub.errors import Conflict, NotFound
 from idhub.settings import Settings
 from tests.delivery.conftest import add_applications
@@ -22,6 +25,12 @@ def take(
     database: Database, clock: Clock, settings: Settings, *, limit: int = 100, worker: str = "w1"
 ) -> list[LeasedDelivery]:
     return lease(database, worker=worker, now=clock(), limit=limit, settings=settings)
+
+
+def take_asked(database: Database, clock: Clock, settings: Settings, wanted: list[str]) -> list[LeasedDelivery]:
+    rows = [row(database, one) for one in wanted]
+    asked = [Asked(one.id, one.application_id, one.channel) for one in rows]
+    return lease_asked(database, asked, worker="w1", now=clock(), settings=settings)
 
 
 def ids(leased: list[LeasedDelivery]) -> list[str]:
@@ -281,6 +290,64 @@ def test_a_silent_application_never_holds_more_than_its_bulkhead(
     assert take(hub, clock, small, limit=10) == []
     put(hub, clock, *[delivery(f"b2_{i}", application_id="app_b") for i in range(5)])
     assert {one.application_id for one in take(hub, clock, small, limit=10)} == {"app_b"}
+
+
+def test_what_is_asked_for_is_taken_without_a_look(hub: Database, clock: Clock, settings: Settings) -> None:
+    others = put(hub, clock, delivery("other"))
+    mine = put(hub, clock, delivery("mine"), delivery("b", application_id="app_b"))
+    leased = take_asked(hub, clock, settings, mine)
+    assert sorted(ids(leased)) == sorted(mine)
+    assert [recorded(hub, one)[-1] for one in mine] == ["delivery.sent"] * 2
+    assert [len(attempts(hub, one)) for one in mine] == [1, 1]
+    assert take_asked(hub, clock, settings, mine) == []
+    assert ids(take(hub, clock, settings)) == others
+
+
+def test_what_is_asked_for_waits_for_its_lane(hub: Database, clock: Clock, settings: Settings) -> None:
+    (before,) = put(hub, clock, delivery("lane", operation="logout"))
+    (mine,) = put(hub, clock, delivery("lane"))
+    assert take_asked(hub, clock, settings, [mine]) == []
+    assert ids(take(hub, clock, settings)) == [before]
+
+
+def test_what_is_asked_for_stays_within_the_bulkhead(hub: Database, clock: Clock, settings: Settings) -> None:
+    small = settings.model_copy(update={"delivery_per_application": 3})
+    put(hub, clock, delivery("earlier"))
+    assert len(take(hub, clock, small)) == 1
+    mine = put(hub, clock, *(delivery(f"a_{i}") for i in range(5)))
+    assert len(take_asked(hub, clock, small, mine)) == 2
+    assert take(hub, clock, small) == []
+
+
+@pytest.mark.parametrize("channel", ["scim", "*"])
+def test_what_is_asked_for_is_held_with_its_queue(
+    hub: Database, clock: Clock, settings: Settings, channel: str
+) -> None:
+    with hub.transaction() as session:
+        pause(session, "app_a", now=clock(), actor=COMMAND_LINE)
+        session.execute(update(DeliveryHold).values(channel=channel))
+    held, free = put(hub, clock, delivery(), delivery("b", application_id="app_b"))
+    assert ids(take_asked(hub, clock, settings, [held, free])) == [free]
+
+
+def test_nothing_that_is_asked_for_leaves_a_hub_in_recovery(hub: Database, clock: Clock, settings: Settings) -> None:
+    (mine,) = put(hub, clock, delivery())
+    with hub.transaction() as session:
+        session.execute(insert(Installation).values(id=1, created_at=clock(), recovery_reason="restored"))
+    assert take_asked(hub, clock, settings, [mine]) == []
+
+
+def test_what_is_new_is_left_to_whoever_was_asked_for_it(hub: Database, clock: Clock, settings: Settings) -> None:
+    moment = timedelta(seconds=0.25)
+    for operation in ("deprovision", "provision"):
+        (mine,) = put(hub, clock, delivery(operation, operation=operation))
+
+        def look() -> list[str]:
+            return ids(lease(hub, worker="w2", now=clock(), limit=9, settings=settings, due_for=moment))
+
+        assert look() == []
+        clock.advance(seconds=0.25)
+        assert look() == [mine]
 
 
 def test_applications_take_turns(hub: Database, clock: Clock, settings: Settings) -> None:

@@ -16,7 +16,7 @@ from idhub.access.tables import Application, SamlServiceProvider
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials.codes import subject_of
 from idhub.credentials.naming import is_somebody_elses
-from idhub.credentials.predicate import SESSION_CRITERIA, Refused, entitled, first_failing, labelled, session_criteria
+from idhub.credentials.predicate import Refused, entitled, first_failing, refusal, session_criteria
 from idhub.credentials.sessions import hold_for_entry
 from idhub.credentials.tables import SamlRequest, SessionParticipant, SsoSession
 from idhub.db import new_id, upsert
@@ -24,7 +24,6 @@ from idhub.directory.tables import Person, Principal
 from idhub.settings import Settings
 
 NameIdKind = Literal["persistent", "transient", "email", "employee_number"]
-_CRITERIA = (*SESSION_CRITERIA, "client_disabled", "application_disabled", "not_entitled")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -73,7 +72,7 @@ def issue_assertion(
     row = _facts(session, session_id, request.service_provider_id, now)
     if row is None:
         return Refused("client_disabled")
-    refused = first_failing(row, _CRITERIA)
+    refused = first_failing(row)
     if refused is not None:
         return refused
     name_id = _name_id(session, row, request, now)
@@ -110,7 +109,7 @@ def _facts(session: Session, session_id: str, provider_id: str, now: datetime) -
             SessionParticipant.name_id,
             SessionParticipant.name_id_format,
             SessionParticipant.ended_at.label("participant_ended_at"),
-            *labelled(criteria),
+            refusal(criteria),
         )
         .join(Principal, Principal.id == SsoSession.principal_id)
         .join(Person, Person.id == SsoSession.principal_id)

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from idhub.changes import Actor, Event, EventType
 from idhub.credentials import opaque
 from idhub.credentials.operations import LOCK, Operation, Row, record, run_in, together
-from idhub.credentials.predicate import SESSION_CRITERIA, Refused, first_failing
+from idhub.credentials.predicate import Refused, first_failing
 from idhub.credentials.sessions import Epochs
 from idhub.credentials.statements_browser import PUBLIC_SECTOR
 from idhub.db import new_id
@@ -17,9 +17,6 @@ from idhub.entropy import random_bytes
 from idhub.settings import Settings
 
 __all__ = ["PUBLIC_SECTOR", "CodeRequest", "issue_code", "issuing_code", "subject_of"]
-
-_ENTRY_CRITERIA = ("client_disabled", "application_disabled", "not_entitled")
-_CRITERIA = (*SESSION_CRITERIA, *_ENTRY_CRITERIA)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +63,7 @@ def issuing_code(
     if not rows:
         return Refused("session_ended")
     row = rows[0]
-    refused = first_failing(row, _CRITERIA)
+    refused = first_failing(row)
     if refused is not None:
         return refused
     return (yield from _issuing(row, session_id, principal_id, request, now, settings))
@@ -77,7 +74,7 @@ def checking_entry(principal_id: str, client_id: str, *, now: datetime) -> Opera
     rows = yield "code.enter", {"principal_id": principal_id, "client_id": client_id, "now": now}
     if not rows:
         return Refused("client_disabled")
-    return first_failing(rows[0], _ENTRY_CRITERIA) or rows[0]
+    return first_failing(rows[0]) or rows[0]
 
 
 def issuing_first_code(

@@ -7,21 +7,21 @@ claims what is single-use by one conditional statement before it stores anything
 
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from operator import itemgetter
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from idhub.changes import Actor, Event, EventType
 from idhub.credentials.operations import DURABLE, LOCK, Operation, Row, record, together
-from idhub.credentials.predicate import GRANT_CRITERIA, Refused, first_failing
+from idhub.credentials.predicate import Refused, first_failing
 from idhub.db import from_micros, new_id, to_micros
 
 OFFLINE_ACCESS = "offline_access"
+_SECOND: Final = 1_000_000
+_NEVER: Final = datetime.max.replace(tzinfo=UTC)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
+class Caller(NamedTuple):
     """The authenticated client, for the audit log."""
 
     client_id: str
@@ -34,8 +34,7 @@ class Caller:
         return Actor(kind="client", id=self.client_id, ip=self.ip)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mint:
+class Mint(NamedTuple):
     """What to store for the tokens about to be issued; values were made outside, only hashes come in.
 
     Args:
@@ -52,8 +51,7 @@ class Mint:
     refresh_lifetime: timedelta = timedelta(0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Issued:
+class Issued(NamedTuple):
     """Tokens that were stored, and what they say."""
 
     grant_id: str
@@ -69,20 +67,17 @@ class Issued:
     has_refresh: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Active:
+class Active(NamedTuple):
     """A token that may be used now."""
 
-    grant_id: str
     principal_id: str
-    principal_kind: str
     sub: str
-    sid: str | None
     client_id: str
     scope: str
     audience: str | None
-    issued_at: datetime
-    expires_at: datetime
+    issued_at: int
+    expires_at: int
+    """Seconds since 1970, as a protocol tells them."""
 
 
 def redeem_code(
@@ -212,7 +207,7 @@ def issue_for_service(
         )
         found = yield "grant.use", {"grant_id": grant_id, "now": now}
     grant = found[0]
-    refused = first_failing(grant, GRANT_CRITERIA)
+    refused = first_failing(grant)
     if refused is not None:
         return (yield from _refuse(caller, about, refused.reason, now))
     issued: Issued = yield from _store(caller, grant, mint, scope=scope, token_scope=scope, now=now)
@@ -235,25 +230,21 @@ def look_up(token_hash: str, *, is_refresh: bool, now: datetime) -> Operation[Ac
             return Refused("token_spent")
     if expires_at <= to_micros(now):
         return Refused("token_expired")
-    refused = first_failing(row, GRANT_CRITERIA)
+    refused = first_failing(row)
     if refused is not None:
         return refused
     return Active(
-        grant_id=row["grant_id"],
         principal_id=row["principal_id"],
-        principal_kind=row["principal_kind"],
         sub=row["sub"] or row["principal_id"],
-        sid=row["sid"],
         client_id=row["token_client_id"],
         scope=row["scope"],
         audience=None if is_refresh else row["audience"],
-        issued_at=from_micros(row["issued_at"]),
-        expires_at=from_micros(expires_at),
+        issued_at=row["issued_at"] // _SECOND,
+        expires_at=expires_at // _SECOND,
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
+class Subject(NamedTuple):
     """A person whose claims a token may read."""
 
     token: Active
@@ -281,7 +272,7 @@ def revoke(caller: Caller, *, token_hash: str, now: datetime) -> Operation[Refus
     rows = yield "refresh.find", {"token_hash": token_hash}
     is_refresh = bool(rows)
     if not is_refresh:
-        rows = yield "access.use", {"token_hash": token_hash, "now": now}
+        rows = yield "access.find", {"token_hash": token_hash}
     if not rows:
         return None
     token = rows[0]
@@ -308,7 +299,7 @@ def _locked_grant(about: Row, now: datetime) -> Operation[Row]:
 
 
 def _unusable(grant: Row, now: datetime) -> Refused | None:
-    refused = first_failing(grant, GRANT_CRITERIA)
+    refused = first_failing(grant)
     if refused is None and _session_end(grant) <= now:
         return Refused("session_expired")
     return refused
@@ -317,7 +308,7 @@ def _unusable(grant: Row, now: datetime) -> Refused | None:
 def _session_end(grant: Row) -> datetime:
     """When what rests on the grant ends at the latest: with its session, unless it may act offline."""
     if grant["session_expires_at"] is None or OFFLINE_ACCESS in grant["grant_scope"].split():
-        return datetime.max.replace(tzinfo=UTC)
+        return _NEVER
     return from_micros(grant["session_expires_at"])
 
 

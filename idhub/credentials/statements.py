@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.sql.compiler import SQLCompiler
 
 from idhub.access.tables import Application, OidcClient
-from idhub.credentials.predicate import grant_criteria, grant_source, installation_epoch, labelled, may_act
+from idhub.credentials.predicate import grant_criteria, grant_source, installation_epoch, may_act, refusal
 from idhub.credentials.statements_browser import browser_statements
 from idhub.credentials.tables import AccessToken, AuthorizationCode, Grant, RefreshToken, SessionParticipant, SsoSession
 from idhub.db import Base, Instant, to_micros
@@ -46,10 +46,15 @@ class Statement:
     def bind(self, parameters: Mapping[str, Any]) -> list[Any]:
         """Values in the order of their places. A parameter that is missing is a defect (KeyError)."""
         values = list(self.template)
+        instant, micros = None, 0
         for place, name in self.places:
             value = parameters[name]
-            # An instant is stored as microseconds on both databases.
-            values[place] = to_micros(value) if type(value) is datetime else value
+            if type(value) is datetime:
+                # An instant is stored as microseconds on both databases; mostly it is the same one at several places.
+                if value is not instant:
+                    instant, micros = value, to_micros(value)
+                value = micros
+            values[place] = value
         return values
 
 
@@ -145,15 +150,8 @@ def _statements() -> dict[str, Executable]:
         SessionParticipant.sid,
     )
     grants = grant_source().outerjoin(SessionParticipant.__table__, SessionParticipant.id == Grant.participant_id)
-    usable = labelled(grant_criteria(now))
-    token_columns = (
-        AccessToken.client_id.label("token_client_id"),
-        AccessToken.scope,
-        AccessToken.audience,
-        AccessToken.issued_at,
-        AccessToken.expires_at,
-        AccessToken.revoked_at,
-    )
+    usable = refusal(grant_criteria(now))
+    subject_columns = (Grant.principal_id, SessionParticipant.sub)
     refresh_columns = (
         RefreshToken.family_id,
         RefreshToken.grant_id,
@@ -197,7 +195,7 @@ def _statements() -> dict[str, Executable]:
         LOCK_AT_ONCE: select(Principal.id)
         .where(Principal.id == _at("principal_id", Text()))
         .with_for_update(read=True, skip_locked=True),
-        "grant.use": select(*grant_columns, *usable).select_from(grants).where(grant_id),
+        "grant.use": select(*grant_columns, usable).select_from(grants).where(grant_id),
         # ---- codes
         "code.find": select(
             AuthorizationCode.grant_id,
@@ -237,11 +235,29 @@ def _statements() -> dict[str, Executable]:
         .where(RefreshToken.grant_id == _at("grant_id", Text()), RefreshToken.revoked_at.is_(None))
         .values(revoked_at=now),
         # ---- access tokens
-        "access.use": select(*grant_columns, *token_columns, *usable)
+        "access.find": select(
+            AccessToken.grant_id,
+            AccessToken.client_id.label("token_client_id"),
+            Grant.principal_id,
+            Grant.application_id,
+        )
+        .join(Grant, Grant.id == AccessToken.grant_id)
+        .where(AccessToken.token_hash == token_hash),
+        # What is asked most often: these columns and no others.
+        "access.use": select(
+            *subject_columns,
+            AccessToken.client_id.label("token_client_id"),
+            AccessToken.scope,
+            AccessToken.audience,
+            AccessToken.issued_at,
+            AccessToken.expires_at,
+            AccessToken.revoked_at,
+            usable,
+        )
         .select_from(grants.join(AccessToken.__table__, AccessToken.grant_id == Grant.id))
         .where(AccessToken.token_hash == token_hash),
         "refresh.use": select(
-            *grant_columns,
+            *subject_columns,
             RefreshToken.client_id.label("token_client_id"),
             RefreshToken.scope,
             RefreshToken.issued_at,
@@ -249,7 +265,7 @@ def _statements() -> dict[str, Executable]:
             RefreshToken.expires_at,
             RefreshToken.spent_at,
             RefreshToken.revoked_at,
-            *usable,
+            usable,
         )
         .select_from(grants.join(RefreshToken.__table__, RefreshToken.grant_id == Grant.id))
         .where(RefreshToken.token_hash == token_hash),
@@ -264,7 +280,7 @@ def _statements() -> dict[str, Executable]:
         .values(ended_at=now, end_reason=_at("reason", Text()))
         .returning(Grant.id),
         "grant.insert": _insert(Grant),
-        "service.use": select(*grant_columns, *usable).select_from(grants).where(*service_grant).limit(1),
+        "service.use": select(*grant_columns, usable).select_from(grants).where(*service_grant).limit(1),
         "principal.epochs": select(
             Principal.access_epoch,
             Principal.enrolment_epoch,

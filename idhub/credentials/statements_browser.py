@@ -7,7 +7,7 @@ from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.sql.elements import BindParameter
 
 from idhub.access.tables import Application, OidcClient
-from idhub.credentials.predicate import entitled, labelled, session_criteria, usable_session
+from idhub.credentials.predicate import entitled, refusal, session_criteria, usable_session
 from idhub.credentials.tables import (
     AuthorizationCode,
     Consent,
@@ -123,7 +123,7 @@ def browser_statements(*, is_sqlite: bool) -> dict[str, Executable]:
             SubjectIdentifier.sub,
             SessionParticipant.id.label("participant_id"),
             SessionParticipant.ended_at.label("participant_ended_at"),
-            *labelled(criteria),
+            refusal(criteria),
         )
         .join(Principal, Principal.id == SsoSession.principal_id)
         .join(OidcClient, OidcClient.client_id == client_id)
@@ -145,7 +145,7 @@ def browser_statements(*, is_sqlite: bool) -> dict[str, Executable]:
             OidcClient.application_id,
             func.coalesce(OidcClient.sector, PUBLIC_SECTOR).label("sector"),
             SubjectIdentifier.sub,
-            *labelled(
+            refusal(
                 {
                     **entry_criteria,
                     "not_entitled": entitled(

@@ -16,7 +16,7 @@ from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque
 from idhub.credentials.codes import subject_of
 from idhub.credentials.naming import is_somebody_elses
-from idhub.credentials.predicate import SESSION_CRITERIA, Refused, entitled, first_failing, labelled, session_criteria
+from idhub.credentials.predicate import Refused, entitled, first_failing, refusal, session_criteria
 from idhub.credentials.sessions import hold_for_entry
 from idhub.credentials.tables import ServiceTicket, SessionParticipant, SsoSession
 from idhub.db import new_id
@@ -25,7 +25,6 @@ from idhub.settings import Settings
 
 TICKET_LIFETIME: Final = timedelta(seconds=30)
 """A browser is sent on, an application asks at once: more is only time for whoever stole it."""
-_CRITERIA = (*SESSION_CRITERIA, "client_disabled", "application_disabled", "not_entitled")
 _PREFIX: Final = "ST-"
 _ALPHABET: Final = string.ascii_letters + string.digits
 _RANDOM: Final = 23
@@ -117,7 +116,7 @@ def issue_ticket(
     row = _facts(session, session_id, request.service_id, now)
     if row is None:
         return Refused("client_disabled")
-    refused = first_failing(row, _CRITERIA) or _nameless(_user(session, row, now))
+    refused = first_failing(row) or _nameless(_user(session, row, now))
     if refused is not None:
         return refused
     ticket = make_ticket()
@@ -196,7 +195,7 @@ def validate_ticket(
     if must_be_fresh and not spent.is_fresh:
         return refused("not_fresh")
     user = _user(session, row, now)
-    failing = first_failing(row, _CRITERIA) or _nameless(user)
+    failing = first_failing(row) or _nameless(user)
     if failing is not None:
         return refused(failing.reason)
     _join(session, row, ticket, spent, ip=ip, request_id=request_id, now=now)
@@ -227,7 +226,7 @@ def _facts(session: Session, session_id: str, service_id: str, now: datetime) ->
             CasService.attributes,
             Person.email,
             Employment.employee_number,
-            *labelled(criteria),
+            refusal(criteria),
         )
         .join(Principal, Principal.id == SsoSession.principal_id)
         .join(Person, Person.id == SsoSession.principal_id)

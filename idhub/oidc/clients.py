@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import orjson
@@ -138,8 +138,7 @@ def reading_client(client_id: str) -> Operation[Client | None]:
     return _client(rows[0], is_raw=True) if rows else None
 
 
-@dataclass(frozen=True, slots=True)
-class Presented:
+class Presented(NamedTuple):
     """What a request presented to authenticate its client."""
 
     client_id: str

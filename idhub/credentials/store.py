@@ -39,7 +39,7 @@ class Store(Protocol):
     """Runs operations."""
 
     async def read(self, operation: Callable[[], Operation[T]]) -> T:
-        """Run an operation that writes nothing. Each statement sees what is committed when it begins."""
+        """Run an operation that writes nothing. It sees all that was committed when it was asked for."""
         ...
 
     async def write(self, operation: Callable[[], Operation[T]]) -> T:

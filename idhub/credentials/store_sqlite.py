@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final, TypeVar
 
 import structlog
@@ -17,7 +19,7 @@ from audit.trail import INSERT_COLUMNS, TableName, event_rows, insert_statement
 from idhub import faults
 from idhub.credentials.grouping import Grouping, Waiting
 from idhub.credentials.operations import DEFERRED, DURABLE, LOCK, RECORD, STEP_BY_STEP, TOGETHER, Operation, Row, Step
-from idhub.credentials.statements import compile_statements
+from idhub.credentials.statements import Statement, compile_statements
 from idhub.db import begin_immediate, is_busy
 from idhub.errors import Unavailable
 from idhub.turns import Turns
@@ -64,8 +66,12 @@ class SqliteStore(Grouping):
         self._path = path
         self._sealer = sealer
         self._statements = compile_statements("sqlite")
+        self._plain: dict[str, Statement] = {}
+        """Statements that were asked before and are run at once, whoever asks."""
         self._audit: dict[TableName, str] = {table: insert_statement(table, "qmark") for table in INSERT_COLUMNS}
         self._inline: sqlite3.Connection | None = None
+        self._viewer: asyncio.AbstractEventLoop | None = None
+        """The loop in whose turn the inline connection has a view open."""
         self._waiting = _Thread(lambda: self._connect("NORMAL", _BUSY_TIMEOUT_S))
         self._durable = _Thread(lambda: self._connect("FULL", _BUSY_TIMEOUT_S))
         self._log = _Thread(lambda: self._connect("NORMAL", 0.2))
@@ -93,8 +99,10 @@ class SqliteStore(Grouping):
 
     async def read(self, operation: Callable[[], Operation[T]]) -> T:
         """See `Store.read`."""
+        connection = self._loops()
         try:
-            return self._drive(self._loops(), operation(), None, is_durable=False)
+            self._share_view(connection)
+            return self._drive(connection, operation(), None, is_durable=False)
         except sqlite3.OperationalError as error:
             if not is_busy(error):
                 raise _translated(error) from error
@@ -102,6 +110,24 @@ class SqliteStore(Grouping):
             return await self._waiting.run(lambda c: self._drive(c, operation(), None, is_durable=False))
         except sqlite3.OperationalError as error:
             raise _translated(error) from error
+
+    def _share_view(self, connection: sqlite3.Connection) -> None:
+        """Have all that is read in this turn of the loop read in one view: each view takes two locks of the file.
+
+        Whoever reads in this turn was here before it began, and so asked for nothing later than the view shows.
+        """
+        loop = asyncio.get_running_loop()
+        if self._viewer is not loop:
+            self._end_view()
+            connection.execute("BEGIN")
+            self._viewer = loop
+            loop.call_soon(self._end_view)
+
+    def _end_view(self) -> None:
+        if self._viewer is not None:
+            self._viewer = None
+            if self._inline is not None and self._inline.in_transaction:
+                self._inline.execute("COMMIT")
 
     # ------------------------------------------------------------------ writing
 
@@ -167,6 +193,7 @@ class SqliteStore(Grouping):
             sqlite3.OperationalError: the database is busy; nothing has begun.
         """
         if connection is self._inline:
+            self._end_view()
             connection.execute("BEGIN IMMEDIATE")
         else:
             begin_immediate(connection, self._path, patience=_BUSY_TIMEOUT_S)
@@ -202,8 +229,8 @@ class SqliteStore(Grouping):
             return _LATER if is_busy(error) else _Failed(error)
 
     def _finish(self, connection: sqlite3.Connection, group: _Group) -> None:
-        for name, values in group.deferred:
-            connection.execute(self._statements[name].sql, values)
+        for name, run in groupby(group.deferred, itemgetter(0)):
+            connection.executemany(self._statements[name].sql, map(itemgetter(1), run))
         if group.events:
             for table, values in event_rows(group.events, sealer=self._sealer).tables():
                 connection.executemany(self._audit[table], values)
@@ -218,15 +245,18 @@ class SqliteStore(Grouping):
             except StopIteration as stop:
                 result: T = stop.value
                 return result
-            rows = self._step(connection, step, group, is_durable=is_durable)
+            rows = self._step(connection, step, group, is_durable)
 
-    def _step(self, connection: sqlite3.Connection, step: Step, group: _Group | None, *, is_durable: bool) -> Any:
+    def _step(self, connection: sqlite3.Connection, step: Step, group: _Group | None, is_durable: bool) -> Any:
         name, parameters = step
+        statement = self._plain.get(name)
+        if statement is not None:
+            return connection.execute(statement.sql, statement.bind(parameters)).fetchall()
         if name == LOCK:
             # The write transaction is the lock.
             return _LOCKED
         if name == TOGETHER:
-            return [self._step(connection, one, group, is_durable=is_durable) for one in parameters["steps"]]
+            return [self._step(connection, one, group, is_durable) for one in parameters["steps"]]
         if name in DEFERRED and group is not None:
             group.deferred.append((name, self._statements[name].bind(parameters)))
             return ()
@@ -240,6 +270,8 @@ class SqliteStore(Grouping):
         if name in STEP_BY_STEP:
             return self._drive(connection, STEP_BY_STEP[name](parameters), group, is_durable=is_durable)
         statement = self._statements[name]
+        if name not in DEFERRED:
+            self._plain[name] = statement
         return connection.execute(statement.sql, statement.bind(parameters)).fetchall()
 
     # ------------------------------------------------------------------ housekeeping
@@ -274,6 +306,7 @@ class SqliteStore(Grouping):
         while self._tasks:
             await asyncio.wait(list(self._tasks))
         if self._inline is not None:
+            self._end_view()
             self._inline.close()
             self._inline = None
         for thread in (self._waiting, self._durable, self._log):

@@ -117,6 +117,46 @@ def test_many_who_look_at_once_see_each_their_own(world: World, office: App) -> 
     assert using(world, work) == [["王芳", "True"], ["李娜", "True"], ["张伟", "True"], [], ["王芳", "True"]]
 
 
+def refusal_of(world: World, grant_id: str) -> Any:
+    """An operation that asks whether a grant may be used."""
+
+    def operation() -> Operation[str | None]:
+        rows = yield "grant.use", {"grant_id": grant_id, "now": world.clock()}
+        refusal: str | None = rows[0]["refusal"]
+        return refusal
+
+    return operation
+
+
+@SQLITE
+def test_reads_of_one_turn_share_a_view_that_ends_with_the_turn(world: World, office: App) -> None:
+    """Whoever asks after an ending has returned sees it: no answer that the loop waited for comes within a turn."""
+    grant_id = grant_of(world, office)
+    asking = refusal_of(world, grant_id)
+
+    async def work(store: Store) -> list[str | None]:
+        seen = [await store.read(asking)]
+        with world.database.transaction() as session:
+            session.execute(text("UPDATE grants SET ended_at = 1 WHERE id = :id"), {"id": grant_id})
+        seen.append(await store.read(asking))
+        await asyncio.sleep(0)
+        return [*seen, await store.read(asking)]
+
+    assert using(world, work) == [None, None, "grant_ended"]
+
+
+@SQLITE
+def test_who_writes_in_a_turn_in_which_others_read_is_not_in_their_way(world: World, office: App) -> None:
+    grant_id = grant_of(world, office)
+    asking = refusal_of(world, grant_id)
+
+    async def work(store: Store) -> tuple[int, str | None, str | None]:
+        changed, before = await asyncio.gather(store.write(ending(world, grant_id)), store.read(asking))
+        return changed, before, await store.read(asking)
+
+    assert using(world, work) == (1, None, "grant_ended")
+
+
 @POSTGRESQL
 def test_every_statement_can_be_asked_by_many_at_once(world: World) -> None:
     """PostgreSQL takes each in the form in which a group asks it."""

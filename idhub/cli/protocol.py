@@ -63,6 +63,7 @@ class _Exchange:
         self.keep_alive = keep_alive
         self.body = bytearray()
         self.is_asked = False
+        self.task: asyncio.Task[None] | None = None
         self.response_complete = False
         self.disconnected = False
         self.message_event = self
@@ -201,17 +202,20 @@ class BoundedProtocol(HttpToolsProtocol):
         if answer is not None:
             self._tell(exchange, answer)
             return
-        task = self.loop.create_task(self._await(exchange, self.headers, head))
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        exchange.task = self.loop.create_task(self._await(exchange, self.headers, head))
+        self.tasks.add(exchange.task)
 
     async def _await(self, exchange: _Exchange, headers: list[tuple[bytes, bytes]], head: bytes) -> None:
-        answer = await exchange.endpoint.answer(
-            exchange.method, headers, bytes(exchange.body), self.client, head, exchange.query
-        )
-        if self.flow.write_paused and not exchange.disconnected:
-            await self.flow.drain()
-        self._tell(exchange, answer)
+        try:
+            answer = await exchange.endpoint.answer(
+                exchange.method, headers, bytes(exchange.body), self.client, head, exchange.query
+            )
+            if self.flow.write_paused and not exchange.disconnected:
+                await self.flow.drain()
+            self._tell(exchange, answer)
+        finally:
+            # Here, and not by a callback of the task: that would be one more turn of the loop for each request.
+            self.tasks.discard(exchange.task)
 
     def _tell(self, exchange: _Exchange, answer: bytes) -> None:
         exchange.response_complete = True

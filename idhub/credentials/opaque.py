@@ -20,14 +20,17 @@ _RANDOM_BYTES = 32
 _CHECKSUM_BYTES = 4
 _BODY_LENGTH = 48
 _TO_BASE64 = str.maketrans("-_", "+/")
+_BEGUN: dict[str, tuple[str, int]] = {kind: (f"idh_{kind}_", zlib.crc32(kind.encode())) for kind in KINDS}
+"""Prefix of a kind, and the checksum of its name, with which that of the random bytes goes on."""
 # Longer input is refused before it is hashed or decoded.
 MAX_LENGTH = len("idh_ses_") + _BODY_LENGTH
 
 
 def make(kind: Kind) -> str:
     """A new value of `kind`; characters `[A-Za-z0-9_-]`."""
+    prefix, begun = _BEGUN[kind]
     random = random_bytes(_RANDOM_BYTES)
-    return f"idh_{kind}_{base64.urlsafe_b64encode(random + _checksum(kind, random)).decode()}"
+    return prefix + base64.urlsafe_b64encode(random + _checksum(random, begun)).decode()
 
 
 def hash_of(value: str) -> str:
@@ -37,15 +40,15 @@ def hash_of(value: str) -> str:
 
 def looks_valid(kind: Kind, value: str) -> bool:
     """Whether `value` has the form of `kind`; says nothing about whether it was ever given out."""
-    prefix = f"idh_{kind}_"
+    prefix, begun = _BEGUN[kind]
     if len(value) != len(prefix) + _BODY_LENGTH or not value.startswith(prefix) or not value.isascii():
         return False
     try:
         raw = binascii.a2b_base64(value[len(prefix) :].translate(_TO_BASE64), strict_mode=True)
     except binascii.Error:
         return False
-    return raw[_RANDOM_BYTES:] == _checksum(kind, raw[:_RANDOM_BYTES])
+    return raw[_RANDOM_BYTES:] == _checksum(raw[:_RANDOM_BYTES], begun)
 
 
-def _checksum(kind: str, random: bytes) -> bytes:
-    return zlib.crc32(kind.encode() + random).to_bytes(_CHECKSUM_BYTES, "big")
+def _checksum(random: bytes, begun: int) -> bytes:
+    return zlib.crc32(random, begun).to_bytes(_CHECKSUM_BYTES, "big")

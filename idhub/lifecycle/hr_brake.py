@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from idhub.changes import Actor, Event, EventType, record
 from idhub.db import bulk_insert, chunked, new_id
 from idhub.directory.kinds import EmploymentState
-from idhub.directory.tables import Employment
+from idhub.directory.tables import Employment, Organization
 from idhub.keys import Keyring
 from idhub.lifecycle import intake
 from idhub.lifecycle.hr_ahead import PROVIDER
@@ -68,6 +68,20 @@ def active_posts(session: Session) -> dict[Place, int]:
         for place in dict.fromkeys(((organization_id, None), (organization_id, department_id))):
             active[place] = active.get(place, 0) + count
     return active
+
+
+def lock(session: Session, organization_ids: Iterable[str]) -> None:
+    """Let nobody else count leaves of these companies until this transaction ends: runs share one limit.
+
+    On SQLite the write transaction itself does it.
+    """
+    # NO KEY UPDATE on PostgreSQL: rows that only name the company are written meanwhile.
+    session.execute(
+        select(Organization.id)
+        .where(Organization.id.in_(sorted(organization_ids)))
+        .order_by(Organization.id)
+        .with_for_update(key_share=True)
+    ).all()
 
 
 def divide(

@@ -114,7 +114,7 @@ class ImportReport:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the whole file was read without a structural error."""
+        """Whether the whole file was read without a structural error, and no later run speaks for its companies."""
         return not self.gaps
 
     def counts(self) -> dict[str, int]:
@@ -549,18 +549,24 @@ class _Run:
             self._notice([_unknown_manager(by_line[line]) for line in plan.deferred])
 
     def _find_absent(self, proof: Completeness) -> None:
-        """Whom the file should list and does not; only where it proves that it is complete."""
+        """Whom the file should list and does not; only where it proves that it is complete, and is the newest."""
+        with self.database.read() as session:
+            newer, is_another_open = _spoken_since(session, self.report.run_id)
+        if is_another_open:
+            self.report.gaps = (*self.report.gaps, "a run that began later has not come to its end")
         for key in self.named:
             organization_id = self.companies.id_of(key)
             if organization_id is None:
                 continue
-            if self.report.gaps or not proof.proves_absence_in(key):
+            if self.report.gaps or organization_id in newer or not proof.proves_absence_in(key):
                 self.report.absence_unproven.append(self.companies.name_of(key))
                 continue
             with self.database.read() as session:
                 absent = list(self._absent_in(session, key, organization_id))
             self.report.absent += len(absent)
             self.leaving += absent
+        if newer & {self.companies.id_of(key) for key in self.named}:
+            self.report.gaps = (*self.report.gaps, "a run that began later has spoken for its companies")
 
     def _absent_in(self, session: Session, key: str, organization_id: str) -> Iterator[Leaving]:
         after = ""
@@ -622,7 +628,8 @@ class _Run:
         if report.is_dry_run:
             return
         for part in _batches(go, min(self.size, 100)):
-            self._end(part)
+            held += self._end(part)
+        report.quarantined = len(held)
         for part in _batches(held, _HELD_AT_ONCE):
             with self.database.transaction() as session:
                 hr_brake.hold(session, part, self.keyring, run_id=report.run_id, now=self.now)
@@ -633,13 +640,20 @@ class _Run:
                 spoken_for = (self.companies.id_of(key) or "" for key in self.named)
                 hr_brake.drop_stale(session, spoken_for, run_id=report.run_id, now=self.now)
 
-    def _end(self, leaving: Sequence[Leaving]) -> None:
+    def _end(self, leaving: Sequence[Leaving]) -> list[Leaving]:
+        """Let them go, as far as the brake still lets them: another run may have had its part meanwhile.
+
+        Returns whom it holds after all.
+        """
         with self.database.transaction() as session:
+            hr_brake.lock(session, {each.organization_id for each in leaving})
+            go, held = hr_brake.divide(session, leaving, self.active, self.brake, now=self.now)
             left, refused = hr_brake.end_posts(
-                session, leaving, now=self.now, actor=self.actor, door=DOOR, request_id=self.request_id
+                session, go, now=self.now, actor=self.actor, door=DOOR, request_id=self.request_id
             )
             self.report.left += left
             self.report.refused += len(refused)
+        return held
 
     def _finish(self) -> None:
         report = self.report
@@ -689,6 +703,16 @@ class _Run:
                 report.run_id, self.actor, now=self.now, reason=None, details=details, request_id=self.request_id
             )
             record(session, [*refusals, finished])
+
+
+def _spoken_since(session: Session, run_id: str) -> tuple[set[str], bool]:
+    """Companies for which runs spoke that began after this one; and whether one of them has not come to its end."""
+    runs = session.execute(
+        select(SourceRun.finished_at, SourceRun.counts).where(SourceRun.provider == PROVIDER, SourceRun.id > run_id)
+    ).all()
+    return {company for run in runs for company in run.counts.get("companies", ())}, any(
+        run.finished_at is None for run in runs
+    )
 
 
 def _batches(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:

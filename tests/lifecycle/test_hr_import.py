@@ -10,7 +10,7 @@ from contextlib import closing, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import pytest
@@ -464,6 +464,53 @@ def test_d29_brake_adds_up_over_24_hours(hub: Hub) -> None:
     hub.clock.advance(timedelta(hours=2))
     report = hub.read(*people(31))
     assert (report.left, report.quarantined) == (14, 0)
+
+
+def test_d29_two_runs_at_once_have_one_limit_between_them(hub: Hub) -> None:
+    """The second run lets its people go after the first has asked how many may, and before it lets them."""
+    hub.read(*people(60))
+    said = [each | {"status": "left"} for each in people(60)]
+    other = hub.write(*said[15:30])
+    inner: list[ImportReport] = []
+
+    def asked(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("SELECT") and "leave_counts" in statement and not inner:
+            inner.append(cast(ImportReport, None))
+            inner[0] = hub.take(other, snapshot=False)
+
+    event.listen(hub.database.engine, "after_cursor_execute", asked)
+    try:
+        outer = hub.read(*said[:15], snapshot=False)
+    finally:
+        event.remove(hub.database.engine, "after_cursor_execute", asked)
+    assert (inner[0].left, inner[0].quarantined) == (15, 0)
+    assert (outer.would_leave, outer.left, outer.quarantined) == (15, 5, 10)
+    assert hub.count(HeldChange) == 10
+
+
+@pytest.mark.parametrize("is_crashed", [False, True])
+def test_who_is_absent_from_an_older_file_stays_when_a_newer_one_speaks_meanwhile(hub: Hub, is_crashed: bool) -> None:
+    hub.read(*people(5))
+    newer = hub.write(*people(6))
+    runs: list[str] = []
+
+    def crash(rows: int) -> None:
+        if is_crashed:
+            raise OSError(rows)
+
+    def meanwhile(_rows: int) -> None:
+        if not runs:
+            runs.append("newer")
+            with suppress(OSError):
+                hub.take(newer, progress=crash)
+
+    outer = hub.read(*people(3), progress=meanwhile)
+    assert (outer.absent, outer.left, outer.absence_unproven) == (0, 0, ["总部"])
+    assert outer.gaps == (
+        "a run that began later " + ("has not come to its end" if is_crashed else "has spoken for its companies"),
+    )
+    assert hub.standing("00004") == hub.standing("00005") == Standing.ACTIVE
+    assert hub.read(*people(3), allow_replay=True).absent == (2 if is_crashed else 3)
 
 
 def test_d29_near_end_dates_count_as_leaves(hub: Hub) -> None:

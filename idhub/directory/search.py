@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
-from idhub.db import execute_planned
+from idhub.db import among, execute_planned
 from idhub.directory.names import login_name_candidates, may_name
 from idhub.directory.search_index import RUN, tag_of
 from idhub.directory.search_terms import LONGEST_TERM, RANKS, first_match, tail_of, words_of
@@ -151,6 +151,7 @@ class _Search:
         self._others = [word for word in words if word != self._word]
         self._is_sqlite = session.get_bind().dialect.name == "sqlite"
         self._asked_for = _placed(people, self._is_sqlite, self._others)
+        self._organizations = None if organizations is None else frozenset(organizations)
         self._tags = None if organizations is None else {tag_of(organization) for organization in organizations}
         self._shelves = self._find_shelves()
 
@@ -161,14 +162,18 @@ class _Search:
         return [shelf_id for shelf_id, tags in rows if not tags or not self._tags.isdisjoint(tags.split(" "))]
 
     def place_of(self, person_id: str) -> _Place | None:
-        """Where in the order of hits a person stands; None when they are no hit."""
+        """Where in the order of hits a person stands; None when they are no hit, or none of the asker's organizations:
+        from where a page begins beside them, whoever knows an id would learn what its person is called.
+        """
         row = self._session.execute(
             select(Person.search_terms, Person.search_place, Principal.organization_id)
             .join(Principal, Principal.id == Person.id)
             .where(Person.id == person_id, Person.search_place.is_not(None))
         ).first()
-        term = first_match(row.search_terms, self._word) if row is not None else None
-        if row is None or term is None:
+        if row is None or (self._organizations is not None and row.organization_id not in self._organizations):
+            return None
+        term = first_match(row.search_terms, self._word)
+        if term is None:
             return None
         shelf_id = self._session.execute(
             select(SearchRun.shelf_id).where(SearchRun.id == row.search_place // RUN)
@@ -223,7 +228,12 @@ class _Search:
     def _person_at(self, lines: Sequence[str]) -> str | None:
         """The last of these lines that is still somebody's first match: where reading may go on."""
         places = [int(line.rsplit("\t", 1)[1]) for line in lines]
-        known = self._at(places, _placed(select(Person.id), self._is_sqlite))
+        people: People = select(Person.id)
+        if self._organizations is not None:
+            # Organizations share tags: of the others, nobody is a place to go on from.
+            own = within(among(self._session, sorted(self._organizations)))
+            people = people.join(Principal, Principal.id == Person.id).where(own)
+        known = self._at(places, _placed(people, self._is_sqlite))
         for place, line in zip(reversed(places), reversed(lines), strict=True):
             person_id, terms = known.get(place, ("", ""))
             if person_id and first_match(terms, self._word) == line.split("\t", 1)[0]:

@@ -123,6 +123,31 @@ QUERIES = (
 )  # fmt: skip
 
 
+def test_a_page_that_begins_beside_somebody_of_another_company_tells_nothing_of_them(crowd: Crowd) -> None:
+    """Whoever knows an id could else ask what it is called, a letter or a digit at a time."""
+    names = ["王一", "王二", "王三", "李四"]
+    own = crowd.add([Searchable(COMPANIES[0], name, numbers=(f"A{n}",)) for n, name in enumerate(names)])
+    foreign = crowd.add(
+        [
+            Searchable(COMPANIES[1], "王二", numbers=("A2X",), mobile="13812345678"),
+            Searchable(COMPANIES[1], "赵五", numbers=("B9",)),
+        ]
+    )
+    with crowd.database.read() as session:
+
+        def page(text: str, beside: str | None, *, backwards: bool = False) -> Hits:
+            people = PEOPLE.where(Principal.organization_id == COMPANIES[0])
+            return find_people(
+                session, text, people, organizations=COMPANIES[:1], beside=beside, backwards=backwards, exactly=False
+            )
+
+        for text in ("王", "a", "wang", "a2x"):
+            for backwards in (False, True):
+                beside_nobody, *others = (page(text, each, backwards=backwards) for each in ("per_none", *foreign))
+                assert others == [beside_nobody] * 2, text
+        assert page("王", own[0]) != page("王", "per_none"), "of their own company they do"
+
+
 def test_everybody_who_matches_is_found_once_before_and_after_shelves_are_merged(crowd: Crowd) -> None:
     for size in SIZES:
         crowd.add(crowd.strangers(size))

@@ -80,7 +80,7 @@ _PLAIN_FORM = (_CACHE_KIB, _LOG_PAGES)
 # Uses of a statement on a connection after which PostgreSQL keeps its plan.
 _PREPARED_FROM = 5
 _KEEPS_PLANS = "idhub.keeps_plans"
-_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
+_SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 # Whoever keeps plans finds by index and walks in its order, however few rows there are or were counted: what a planner
 # would rather read whole and sort is some pages today, and everybody when the plan is used last. What is forbidden so
 # counts as dear, and nothing that is dear is worth being compiled.
@@ -550,40 +550,66 @@ class Database:
             keeps_plans: what is asked with `execute_planned` is planned once a connection, for whatever values; and
                 all statements walk indexes, but for those within `plan_freely`.
         """
-        with self.engine.connect() as connection, self._unprepared(connection, but_planned=keeps_plans):
+        with (
+            self._snapshot(keeps_plans=keeps_plans) as connection,
+            Session(connection, expire_on_commit=False, info=self.session_info) as session,
+        ):
+            try:
+                yield session
+            except BaseException:
+                connection.rollback()
+                raise
             if self.dialect == "sqlite":
-                connection.exec_driver_sql("BEGIN")
+                connection.rollback()
             else:
-                connection.exec_driver_sql(_SNAPSHOT_WITH_PLANS if keeps_plans else _SNAPSHOT)
-            with Session(connection, expire_on_commit=False, info=self.session_info) as session:
-                try:
-                    yield session
-                except BaseException:
-                    connection.rollback()
-                    raise
-                if self.dialect == "sqlite":
-                    connection.rollback()
-                else:
-                    # Nothing was changed; after a rollback the driver would forget its prepared statements.
-                    connection.commit()
+                # Nothing was changed; after a rollback the driver would forget its prepared statements.
+                connection.commit()
 
     @contextmanager
-    def _unprepared(self, connection: Connection, *, but_planned: bool) -> Iterator[None]:
-        """While the block lasts, PostgreSQL plans each statement for its values, but for those of `execute_planned`."""
-        driver: Any = connection.connection.driver_connection
-        before = None if self.dialect == "sqlite" else driver.prepare_threshold
-        if before is None:
-            yield
+    def _snapshot(self, *, keeps_plans: bool) -> Iterator[Connection]:
+        """A connection on which a snapshot has begun. Whoever is given it ends it.
+
+        While the block lasts, PostgreSQL plans each statement for its values, but for those of `execute_planned`.
+        """
+        if self.dialect == "sqlite":
+            with self.engine.connect() as connection:
+                connection.exec_driver_sql("BEGIN")
+                yield connection
             return
-        # Taken once: a connection that broke meanwhile would be made anew to be asked for it, or refuse to say.
-        info = connection.info
-        driver.prepare_threshold = None
-        info[_KEEPS_PLANS] = but_planned
+        with self._begun(_SNAPSHOT_WITH_PLANS if keeps_plans else _SNAPSHOT) as connection:
+            # Taken once: a connection that broke meanwhile would be made anew to be asked for it, or refuse to say.
+            driver: Any = connection.connection.driver_connection
+            info, before = connection.info, driver.prepare_threshold
+            driver.prepare_threshold = None
+            info[_KEEPS_PLANS] = keeps_plans and before is not None
+            try:
+                yield connection
+            finally:
+                driver.prepare_threshold = before
+                info[_KEEPS_PLANS] = False
+                if not driver.closed:
+                    driver.autocommit = False
+
+    def _begun(self, statement: str, *, is_again: bool = False) -> Connection:
+        """A connection on which a statement has begun a transaction, in one exchange: the driver begins none itself,
+        and asks no connection of the pool first whether it still lives. One that does not is made anew.
+        """
+        _PINGS.are_wanted = False
         try:
-            yield
+            connection = self.engine.connect()
         finally:
-            driver.prepare_threshold = before
-            info[_KEEPS_PLANS] = False
+            _PINGS.are_wanted = True
+        driver: Any = connection.connection.driver_connection
+        driver.autocommit = True
+        try:
+            connection.exec_driver_sql(statement)
+        except DBAPIError as error:
+            connection.invalidate(error)
+            connection.close()
+            if is_again or not error.connection_invalidated:
+                raise
+            return self._begun(statement, is_again=True)
+        return connection
 
     def give_way(self) -> bool:
         """Let everybody who stands in line write before bulk work takes the lock again. Costs nothing when nobody does.
@@ -654,7 +680,21 @@ def create_database(settings: Settings) -> Database:
                 "prepare_threshold": None if settings.database_direct_url else _PREPARED_FROM,
             },
         )
+        _ping_where_wanted(engine.dialect)
     return Database(engine)
+
+
+class _Pings(threading.local):
+    are_wanted = True
+
+
+_PINGS = _Pings()
+
+
+def _ping_where_wanted(dialect: Any) -> None:
+    """Let who begins at once take a connection of the pool without asking it first (`Database._begun`)."""
+    ping = dialect.do_ping
+    dialect.do_ping = lambda connection: not _PINGS.are_wanted or ping(connection)
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
-from sqlalchemy import Select, bindparam, select
+from sqlalchemy import Select, bindparam, literal, select
 from sqlalchemy.orm import Session
 
 from idhub.api.scopes import SCIM_SCOPES, SCOPES, actions_of
@@ -22,6 +22,7 @@ from idhub.errors import IdhubError
 from idhub.lifecycle import commands
 from idhub.lifecycle.doors import Door
 from idhub.login.throttling import client_address, trusted_networks
+from idhub.provisioning.inbound.extensions import REGISTERED
 from idhub.settings import Settings
 
 SCHEME = "bearer"
@@ -52,6 +53,8 @@ class ApiCaller:
     name: str = ""
     terms: Mapping[str, Any] | None = None
     """What its row says of it as a SCIM sender; `idhub.provisioning.inbound.terms` reads it."""
+    extensions: str = ""
+    """Of who comes through the door of SCIM: `idhub.provisioning.inbound.extensions.REGISTERED`."""
 
     @property
     def writes(self) -> bool:
@@ -78,7 +81,7 @@ def authenticate(
     if scheme.lower() != SCHEME or not opaque.looks_valid("api", value.strip()):
         raise Unauthenticated("Send a token: `Authorization: Bearer ...`.", field="authorization", rule="token")
     with services.database.read() if session is None else nullcontext(session) as snapshot:
-        row = _find(snapshot, _BY_VALUE, opaque.hash_of(value.strip()), now=services.clock())
+        row = _find(snapshot, _BY_VALUE[door], opaque.hash_of(value.strip()), now=services.clock())
     if row is None:
         raise Unauthenticated("This token does not work (any more).", field="authorization", rule="token.dead")
     request_id = getattr(request.state, "request_id", None)
@@ -89,7 +92,7 @@ def caller_of(
     session: Session, token_id: str, *, door: Door, now: datetime, request_id: str | None = None
 ) -> ApiCaller | None:
     """The caller behind a token that asked for something which is done later; None when it does not work any more."""
-    row = _find(session, _BY_ID, token_id, now=now)
+    row = _find(session, _BY_ID[door], token_id, now=now)
     return None if row is None else _caller(row, door, address=None, request_id=request_id)
 
 
@@ -101,7 +104,7 @@ def _caller(row: Any, door: Door, *, address: str | None, request_id: str | None
     )
     actor = Actor(kind="service", id=row.id, name=row.name, ip=address)
     lifecycle = commands.Caller(subject=subject, actor=actor, door=door, request_id=request_id)
-    return ApiCaller(row.id, subject, lifecycle, row.name, row.terms)
+    return ApiCaller(row.id, subject, lifecycle, row.name, row.terms, row.extensions)
 
 
 def address_of(services: _Services, request: Request) -> str:
@@ -132,8 +135,13 @@ _TOKENS = select(
     ApiToken.expires_at,
     ApiToken.revoked_at,
 ).where(ApiToken.installation_epoch == select(Installation.epoch).scalar_subquery())
-_BY_VALUE = _TOKENS.where(ApiToken.token_hash == bindparam("which"))
-_BY_ID = _TOKENS.where(ApiToken.id == bindparam("which"))
+_OF_DOOR: Mapping[Door, Select[Any]] = {
+    Door.API: _TOKENS.add_columns(literal("").label("extensions")),
+    # What every request there needs besides costs no statement of its own.
+    Door.SCIM: _TOKENS.add_columns(REGISTERED.label("extensions")),
+}
+_BY_VALUE = {door: tokens.where(ApiToken.token_hash == bindparam("which")) for door, tokens in _OF_DOOR.items()}
+_BY_ID = {door: tokens.where(ApiToken.id == bindparam("which")) for door, tokens in _OF_DOOR.items()}
 
 
 def _find(session: Session, tokens: Select[Any], which: object, *, now: datetime) -> Any:

@@ -23,7 +23,7 @@ from idhub.keys import Keyring
 from idhub.lifecycle.doors import Door
 from idhub.login.throttling import claim_call
 from idhub.provisioning.inbound.documents import Document, keep_documents, rules_of
-from idhub.provisioning.inbound.extensions import registered
+from idhub.provisioning.inbound.extensions import read_registered
 from idhub.provisioning.inbound.sender import Sender
 from idhub.provisioning.inbound.store import DirectoryStore, kinds_with
 from idhub.provisioning.inbound.terms import Terms, limited, read_terms
@@ -123,9 +123,7 @@ class Desk:
         except ValueError as error:
             _LOG.warning("scim.terms_not_understood", token=caller.token_id, term=str(error)[:60])
             raise Forbidden("The terms of this token are not understood here.") from error
-        with services.database.read() if snapshot is None else nullcontext(snapshot) as session:
-            extensions = registered(session)
-        service = _service(terms, extensions, base_url_of(services))
+        service = _service(terms, read_registered(caller.extensions), base_url_of(services))
         self.services, self.server = services, service.server
         self._kinds, self._base_url, self._snapshot = service.kinds, base_url_of(services), snapshot
         self._token_id, self._has_written = caller.token_id, False

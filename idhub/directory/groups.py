@@ -3,12 +3,13 @@
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
+from typing import Final
 
-from sqlalchemy import Select, select, update
+from sqlalchemy import ColumnElement, Select, select, update
 from sqlalchemy.orm import Session
 
 from idhub.db import bulk_insert, chunked, execute_planned, given, given_value, new_id
-from idhub.directory.tables import Group, GroupMember
+from idhub.directory.tables import Group, GroupMember, Person
 from idhub.errors import Conflict, Invalid, NotFound
 
 LONGEST_NAME = 200
@@ -151,6 +152,16 @@ def change_members(
 
 
 _CURRENT = (GroupMember.superseded_at.is_(None), GroupMember.valid_to.is_(None))
+# No EXISTS: PostgreSQL would read all memberships to have them at hand.
+HAS_GROUPS: Final[ColumnElement[bool]] = (
+    select(GroupMember.id)
+    .where(GroupMember.principal_id == Person.id, *_CURRENT)
+    .limit(1)
+    .correlate(Person)
+    .scalar_subquery()
+    .is_not(None)
+)
+"""Column beside `Person`: whether they belong to any group now."""
 # Made once: building a statement costs more than what it asks.
 _GROUPS = {
     is_sqlite: select(GroupMember.principal_id, Group.id, Group.name)

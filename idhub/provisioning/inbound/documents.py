@@ -16,6 +16,7 @@ import orjson
 from sqlalchemy.orm import Session
 
 from idhub.db import upsert_on
+from idhub.directory.names import stored_login_name
 from idhub.provisioning.inbound.person_resource import Row, shown_part, user_resource
 from idhub.provisioning.inbound.tables import ScimDocument
 from scim.reading import Projection
@@ -69,22 +70,12 @@ def joined(body: bytes, digest: str, own: Resource) -> tuple[bytes, str]:
     return b"%b,%b" % (body[:-1], part[1:]), hashlib.sha256(digest.encode() + part).hexdigest()[:16]
 
 
-def may_keep(row: Row) -> bool:
-    """Whether a document would tell by itself when it holds no more.
-
-    How letters beyond ASCII fold in a mail address is not for the database to say: `page.fallback_names`.
-    """
-    return row.said_name is not None or row.email is None or row.email.isascii()
-
-
 def keep_documents(session: Session, made: Sequence[Document], *, rules: str) -> None:
     """Keep documents that were made in a snapshot.
 
     Those that are older than what is kept do no harm: they hold no more, and are made again.
     """
-    rows = [_values(each, rules) for each in sorted(made, key=lambda each: each.row.id) if may_keep(each.row)]
-    if not rows:
-        return
+    rows = [_values(each, rules) for each in sorted(made, key=lambda each: each.row.id)]
     statement = upsert_on(session.get_bind().dialect.name, ScimDocument)
     changed = {name: statement.excluded[name] for name in rows[0] if name != "principal_id"}
     session.connection().execute(statement.on_conflict_do_update(index_elements=["principal_id"], set_=changed), rows)
@@ -92,15 +83,16 @@ def keep_documents(session: Session, made: Sequence[Document], *, rules: str) ->
 
 def _values(document: Document, rules: str) -> dict[str, Any]:
     row = document.row
-    is_called = row.said_name is not None or row.email is None
+    # How letters beyond ASCII fold is not for the database to say: it compares the form that is kept.
+    mail_key = None if row.said_name is not None or row.email is None else stored_login_name("email", row.email)
     return {
         "principal_id": row.id,
         "person_version": row.version,
         "said_version": row.said_version or 0,
         "names_version": row.names_version or 0,
         "rules": rules,
-        "mail_key": None if is_called or row.email is None else row.email.lower(),
-        "is_mail_taken": None if is_called else bool(row.is_mail_taken),
+        "mail_key": mail_key,
+        "is_mail_taken": None if mail_key is None else document.whole["userName"] != row.email,
         "is_plain": document.is_plain,
         "is_all": document.resource == document.whole,
         "digest": document.digest,

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import Text, select, type_coerce
+from sqlalchemy import ColumnElement, Text, func, select, type_coerce
 from sqlalchemy.orm import Session
 
 from idhub.db import upsert
@@ -21,12 +21,25 @@ _FIXED: Final = ("type", "multi_valued", "case_exact", "uniqueness")
 """What values that are stored already would contradict, were it another."""
 
 
+_BETWEEN: Final = "\n"
+"""Canonical JSON has none."""
+REGISTERED: Final[ColumnElement[str]] = select(
+    func.coalesce(func.aggregate_strings(type_coerce(ScimExtension.body, Text), _BETWEEN), "")
+).scalar_subquery()
+"""Column of any statement: every extension, see `read_registered`."""
+
+
 def registered(session: Session) -> tuple[Schema, ...]:
     """Every extension, by URN."""
-    return tuple(_parsed(body) for (body,) in session.connection().execute(_REGISTERED))
+    return read_registered(session.connection().execute(_REGISTERED).scalar_one())
 
 
-_REGISTERED = select(type_coerce(ScimExtension.body, Text)).order_by(ScimExtension.schema)
+def read_registered(text: str) -> tuple[Schema, ...]:
+    """The same, of what was found as `REGISTERED`."""
+    return tuple(sorted(map(_parsed, text.split(_BETWEEN)), key=lambda schema: schema.id)) if text else ()
+
+
+_REGISTERED = select(REGISTERED)
 
 
 @lru_cache(maxsize=4 * MAX_EXTENSIONS)

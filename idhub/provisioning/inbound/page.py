@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import Session, aliased
 
 from idhub.db import chunked, execute_planned, given, given_value
+from idhub.directory.groups import HAS_GROUPS
 from idhub.directory.names import stored_login_name
 from idhub.directory.tables import (
     Department,
@@ -86,6 +87,7 @@ _COLUMNS: tuple[Any, ...] = (
         else_=_is_taken(func.lower(Person.email)),
     ).label("is_mail_taken"),
     _NAMES_VERSION.label("names_version"),
+    HAS_GROUPS.label("has_groups"),
 )
 # In the order of `Met`'s fields.
 _MET_COLUMNS: tuple[Any, ...] = (
@@ -99,6 +101,7 @@ _MET_COLUMNS: tuple[Any, ...] = (
     ScimDocument.digest,
     ScimDocument.is_plain,
     ScimDocument.is_all,
+    HAS_GROUPS.label("has_groups"),
     # Whether somebody else has the mail may change without a change of the person.
     case(
         (
@@ -132,6 +135,7 @@ class Met(NamedTuple):
     digest: str | None
     is_plain: bool | None
     is_all: bool | None
+    has_groups: bool
     body: bytes | None
     """None: there is no document, or it does not hold any more."""
 

@@ -218,6 +218,8 @@ class Row(NamedTuple):
     """Whether the mail, in small letters, also names somebody else; None where a sender has named the person."""
     names_version: int | None
     """See `ScimNames`."""
+    has_groups: bool
+    """Whether they belong to any group now."""
 
 
 def user_resource(row: Row, user_name: str, extras: Mapping[str, Any], *, base_url: str) -> Resource:

@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
 from idhub.authority import Action, visible_organizations
-from idhub.db import chunked, from_micros, plan_freely
+from idhub.db import chunked, execute_planned, from_micros, plan_freely
 from idhub.directory import groups as group_book
 from idhub.directory.search import named
 from idhub.directory.tables import Group, Person, Principal
@@ -92,7 +92,7 @@ class ShownUsers:
     def _show_rows(self, rows: Sequence[Row]) -> list[Stored]:
         if not rows:
             return []
-        groups = self._groups_of([row.id for row in rows])
+        groups = self._groups_of(rows)
         return [self._stored(made, groups.get(made.row.id, ())) for made in self._make(rows)]
 
     def _make(self, rows: Sequence[Row]) -> list[Document]:
@@ -108,7 +108,7 @@ class ShownUsers:
         """
         if not met:
             return []
-        groups = self._groups_of([each.id for each in met])
+        groups = self._groups_of(met)
         lacking = [each.id for each in met if each.body is None]
         hidden = [each.id for each in met if each.body is not None and needs_whole and not each.is_all]
         made = self._made(lacking)
@@ -128,11 +128,13 @@ class ShownUsers:
     def _document(self, stored: Stored) -> Mapping[str, Any]:
         return document_of(stored, self.kind, base_url=self._base_url)
 
-    def _groups_of(self, ids: Sequence[str]) -> Mapping[str, Sequence[tuple[str, str]]]:
+    def _groups_of(self, people: Sequence[Row | Met]) -> Mapping[str, Sequence[tuple[str, str]]]:
         """Groups of each person that the sender may see."""
-        groups = group_book.groups_of(self._session, ids)
+        groups = group_book.groups_of(self._session, [each.id for each in people if each.has_groups])
+        if not groups:
+            return groups
         scope = visible_organizations(self._session, self._sender.caller.subject, Action.PEOPLE_READ)
-        if scope is None or not groups:
+        if scope is None:
             return groups
         named = {group_id for listed in groups.values() for group_id, _ in listed}
         seen: set[str] = set()
@@ -270,7 +272,8 @@ class ShownUsers:
 
     def _companies(self, scope: Select[str]) -> Sequence[str] | None:
         """The companies that the sender is limited to; None: they are many."""
-        found = self._session.connection().execute(scope.distinct().limit(_MOST_COMPANIES + 1)).scalars().all()
+        within = scope.distinct().limit(_MOST_COMPANIES + 1)
+        found = execute_planned(self._session.connection(), within, {}).scalars().all()
         return found if len(found) <= _MOST_COMPANIES else None
 
     def _narrowed(self, statement: Select[str], text: str) -> Select[str]:

@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from sqlalchemy import ColumnElement, Integer, Select, String, and_, bindparam, func, not_, or_, select, tuple_
 from sqlalchemy.orm import Session
 
-from idhub.db import execute_planned, plan_freely
+from idhub.db import execute_planned
 from idhub.directory.search import find_people
 from idhub.directory.search_terms import LONGEST_TERM, folded, words_of
 from idhub.directory.tables import DISPLAY_NAME_KEY, LoginName, Organization, Person, Principal
@@ -78,19 +78,20 @@ class ById:
         values: dict[str, Any] = {"place": place or "", "most": limit}
         if self.looks_at_each:
             # A short stride first: where many are meant, counting a long one costs more than the page.
-            for stride in (max(_SHORT_STRIDE, 2 * limit), _STRIDE):
-                asked = {"place": place or "", "stride": stride}
-                reach = execute_planned(session.connection(), _STRIDE_ON, asked).scalar_one_or_none()
-                if reach is None:
-                    break
+            short = _made(people, people.rows, "id near", lambda rows: _behind_id(rows).where(Person.id <= _NEAR))
+            rows = people.read(session, short, stride=max(_SHORT_STRIDE, 2 * limit), **values)
+            if len(rows) == limit:
+                return Found(rows, [row.id for row in rows], is_over=False)
+            asked = {"place": place or "", "stride": _STRIDE}
+            reach = execute_planned(session.connection(), _STRIDE_ON, asked).scalar_one_or_none()
+            if reach is not None:
                 within = _made(
                     people, people.rows, "id within", lambda rows: _behind_id(rows).where(Person.id <= _text("reach"))
                 )
                 rows = people.read(session, within, reach=reach, **values)
-                if len(rows) == limit:
-                    return Found(rows, [row.id for row in rows], is_over=False)
-                if stride == _STRIDE:
-                    return Found(rows, (*[row.id for row in rows], reach), is_over=False, is_tired=True)
+                is_full = len(rows) == limit
+                places = [row.id for row in rows] if is_full else [*[row.id for row in rows], reach]
+                return Found(rows, places, is_over=False, is_tired=not is_full)
         rows = people.read(session, _made(people, people.rows, "id", _behind_id), **values)
         return Found(rows, [row.id for row in rows], len(rows) < limit)
 
@@ -185,8 +186,8 @@ class ByKey:
         joined: what is joined to people to find the key, and how.
         looks_at_each: those who are met are asked for more, so many at a time.
         is_met: whether a filter that asks how the key begins surely selects somebody who was met; None: unknown.
-        may_be_empty: whether the key's table may have no row: a planner then knows nothing of it, and would rather read
-            everybody.
+        is_empty: nobody's key begins so: not asked for, since a planner knows nothing of a table without a row, and
+            would rather read everybody.
     """
 
     name: str
@@ -197,11 +198,10 @@ class ByKey:
     conditions: tuple[ColumnElement[bool], ...] = ()
     looks_at_each: bool = False
     is_met: ColumnElement[bool] | None = None
-    may_be_empty: bool = False
+    is_empty: bool = False
 
     def after(self, session: Session, people: People, place: str | None, *, limit: int) -> Found:
         """See `Walk.after`."""
-        connection = session.connection()
         person_id, tab, reached = (place or "").partition("\t")
         if place is not None and not tab:
             raise InvalidCursor(_FOREIGN, attribute="cursor")
@@ -212,17 +212,15 @@ class ByKey:
             "person_id": person_id,
             "most": limit,
         }
+        if self.is_empty:
+            return Found([], [], is_over=True)
         within = self._within(is_first=place is None)
-        if self.may_be_empty:
-            nearest = select(self.tie).where(*within).order_by(self.key, self.tie).limit(1)
-            if connection.execute(nearest, values).first() is None:
-                return Found([], [], is_over=True)
         name = f"{self.name} {place is None} {self.is_met is None}"
         statement = _made(people, people.rows, name, lambda rows: self._rows(rows, within))
         reach = None
         if self.looks_at_each:
             step = select(self.tie, self.key).where(*within).order_by(self.key, self.tie).offset(_STEP).limit(1)
-            reach = connection.execute(step, values).first()
+            reach = session.connection().execute(step, values).first()
             if reach is not None:
                 values |= {"near": reach[0], "far": reach[1]}
                 far = _text("far")
@@ -274,6 +272,8 @@ _STRIDE_ON: Final = (
     .offset(bindparam("stride", type_=Integer, literal_execute=True))
     .limit(1)
 )
+# Whoever is left, where they are fewer.
+_NEAR: Final = func.coalesce(_STRIDE_ON.scalar_subquery(), _LAST)
 # No equality: PostgreSQL would find the order of ids alone enough, and pass everybody of other companies.
 _BEHIND_IN_COMPANY: Final = (
     tuple_(Principal.organization_id, Principal.id) > tuple_(_text("organization"), _text("place")),
@@ -286,6 +286,19 @@ _STRIDE_IN_COMPANY: Final = (
     .offset(bindparam("stride", type_=Integer, literal_execute=True))
     .limit(1)
 )
+# Whether a company's code begins with a text, and whether a sender has said a name that does.
+_BEGINNINGS: Final = select(
+    select(Organization.id)
+    .where(func.substr(func.lower(Organization.code), 1, bindparam("length", type_=Integer)) == _text("begins"))
+    .limit(1)
+    .scalar_subquery()
+    .is_not(None),
+    select(ScimUser.principal_id)
+    .where(ScimUser.user_name_key >= _text("begins"), ScimUser.user_name_key < _text("last"))
+    .limit(1)
+    .scalar_subquery()
+    .is_not(None),
+)
 _BY_DISPLAY_NAME: Final = ByKey("display name", DISPLAY_NAME_KEY, Person.id.expression)
 _BY_USER_NAME: Final = (
     ByKey(
@@ -293,7 +306,6 @@ _BY_USER_NAME: Final = (
         ScimUser.user_name_key.expression,
         ScimUser.principal_id.expression,
         is_met=func.lower(ScimUser.user_name) == ScimUser.user_name_key,
-        may_be_empty=True,
     ),
     # Whom no sender has named is called by their mail. A number that is a mail address is kept once, as the number.
     ByKey(
@@ -342,15 +354,17 @@ def by_user_name(session: Session, text: str, *, looks_at_each: bool, is_all: bo
     beginning = folded(text)
     if first_word(text) is None or beginning != beginning.strip() or "/" in text or "per_".startswith(text[:4].lower()):
         return [ById()]
-    codes = select(Organization.id).where(func.lower(Organization.code).startswith(beginning, autoescape=True))
-    if session.execute(codes.limit(1)).first() is not None:
+    asked = {"begins": beginning, "last": beginning + _LAST, "length": len(beginning)}
+    is_code, is_said = execute_planned(session.connection(), _BEGINNINGS, asked).one()
+    if is_code:
         return [ById()]
     # What has letters beyond ASCII may be the same in a form that the filter tells from it.
     is_plain = is_all and text.isascii()
-    return [
+    said, mail = (
         replace(walk, beginning=beginning, looks_at_each=looks_at_each, is_met=walk.is_met if is_plain else None)
         for walk in _BY_USER_NAME
-    ]
+    )
+    return [replace(said, is_empty=not is_said), mail]
 
 
 def first_word(text: str) -> str | None:
@@ -393,15 +407,15 @@ class Cursors:
 
 
 def looked_up(session: Session, people: People, lookup: Lookup) -> list[Row]:
-    """Those of `people` whom an index finds by one value, in the order of ids: at most `MOST_LOOKED_UP`."""
+    """Those of `people` whom an index finds by one value, in the order of ids: at most `MOST_LOOKED_UP`, whichever."""
     statement = _made(
         people,
         people.whole,
         f"eq {lookup.make.__name__}",
-        lambda whole: whole.where(Person.id.in_(lookup.ids)).order_by(Person.id).limit(MOST_LOOKED_UP),
+        # In no order: PostgreSQL, which sorts nothing here, would walk everybody in it.
+        lambda whole: whole.where(Person.id.in_(lookup.ids)).limit(MOST_LOOKED_UP),
     )
-    with plan_freely(session.connection()):
-        return people.read_whole(session, statement, **lookup.parameters)
+    return sorted(people.read_whole(session, statement, **lookup.parameters), key=lambda row: row.id)
 
 
 def walk(

@@ -1,6 +1,7 @@
 """Every page in a real browser: accessibility, policy, both languages and themes, script on and off."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,11 @@ PAGES: dict[str, tuple[str, Callable[[Served], str]]] = {
     "events-empty": ("何慕青", lambda s: "/audit/events?q=nothing-like-this"),
     "not-found": ("郑可欣", lambda s: "/hr/people"),
 }
+_LINES = """cells => cells.map(cell => {
+    const range = document.createRange();
+    range.selectNodeContents(cell);
+    return range.getClientRects().length;
+})"""
 LOOKS = [("zh-CN", "light"), ("en", "dark")]  # no colour depends on the language, no word on the theme
 
 
@@ -60,6 +66,19 @@ def test_page_is_accessible_and_keeps_the_policy(
         page.set_viewport_size({"width": 320, "height": 700})
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         assert visit.complaints == []
+    finally:
+        visit.context.close()
+
+
+def test_short_words_of_the_list_stay_whole(browser: Browser, served: Served) -> None:
+    visit = open_visit(browser, served, "沈佳宁", language="en")
+    try:
+        page = visit.open("/hr/people")
+        page.set_viewport_size({"width": 1280, "height": 900})
+        types = page.get_by_role("cell", name=re.compile("^(Regular|Contractor|Intern)$"))
+        assert types.count() > 10
+        # A word that is broken has a rectangle a line.
+        assert types.evaluate_all(_LINES) == [1] * types.count()
     finally:
         visit.context.close()
 

@@ -6,6 +6,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from idhub.access.tables import Entitlement, OidcClient
 from idhub.app import create_app
 from idhub.credentials import transactions
 from idhub.db import new_id
+from idhub.errors import Unavailable
+from idhub.login.passwords import HashingPool
 from idhub.services import open_hub, utc_now
 from idhub.settings import Settings
 from tests.browser.conftest import axe
@@ -123,7 +126,7 @@ class Window:
 
     def _note(self, kind: str, text: str) -> None:
         # A refusal's status is what the page is about, not a fault of it.
-        if kind in {"error", "warning"} and not re.search(r"status of (400|403|410)", text):
+        if kind in {"error", "warning"} and not re.search(r"status of (400|403|410|503)", text):
             self.complaints.append(text)
 
     def open(self, path: str) -> Page:
@@ -258,6 +261,7 @@ def test_other_sessions_are_ended_from_the_account_page(browser: Browser, entran
 PAGES = [
     "login",
     "wrong",
+    "busy",
     "first",
     "gone",
     "logout",
@@ -288,6 +292,7 @@ def show(window: Window, entrance: Entrance, name: str) -> None:
     window.open(
         {
             "login": f"/login?transaction={transaction}", "wrong": f"/login?transaction={transaction}",
+            "busy": f"/login?transaction={transaction}",
             "gone": "/login/first?token=x", "logout": "/logout", "signed-out": "/logout",
             "consent": f"/consent?transaction={transaction}", "refused": f"/error?transaction={transaction}",
             "error": "/error", "sessions": "/account/sessions", "security": "/account/security",
@@ -299,6 +304,20 @@ def show(window: Window, entrance: Entrance, name: str) -> None:
         window.page.click("details.forgot summary")
         window.page.press("#f-password", "Enter")
         window.page.wait_for_load_state()
+    if name == "busy":
+        with no_room(entrance.world.pool):
+            window.sign_in()
+        expect(window.page.locator("[data-test=busy]")).to_be_visible()
+
+
+@contextmanager
+def no_room(pool: HashingPool) -> Iterator[None]:
+    """Every place in the queue for hashing is taken."""
+    with ExitStack() as taken:
+        with suppress(Unavailable):
+            while True:
+                taken.enter_context(pool.enter())
+        yield
 
 
 # Every pair of language, theme and size once.

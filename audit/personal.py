@@ -94,6 +94,7 @@ class PersonalBatch:
     def __init__(self, sealer: Sealer) -> None:
         self._sealer = sealer
         self._random = b""
+        self._place = 0
         self._ciphers: dict[str, tuple[str, AESGCM]] = {}
         self.keys: list[tuple[str, str | None, bytes]] = []
         self.values: list[tuple[str, str, str | None, bytes]] = []
@@ -120,25 +121,28 @@ class PersonalBatch:
             InvalidEvent: a field is not a short lower-case name.
         """
         # Drawn for many events at once: a call to the system costs more than what it returns.
-        needed = SALT_BYTES * len(personal) + _NONCE_BYTES + _KEY_BYTES
-        random, self._random = self._random[:needed], self._random[needed:]
-        if len(random) < needed:
-            drawn = os.urandom(max(needed, _RANDOM_AT_ONCE) if self.values else needed)
-            random, self._random = drawn[:needed], drawn[needed:]
-        salts = random.hex()
+        start, end = self._place, self._place + SALT_BYTES * len(personal) + _NONCE_BYTES + _KEY_BYTES
+        if end > len(self._random):
+            start, end = 0, end - start
+            self._random = os.urandom(max(end, _RANDOM_AT_ONCE) if self.values else end)
+        random, self._place = self._random, end
+        salts = random[start:end].hex()
         commitments: dict[str, str] = {}
         plain: dict[str, tuple[str, str]] = {}
-        start = 0
+        shown = 0
         for field, text in personal.items():
             prefix = _PREFIXES.get(field) or _prefix(field)
-            is_clean = text.isascii() and text.isprintable() and len(text) <= PERSONAL_LIMIT
-            value = text if is_clean else clean_text(text, PERSONAL_LIMIT)
-            end = start + SALT_BYTES
+            if text.isprintable() and len(text) <= PERSONAL_LIMIT:
+                # `clean_text`, without its call.
+                value = text if text.isascii() else unicodedata.normalize("NFC", text)
+            else:
+                value = clean_text(text, PERSONAL_LIMIT)
             # `commitment`, without its call.
-            commitments[field] = sha256(random[start:end] + prefix + value.encode()).hexdigest()
-            plain[field] = (value, salts[2 * start : 2 * end])
-            start = end
-        nonce, fresh_key = random[start : start + _NONCE_BYTES], random[start + _NONCE_BYTES :]
+            commitments[field] = sha256(random[start : start + SALT_BYTES] + prefix + value.encode()).hexdigest()
+            plain[field] = (value, salts[shown : shown + 2 * SALT_BYTES])
+            start += SALT_BYTES
+            shown += 2 * SALT_BYTES
+        nonce, fresh_key = random[start : start + _NONCE_BYTES], random[start + _NONCE_BYTES : end]
         key_id, cipher = self._cipher(person_id, event_id, fresh_key)
         sealed = nonce + cipher.encrypt(nonce, orjson.dumps(plain), event_id.encode())
         self.values.append((event_id, key_id, person_id, sealed))

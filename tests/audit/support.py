@@ -7,7 +7,6 @@ import hmac
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -60,7 +59,7 @@ def event(number: int = 0, **changes: Any) -> Event:
         organization_id="org_1",
         details={"row": number},
     )
-    return replace(made, **changes)
+    return made._replace(**changes)
 
 
 class Trail:

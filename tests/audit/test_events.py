@@ -183,6 +183,27 @@ def test_what_is_encoded_at_once_is_what_care_makes_of_it(details: dict[str, Any
         assert outcome(lambda: body_of(made)) == careful
 
 
+@pytest.mark.parametrize(
+    "field",
+    ["door", "target_kind", "target_id", "reason", "person_id", "organization_id", "application_id", "case_id",
+     "delivery_id", "request_id", "actor.id", "actor.name", "actor.session_id", "actor.ip"],
+)  # fmt: skip
+@pytest.mark.parametrize("details", [{}, {"row": 1, "note": "x" * 300}])
+def test_an_identifier_is_cut_whichever_it_is(field: str, details: dict[str, Any]) -> None:
+    """Columns and body say the same, also where everything else could be encoded at once."""
+    _, _, of_actor = field.partition("actor.")
+    for length in (256, 257):
+        long = "i" * length
+        texts: dict[str, Any] = {of_actor or field: long}
+        changes = {"actor": Actor("service", "svc_1")._replace(**texts)} if of_actor else texts
+        made = event(details=details, **changes)
+        body_of(made)  # the names of the details are known
+        stored, body = events.encoded(made, event_id="evt_1", commitments=None, micros=to_micros(made.at))
+        shown = getattr(stored.actor, of_actor) if of_actor else getattr(stored, field)
+        assert (shown == long) == (length == 256)
+        assert f'"{shown}"'.encode() in body
+
+
 def body(clean: Event) -> dict[str, object]:
     return events._body(clean, "evt_1", None, to_micros(clean.at))
 

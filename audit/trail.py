@@ -7,8 +7,7 @@ rows ahead (`event_rows`) and inserts them later (`insert`); hot paths on a bare
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
@@ -96,6 +95,8 @@ _TYPES: Final[dict[TableName, tuple[str, ...]]] = {
 }
 # Below this, setting up a COPY costs more than it saves.
 _COPY_FROM: Final = 32
+# Up to here the rows of all tables are one statement on PostgreSQL: few shapes, so that each stays prepared.
+_ROWS_AT_ONCE: Final = 8
 # Rows of one INSERT: few sizes, so that texts stay cached.
 _ROWS_A_STATEMENT: Final = (100, 10)
 
@@ -127,15 +128,22 @@ def event_rows(events: Sequence[Event], *, sealer: Sealer) -> Rows:
     Raises:
         InvalidEvent: an event has no canonical form; nothing of the batch is returned.
     """
-    rows = Rows(event_ids=new_event_ids(len(events)))
-    personal = PersonalBatch(sealer)
-    for place, raw in enumerate(events):
+    ids = new_event_ids(len(events))
+    rows = Rows(event_ids=ids)
+    personal: PersonalBatch | None = None
+    made = rows.audit_events
+    for raw, event_id in zip(events, ids, strict=True):
         at = to_micros(raw.at)
-        event_id = rows.event_ids[place]
-        commitments = personal.add(raw, event_id, at) if raw.personal else None
+        commitments = None
+        if raw.personal:
+            personal = personal or PersonalBatch(sealer)
+            commitments = personal.add(raw, event_id, at)
         event, body = encoded(raw, event_id=event_id, commitments=commitments, micros=at)
-        kind, who = event.type, event.actor
-        rows.audit_events.append(
+        (
+            kind, _, who, _, target_kind, target_id, outcome, _, person_id, organization_id, application_id, case_id,
+            delivery_id, request_id, _, _,
+        ) = event  # fmt: skip
+        made.append(
             (
                 event_id,
                 at,
@@ -144,33 +152,39 @@ def event_rows(events: Sequence[Event], *, sealer: Sealer) -> Rows:
                 body,
                 sha256(LEAF_PREFIX + body).digest(),
                 who.id,
-                event.target_kind,
-                event.target_id,
-                event.outcome,
-                event.person_id,
-                event.organization_id,
-                event.application_id,
-                event.case_id,
-                event.delivery_id,
-                event.request_id,
+                target_kind,
+                target_id,
+                outcome,
+                person_id,
+                organization_id,
+                application_id,
+                case_id,
+                delivery_id,
+                request_id,
                 who.ip,
             )
         )
-    rows.audit_person_keys = personal.keys
-    rows.audit_personal = personal.values
-    rows.audit_terms = personal.terms
+    if personal is not None:
+        rows.audit_person_keys = personal.keys
+        rows.audit_personal = personal.values
+        rows.audit_terms = personal.terms
     return rows
 
 
 def insert_statement(table: TableName, style: ParameterStyle) -> str:
     """Return the INSERT of one row in a driver's parameter style (sqlite3 qmark, psycopg format, libpq $1)."""
+    return _insert_into(table, style, 1)
+
+
+def _insert_into(table: TableName, style: ParameterStyle, rows: int) -> str:
     columns = INSERT_COLUMNS[table]
     if style == "numeric_dollar":
         marks = [f"${number}" for number in range(1, len(columns) + 1)]
     else:
         marks = ["?" if style == "qmark" else "%s"] * len(columns)
     names = ", ".join(f'"{name}"' for name in columns)
-    return f"INSERT INTO {table} ({names}) VALUES ({', '.join(marks)})"  # noqa: S608 - constants only
+    one = f"({', '.join(marks)})"
+    return f"INSERT INTO {table} ({names}) VALUES {', '.join([one] * rows)}"  # noqa: S608 - constants only
 
 
 def append(connection: Connection, events: Sequence[Event], *, sealer: Sealer) -> list[str]:
@@ -190,8 +204,33 @@ def append(connection: Connection, events: Sequence[Event], *, sealer: Sealer) -
 
 def insert(connection: Connection, rows: Rows) -> None:
     """Add events whose rows were made ahead (`event_rows`), in the caller's transaction."""
-    for table, values in rows.tables():
+    tables = rows.tables()
+    if connection.dialect.driver == "psycopg" and sum(len(values) for _, values in tables) <= _ROWS_AT_ONCE:
+        shape = tuple((table, len(values)) for table, values in tables)
+        given = tuple(chain.from_iterable(chain.from_iterable(values for _, values in tables)))
+        _execute(connection, _insert_of_all(shape), given)
+        return
+    for table, values in tables:
         _insert(connection, table, values)
+
+
+@lru_cache(256)
+def _insert_of_all(shape: tuple[tuple[TableName, int], ...]) -> str:
+    """One statement for the rows of several tables: each would be an exchange with the server."""
+    *others, last = [_insert_into(table, "format", rows) for table, rows in shape]
+    if not others:
+        return last
+    return f"WITH {', '.join(f'part_{number} AS ({one})' for number, one in enumerate(others))} {last}"
+
+
+def _execute(connection: Connection, statement: str, values: Sequence[Any]) -> None:
+    """Run a statement past SQLAlchemy, which would cost an event as much again as the driver does."""
+    _begin(connection)
+    driver: Any = connection.connection.driver_connection
+    try:
+        driver.execute(statement, values)
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise _translated(connection, statement, error) from error
 
 
 def _insert(connection: Connection, table: TableName, values: list[tuple[Any, ...]]) -> None:
@@ -215,7 +254,7 @@ def put_rows(connection: Connection, table: str, columns: Sequence[str], rows: S
     """
     _begin(connection)
     driver: Any = connection.connection.driver_connection
-    with _translated(connection, f"INSERT INTO {table}"):
+    try:
         done = 0
         # Many rows a statement: its fixed cost, and the driver's round for each, are shared.
         for size in _ROWS_A_STATEMENT:
@@ -225,6 +264,8 @@ def put_rows(connection: Connection, table: str, columns: Sequence[str], rows: S
                 done += size
         if done < len(rows):
             driver.executemany(_insert_of(table, tuple(columns), 1), rows[done:])
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise _translated(connection, f"INSERT INTO {table}", error) from error
 
 
 @lru_cache(256)
@@ -253,11 +294,14 @@ def copy_rows(
     driver: Any = connection.connection.driver_connection
     names = ", ".join(f'"{name}"' for name in columns)
     statement = f"COPY {table} ({names}) FROM STDIN" + (" (FORMAT BINARY)" if types else "")
-    with _translated(connection, statement), driver.cursor() as cursor, cursor.copy(statement) as copy:
-        if types:
-            copy.set_types(types)
-        for row in rows:
-            copy.write_row(row)
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            if types:
+                copy.set_types(types)
+            for row in rows:
+                copy.write_row(row)
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise _translated(connection, statement, error) from error
 
 
 def _begin(connection: Connection) -> None:
@@ -266,15 +310,19 @@ def _begin(connection: Connection) -> None:
         connection.begin()
 
 
-@contextmanager
-def _translated(connection: Connection, statement: str) -> Iterator[None]:
-    """What the driver raises, as SQLAlchemy says it: whoever begins anew or translates knows nothing else."""
+def _translated(connection: Connection, statement: str, error: Any) -> Exception:
+    """What the driver raised, as SQLAlchemy says it: whoever begins anew or translates knows nothing else."""
     dialect = connection.dialect
     kinds = dialect.loaded_dbapi.Error
-    try:
-        yield
-    except kinds as error:
-        raise DBAPIError.instance(statement, None, error, kinds, hide_parameters=True, dialect=dialect) from error
+    driver: Any = connection.connection.driver_connection
+    is_lost = dialect.is_disconnect(error, driver, None)
+    if is_lost:
+        # As SQLAlchemy does: the transaction is over, and the pool gives this connection to nobody else.
+        connection.invalidate(error)
+    told: Exception = DBAPIError.instance(
+        statement, None, error, kinds, hide_parameters=True, connection_invalidated=is_lost, dialect=dialect
+    )
+    return told
 
 
 def position_of(connection: Connection, event_id: str) -> int | None:

@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 import pytest
 from sqlalchemy import func, select, text
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from audit.errors import AuditError, InvalidEvent
 from audit.events import Actor, EventType
@@ -75,7 +75,23 @@ def test_what_the_database_refuses_is_one_kind_of_error_whatever_the_size(trail:
             connection.rollback()
 
 
-@pytest.mark.parametrize("size", [1, 31, 32, 1_000])
+@pytest.mark.parametrize("size", [1, 9, 40])
+def test_a_connection_that_is_lost_meanwhile_is_told_as_one_and_given_to_nobody(trail: Trail, size: int) -> None:
+    if not trail.is_postgresql:
+        pytest.skip("no connection to lose")
+    with trail.engine.connect() as connection:
+        own = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        with trail.engine.begin() as other:
+            other.exec_driver_sql(f"SELECT pg_terminate_backend({own}, 5000)")
+        with pytest.raises(OperationalError) as raised:
+            append(connection, [event(number) for number in range(size)], sealer=trail.sealer)
+        assert raised.value.connection_invalidated
+        assert connection.invalidated
+    trail.append(event(1))
+    assert counts(trail)[0] == 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 31, 32, 1_000])
 def test_a_batch_of_any_size_keeps_its_order(trail: Trail, size: int) -> None:
     ids = trail.append(*[event(number, personal={"name": f"n{number}\t"}) for number in range(size)])
     with trail.engine.connect() as connection:

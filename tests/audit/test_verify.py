@@ -372,6 +372,12 @@ def test_a_hostile_line_is_a_finding_never_a_crash(sqlite_trail: Trail, export: 
     assert not verified(sqlite_trail, export, lines).is_valid
 
 
+def test_a_tile_of_no_events_is_a_finding(sqlite_trail: Trail, export: Path) -> None:
+    lines = lines_of(export)
+    lines.insert(at(lines, 0), tile_line(0, []))
+    assert verified(sqlite_trail, export, lines).findings[0].text == "a tile cannot be read"
+
+
 def jwks_of(trail: Trail, path: Path) -> Path:
     import base64
 

@@ -11,27 +11,30 @@ from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import Entitlement
-from idhub.db import bulk_insert, chunked, new_id
+from idhub.db import bulk_insert, chunked, new_id, new_ids
+from idhub.kept import Kept
 
 Key = tuple[str, str]
 """(application id, role)"""
 
 
 # Made once: building a statement costs more than what it asks.
-_HELD = select(
-    Entitlement.id,
-    Entitlement.principal_id,
-    Entitlement.application_id,
-    Entitlement.role,
-    Entitlement.reason_kind,
-    Entitlement.reason_ref,
-    Entitlement.valid_from,
-).where(
-    Entitlement.principal_id.in_(bindparam("people", expanding=True)),
-    Entitlement.superseded_at.is_(None),
-    Entitlement.valid_to.is_(None),
+_HELD = Kept(
+    select(
+        Entitlement.id,
+        Entitlement.principal_id,
+        Entitlement.application_id,
+        Entitlement.role,
+        Entitlement.reason_kind,
+        Entitlement.reason_ref,
+        Entitlement.valid_from,
+    ).where(
+        Entitlement.principal_id.in_(bindparam("people", expanding=True)),
+        Entitlement.superseded_at.is_(None),
+        Entitlement.valid_to.is_(None),
+    )
 )
-_SUPERSEDE = (
+_SUPERSEDE = Kept(
     update(Entitlement)
     .where(Entitlement.id.in_(bindparam("ids", expanding=True)))
     .values(superseded_at=bindparam("at"))
@@ -67,7 +70,7 @@ def held_by(session: Session, principal_ids: Sequence[str]) -> dict[str, list[He
     """Entitlements that hold now, by principal."""
     found: dict[str, list[Held]] = {}
     for part in chunked(principal_ids):
-        rows = session.connection().execute(_HELD, {"people": part})
+        rows = _HELD.all(session, people=part)
         for row in rows:
             found.setdefault(row.principal_id, []).append(Held(*row))
     return found
@@ -92,13 +95,13 @@ def difference(
 def withdraw(session: Session, held: Sequence[Held], *, now: datetime) -> None:
     """End entitlements: close the belief, keep what was as a row with its end."""
     for part in chunked([h.id for h in held]):
-        session.connection().execute(_SUPERSEDE, {"ids": part, "at": now})
+        _SUPERSEDE.run(session, ids=part, at=now)
     bulk_insert(
         session,
         Entitlement,
         (
             {
-                "id": new_id("ent"),
+                "id": key,
                 "principal_id": h.principal_id,
                 "application_id": h.application_id,
                 "role": h.role,
@@ -109,7 +112,7 @@ def withdraw(session: Session, held: Sequence[Held], *, now: datetime) -> None:
                 "recorded_at": now,
                 "superseded_at": None,
             }
-            for h in held
+            for key, h in zip(new_ids("ent", len(held)), held, strict=True)
         ),
     )
 

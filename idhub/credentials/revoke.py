@@ -4,17 +4,18 @@ The epochs alone make every credential unusable; ending the rows as well keeps l
 participants whose applications must be told.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, Select, Update, and_, bindparam, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, Update, and_, bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
 from idhub.credentials.participants import LOGOUT_URI, Protocol, with_registrations
 from idhub.credentials.tables import Grant, Invitation, RememberedDevice, SessionParticipant, SsoSession
 from idhub.db import Instant, chunked
+from idhub.kept import Kept
 
 _PEOPLE: BindParameter[Any] = bindparam("people", expanding=True)
 _AT = bindparam("at", type_=Instant())
@@ -29,12 +30,12 @@ def _ending(kind: type[SsoSession] | type[Grant]) -> Update:
 
 
 # Made once: building a statement costs more than what it asks.
-_END_SESSIONS = _ending(SsoSession).returning(SsoSession.principal_id)
-_END_GRANTS = _ending(Grant).returning(Grant.principal_id)
-_SPEND_INVITATIONS = (
+_END_SESSIONS = Kept(_ending(SsoSession).returning(SsoSession.principal_id))
+_END_GRANTS = Kept(_ending(Grant).returning(Grant.principal_id))
+_SPEND_INVITATIONS = Kept(
     update(Invitation).where(Invitation.principal_id.in_(_PEOPLE), Invitation.spent_at.is_(None)).values(spent_at=_AT)
 )
-_FORGET_DEVICES = (
+_FORGET_DEVICES = Kept(
     update(RememberedDevice)
     .where(RememberedDevice.principal_id.in_(_PEOPLE), RememberedDevice.expires_at > _AT)
     .values(expires_at=_AT)
@@ -55,8 +56,8 @@ _PARTICIPANTS = with_registrations(
         SessionParticipant.cas_service_id,
     ).where(SessionParticipant.ended_at.is_(None))
 )
-_THEIR_PARTICIPANTS = _PARTICIPANTS.where(SessionParticipant.principal_id.in_(_PEOPLE))
-_END_PARTICIPANTS = (
+_THEIR_PARTICIPANTS = Kept(_PARTICIPANTS.where(SessionParticipant.principal_id.in_(_PEOPLE)))
+_END_PARTICIPANTS = Kept(
     update(SessionParticipant).where(SessionParticipant.id.in_(bindparam("ids", expanding=True))).values(ended_at=_AT)
 )
 
@@ -115,21 +116,19 @@ def end_credentials(session: Session, principal_ids: Sequence[str], *, reason: s
     """
     ended = Ended()
     for part in chunked(principal_ids):
-        connection, whose = session.connection(), {"people": part, "at": now}
-        for (principal_id,) in connection.execute(_END_SESSIONS, {**whose, "reason": reason}):
+        for principal_id in _END_SESSIONS.scalars(session, people=part, at=now, reason=reason):
             ended.sessions[principal_id] = ended.sessions.get(principal_id, 0) + 1
-        for (principal_id,) in connection.execute(_END_GRANTS, {**whose, "reason": reason}):
+        for principal_id in _END_GRANTS.scalars(session, people=part, at=now, reason=reason):
             ended.grants[principal_id] = ended.grants.get(principal_id, 0) + 1
-        ended.participants += _end_participants(session, _THEIR_PARTICIPANTS, whose, now=now)
+        ended.participants += _end_participants(session, _THEIR_PARTICIPANTS.all(session, people=part), now=now)
     return ended
 
 
 def end_enrolments(session: Session, principal_ids: Sequence[str], *, now: datetime) -> None:
     """Spend invitations and forget remembered devices of people who have left; their epoch is over anyway."""
     for part in chunked(principal_ids):
-        whose = {"people": part, "at": now}
-        session.connection().execute(_SPEND_INVITATIONS, whose)
-        session.connection().execute(_FORGET_DEVICES, whose)
+        _SPEND_INVITATIONS.run(session, people=part, at=now)
+        _FORGET_DEVICES.run(session, people=part, at=now)
 
 
 def end_application_access(
@@ -150,7 +149,7 @@ def end_application_access(
         matches = or_(
             *(and_(SessionParticipant.principal_id == p, SessionParticipant.application_id == a) for p, a in part)
         )
-        told += _end_participants(session, _PARTICIPANTS.where(matches), now=now)
+        told += _end_participants(session, _rows(session, matches), now=now)
     return told
 
 
@@ -170,14 +169,15 @@ def end_sessions(session: Session, session_ids: Sequence[str], *, reason: str, n
             .values(ended_at=now, end_reason=reason)
             .execution_options(synchronize_session=False)
         )
-        told += _end_participants(session, _PARTICIPANTS.where(SessionParticipant.session_id.in_(part)), now=now)
+        told += _end_participants(session, _rows(session, SessionParticipant.session_id.in_(part)), now=now)
     return told
 
 
-def _end_participants(
-    session: Session, statement: Select[*tuple[Any, ...]], parameters: Mapping[str, Any] | None = None, *, now: datetime
-) -> list[EndedParticipant]:
-    rows = session.connection().execute(statement, parameters or {}).all()
+def _rows(session: Session, criterion: ColumnElement[bool]) -> Sequence[Any]:
+    return session.connection().execute(_PARTICIPANTS.where(criterion)).all()
+
+
+def _end_participants(session: Session, rows: Sequence[Any], *, now: datetime) -> list[EndedParticipant]:
     for part in chunked([row.id for row in rows]):
-        session.connection().execute(_END_PARTICIPANTS, {"ids": part, "at": now})
+        _END_PARTICIPANTS.run(session, ids=part, at=now)
     return [EndedParticipant(*row) for row in rows]

@@ -10,14 +10,15 @@ from sqlalchemy import and_, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from idhub.changes import SYSTEM, Event, EventType, record
-from idhub.db import bulk_insert, chunked, new_id
+from idhub.db import bulk_insert, chunked, new_ids
 from idhub.delivery.channel import PlannedDelivery
 from idhub.delivery.receipt_box import touch_cases
 from idhub.delivery.tables import Delivery
 from idhub.delivery.wake import Asked, announce
+from idhub.kept import Kept
 
 # Made once: building a statement costs more than what it asks.
-_LAST_PLACES = (
+_LAST_PLACES = Kept(
     select(Delivery.lane, func.max(Delivery.seq))
     .where(Delivery.lane.in_(bindparam("lanes", expanding=True)))
     .group_by(Delivery.lane)
@@ -50,11 +51,11 @@ def plan(session: Session, planned: Sequence[PlannedDelivery], *, now: datetime)
     rows: list[dict[str, Any]] = []
     events: list[Event] = []
     place = dict(before)
-    for index, delivery in enumerate(planned):
+    ids = new_ids("dlv", len(planned))
+    for index, (delivery_id, delivery) in enumerate(zip(ids, planned, strict=True)):
         seq = place[delivery.lane] = place.get(delivery.lane, 0) + 1
         last = lanes[delivery.lane]
         is_moot = index != last and _makes_moot(planned[last], delivery)
-        delivery_id = new_id("dlv")
         row = {
             "id": delivery_id,
             "seq": seq,
@@ -90,7 +91,7 @@ def plan(session: Session, planned: Sequence[PlannedDelivery], *, now: datetime)
         session,
         [Asked(row["id"], row["application_id"], row["channel"]) for row in rows if row["state"] == "pending"],
     )
-    return [str(row["id"]) for row in rows]
+    return ids
 
 
 def _makes_moot(later: PlannedDelivery, earlier: PlannedDelivery) -> bool:
@@ -105,7 +106,7 @@ def _lanes_before(session: Session, lanes: Sequence[str]) -> dict[str, int]:
     """Last place taken in each lane."""
     found: dict[str, int] = {}
     for part in chunked(lanes):
-        for lane, seq in session.connection().execute(_LAST_PLACES, {"lanes": part}):
+        for lane, seq in _LAST_PLACES.all(session, lanes=part):
             found[lane] = seq
     return found
 

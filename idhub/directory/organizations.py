@@ -4,6 +4,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import bindparam, insert, or_, select
 from sqlalchemy.orm import Session
@@ -13,6 +14,7 @@ from idhub.directory.kinds import OrganizationKind
 from idhub.directory.names import LONGEST, may_name
 from idhub.directory.tables import Department, DepartmentClosure, Installation, Organization, OrganizationClosure
 from idhub.errors import Conflict, Invalid, NotFound
+from idhub.kept import Kept
 
 ROOT_CODE = "GROUP"
 MAX_DEPTH = 16
@@ -65,16 +67,18 @@ def all_organizations(session: Session) -> dict[str, OrganizationView]:
 
 
 # Made once: building a statement costs more than what it asks.
-_ONES = select(
-    Organization.id,
-    Organization.parent_id,
-    Organization.kind,
-    Organization.code,
-    Organization.name,
-    Organization.name_en,
-    Organization.time_zone,
-).where(Organization.id.in_(bindparam("ids", expanding=True)))
-_ABOVE = (
+_ONES = Kept(
+    select(
+        Organization.id,
+        Organization.parent_id,
+        Organization.kind,
+        Organization.code,
+        Organization.name,
+        Organization.name_en,
+        Organization.time_zone,
+    ).where(Organization.id.in_(bindparam("ids", expanding=True)))
+)
+_ABOVE = Kept(
     select(OrganizationClosure.descendant_id, Organization.code)
     .join(Organization, Organization.id == OrganizationClosure.ancestor_id)
     .where(OrganizationClosure.descendant_id.in_(bindparam("ids", expanding=True)))
@@ -87,10 +91,11 @@ def organizations_of(session: Session, organization_ids: Iterable[str]) -> dict[
     found: dict[str, OrganizationView] = {}
     for part in chunked(sorted(set(organization_ids))):
         above: dict[str, list[str]] = {}
-        for descendant_id, code in session.connection().execute(_ABOVE, {"ids": part}):
+        for descendant_id, code in _ABOVE.all(session, ids=part):
             above.setdefault(descendant_id, []).append(code)
-        for row in session.connection().execute(_ONES, {"ids": part}):
-            found[row.id] = OrganizationView(*row, tuple(above.get(row.id, ())))
+        for row in _ONES.all(session, ids=part):
+            values: Any = (*row, tuple(above.get(row.id, ())))
+            found[row.id] = OrganizationView(*values)
     return found
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from functools import cache
 from typing import Any
 
 from sqlalchemy import bindparam, select, update
@@ -11,10 +10,11 @@ from sqlalchemy.orm import Session
 
 from idhub.access.tables import Account
 from idhub.credentials.revoke import EndedParticipant
-from idhub.db import bulk_insert, chunked, new_id, upsert_on
+from idhub.db import bulk_insert, chunked, new_id, new_ids, upsert_on
 from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.delivery.tables import Delivery
 from idhub.delivery.wake import announce_receipts
+from idhub.kept import Kept
 from idhub.lifecycle.intake import Offboard
 from idhub.lifecycle.ports import ApplicationTerms
 from idhub.lifecycle.rules import Post
@@ -27,7 +27,7 @@ _DEFAULT_DEADLINE = timedelta(hours=24)
 
 
 # Made once: building a statement costs more than what it asks.
-_SCHEDULED = (
+_SCHEDULED = Kept(
     select(Case.principal_id, Case.id, Case.effective_at, Case.plan)
     .where(Case.principal_id.in_(bindparam("people", expanding=True)), Case.kind == LEAVER, Case.state == SCHEDULED)
     .with_for_update()
@@ -35,7 +35,7 @@ _SCHEDULED = (
 _SCHEDULED_OF = select(Case.id).where(
     Case.principal_id == bindparam("person"), Case.kind == LEAVER, Case.state == SCHEDULED
 )
-_START = (
+_START = Kept(
     update(Case)
     .where(Case.id == bindparam("key"))
     .values(state=RUNNING, local_done_at=bindparam("at"), ended=bindparam("counts"))
@@ -126,18 +126,19 @@ def open_cases(session: Session, wanted: Sequence[NewCase], *, state: str, now: 
 
 
 def _take_numbers(session: Session, month: str, count: int) -> int:
-    statement = _next_number(session.get_bind().dialect.name)
-    last: int = session.connection().execute(statement, {"month": month, "last": count}).scalar_one()
-    return last - count + 1
+    (last,) = _NEXT_NUMBER.scalars(session, month=month, last=count)
+    return int(last) - count + 1
 
 
-@cache
 def _next_number(dialect: str) -> Any:
-    statement = upsert_on(dialect, CaseNumber)
+    statement = upsert_on(dialect, CaseNumber).values(month=bindparam("month"), last=bindparam("last"))
     statement = statement.on_conflict_do_update(
         index_elements=["month"], set_={"last": CaseNumber.last + statement.excluded.last}
     )
     return statement.returning(CaseNumber.last)
+
+
+_NEXT_NUMBER = Kept(_next_number)
 
 
 @dataclass(slots=True)
@@ -174,7 +175,7 @@ def scheduled_cases(session: Session, principal_ids: Sequence[str]) -> dict[str,
     """Scheduled leaver cases by principal, locked."""
     found: dict[str, Scheduled] = {}
     for part in chunked(principal_ids):
-        rows = session.connection().execute(_SCHEDULED, {"people": part})
+        rows = _SCHEDULED.all(session, people=part)
         found.update({row.principal_id: Scheduled(row.id, row.effective_at, row.plan) for row in rows})
     return found
 
@@ -233,8 +234,8 @@ def start_cases(
         cases: principal id -> case id.
         ended: principal id -> counts of sessions, grants, entitlements that ended.
     """
-    session.connection().execute(
-        _START,
+    _START.each(
+        session,
         [
             {"key": case_id, "at": now, "counts": dict(ended.get(principal_id, {}))}
             for principal_id, case_id in cases.items()
@@ -270,7 +271,6 @@ def freeze_rows(
         deadline = now + (demands.revocation_deadline if demands else _DEFAULT_DEADLINE)
         rows.append(
             {
-                "id": new_id("row"),
                 "case_id": case_id,
                 "application_id": application_id,
                 "channel": channel,
@@ -315,6 +315,8 @@ def freeze_rows(
     for principal_id, case_id in cases.items():
         for application_id in sorted(entitled.get(principal_id, set()) - covered.get(principal_id, set())):
             add(case_id, application_id, "none", Grade.E0, Grade.E0, note=NO_ACCOUNT)
+    for key, row in zip(new_ids("row", len(rows)), rows, strict=True):
+        row["id"] = key
     bulk_insert(session, CaseRow, rows)
 
 
@@ -328,17 +330,18 @@ def touch(session: Session, case_ids: Sequence[str], *, now: datetime) -> None:
     The instant of the first change since the last version stays: a receipt does not wait longer because more changes.
     """
     if case_ids:
-        session.connection().execute(
-            _due(session.get_bind().dialect.name),
-            [{"case_id": case_id, "since": now} for case_id in sorted(case_ids)],
-        )
+        _DUE.each(session, [{"case_id": case_id, "since": now} for case_id in sorted(case_ids)])
         announce_receipts(session)
 
 
-@cache
 def _due(dialect: str) -> Any:
-    statement = upsert_on(dialect, ReceiptDue)
+    statement = upsert_on(dialect, ReceiptDue).values(
+        case_id=bindparam("case_id"), since=bindparam("since", type_=ReceiptDue.since.type)
+    )
     return statement.on_conflict_do_update(index_elements=["case_id"], set_={"since": ReceiptDue.since})
+
+
+_DUE = Kept(_due)
 
 
 def contradict(session: Session, alive: Mapping[str, datetime], *, now: datetime) -> int:

@@ -18,6 +18,7 @@ from idhub.directory.names import LoginNameKind, stored_login_name
 from idhub.directory.search_index import Prepared, index_people, index_prepared, prepare_terms, reindex_people
 from idhub.directory.search_terms import Searchable
 from idhub.directory.tables import Employment, EmploymentPeriod, LoginName, Person, Principal, SourceRecord
+from idhub.kept import Kept
 from idhub.lifecycle import periods
 from idhub.lifecycle.intake import PersonFacts, RegisterService, SourceMark
 from idhub.lifecycle.periods import Period
@@ -47,7 +48,7 @@ ROTATION_PERIOD = timedelta(days=14)
 """How long services and devices of a leaver may keep their credentials."""
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 # Made once: building a statement costs more than what it asks.
-_LOCKED = (
+_LOCKED = Kept(
     select(
         Principal.id,
         Principal.standing,
@@ -62,8 +63,8 @@ _LOCKED = (
     # only name the person (a report's manager), which would otherwise deadlock two batches.
     .with_for_update(key_share=True)
 )
-_PEOPLE = select(Person.id, *(getattr(Person, name) for name in PERSON_FIELDS)).where(Person.id.in_(_IDS))
-_POSTS = (
+_PEOPLE = Kept(select(Person.id, *(getattr(Person, name) for name in PERSON_FIELDS)).where(Person.id.in_(_IDS)))
+_POSTS = Kept(
     select(
         Employment.principal_id,
         Employment.id,
@@ -82,15 +83,17 @@ _POSTS = (
     .where(Employment.principal_id.in_(_IDS))
     .order_by(Employment.starts_at, Employment.id)
 )
-_BELIEVED = select(
-    EmploymentPeriod.id,
-    EmploymentPeriod.employment_id,
-    EmploymentPeriod.valid_from,
-    EmploymentPeriod.valid_to,
-    EmploymentPeriod.facts,
-).where(EmploymentPeriod.employment_id.in_(_IDS), EmploymentPeriod.superseded_at.is_(None))
-_DOUBT = update(EmploymentPeriod).where(EmploymentPeriod.id.in_(_IDS)).values(superseded_at=bindparam("at"))
-_UPDATE_PRINCIPAL = (
+_BELIEVED = Kept(
+    select(
+        EmploymentPeriod.id,
+        EmploymentPeriod.employment_id,
+        EmploymentPeriod.valid_from,
+        EmploymentPeriod.valid_to,
+        EmploymentPeriod.facts,
+    ).where(EmploymentPeriod.employment_id.in_(_IDS), EmploymentPeriod.superseded_at.is_(None))
+)
+_DOUBT = Kept(update(EmploymentPeriod).where(EmploymentPeriod.id.in_(_IDS)).values(superseded_at=bindparam("at")))
+_UPDATE_PRINCIPAL = Kept(
     update(Principal)
     .where(Principal.id == bindparam("key"))
     .values(
@@ -105,12 +108,12 @@ _UPDATE_PRINCIPAL = (
         changed_at=bindparam("at"),
     )
 )
-_DESCRIBE = (
+_DESCRIBE = Kept(
     update(Person)
     .where(Person.id == bindparam("key"))
     .values({**{name: bindparam(f"new_{name}") for name in PERSON_FIELDS}, "main_employment_id": bindparam("main")})
 )
-_FIND_ANEW = (
+_FIND_ANEW = Kept(
     update(Person)
     .where(Person.id == bindparam("key"))
     .values(search_terms=bindparam("terms"), search_place=bindparam("place"))
@@ -119,12 +122,12 @@ _POST_FIELDS = (
     "organization_id", "department_id", "employee_number", "type", "title", "manager_id", "state", "starts_on",
     "starts_at", "ends_on", "ends_at",
 )  # fmt: skip
-_UPDATE_POST = (
+_UPDATE_POST = Kept(
     update(Employment)
     .where(Employment.id == bindparam("key"))
     .values({**{name: bindparam(f"new_{name}") for name in _POST_FIELDS}, "changed_at": bindparam("at")})
 )
-_OWNED = (
+_OWNED = Kept(
     select(Principal.id, Principal.owner_id)
     .where(Principal.owner_id.in_(_IDS))
     .order_by(Principal.id)
@@ -218,13 +221,12 @@ def load(session: Session, principal_ids: Iterable[str]) -> dict[str, State]:
     """People by id, their principal rows locked until the transaction ends, in one order for all callers."""
     states: dict[str, State] = {}
     for part in chunked(sorted(set(principal_ids))):
-        connection, whose = session.connection(), {"ids": part}
-        principals = connection.execute(_LOCKED, whose).all()
+        principals = _LOCKED.all(session, ids=part)
         people = {
-            row.id: {name: getattr(row, name) for name in PERSON_FIELDS} for row in connection.execute(_PEOPLE, whose)
+            row.id: {name: getattr(row, name) for name in PERSON_FIELDS} for row in _PEOPLE.all(session, ids=part)
         }
         posts: dict[str, list[Post]] = {}
-        for principal_id, *facts in connection.execute(_POSTS, whose):
+        for principal_id, *facts in _POSTS.all(session, ids=part):
             values: list[Any] = list(facts)
             values[3], values[-1] = EmploymentType(values[3]), EmploymentState(values[-1])
             posts.setdefault(principal_id, []).append(Post(*values))
@@ -337,8 +339,8 @@ def person_row(
 def _update_principals(session: Session, changed: Sequence[tuple[State, State]], *, now: datetime) -> None:
     if not changed:
         return
-    session.connection().execute(
-        _UPDATE_PRINCIPAL,
+    _UPDATE_PRINCIPAL.each(
+        session,
         [
             {
                 "key": after.id,
@@ -356,8 +358,8 @@ def _update_principals(session: Session, changed: Sequence[tuple[State, State]],
     )
     described = [after for before, after in changed if _described(before) != _described(after)]
     if described:
-        session.connection().execute(
-            _DESCRIBE,
+        _DESCRIBE.each(
+            session,
             [
                 {
                     "key": after.id,
@@ -369,8 +371,8 @@ def _update_principals(session: Session, changed: Sequence[tuple[State, State]],
         )
     found_anew = {after.id: searchable(after) for before, after in changed if searchable(before) != searchable(after)}
     if found_anew:
-        session.connection().execute(
-            _FIND_ANEW,
+        _FIND_ANEW.each(
+            session,
             [
                 {"key": person_id, "terms": indexed.search_terms, "place": indexed.search_place}
                 for person_id, indexed in reindex_people(session, found_anew).items()
@@ -481,8 +483,8 @@ def _write_posts(session: Session, written: Sequence[Written], *, now: datetime)
                 changed.append((w.after.id, known[post.id], post))
     _insert_posts(session, new, now=now)
     if changed:
-        session.connection().execute(
-            _UPDATE_POST,
+        _UPDATE_POST.each(
+            session,
             [
                 {"key": post.id, "at": now, **{f"new_{name}": getattr(post, name) for name in _POST_FIELDS}}
                 for _, _, post in changed
@@ -500,7 +502,7 @@ def _write_periods(
     doubted: list[str] = []
     for part in chunked(sorted(relevant)):
         believed: dict[str, dict[str, Period]] = {}
-        for row in session.connection().execute(_BELIEVED, {"ids": part}):
+        for row in _BELIEVED.all(session, ids=part):
             believed.setdefault(row.employment_id, {})[row.id] = Period(row.valid_from, row.valid_to, row.facts)
         for employment_id in part:
             held = believed.get(employment_id, {})
@@ -508,7 +510,7 @@ def _write_periods(
             doubted += [key for key, period in held.items() if period not in wanted]
             rows += [(employment_id, p) for p in wanted if p not in held.values()]
     for part in chunked(doubted):
-        session.connection().execute(_DOUBT, {"ids": part, "at": now})
+        _DOUBT.run(session, ids=part, at=now)
     at = to_micros(now)
     keys = new_ids("prd", len(rows))
     insert_rows(
@@ -596,7 +598,7 @@ def hand_over_owned(
     """
     handed: list[tuple[str, str, str | None]] = []
     for part in chunked(sorted(leavers)):
-        rows = session.connection().execute(_OWNED, {"ids": part}).all()
+        rows = _OWNED.all(session, ids=part)
         if not rows:
             continue
         takers = _takers(session, {row.owner_id: leavers[row.owner_id] for row in rows if row.owner_id is not None})

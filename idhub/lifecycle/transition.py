@@ -28,6 +28,7 @@ from idhub.directory.kinds import EmploymentState, Standing
 from idhub.directory.organizations import OrganizationView, department_paths, organizations_of
 from idhub.directory.tables import Installation
 from idhub.errors import Conflict, IdhubError, NotFound, NotPermitted
+from idhub.kept import Kept
 from idhub.lifecycle import cases as case_book
 from idhub.lifecycle import intake, ready, records, rules
 from idhub.lifecycle.cases import Scheduled
@@ -339,7 +340,7 @@ def _follow(
     )
 
 
-_DEMANDS = select(Application.id, Application.revocation_deadline_seconds, Application.required_grade)
+_DEMANDS = Kept(select(Application.id, Application.revocation_deadline_seconds, Application.required_grade))
 
 
 class _Terms(Mapping[str, ApplicationTerms]):
@@ -351,7 +352,7 @@ class _Terms(Mapping[str, ApplicationTerms]):
 
     @cached_property
     def _demands(self) -> dict[str, tuple[int, int | None]]:
-        return {key: (seconds, grade) for key, seconds, grade in self._session.connection().execute(_DEMANDS).all()}
+        return {key: (seconds, grade) for key, seconds, grade in _DEMANDS.all(self._session)}
 
     def __getitem__(self, application_id: str) -> ApplicationTerms:
         known = self._made.get(application_id)

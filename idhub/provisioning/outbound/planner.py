@@ -10,6 +10,7 @@ from idhub.access.tables import Account, AccountKind, ScimTarget
 from idhub.db import bulk_insert, chunked, new_id
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade, Operation, PlannedDelivery
+from idhub.kept import Kept
 from idhub.lifecycle.ports import ApplicationTerms, Batch, PreviewRow
 from idhub.provisioning.outbound.records import mark_groups
 
@@ -19,15 +20,15 @@ ACTIVE, INACTIVE, ABSENT = "active", "inactive", "absent"
 
 
 # Made once: building a statement costs more than what it asks.
-_TARGETS = select(ScimTarget.application_id).where(
-    ScimTarget.application_id.in_(bindparam("applications", expanding=True))
+_TARGETS = Kept(
+    select(ScimTarget.application_id).where(ScimTarget.application_id.in_(bindparam("applications", expanding=True)))
 )
-_ACCOUNTS = (
+_ACCOUNTS = Kept(
     select(Account.id, Account.principal_id, Account.application_id, Account.known_state, Account.user_name)
     .where(Account.principal_id.in_(bindparam("people", expanding=True)))
     .order_by(Account.slot != "main", Account.id)
 )
-_DESIRE = (
+_DESIRE = Kept(
     update(Account)
     .where(Account.id.in_(bindparam("keys", expanding=True)))
     .values(desired_state=bindparam("state"), changed_at=bindparam("at"))
@@ -166,7 +167,7 @@ def _targets(session: Session, application_ids: Iterable[str]) -> set[str]:
     """Those of the applications that are SCIM targets."""
     found: set[str] = set()
     for part in chunked(sorted(application_ids)):
-        found.update(session.connection().execute(_TARGETS, {"applications": part}).scalars())
+        found.update(_TARGETS.scalars(session, applications=part))
     return found
 
 
@@ -192,7 +193,7 @@ def _accounts(session: Session, principal_ids: Sequence[str]) -> dict[tuple[str,
     """Accounts by (principal, application); the main one, which provisioning keeps, first."""
     found: dict[tuple[str, str], list[_Account]] = {}
     for part in chunked(principal_ids):
-        rows = session.connection().execute(_ACCOUNTS, {"people": part})
+        rows = _ACCOUNTS.all(session, people=part)
         for account_id, principal_id, application_id, known_state, user_name in rows:
             if principal_id is not None:
                 account = _Account(account_id, principal_id, application_id, known_state, user_name)
@@ -202,4 +203,4 @@ def _accounts(session: Session, principal_ids: Sequence[str]) -> dict[tuple[str,
 
 def _desire(session: Session, account_ids: Sequence[str], state: str, *, now: datetime) -> None:
     for part in chunked(account_ids):
-        session.connection().execute(_DESIRE, {"keys": part, "state": state, "at": now})
+        _DESIRE.run(session, keys=part, state=state, at=now)

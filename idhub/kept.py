@@ -1,0 +1,186 @@
+"""Kept statements: made once, run past SQLAlchemy's execution on the connection of a transaction.
+
+To send a statement SQLAlchemy does work that comes to the same each time: it looks the text up, writes out lists of
+values, wraps the cursor and the rows. Kept statements are compiled once for each database; what is left is to turn
+values into the database's form and back, in a third of the time. They are part of the session's transaction like its
+others, and raise the same errors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Dialect, Executable, String
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+from sqlalchemy.sql import ClauseElement
+
+_LIST = re.compile(r"__\[POSTCOMPILE_(\w+)\]")
+_IN_LIST = re.compile(r"(?<! NOT) IN \(__\[POSTCOMPILE_(\w+)\]\)")
+Process = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A value of the statement: given by its name, or the same each time."""
+
+    name: str
+    store: Process | None
+    is_list: bool
+    is_given: bool
+    fixed: Any
+
+    def value(self, given: Mapping[str, Any]) -> Any:
+        if not self.is_given:
+            return self.fixed
+        value, store = given[self.name], self.store
+        if store is None:
+            return value
+        return [store(one) for one in value] if self.is_list else store(value)
+
+
+class _Form:
+    """The statement as one database takes it."""
+
+    def __init__(self, statement: Any, dialect: Dialect) -> None:
+        compiled: Any = statement.compile(dialect=dialect)
+        self._is_sqlite = dialect.name == "sqlite"
+        binds = compiled.binds
+        if self._is_sqlite:
+            self._parts = _LIST.split(compiled.string)[::2]
+            names = compiled.positiontup
+        else:
+            # One text whatever the number of values, which the server keeps ready.
+            self._parts = [_IN_LIST.sub(r" = ANY(%(\1)s::VARCHAR[])", compiled.string)]
+            names = list(dict.fromkeys(compiled.bind_names.values()))
+        self._places = tuple(_place(name, binds[name], dialect) for name in names)
+        unlike = [p.name for p in self._places if p.is_list and not isinstance(binds[p.name].type, String)]
+        if unlike or _LIST.search(_IN_LIST.sub("", compiled.string)):
+            raise ValueError("a kept statement takes lists of texts alone, each in an IN")
+        self._lists = tuple(place.name for place in self._places if place.is_list)
+        columns = list(statement.exported_columns)
+        self.returns = bool(columns)
+        self._make = _maker(tuple(column.key for column in columns))
+        loads = [column.type.dialect_impl(dialect).result_processor(dialect, None) for column in columns]
+        self._loads = tuple((place, load) for place, load in enumerate(loads) if load is not None)
+
+    def text(self, given: Mapping[str, Any]) -> str:
+        if len(self._parts) == 1:
+            return self._parts[0]
+        text = [self._parts[0]]
+        for name, part in zip(self._lists, self._parts[1:], strict=True):
+            text += (", ".join("?" * len(given[name])), part)
+        return "".join(text)
+
+    def values(self, given: Mapping[str, Any]) -> Any:
+        if not self._is_sqlite:
+            return {place.name: place.value(given) for place in self._places}
+        values: list[Any] = []
+        for place in self._places:
+            if place.is_list:
+                values += place.value(given)
+            else:
+                values.append(place.value(given))
+        return tuple(values)
+
+    def rows(self, stored: Iterable[tuple[Any, ...]]) -> list[Any]:
+        make, loads = self._make, self._loads
+        if not loads:
+            return [make(row) for row in stored]
+        rows = []
+        for row in stored:
+            values = list(row)
+            for place, load in loads:
+                values[place] = load(values[place])
+            rows.append(make(values))
+        return rows
+
+
+def _maker(names: tuple[str, ...]) -> Any:
+    """What makes a row of its values."""
+    kind: Any = namedtuple("Row", names, rename=True)  # type: ignore[misc]  # what the statement names is known here only
+    return kind._make
+
+
+def _place(name: str, bind: Any, dialect: Dialect) -> _Place:
+    store = bind.type.dialect_impl(dialect).bind_processor(dialect)
+    is_given = bool(bind.required or bind.expanding)
+    fixed = bind.value if is_given or store is None else store(bind.value)
+    return _Place(name, store, bool(bind.expanding), is_given, fixed)
+
+
+class Kept:
+    """A statement that is the same each time, but for the values of its named parameters.
+
+    Lists are `bindparam(name, expanding=True)` in an `IN`. Every other parameter that has no value must be given.
+
+    Raises (every use):
+        DBAPIError: as any other statement.
+    """
+
+    def __init__(self, statement: Executable | Callable[[str], Executable]) -> None:
+        """Keep a statement, or what makes it for a database by its dialect's name."""
+        self._statement = statement
+        self._forms: dict[str, _Form] = {}
+
+    def all(self, session: Session, **given: Any) -> list[Any]:
+        """Run it and return its rows, as tuples that name their columns."""
+        connection = session.connection()
+        form = self._form(connection)
+        with _sent(connection, form.text(given), form.values(given)) as (driver, text, values):
+            stored = driver.execute(text, values).fetchall()
+        return form.rows(stored)
+
+    def scalars(self, session: Session, **given: Any) -> list[Any]:
+        """Run it and return the first value of each row."""
+        return [row[0] for row in self.all(session, **given)]
+
+    def run(self, session: Session, **given: Any) -> None:
+        """Run it for what it changes."""
+        connection = session.connection()
+        form = self._form(connection)
+        with _sent(connection, form.text(given), form.values(given)) as (driver, text, values):
+            driver.execute(text, values)
+
+    def each(self, session: Session, given: Sequence[Mapping[str, Any]]) -> None:
+        """Run it once for each set of values, for what it changes; these have no lists."""
+        if len(given) == 1:
+            self.run(session, **given[0])
+        elif given:
+            connection = session.connection()
+            form = self._form(connection)
+            every = [form.values(one) for one in given]
+            with _sent(connection, form.text(given[0]), every, many=True) as (driver, text, values):
+                driver.cursor().executemany(text, values)
+
+    def _form(self, connection: Connection) -> _Form:
+        name = connection.dialect.name
+        form = self._forms.get(name)
+        if form is None:
+            form = self._forms[name] = _Form(self._make(name), connection.dialect)
+        return form
+
+    def _make(self, name: str) -> Any:
+        kept: Any = self._statement
+        return kept if isinstance(kept, ClauseElement) else kept(name)
+
+
+@contextmanager
+def _sent(connection: Connection, text: str, values: Any, *, many: bool = False) -> Iterator[tuple[Any, str, Any]]:
+    if not connection.in_transaction():
+        # What the driver begins by itself SQLAlchemy's commit would know nothing of.
+        connection.begin()
+    # Whoever listens to what is sent hears of this too.
+    for hear in connection.dispatch.before_cursor_execute:
+        hear(connection, None, text, values, None, many)
+    dialect: Any = connection.dialect
+    kinds = dialect.loaded_dbapi.Error
+    try:
+        yield connection.connection.driver_connection, text, values
+    except kinds as error:
+        raise DBAPIError.instance(text, None, error, kinds, hide_parameters=True, dialect=dialect) from error

@@ -1,0 +1,172 @@
+"""Kept statements: the same answers, effects and errors as any other statement of the session."""
+
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pytest
+from sqlalchemy import Select, bindparam, event, func, insert, select, update
+from sqlalchemy.exc import IntegrityError, ProgrammingError
+from sqlalchemy.orm import Session
+
+from idhub.db import Database, upsert_on
+from idhub.directory.kinds import EmploymentState, EmploymentType, OrganizationKind, PrincipalKind, Standing
+from idhub.directory.tables import Employment, Organization, Principal
+from idhub.kept import Kept
+from idhub.lifecycle.tables import Case, CaseNumber
+
+NOW = datetime(2026, 11, 29, 10, 0, 0, 123456, tzinfo=UTC)
+_IDS: Any = bindparam("ids", expanding=True)
+_PEOPLE = select(Principal.id, Principal.standing, Principal.access_starts_at, Principal.access_ends_at)
+
+
+@pytest.fixture
+def people(database: Database) -> Database:
+    """Three people with a post and a case each."""
+    with database.transaction() as session:
+        session.execute(
+            insert(Organization).values(
+                id="org_1", kind=OrganizationKind.GROUP, code="G", name="集团", time_zone="UTC", created_at=NOW
+            )
+        )
+        for name in "abc":
+            session.execute(
+                insert(Principal).values(
+                    id=name, kind=PrincipalKind.PERSON, organization_id="org_1", standing=Standing.ACTIVE,
+                    access_epoch=1, enrolment_epoch=1, access_starts_at=NOW, version=1, created_at=NOW, changed_at=NOW,
+                )
+            )  # fmt: skip
+            session.execute(
+                insert(Employment).values(
+                    id=f"emp_{name}", principal_id=name, organization_id="org_1", employee_number=name,
+                    type=EmploymentType.REGULAR, state=EmploymentState.ACTIVE, starts_on=date(2026, 1, 2),
+                    starts_at=NOW, title="50%s %(x)s ?", created_at=NOW, changed_at=NOW,
+                )
+            )  # fmt: skip
+            session.execute(
+                insert(Case).values(
+                    id=f"cas_{name}", number=name, kind="leaver", principal_id=name, organization_id="org_1",
+                    state="running", is_emergency=name == "a", effective_at=NOW, opened_at=NOW, opened_by="x",
+                    plan={"ends": {name: None}}, ended={},
+                )
+            )  # fmt: skip
+    return database
+
+
+@pytest.mark.parametrize("wanted", [[], ["a"], ["c", "a"], ["a", "b", "c", "none"]])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        _PEOPLE.where(Principal.id.in_(_IDS), Principal.kind == PrincipalKind.PERSON).order_by(Principal.id),
+        select(Employment.principal_id, Employment.starts_on, Employment.ends_on, Employment.title)
+        .where(Employment.principal_id.in_(_IDS), Employment.title.like("50%"))
+        .order_by(Employment.id),
+        select(Case.id, Case.plan, Case.is_emergency, Case.effective_at, func.lower(Case.state).label("state"))
+        .where(Case.principal_id.in_(_IDS))
+        .order_by(Case.id),
+    ],
+)
+def test_it_answers_as_any_other_statement(
+    people: Database, statement: Select[*tuple[Any, ...]], wanted: list[str]
+) -> None:
+    kept = Kept(statement)
+    with people.read() as session:
+        theirs = session.execute(statement, {"ids": wanted}).all()
+        for _ in range(7):
+            ours = kept.all(session, ids=wanted)
+            assert [tuple(row) for row in ours] == [tuple(row) for row in theirs]
+            assert [row._asdict() for row in ours] == [dict(row._mapping) for row in theirs]
+
+
+def _suspend() -> Kept:
+    return Kept(
+        update(Principal)
+        .where(Principal.id.in_(_IDS), Principal.access_starts_at <= bindparam("at"))
+        .values(standing=bindparam("standing"), changed_at=bindparam("at"), version=Principal.version + 1)
+        .returning(Principal.id, Principal.changed_at, Principal.version)
+    )
+
+
+def test_it_is_part_of_the_transaction(people: Database) -> None:
+    kept, seen = _suspend(), Kept(_PEOPLE.where(Principal.standing == Standing.SUSPENDED))
+
+    class Undone(Exception):
+        pass
+
+    def suspend(session: Session) -> None:
+        changed = kept.all(session, ids=["a", "b"], at=NOW, standing=Standing.SUSPENDED)
+        assert sorted(changed) == [("a", NOW, 2), ("b", NOW, 2)]
+        assert sorted(session.scalars(select(Principal.id).where(Principal.version == 2))) == ["a", "b"]
+        session.execute(update(Principal).where(Principal.id == "c").values(standing=Standing.SUSPENDED))
+        assert sorted(seen.scalars(session)) == ["a", "b", "c"]
+
+    with pytest.raises(Undone), people.transaction() as session:
+        suspend(session)
+        raise Undone
+    with people.read() as session:
+        assert seen.all(session) == []
+    with people.transaction() as session:
+        suspend(session)
+    with people.read() as session:
+        assert len(seen.all(session)) == 3
+
+
+def test_each_set_of_values_is_written(people: Database) -> None:
+    kept = Kept(update(Principal).where(Principal.id == bindparam("key")).values(access_ends_at=bindparam("ends")))
+    for wanted in ([], ["a"], ["a", "b", "c"]):
+        with people.transaction() as session:
+            kept.each(session, [{"key": key, "ends": NOW} for key in wanted])
+            ended = session.scalars(select(Principal.id).where(Principal.access_ends_at == NOW)).all()
+            assert sorted(ended) == wanted
+
+
+def test_it_is_made_for_each_database(people: Database) -> None:
+    def next_number(dialect: str) -> Any:
+        statement = upsert_on(dialect, CaseNumber).values(month=bindparam("month"), last=bindparam("last"))
+        return statement.on_conflict_do_update(
+            index_elements=["month"], set_={"last": CaseNumber.last + statement.excluded.last}
+        ).returning(CaseNumber.last)
+
+    kept = Kept(next_number)
+    with people.transaction() as session:
+        assert [kept.scalars(session, month="2026-11", last=n) for n in (1, 2, 3)] == [[1], [3], [6]]
+
+
+def test_its_errors_are_those_of_any_statement(people: Database) -> None:
+    kept = Kept(update(Principal).where(Principal.id == bindparam("key")).values(organization_id=bindparam("to")))
+    with pytest.raises(IntegrityError) as refused, people.transaction() as session:
+        kept.run(session, key="a", to="org_none")
+        kept.run(session, key="b", to="org_1")
+    assert refused.value.params is None, "values are not said"
+    if people.dialect == "postgresql":
+        assert getattr(refused.value.orig, "sqlstate", None) == "23503"
+        with pytest.raises(ProgrammingError), people.read() as session:
+            Kept(select(func.no_such_function(bindparam("x", type_=Principal.id.type)))).all(session, x="1")
+    with people.transaction() as session:
+        kept.run(session, key="a", to="org_1")
+
+
+def test_a_value_that_is_not_given_is_a_defect(people: Database) -> None:
+    with people.read() as session, pytest.raises(KeyError):
+        Kept(_PEOPLE.where(Principal.id.in_(_IDS))).all(session)
+
+
+@pytest.mark.parametrize("criterion", [Principal.id.not_in(_IDS), Principal.version.in_(_IDS)])
+def test_lists_of_other_kinds_are_refused(people: Database, criterion: Any) -> None:
+    """Written for an `IN` of texts; anything else must be looked at first."""
+    with people.read() as session, pytest.raises(ValueError, match="lists of texts"):
+        Kept(_PEOPLE.where(criterion)).all(session, ids=["a"])
+
+
+def test_whoever_listens_hears_it(people: Database) -> None:
+    heard: list[tuple[str, Any]] = []
+
+    @event.listens_for(people.engine, "before_cursor_execute")
+    def hear(_connection: Any, _cursor: Any, text: str, values: Any, _context: Any, _many: bool) -> None:
+        heard.append((text, values))
+
+    with people.read() as session:
+        heard.clear()
+        Kept(_PEOPLE.where(Principal.id.in_(_IDS))).all(session, ids=["a", "b"])
+        ((text, values),) = heard
+        assert text.startswith("SELECT principals.id")
+        assert len(session.connection().exec_driver_sql(text, values).all()) == 2

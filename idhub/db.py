@@ -44,8 +44,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.engine import ExceptionContext, make_url
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
@@ -64,6 +64,7 @@ _LONGEST_WAY_SECONDS = 0.25
 # PostgreSQL gives up one of several transactions that wait for each other, or that no order explains. Nothing of it
 # stands, so it may begin anew.
 _BEGIN_ANEW = frozenset({"40001", "40P01"})
+_READ_ONLY = "25006"
 _ATTEMPTS = 5
 _FIRST_PAUSE_SECONDS = 0.02
 # psycopg allows 65,535 bound values a statement; SQLite 32,766.
@@ -681,7 +682,21 @@ def create_database(settings: Settings) -> Database:
             },
         )
         _ping_where_wanted(engine.dialect)
+        event.listen(engine, "handle_error", _leave_a_standby)
     return Database(engine)
+
+
+def _leave_a_standby(context: ExceptionContext) -> OperationalError | None:
+    """A server that has become a standby takes no writes: the database is away, and what is connected to it is let go.
+
+    The driver calls that an internal error, which would be one of ours.
+    """
+    if getattr(context.original_exception, "sqlstate", None) != _READ_ONLY:
+        return None
+    refusal = OperationalError(context.statement, None, context.original_exception, hide_parameters=True)
+    refusal.connection_invalidated = True
+    context.is_disconnect = True
+    return refusal
 
 
 class _Pings(threading.local):

@@ -212,6 +212,19 @@ def test_durability_is_set_for_each_transaction_anew(database: Database, durable
 
 
 @pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_a_server_that_has_become_a_standby_is_away_and_let_go(database: Database) -> None:
+    """As after a failover: what was the primary takes no writes, and the pool must ask for the new one."""
+    with database.transaction() as session:
+        was = session.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    with pytest.raises(OperationalError) as refusal, database.transaction() as session:
+        session.execute(text("SET TRANSACTION READ ONLY"))
+        session.execute(text("CREATE TABLE never (id int)"))
+    assert refusal.value.connection_invalidated
+    with database.transaction() as session:
+        assert session.execute(text("SELECT pg_backend_pid()")).scalar_one() != was
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
 def test_postgresql_waits_with_a_bound_and_keeps_no_idle_transaction(database: Database) -> None:
     with database.transaction() as session:
         assert session.execute(text("SHOW idle_in_transaction_session_timeout")).scalar() == "1min"

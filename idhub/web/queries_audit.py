@@ -8,17 +8,17 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, and_, case, false, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, false, func, or_, select
 from sqlalchemy.orm import Session
 
 from audit.arrivals import count_waiting
 from audit.tables import audit_checkpoints, audit_events, audit_head, event_place
 from idhub.access.tables import Application
 from idhub.authority import Action, Subject, scope_roots, visible_organizations
-from idhub.db import from_micros, to_micros
+from idhub.db import among, from_micros, to_micros
 from idhub.directory.organizations import root_organization
-from idhub.directory.search import find_people
-from idhub.directory.tables import Person
+from idhub.directory.search import find_people, within
+from idhub.directory.tables import Person, Principal
 from idhub.lifecycle.tables import Case
 from idhub.web.listing import Cursor, Statement, View
 
@@ -127,20 +127,39 @@ def conditions(
     if number := view.value("request"):
         found.append(_E.request_id == number)
     if text := view.value("q"):
-        found.append(_matches(session, text))
+        found.append(_matches(session, text, subject))
     return found
 
 
 def visible_events(session: Session, subject: Subject) -> ColumnElement[bool]:
     """Events within the subject's scope; those that belong to no organization need the whole installation."""
-    roots = scope_roots(session, subject, Action.AUDIT_READ)
-    if roots is None or root_organization(session) in roots:
-        return _E.id > 0
-    visible = visible_organizations(session, subject, Action.AUDIT_READ)
+    visible = _organizations(session, subject)
     return _E.organization_id.in_(visible) if visible is not None else _E.id > 0
 
 
-def _matches(session: Session, text: str) -> ColumnElement[bool]:
+def _organizations(session: Session, subject: Subject) -> Select[str] | None:
+    """Ids of the organizations whose events the subject may see; None where that is the whole installation."""
+    roots = scope_roots(session, subject, Action.AUDIT_READ)
+    if roots is None or root_organization(session) in roots:
+        return None
+    return visible_organizations(session, subject, Action.AUDIT_READ)
+
+
+def _people(session: Session, text: str, subject: Subject) -> Sequence[str]:
+    """Whom the text names, of the organizations that the subject may see.
+
+    Others act in events that are visible: found by mobile or mail, they would have told which is theirs.
+    """
+    people = select(Person.id)
+    visible = _organizations(session, subject)
+    if visible is None:
+        return find_people(session, text, people, limit=_MAX_PEOPLE).ids
+    organizations = session.execute(visible).scalars().all()
+    people = people.join(Principal, Principal.id == Person.id).where(within(among(session, organizations)))
+    return find_people(session, text, people, organizations=organizations, limit=_MAX_PEOPLE).ids
+
+
+def _matches(session: Session, text: str, subject: Subject) -> ColumnElement[bool]:
     """Anything that names something: id, receipt number, address, request number, person, application."""
     if found := _ID.fullmatch(text):
         column = _COLUMN_OF.get(found[1])
@@ -155,7 +174,7 @@ def _matches(session: Session, text: str) -> ColumnElement[bool]:
     case_id = session.execute(select(Case.id).where(Case.number == text.upper())).scalar()
     if case_id is not None:
         alternatives.append(_E.case_id == case_id)
-    if ids := find_people(session, text, select(Person.id), limit=_MAX_PEOPLE).ids:
+    if ids := _people(session, text, subject):
         alternatives += [_E.person_id.in_(ids), _E.actor_id.in_(ids)]
     applications = session.execute(
         select(Application.id).where(

@@ -4,10 +4,13 @@ import re
 from typing import get_args
 
 import pytest
+from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 
-from audit.events import EventType
+from audit.events import Actor, Event, EventType
 from audit.tables import audit_events
+from idhub.authority import HubRole, assign_role
+from idhub.changes import record
 from idhub.delivery.channel import Operation
 from idhub.delivery.tables import Delivery
 from idhub.web import labels
@@ -157,6 +160,31 @@ def test_deliveries_can_be_filtered(look: SignIn, query: str, count: int) -> Non
 def _types(look: SignIn, query: str) -> set[str]:
     page = look("何慕青").get(f"/audit/events?size=100&{query}").text
     return set(re.findall(r'<dt>Type</dt><dd class="mono">([a-z_.]+)</dd>', page))
+
+
+def test_an_auditor_of_one_company_finds_nobody_of_another_by_mobile(hub: SampleHub, sign_in: SignIn) -> None:
+    """Who acts in an event that is visible is of another company: the search must not tell whose number it is."""
+    stranger, mine = hub.people["沈佳宁"], hub.people["周子昂"]
+    with hub.database.transaction() as session:
+        assign_role(
+            session, hub.people["魏东来"], HubRole.AUDITOR, organization_id=hub.organizations["QYM"], now=hub.clock(),
+            assigned_by="cli",
+        )  # fmt: skip
+        acted = Event(
+            type=EventType.REQUEST_REFUSED, at=hub.clock(), actor=Actor("person", stranger), door="console",
+            target_kind="person", target_id=mine, organization_id=hub.organizations["QYM"],
+        )  # fmt: skip
+        record(session, [acted])
+    limited, whole = sign_in("魏东来"), sign_in("何慕青")
+
+    def found(client: TestClient, text: str) -> bool:
+        return stranger in client.get(f"/audit/events?size=100&q={text}").text
+
+    assert found(limited, stranger)
+    assert not found(limited, "13800130011")
+    assert not found(limited, "p11@qiyue.example")
+    assert found(whole, "13800130011")
+    assert "周子昂" in limited.get("/audit/events?size=100&q=13800130003").text
 
 
 def test_the_event_log_says_what_is_proven_and_what_is_not(look: SignIn) -> None:

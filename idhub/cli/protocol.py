@@ -53,6 +53,16 @@ class Direct(Protocol):
         """The answer."""
 
 
+class _NobodyWaits:
+    """In the place of an event that tells of more of a request: what goes the short way is there whole."""
+
+    def set(self) -> None:
+        """Tell nobody."""
+
+
+_NOBODY_WAITS: Final = _NobodyWaits()
+
+
 class _Exchange:
     """A request on the short way, in the place of uvicorn's own of such: requests behind it wait for it."""
 
@@ -63,13 +73,9 @@ class _Exchange:
         self.keep_alive = keep_alive
         self.body = bytearray()
         self.is_asked = False
-        self.task: asyncio.Task[None] | None = None
         self.response_complete = False
         self.disconnected = False
-        self.message_event = self
-
-    def set(self) -> None:
-        """Nobody waits for more of it."""
+        self.message_event = _NOBODY_WAITS
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -202,8 +208,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if answer is not None:
             self._tell(exchange, answer)
             return
-        exchange.task = self.loop.create_task(self._await(exchange, self.headers, head))
-        self.tasks.add(exchange.task)
+        self.tasks.add(self.loop.create_task(self._await(exchange, self.headers, head)))
 
     async def _await(self, exchange: _Exchange, headers: list[tuple[bytes, bytes]], head: bytes) -> None:
         try:
@@ -215,7 +220,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._tell(exchange, answer)
         finally:
             # Here, and not by a callback of the task: that would be one more turn of the loop for each request.
-            self.tasks.discard(exchange.task)
+            self.tasks.discard(asyncio.current_task())
 
     def _tell(self, exchange: _Exchange, answer: bytes) -> None:
         exchange.response_complete = True

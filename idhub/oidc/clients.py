@@ -181,7 +181,7 @@ def _basic(authorization: bytes) -> tuple[str, str]:
         parts = client_id.decode(), secret.decode()
     except (binascii.Error, UnicodeDecodeError) as error:
         raise _malformed() from error
-    if not colon or not parts[0] or not all(part.isprintable() for part in parts):
+    if not colon or not parts[0] or not (parts[0] + parts[1]).isprintable():
         raise _malformed()
     return parts[0], parts[1]
 

@@ -281,6 +281,38 @@ def test_company_limited_walk_is_of_its_people_alone(api: Api) -> None:
     assert all(each[ENTERPRISE_USER]["organization"] for each in walked(narrow))
 
 
+def test_list_by_index_is_of_whom_a_walk_meets(api: Api) -> None:
+    """In each of its pages, as many as it says; before anybody was deleted, after, and once more who has come back."""
+    scim = Scim(api)
+    for number in range(4):
+        api.world.hire(f"Ada {number}", organization_id=api.world.hq, employee_number=f"I{number}")
+    said = {"title": "t", "enterprise": {"organization": "HQ", "employeeNumber": "I9"}}
+    made = scim.user("index@corp.example", **said)
+    states = [by_index(scim)]
+    assert scim.call("DELETE", f"/Users/{made['id']}").status_code == 204
+    states.append(by_index(scim))
+    assert scim.user("index@corp.example", **said)["id"] == made["id"]
+    states.append(by_index(scim))
+
+    for listed, totals, met in states:
+        assert listed == met
+        assert totals == {len(met)}
+    assert [made["id"] in listed for listed, _, _ in states] == [True, False, True]
+
+
+def by_index(scim: Scim) -> tuple[list[str], set[int], list[str]]:
+    """Whom lists by index show, in pages of two, and how many they say there are; whom a walk meets."""
+    listed: list[str] = []
+    totals: set[int] = set()
+    while not totals or len(listed) < min(totals):
+        page = scim.ok("GET", "/Users", params={"startIndex": str(len(listed) + 1), "count": "2"})
+        listed += [each["id"] for each in page["Resources"]]
+        totals.add(page["totalResults"])
+    beyond = scim.ok("GET", "/Users", params={"startIndex": str(len(listed) + 9), "count": "2"})
+    totals.add(beyond["totalResults"])
+    return listed, totals, [each["id"] for each in walked(scim)]
+
+
 def _root(api: Api) -> str:
     with api.world.database.read() as session:
         return session.execute(select(Organization.id).where(Organization.parent_id.is_(None))).scalar_one()

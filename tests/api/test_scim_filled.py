@@ -15,7 +15,7 @@ from sqlalchemy import func, select
 
 from idhub.db import bulk_insert
 from idhub.directory.tables import Employment, LoginName, Person, Principal
-from idhub.provisioning.inbound.tables import ScimDocument
+from idhub.provisioning.inbound.tables import ScimDocument, ScimUser
 from scim.schemas import ENTERPRISE_USER
 from tests.api.shared_hub import shared_hub
 from tests.api.test_scim import Scim
@@ -43,7 +43,7 @@ _QUERIES: tuple[Mapping[str, str], ...] = (
 def api(
     request: pytest.FixtureRequest, databases: Databases, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Api]:
-    """People of whom every fourth is of another company; each has a document."""
+    """People of whom every fourth is of another company, and every third was named by a sender; each has a document."""
     kind: DatabaseKind = request.param
     with shared_hub(databases, kind, tmp_path_factory.mktemp("filled")) as api:
         _fill(api)
@@ -55,7 +55,7 @@ def api(
 
 def _fill(api: Api) -> None:
     now, world = api.world.clock(), api.world
-    principals, people, posts, names = [], [], [], []
+    principals, people, posts, names, said = [], [], [], [], []
     for number in range(_PEOPLE):
         person, company = f"per_{number:026}", world.hq if number % 4 else world.berlin
         mail = f"ada{number}@corp.example"
@@ -77,8 +77,14 @@ def _fill(api: Api) -> None:
             {"value": value, "principal_id": person, "kind": kind}
             for kind, value in (("employee_number", f"f{number}"), ("email", mail))
         ]
+        if number % 3 == 0:
+            said.append({
+                "principal_id": person, "user_name": mail, "user_name_key": mail, "extras": {"nickName": "Ada"},
+                "version": 1, "changed_at": now,
+            })  # fmt: skip
+    tables = ((Principal, principals), (Person, people), (Employment, posts), (LoginName, names), (ScimUser, said))
     with world.database.transaction() as session:
-        for table, rows in ((Principal, principals), (Person, people), (Employment, posts), (LoginName, names)):
+        for table, rows in tables:
             bulk_insert(session, table, rows)
 
 

@@ -5,7 +5,7 @@ Lists read them with their documents (`Met`); whoever has none that holds is rea
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -16,6 +16,7 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    not_,
     or_,
     select,
     type_coerce,
@@ -210,9 +211,15 @@ _ROWS = (
     .outerjoin(ScimUser, ScimUser.principal_id == Person.id)
     .outerjoin(ScimExternalId, _CALLED)
 )
-_PRESENT = People(_IDS, _MET, _ROWS, "", "").where(
-    or_(Principal.standing.in_(SHOWN_ACTIVE), ScimUser.deleted_at.is_(None))
+_IS_PRESENT = or_(Principal.standing.in_(SHOWN_ACTIVE), ScimUser.deleted_at.is_(None))
+_PRESENT = People(_IDS, _MET, _ROWS, "", "").where(_IS_PRESENT)
+DELETED: Final = (
+    select(func.count())
+    .select_from(ScimUser)
+    .join(Principal, Principal.id == ScimUser.principal_id)
+    .where(not_(_IS_PRESENT))
 )
+"""How many people a sender has deleted, whoever it was: all who are not `present`."""
 
 
 def present(provider: str) -> People:

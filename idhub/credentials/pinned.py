@@ -70,6 +70,7 @@ class Pinned:
         self._wire.enter_pipeline_mode()
         self._statements = statements
         self._known: dict[str, _Known] = {}
+        self._forms: dict[str, str] = {}
         self._loop = asyncio.get_running_loop()
         self._socket = self._wire.socket
         self._answer: asyncio.Future[list[PGresult]] | None = None
@@ -143,6 +144,12 @@ class Pinned:
 
     def _form_of(self, name: str) -> str:
         """How many of this kind are one statement; empty: they are not."""
+        form = self._forms.get(name)
+        if form is None:
+            form = self._forms[name] = self._new_form_of(name)
+        return form
+
+    def _new_form_of(self, name: str) -> str:
         if name.startswith("audit:"):
             return _ROWS
         sql = "" if name in _PLAIN else self._statements[name].sql
@@ -317,8 +324,14 @@ def _encoder(kind: int) -> Callable[[Any], bytes]:
     encode = _BINARY[element][0]
 
     def array(values: Sequence[Any]) -> bytes:
+        count = len(values)
         # One dimension, which begins at 1.
-        parts = [_ARRAY_HEAD.pack(1, None in values, element, len(values), 1)]
+        parts = [_ARRAY_HEAD.pack(1, None in values, element, count, 1)]
+        if count and values.count(values[0]) == count:
+            # Much of what a group writes or asks is the same in each row.
+            raw = None if values[0] is None else encode(values[0])
+            parts.append((_NULL if raw is None else _SIZE.pack(len(raw)) + raw) * count)
+            return b"".join(parts)
         for value in values:
             if value is None:
                 parts.append(_NULL)

@@ -402,7 +402,7 @@ class PostgresStore(Grouping):
     async def _ask(self, pinned: Pinned, asking: Sequence[_Turn], group: _Group | None) -> list[list[Sequence[Row]]]:
         """The answers to what each asks: first what each asks first, which is of one kind more often than not."""
         stages = range(max(len(turn.questions) for turn in asking))
-        order = [(turn, stage) for stage in stages for turn in _in_one_order(asking, stage)]
+        order = [(turn, stage) for stage in stages for turn in self._in_one_order(asking, stage)]
         questions = [turn.questions[stage] for turn, stage in order]
         if group is None or group.has_begun:
             rows = await pinned.ask(questions)
@@ -411,6 +411,21 @@ class PostgresStore(Grouping):
             rows = (await pinned.ask([BEGIN, *questions]))[1:]
         found = {(turn.place, stage): one for (turn, stage), one in zip(order, rows, strict=True)}
         return [[found[turn.place, stage] for stage in range(len(turn.questions))] for turn in asking]
+
+    def _in_one_order(self, asking: Sequence[_Turn], stage: int) -> Sequence[_Turn]:
+        """Those of one kind beside each other, and what changes rows in the same order in every group.
+
+        Two groups then wait for each other's rows in turn, not in a circle.
+        """
+        those = [turn for turn in asking if stage < len(turn.questions)]
+        if len(those) > 1:
+            those.sort(key=lambda turn: self._place_of(turn.questions[stage]))
+        return those
+
+    def _place_of(self, question: Question) -> tuple[str, str]:
+        name, values = question
+        # Who only reads waits for nobody, nor does LOCK_AT_ONCE.
+        return name, "" if self._statements[name].sql.startswith("SELECT") else str(values)
 
     def _file(self, step: Step, group: _Group | None) -> tuple[Question, str | None] | None:
         """What the database is asked for a step, and the principal that it locks; None: it is kept for the end."""
@@ -490,14 +505,6 @@ def _rank(question: Question) -> tuple[int, str]:
     """A row before those that refer to it, those of one kind beside each other, and what others change in one order."""
     name, values = question
     return DEFERRED[name], str(values) if name.startswith("throttle.") else ""
-
-
-def _in_one_order(asking: Sequence[_Turn], stage: int) -> Sequence[_Turn]:
-    """In the same order in every group: two then wait for each other's rows in turn, not in a circle."""
-    those = [turn for turn in asking if stage < len(turn.questions)]
-    if len(those) > 1:
-        those.sort(key=lambda turn: (turn.questions[stage][0], str(turn.questions[stage][1])))
-    return those
 
 
 def _unavailable(error: BaseException) -> Unavailable:

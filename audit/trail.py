@@ -16,7 +16,7 @@ from itertools import chain
 from typing import Any, Final, Literal
 
 from sqlalchemy import BigInteger, Connection, LargeBinary, String, Table, Text, delete, select
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.types import TypeEngine
 
 from audit.errors import AuditError
@@ -230,7 +230,7 @@ def _execute(connection: Connection, statement: str, values: Sequence[Any]) -> N
     try:
         driver.execute(statement, values)
     except connection.dialect.loaded_dbapi.Error as error:
-        raise _translated(connection, statement, error) from error
+        raise driver_error(connection, statement, error) from error
 
 
 def _insert(connection: Connection, table: TableName, values: list[tuple[Any, ...]]) -> None:
@@ -265,7 +265,7 @@ def put_rows(connection: Connection, table: str, columns: Sequence[str], rows: S
         if done < len(rows):
             driver.executemany(_insert_of(table, tuple(columns), 1), rows[done:])
     except connection.dialect.loaded_dbapi.Error as error:
-        raise _translated(connection, f"INSERT INTO {table}", error) from error
+        raise driver_error(connection, f"INSERT INTO {table}", error) from error
 
 
 @lru_cache(256)
@@ -301,7 +301,7 @@ def copy_rows(
             for row in rows:
                 copy.write_row(row)
     except connection.dialect.loaded_dbapi.Error as error:
-        raise _translated(connection, statement, error) from error
+        raise driver_error(connection, statement, error) from error
 
 
 def _begin(connection: Connection) -> None:
@@ -310,8 +310,11 @@ def _begin(connection: Connection) -> None:
         connection.begin()
 
 
-def _translated(connection: Connection, statement: str, error: Any) -> Exception:
-    """What the driver raised, as SQLAlchemy says it: whoever begins anew or translates knows nothing else."""
+def driver_error(connection: Connection, statement: str, error: Any) -> Exception:
+    """What the driver raised past SQLAlchemy, as SQLAlchemy says it: who begins anew or translates knows nothing else.
+
+    A connection that is lost is an OperationalError, and is given up.
+    """
     dialect = connection.dialect
     kinds = dialect.loaded_dbapi.Error
     driver: Any = connection.connection.driver_connection
@@ -319,9 +322,8 @@ def _translated(connection: Connection, statement: str, error: Any) -> Exception
     if is_lost:
         # As SQLAlchemy does: the transaction is over, and the pool gives this connection to nobody else.
         connection.invalidate(error)
-    told: Exception = DBAPIError.instance(
-        statement, None, error, kinds, hide_parameters=True, connection_invalidated=is_lost, dialect=dialect
-    )
+        return OperationalError(statement, None, error, hide_parameters=True, connection_invalidated=True)
+    told: Exception = DBAPIError.instance(statement, None, error, kinds, hide_parameters=True, dialect=dialect)
     return told
 
 

@@ -682,21 +682,30 @@ def create_database(settings: Settings) -> Database:
             },
         )
         _ping_where_wanted(engine.dialect)
-        event.listen(engine, "handle_error", _leave_a_standby)
+        _know_a_standby(engine.dialect)
+        event.listen(engine, "handle_error", _of_one_kind)
     return Database(engine)
 
 
-def _leave_a_standby(context: ExceptionContext) -> OperationalError | None:
-    """A server that has become a standby takes no writes: the database is away, and what is connected to it is let go.
+def _know_a_standby(dialect: Any) -> None:
+    """Have a server that has become a standby taken for one that is away: what is connected to it is let go.
 
-    The driver calls that an internal error, which would be one of ours.
+    It takes no writes, which the driver calls an internal error.
     """
-    if getattr(context.original_exception, "sqlstate", None) != _READ_ONLY:
+    is_lost = dialect.is_disconnect
+
+    def is_lost_or_a_standby(error: Any, connection: Any, cursor: Any) -> bool:
+        return getattr(error, "sqlstate", None) == _READ_ONLY or bool(is_lost(error, connection, cursor))
+
+    dialect.is_disconnect = is_lost_or_a_standby
+
+
+def _of_one_kind(context: ExceptionContext) -> OperationalError | None:
+    """Have whatever says that a connection is lost be an OperationalError, whatever the driver calls it."""
+    if not context.is_disconnect or isinstance(context.sqlalchemy_exception, OperationalError):
         return None
-    refusal = OperationalError(context.statement, None, context.original_exception, hide_parameters=True)
-    refusal.connection_invalidated = True
-    context.is_disconnect = True
-    return refusal
+    original: Any = context.original_exception
+    return OperationalError(context.statement, None, original, hide_parameters=True, connection_invalidated=True)
 
 
 class _Pings(threading.local):

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, Dialect, Executable, String
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import ClauseElement
+
+from audit.trail import driver_error
 
 _LIST = re.compile(r"__\[POSTCOMPILE_(\w+)\]")
 _IN_LIST = re.compile(r"(?<! NOT) IN \(__\[POSTCOMPILE_(\w+)\]\)")
@@ -178,9 +179,7 @@ def _sent(connection: Connection, text: str, values: Any, *, many: bool = False)
     # Whoever listens to what is sent hears of this too.
     for hear in connection.dispatch.before_cursor_execute:
         hear(connection, None, text, values, None, many)
-    dialect: Any = connection.dialect
-    kinds = dialect.loaded_dbapi.Error
     try:
         yield connection.connection.driver_connection, text, values
-    except kinds as error:
-        raise DBAPIError.instance(text, None, error, kinds, hide_parameters=True, dialect=dialect) from error
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise driver_error(connection, text, error) from error

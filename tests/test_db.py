@@ -13,7 +13,7 @@ import psycopg.errors
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import bindparam, event, func, select, text, update
+from sqlalchemy import bindparam, event, func, insert, select, text, update
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -25,12 +25,14 @@ from idhub.db import (
     create_database,
     execute_planned,
     from_micros,
+    insert_rows,
     new_id,
     to_micros,
     upsert,
     wait_alone,
 )
 from idhub.delivery.tables import Lease
+from idhub.kept import Kept
 from idhub.lifecycle.tables import CaseNumber
 from idhub.settings import Settings
 
@@ -211,14 +213,24 @@ def test_durability_is_set_for_each_transaction_anew(database: Database, durable
             assert session.execute(text("PRAGMA journal_mode")).scalar() == "wal"
 
 
+_COLUMNS = ("month", "last")
+_WRITES: dict[str, Callable[[Session], Any]] = {
+    "SQLAlchemy": lambda session: session.execute(insert(CaseNumber).values(month="2026-01", last=1)),
+    "kept": lambda session: Kept(update(CaseNumber).values(last=bindparam("to"))).run(session, to=2),
+    "rows": lambda session: insert_rows(session, CaseNumber, _COLUMNS, [("2026-01", 1)]),
+    "COPY": lambda session: insert_rows(session, CaseNumber, _COLUMNS, [(f"m{n}", n) for n in range(40)]),
+}
+
+
 @pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
-def test_a_server_that_has_become_a_standby_is_away_and_let_go(database: Database) -> None:
+@pytest.mark.parametrize("way", _WRITES)
+def test_a_server_that_has_become_a_standby_is_away_and_let_go(database: Database, way: str) -> None:
     """As after a failover: what was the primary takes no writes, and the pool must ask for the new one."""
     with database.transaction() as session:
         was = session.execute(text("SELECT pg_backend_pid()")).scalar_one()
     with pytest.raises(OperationalError) as refusal, database.transaction() as session:
         session.execute(text("SET TRANSACTION READ ONLY"))
-        session.execute(text("CREATE TABLE never (id int)"))
+        _WRITES[way](session)
     assert refusal.value.connection_invalidated
     with database.transaction() as session:
         assert session.execute(text("SELECT pg_backend_pid()")).scalar_one() != was

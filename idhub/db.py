@@ -85,7 +85,14 @@ _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 # Whoever keeps plans finds by index and walks in its order, however few rows there are or were counted: what a planner
 # would rather read whole and sort is some pages today, and everybody when the plan is used last. What is forbidden so
 # counts as dear, and nothing that is dear is worth being compiled.
-_WALKING = (("enable_seqscan", "off"), ("enable_sort", "off"), ("enable_hashjoin", "off"), ("enable_mergejoin", "off"))
+_WALKING = (
+    ("enable_seqscan", "off"),
+    ("enable_sort", "off"),
+    ("enable_hashjoin", "off"),
+    ("enable_mergejoin", "off"),
+    # A table that was counted while it was empty would be kept at hand whole, and gone through for each row.
+    ("enable_material", "off"),
+)
 _PLANS = (
     ("plan_cache_mode", "force_generic_plan"),
     ("jit", "off"),

@@ -2,7 +2,8 @@
 
 from datetime import timedelta
 
-from sqlalchemy import insert, select
+import pytest
+from sqlalchemy import Table, UniqueConstraint, insert, select
 
 from idhub.access.tables import OidcClient
 from idhub.credentials.purge import purge_expired
@@ -19,7 +20,7 @@ from idhub.credentials.tables import (
     Throttle,
     UpstreamSession,
 )
-from idhub.db import Database
+from idhub.db import Base, Database
 from idhub.directory.tables import Principal
 from idhub.login.tables import IdentityProvider
 from tests.delivery.conftest import hub
@@ -212,6 +213,17 @@ def test_only_what_is_long_dead_is_purged(hub: Database, clock: Clock) -> None:
         for name, ids in left(hub).items()
     } == {name: ["live"] for name in left(hub)}
     assert purge_expired(hub, now=clock()) == {}
+
+
+@pytest.mark.parametrize("table", Base.metadata.sorted_tables, ids=lambda table: table.name)
+def test_what_refers_to_what_is_purged_is_found_by_it(table: Table) -> None:
+    """Without an index the database would look at the whole table for each row that goes."""
+    firsts = {next(iter(index.columns)).name for index in table.indexes} | {table.primary_key.columns[0].name}
+    firsts |= {c.columns[0].name for c in table.constraints if isinstance(c, UniqueConstraint)}
+    purged = {each.__tablename__ for each in PURGED}
+
+    referring = {key.parent.name for key in table.foreign_keys if key.column.table.name in purged}
+    assert referring <= firsts
 
 
 def test_purging_is_bounded_and_goes_on_next_time(hub: Database, clock: Clock) -> None:

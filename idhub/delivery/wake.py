@@ -56,10 +56,16 @@ class Waker:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._hear)
 
-    def tell(self, asked: Sequence[Asked] = ()) -> None:
-        """End the present wait, or the next one: there is work now, and somebody waits for this part of it."""
-        with suppress(RuntimeError):
+    def tell(self, asked: Sequence[Asked] = ()) -> bool:
+        """End the present wait, or the next one: there is work now, and somebody waits for this part of it.
+
+        False: its loop was closed, and nobody heard.
+        """
+        try:
             self._loop.call_soon_threadsafe(self.nudge, asked)
+        except RuntimeError:
+            return False
+        return True
 
     def nudge(self, asked: Sequence[Asked] = ()) -> None:
         """End the present wait, or the next one, without having it said that somebody poked. In the loop that waits."""
@@ -90,8 +96,10 @@ def wake(work: Work = "deliveries", asked: Sequence[Asked] = ()) -> None:
     with _lock:
         wakers = [waker for waker in _wakers if waker.work == work]
     # Of several one is enough for what is asked.
-    for number, waker in enumerate(wakers):
-        waker.tell(() if number else asked)
+    untold = asked
+    for waker in wakers:
+        if waker.tell(untold):
+            untold = ()
 
 
 def announce(session: Session, asked: Sequence[Asked] = ()) -> None:

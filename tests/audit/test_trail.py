@@ -75,10 +75,9 @@ def test_what_the_database_refuses_is_one_kind_of_error_whatever_the_size(trail:
             connection.rollback()
 
 
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("size", [1, 9, 40])
 def test_a_connection_that_is_lost_meanwhile_is_told_as_one_and_given_to_nobody(trail: Trail, size: int) -> None:
-    if not trail.is_postgresql:
-        pytest.skip("no connection to lose")
     with trail.engine.connect() as connection:
         own = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
         with trail.engine.begin() as other:

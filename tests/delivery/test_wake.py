@@ -129,3 +129,20 @@ def test_what_is_asked_is_asked_of_one_loop(database: Database) -> None:
         assert one.take_asked(9) + other.take_asked(9) == [_ONE]
 
     asyncio.run(main())
+
+
+def test_what_is_asked_is_not_asked_of_a_loop_that_was_closed(database: Database) -> None:
+    async def begin() -> list[Waker]:
+        return [Waker() for _ in range(8)]
+
+    closed = asyncio.run(begin())
+
+    async def main() -> None:
+        alive = Waker()
+        with database.transaction() as session:
+            announce(session, [_ONE])
+        await _told(alive)
+        assert alive.take_asked(9) == [_ONE]
+
+    asyncio.run(main())
+    assert not any(waker.take_asked(9) for waker in closed)

@@ -9,6 +9,7 @@ within `Database.read(keeps_plans=True)`.
 
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, TypeAlias
@@ -31,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
-from idhub.db import among, execute_planned
+from idhub.db import among, execute_planned, plan_freely
 from idhub.directory.names import login_name_candidates, may_name
 from idhub.directory.search_index import RUN, tag_of
 from idhub.directory.search_terms import LONGEST_TERM, RANKS, first_match, tail_of, words_of
@@ -128,9 +129,12 @@ def within(organizations: Select[str]) -> ColumnElement[bool]:
 
 def _exactly_named(session: Session, text: str, people: People) -> list[str]:
     """Whoever has this very number, mail or mobile; a handful at most, those of several companies included."""
-    names = select(LoginName.principal_id).where(LoginName.value.in_(login_name_candidates(text)))
+    candidates = login_name_candidates(text)
+    names = select(LoginName.principal_id).where(LoginName.value.in_(candidates))
     found = people.with_only_columns(Person.id).where(Person.id.in_(names)).order_by(Person.id).limit(_MOST_EXACT)
-    return list(session.execute(found).scalars())
+    # Of several names PostgreSQL would walk everybody by id and look each up, where it may not put a handful in order.
+    with plan_freely(session.connection()) if len(candidates) > 1 else nullcontext():
+        return list(session.execute(found).scalars())
 
 
 class _Search:

@@ -41,12 +41,12 @@ async def listen(settings: Settings, waker: Waker) -> None:
                 is_down = False
                 waker.poke()
                 while True:
-                    if await _is_readable(connection.fileno(), _CHECK_SECONDS):
-                        async for _ in connection.notifies(timeout=0):
-                            wake()
-                    else:
+                    if not await _is_readable(connection.fileno(), _CHECK_SECONDS):
                         # A connection that died silently is found this way.
                         await _ask(connection, "SELECT 1")
+                    # What came together with that answer is here, too, and makes nothing readable any more.
+                    async for _ in connection.notifies(timeout=0):
+                        wake()
             finally:
                 await connection.close()
         except (OSError, TimeoutError, psycopg.Error) as error:

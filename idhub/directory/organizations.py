@@ -40,19 +40,21 @@ class OrganizationView:
     """Codes of itself and all above it."""
 
 
+_VIEW = (
+    Organization.id,
+    Organization.parent_id,
+    Organization.kind,
+    Organization.code,
+    Organization.name,
+    Organization.name_en,
+    Organization.time_zone,
+)
+"""What an `OrganizationView` begins with."""
+
+
 def all_organizations(session: Session) -> dict[str, OrganizationView]:
     """Every organization by id; there are hundreds, not thousands."""
-    rows = session.execute(
-        select(
-            Organization.id,
-            Organization.parent_id,
-            Organization.kind,
-            Organization.code,
-            Organization.name,
-            Organization.name_en,
-            Organization.time_zone,
-        )
-    ).all()
+    rows = session.execute(select(*_VIEW)).all()
     parents = {row.id: row.parent_id for row in rows}
     codes = {row.id: row.code for row in rows}
 
@@ -67,17 +69,7 @@ def all_organizations(session: Session) -> dict[str, OrganizationView]:
 
 
 # Made once: building a statement costs more than what it asks.
-_ONES = Kept(
-    select(
-        Organization.id,
-        Organization.parent_id,
-        Organization.kind,
-        Organization.code,
-        Organization.name,
-        Organization.name_en,
-        Organization.time_zone,
-    ).where(Organization.id.in_(bindparam("ids", expanding=True)))
-)
+_ONES = Kept(select(*_VIEW).where(Organization.id.in_(bindparam("ids", expanding=True))))
 _ABOVE = Kept(
     select(OrganizationClosure.descendant_id, Organization.code)
     .join(Organization, Organization.id == OrganizationClosure.ancestor_id)

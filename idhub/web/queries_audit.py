@@ -14,13 +14,13 @@ from sqlalchemy.orm import Session
 from audit.arrivals import count_waiting
 from audit.tables import audit_checkpoints, audit_events, audit_head, event_place
 from idhub.access.tables import Application
-from idhub.authority import Action, Subject, scope_roots, visible_organizations
+from idhub.authority import Action, Subject, visible_organizations
 from idhub.db import among, from_micros, to_micros
-from idhub.directory.organizations import root_organization
 from idhub.directory.search import find_people, within
 from idhub.directory.tables import Person, Principal
 from idhub.lifecycle.tables import Case
 from idhub.web.listing import Cursor, Statement, View
+from idhub.web.queries_people import sees_everything
 
 _E = audit_events.c
 _ID = re.compile(r"([a-z]{2,4})_[0-9a-z]{20,40}")
@@ -139,8 +139,7 @@ def visible_events(session: Session, subject: Subject) -> ColumnElement[bool]:
 
 def _organizations(session: Session, subject: Subject) -> Select[str] | None:
     """Ids of the organizations whose events the subject may see; None where that is the whole installation."""
-    roots = scope_roots(session, subject, Action.AUDIT_READ)
-    if roots is None or root_organization(session) in roots:
+    if sees_everything(session, subject, Action.AUDIT_READ):
         return None
     return visible_organizations(session, subject, Action.AUDIT_READ)
 

@@ -17,7 +17,7 @@ from idhub.delivery.queue import plan
 from idhub.settings import Settings
 from tests.delivery.rows import attempts, delivery, row
 from tests.delivery.servers import serving, until
-from tests.support.processes import die_with_parent
+from tests.support.processes import die_with_parent, stop_now
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,7 +72,7 @@ def test_a_stopped_worker_is_succeeded_and_its_late_answer_refused(hub: Database
             with worker(settings, port, "w1") as first:
                 planned = await asyncio.to_thread(put_now, hub)
                 await until(lambda: len(seen) == 1, seconds=20)
-                first.send_signal(signal.SIGSTOP)
+                await asyncio.to_thread(stop_now, first.pid)
                 hold_first.set()  # the answer waits in the stopped worker's socket
                 with worker(settings, port, "w2"):
                     await until(lambda: row(hub, planned).state == "done", seconds=30)

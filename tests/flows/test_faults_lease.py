@@ -18,7 +18,7 @@ from tests.flows.fault_flows import FLOWS
 from tests.flows.fault_scene import PATIENCE, Prepared, Scene, copied, prepare
 from tests.support.databases import DatabaseKind, Databases
 from tests.support.nursery import Child, Nursery
-from tests.support.processes import wait_until
+from tests.support.processes import stop_now, wait_until
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -38,7 +38,7 @@ def _stop_between_transactions(scene: Scene, worker: Child) -> None:
     """
     nursery = scene.prepared.nursery
     for _ in range(200):
-        nursery.signal(worker, signal.SIGSTOP)
+        stop_now(worker.pid)
         if not _has_transaction(scene):
             return
         nursery.signal(worker, signal.SIGCONT)

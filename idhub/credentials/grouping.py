@@ -20,6 +20,8 @@ class Waiting:
 
     operation: Callable[[], Operation[Any]]
     future: "asyncio.Future[Any]"
+    locked_out_at: float | None = None
+    """Time of the loop when it first met a lock that it does not wait for."""
     _begun: tuple[Operation[Any], Step] | None = None
 
     def look_ahead(self) -> Step | None:
@@ -46,15 +48,6 @@ class Waiting:
         """Tell whoever still waits why there is no result."""
         if not self.future.done():
             self.future.set_exception(error)
-
-    def follow(self, task: "asyncio.Future[Any]") -> None:
-        """Give on what came of a task, whatever that is."""
-        if task.cancelled():
-            self.future.cancel()
-        elif (error := task.exception()) is not None:
-            self.fail(error)
-        else:
-            self.settle(task.result())
 
 
 class Grouping(ABC):

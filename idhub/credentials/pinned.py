@@ -26,7 +26,8 @@ from idhub.credentials.statements import Statement
 
 _SERVER_SETTINGS: Final = {
     "timezone": "UTC",
-    "lock_timeout": "5000",
+    # Of rows: nobody waits for a principal (`store_postgres`).
+    "lock_timeout": "500",
     "idle_in_transaction_session_timeout": "30000",
     # Every statement here looks rows up by keys. It is planned once and for that, however small the tables were then.
     "plan_cache_mode": "force_generic_plan",
@@ -42,10 +43,12 @@ Question = tuple[str, Sequence[Any]]
 """Name of a statement, and the values of its places."""
 BEGIN: Final[Question] = ("BEGIN", ())
 COMMIT: Final[Question] = ("COMMIT", ())
+ROLLBACK: Final[Question] = ("ROLLBACK", ())
 WITHOUT_DISK: Final[Question] = ("SELECT set_config('synchronous_commit', 'off', true)", ())
 """The transaction that this is in is committed without waiting for the disk; one alone, without BEGIN, is that of its
 exchange."""
-_PLAIN: Final = frozenset(name for name, _ in (BEGIN, COMMIT, WITHOUT_DISK))
+_FOR_LOCKS: Final = "SELECT set_config('lock_timeout', $1, true)"
+_PLAIN: Final = frozenset([*(name for name, _ in (BEGIN, COMMIT, ROLLBACK, WITHOUT_DISK)), _FOR_LOCKS])
 _MANY: Final = 4
 """So many of one kind are one statement: to take the rows apart again costs more than two or three statements."""
 _FOREIGN: Final = "The answer is none of PostgreSQL's protocol."
@@ -61,8 +64,14 @@ class Lost(ConnectionError):
     """The connection is lost, or was never made."""
 
 
+def waiting_for_locks(seconds: float) -> Question:
+    """In the transaction that this is in, no statement waits longer for what others have locked."""
+    return _FOR_LOCKS, (f"{round(seconds * 1000)}ms",)
+
+
 class Pinned:
-    """One connection with its prepared statements. One exchange at a time; unusable after any error."""
+    """One connection with its prepared statements. One exchange at a time; unusable after any error but a refused lock,
+    after which it takes a ROLLBACK."""
 
     def __init__(self, connection: psycopg.AsyncConnection[Any], statements: Mapping[str, Statement]) -> None:
         self._connection = connection

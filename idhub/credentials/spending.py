@@ -279,6 +279,8 @@ def revoke(caller: Caller, *, token_hash: str, now: datetime) -> Operation[Refus
     if token["token_client_id"] != caller.client_id:
         return (yield from _refuse(caller, token, "token_of_another_client", now))
     yield DURABLE, {}
+    # What a transition changes is changed in one order, and nobody waits for it with rows in hand.
+    yield LOCK, {"principal_id": token["principal_id"]}
     if is_refresh:
         yield "family.revoke", {"grant_id": token["grant_id"], "now": now}
         changed = yield "grant.end", {"grant_id": token["grant_id"], "reason": "token_revoked", "now": now}

@@ -3,6 +3,9 @@
 Operations of a group run in step: each goes on to the next thing it asks of the database, and all then ask in one
 exchange (`idhub.credentials.pinned`). To each other they are what transactions at the same moment are, between which
 the rules hold already: every claim is one conditional statement, every look at a principal is locked.
+
+Nobody waits for a principal with a connection in hand: others need it. Whoever meets a locked one comes again with a
+later group, until their patience ends.
 """
 
 import asyncio
@@ -31,7 +34,7 @@ from idhub.credentials.operations import (
     Step,
     together,
 )
-from idhub.credentials.pinned import BEGIN, COMMIT, WITHOUT_DISK, Lost, Pinned, Question
+from idhub.credentials.pinned import BEGIN, COMMIT, ROLLBACK, WITHOUT_DISK, Lost, Pinned, Question, waiting_for_locks
 from idhub.credentials.statements import LOCK_AT_ONCE, compile_statements
 from idhub.db import Database
 from idhub.errors import Unavailable
@@ -44,10 +47,19 @@ _AGAIN = (
     # A migration beside us changed a table that a prepared statement reads.
     errors.FeatureNotSupported,
 )
-_HELD = (errors.LockNotAvailable, errors.QueryCanceled, TimeoutError)
+_NO_ANSWER = (errors.QueryCanceled, TimeoutError)
 # No room on its disk or in its memory, a disk that is broken; it has become a standby.
 _TAKES_NOTHING = (errors.OperationalError, errors.ReadOnlySqlTransaction)
 _ATTEMPTS: Final = 3
+_PATIENCE_SECONDS: Final = 5.0
+"""How long anybody waits for what others have locked."""
+_SHORTEST_PAUSE_SECONDS: Final = 0.005
+_LONGEST_PAUSE_SECONDS: Final = 0.1
+_SHORTEST_LOCK_WAIT_SECONDS: Final = 0.02
+_LONGEST_LOCK_WAIT_SECONDS: Final = 0.1
+"""Of one attempt of somebody who runs alone, at first and after some."""
+_ALONE_AT_ONCE: Final = 4
+"""The share of the connections, as a divisor, that those who run alone have at most."""
 _LASTING, _BEGUN, _TRIES = "", "begun", "tries"
 _LANES: Final = {
     "transaction.insert": _BEGUN,
@@ -70,15 +82,16 @@ class _CommitUnknown(Lost):
     """The connection broke while committing: whether it did is not known, so it must not be tried again."""
 
 
-_ALONE: Final = object()
-"""Outcome of an operation that met a locked principal: it waits for that alone."""
+_LOCKED_OUT: Final = object()
+"""Outcome of an operation that met a locked principal: it has written nothing, and comes again."""
 
 
 class _Group:
     """One transaction of several operations: what can be written together at its end is kept until then."""
 
-    def __init__(self, *, is_shared: bool) -> None:
-        self.is_shared = is_shared
+    def __init__(self, begin: Sequence[Question]) -> None:
+        self.begin = begin
+        """What begins it."""
         self.events: list[Event] = []
         self.deferred: list[Question] = []
         self.has_begun = False
@@ -158,6 +171,8 @@ class PostgresStore(Grouping):
         self._statements = compile_statements("postgresql")
         self._free: list[Pinned] = []
         self._slots = asyncio.Semaphore(self._size)
+        self._alone = asyncio.Semaphore(self._size // _ALONE_AT_ONCE or 1)
+        """Taken before a slot: a row that somebody holds is waited for by few."""
         self._running = dict.fromkeys(_GROUPS, 0)
         """By lane, groups in flight."""
         self._looking: list[Waiting] = []
@@ -172,6 +187,7 @@ class PostgresStore(Grouping):
         for pinned in free:
             pinned.close()
         self._slots = asyncio.Semaphore(self._size)
+        self._alone = asyncio.Semaphore(self._size // _ALONE_AT_ONCE or 1)
         self._running = dict.fromkeys(_GROUPS, 0)
         self._looking, self._is_look_due, self._looks = [], False, 0
 
@@ -203,12 +219,12 @@ class PostgresStore(Grouping):
 
     async def _look_together(self, group: list[Waiting]) -> None:
         try:
-            alone = await self._together(group, is_write=False)
+            broken = await self._together(group, lane=None)
         finally:
             self._looks -= 1
             self._look_soon()
-        for one in alone:
-            self._spawn(self._attempt(one.operation, is_write=False)).add_done_callback(one.follow)
+        for one in broken:
+            self._spawn(self._by_itself(one, lane=None))
 
     # ------------------------------------------------------------------ groups
 
@@ -230,25 +246,29 @@ class PostgresStore(Grouping):
 
     async def _commit(self, group: list[Waiting], lane: str) -> None:
         try:
-            alone = await self._together(group, is_write=True)
+            broken = await self._together(group, lane=lane)
         finally:
             self._running[lane] -= 1
             self.wake(lane)
-        for one in alone:
-            self._spawn(self._attempt(one.operation, is_write=True)).add_done_callback(one.follow)
+        for one in broken:
+            self._spawn(self._by_itself(one, lane=lane))
 
-    async def _together(self, group: list[Waiting], *, is_write: bool) -> list[Waiting]:
-        """Run operations together and settle them; returns those that must run alone."""
+    async def _together(self, group: list[Waiting], *, lane: str | None) -> list[Waiting]:
+        """Run operations together and settle them; returns those that must begin anew, each by itself.
+
+        Args:
+            lane: None: they only read.
+        """
         pinned: Pinned | None = None
         afterwards: Sequence[Step] = ()
         async with self._slots:
             try:
                 pinned = await self._take()
                 turns = [_Turn(place, *one.begin()) for place, one in enumerate(group)]
-                if is_write:
-                    outcomes, afterwards = await self._transact(pinned, turns, is_shared=True)
-                else:
+                if lane is None:
                     outcomes = await self._drive(pinned, turns, None)
+                else:
+                    outcomes, afterwards = await self._transact(pinned, turns)
             except _CommitUnknown as error:
                 self._drop(pinned)
                 for one in group:
@@ -265,25 +285,44 @@ class PostgresStore(Grouping):
                 raise
             self._free.append(pinned)
         if afterwards:
-            self._spawn(self._settle_afterwards(group, outcomes, afterwards))
+            self._spawn(self._settle_afterwards(group, outcomes, afterwards, lane=lane))
         else:
-            self._settle(group, outcomes)
-        return [one for one, outcome in zip(group, outcomes, strict=True) if outcome is _ALONE]
+            self._settle(group, outcomes, lane=lane)
+        return []
 
-    @staticmethod
-    def _settle(group: Sequence[Waiting], outcomes: Sequence[Any]) -> None:
+    def _settle(self, group: Sequence[Waiting], outcomes: Sequence[Any], *, lane: str | None) -> None:
         for one, outcome in zip(group, outcomes, strict=True):
-            if outcome is not _ALONE:
+            if outcome is _LOCKED_OUT:
+                self._spawn(self._come_again(one, lane or _LASTING))
+            else:
                 one.settle(outcome)
 
     async def _settle_afterwards(
-        self, group: Sequence[Waiting], outcomes: Sequence[Any], afterwards: Sequence[Step]
+        self, group: Sequence[Waiting], outcomes: Sequence[Any], afterwards: Sequence[Step], *, lane: str | None
     ) -> None:
         try:
             await self._follow_up(afterwards)
         finally:
             # What they asked for is committed, whatever became of this.
-            self._settle(group, outcomes)
+            self._settle(group, outcomes, lane=lane)
+
+    async def _come_again(self, one: Waiting, lane: str) -> None:
+        """Have one that met a locked principal join a later group, and see it through.
+
+        To ask again is a row of an exchange that others need anyway; to wait in the database is a connection of few.
+        """
+        now = asyncio.get_running_loop().time()
+        if one.locked_out_at is None:
+            one.locked_out_at = now
+        waited = now - one.locked_out_at
+        if waited >= _PATIENCE_SECONDS:
+            one.fail(_unavailable(TimeoutError("A transition holds the principal.")))
+            return
+        # Half as long again as so far: a leave takes some hundredths of a second.
+        await asyncio.sleep(min(max(waited / 2, _SHORTEST_PAUSE_SECONDS), _LONGEST_PAUSE_SECONDS))
+        self._pending[lane].append(one)
+        self.wake(lane)
+        await asyncio.wait([one.future])
 
     async def _follow_up(self, steps: Sequence[Step]) -> None:
         """Run what a transaction that is committed has left to be done after it."""
@@ -305,48 +344,76 @@ class PostgresStore(Grouping):
 
     # ------------------------------------------------------------------ one
 
-    async def _attempt(self, operation: Callable[[], Operation[T]], *, is_write: bool) -> T:
-        result, afterwards = await self._attempt_until_committed(operation, is_write=is_write)
-        if afterwards:
-            await self._follow_up(afterwards)
-        return result
+    async def _by_itself(self, one: Waiting, *, lane: str | None) -> None:
+        """Run one of a group that broke, and settle it."""
+        try:
+            outcome, afterwards = await self._attempt(one.operation, is_write=lane is not None)
+        except asyncio.CancelledError:
+            one.future.cancel()
+            raise
+        except BaseException as error:
+            # What the operation raises goes to whoever waits for it.
+            one.fail(error)
+        else:
+            if afterwards:
+                await self._follow_up(afterwards)
+            self._settle([one], [outcome], lane=lane)
 
-    async def _attempt_until_committed(
-        self, operation: Callable[[], Operation[T]], *, is_write: bool
-    ) -> tuple[T, Sequence[Step]]:
+    async def _attempt(self, operation: Callable[[], Operation[Any]], *, is_write: bool) -> tuple[Any, Sequence[Step]]:
+        """Run one operation until it is committed; its outcome, and what is left to be done after it."""
+        loop = asyncio.get_running_loop()
+        ends_at, attempts = loop.time() + _PATIENCE_SECONDS, 0
+        # Short at first: many of a group that broke were waiting for nobody, and they come in between.
+        lock_wait = _SHORTEST_LOCK_WAIT_SECONDS
+        while True:
+            try:
+                async with asyncio.timeout_at(ends_at):
+                    await self._alone.acquire()
+                try:
+                    return await self._attempt_once(operation, is_write=is_write, lock_wait=lock_wait)
+                finally:
+                    self._alone.release()
+            except errors.LockNotAvailable as error:
+                if loop.time() >= ends_at:
+                    raise _unavailable(error) from error
+                lock_wait = min(2 * lock_wait, _LONGEST_LOCK_WAIT_SECONDS)
+            except (Lost, OSError, *_AGAIN, *_NO_ANSWER) as error:
+                attempts += 1
+                if attempts == _ATTEMPTS or isinstance(error, (*_NO_ANSWER, _CommitUnknown)):
+                    raise _unavailable(error) from error
+                _LOG.warning("store.retry", error=type(error).__name__, attempt=attempts)
+            except _TAKES_NOTHING as error:
+                _LOG.error("store.takes_nothing", error=type(error).__name__)
+                raise _unavailable(error) from error
+
+    async def _attempt_once(
+        self, operation: Callable[[], Operation[Any]], *, is_write: bool, lock_wait: float
+    ) -> tuple[Any, Sequence[Step]]:
+        pinned: Pinned | None = None
         afterwards: Sequence[Step] = ()
         async with self._slots:
-            for attempt in range(1, _ATTEMPTS + 1):
-                pinned: Pinned | None = None
-                try:
-                    pinned = await self._take()
-                    turns = [_Turn(0, operation())]
-                    if is_write:
-                        outcomes, afterwards = await self._transact(pinned, turns, is_shared=False)
-                    else:
-                        outcomes = await self._drive(pinned, turns, None)
-                except (Lost, OSError, *_AGAIN, *_HELD) as error:
-                    self._drop(pinned)
-                    if attempt == _ATTEMPTS or isinstance(error, (*_HELD, _CommitUnknown)):
-                        raise _unavailable(error) from error
-                    _LOG.warning("store.retry", error=type(error).__name__, attempt=attempt)
-                except _TAKES_NOTHING as error:
-                    self._drop(pinned)
-                    _LOG.error("store.takes_nothing", error=type(error).__name__)
-                    raise _unavailable(error) from error
-                except BaseException:
-                    self._drop(pinned)
-                    raise
+            try:
+                pinned = await self._take()
+                turns = [_Turn(0, operation())]
+                if is_write:
+                    begin = (BEGIN, waiting_for_locks(lock_wait))
+                    outcomes, afterwards = await self._transact(pinned, turns, begin=begin)
                 else:
-                    self._free.append(pinned)
-                    return outcomes[0], afterwards
-        raise AssertionError("unreachable")
+                    outcomes = await self._drive(pinned, turns, None)
+            except BaseException as error:
+                if pinned is not None and isinstance(error, errors.LockNotAvailable):
+                    await self._undo(pinned)
+                else:
+                    self._drop(pinned)
+                raise
+            self._free.append(pinned)
+        return outcomes[0], afterwards
 
     async def _transact(
-        self, pinned: Pinned, turns: Sequence[_Turn], *, is_shared: bool
+        self, pinned: Pinned, turns: Sequence[_Turn], *, begin: Sequence[Question] = (BEGIN,)
     ) -> tuple[list[Any], Sequence[Step]]:
         """Run operations in one transaction; their outcomes, and what is left to be done after it."""
-        group = _Group(is_shared=is_shared)
+        group = _Group(begin)
         outcomes = await self._drive(pinned, turns, group)
         afterwards: Sequence[Step] = group.afterwards
         if group.holds_counters or not group.writes_lasting:
@@ -363,7 +430,7 @@ class PostgresStore(Grouping):
             # What goes over in one exchange is one transaction.
             last.insert(0, WITHOUT_DISK)
         elif len(last) > 1:
-            last = [BEGIN, *last, COMMIT]
+            last = [*group.begin, *last, COMMIT]
         faults.at("commit.before")
         try:
             # One statement is a transaction of its own.
@@ -375,8 +442,8 @@ class PostgresStore(Grouping):
         return outcomes, afterwards
 
     async def _drive(self, pinned: Pinned, turns: Sequence[_Turn], group: _Group | None) -> list[Any]:
-        """Run operations in step to their ends; their outcomes, `_ALONE` for one that must not wait here."""
-        outcomes: list[Any] = [_ALONE] * len(turns)
+        """Run operations in step to their ends; their outcomes, `_LOCKED_OUT` for one that met a locked principal."""
+        outcomes: list[Any] = [_LOCKED_OUT] * len(turns)
         going = turns
         while going:
             asking: list[_Turn] = []
@@ -408,7 +475,7 @@ class PostgresStore(Grouping):
             rows = await pinned.ask(questions)
         else:
             group.has_begun = True
-            rows = (await pinned.ask([BEGIN, *questions]))[1:]
+            rows = (await pinned.ask([*group.begin, *questions]))[len(group.begin) :]
         found = {(turn.place, stage): one for (turn, stage), one in zip(order, rows, strict=True)}
         return [[found[turn.place, stage] for stage in range(len(turn.questions))] for turn in asking]
 
@@ -454,7 +521,7 @@ class PostgresStore(Grouping):
                 principal = parameters["principal_id"]
                 if principal in group.locked:
                     return None
-                name = LOCK_AT_ONCE if group.is_shared else LOCK
+                name = LOCK_AT_ONCE
         return self._question((name, parameters)), principal
 
     def _question(self, step: Step) -> Question:
@@ -463,18 +530,14 @@ class PostgresStore(Grouping):
 
     @staticmethod
     def _is_locked_out(turn: _Turn, answers: Sequence[Sequence[Row]], group: _Group | None) -> bool:
-        """Whether a transition holds the principal: whoever shares this transaction must not wait for that.
-
-        The operation, which has written nothing, waits for it alone.
-        """
+        """Whether a transition holds the principal."""
         if group is None:
             return False
-        for principal, (name, _), rows in zip(turn.locking, turn.questions, answers, strict=True):
-            if principal is None:
-                continue
-            if name == LOCK_AT_ONCE and not rows:
-                return True
-            group.locked.add(principal)
+        for principal, rows in zip(turn.locking, answers, strict=True):
+            if principal is not None:
+                if not rows:
+                    return True
+                group.locked.add(principal)
         return False
 
     # ------------------------------------------------------------------ connections
@@ -485,6 +548,15 @@ class PostgresStore(Grouping):
             if not pinned.is_closed:
                 return pinned
         return await Pinned.connect(self._url, self._statements)
+
+    async def _undo(self, pinned: Pinned) -> None:
+        """Keep a connection of which the state is known: to make one takes longer than a short wait for a lock."""
+        try:
+            await pinned.ask([ROLLBACK])
+        except BaseException:
+            pinned.close()
+            raise
+        self._free.append(pinned)
 
     def _drop(self, pinned: Pinned | None) -> None:
         # A connection in an unknown state is not worth keeping: the server rolls back what it had begun.

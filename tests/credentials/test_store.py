@@ -383,6 +383,64 @@ def test_who_waits_for_a_principal_delays_none_of_its_group(world: World, office
 
 
 @POSTGRESQL
+@pytest.mark.parametrize("of", ["principal", "row"])
+def test_those_who_wait_for_a_lock_leave_connections_to_others(world: World, office: App, of: str) -> None:
+    """A leave that takes its time, or a row that somebody holds: forty who want the same, and then one who does not."""
+    grant_id = grant_of(world, office)
+    held, free = world.employee(office, "王芳"), world.employee(office, "李娜")
+
+    def locking(principal_id: str) -> Any:
+        def operation() -> Operation[str]:
+            yield LOCK, {"principal_id": principal_id}
+            return principal_id
+
+        return operation
+
+    async def work(store: Store) -> tuple[float, list[Any]]:
+        loop, slowest = asyncio.get_running_loop(), 0.0
+        with world.database.transaction() as session:
+            session.execute(select(Principal.id).where(Principal.id == held).with_for_update())
+            session.execute(text("UPDATE grants SET end_reason = 'held' WHERE id = :id"), {"id": grant_id})
+            wanted = locking(held) if of == "principal" else ending(world, grant_id)
+            waiting = []
+            for _ in range(40):
+                # Each in a group of its own.
+                waiting.append(asyncio.create_task(store.write(wanted)))
+                await asyncio.sleep(0.005)
+            for _ in range(10):
+                begun = loop.time()
+                await asyncio.gather(store.write(locking(free)), store.read(refusal_of(world, grant_id)))
+                slowest = max(slowest, loop.time() - begun)
+                await asyncio.sleep(0.1)
+            assert not any(one.done() for one in waiting)
+        return slowest, await asyncio.gather(*waiting)
+
+    slowest, outcomes = using(world, work)
+    # Groups wait for a row half a second, for a principal not at all.
+    assert slowest < (1 if of == "principal" else 4)
+    assert outcomes == [held] * 40 if of == "principal" else sum(outcomes) == 1
+
+
+@POSTGRESQL
+def test_a_principal_that_stays_locked_is_a_503_in_bounded_time(
+    world: World, office: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits is told so after a while, and nothing was done; a revocation too."""
+    monkeypatch.setattr("idhub.credentials.store_postgres._PATIENCE_SECONDS", 0.3)
+    principal_id = world.employee(office)
+    world.sign_in(principal_id)
+    tokens = world.tokens(office)
+    with world.database.transaction() as session:
+        session.execute(select(Principal.id).where(Principal.id == principal_id).with_for_update())
+        revocation = world.post("/oauth2/revoke", office, {"token": tokens["access_token"]})
+        answers = [world.refresh(office, tokens["refresh_token"]), revocation]
+        assert [answer.status_code for answer in answers] == [503, 503]
+        assert all(int(answer.headers["retry-after"]) >= 1 for answer in answers)
+    assert world.is_active(office, tokens["access_token"])
+    assert world.refresh(office, tokens["refresh_token"]).status_code == 200
+
+
+@POSTGRESQL
 def test_a_group_that_waits_for_a_row_keeps_the_next_from_nothing(world: World, office: App) -> None:
     """One group asks at a time, but not while it waits for somebody's lock."""
     grant_id = grant_of(world, office)

@@ -200,6 +200,14 @@ class Bench:
             finally:
                 server.terminate()
 
+    def use(self, *, logins: int = 0, tokens: int = 0) -> None:
+        """Sign in and ask for tokens so many times at a `serve` process, which seals the log before it ends."""
+        with self._serving():
+            for _ in range(logins):
+                _login(self._address)
+            for _ in range(tokens):
+                _token(self._address)
+
     def invite(self) -> None:
         """Give the one who signs in a password, through the real pages."""
         link = self.run("people", "invite", "HQ/BENCH1").strip()

@@ -1,6 +1,7 @@
 """Issuing an authorization code: the moment when an application joins a session."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -8,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from idhub.changes import Actor, Event, EventType
 from idhub.credentials import opaque
-from idhub.credentials.operations import LOCK, Operation, Row, record, run_in, together
+from idhub.credentials.operations import LOCK, Operation, Row, Step, record, run_in, together
 from idhub.credentials.predicate import Refused, first_failing
 from idhub.credentials.sessions import Epochs
 from idhub.credentials.statements_browser import PUBLIC_SECTOR
@@ -69,9 +70,13 @@ def issuing_code(
     return (yield from _issuing(row, session_id, principal_id, request, now, settings))
 
 
-def checking_entry(principal_id: str, client_id: str, *, now: datetime) -> Operation[Row | Refused]:
+def asking_entry(principal_id: str, client_id: str, *, now: datetime) -> Step:
+    """What the database is asked before `issuing_first_code`; `entry_of` reads the answer."""
+    return "code.enter", {"principal_id": principal_id, "client_id": client_id, "now": now}
+
+
+def entry_of(rows: Sequence[Row]) -> Row | Refused:
     """What `issuing_first_code` goes by, or the criterion that fails: client, application or entitlement."""
-    rows = yield "code.enter", {"principal_id": principal_id, "client_id": client_id, "now": now}
     if not rows:
         return Refused("client_disabled")
     return first_failing(rows[0]) or rows[0]
@@ -91,7 +96,7 @@ def issuing_first_code(
     allowed to act with these epochs.
 
     Args:
-        entry: of `checking_entry`, in this transaction.
+        entry: of `entry_of`, as it is in this transaction.
     """
     row = {
         **entry,

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from idhub.access.tables import Application
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque
-from idhub.credentials.operations import LOCK, Operation, Row, run_in, together
+from idhub.credentials.operations import LOCK, Operation, Row, Step, run_in, together
 from idhub.credentials.operations import record as recording
 from idhub.credentials.participants import IS_VISITED, LOGOUT_URI, Protocol, with_registrations
 from idhub.credentials.predicate import installation_epoch
@@ -162,9 +162,27 @@ def starting(
     authenticated_at: datetime | None = None,
 ) -> Operation[tuple[str, str]]:
     """See `start_session`."""
-    _, rows = yield together(
-        (LOCK, {"principal_id": principal_id}), ("principal.epochs", {"principal_id": principal_id, "now": now})
-    )
+    _, rows = yield together(*asking_to_start(principal_id, now=now))
+    check_start(rows, epochs_read)
+    return (
+        yield from starting_now(
+            principal_id, epochs_read=epochs_read, amr=amr, now=now, ip=ip, user_agent=user_agent, settings=settings,
+            authenticated_at=authenticated_at,
+        )
+    )  # fmt: skip
+
+
+def asking_to_start(principal_id: str, *, now: datetime) -> tuple[Step, Step]:
+    """What the database is asked before a session starts: for the lock, and for what `check_start` looks at."""
+    return (LOCK, {"principal_id": principal_id}), ("principal.epochs", {"principal_id": principal_id, "now": now})
+
+
+def check_start(rows: Sequence[Row], epochs_read: Epochs) -> None:
+    """See that the principal may act under these epochs.
+
+    Raises:
+        NotPermitted: as of `start_session`.
+    """
     if rows and rows[0]["recovery_reason"] is not None:
         # Who has left since the backup is not known; their password is as good as anybody's (design section 8).
         raise NotPermitted("The hub was restored and waits for its operator; nobody signs in.", rule="session.recovery")
@@ -173,6 +191,20 @@ def starting(
     row = rows[0]
     if epochs_read != Epochs(row["access_epoch"], row["enrolment_epoch"], row["installation_epoch"]):
         raise NotPermitted("Something about your access changed while you signed in. Try again.", rule="session.epoch")
+
+
+def starting_now(
+    principal_id: str,
+    *,
+    epochs_read: Epochs,
+    amr: Sequence[str],
+    now: datetime,
+    ip: str | None,
+    user_agent: str | None,
+    settings: Settings,
+    authenticated_at: datetime | None = None,
+) -> Operation[tuple[str, str]]:
+    """`starting` in a transaction in which `check_start` has passed under the lock."""
     token, session_id = opaque.make("ses"), new_id("ses")
     expires_at = now + settings.session_lifetime
     yield (

@@ -63,7 +63,6 @@ _ALONE_AT_ONCE: Final = 4
 _LASTING, _BEGUN, _TRIES = "", "begun", "tries"
 _LANES: Final = {
     "transaction.insert": _BEGUN,
-    "login.find": _TRIES,
     "throttle.claim": _TRIES,
     "throttle.give_back": _TRIES,
 }

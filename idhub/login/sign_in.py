@@ -1,13 +1,15 @@
-"""Signing in with a name and a password, in two transactions around the hashing.
+"""Signing in with a name and a password: a look before the hashing, a transaction after it.
 
-    prepare (short transaction)      who is meant, epochs, stored hash; the try is claimed
+    prepare (pure read)              who is meant, epochs, stored hash; whether a try is left
     HashingPool.verify               no transaction open
-    finish (short transaction)       principal locked, standing asked again, session minted, events
+    finish (short transaction)       principal locked, standing and tries asked again, session minted, events
+    refuse (short transaction)       the try is counted, and recorded, before it is answered
 
 Whoever is unknown, ambiguous, without a password, not yet started, suspended or gone gets the same work and the same
 answer as for a wrong password; the reason is in the audit log alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -17,10 +19,19 @@ from sqlalchemy.orm import Session
 
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque
-from idhub.credentials.operations import Operation, run_in
+from idhub.credentials.operations import Operation, Row, Step, run_in, together
 from idhub.credentials.operations import record as recording
 from idhub.credentials.predicate import installation_epoch
-from idhub.credentials.sessions import Epochs, end_session, lock_principal, read_epochs, start_session, starting
+from idhub.credentials.sessions import (
+    Epochs,
+    asking_to_start,
+    check_start,
+    end_session,
+    lock_principal,
+    read_epochs,
+    start_session,
+    starting_now,
+)
 from idhub.credentials.statements import add_statements
 from idhub.credentials.statements_browser import every_column, instant, text
 from idhub.credentials.tables import Grant, Password, RememberedDevice, SessionParticipant, SsoSession
@@ -76,7 +87,7 @@ class Browser:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A claimed try: everything that was true before the password was looked at.
+    """A try: everything that was true before the password was looked at.
 
     `stored_hash` is None for everyone who cannot sign in with a password; verify it all the same.
     """
@@ -106,7 +117,9 @@ class Minted:
 def prepare(
     session: Session, keyring: Keyring, username: str, *, browser: Browser, now: datetime, password: str | None = None
 ) -> Prepared:
-    """Find out who is meant, read the epochs, and claim one try. A refused claim is recorded and keeps its writes.
+    """Find out who is meant, read the epochs, and look whether a try is left. A pure read.
+
+    Whoever is not admitted is refused (`refuse`) without their password being looked at.
 
     Args:
         password: what was typed, for the count of names that one password is tried for; not verified here.
@@ -133,20 +146,15 @@ def preparing(
         device_hash=device,
         password=None if password is None else throttling.password_bucket(keyring, password),
     )
-    admission = yield from throttling.claiming(keyring, attempt, now=now)
+    admission = throttling.judge(keyring, attempt, (yield throttling.looking(keyring, attempt)), now=now).admission
     if person is None:
         reason = Refusal.AMBIGUOUS_NAME if rows else Refusal.UNKNOWN_NAME
-        prepared = Prepared(attempt, admission, None, None, None, reason, name_index)
-    else:
-        reason = Refusal.WRONG_PASSWORD
-        if person["hash"] is None:
-            reason = Refusal.STANDING if person["standing"] == Standing.LEFT else Refusal.NO_PASSWORD
-        epochs = Epochs(person["access_epoch"], person["enrolment_epoch"], person["installation_epoch"])
-        prepared = Prepared(attempt, admission, person["id"], person["hash"], epochs, reason, name_index)
-    if admission.limit is not None:
-        reason_code = f"login.limit_{admission.limit.name}"
-        yield recording([_event(EventType.LOGIN_THROTTLED, prepared, browser, reason=reason_code, now=now)])
-    return prepared
+        return Prepared(attempt, admission, None, None, None, reason, name_index)
+    reason = Refusal.WRONG_PASSWORD
+    if person["hash"] is None:
+        reason = Refusal.STANDING if person["standing"] == Standing.LEFT else Refusal.NO_PASSWORD
+    epochs = Epochs(person["access_epoch"], person["enrolment_epoch"], person["installation_epoch"])
+    return Prepared(attempt, admission, person["id"], person["hash"], epochs, reason, name_index)
 
 
 def finish(
@@ -160,8 +168,10 @@ def finish(
     old_session_id: str | None,
     remember: bool,
     now: datetime,
-) -> Minted | Refusal:
+) -> Minted | Refusal | Admission:
     """Mint a session if the password matched and the person may act now; record either outcome.
+
+    An admission that was not given: tries were used up while the password was looked at.
 
     Args:
         old_session_id: of the session this browser still has. It dies; what rests on it goes on under the new one when
@@ -171,10 +181,12 @@ def finish(
     principal_id, old_owner = prepared.principal_id, None
     if verification.matches and principal_id is not None:
         old_owner = lock_both(session, principal_id, old_session_id)
-    outcome = run_in(
+    outcome, _ = run_in(
         session, finishing(keyring, settings, prepared, verification, browser=browser, remember=remember, now=now)
     )
-    if isinstance(outcome, Minted) and old_session_id is not None and old_owner is not None:
+    if not isinstance(outcome, Minted):
+        return refuse(session, keyring, prepared, outcome, browser=browser, now=now)
+    if old_session_id is not None and old_owner is not None:
         replace_session(session, old_session_id, outcome.session_id, is_same_person=old_owner == principal_id, now=now)
     return outcome
 
@@ -188,27 +200,39 @@ def finishing(
     browser: Browser,
     remember: bool,
     now: datetime,
-) -> Operation[Minted | Refusal]:
-    """See `finish`; for a browser that has no session yet."""
-    if not verification.matches or prepared.principal_id is None or prepared.epochs is None:
-        return (yield from _refuse(prepared, prepared.reason, browser, now))
-    principal_id = prepared.principal_id
+    also: Sequence[Step] = (),
+) -> Operation[tuple[Minted | Refusal | Admission, Sequence[Sequence[Row]]]]:
+    """See `finish`; for a browser that has no session yet. What is not minted is still to be counted and recorded.
+
+    Args:
+        also: what is asked of the database under the lock, if it comes to that; its answers come second.
+    """
+    principal_id, epochs, attempt = prepared.principal_id, prepared.epochs, prepared.attempt
+    looking = throttling.looking(keyring, attempt)
+    if not verification.matches or principal_id is None or epochs is None:
+        seen = throttling.judge(keyring, attempt, (yield looking), now=now)
+        return prepared.reason if seen.admission.is_admitted else seen.admission, ()
+    asking = asking_to_start(principal_id, now=now)
+    _, standing, counters, *answers = yield together(*asking, looking, *also)
+    seen = throttling.judge(keyring, attempt, counters, now=now)
+    if not seen.admission.is_admitted:
+        # A right guess among more than are allowed is told as a wrong one is.
+        return seen.admission, ()
     try:
-        token, session_id = yield from starting(
-            principal_id, epochs_read=prepared.epochs, amr=PASSWORD_AMR, now=now, ip=browser.address,
-            user_agent=browser.user_agent, settings=settings,
-        )  # fmt: skip
+        check_start(standing, epochs)
     except NotPermitted as refused:
-        reason = _REASONS.get(refused.rule or "", Refusal.EPOCH)
-        return (yield from _refuse(prepared, reason, browser, now))
+        return _REASONS.get(refused.rule or "", Refusal.EPOCH), ()
+    token, session_id = yield from starting_now(
+        principal_id, epochs_read=epochs, amr=PASSWORD_AMR, now=now, ip=browser.address, user_agent=browser.user_agent,
+        settings=settings,
+    )  # fmt: skip
     if verification.replacement is not None:
         renewed = {"principal_id": principal_id, "old": prepared.stored_hash, "new": verification.replacement}
         yield "password.renew", renewed
-    yield from throttling.succeeding(keyring, prepared.attempt, lane=prepared.admission.lane, now=now)
+    yield from throttling.succeeding(keyring, attempt, seen, now=now)
     device_token, lifetime = yield from _know_device(
-        principal_id, prepared.epochs.enrolment, browser.device_token, prepared.attempt.device_hash, remember=remember,
-        now=now,
-    )  # fmt: skip
+        principal_id, epochs.enrolment, browser.device_token, attempt.device_hash, remember=remember, now=now
+    )
     succeeded = Event(
         type=EventType.LOGIN_SUCCEEDED,
         at=now,
@@ -218,10 +242,44 @@ def finishing(
         target_id=principal_id,
         person_id=principal_id,
         request_id=browser.request_id,
-        details={"amr": list(PASSWORD_AMR), "lane": prepared.admission.lane},
+        details={"amr": list(PASSWORD_AMR), "lane": seen.admission.lane},
     )
     yield recording([succeeded])
-    return Minted(token, session_id, principal_id, device_token, lifetime)
+    return Minted(token, session_id, principal_id, device_token, lifetime), answers
+
+
+def refuse(
+    session: Session,
+    keyring: Keyring,
+    prepared: Prepared,
+    cause: Refusal | Admission,
+    *,
+    browser: Browser,
+    now: datetime,
+) -> Refusal | Admission:
+    """Count a try that failed or was not admitted, and record it: before anybody is told.
+
+    Returns what they are told: no more than the limit are told that they failed, however many tried at once.
+    """
+    admission = run_in(session, throttling.claiming(keyring, prepared.attempt, now=now))
+    return run_in(session, refusing(prepared, cause, admission, browser=browser, now=now))
+
+
+def refusing(
+    prepared: Prepared, cause: Refusal | Admission, admission: Admission, *, browser: Browser, now: datetime
+) -> Operation[Refusal | Admission]:
+    """`refuse`, once the try was counted.
+
+    Args:
+        admission: of the count (`throttling.claiming`).
+    """
+    told = cause if admission.is_admitted else admission
+    if isinstance(told, Refusal):
+        yield recording([_event(EventType.LOGIN_FAILED, prepared, browser, reason=told, now=now)])
+    elif told.limit is not None:
+        reason = f"login.limit_{told.limit.name}"
+        yield recording([_event(EventType.LOGIN_THROTTLED, prepared, browser, reason=reason, now=now)])
+    return told
 
 
 # ---------------------------------------------------------------- changing one's own password
@@ -285,7 +343,8 @@ def change_password(
     token, session_id = replace_credentials(
         session, settings, principal_id, new_hash, reason="password_changed", browser=browser, now=now,
     )  # fmt: skip
-    throttling.succeed(session, keyring, change.attempt, lane="device", now=now)
+    seen = throttling.look(session, keyring, change.attempt, now=now)
+    throttling.succeed(session, keyring, change.attempt, seen, now=now)
     record(session, [_change_event(EventType.PASSWORD_CHANGED, change, browser, None, now=now)])
     return Minted(token, session_id, principal_id)
 
@@ -382,11 +441,6 @@ def _know_device(
         },
     )
     return made, REMEMBERED if remember else None
-
-
-def _refuse(prepared: Prepared, reason: Refusal, browser: Browser, now: datetime) -> Operation[Refusal]:
-    yield recording([_event(EventType.LOGIN_FAILED, prepared, browser, reason=reason, now=now)])
-    return reason
 
 
 def _event(kind: EventType, prepared: Prepared, browser: Browser, *, reason: str, now: datetime) -> Event:

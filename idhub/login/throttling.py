@@ -1,7 +1,8 @@
 """How often a password may be tried: per person, per address, and never so that strangers can lock somebody out.
 
-A try is claimed *before* the password is looked at, by one conditional statement, so that a hundred parallel guesses
-are no more than the limit; a success gives its claim back. Tries are counted in lanes:
+A try that fails is counted before it is answered, by conditional statements, so that of a hundred parallel guesses no
+more than the limit are answered. Whether anything is used up is looked at before the password is, and again before
+somebody is let in: whoever signs in costs two looks and no count. Tries are counted in lanes:
 
 - from a browser that this person signed in with before (`device`): its own count, no limit of the address;
 - from an address that this person signed in from before (`place`): its own count;
@@ -53,14 +54,15 @@ from idhub.credentials.operations import Operation, Row, Step, add_step_by_step,
 from idhub.credentials.statements import add_statements
 from idhub.credentials.statements_browser import conflicting, text
 from idhub.credentials.tables import Throttle
-from idhub.db import Instant, from_micros
+from idhub.db import Instant, from_micros, to_micros
 from idhub.keys import Keyring
 
 Lane = Literal["device", "place", "stranger"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 PLACE_MEMORY = timedelta(days=30)
-"""How long an address stays one that the person signed in from."""
+"""How long an address stays one that the person signed in from; noted anew once a day."""
+_PLACE_NOTED = timedelta(days=1)
 _MAX_FORWARDED = 20
 _MAX_REMEMBERED = 100
 _IPV6_SITE = 64
@@ -142,8 +144,88 @@ def password_bucket(keyring: Keyring, password: str) -> str:
     return keyring.blind_index("tried_passwords", password)[:_PASSWORD_BUCKET_DIGITS]
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a look at the counters of a try has shown.
+
+    Args:
+        admission: whether a password may be looked at now, or its person be let in.
+        started_at: of each counter and mark that is there, when its window began, in microseconds.
+    """
+
+    admission: Admission
+    started_at: Mapping[str, int]
+
+
+def look(session: Session, keyring: Keyring, attempt: Attempt, *, now: datetime) -> Seen:
+    """Look whether a try may be made, and count nothing."""
+    return run_in(session, _looking(keyring, attempt, now=now))
+
+
+def _looking(keyring: Keyring, attempt: Attempt, *, now: datetime) -> Operation[Seen]:
+    return judge(keyring, attempt, (yield looking(keyring, attempt)), now=now)
+
+
+def looking(keyring: Keyring, attempt: Attempt) -> Step:
+    """What the database is asked of a try; `judge` says what follows."""
+    keys = _keys_of(keyring, attempt)
+    asked: dict[str, str | None] = dict.fromkeys(_PLACES_LOOKED_AT)
+    asked.update(zip(_PLACES_LOOKED_AT, keys.all, strict=False))
+    return "throttle.look", asked
+
+
+def judge(keyring: Keyring, attempt: Attempt, rows: Sequence[Row], *, now: datetime) -> Seen:
+    """Whether a try is admitted by what the database says: exactly when `claiming` would count it."""
+    keys, instant = _keys_of(keyring, attempt), to_micros(now)
+    found = {row["key"]: (row["window_started_at"], row["failures"]) for row in rows}
+
+    def is_since(key: str | None, memory: timedelta | None) -> bool:
+        return key in found and found[key][0] > instant - (memory or timedelta(0)) // _MICROSECOND
+
+    def refused(lane: Lane, key: str | None, limit: Limit) -> Admission | None:
+        if key not in found:
+            return None
+        started, failures = found[key]
+        passed = max(0, instant - started)
+        left = failures - (passed // limit.interval if limit.interval else 0)
+        if left < limit.count:
+            return None
+        interval = timedelta(microseconds=limit.interval)
+        return Admission(lane, limit, interval - timedelta(microseconds=passed) % interval if limit.interval else None)
+
+    def admission() -> Admission:
+        if attempt.device_hash is not None:
+            lane: Lane = "device"
+        else:
+            lane = "place" if is_since(keys.place, PLACE_MEMORY) else "stranger"
+            if (over := refused(lane, keys.address, ADDRESS)) is not None:
+                return over
+            # Whose name is not new for the address, or for the password, is not counted again.
+            if not is_since(keys.sprayed, SPRAY.window) and (over := refused(lane, keys.spray, SPRAY)) is not None:
+                return over
+            is_guarded = lane == "stranger" and not is_since(keys.password_tried, SAME_PASSWORD.window)
+            if is_guarded and (over := refused(lane, keys.password, SAME_PASSWORD)) is not None:
+                return over
+        for limit in (PERSON, CONSECUTIVE):
+            if (over := refused(lane, keys.of_lane(lane, limit), limit)) is not None:
+                return over
+        return Admission(lane)
+
+    return Seen(admission() if found else _NOTHING_COUNTED[attempt.device_hash is not None], _starts(found))
+
+
+def _starts(found: Mapping[str, tuple[int, int]]) -> Mapping[str, int]:
+    return {key: started for key, (started, _) in found.items()}
+
+
+_LANES: Final[tuple[Lane, ...]] = ("device", "place", "stranger")
+_MICROSECOND: Final = timedelta(microseconds=1)
+_NOTHING_COUNTED: Final = (Admission("stranger"), Admission("device"))
+_PLACES_LOOKED_AT: Final = tuple(f"key_{place}" for place in range(12))
+
+
 def claim(session: Session, keyring: Keyring, attempt: Attempt, *, now: datetime) -> Admission:
-    """Count one try before it is made, or refuse it. The refusal keeps its writes (style guide 4.5)."""
+    """Count one try, or refuse it. The refusal keeps its writes (style guide 4.5)."""
     return run_in(session, claiming(keyring, attempt, now=now))
 
 
@@ -230,24 +312,31 @@ def _marking(key: str, since: datetime, now: datetime) -> Step:
     return "throttle.mark", {"key": key, "since": since, "now": now}
 
 
-def succeed(session: Session, keyring: Keyring, attempt: Attempt, *, lane: Lane, now: datetime) -> None:
-    """The password was right: forget the person's failures, give back the address's claims, remember the place."""
-    run_in(session, succeeding(keyring, attempt, lane=lane, now=now))
+def succeed(session: Session, keyring: Keyring, attempt: Attempt, seen: Seen, *, now: datetime) -> None:
+    """The password was right: disregard what failed before, and remember the place."""
+    run_in(session, succeeding(keyring, attempt, seen, now=now))
 
 
-def succeeding(keyring: Keyring, attempt: Attempt, *, lane: Lane, now: datetime) -> Operation[None]:
-    """See `succeed`."""
-    keys = _keys_of(keyring, attempt)
+def succeeding(keyring: Keyring, attempt: Attempt, seen: Seen, *, now: datetime) -> Operation[None]:
+    """See `succeed`. Writes what is to be changed and nothing else: mostly nothing is.
+
+    Args:
+        seen: in the same transaction.
+    """
+    keys, there = _keys_of(keyring, attempt), seen.started_at
+    lane = seen.admission.lane
     # A success says who is at the keyboard: failures before it are disregarded, whoever made them (section 3.2.2).
-    lanes: tuple[Lane, ...] = ("device", "place", "stranger")
-    forgotten = [keys.of_lane(one, limit) for one in lanes for limit in (PERSON, CONSECUTIVE)]
-    is_known, has_password = lane == "device", lane == "stranger" and keys.password is not None
-    sprayed, tried = None if is_known else keys.sprayed, keys.password_tried if has_password else None
-    given = None if is_known else keys.address, None if is_known else keys.spray, sprayed
-    password = keys.password if has_password else None, tried
-    yield "throttle.give_back", dict(zip(_GIVEN_BACK, (*given, *password), strict=True))
-    yield "throttle.forget", {f"key_{place}": key for place, key in enumerate([*forgotten, sprayed, tried])}
-    yield "throttle.remember", {"key": keys.place, "now": now}
+    sprayed = keys.sprayed if lane != "device" and keys.sprayed in there else None
+    tried = keys.password_tried if lane == "stranger" and keys.password_tried in there else None
+    if sprayed is not None or tried is not None:
+        spray, password = sprayed and keys.spray, tried and keys.password
+        yield "throttle.give_back", dict(zip(_GIVEN_BACK, (None, spray, sprayed, password, tried), strict=True))
+    forgotten = [key for key in (*keys.own, sprayed, tried) if key in there]
+    if forgotten:
+        places = dict.fromkeys(f"key_{place}" for place in range(_MOST_FORGOTTEN))
+        yield "throttle.forget", {**places, **{f"key_{place}": key for place, key in enumerate(forgotten)}}
+    if there.get(keys.place, 0) <= to_micros(now - _PLACE_NOTED):
+        yield "throttle.remember", {"key": keys.place, "now": now}
 
 
 _GIVEN_BACK: Final = ("key", "spray", "sprayed", "password", "tried")
@@ -357,6 +446,13 @@ class _Keys:
         self.password_tried = self._key("password tried", attempt.password or "", attempt.name)
         self._site = site
         self._of_lane: dict[tuple[str, str], str] = {}
+        lanes: Sequence[Lane] = _LANES if attempt.device_hash is not None else _LANES[1:]
+        self.own: Final = [self.of_lane(lane, limit) for lane in lanes for limit in (PERSON, CONSECUTIVE)]
+        """Counters of the person, in every lane that this try can know of."""
+        of_address: Sequence[str | None] = (self.address, self.spray, self.sprayed)
+        of_password = (self.password, self.password_tried) if self.password is not None else ()
+        self.all: Final = [*self.own, self.place, *(of_address if attempt.device_hash is None else ()), *of_password]
+        """Everything that decides of this try."""
 
     def of_lane(self, lane: str, limit: Limit) -> str:
         """The counter of one limit in one lane."""
@@ -387,7 +483,7 @@ class _Keys:
 
 
 _keys_of = lru_cache(maxsize=1_024)(_Keys)
-"""What claims a try gives it back a moment later."""
+"""Whoever tries is looked for twice within a moment."""
 
 
 def _site(address: str) -> str:
@@ -522,6 +618,9 @@ def _statements(is_sqlite: bool) -> dict[str, Executable]:
     noted = conflicting(Throttle, is_sqlite).values(key=text("key"), window_started_at=_NOW, failures=0)
     return {
         **{f"throttle.count.{limit.name}": _count(limit, is_sqlite) for limit in _LIMITS},
+        "throttle.look": select(Throttle.key, Throttle.window_started_at, Throttle.failures).where(
+            Throttle.key.in_([text(name) for name in _PLACES_LOOKED_AT])
+        ),
         "throttle.place": select(Throttle.key).where(is_key, Throttle.window_started_at > since),
         "throttle.started": select(Throttle.window_started_at).where(is_key),
         # Note that this address tried this name; a row when that is new within the spraying window.

@@ -128,7 +128,7 @@ class Authorization:
         None, with nothing written: the browser resumes the request, which then says what is missing.
 
         Args:
-            entry: of `checking_entry`, in this transaction.
+            entry: of `entry_of`, as it is in this transaction.
         """
         now = started.now
         situation = Situation(

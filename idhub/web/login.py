@@ -21,17 +21,17 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from idhub.credentials import transactions
-from idhub.credentials.codes import checking_entry
-from idhub.credentials.operations import Operation, Row, both, run_in
-from idhub.credentials.predicate import Refused
+from idhub.credentials.codes import asking_entry, entry_of
+from idhub.credentials.operations import Operation, Step, both, run_in
 from idhub.credentials.sessions import SignedIn, authenticate, authenticating, end_session
 from idhub.credentials.transactions import Transaction
 from idhub.errors import Invalid, NotPermitted, Unavailable
-from idhub.login import invitations, sign_in
+from idhub.login import invitations, sign_in, throttling
 from idhub.login.invitations import Invited
 from idhub.login.passwords import MAX_PASSWORD_BYTES, Place, Verification, check_policy, context_words, normalize
 from idhub.login.providers import Choice, choosing
 from idhub.login.sign_in import MAX_USERNAME, Browser, Minted, Prepared, Refusal
+from idhub.login.throttling import Admission
 from idhub.oidc.authorization import Authorization, SignInPage, Started
 from idhub.pages import BROWSER_COOKIE, N_, Language, form_target, safe_local_path
 from idhub.pages.notices import ErrorNotice
@@ -146,8 +146,8 @@ class _Visit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Claimed:
-    """A try that was counted, and the place where its password will be looked at."""
+class _Admitted:
+    """A try that may be made, and the place where its password will be looked at."""
 
     visit: _Visit
     password: str
@@ -227,12 +227,12 @@ class _Entrance(_Pages):
             await self.services.admission.turn_away()
             back = _here(form["transaction"], _local(form["return_to"]))
             return busy_page(self.services, request, begun, back=back)
-        if not isinstance(begun, _Claimed):
+        if not isinstance(begun, _Admitted):
             return await self._in_thread(begun)
         with begun.place as place:
             verifying = place.verify(begun.password, begun.prepared.stored_hash)
             verification = await asyncio.wrap_future(verifying)
-        if cookie(request, self.pages, SESSION_COOKIE) is not None:
+        if verification.matches and cookie(request, self.pages, SESSION_COOKIE) is not None:
             # What the browser still has must be ended, and perhaps others told: not for the event loop.
             return await self._in_thread(partial(self._finish, begun.visit, begun.prepared, verification))
         return await self._finish_at_once(begun, verification)
@@ -241,8 +241,8 @@ class _Entrance(_Pages):
         async with self.services.admission.sign_ins_aside:
             return await run_in_threadpool(work)
 
-    async def _begin(self, request: Request, form: Form) -> _Claimed | Unavailable | Callable[[], Response]:
-        """Count the try and find out whose it is, or say that there is no room, or what answers instead in a thread."""
+    async def _begin(self, request: Request, form: Form) -> _Admitted | Unavailable | Callable[[], Response]:
+        """Find out whose try it is and whether it may be made; or that there is no room, or what answers instead."""
         visit = _Visit(
             request=request,
             browser=browser_of(request, self.services),
@@ -262,18 +262,28 @@ class _Entrance(_Pages):
         browser_token = cookie(request, self.pages, BROWSER_COOKIE)
 
         def preparing() -> "Operation[tuple[Prepared, Transaction | None]]":
-            claiming = sign_in.preparing(keyring, visit.username, browser=visit.browser, now=now, password=checked)
-            return (yield from both(claiming, transactions.loading(visit.transaction, browser_token, now=now)))
+            looking = sign_in.preparing(keyring, visit.username, browser=visit.browser, now=now, password=checked)
+            return (yield from both(looking, transactions.loading(visit.transaction, browser_token, now=now)))
 
         try:
-            prepared, transaction = await self.services.store.write(preparing)
+            prepared, transaction = await self.services.store.read(preparing)
+            if not prepared.admission.is_admitted:
+                told = await self._refused(visit, prepared, prepared.admission)
+                place.leave()
+                return partial(self._told, visit, told)
         except BaseException:
             place.leave()
             raise
-        if not prepared.admission.is_admitted:
-            place.leave()
-            return partial(self._throttled, visit, prepared)
-        return _Claimed(visit, checked, prepared, transaction, place)
+        return _Admitted(visit, checked, prepared, transaction, place)
+
+    async def _refused(self, visit: _Visit, prepared: Prepared, cause: Refusal | Admission) -> Refusal | Admission:
+        """Count and record a try that failed or was not admitted; returns what is told.
+
+        Two transactions: counters that many share are not held while the event waits for the disk.
+        """
+        store, keyring, now = self.services.store, self.services.keyring, self.services.clock()
+        admission = await store.write(lambda: throttling.claiming(keyring, prepared.attempt, now=now))
+        return await store.write(lambda: sign_in.refusing(prepared, cause, admission, browser=visit.browser, now=now))
 
     def _check(self, visit: _Visit, form: Form) -> str | Callable[[], Response]:
         """The password in the form that is hashed, or what answers instead (in a thread).
@@ -314,41 +324,40 @@ class _Entrance(_Pages):
         note_refusal(self.services, visit.request, rule, field)
         return self._again(visit, errors, status)
 
-    def _throttled(self, visit: _Visit, prepared: Prepared) -> Response:
-        if prepared.admission.retry_after is None:
+    def _told(self, visit: _Visit, told: Refusal | Admission) -> Response:
+        """What whoever was refused is told: one sentence for every cause, another when too many have failed."""
+        if isinstance(told, Refusal):
+            return self._again(visit, {"": self.pages.gettext(visit.request, _NO_MATCH)}, 403)
+        if told.retry_after is None:
             return self._again(visit, {"": self.pages.gettext(visit.request, _CLOSED)}, 429)
-        words, headers = wait_words(self.services, visit.request, TOO_MANY, prepared.admission.retry_after)
+        words, headers = wait_words(self.services, visit.request, TOO_MANY, told.retry_after)
         return self._again(visit, {"": words}, 429, headers)
 
-    async def _finish_at_once(self, claimed: _Claimed, verification: Verification) -> Response:
+    async def _finish_at_once(self, admitted: _Admitted, verification: Verification) -> Response:
         services, now = self.services, self.services.clock()
-        visit, prepared, transaction = claimed.visit, claimed.prepared, claimed.transaction
+        visit, prepared, transaction = admitted.visit, admitted.prepared, admitted.transaction
         browser_token, authorization = cookie(visit.request, self.pages, BROWSER_COOKIE), self._authorization
         pending = None if authorization is None else await authorization.pending(transaction)
 
-        def finishing() -> "Operation[tuple[Minted | Refusal, str | None]]":
-            signing_in = sign_in.finishing(
-                services.keyring, services.settings, prepared, verification, browser=visit.browser,
-                remember=visit.remember, now=now,
-            )  # fmt: skip
-            outcome: Minted | Refusal
-            entry: Row | Refused | None = None
-            if pending is not None and verification.matches and prepared.principal_id is not None:
+        def finishing() -> "Operation[tuple[Minted | Refusal | Admission, str | None]]":
+            asked: list[Step] = []
+            if pending is not None and prepared.principal_id is not None:
                 # The person is locked first, so that this is what holds until the end of the transaction.
-                entering = checking_entry(prepared.principal_id, pending.client.client_id, now=now)
-                outcome, entry = yield from both(signing_in, entering)
-            else:
-                outcome = yield from signing_in
+                asked.append(asking_entry(prepared.principal_id, pending.client.client_id, now=now))
+            outcome, answers = yield from sign_in.finishing(
+                services.keyring, services.settings, prepared, verification, browser=visit.browser,
+                remember=visit.remember, now=now, also=asked,
+            )  # fmt: skip
             if not isinstance(outcome, Minted):
                 return outcome, None
-            if authorization is not None and pending is not None and entry is not None and prepared.epochs is not None:
+            if authorization is not None and pending is not None and prepared.epochs is not None:
                 started = Started(
                     session_id=outcome.session_id, principal_id=outcome.principal_id, epochs=prepared.epochs,
                     amr=sign_in.PASSWORD_AMR,
                     ip=visit.browser.address, request_id=visit.browser.request_id, now=now,
                 )  # fmt: skip
                 answer = yield from authorization.answering(
-                    pending, visit.transaction, browser_token or "", started, entry
+                    pending, visit.transaction, browser_token or "", started, entry_of(answers[0])
                 )
                 if answer is not None:
                     return outcome, answer
@@ -359,11 +368,9 @@ class _Entrance(_Pages):
 
         outcome, goes_on = await services.store.write(finishing)
         if not isinstance(outcome, Minted):
-            return await self._in_thread(partial(self._no_match, visit))
+            told = await self._refused(visit, prepared, outcome)
+            return await self._in_thread(partial(self._told, visit, told))
         return self._welcome(visit, outcome, goes_on)
-
-    def _no_match(self, visit: _Visit) -> Response:
-        return self._again(visit, {"": self.pages.gettext(visit.request, _NO_MATCH)}, 403)
 
     def _welcome(self, visit: _Visit, minted: Minted, goes_on: str | None) -> Response:
         response = _see_other(visit.return_to if goes_on is None else goes_on)
@@ -385,7 +392,7 @@ class _Entrance(_Pages):
                     session, visit.transaction, browser_token, session_id=outcome.session_id, now=now
                 )
         if not isinstance(outcome, Minted):
-            return self._no_match(visit)
+            return self._told(visit, outcome)
         return self._welcome(visit, outcome, goes_on)
 
     def _load(self, session: Session, request: Request, transaction_id: str) -> Transaction | None:

@@ -233,29 +233,35 @@ def test_what_a_group_changes_at_its_end_is_changed(world: World, office: App) -
     assert world.count(SessionParticipant, SessionParticipant.last_used_at == later) == 2
 
 
-def test_each_success_of_a_group_gives_back_its_own_claim(world: World) -> None:
-    """Twelve of one address, one of them twice, and one more who fails: what is left counted is that one."""
+def test_each_success_of_a_group_disregards_what_failed_of_its_own(world: World) -> None:
+    """Twelve of one address, one of them twice, and one more who fails again: what is left counted is that one."""
     now, names = world.clock(), [*(f"per_{number}" for number in range(11)), "per_0"]
     tries = [throttling.Attempt(f"{name}:0", "203.0.113.7", password="abcd") for name in names]
     failing = throttling.Attempt("per_x:0", "203.0.113.7", password="abcd")
 
-    def claim(one: throttling.Attempt) -> Any:
+    def fail(one: throttling.Attempt) -> Any:
         return lambda: throttling.claiming(world.keyring, one, now=now)
 
-    def succeed(one: throttling.Attempt, admission: throttling.Admission) -> Any:
-        return lambda: throttling.succeeding(world.keyring, one, lane=admission.lane, now=now)
+    def succeed(one: throttling.Attempt) -> Any:
+        def operation() -> Operation[throttling.Admission]:
+            rows = yield throttling.looking(world.keyring, one)
+            seen = throttling.judge(world.keyring, one, rows, now=now)
+            yield from throttling.succeeding(world.keyring, one, seen, now=now)
+            return seen.admission
+
+        return operation
 
     async def work(store: Store) -> Any:
-        admissions = await asyncio.gather(*(store.write(claim(one)) for one in [*tries, failing]))
-        await asyncio.gather(*(store.write(succeed(*each)) for each in zip(tries, admissions, strict=False)))
-        return admissions
+        failed = await asyncio.gather(*(store.write(fail(one)) for one in [*tries, failing]))
+        succeeded = await asyncio.gather(*(store.write(succeed(one)) for one in tries))
+        return [*failed, *succeeded]
 
     assert all(admission.is_admitted for admission in using(world, work))
     with world.database.read() as session:
         failures = sorted(session.execute(select(Throttle.failures).where(Throttle.failures > 0)).scalars())
         known = session.execute(select(func.count()).select_from(Throttle).where(Throttle.failures == 0)).scalar_one()
-    # The address, its names, the names of the password, and the person twice: as a number of tries and in a row.
-    assert failures == [1, 1, 1, 1, 1]
+    # Its names, the names of the password, the person twice (as a number of tries and in a row); all of the address.
+    assert failures == [1, 1, 1, 1, 13]
     # The eleven places that are known now, and both marks of the name that failed.
     assert known == 13
 

@@ -154,7 +154,7 @@ def test_a_reset_ends_every_session_and_the_old_password(world: World) -> None:
 def test_a_reset_opens_what_strangers_had_closed(world: World) -> None:
     principal_id, number = world.person()
     for _ in range(throttling.PERSON.count + 1):
-        world.prepare(number)
+        world.sign_in(number, "wrong")
     assert not world.prepare(number).admission.is_admitted
     world.redeem(world.invite(principal_id, "reset_password"), "seven copper bridges")
     assert isinstance(world.sign_in(number, "seven copper bridges"), Minted)
@@ -165,7 +165,7 @@ def test_a_reset_opens_the_own_browser_after_a_hundred_wrong_tries(world: World)
     principal_id, number = world.person()
     own = replace(HERE, device_token=world.minted(number, remember=True).device_token)
     for _ in range(throttling.CONSECUTIVE.count):
-        assert world.prepare(number, own).admission.is_admitted
+        assert world.sign_in(number, "wrong", browser=own) is Refusal.WRONG_PASSWORD
         world.clock.advance(seconds=90)
     closed = world.prepare(number, own).admission
     assert closed.lane == "device" and closed.limit is throttling.CONSECUTIVE

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 import pytest
 from sqlalchemy import select, update
 
-from idhub.credentials.tables import Password, RememberedDevice, SsoSession
+from idhub.credentials.tables import Password, RememberedDevice, SsoSession, Throttle
 from idhub.errors import NotPermitted
 from idhub.lifecycle.intake import EndCredentials, Offboard, Reactivate, Suspend
 from idhub.login import sign_in, throttling
@@ -150,6 +150,42 @@ def test_throttled_tries_are_refused_before_the_password_is_looked_at(world: Wor
     prepared = world.prepare(number, replace(HERE, address="198.51.100.2"))
     assert not prepared.admission.is_admitted
     assert world.events("login.throttled")[-1][1] == "login.limit_person"
+
+
+def test_of_guesses_at_once_no_more_than_the_limit_are_answered_a_right_one_among_them(world: World) -> None:
+    """All were let in before the first was counted; whoever comes after the limit is told that, whatever they typed."""
+    _, number = world.person()
+    browser = replace(HERE, address="198.51.100.1")
+    guesses = [world.prepare(number, browser) for _ in range(throttling.PERSON.count + 3)]
+    assert all(guess.admission.is_admitted for guess in guesses)
+    *wrong, late, later, right = guesses
+    assert [world.finish(guess, "wrong", browser=browser) for guess in wrong] == [Refusal.WRONG_PASSWORD] * len(wrong)
+    told = [world.finish(late, "wrong", browser=browser), world.finish(later, PASSWORD, browser=browser)]
+    told.append(world.finish(right, PASSWORD, browser=browser))
+    assert told == [throttling.Admission("stranger", throttling.PERSON, timedelta(seconds=90))] * 3
+    assert [reason for _, reason, _ in world.events("login.throttled")] == ["login.limit_person"] * 3
+    assert world.events("login.succeeded") == []
+
+
+def test_right_passwords_of_people_who_may_not_act_are_counted_like_wrong_ones(world: World) -> None:
+    """B03: or that nobody is ever told to wait would tell that the password is right."""
+    principal_id, number = world.person()
+    world.change(Suspend(principal_id=principal_id))
+    told = [world.sign_in(number) for _ in range(throttling.PERSON.count + 1)]
+    assert told[:-1] == [Refusal.STANDING] * throttling.PERSON.count
+    assert told[-1] == throttling.Admission("stranger", throttling.PERSON, timedelta(seconds=90))
+
+
+def test_whoever_signs_in_leaves_nothing_counted_and_their_place_noted_once_a_day(world: World) -> None:
+    _, number = world.person()
+    began = world.clock()
+    for later in (0, 12, 11):
+        world.clock.advance(hours=later)
+        world.minted(number)
+        assert world.count(Throttle) == world.count(Throttle, Throttle.window_started_at == began) == 1
+    world.clock.advance(hours=1)
+    world.minted(number)
+    assert world.count(Throttle) == world.count(Throttle, Throttle.window_started_at == world.clock()) == 1
 
 
 def test_a_remembered_browser_gets_in_while_strangers_fill_their_lane(world: World) -> None:

@@ -23,6 +23,7 @@ from idhub.login.throttling import (
     claim,
     claim_client,
     client_address,
+    look,
     password_bucket,
     purge,
     succeed,
@@ -38,24 +39,31 @@ class Door:
 
     def __init__(self, database: Database, keyring: Keyring, clock: Clock) -> None:
         self._database, self._keyring, self.clock = database, keyring, clock
+        self.is_alone = True
 
     def fail(self, name: str, address: str = AWAY, device: str | None = None) -> Admission:
+        return self._fail(Attempt(name, address, device))
+
+    def _fail(self, attempt: Attempt) -> Admission:
+        """What a look says before is what the count does."""
         with self._database.transaction() as session:
-            return claim(session, self._keyring, Attempt(name, address, device), now=self.clock())
+            seen = look(session, self._keyring, attempt, now=self.clock())
+            counted = claim(session, self._keyring, attempt, now=self.clock())
+            if self.is_alone:
+                assert seen.admission == counted
+            return counted
 
     def succeed(self, name: str, address: str = HOME, device: str | None = None) -> Admission:
         attempt = Attempt(name, address, device)
         with self._database.transaction() as session:
-            admission = claim(session, self._keyring, attempt, now=self.clock())
-            if admission.is_admitted:
-                succeed(session, self._keyring, attempt, lane=admission.lane, now=self.clock())
-        return admission
+            seen = look(session, self._keyring, attempt, now=self.clock())
+            if seen.admission.is_admitted:
+                succeed(session, self._keyring, attempt, seen, now=self.clock())
+        return seen.admission
 
     def spray(self, number: int, bucket: str, device: str | None = None, address: str | None = None) -> Admission:
         """One password for the next name, from an address of its own."""
-        attempt = Attempt(f"per_{number}", address or f"198.51.{number // 250}.{number % 250}", device, bucket)
-        with self._database.transaction() as session:
-            return claim(session, self._keyring, attempt, now=self.clock())
+        return self._fail(Attempt(f"per_{number}", address or f"198.51.{number // 250}.{number % 250}", device, bucket))
 
     def guess(self, client_id: str, address: str = AWAY, *, secret_hash: str | None = "5" * 64) -> ClientGuess:
         with self._database.transaction() as session:
@@ -101,6 +109,7 @@ def test_refused_tries_do_not_prolong_the_wait(door: Door) -> None:
 
 
 def test_parallel_guesses_are_no_more_than_the_limit(door: Door) -> None:
+    door.is_alone = False
     with ThreadPoolExecutor(8) as threads:
         admissions = list(threads.map(lambda _: door.fail("per_1"), range(40)))
     assert sum(admission.is_admitted for admission in admissions) == PERSON.count
@@ -226,9 +235,9 @@ def test_people_who_choose_alike_are_no_spray(door: Door) -> None:
     for n in range(SAME_PASSWORD.count * 2):
         attempt = Attempt(f"per_{n}", f"203.0.{n}.7", None, "abcd")
         with door._database.transaction() as session:
-            admission = claim(session, door._keyring, attempt, now=door.clock())
-            assert admission.is_admitted
-            succeed(session, door._keyring, attempt, lane=admission.lane, now=door.clock())
+            seen = look(session, door._keyring, attempt, now=door.clock())
+            assert seen.admission.is_admitted
+            succeed(session, door._keyring, attempt, seen, now=door.clock())
     for _ in range(PERSON.count):
         door.spray(901, "abcd")
     assert door.spray(902, "abcd").is_admitted

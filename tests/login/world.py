@@ -23,6 +23,7 @@ from idhub.lifecycle.transition import transition
 from idhub.login import invitations, sign_in
 from idhub.login.passwords import HashingPool, normalize
 from idhub.login.sign_in import Browser, Minted, Prepared, Refusal
+from idhub.login.throttling import Admission
 from idhub.settings import Settings
 from tests.support.clock import Clock
 
@@ -90,7 +91,7 @@ class World:
             return invitations.redeem(session, self.settings, token, new_hash, browser=HERE, now=self.clock())
 
     def prepare(self, username: str, browser: Browser = HERE) -> Prepared:
-        with self.database.transaction(durable=False) as session:
+        with self.database.read() as session:
             return sign_in.prepare(session, self.keyring, username, browser=browser, now=self.clock())
 
     def finish(
@@ -101,7 +102,7 @@ class World:
         browser: Browser = HERE,
         old: str | None = None,
         remember: bool = False,
-    ) -> Minted | Refusal:
+    ) -> Minted | Refusal | Admission:
         verification = self.pool.verify(normalize(password), prepared.stored_hash).result()
         with self.database.transaction(durable=False) as session:
             return sign_in.finish(
@@ -109,7 +110,7 @@ class World:
                 remember=remember, now=self.clock(),
             )  # fmt: skip
 
-    def sign_in(self, username: str, password: str = PASSWORD, **options: Any) -> Minted | Refusal:
+    def sign_in(self, username: str, password: str = PASSWORD, **options: Any) -> Minted | Refusal | Admission:
         browser = options.get("browser", HERE)
         return self.finish(self.prepare(username, browser), password, **options)
 

@@ -59,12 +59,15 @@ T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _BUSY_TIMEOUT_MS = 10_000
+WRITERS_PATIENCE = timedelta(milliseconds=_BUSY_TIMEOUT_MS)
+"""How long one who writes to SQLite waits for another."""
 _POLL_SECONDS = 0.002
 _LONGEST_WAY_SECONDS = 0.25
 # PostgreSQL gives up one of several transactions that wait for each other, or that no order explains. Nothing of it
 # stands, so it may begin anew.
 _BEGIN_ANEW = frozenset({"40001", "40P01"})
 _READ_ONLY = "25006"
+_LOCK_NOT_AVAILABLE = "55P03"
 _ATTEMPTS = 5
 _FIRST_PAUSE_SECONDS = 0.02
 # psycopg allows 65,535 bound values a statement; SQLite 32,766.
@@ -449,10 +452,15 @@ def _begins(connection: Any) -> bool:
     return True
 
 
-def is_busy(error: sqlite3.OperationalError) -> bool:
-    """Whether another holds the lock."""
+def is_busy(error: object) -> bool:
+    """Whether another writes to the SQLite database, for longer than one waits."""
     # The primary code is in the low byte: SQLITE_BUSY_SNAPSHOT and its like are busy too.
     return (getattr(error, "sqlite_errorcode", 0) & 0xFF) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def is_held(error: object) -> bool:
+    """Whether another holds a row or table of PostgreSQL, for longer than one waits."""
+    return getattr(error, "sqlstate", None) == _LOCK_NOT_AVAILABLE
 
 
 class Database:

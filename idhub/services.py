@@ -3,8 +3,11 @@
 Stands beside `app` and `worker` in the import order: the composition root, without HTTP.
 """
 
+import fcntl
+import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -129,7 +132,29 @@ def open_hub(settings: Settings, *, clock: Clock = utc_now) -> Hub:
         Unavailable: the schema is old, or keys and database do not belong together; the sentence says what to do.
     """
     database = create_database(settings)
-    is_new = is_empty(database)
+    with _looked_at(database, settings) as is_new:
+        return _open(database, settings, is_new=is_new, clock=clock)
+
+
+@contextmanager
+def _looked_at(database: Database, settings: Settings) -> Iterator[bool]:
+    """Whether the database is empty. As long as it is, one process of a data folder at a time goes on: another would
+    find a master key whose keys are being made, and take it for one whose database is gone.
+    """
+    if not is_empty(database):
+        yield False
+        return
+    folder = settings.effective_master_key_file.parent
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield is_empty(database)
+    finally:
+        os.close(descriptor)
+
+
+def _open(database: Database, settings: Settings, *, is_new: bool, clock: Clock) -> Hub:
     if is_new or database.dialect == "sqlite":
         migrate(database)
     elif not is_current(database):

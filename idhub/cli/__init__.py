@@ -5,13 +5,16 @@ docs/reference/commands.md. Entry point: `main`; the commands are in `console.ap
 """
 
 import os
+import sqlite3
 import sys
 import traceback
+from typing import NoReturn
 
 from idhub.cli.loading import uncollected
 from idhub.errors import IdhubError
 
 FAILED = 1
+_LATER = "Run it again when that has ended: an import, a migration, or a backup or shell that keeps a transaction open."
 
 
 def main() -> None:
@@ -20,6 +23,7 @@ def main() -> None:
         from sqlalchemy.exc import SQLAlchemyError
 
         from idhub.cli.console import app
+        from idhub.db import WRITERS_PATIENCE, is_busy, is_held
     try:
         app()
         sys.stdout.flush()
@@ -36,8 +40,14 @@ def main() -> None:
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
         _end(f"error: {named}{error.strerror or error}.", error)
-    except SQLAlchemyError as error:
-        _end(f"error: the database cannot be used: {_first_line(getattr(error, 'orig', None) or error)}.", error)
+    except (SQLAlchemyError, sqlite3.Error) as error:
+        cause = getattr(error, "orig", None) or error
+        if is_busy(cause):
+            waited = f"{WRITERS_PATIENCE.total_seconds():g} s"
+            _end(f"error: another process has been writing to the database for more than {waited}. {_LATER}", error)
+        if is_held(cause):
+            _end(f"error: another process holds what this command would change. {_LATER}", error)
+        _end(f"error: the database cannot be used: {_first_line(cause)}.", error)
     except Exception as error:  # the command line's translator: nobody is shown a traceback unasked
         _end(
             f"error: {type(error).__name__}: {_first_line(error)}. This is a fault of idhub; say it where you got it.",
@@ -45,7 +55,7 @@ def main() -> None:
         )
 
 
-def _end(sentence: str, error: Exception) -> None:
+def _end(sentence: str, error: Exception) -> NoReturn:
     print(sentence, file=sys.stderr)
     if os.environ.get("IDHUB_LOG_LEVEL", "").lower() == "debug":
         traceback.print_exception(error)

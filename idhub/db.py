@@ -49,7 +49,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from audit.trail import copy_rows, put_rows
+from audit.trail import copy_rows, driver_error, put_rows
 from idhub import faults
 from idhub.entropy import random_bytes
 from idhub.settings import Settings
@@ -489,6 +489,9 @@ class Database:
             durable: SQLite only: wait for the disk (`synchronous=FULL`). Sessions and tokens pass False and may
                 forget their last moments after a loss of power; PostgreSQL decides by its own settings.
             patience: SQLite only: seconds to wait for others who write, where it is not worth the usual ones.
+
+        Raises:
+            OperationalError: others write for longer than that, or the database cannot be reached.
         """
         with (
             self.turns.mine(patience) if self.dialect == "sqlite" else nullcontext(),
@@ -503,7 +506,7 @@ class Database:
                 if is_bulk():
                     self.give_way()
                 waits = _BUSY_TIMEOUT_MS / 1000 if patience is None else patience
-                begin_immediate(connection.connection.driver_connection, self.engine.url.database or "", patience=waits)
+                self._begin_immediate(connection, waits)
             acts: list[Callable[[], None]] = []
             info = {**self.session_info, _AFTER_COMMIT: acts}
             with Session(connection, expire_on_commit=False, info=info) as session:
@@ -518,6 +521,13 @@ class Database:
                 for act in acts:
                     act()
                 faults.at("commit.after")
+
+    def _begin_immediate(self, connection: Connection, patience: float) -> None:
+        driver: Any = connection.connection.driver_connection
+        try:
+            begin_immediate(driver, self.engine.url.database or "", patience=patience)
+        except sqlite3.Error as error:
+            raise driver_error(connection, "BEGIN IMMEDIATE", error) from error
 
     @contextmanager
     def large_cache(self) -> Iterator[None]:

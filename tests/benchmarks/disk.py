@@ -71,7 +71,7 @@ def measure(kind: DatabaseKind, folder: Path, url: str, *, people: int, logins: 
         bench.use(logins=20, tokens=20)  # and the search index is tended
         marks.append((sizes(database), events(database)))
         bench.use(logins=logins)
-        note("a login with its token", logins)
+        note("a sign-in at the portal", logins)
         bench.use(tokens=tokens)
         note("a token", tokens)
     finally:

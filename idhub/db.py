@@ -106,6 +106,18 @@ _PLANS = (
 _SNAPSHOT_WITH_PLANS = "; ".join((_SNAPSHOT, *(f"SET LOCAL {name} = {value}" for name, value in _PLANS)))
 _FREELY = "; ".join(f"SET LOCAL {name} = on" for name, _ in _WALKING)
 _WALKING_AGAIN = "; ".join(f"SET LOCAL {name} = {value}" for name, value in _WALKING)
+# A process that stands still within a transaction, or waits for one that does, is bounded by the database.
+_SERVER_SETTINGS = (("timezone", "UTC"), ("idle_in_transaction_session_timeout", "60000"), ("lock_timeout", "30000"))
+_SETTINGS_OF_ONE = "; ".join(f"SET LOCAL {name} = {value}" for name, value in _SERVER_SETTINGS)
+_REACHING = {
+    "connect_timeout": 5,
+    # A server whose machine is gone answers nothing, not even that it is.
+    "keepalives_idle": 10,
+    "keepalives_interval": 3,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 15_000,
+}
+"""Parameters of libpq for every connection to PostgreSQL: seconds, milliseconds the last."""
 MIGRATING = "idhub migrate"
 """Name under which a migration works on PostgreSQL: no limit of time ends it."""
 _END_LONG_WRITERS = text(
@@ -694,6 +706,9 @@ def create_database(settings: Settings) -> Database:
         )
         event.listen(engine, "connect", _prepare_sqlite)
     else:
+        # Behind a pooler the next transaction is another server connection's: nothing is kept there, and a pooler
+        # refuses options that it would have to keep.
+        is_pooled = bool(settings.database_direct_url)
         engine = create_engine(
             url,
             hide_parameters=True,
@@ -701,15 +716,38 @@ def create_database(settings: Settings) -> Database:
             max_overflow=max(settings.database_pool_size, _BESIDE_REQUESTS),
             pool_pre_ping=True,
             connect_args={
-                "options": "-c timezone=UTC -c idle_in_transaction_session_timeout=60000 -c lock_timeout=30000",
-                # Behind a pooler the next transaction is another server connection's, which has none of them.
-                "prepare_threshold": None if settings.database_direct_url else _PREPARED_FROM,
+                **_REACHING,
+                "options": "" if is_pooled else " ".join(f"-c {name}={value}" for name, value in _SERVER_SETTINGS),
+                "prepare_threshold": None if is_pooled else _PREPARED_FROM,
             },
         )
+        if is_pooled:
+            event.listen(engine, "begin", _set_for_one)
         _ping_where_wanted(engine.dialect)
         _know_a_standby(engine.dialect)
         event.listen(engine, "handle_error", _of_one_kind)
     return Database(engine)
+
+
+def libpq_address(url: str) -> str:
+    """A PostgreSQL URL as libpq reads it, and how it tells that a server is gone: for connections past SQLAlchemy."""
+    named = make_url(url)
+    dialect: Any = named.get_dialect()()
+    _, parameters = dialect.create_connect_args(named)
+    # Imported late: SQLite needs nothing of PostgreSQL's driver.
+    from psycopg.conninfo import make_conninfo
+
+    return make_conninfo(**parameters, **_REACHING)
+
+
+def _set_for_one(connection: Connection) -> None:
+    """Give a transaction that has just begun the settings that its connection cannot keep.
+
+    A snapshot that begins by a statement of its own (`Database._begun`) has nothing to hold others up with.
+    """
+    driver: Any = connection.connection.driver_connection
+    if not driver.autocommit:
+        connection.exec_driver_sql(_SETTINGS_OF_ONE)
 
 
 def _know_a_standby(dialect: Any) -> None:

@@ -1,6 +1,7 @@
 """Every setting, with its unit and default. Environment `IDHUB_*` beats `idhub.toml`; read once, at start."""
 
 import os
+import re
 import tomllib
 from datetime import timedelta
 from pathlib import Path
@@ -14,6 +15,23 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from idhub.errors import Invalid
 
 _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
+_POSTGRESQL = re.compile(r"postgres(?:ql)?(?:\+psycopg)?://(?:([^@/?]*)@)?([^@/?]*)(/[^?]*)?(?:\?(.*))?", re.DOTALL)
+_POSTGRESQL_PORT = "5432"
+
+
+def _as_sqlalchemy_reads(url: str) -> str:
+    """An address with the driver named. Several hosts, which libpq takes with commas, are parameters there."""
+    found = _POSTGRESQL.fullmatch(url)
+    if found is None:
+        return url
+    user, hosts, name, query = (part or "" for part in found.groups())
+    parameters = [query] if query else []
+    if "," in hosts:
+        each = [host if ":" in host else f"{host}:{_POSTGRESQL_PORT}" for host in hosts.split(",")]
+        parameters += [f"host={host}" for host in each]
+        hosts = ""
+    at, asked = "@" if user else "", "?" if parameters else ""
+    return f"postgresql+psycopg://{user}{at}{hosts}{name}{asked}{'&'.join(parameters)}"
 
 
 class Settings(BaseSettings):
@@ -28,7 +46,8 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("data"), description="Folder of the embedded database, keys, witness file and imports.")
     database_url: str = Field(
         "",
-        description="SQLAlchemy URL. Empty: SQLite in the data folder. `postgresql://...` for more than one machine.",
+        description="SQLAlchemy URL. Empty: SQLite in the data folder. `postgresql://...` for more than one machine; of"
+        " several servers `postgresql://USER@HOST:PORT,HOST:PORT/NAME?target_session_attrs=read-write`.",
     )
     database_direct_url: str = Field(
         "", description="Direct PostgreSQL address for pinned connections when `database_url` goes through a pooler."
@@ -122,13 +141,13 @@ class Settings(BaseSettings):
 
     @property
     def effective_database_url(self) -> str:
-        """The database to open, with the driver named."""
-        if not self.database_url:
-            return f"sqlite:///{self.data_dir / 'idhub.db'}"
-        for prefix in ("postgresql://", "postgres://"):
-            if self.database_url.startswith(prefix):
-                return "postgresql+psycopg://" + self.database_url.removeprefix(prefix)
-        return self.database_url
+        """The database to open, with the driver named, as SQLAlchemy reads it."""
+        return _as_sqlalchemy_reads(self.database_url) or f"sqlite:///{self.data_dir / 'idhub.db'}"
+
+    @property
+    def effective_database_direct_url(self) -> str:
+        """The same database without a pooler."""
+        return _as_sqlalchemy_reads(self.database_direct_url) or self.effective_database_url
 
     @property
     def effective_master_key_file(self) -> Path:

@@ -13,6 +13,7 @@ import psycopg.errors
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import bindparam, event, func, insert, select, text, update
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
@@ -26,6 +27,7 @@ from idhub.db import (
     execute_planned,
     from_micros,
     insert_rows,
+    libpq_address,
     new_id,
     to_micros,
     upsert,
@@ -467,3 +469,44 @@ def test_what_the_database_refuses_is_one_kind_of_error_however_many_rows(databa
     values = ({"month": f"{number:07}" if number else "much too long", "last": 1} for number in range(rows))
     with pytest.raises(DataError), database.transaction() as session:
         bulk_insert(session, CaseNumber, values)
+
+
+@pytest.mark.parametrize(
+    ("said", "opened", "past"),
+    [
+        (
+            "postgresql://u:p%40@db.example.com/idhub",
+            "postgresql+psycopg://u:p%40@db.example.com/idhub",
+            "user=u password=p@ dbname=idhub host=db.example.com",
+        ),
+        (
+            "postgres://a.example,b.example:5433/idhub?target_session_attrs=read-write",
+            "postgresql+psycopg:///idhub?target_session_attrs=read-write&host=a.example:5432&host=b.example:5433",
+            "dbname=idhub target_session_attrs=read-write host=a.example,b.example port=5432,5433",
+        ),
+    ],
+)
+def test_addresses_of_postgresql(said: str, opened: str, past: str) -> None:
+    """One server, or several as libpq names them; SQLAlchemy has a form of its own."""
+    settings = Settings(database_url=said)
+    assert settings.effective_database_url == settings.effective_database_direct_url == opened
+    limits = {"connect_timeout": "5", "tcp_user_timeout": "15000"}
+    found = conninfo_to_dict(libpq_address(opened))
+    assert found.items() >= {**conninfo_to_dict(past), **limits}.items()
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_transactions_behind_a_pooler_have_the_limits_that_connections_have_else(database: Database) -> None:
+    pooled = create_database(Settings(database_url=database.url, database_direct_url=database.url))
+    limits = text("SELECT current_setting('lock_timeout'), current_setting('idle_in_transaction_session_timeout')")
+    try:
+        for each in (database, pooled):
+            with each.transaction() as session:
+                assert session.execute(limits).one() == ("30s", "1min")
+            # Nor does the connection keep them, which is somebody else's next.
+            with each.engine.connect() as connection:
+                connection.execution_options(isolation_level="AUTOCOMMIT")
+                kept = connection.execute(limits).one()
+            assert kept == (("0", "0") if each is pooled else ("30s", "1min"))
+    finally:
+        pooled.dispose()

@@ -37,7 +37,6 @@ _SERVER_SETTINGS: Final = {
     "jit": "off",
 }
 APPLICATION_NAME: Final = "idhub-store"
-_CONNECT_SECONDS: Final = 5
 _COMMAND_SECONDS: Final = 10.0
 Question = tuple[str, Sequence[Any]]
 """Name of a statement, and the values of its places."""
@@ -90,7 +89,7 @@ class Pinned:
 
     @classmethod
     async def connect(cls, url: str, statements: Mapping[str, Statement]) -> "Pinned":
-        """Open a connection.
+        """Open a connection; `url` as libpq reads it (`idhub.db.libpq_address`).
 
         Raises:
             Lost: the database cannot be reached, or refuses.
@@ -98,9 +97,8 @@ class Pinned:
         options = " ".join(f"-c {name}={value}" for name, value in _SERVER_SETTINGS.items())
         try:
             connection = await psycopg.AsyncConnection.connect(
-                url, autocommit=True, connect_timeout=_CONNECT_SECONDS, options=options,
-                application_name=APPLICATION_NAME,
-            )  # fmt: skip
+                url, autocommit=True, options=options, application_name=APPLICATION_NAME
+            )
         except psycopg.Error as error:
             raise Lost(str(error)) from error
         return cls(connection, statements)

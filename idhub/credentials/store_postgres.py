@@ -36,7 +36,7 @@ from idhub.credentials.operations import (
 )
 from idhub.credentials.pinned import BEGIN, COMMIT, ROLLBACK, WITHOUT_DISK, Lost, Pinned, Question, waiting_for_locks
 from idhub.credentials.statements import LOCK_AT_ONCE, compile_statements
-from idhub.db import Database
+from idhub.db import Database, libpq_address
 from idhub.errors import Unavailable
 from idhub.settings import Settings
 
@@ -163,8 +163,9 @@ class PostgresStore(Grouping):
 
     def __init__(self, settings: Settings, database: Database, sealer: Sealer) -> None:
         super().__init__()
-        url = settings.database_direct_url or database.url
-        self._url = "postgresql://" + url.split("://", 1)[1]
+        self._url = libpq_address(
+            settings.effective_database_direct_url if settings.database_direct_url else database.url
+        )
         self._size = max(2, settings.database_pool_size // 2)
         self._sealer = sealer
         self._statements = compile_statements("postgresql")

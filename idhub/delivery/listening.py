@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from idhub.db import libpq_address
 from idhub.delivery.wake import NOTIFY_CHANNEL, Waker, wake
 from idhub.settings import Settings
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 _RECONNECT_SECONDS = 5.0
 _CHECK_SECONDS = 30.0
-_CONNECT_SECONDS = 5
+_ANSWER_SECONDS = 5
 
 _log = structlog.get_logger("idhub.delivery")
 
@@ -27,15 +28,13 @@ async def listen(settings: Settings, waker: Waker) -> None:
     # Imported late: SQLite needs nothing of PostgreSQL's driver.
     import psycopg
 
-    address = settings.database_direct_url or settings.effective_database_url
-    address = "postgresql://" + address.partition("://")[2]
+    address = libpq_address(settings.effective_database_direct_url)
     is_down = False
     while True:
         try:
-            async with asyncio.timeout(_CONNECT_SECONDS):
-                connection = await psycopg.AsyncConnection.connect(
-                    address, autocommit=True, connect_timeout=_CONNECT_SECONDS, application_name="idhub-listen"
-                )
+            connection = await psycopg.AsyncConnection.connect(
+                address, autocommit=True, application_name="idhub-listen"
+            )
             try:
                 await _ask(connection, f"LISTEN {NOTIFY_CHANNEL}")
                 is_down = False
@@ -57,7 +56,7 @@ async def listen(settings: Settings, waker: Waker) -> None:
 
 
 async def _ask(connection: "psycopg.AsyncConnection[Any]", statement: str) -> None:
-    async with asyncio.timeout(_CONNECT_SECONDS):
+    async with asyncio.timeout(_ANSWER_SECONDS):
         await connection.execute(statement.encode())
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import LiteralString
 
 import psycopg
 from psycopg import sql
@@ -59,8 +60,16 @@ class PostgresServer:
 
     def checkpoint(self) -> None:
         """Write everything to the data files, so that a crash has nothing older to begin from."""
+        self.ask("CHECKPOINT")
+
+    def promote(self) -> None:
+        """Make a standby a primary; returns when it takes writes."""
+        self.ask("SELECT pg_promote()")
+
+    def ask(self, statement: LiteralString) -> None:
+        """Run one statement by itself."""
         with psycopg.connect(self.url(), autocommit=True) as connection:
-            connection.execute("CHECKPOINT")
+            connection.execute(statement)
 
     def stop_at_once(self) -> None:
         """What `pg_ctl stop -m immediate` does: every connection is cut, nothing is written down, recovery follows."""
@@ -101,6 +110,37 @@ def postgres_server(*, on_disk: bool = False, **options: str) -> Iterator[Postgr
     Raises:
         PostgresAbsent: the server programs, or the user to run them as, are not on this machine.
     """
+    with _home(on_disk=on_disk) as (programs, owner, folder):
+        data = folder / "data"
+        command = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"]
+        _run_as(owner, [*command, "--locale=C.UTF-8", "--no-sync", "--no-instructions"], folder)
+        with _running(partial(_start, programs, data, folder, owner, {**_OPTIONS, **options})) as server:
+            yield server
+
+
+@contextmanager
+def standby_of(primary: PostgresServer, **options: str) -> Iterator[PostgresServer]:
+    """A standby that streams from a running server, which commits nothing without it while the block lasts.
+
+    It has what the primary has acknowledged; `promote` makes it a primary itself. The other is there again afterwards.
+    """
+    with _home(on_disk=False) as (programs, owner, folder):
+        data = folder / "data"
+        command = [programs / "pg_basebackup", "-d", primary.url(), "-D", data, "-R", "-X", "stream", "-c", "fast"]
+        _run_as(owner, [*command, "--no-sync"], folder)
+        with _running(partial(_start, programs, data, folder, owner, {**_OPTIONS, **options})) as server:
+            primary.ask("ALTER SYSTEM SET synchronous_standby_names = '*'")
+            primary.ask("SELECT pg_reload_conf()")
+            yield server
+            if primary.process.poll() is not None:
+                primary.start_again()
+            primary.ask("ALTER SYSTEM RESET synchronous_standby_names")
+            primary.ask("SELECT pg_reload_conf()")
+
+
+@contextmanager
+def _home(*, on_disk: bool) -> Iterator[tuple[Path, pwd.struct_passwd | None, Path]]:
+    """Where the programs are, whom they run as, and a folder that this user owns until the block ends."""
     programs = _programs()
     owner: pwd.struct_passwd | None = None
     if os.geteuid() == 0:
@@ -115,21 +155,24 @@ def postgres_server(*, on_disk: bool = False, **options: str) -> Iterator[Postgr
     try:
         if owner is not None:
             os.chown(folder, owner.pw_uid, owner.pw_gid)
-        data = folder / "data"
-        _run_as(owner, [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"], folder)
-        server = PostgresServer(partial(_start, programs, data, folder, owner, {**_OPTIONS, **options}))
-        try:
-            yield server
-        finally:
-            process = server.process
-            process.send_signal(signal.SIGINT)  # "fast": disconnect everybody, then end
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGQUIT)
-                process.wait(10)
+        yield programs, owner, folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _running(start: Callable[[int | None], tuple["subprocess.Popen[bytes]", int]]) -> Iterator[PostgresServer]:
+    server = PostgresServer(start)
+    try:
+        yield server
+    finally:
+        process = server.process
+        process.send_signal(signal.SIGINT)  # "fast": disconnect everybody, then end
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGQUIT)
+            process.wait(10)
 
 
 def _identity(owner: pwd.struct_passwd | None) -> tuple[int | None, int | None, list[int] | None]:
@@ -138,7 +181,6 @@ def _identity(owner: pwd.struct_passwd | None) -> tuple[int | None, int | None, 
 
 def _run_as(owner: pwd.struct_passwd | None, command: list[str | Path], folder: Path) -> None:
     user, group, extra_groups = _identity(owner)
-    command += ["--locale=C.UTF-8", "--no-sync", "--no-instructions"]
     done = subprocess.run(
         [str(part) for part in command],
         capture_output=True,
@@ -150,7 +192,7 @@ def _run_as(owner: pwd.struct_passwd | None, command: list[str | Path], folder: 
         check=False,
     )
     if done.returncode != 0:
-        raise AssertionError(f"initdb failed: {done.stdout}\n{done.stderr}")
+        raise AssertionError(f"{command[0]} failed: {done.stdout}\n{done.stderr}")
 
 
 def _start(

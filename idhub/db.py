@@ -109,7 +109,7 @@ _WALKING_AGAIN = "; ".join(f"SET LOCAL {name} = {value}" for name, value in _WAL
 # A process that stands still within a transaction, or waits for one that does, is bounded by the database.
 _SERVER_SETTINGS = (("timezone", "UTC"), ("idle_in_transaction_session_timeout", "60000"), ("lock_timeout", "30000"))
 _SETTINGS_OF_ONE = "; ".join(f"SET LOCAL {name} = {value}" for name, value in _SERVER_SETTINGS)
-_REACHING = {
+_REACHING: dict[str, Any] = {
     "connect_timeout": 5,
     # A server whose machine is gone answers nothing, not even that it is.
     "keepalives_idle": 10,

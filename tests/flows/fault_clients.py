@@ -83,7 +83,7 @@ def clients_of(scene: Scene, stop: threading.Event, access_token: str, *, first:
         return http.get("/oauth2/userinfo", headers={"authorization": f"Bearer {access_token}"})
 
     def page(http: httpx2.Client, _number: int) -> httpx2.Response:
-        answer = http.get("/oauth2/authorize", params=_authorize())
+        answer = http.get("/oauth2/authorize", params=authorize_query())
         return httpx2.Response(200) if answer.status_code in {302, 303} else answer
 
     def read(http: httpx2.Client, _number: int) -> httpx2.Response:
@@ -93,7 +93,8 @@ def clients_of(scene: Scene, stop: threading.Event, access_token: str, *, first:
     return [Client(name, ask, scene, stop, first) for name, ask in kinds.items()]
 
 
-def _authorize() -> dict[str, str]:
+def authorize_query() -> dict[str, str]:
+    """What an application sends a browser to the authorization endpoint with."""
     query = f"response_type=code&client_id={CLIENT}&redirect_uri={CALLBACK}&scope=openid&state=s"
     return dict(parse_qsl(urlsplit(f"?{query}").query)) | {
         "code_challenge": challenge(),

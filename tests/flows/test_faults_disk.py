@@ -126,9 +126,9 @@ class Clients:
 
     def open_a_page(self) -> bool:
         """The beginning of a sign-in: a write through the other speed's door."""
-        from tests.flows.test_faults_postgres import _authorize
+        from tests.flows.fault_clients import authorize_query
 
-        answer = self._http.get("/oauth2/authorize", params=_authorize())
+        answer = self._http.get("/oauth2/authorize", params=authorize_query())
         return answer.status_code == 303 or self._is_taken(answer)
 
     def spend(self) -> bool:

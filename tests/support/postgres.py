@@ -112,7 +112,7 @@ def postgres_server(*, on_disk: bool = False, **options: str) -> Iterator[Postgr
     """
     with _home(on_disk=on_disk) as (programs, owner, folder):
         data = folder / "data"
-        command = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"]
+        command: list[str | Path] = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8"]
         _run_as(owner, [*command, "--locale=C.UTF-8", "--no-sync", "--no-instructions"], folder)
         with _running(partial(_start, programs, data, folder, owner, {**_OPTIONS, **options})) as server:
             yield server
@@ -126,8 +126,8 @@ def standby_of(primary: PostgresServer, **options: str) -> Iterator[PostgresServ
     """
     with _home(on_disk=False) as (programs, owner, folder):
         data = folder / "data"
-        command = [programs / "pg_basebackup", "-d", primary.url(), "-D", data, "-R", "-X", "stream", "-c", "fast"]
-        _run_as(owner, [*command, "--no-sync"], folder)
+        command: list[str | Path] = [programs / "pg_basebackup", "-d", primary.url(), "-D", data, "-R", "-c", "fast"]
+        _run_as(owner, [*command, "-X", "stream", "--no-sync"], folder)
         with _running(partial(_start, programs, data, folder, owner, {**_OPTIONS, **options})) as server:
             primary.ask("ALTER SYSTEM SET synchronous_standby_names = '*'")
             primary.ask("SELECT pg_reload_conf()")

@@ -134,6 +134,8 @@ class EventType(StrEnum):
     PROVIDER_CHANGED = "provider.changed", EventClass.CHANGE, "An identity provider's configuration changed."
     SCIM_JOB_ACCEPTED = "scim_job.accepted", EventClass.CHANGE, "A bulk request of a SCIM sender waits to be worked."
     SCIM_JOB_ENDED = "scim_job.ended", EventClass.CHANGE, "A bulk request of a SCIM sender is done or cancelled."
+    SCIM_STREAM_CREATED = "scim_stream.created", EventClass.CHANGE, "A receiver of SCIM events was named."
+    SCIM_STREAM_REMOVED = "scim_stream.removed", EventClass.CHANGE, "A receiver of SCIM events is told no more."
     SCIM_EXTENSION_CHANGED = "scim_extension.changed", EventClass.CHANGE, "Attributes of a SCIM extension changed."
     RULE_CHANGED = "rule.changed", EventClass.CHANGE, "A birthright rule was added, changed or removed."
 

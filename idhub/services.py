@@ -23,7 +23,7 @@ from idhub.directory.organizations import install
 from idhub.directory.tables import Installation
 from idhub.errors import Unavailable
 from idhub.keys import Keyring, MasterKey, has_keys, load_keyring
-from idhub.lifecycle.ports import Planner, use_planners
+from idhub.lifecycle.ports import Follower, Planner, use_follower, use_planners
 from idhub.migrations import head_revision, is_current, migrate
 from idhub.recovery import Log, enter_when_behind
 from idhub.settings import Settings
@@ -168,6 +168,7 @@ def _open(database: Database, settings: Settings, *, is_new: bool, clock: Clock)
     if not is_new:
         enter_when_behind(Log(database, keyring, settings.effective_witness_file, log_origin(settings)), now=now)
     use_planners(database, lambda: _planners(settings.delivery_timeout))
+    use_follower(database, _feed)
     if is_new:
         with database.transaction() as session:
             wait_alone(session, "install")
@@ -182,6 +183,12 @@ def _planners(attempt_deadline: timedelta) -> Sequence[Planner]:
     from idhub.signals.planner import BackchannelPlanner
 
     return [planner(attempt_deadline) for planner in (ScimPlanner, BackchannelPlanner, SamlPlanner, CasPlanner)]
+
+
+def _feed() -> Follower:
+    from idhub.provisioning.events.feed import Feed
+
+    return Feed()
 
 
 def _refuse_orphaned_key(database: Database, settings: Settings) -> None:

@@ -8,12 +8,12 @@ requests are answered in the same process, what would be felt by them is left to
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 import uvloop
@@ -21,6 +21,7 @@ import uvloop
 from audit.errors import AuditError
 from audit.sequencer import Sequencer, lag
 from idhub.api.scim_jobs import has_jobs, purge_jobs, work_jobs
+from idhub.api.scim_push import has_events, push_events
 from idhub.credentials.purge import purge_expired
 from idhub.delivery.http import OutboundHttp
 from idhub.delivery.leases import HeldLease, hold, release
@@ -34,6 +35,7 @@ from idhub.lifecycle.due import apply_due
 from idhub.lifecycle.hr_release import carry_out
 from idhub.lifecycle.receipts import sign_due
 from idhub.lifecycle.reevaluation import reevaluate_pending
+from idhub.provisioning.events.waiting import purge_events
 from idhub.provisioning.outbound import upkeep
 from idhub.provisioning.reconcile.schedule import reconcile_due
 from idhub.saml.refresh import refresh_due
@@ -41,6 +43,7 @@ from idhub.services import Hub
 from idhub.turns import bulk_work
 from providers.saml_wire.parsing import MAX_METADATA
 
+T = TypeVar("T")
 _SEAL = "seal"
 _SEAL_EVERY = 0.5
 _CHECKPOINT_EVERY = 1.0
@@ -225,6 +228,7 @@ class Worker:
             _Job("purge", _PURGE_EVERY, self._purge, singleton=True),
             _Job("reconcile", _RECONCILE_EVERY, self._reconcile, is_bulk=True),
             _Job("scim", _SCIM_EVERY, self._work_scim, singleton=True, is_bulk=True, is_wanted=self._has_scim),
+            _Job("scim events", _SCIM_EVERY, self._push_events, singleton=True, is_wanted=self._has_events),
             _Job("provisioning", _UPKEEP_EVERY, self._tend_targets, singleton=True),
             _Job("retention", _PURGE_EVERY, self._tend_slowly, singleton=True),
             _Job("saml metadata", _REFRESH_EVERY, self._refresh_metadata, singleton=True),
@@ -395,6 +399,18 @@ class Worker:
         if not self._is_recovering():
             work_jobs(self._hub, seconds=_SCIM_SECONDS)
 
+    def _has_events(self) -> bool:
+        return has_events(self._hub.database, now=self._hub.clock())
+
+    def _push_events(self) -> None:
+        if not self._is_recovering():
+            push_events(self._hub, self._http, self._run_on_loop, seconds=_SCIM_SECONDS)
+
+    def _run_on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run something that uses the guarded client on the worker's own loop; for a job in a thread."""
+        assert self._loop is not None  # noqa: S101 - jobs run while the loop does
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
     def _tend_targets(self) -> None:
         if not self._is_recovering():
             upkeep.tend(self._hub.database, now=self._hub.clock())
@@ -405,6 +421,9 @@ class Worker:
 
     def _purge(self) -> None:
         purge_jobs(self._hub.database, now=self._hub.clock())
+        lost = purge_events(self._hub.database, now=self._hub.clock())
+        if lost:
+            _log.warning("worker.scim_events_lost", count=lost)
         removed = purge_expired(self._hub.database, now=self._hub.clock())
         if removed:
             _log.info("worker.purged", **removed)
@@ -413,11 +432,9 @@ class Worker:
         refresh_due(self._hub.database, self._fetch, now=self._hub.clock())
 
     def _fetch(self, url: str) -> bytes:
-        """Read an address through the guarded client of the worker's own loop; for a job in a thread."""
-        assert self._loop is not None  # noqa: S101 - jobs run while the loop does
+        """Read an address through the guarded client; for a job in a thread."""
         timeout = self._hub.settings.delivery_timeout
-        request = self._http.request("GET", url, timeout=timeout, max_bytes=MAX_METADATA)
-        answer = asyncio.run_coroutine_threadsafe(request, self._loop).result()
+        answer = self._run_on_loop(self._http.request("GET", url, timeout=timeout, max_bytes=MAX_METADATA))
         if not answer.is_success:
             raise Unavailable(f"The address answered {answer.status}.")
         return answer.body

@@ -188,26 +188,40 @@ class Server:
         self._replace_makes = replace_makes
         self.made_together = made_together
 
-    def answer(self, request: ScimRequest, transactions: Transactions, jobs: Jobs | None = None) -> ScimResponse:
+    def answer(
+        self,
+        request: ScimRequest,
+        transactions: Transactions,
+        jobs: Jobs | None = None,
+        events: Callable[[], Sequence[str]] = tuple,
+    ) -> ScimResponse:
         """The answer to a request; refusals are answers too.
 
         Args:
             jobs: None where nothing is worked later.
+            events: URIs of the events that the caller is told of, asked where the server describes itself.
         """
         try:
-            return self._route(request, transactions, jobs)
+            return self._route(request, transactions, jobs, events)
         except RequestError as error:
             return error_response(error)
 
     # --- addresses ----------------------------------------------------------------------------------------------------
 
-    def _route(self, request: ScimRequest, transactions: Transactions, jobs: Jobs | None) -> ScimResponse:
+    def _route(
+        self,
+        request: ScimRequest,
+        transactions: Transactions,
+        jobs: Jobs | None,
+        events: Callable[[], Sequence[str]],
+    ) -> ScimResponse:
         if len(request.query) > MAX_QUERY:
             raise InvalidValue(f"The query has more than {MAX_QUERY} characters; POST it to .search.")
         parts = [part for part in request.path.split("/") if part]
         match parts:
             case ["ServiceProviderConfig"]:
-                return self._discovery(request, self._configuration(is_async=_prefers_async(request)))
+                known = self._configuration(is_async=_prefers_async(request), events=events())
+                return self._discovery(request, known)
             case ["ResourceTypes", *rest] if len(rest) <= 1:
                 return self._described(request, rest, RESOURCE_TYPE, self._type_documents())
             case ["Schemas", *rest] if len(rest) <= 1:
@@ -256,12 +270,13 @@ class Server:
         schemas = {schema.id: schema for kind in self._kinds.values() for schema in (kind.schema, *kind.extensions)}
         return {urn: schema.document(location=f"{self._base_url}/Schemas/{urn}") for urn, schema in schemas.items()}
 
-    def _configuration(self, *, is_async: bool) -> dict[str, Any]:
-        """RFC 7643 section 5, with `pagination` of RFC 9865 section 2.
+    def _configuration(self, *, is_async: bool, events: Sequence[str]) -> dict[str, Any]:
+        """RFC 7643 section 5, with `pagination` of RFC 9865 section 2 and `securityEvents` of RFC 9967 section 4.
 
         Args:
             is_async: which limit of bulk requests is meant; there is no attribute for the other one, and clients refuse
                 answers with attributes that they do not know.
+            events: none: `securityEvents` is absent, for the same reason.
         """
         most = self._limits.max_async_operations if is_async else self._limits.max_bulk_operations
         return {
@@ -283,6 +298,7 @@ class Server:
                 "defaultPageSize": DEFAULT_PAGE,
                 "maxPageSize": MAX_PAGE,
             },
+            **({"securityEvents": {"asyncRequest": "request", "eventUris": list(events)}} if events else {}),
             "authenticationSchemes": [
                 {
                     "type": "oauthbearertoken",
@@ -461,7 +477,7 @@ class Server:
         document = self._read_body(request, limit=self._limits.max_bulk_body)
         if jobs is not None and _prefers_async(request):
             later = bulk.read_message(document, max_operations=self._limits.max_async_operations)
-            return self._told(jobs.accept(later), headers={"Preference-Applied": "respond-async"})
+            return self._accepted(jobs.accept(later))
         message = bulk.read_message(document, max_operations=self._limits.max_bulk_operations)
         results = bulk.run(
             message,
@@ -528,14 +544,22 @@ class Server:
         wishes = Wishes.of_query(request.query)
         return self._told(jobs.show(job_id, start_index=wishes.start_index, count=wishes.count))
 
-    def _told(self, progress: bulk.Progress, *, headers: Mapping[str, str] | None = None) -> ScimResponse:
-        location = f"{self._base_url}/Bulk/{progress.id}"
+    def _accepted(self, progress: bulk.Progress) -> ScimResponse:
+        """RFC 9967 section 2.5.1.1: no body; what became of it is read at the location, or told by events."""
+        headers = {"Location": self._place_of(progress), "Retry-After": "1", "Set-Txn": progress.id}
+        return ScimResponse(status=202, headers={**headers, "Preference-Applied": "respond-async"})
+
+    def _told(self, progress: bulk.Progress) -> ScimResponse:
+        location = self._place_of(progress)
         wait = {} if progress.is_over else {"Retry-After": "1"}
         return _json(
             200 if progress.is_over else 202,
             bulk.progress_document(progress, location=location),
-            {"Location": location, **wait, **(headers or {})},
+            {"Location": location, **wait},
         )
+
+    def _place_of(self, progress: bulk.Progress) -> str:
+        return f"{self._base_url}/Bulk/{progress.id}"
 
     def _read_body(self, request: ScimRequest, *, limit: int | None = None) -> dict[str, Any]:
         most = limit or self._limits.max_body

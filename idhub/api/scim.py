@@ -4,6 +4,8 @@ A call carries a token with a SCIM scope; cookies are never accepted. One transa
 an operation. Every refusal is recorded.
 """
 
+import asyncio
+
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 from starlette.background import BackgroundTask
@@ -12,6 +14,8 @@ from starlette.concurrency import run_in_threadpool
 from idhub.api.access import ApiCaller, Unauthenticated, address_of, authenticate
 from idhub.api.scim_desk import LIMITS, PREFIX, Desk, Later, TooOften, record_refusals
 from idhub.api.scim_jobs import Jobs
+from idhub.api.scim_poll import WAIT_SECONDS, poll
+from idhub.api.scim_streams import STREAMS
 from idhub.api.shared import ApiServices
 from idhub.changes import EventType
 from idhub.lifecycle.doors import Door
@@ -35,7 +39,13 @@ def create_router(services: ApiServices) -> APIRouter:
     async def scim(request: Request, path: str) -> Response:
         """SCIM 2.0 (RFC 7644)."""
         body = await _read(request)
-        return await run_in_threadpool(_answer, services, request, path, body)
+        for turn in range(WAIT_SECONDS if _polls(path) else 0):
+            # Nobody's thread waits for something to happen.
+            answer = await run_in_threadpool(_answer, services, request, path, body, turn=turn)
+            if answer is not None:
+                return answer
+            await asyncio.sleep(1)
+        return await run_in_threadpool(_answered, services, request, path, body)
 
     return router
 
@@ -52,7 +62,26 @@ async def _read(request: Request) -> bytes | None:
     return b"".join(parts)
 
 
-def _answer(services: ApiServices, request: Request, path: str, body: bytes | None) -> Response:
+def _polls(path: str) -> bool:
+    """Whether somebody asks for events, and may wait for them."""
+    return path.lstrip("/").startswith(f"{STREAMS}/")
+
+
+def _answered(services: ApiServices, request: Request, path: str, body: bytes | None) -> Response:
+    """The answer to a request that does not wait."""
+    answer = _answer(services, request, path, body, turn=None)
+    assert answer is not None  # noqa: S101 - only who may wait gets none
+    return answer
+
+
+def _answer(
+    services: ApiServices, request: Request, path: str, body: bytes | None, *, turn: int | None
+) -> Response | None:
+    """The answer; None: there is none yet.
+
+    Args:
+        turn: how often it was asked for before, by a request that may wait; None: it may not (any more).
+    """
     caller: ApiCaller | Unauthenticated
     # Whoever only reads does so in the snapshot in which the token was found to work.
     with services.database.read(keeps_plans=True) as session:
@@ -73,7 +102,9 @@ def _answer(services: ApiServices, request: Request, path: str, body: bytes | No
         return _response(error_response(_NoToken(caller.description)), {"WWW-Authenticate": "Bearer"})
     if answer is None:
         # Not in the snapshot: what changes something has a transaction of its own.
-        _, answer = _served(services, caller, request, path, body)
+        _, answer = _served(services, caller, request, path, body, turn=turn)
+    if answer is None:
+        return None
     refused = answer.refused if answer.error is None else (answer.error,)
     if refused:
         record_refusals(services, caller, _endpoint(request, path), refused)
@@ -93,7 +124,7 @@ def _only_reads(request: Request, path: str) -> bool:
     """Whether a request changes nothing; of a bulk request that is worked later, others keep the book."""
     parts = [part for part in path.split("/") if part]
     if request.method == "GET":
-        return parts[:1] != ["Bulk"]
+        return parts[:1] not in (["Bulk"], [STREAMS])
     return request.method == "POST" and parts[-1:] == [".search"]
 
 
@@ -105,15 +136,27 @@ def _served(
     body: bytes | None,
     *,
     snapshot: Session | None = None,
-) -> tuple[Desk | None, ScimResponse]:
-    """The answer, and the desk that gave it."""
+    turn: int | None = None,
+) -> tuple[Desk | None, ScimResponse | None]:
+    """The answer, and the desk that gave it. No answer: as `_answer`."""
     try:
         if not caller.subject.actions:
             raise Forbidden("This token has no SCIM scope.")
         if body is None:
             raise TooLarge(f"The body has more than {LIMITS.max_bulk_body} bytes.")
         desk = Desk(services, caller, snapshot)
-        desk.count_call()
+        if not turn:
+            desk.count_call()
+        if _polls(path):
+            return None, poll(
+                services,
+                caller,
+                path.lstrip("/").removeprefix(f"{STREAMS}/"),
+                method=request.method,
+                media_type=request.headers.get("content-type", "").partition(";")[0].strip().lower(),
+                body=body,
+                may_wait=turn is not None,
+            )
     except RequestError as error:
         return None, error_response(error)
     wish = ScimRequest(
@@ -124,7 +167,7 @@ def _served(
         body=body,
     )
     transactions = desk.reading if _only_reads(request, path) else desk.writing
-    return desk, desk.server.answer(wish, transactions, Jobs(desk, caller))
+    return desk, desk.server.answer(wish, transactions, Jobs(desk, caller), desk.events)
 
 
 def _endpoint(request: Request, path: str) -> str:

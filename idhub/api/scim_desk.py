@@ -22,9 +22,10 @@ from idhub.errors import Unavailable
 from idhub.keys import Keyring
 from idhub.lifecycle.doors import Door
 from idhub.login.throttling import claim_call
+from idhub.provisioning.events.streams import events_of_sender
 from idhub.provisioning.inbound.documents import Document, keep_documents, rules_of
 from idhub.provisioning.inbound.extensions import read_registered
-from idhub.provisioning.inbound.sender import Sender
+from idhub.provisioning.inbound.sender import Sender, provider_of
 from idhub.provisioning.inbound.store import DirectoryStore, kinds_with
 from idhub.provisioning.inbound.terms import Terms, limited, read_terms
 from idhub.settings import Settings
@@ -36,7 +37,6 @@ from scim.server import Limits, Server, Store
 
 PREFIX = "/scim/v2"
 LIMITS = Limits()
-_PROVIDER_LENGTH = 60
 _KEPT_TOGETHER, _PATIENCE = 500, 0.1
 """Documents of one transaction, and seconds that it waits for others who write."""
 _MADE_TOGETHER = 50
@@ -126,11 +126,11 @@ class Desk:
         service = _service(terms, read_registered(caller.extensions), base_url_of(services))
         self.services, self.server = services, service.server
         self._kinds, self._base_url, self._snapshot = service.kinds, base_url_of(services), snapshot
-        self._token_id, self._has_written = caller.token_id, False
+        self._token_id, self._token_name, self._has_written = caller.token_id, caller.name, False
         self._documents: list[Document] = []
         self.sender = Sender(
             caller=caller.lifecycle,
-            provider=f"scim:{caller.name}"[:_PROVIDER_LENGTH],
+            provider=provider_of(caller.name),
             organization_id=caller.subject.organization_id,
             terms=terms,
         )
@@ -169,6 +169,11 @@ class Desk:
             store = self.store(session)
             yield store
             self._documents += store.documents
+
+    def events(self) -> Sequence[str]:
+        """URIs of the events that the sender is told of."""
+        with translated(), self.services.database.read() as session:
+            return events_of_sender(session, self._token_name, self.sender.organization_id)
 
     @property
     def has_documents(self) -> bool:

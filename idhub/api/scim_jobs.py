@@ -32,6 +32,7 @@ from idhub.credentials.tables import ApiToken
 from idhub.db import Database, bulk_insert, new_id
 from idhub.errors import Unavailable
 from idhub.lifecycle.doors import Door
+from idhub.provisioning.events.feed import complete_answers, feed_of, name_transaction, release_answers
 from idhub.provisioning.inbound.tables import ScimJob, ScimJobOperation
 from scim import bulk
 from scim.errors import NotFound, RequestError
@@ -174,6 +175,7 @@ def end_job(session: Session, job_id: str, status: str, *, reason: str | None, n
     ).first()
     if ended is None:
         return False
+    release_answers(session, job_id)
     session.execute(
         update(ScimJobOperation)
         .where(ScimJobOperation.job_id == job_id)
@@ -231,6 +233,8 @@ class _Run:
 
     def __init__(self, services: DeskServices, job: ScimJob) -> None:
         self._services, self._job = services, job
+        self._sender: tuple[str, str | None] = ("", None)
+        """Name and company of the token that asked; known once there is a desk."""
         self._base_url = base_url_of(services)
 
     def work(self, until: float) -> int:
@@ -283,6 +287,7 @@ class _Run:
         if caller is None or not caller.writes:
             self._end("cancelled", "the token does not work any more")
             return None
+        self._sender = (caller.name, caller.subject.organization_id)
         try:
             return Desk(self._services, caller), caller
         except Forbidden as error:
@@ -338,6 +343,7 @@ class _Run:
         def writing() -> Iterator[Any]:
             with translated(), self._services.database.transaction() as session:
                 desk.count_in(session)
+                name_transaction(session, f"{row.job_id}:{row.place}")
                 store = desk.store(session)
                 yield store
                 # With the effect: whatever happens after the commit, it is not done again.
@@ -407,15 +413,16 @@ class _Run:
             .values(done=ScimJob.done + len(rows), status="running")
             .execution_options(synchronize_session=False)
         )
+        if (feed := feed_of(session)) is not None:
+            known = [(row.place, _least(row)) for row in rows]
+            feed.answer(session, self._sender, self._job.id, known, now=self._services.clock())
 
     def _keep(self, session: Session, rows: Sequence[ScimJobOperation], results: Sequence[bulk.Result]) -> None:
+        told = {row.place: bulk.shown(result) for row, result in zip(rows, results, strict=True)}
         session.connection().execute(
-            _KEEP,
-            [
-                {"of_job": row.job_id, "of_place": row.place, "told": bulk.shown(result)}
-                for row, result in zip(rows, results, strict=True)
-            ],
+            _KEEP, [{"of_job": row.job_id, "of_place": row.place, "told": told[row.place]} for row in rows]
         )
+        complete_answers(session, self._job.id, list(told.items()))
         errors = sum(result.error is not None for result in results)
         if errors:
             session.execute(

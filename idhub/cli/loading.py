@@ -17,6 +17,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "serve": ("serve", "worker", "migrate", "doctor"),
     "configure": ("apply", "export", "role", "keys"),
     "tokens": ("token",),
+    "streams": ("stream",),
     "provisioning": ("provisioning",),
     "people": ("people",),
     "lifecycle": ("onboard", "move", "suspend", "reactivate", "offboard"),

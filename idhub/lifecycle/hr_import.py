@@ -48,7 +48,7 @@ from idhub.lifecycle.hr_ahead import (
 from idhub.lifecycle.hr_brake import DEFAULT_BRAKE, Brake
 from idhub.lifecycle.hr_companies import Companies, Mark
 from idhub.lifecycle.hr_plan import UNSETTLED, BatchPlan, Leaders, Leaving, Planner
-from idhub.lifecycle.ports import planners_of
+from idhub.lifecycle.ports import listener_of, planners_of
 from idhub.lifecycle.tables import SourceRun
 from idhub.lifecycle.transition import transition
 from providers.base import Completeness
@@ -162,6 +162,7 @@ def import_file(
         if not dry_run:
             # What loads a tenth of a second of modules and tables, before anybody waits for our lock.
             planners_of(session)
+            listener_of(session)
             load_readings()
     terms = Terms(new_id("run"), now, actor, DOOR, request_id, dry_run)
     try:

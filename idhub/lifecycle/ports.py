@@ -13,8 +13,10 @@ from idhub.delivery.channel import Grade, PlannedDelivery
 
 if TYPE_CHECKING:
     from idhub.credentials.revoke import EndedParticipant
+    from idhub.lifecycle.records import Written
 
 _PLANNERS_KEY = "idhub.planners"
+_FOLLOWER_KEY = "idhub.follower"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +100,30 @@ def planners_of(session: Session) -> tuple[Planner, ...]:
     """The registered planners."""
     registered: Callable[[], Sequence[Planner]] | None = session.info.get(_PLANNERS_KEY)
     return () if registered is None else tuple(registered())
+
+
+class Follower(Protocol):
+    """Hears of every change of people within the transaction that makes it, whichever door it came through."""
+
+    def listens(self, session: Session) -> bool:
+        """Whether anybody wants to hear of changes now. Asked by every transition: it costs nothing."""
+
+    def follow(self, session: Session, written: Sequence["Written"], *, now: datetime) -> None:
+        """Write down what is to be told; sends nothing."""
+
+
+def use_follower(database: Database, make: Callable[[], Follower]) -> None:
+    """Register who hears of every transition on this database; made for the first."""
+    database.session_info[_FOLLOWER_KEY] = cache(make)
+
+
+def follower_of(session: Session) -> Follower | None:
+    """The registered follower."""
+    registered: Callable[[], Follower] | None = session.info.get(_FOLLOWER_KEY)
+    return None if registered is None else registered()
+
+
+def listener_of(session: Session) -> Follower | None:
+    """The registered follower, if it wants to hear of changes now."""
+    follower = follower_of(session)
+    return follower if follower is not None and follower.listens(session) else None

@@ -34,7 +34,7 @@ from idhub.lifecycle import intake, ready, records, rules
 from idhub.lifecycle.cases import Scheduled
 from idhub.lifecycle.doors import ENDS_EMPLOYMENTS, Door
 from idhub.lifecycle.events import events_of, service_events
-from idhub.lifecycle.ports import ApplicationTerms, Batch, planners_of
+from idhub.lifecycle.ports import ApplicationTerms, Batch, listener_of, planners_of
 from idhub.lifecycle.records import Written
 from idhub.lifecycle.rules import Places, Post, State
 
@@ -186,8 +186,8 @@ def _join(
         record_ready(session, group.events)
     # The lock of `_entitle`: whoever looks at everybody after a change of rules comes before these, or waits for them.
     session.execute(select(Installation.id).with_for_update(read=True))
-    if not current_rules(session):
-        # Nobody holds anything yet, and no rule gives anything: nothing follows.
+    if not current_rules(session) and listener_of(session) is None:
+        # Nobody holds anything yet, no rule gives anything, and nobody is told: nothing follows.
         result.changed += [principal[0] for group in groups for principal in group.principals]
         result.left = [principal_id for group in groups for principal_id in records.left_of(group)]
         return
@@ -299,6 +299,8 @@ def _follow(
     planned: list[PlannedDelivery] = [row for planner in planners for row in planner.plan(session, batch, now=now)]
     ids = queue.plan(session, planned, now=now)
     result.deliveries = len(ids)
+    if (follower := listener_of(session)) is not None:
+        follower.follow(session, written, now=now)
     if cases:
         counts = {
             principal_id: {

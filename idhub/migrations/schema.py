@@ -9,6 +9,7 @@ from idhub.delivery import tables as delivery_tables
 from idhub.directory import tables as directory_tables
 from idhub.lifecycle import tables as lifecycle_tables
 from idhub.login import tables as login_tables
+from idhub.provisioning.events import tables as event_tables
 from idhub.provisioning.inbound import tables as inbound_tables
 from idhub.provisioning.outbound import tables as outbound_tables
 from idhub.provisioning.reconcile import tables as reconcile_tables
@@ -21,6 +22,7 @@ OWNERS = (
     lifecycle_tables,
     login_tables,
     inbound_tables,
+    event_tables,
     outbound_tables,
     reconcile_tables,
     authority,

@@ -58,6 +58,8 @@ EVENT: Mapping[str, str] = {
     "scim_extension.changed": N_("SCIM extension changed"),
     "scim_job.accepted": N_("SCIM bulk request accepted"),
     "scim_job.ended": N_("SCIM bulk request ended"),
+    "scim_stream.created": N_("SCIM event receiver named"),
+    "scim_stream.removed": N_("SCIM event receiver removed"),
     "rule.changed": N_("Entitlement rule changed"),
     "delivery.planned": N_("Delivery planned"),
     "delivery.sent": N_("Delivery sent"),

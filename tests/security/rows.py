@@ -340,7 +340,8 @@ ROWS: dict[str, Row] = {
         f"{_ADDRESSES}test_an_address_inside_is_refused_whatever_name_leads_to_it",
         f"{_ADDRESSES}test_a_url_that_names_an_address_inside_is_refused_before_any_connection",
         f"{_ADDRESSES}test_a_url_that_could_lead_elsewhere_is_refused",
-        f"{_ADDRESSES}test_a_named_host_may_be_inside_but_never_where_metadata_services_live")),
+        f"{_ADDRESSES}test_a_named_host_may_be_inside_but_never_where_metadata_services_live",
+        "tests/api/test_scim_push.py::test_nothing_is_sent_where_the_hub_does_not_connect")),
     "R02": Row("CVE-2026-4366", "redirects of what is called", "not followed", (
         f"{_HTTP}test_a_redirect_is_an_answer_and_is_not_followed",)),
     "R04": Row("one client for all", "a call out by another way", "there is none", (
@@ -362,6 +363,9 @@ ROWS: dict[str, Row] = {
         f"{_SCIM}test_external_id_is_each_senders_own",)),
     "C02": Row("CVE-2026-92539", "people of another company, every verb, bulk, search", "404", (
         f"{_SCIM}test_people_of_another_company_do_not_exist",
+        "tests/api/test_scim_events.py::test_receiver_never_hears_of_people_outside_its_company",
+        "tests/api/test_scim_events.py::test_stream_is_its_own_tokens_alone",
+        "tests/api/test_scim_events.py::test_acknowledging_what_is_anothers_takes_nothing_away",
         "tests/api/test_scim_jobs.py::test_job_is_its_senders_alone",
         "tests/api/test_scim_jobs.py::test_company_limit_and_terms_hold_when_an_operation_is_done",
         "tests/api/test_scim_terms.py::test_type_that_is_not_the_tokens_does_not_exist_for_it",
@@ -375,6 +379,7 @@ ROWS: dict[str, Row] = {
     "C05": Row("CVE-2025-4210", "every address without token, with another one, without the scope", "401 or 403", (
         f"{_SCIM}test_nobody_gets_in_without_a_token_for_scim", f"{_SCIM}test_reading_token_changes_nothing",
         "tests/api/test_scim_jobs.py::test_token_that_ends_meanwhile_does_nothing_more",
+        "tests/api/test_scim_push.py::test_nothing_is_sent_while_no_token_of_the_stream_works",
         "tests/api/test_scim_jobs.py::test_reading_token_asks_for_nothing",
         "tests/api/test_scim_narrow.py::test_reading_token_of_the_same_name_cancels_no_load",
         "tests/api/test_scim_terms.py::test_terms_that_are_not_understood_close_the_door")),
@@ -386,6 +391,7 @@ ROWS: dict[str, Row] = {
     "C09": Row("RFC 7643 section 7", "id, meta, groups changed; secrets asked for", "mutability; absent", (
         "tests/scim/test_patch.py::test_refused_operation_changes_nothing",
         "tests/api/test_scim_terms.py::test_what_is_not_readable_is_neither_shown_nor_compared_nor_sorted_by",
+        "tests/api/test_scim_events.py::test_attributes_that_the_token_may_not_read_are_not_named",
         "tests/api/test_scim_terms.py::test_what_is_not_writable_stays",
         "tests/api/test_scim_narrow.py::test_me_is_of_the_types_and_attributes_of_the_token",
         "tests/api/test_scim_terms.py::test_patch_does_not_tell_what_may_neither_be_read_nor_written",

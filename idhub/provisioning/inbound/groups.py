@@ -15,12 +15,14 @@ from idhub.directory.kinds import Standing
 from idhub.directory.names import may_name
 from idhub.directory.organizations import root_organization
 from idhub.directory.tables import Group, Person, Principal
+from idhub.provisioning.events.feed import tell_one
 from idhub.provisioning.inbound.lists import document_of, ordered, start_of, window
 from idhub.provisioning.inbound.person_resource import SHOWN_ACTIVE
 from idhub.provisioning.inbound.sender import MAX_LOOKED_AT, ExternalIds, Sender, end_person, visible_people
 from idhub.provisioning.inbound.terms import Ending
 from scim.attributes import ResourceType
 from scim.errors import InvalidValue, TooMany
+from scim.events import Kind
 from scim.filter_grammar import And, Comparison, Filter, Operator
 from scim.filters import compile_filter
 from scim.messages import Forbidden
@@ -154,6 +156,7 @@ class Groups:
         self._external.set(group_id, resource.get("externalId"))
         group = group_book.lock_group(self._session, group_id)
         self._record_group(EventType.GROUP_CREATED, group, {"joined": len(members)})
+        self._tell(group, Kind.CREATED, ["id", "displayName", *(["members"] if members else [])])
         return group_id
 
     def change(self, held: Stored, resource: Resource, *, replaces: bool) -> None:
@@ -174,6 +177,8 @@ class Groups:
         group_book.touch_group(self._session, group, now=self._now)
         details = {"joined": len(join), "gone": len(leave), "renamed": resource["displayName"] != name_before}
         self._record_group(EventType.GROUP_CHANGED, group, details, join=join, leave=leave)
+        changed = {"displayName": details["renamed"], "members": bool(join or leave)}
+        self._tell(group, Kind.PATCHED, [name for name, is_changed in changed.items() if is_changed])
         if self._is_scope(group):
             self._put_out_of_scope(leave, of=len(before))
 
@@ -201,6 +206,7 @@ class Groups:
         members = group_book.end_group(self._session, group, now=self._now)
         self._external.forget(held.id)
         self._record_group(EventType.GROUP_ENDED, group, {"name": name, "gone": len(members)}, leave=members)
+        self._tell(group, Kind.DELETED)
         if is_scope:
             seen = self._seen(members)
             self._put_out_of_scope(sorted(seen), of=len(seen))
@@ -224,6 +230,17 @@ class Groups:
             is_there = standing[person_id] in SHOWN_ACTIVE
             if is_there or (ending is Ending.LEAVE and standing[person_id] != Standing.LEFT):
                 end_person(self._session, self._sender, person_id, ending, now=self._now, reason="SCIM: out of scope")
+
+    def _tell(self, group: Group, kind: Kind, attributes: Sequence[str] = ()) -> None:
+        tell_one(
+            self._session,
+            "Group",
+            group.id,
+            kind,
+            attributes,
+            organization_id=group.organization_id,
+            now=self._now,
+        )
 
     def _record_group(
         self,

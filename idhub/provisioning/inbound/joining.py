@@ -20,13 +20,15 @@ from idhub.directory.organizations import organizations_of
 from idhub.directory.tables import Employment, LoginName
 from idhub.errors import IdhubError
 from idhub.lifecycle import commands, intake
-from idhub.provisioning.inbound.kept import Kept, unplaced
+from idhub.provisioning.events.feed import feed_of
+from idhub.provisioning.inbound.kept import Kept, changed_names, unplaced
 from idhub.provisioning.inbound.person_resource import Said, read_said, user_name_key
 from idhub.provisioning.inbound.sender import LONGEST_EXTERNAL_ID, ExternalIds, Sender
 from idhub.provisioning.inbound.tables import ScimUser
 from idhub.provisioning.inbound.words import Words, number_from
 from scim.bulk import NotTogether
 from scim.errors import RequestError
+from scim.events import Happening, Kind
 from scim.schemas import Resource
 
 
@@ -77,7 +79,17 @@ class Joining:
         commands.onboard_all(self._session, self._sender.caller, changes, now=self._now)
         made = [change.principal_id for change in changes]
         self._kept.keep_new(list(zip(made, said, extras, strict=True)))
+        self._tell(made, newcomers, extras)
         return made
+
+    def _tell(self, made: Sequence[str], newcomers: Sequence[_Newcomer], extras: Sequence[Resource]) -> None:
+        """Tell whoever listens what is kept beside the directory; that they are new, the one door has told."""
+        feed = feed_of(self._session)
+        if feed is not None:
+            named = {i: changed_names({}, each) for i, each in zip(made, extras, strict=True)}
+            told = {i: [Happening(kind=Kind.PATCHED, attributes=names)] for i, names in named.items() if names}
+            places = {i: each.organization_id for i, each in zip(made, newcomers, strict=True)}
+            feed.tell(self._session, "User", told, organizations=places, now=self._now)
 
     def _newcomer(self, said: Said) -> _Newcomer:
         if not said.active or len(said.external_id or "") > LONGEST_EXTERNAL_ID:

@@ -15,6 +15,7 @@ from idhub.directory.people import PersonView, show_person
 from idhub.keys import Keyring
 from idhub.lifecycle import intake
 from idhub.lifecycle.transition import transition
+from idhub.provisioning.events.feed import tell_one
 from idhub.provisioning.inbound.extensions import filed
 from idhub.provisioning.inbound.person_resource import REMOVED_ACTIVE, UNSAID, Said, user_name_key
 from idhub.provisioning.inbound.query import folded_value
@@ -22,6 +23,7 @@ from idhub.provisioning.inbound.sender import ExternalIds, Sender
 from idhub.provisioning.inbound.tables import ScimUniqueValue, ScimUser, ScimValue
 from scim.attributes import ResourceType
 from scim.errors import InvalidValue, NotUnique
+from scim.events import Kind
 from scim.schemas import ENTERPRISE_USER, Resource
 
 _MAX_EXTRAS: Final = 32_768
@@ -97,10 +99,23 @@ class Kept:
                 )
             )
             self._index(principal_id, extras, is_gone=deleted_at is not None)
+            self._tell(person, said, extras, known, is_gone=deleted_at is not None)
             if known is not None and known.deleted_at is None and deleted_at is None:
                 self._record_said(person, known.extras, extras, has_other_name=known.user_name != said.user_name)
         self._external.set(principal_id, said.external_id)
         self._note_source(person, said, is_gone=deleted_at is not None)
+
+    def _tell(self, person: PersonView, said: Said, extras: Mapping[str, Any], known: Any, *, is_gone: bool) -> None:
+        """Tell whoever listens what the one door does not see."""
+        was_gone = known is not None and known.deleted_at is not None
+        if was_gone:
+            # Seen again, if at all, by what the one door did.
+            return
+        other = () if known is not None and known.user_name == said.user_name else ("userName",)
+        names = [*other, *changed_names({} if known is None else known.extras, extras)]
+        kind = Kind.DELETED if is_gone else Kind.PATCHED
+        told = () if is_gone else names
+        tell_one(self._session, "User", person.id, kind, told, organization_id=person.organization_id, now=self._now)
 
     def _index(self, principal_id: str, extras: Mapping[str, Any], *, is_gone: bool) -> None:
         """File what filters find by equality, and hold what nobody else may have.
@@ -123,7 +138,7 @@ class Kept:
         self, person: PersonView, before: Mapping[str, Any], after: Mapping[str, Any], *, has_other_name: bool
     ) -> None:
         """The event of a change that the directory does not see; the names of the attributes, never their values."""
-        names = sorted(n for n in {*before, *after} if not n.startswith("~") and before.get(n) != after.get(n))
+        names = changed_names(before, after)
         event = Event(
             type=EventType.PERSON_UPDATED,
             at=self._now,
@@ -254,6 +269,11 @@ class Kept:
                 for name, value in sorted(values)
             ),
         )
+
+
+def changed_names(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Names of attributes of which something else is kept now."""
+    return sorted(n for n in {*before, *after} if not n.startswith("~") and before.get(n) != after.get(n))
 
 
 def unplaced(said: Said, *, companies: Collection[str | None], manager_id: str | None) -> Resource:

@@ -21,6 +21,12 @@ from scim.errors import InvalidValue, NotUnique
 MAX_LOOKED_AT: Final = 20_000
 """Resources that a filter beyond the database's reach may look at."""
 LONGEST_EXTERNAL_ID: Final = 255
+_PROVIDER_LENGTH: Final = 60
+
+
+def provider_of(token_name: str) -> str:
+    """Name of the source that the words of tokens of this name are kept under."""
+    return f"scim:{token_name}"[:_PROVIDER_LENGTH]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,7 @@
 """The SCIM server's store: the directory, as one sender sees and changes it, inside one transaction."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -14,6 +15,7 @@ from idhub.directory.tables import Group, Principal
 from idhub.errors import Conflict, IdhubError, Invalid, NotPermitted
 from idhub.errors import NotFound as Missing
 from idhub.keys import Keyring
+from idhub.provisioning.events.feed import replacing
 from idhub.provisioning.inbound.documents import Document
 from idhub.provisioning.inbound.groups import Groups
 from idhub.provisioning.inbound.sender import Sender
@@ -90,7 +92,8 @@ class DirectoryStore:
             known = self._users.known(resource) if kind.name == "User" and self._sender.terms.post_replaces else None
             if known is not None:
                 held = self._locked(kind, known)
-                self._users.change(held, keep_immutable(held.resource, resource, kind), replaces=True)
+                with replacing(self._session, known):
+                    self._users.change(held, keep_immutable(held.resource, resource, kind), replaces=True)
                 self.made.append(known)
                 return replace(self._one(kind, known), is_new=False)
             self.made.append(self._of(kind).create(resource))
@@ -117,7 +120,8 @@ class DirectoryStore:
             is_unsaid = replaces and kind.name == "User" and "active" not in new
             if new == held.resource and not is_unsaid:
                 return held
-            self._of(kind).change(held, new, replaces=replaces)
+            with replacing(self._session, held.id) if replaces else nullcontext():
+                self._of(kind).change(held, new, replaces=replaces)
             return self._one(kind, resource_id)
 
     def delete(self, kind: ResourceType, resource_id: str, check: Callable[[Stored], None]) -> None:

@@ -16,9 +16,9 @@ from itertools import chain
 from typing import Any, Final, Literal
 
 from sqlalchemy import BigInteger, Connection, LargeBinary, String, Table, Text, delete, select
-from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.types import TypeEngine
 
+from audit.driver import answered, begin, driver_error, go_ahead
 from audit.errors import AuditError
 from audit.events import Actor, Event, EventType, encoded, new_event_ids, to_micros
 from audit.merkle import LEAF_PREFIX
@@ -99,6 +99,7 @@ _COPY_FROM: Final = 32
 _ROWS_AT_ONCE: Final = 8
 # Rows of one INSERT: few sizes, so that texts stay cached.
 _ROWS_A_STATEMENT: Final = (100, 10)
+_ROWS_SENT: Final = (16, 8, 4, 2, 1)
 
 
 @dataclass(slots=True)
@@ -225,7 +226,7 @@ def _insert_of_all(shape: tuple[tuple[TableName, int], ...]) -> str:
 
 def _execute(connection: Connection, statement: str, values: Sequence[Any]) -> None:
     """Run a statement past SQLAlchemy, which would cost an event as much again as the driver does."""
-    _begin(connection)
+    go_ahead(connection)
     driver: Any = connection.connection.driver_connection
     try:
         driver.execute(statement, values)
@@ -238,12 +239,27 @@ def _insert(connection: Connection, table: TableName, values: list[tuple[Any, ..
         put_rows(connection, table, INSERT_COLUMNS[table], values)
     elif connection.dialect.driver == "psycopg":
         if len(values) < _COPY_FROM:
-            connection.exec_driver_sql(insert_statement(table, "format"), values)
+            send_rows(connection, table, INSERT_COLUMNS[table], values)
         else:
             copy_rows(connection, table, INSERT_COLUMNS[table], values, types=_TYPES[table])
     else:
         names = INSERT_COLUMNS[table]
         connection.execute(_TABLES[table].insert(), [dict(zip(names, row, strict=True)) for row in values])
+
+
+def send_rows(connection: Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Insert some rows into PostgreSQL, past SQLAlchemy; values as the driver (psycopg) takes them.
+
+    Raises:
+        DBAPIError: as of any other statement.
+    """
+    done = 0
+    # Sizes that halve: few texts, each of which the server keeps ready, and few statements for any number of rows.
+    for size in _ROWS_SENT:
+        while len(rows) - done >= size:
+            values = tuple(chain.from_iterable(rows[done : done + size]))
+            _execute(connection, _insert_of(table, tuple(columns), size, "%s"), values)
+            done += size
 
 
 def put_rows(connection: Connection, table: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -252,7 +268,7 @@ def put_rows(connection: Connection, table: str, columns: Sequence[str], rows: S
     Raises:
         DBAPIError: as of any other statement.
     """
-    _begin(connection)
+    begin(connection)
     driver: Any = connection.connection.driver_connection
     try:
         done = 0
@@ -268,10 +284,10 @@ def put_rows(connection: Connection, table: str, columns: Sequence[str], rows: S
         raise driver_error(connection, f"INSERT INTO {table}", error) from error
 
 
-@lru_cache(256)
-def _insert_of(table: str, columns: tuple[str, ...], rows: int) -> str:
+@lru_cache(512)
+def _insert_of(table: str, columns: tuple[str, ...], rows: int, mark: str = "?") -> str:
     names = ", ".join(f'"{name}"' for name in columns)
-    one = f"({', '.join('?' * len(columns))})"
+    one = f"({', '.join([mark] * len(columns))})"
     return f"INSERT INTO {table} ({names}) VALUES {', '.join([one] * rows)}"  # noqa: S608 - names of our own tables
 
 
@@ -290,7 +306,9 @@ def copy_rows(
     Raises:
         DBAPIError: as of any other statement: whoever begins anew or translates knows no other.
     """
-    _begin(connection)
+    begin(connection)
+    # No COPY is sent ahead.
+    answered(connection)
     driver: Any = connection.connection.driver_connection
     names = ", ".join(f'"{name}"' for name in columns)
     statement = f"COPY {table} ({names}) FROM STDIN" + (" (FORMAT BINARY)" if types else "")
@@ -302,29 +320,6 @@ def copy_rows(
                 copy.write_row(row)
     except connection.dialect.loaded_dbapi.Error as error:
         raise driver_error(connection, statement, error) from error
-
-
-def _begin(connection: Connection) -> None:
-    """Begin as SQLAlchemy knows it: of what the driver's own cursor begins, its commit would do nothing."""
-    if not connection.in_transaction():
-        connection.begin()
-
-
-def driver_error(connection: Connection, statement: str, error: Any) -> Exception:
-    """What the driver raised past SQLAlchemy, as SQLAlchemy says it: who begins anew or translates knows nothing else.
-
-    A connection that is lost is an OperationalError, and is given up.
-    """
-    dialect = connection.dialect
-    kinds = dialect.loaded_dbapi.Error
-    driver: Any = connection.connection.driver_connection
-    is_lost = dialect.is_disconnect(error, driver, None)
-    if is_lost:
-        # As SQLAlchemy does: the transaction is over, and the pool gives this connection to nobody else.
-        connection.invalidate(error)
-        return OperationalError(statement, None, error, hide_parameters=True, connection_invalidated=True)
-    told: Exception = DBAPIError.instance(statement, None, error, kinds, hide_parameters=True, dialect=dialect)
-    return told
 
 
 def position_of(connection: Connection, event_id: str) -> int | None:

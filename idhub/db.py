@@ -49,7 +49,8 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from audit.trail import copy_rows, driver_error, put_rows
+from audit.driver import answered, driver_error
+from audit.trail import copy_rows, put_rows, send_rows
 from idhub import faults
 from idhub.entropy import random_bytes
 from idhub.settings import Settings
@@ -308,16 +309,12 @@ def insert_rows(session: Session, model: type[Base], columns: Sequence[str], row
         return
     connection = session.connection()
     table = model.__tablename__
-    names = ", ".join(f'"{name}"' for name in columns)
     if connection.dialect.name == "sqlite":
         put_rows(connection, table, columns, rows)
-        return
-    if len(rows) < _COPY_FROM:
-        marks = ", ".join(["%s"] * len(columns))
-        statement = f"INSERT INTO {table} ({names}) VALUES ({marks})"  # noqa: S608 - names of our own tables
-        connection.exec_driver_sql(statement, list(rows))
-        return
-    copy_rows(connection, table, columns, rows)
+    elif len(rows) < _COPY_FROM:
+        send_rows(connection, table, columns, rows)
+    else:
+        copy_rows(connection, table, columns, rows)
 
 
 def among(session: Session, values: Sequence[str]) -> Any:
@@ -724,6 +721,7 @@ def create_database(settings: Settings) -> Database:
         if is_pooled:
             event.listen(engine, "begin", _set_for_one)
         _ping_where_wanted(engine.dialect)
+        _wait_for_what_went_ahead(engine.dialect)
         _know_a_standby(engine.dialect)
         event.listen(engine, "handle_error", _of_one_kind)
     return Database(engine)
@@ -782,6 +780,23 @@ def _ping_where_wanted(dialect: Any) -> None:
     """Let who begins at once take a connection of the pool without asking it first (`Database._begun`)."""
     ping = dialect.do_ping
     dialect.do_ping = lambda connection: not _PINGS.are_wanted or ping(connection)
+
+
+def _wait_for_what_went_ahead(dialect: Any) -> None:
+    """Have SQLAlchemy's own statements wait for what was sent ahead of answers (`audit.driver`): it asks each of them
+    for its answer at once.
+    """
+    for name in ("do_execute", "do_executemany", "do_execute_no_params"):
+        setattr(dialect, name, _after_answers(getattr(dialect, name)))
+
+
+def _after_answers(execute: Callable[..., Any]) -> Callable[..., Any]:
+    def executed(cursor: Any, *statement: Any) -> Any:
+        if cursor.connection.pgconn.pipeline_status:
+            answered(statement[-1].root_connection)
+        return execute(cursor, *statement)
+
+    return executed
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

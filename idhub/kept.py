@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from sqlalchemy import Connection, Dialect, Executable, String
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import ClauseElement
 
-from audit.trail import driver_error
+from audit.driver import answered as wait_for_answers
+from audit.driver import driver_error, go_ahead, sent_ahead
 
 _LIST = re.compile(r"__\[POSTCOMPILE_(\w+)\]")
 _IN_LIST = re.compile(r"(?<! NOT) IN \(__\[POSTCOMPILE_(\w+)\]\)")
@@ -50,9 +51,9 @@ class _Form:
 
     def __init__(self, statement: Any, dialect: Dialect) -> None:
         compiled: Any = statement.compile(dialect=dialect)
-        self._is_sqlite = dialect.name == "sqlite"
+        self.is_sqlite = dialect.name == "sqlite"
         binds = compiled.binds
-        if self._is_sqlite:
+        if self.is_sqlite:
             self._parts = _LIST.split(compiled.string)[::2]
             names = compiled.positiontup
         else:
@@ -79,7 +80,7 @@ class _Form:
         return "".join(text)
 
     def values(self, given: Mapping[str, Any]) -> Any:
-        if not self._is_sqlite:
+        if not self.is_sqlite:
             return {place.name: place.value(given) for place in self._places}
         values: list[Any] = []
         for place in self._places:
@@ -115,6 +116,46 @@ def _place(name: str, bind: Any, dialect: Dialect) -> _Place:
     return _Place(name, store, bool(bind.expanding), is_given, fixed)
 
 
+class _Fetched:
+    def __init__(self, rows: list[Any]) -> None:
+        self._rows = rows
+
+    def fetchall(self) -> list[Any]:
+        return self._rows
+
+
+class Answer:
+    """Rows that were asked for, and may still be on their way."""
+
+    def __init__(self, connection: Connection, text: str, form: _Form, cursor: Any) -> None:
+        self._connection = connection
+        self._text = text
+        self._form = form
+        self._cursor = cursor
+
+    def rows(self) -> list[Any]:
+        """The rows, once, as tuples that name their columns."""
+        try:
+            stored = self._cursor.fetchall()
+        except self._connection.dialect.loaded_dbapi.Error as error:
+            raise driver_error(self._connection, self._text, error) from error
+        return self._form.rows(stored)
+
+
+def ahead(session: Session) -> AbstractContextManager[None]:
+    """While the block lasts, nobody waits for the answer to what kept statements write (`audit.driver.sent_ahead`)."""
+    return sent_ahead(session.connection())
+
+
+def answered(session: Session) -> None:
+    """Wait for what was sent ahead.
+
+    Raises:
+        DBAPIError: one of them failed.
+    """
+    wait_for_answers(session.connection())
+
+
 class Kept:
     """A statement that is the same each time, but for the values of its named parameters.
 
@@ -131,11 +172,17 @@ class Kept:
 
     def all(self, session: Session, **given: Any) -> list[Any]:
         """Run it and return its rows, as tuples that name their columns."""
+        return self.ask(session, **given).rows()
+
+    def ask(self, session: Session, **given: Any) -> Answer:
+        """Run it; its rows are fetched later. What is asked together within `ahead` is one exchange on PostgreSQL."""
         connection = session.connection()
         form = self._form(connection)
-        with _sent(connection, form.text(given), form.values(given)) as (driver, text, values):
-            stored = driver.execute(text, values).fetchall()
-        return form.rows(stored)
+        text = form.text(given)
+        with _sent(connection, text, form.values(given)) as (driver, _, values):
+            cursor = driver.execute(text, values)
+            # SQLite finds rows as they are fetched: what is written meanwhile would show.
+            return Answer(connection, text, form, _Fetched(cursor.fetchall()) if form.is_sqlite else cursor)
 
     def scalars(self, session: Session, **given: Any) -> list[Any]:
         """Run it and return the first value of each row."""
@@ -173,9 +220,7 @@ class Kept:
 
 @contextmanager
 def _sent(connection: Connection, text: str, values: Any, *, many: bool = False) -> Iterator[tuple[Any, str, Any]]:
-    if not connection.in_transaction():
-        # What the driver begins by itself SQLAlchemy's commit would know nothing of.
-        connection.begin()
+    go_ahead(connection)
     # Whoever listens to what is sent hears of this too.
     for hear in connection.dispatch.before_cursor_execute:
         hear(connection, None, text, values, None, many)

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Select, bindparam, event, func, insert, select, update
-from sqlalchemy.exc import IntegrityError, ProgrammingError
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
-from idhub.db import Database, upsert_on
+from idhub.db import Database, insert_rows, upsert_on
 from idhub.directory.kinds import EmploymentState, EmploymentType, OrganizationKind, PrincipalKind, Standing
 from idhub.directory.tables import Employment, Organization, Principal
-from idhub.kept import Kept
+from idhub.kept import Kept, ahead, answered
 from idhub.lifecycle.tables import Case, CaseNumber
 
 NOW = datetime(2026, 11, 29, 10, 0, 0, 123456, tzinfo=UTC)
@@ -170,3 +170,104 @@ def test_whoever_listens_hears_it(people: Database) -> None:
         ((text, values),) = heard
         assert text.startswith("SELECT principals.id")
         assert len(session.connection().exec_driver_sql(text, values).all()) == 2
+
+
+_MOVE = Kept(update(Principal).where(Principal.id == bindparam("key")).values(organization_id=bindparam("to")))
+_NAMED = Kept(select(Principal.id).where(Principal.organization_id == bindparam("org")).order_by(Principal.id))
+
+
+def test_what_is_written_ahead_is_seen_by_every_read(people: Database) -> None:
+    """By kept statements, by SQLAlchemy's own, by COPY, and after the block."""
+    suspend = Kept(update(Principal).where(Principal.id == bindparam("key")).values(standing=Standing.SUSPENDED))
+    suspended = select(Principal.id).where(Principal.standing == Standing.SUSPENDED).order_by(Principal.id)
+    kept = Kept(suspended)
+    with people.transaction() as session, ahead(session):
+        suspend.run(session, key="a")
+        first = kept.ask(session)
+        suspend.run(session, key="b")
+        second = kept.ask(session)
+        assert [row.id for row in second.rows()] == ["a", "b"]
+        assert [row.id for row in first.rows()] == ["a"], "each sees what was asked before it"
+        suspend.run(session, key="c")
+        assert session.scalars(suspended).all() == ["a", "b", "c"]
+        suspend.run(session, key="c")
+        rows = [(f"202-{n:03}", n) for n in range(70)]
+        insert_rows(session, CaseNumber, ("month", "last"), rows[:31])
+        insert_rows(session, CaseNumber, ("month", "last"), rows[31:])
+        assert session.scalar(select(func.count()).select_from(CaseNumber)) == 70
+    with people.read() as session:
+        assert session.scalars(suspended).all() == ["a", "b", "c"]
+        assert session.execute(select(CaseNumber.month, CaseNumber.last).order_by(CaseNumber.month)).all() == rows
+
+
+@pytest.mark.parametrize("then", ["nothing", "a read", "a statement of SQLAlchemy's", "many rows", "a flush"])
+def test_a_statement_that_failed_ahead_is_told_by_whoever_waits(people: Database, then: str) -> None:
+    """As the error that it is, whatever was sent behind it; and nothing of the transaction stands."""
+    with pytest.raises(IntegrityError) as refused, people.transaction() as session, ahead(session):
+        _MOVE.run(session, key="b", to="org_1")
+        _MOVE.run(session, key="a", to="org_none")
+        _MOVE.run(session, key="c", to="org_1")
+        if then == "a read":
+            _NAMED.all(session, org="org_1")
+        elif then == "a statement of SQLAlchemy's":
+            session.execute(select(Principal.id)).all()
+        elif then == "many rows":
+            insert_rows(session, CaseNumber, ("month", "last"), [(f"202-{n:03}", n) for n in range(70)])
+        elif then == "a flush":
+            answered(session)
+        else:
+            insert_rows(session, CaseNumber, ("month", "last"), [("2026-11", 1)])
+    assert refused.value.params is None, "values are not said"
+    with people.transaction() as session:
+        assert _NAMED.scalars(session, org="org_1") == ["a", "b", "c"]
+        assert session.scalar(select(func.count()).select_from(CaseNumber)) == 0
+        _MOVE.run(session, key="a", to="org_1")
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_a_refusal_does_not_hide_a_statement_that_failed_ahead(people: Database) -> None:
+    """Whoever takes a refusal for a result and commits would believe that the transaction stands."""
+
+    class Refused(Exception):
+        pass
+
+    with pytest.raises(IntegrityError), people.transaction() as session, ahead(session):
+        _MOVE.run(session, key="a", to="org_none")
+        raise Refused
+
+
+def test_a_refusal_keeps_what_was_written_ahead(people: Database) -> None:
+    class Refused(Exception):
+        pass
+
+    with people.transaction() as session, pytest.raises(Refused), ahead(session):
+        Kept(update(Principal).values(standing=Standing.SUSPENDED)).run(session)
+        raise Refused
+    with people.read() as session:
+        assert session.scalars(select(Principal.id).where(Principal.standing == Standing.ACTIVE)).all() == []
+
+
+def test_an_error_that_is_caught_is_told_once(people: Database) -> None:
+    with people.transaction() as session:
+        with ahead(session), pytest.raises(IntegrityError):
+            _MOVE.run(session, key="a", to="org_none")
+            answered(session)
+        session.rollback()
+    with people.transaction() as session, ahead(session):
+        assert _NAMED.scalars(session, org="org_1") == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_a_connection_that_is_lost_ahead_is_given_up(people: Database) -> None:
+    with pytest.raises(OperationalError) as lost, people.transaction() as session, ahead(session):
+        _MOVE.run(session, key="a", to="org_1")
+        (backend,) = Kept(select(func.pg_backend_pid())).scalars(session)
+        with people.engine.connect() as other:
+            other.exec_driver_sql(f"SELECT pg_terminate_backend({backend})")
+            other.commit()
+        for _ in range(100):
+            _MOVE.run(session, key="b", to="org_1")
+        _NAMED.all(session, org="org_1")
+    assert lost.value.connection_invalidated
+    with people.transaction() as session, ahead(session):
+        assert _NAMED.scalars(session, org="org_1") == ["a", "b", "c"]

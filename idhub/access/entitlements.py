@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from idhub.access.tables import Entitlement
 from idhub.db import bulk_insert, chunked, new_id, new_ids
-from idhub.kept import Kept
+from idhub.kept import Answer, Kept
 
 Key = tuple[str, str]
 """(application id, role)"""
@@ -66,14 +66,23 @@ class EntitlementChange:
     reason_ref: str | None
 
 
-def held_by(session: Session, principal_ids: Sequence[str]) -> dict[str, list[Held]]:
+def ask_held(session: Session, principal_ids: Sequence[str]) -> list[Answer]:
+    """Ask for the entitlements of these principals that hold now (`held_of`)."""
+    return [_HELD.ask(session, people=part) for part in chunked(principal_ids)]
+
+
+def held_of(answers: Iterable[Answer]) -> dict[str, list[Held]]:
     """Entitlements that hold now, by principal."""
     found: dict[str, list[Held]] = {}
-    for part in chunked(principal_ids):
-        rows = _HELD.all(session, people=part)
-        for row in rows:
+    for asked in answers:
+        for row in asked.rows():
             found.setdefault(row.principal_id, []).append(Held(*row))
     return found
+
+
+def held_by(session: Session, principal_ids: Sequence[str]) -> dict[str, list[Held]]:
+    """Entitlements that hold now, by principal."""
+    return held_of(ask_held(session, principal_ids))
 
 
 def difference(

@@ -116,11 +116,15 @@ def end_credentials(session: Session, principal_ids: Sequence[str], *, reason: s
     """
     ended = Ended()
     for part in chunked(principal_ids):
-        for principal_id in _END_SESSIONS.scalars(session, people=part, at=now, reason=reason):
+        sessions, grants = (
+            kept.ask(session, people=part, at=now, reason=reason) for kept in (_END_SESSIONS, _END_GRANTS)
+        )
+        participants = _THEIR_PARTICIPANTS.ask(session, people=part)
+        for (principal_id,) in sessions.rows():
             ended.sessions[principal_id] = ended.sessions.get(principal_id, 0) + 1
-        for principal_id in _END_GRANTS.scalars(session, people=part, at=now, reason=reason):
+        for (principal_id,) in grants.rows():
             ended.grants[principal_id] = ended.grants.get(principal_id, 0) + 1
-        ended.participants += _end_participants(session, _THEIR_PARTICIPANTS.all(session, people=part), now=now)
+        ended.participants += _end_participants(session, participants.rows(), now=now)
     return ended
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, bindparam, func, or_, select, update
+from sqlalchemy import bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from idhub.changes import SYSTEM, Event, EventType, record
@@ -23,6 +23,18 @@ _LAST_PLACES = Kept(
     .where(Delivery.lane.in_(bindparam("lanes", expanding=True)))
     .group_by(Delivery.lane)
 )
+_MOOT = (
+    update(Delivery)
+    .where(
+        Delivery.lane.in_(bindparam("lanes", expanding=True)),
+        Delivery.operation == "provision",
+        or_(Delivery.state == "pending", Delivery.state == "dead"),
+    )
+    .values(state="superseded", finished_at=bindparam("at"))
+    .returning(Delivery.id, Delivery.lane, Delivery.case_id)
+)
+_MAKE_MOOT = Kept(_MOOT)
+_MAKE_MOOT_OF = Kept(_MOOT.where(or_(Delivery.case_id.is_(None), Delivery.case_id == bindparam("case"))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,21 +136,15 @@ def _supersede(
         elif delivery.operation == "provision":
             provisioned[delivery.case_id].add(delivery.lane)
     found: dict[str, list[_Superseded]] = defaultdict(list)
-    waiting = and_(Delivery.operation == "provision", Delivery.state.in_(("pending", "dead")))
-    groups = [(sorted(deprovisioned), waiting)]
+    answers = [_MAKE_MOOT.ask(session, lanes=part, at=now) for part in chunked(sorted(deprovisioned))]
     for case_id, lanes in provisioned.items():
-        free = or_(Delivery.case_id.is_(None), Delivery.case_id == case_id) if case_id else Delivery.case_id.is_(None)
-        groups.append((sorted(lanes - deprovisioned), and_(waiting, free)))
-    for lanes_of_group, condition in groups:
-        for part in chunked(lanes_of_group):
-            moot = session.execute(
-                update(Delivery)
-                .where(Delivery.lane.in_(part), condition)
-                .values(state="superseded", finished_at=now)
-                .returning(Delivery.id, Delivery.lane, Delivery.case_id)
-            )
-            for row in moot:
-                found[row.lane].append(_Superseded(*row))
+        answers += [
+            _MAKE_MOOT_OF.ask(session, lanes=part, at=now, case=case_id)
+            for part in chunked(sorted(lanes - deprovisioned))
+        ]
+    for asked in answers:
+        for row in asked.rows():
+            found[row.lane].append(_Superseded(*row))
     touch_cases(session, (one.case_id for rows in found.values() for one in rows), now=now)
     return found
 

@@ -12,14 +12,15 @@ from contextlib import suppress
 from functools import partial
 from typing import Literal, NamedTuple
 
-from sqlalchemy import text
+from sqlalchemy import func, literal, select
 from sqlalchemy.orm import Session
 
 from idhub.db import after_commit
+from idhub.kept import Kept
 from idhub.turns import is_bulk
 
 NOTIFY_CHANNEL = "idhub_delivery"
-_NOTIFY = text(f"SELECT pg_notify('{NOTIFY_CHANNEL}', '')")
+_NOTIFY = Kept(select(func.pg_notify(NOTIFY_CHANNEL, literal(""))))
 
 Work = Literal["deliveries", "receipts"]
 _MOST_ASKED = 1_000
@@ -108,9 +109,8 @@ def announce(session: Session, asked: Sequence[Asked] = ()) -> None:
     Args:
         asked: what was planned. Somebody waits for it, unless it is bulk work.
     """
-    connection = session.connection()
-    if connection.dialect.name == "postgresql":
-        connection.execute(_NOTIFY)
+    if session.get_bind().dialect.name == "postgresql":
+        _NOTIFY.run(session)
     waited_for = () if is_bulk() or len(asked) > _MOST_ASKED else tuple(asked)
     after_commit(session, partial(wake, "deliveries", waited_for))
 

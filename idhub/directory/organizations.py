@@ -82,10 +82,11 @@ def organizations_of(session: Session, organization_ids: Iterable[str]) -> dict[
     """These organizations by id; the cost does not grow with the number of partners."""
     found: dict[str, OrganizationView] = {}
     for part in chunked(sorted(set(organization_ids))):
+        asked, ones = _ABOVE.ask(session, ids=part), _ONES.ask(session, ids=part)
         above: dict[str, list[str]] = {}
-        for descendant_id, code in _ABOVE.all(session, ids=part):
+        for descendant_id, code in asked.rows():
             above.setdefault(descendant_id, []).append(code)
-        for row in _ONES.all(session, ids=part):
+        for row in ones.rows():
             values: Any = (*row, tuple(above.get(row.id, ())))
             found[row.id] = OrganizationView(*values)
     return found

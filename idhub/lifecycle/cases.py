@@ -10,11 +10,11 @@ from sqlalchemy.orm import Session
 
 from idhub.access.tables import Account
 from idhub.credentials.revoke import EndedParticipant
-from idhub.db import bulk_insert, chunked, new_id, new_ids, upsert_on
+from idhub.db import bulk_insert, chunked, new_ids, upsert_on
 from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.delivery.tables import Delivery
 from idhub.delivery.wake import announce_receipts
-from idhub.kept import Kept
+from idhub.kept import Answer, Kept
 from idhub.lifecycle.intake import Offboard
 from idhub.lifecycle.ports import ApplicationTerms
 from idhub.lifecycle.rules import Post
@@ -96,38 +96,69 @@ class NewCase:
     plan: Mapping[str, Any] | None = None
 
 
-def open_cases(session: Session, wanted: Sequence[NewCase], *, state: str, now: datetime, actor: str) -> dict[str, str]:
-    """Open leaver cases with consecutive numbers. Returns case ids by principal."""
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """Cases that have ids and numbers, and no rows yet.
+
+    Args:
+        ids: principal id -> case id.
+        last: the last of the numbers, which are consecutive.
+    """
+
+    cases: Sequence[NewCase]
+    ids: Mapping[str, str]
+    last: Answer | None
+
+
+def begin_cases(session: Session, wanted: Sequence[NewCase], *, now: datetime) -> Opening:
+    """Give cases that are about to open their ids and numbers; `open_cases` stores them."""
     if not wanted:
-        return {}
-    first = _take_numbers(session, f"{now:%Y-%m}", len(wanted))
-    rows: list[dict[str, Any]] = [
-        {
-            "id": new_id("cas"),
-            "number": f"R-{now:%Y-%m}-{first + offset:04d}",
-            "kind": LEAVER,
-            "principal_id": case.principal_id,
-            "organization_id": case.organization_id,
-            "state": state,
-            "is_emergency": case.is_emergency,
-            "reason": case.reason,
-            "effective_at": case.effective_at,
-            "local_done_at": None,
-            "completed_at": None,
-            "opened_at": now,
-            "opened_by": actor,
-            "plan": dict(case.plan or {}),
-            "ended": {},
-        }
-        for offset, case in enumerate(wanted)
-    ]
-    bulk_insert(session, Case, rows)
-    return {row["principal_id"]: row["id"] for row in rows}
+        return Opening([], {}, None)
+    ids = dict(zip([case.principal_id for case in wanted], new_ids("cas", len(wanted)), strict=True))
+    return Opening(wanted, ids, _NEXT_NUMBER.ask(session, month=f"{now:%Y-%m}", last=len(wanted)))
 
 
-def _take_numbers(session: Session, month: str, count: int) -> int:
-    (last,) = _NEXT_NUMBER.scalars(session, month=month, last=count)
-    return int(last) - count + 1
+def open_cases(
+    session: Session,
+    opening: Opening,
+    *,
+    state: str,
+    now: datetime,
+    actor: str,
+    ended: Mapping[str, Mapping[str, int]] | None = None,
+) -> None:
+    """Store leaver cases.
+
+    Args:
+        ended: of cases that run: principal id -> counts of sessions, grants, entitlements that ended.
+    """
+    if opening.last is None:
+        return
+    first = int(opening.last.rows()[0][0]) - len(opening.cases) + 1
+    bulk_insert(
+        session,
+        Case,
+        [
+            {
+                "id": opening.ids[case.principal_id],
+                "number": f"R-{now:%Y-%m}-{first + offset:04d}",
+                "kind": LEAVER,
+                "principal_id": case.principal_id,
+                "organization_id": case.organization_id,
+                "state": state,
+                "is_emergency": case.is_emergency,
+                "reason": case.reason,
+                "effective_at": case.effective_at,
+                "local_done_at": None if ended is None else now,
+                "completed_at": None,
+                "opened_at": now,
+                "opened_by": actor,
+                "plan": dict(case.plan or {}),
+                "ended": {} if ended is None else dict(ended.get(case.principal_id, {})),
+            }
+            for offset, case in enumerate(opening.cases)
+        ],
+    )
 
 
 def _next_number(dialect: str) -> Any:
@@ -171,13 +202,16 @@ class Scheduled:
         self.is_amended = True
 
 
-def scheduled_cases(session: Session, principal_ids: Sequence[str]) -> dict[str, Scheduled]:
-    """Scheduled leaver cases by principal, locked."""
-    found: dict[str, Scheduled] = {}
-    for part in chunked(principal_ids):
-        rows = _SCHEDULED.all(session, people=part)
-        found.update({row.principal_id: Scheduled(row.id, row.effective_at, row.plan) for row in rows})
-    return found
+def ask_scheduled(session: Session, principal_ids: Sequence[str]) -> list[Answer]:
+    """Ask for the scheduled leaver cases of these people (`scheduled_of`), and lock them."""
+    return [_SCHEDULED.ask(session, people=part) for part in chunked(principal_ids)]
+
+
+def scheduled_of(answers: Iterable[Answer]) -> dict[str, Scheduled]:
+    """Scheduled leaver cases by principal."""
+    return {
+        row.principal_id: Scheduled(row.id, row.effective_at, row.plan) for asked in answers for row in asked.rows()
+    }
 
 
 def amend(session: Session, scheduled: Scheduled) -> None:
@@ -226,19 +260,27 @@ def latest_case(session: Session, principal_id: str) -> str | None:
 
 
 def start_cases(
-    session: Session, cases: Mapping[str, str], ended: Mapping[str, Mapping[str, int]], *, now: datetime
+    session: Session,
+    cases: Mapping[str, str],
+    opening: Opening,
+    ended: Mapping[str, Mapping[str, int]],
+    *,
+    now: datetime,
+    actor: str,
 ) -> None:
     """The leave has taken place here: cases run, what ended at once is counted.
 
     Args:
-        cases: principal id -> case id.
+        cases: principal id -> case id, those of `opening` among them.
         ended: principal id -> counts of sessions, grants, entitlements that ended.
     """
+    open_cases(session, opening, state=RUNNING, now=now, actor=actor, ended=ended)
     _START.each(
         session,
         [
             {"key": case_id, "at": now, "counts": dict(ended.get(principal_id, {}))}
             for principal_id, case_id in cases.items()
+            if principal_id not in opening.ids
         ],
     )
 

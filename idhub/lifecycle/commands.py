@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from idhub.authority import Action, Subject, authorize, is_last_administrator
 from idhub.changes import Actor
 from idhub.db import new_id
 from idhub.directory.kinds import EmploymentType, PrincipalKind, Standing
-from idhub.directory.people import PersonView, show_person
-from idhub.directory.tables import Department, Principal
+from idhub.directory.people import show_person
+from idhub.directory.tables import Department, Person, Principal
 from idhub.errors import Conflict, Invalid, NotFound
+from idhub.kept import Kept
 from idhub.lifecycle import intake
 from idhub.lifecycle.plan import Plan
 from idhub.lifecycle.transition import TransitionResult, transition
@@ -158,7 +159,8 @@ def move(
     session: Session, caller: Caller, principal_id: str, *, employment_id: str, values: Mapping[str, Any], now: datetime
 ) -> TransitionResult:
     """Change a person's post: company, department, title, manager, type, dates."""
-    person = _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
+    _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
+    person = show_person(session, principal_id)
     post = next((post for post in person.employments if post.id == employment_id), None)
     if post is not None:
         # A further post of somebody of ours may be another company's.
@@ -256,10 +258,16 @@ def _make(session: Session, change: intake.Change, caller: Caller, *, now: datet
     return result
 
 
-def _in_scope(session: Session, caller: Caller, principal_id: str, action: Action) -> PersonView:
-    person = show_person(session, principal_id)
-    authorize(session, caller.subject, action, organization_id=person.organization_id)
-    return person
+_PLACE = Kept(
+    select(Principal.organization_id).join(Person, Person.id == Principal.id).where(Principal.id == bindparam("person"))
+)
+
+
+def _in_scope(session: Session, caller: Caller, principal_id: str, action: Action) -> None:
+    found = _PLACE.scalars(session, person=principal_id)
+    if not found:
+        raise NotFound("There is no such person.", field="person", rule="person.unknown")
+    authorize(session, caller.subject, action, organization_id=found[0])
 
 
 def _protect(session: Session, caller: Caller, principal_id: str) -> None:

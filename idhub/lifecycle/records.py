@@ -18,7 +18,7 @@ from idhub.directory.names import LoginNameKind, stored_login_name
 from idhub.directory.search_index import Prepared, index_people, index_prepared, prepare_terms, reindex_people
 from idhub.directory.search_terms import Searchable
 from idhub.directory.tables import Employment, EmploymentPeriod, LoginName, Person, Principal, SourceRecord
-from idhub.kept import Kept
+from idhub.kept import Answer, Kept
 from idhub.lifecycle import periods
 from idhub.lifecycle.intake import PersonFacts, RegisterService, SourceMark
 from idhub.lifecycle.periods import Period
@@ -221,12 +221,12 @@ def load(session: Session, principal_ids: Iterable[str]) -> dict[str, State]:
     """People by id, their principal rows locked until the transaction ends, in one order for all callers."""
     states: dict[str, State] = {}
     for part in chunked(sorted(set(principal_ids))):
-        principals = _LOCKED.all(session, ids=part)
-        people = {
-            row.id: {name: getattr(row, name) for name in PERSON_FIELDS} for row in _PEOPLE.all(session, ids=part)
-        }
+        # Asked together; what follows the first sees what its locks were waited for.
+        locked, described, placed = (kept.ask(session, ids=part) for kept in (_LOCKED, _PEOPLE, _POSTS))
+        principals = locked.rows()
+        people = {row.id: {name: getattr(row, name) for name in PERSON_FIELDS} for row in described.rows()}
         posts: dict[str, list[Post]] = {}
-        for principal_id, *facts in _POSTS.all(session, ids=part):
+        for principal_id, *facts in placed.rows():
             values: list[Any] = list(facts)
             values[3], values[-1] = EmploymentType(values[3]), EmploymentState(values[-1])
             posts.setdefault(principal_id, []).append(Post(*values))
@@ -583,8 +583,13 @@ def write_sources(session: Session, marks: Sequence[tuple[str, str | None, Sourc
         )
 
 
+def ask_owned(session: Session, leavers: Iterable[str]) -> list[Answer]:
+    """Ask for services and devices of leavers (`hand_over_owned`), and lock them."""
+    return [_OWNED.ask(session, ids=part) for part in chunked(sorted(leavers))]
+
+
 def hand_over_owned(
-    session: Session, leavers: Mapping[str, str | None], *, now: datetime
+    session: Session, owned: Iterable[Answer], leavers: Mapping[str, str | None], *, now: datetime
 ) -> list[tuple[str, str, str | None]]:
     """Give services and devices of leavers to their manager, with a deadline to rotate their credentials.
 
@@ -597,8 +602,8 @@ def hand_over_owned(
     Returns: (owned principal, leaver, new owner) of each.
     """
     handed: list[tuple[str, str, str | None]] = []
-    for part in chunked(sorted(leavers)):
-        rows = _OWNED.all(session, ids=part)
+    for asked in owned:
+        rows = asked.rows()
         if not rows:
             continue
         takers = _takers(session, {row.owner_id: leavers[row.owner_id] for row in rows if row.owner_id is not None})

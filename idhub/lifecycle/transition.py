@@ -8,10 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from functools import cached_property
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -21,17 +20,17 @@ from idhub.access.rules import current_rules, wanted_by_rules
 from idhub.access.tables import Application
 from idhub.changes import Actor, record, record_ready
 from idhub.credentials import revoke
-from idhub.db import new_ids
+from idhub.db import chunked, new_ids
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.directory.kinds import EmploymentState, Standing
 from idhub.directory.organizations import OrganizationView, department_paths, organizations_of
 from idhub.directory.tables import Installation
 from idhub.errors import Conflict, IdhubError, NotFound, NotPermitted
-from idhub.kept import Kept
+from idhub.kept import Answer, Kept, ahead, answered
 from idhub.lifecycle import cases as case_book
 from idhub.lifecycle import intake, ready, records, rules
-from idhub.lifecycle.cases import Scheduled
+from idhub.lifecycle.cases import Opening, Scheduled
 from idhub.lifecycle.doors import ENDS_EMPLOYMENTS, Door
 from idhub.lifecycle.events import events_of, service_events
 from idhub.lifecycle.ports import ApplicationTerms, Batch, listener_of, planners_of
@@ -91,18 +90,35 @@ def transition(
     if came_through not in ENDS_EMPLOYMENTS and changes_standing:
         raise NotPermitted("Nobody's standing changes through this door.", rule="door")
     result = TransitionResult()
+    with ahead(session):
+        _make_all(session, changes, joiners, result, now=now, actor=actor, door=door, request_id=request_id)
+    return result
+
+
+def _make_all(
+    session: Session,
+    changes: Sequence[intake.Change],
+    joiners: Sequence[records.Joiners],
+    result: TransitionResult,
+    *,
+    now: datetime,
+    actor: Actor,
+    door: str,
+    request_id: str | None,
+) -> None:
     if joiners:
         _join(session, joiners, result, now=now, actor=actor, door=door, request_id=request_id)
     if not changes and joiners:
-        return result
+        return
     known = records.load(
         session,
         (c.principal_id for c in changes if not isinstance(c, intake.Onboard | intake.RegisterService)),
     )
+    schedules = case_book.ask_scheduled(session, sorted(known))
     # Read after the locks: who held them may have made the company that somebody is in now.
     organizations = organizations_of(session, _places_of(known.values(), changes))
     places = Places({organization.id: organization.time_zone for organization in organizations.values()})
-    scheduled = case_book.scheduled_cases(session, sorted(known))
+    scheduled = case_book.scheduled_of(schedules)
     states: dict[str, State] = dict(known)
     marks: list[tuple[str, str | None, intake.SourceMark]] = []
     reasons: dict[str, intake.Change] = {}
@@ -126,7 +142,8 @@ def transition(
         if source is not None:
             marks.append((change.principal_id, employment_id, source))
     written = [Written(known.get(principal_id), state) for principal_id, state in states.items()]
-    with _contradictions():
+    with _contradictions(session):
+        held = entitlements.ask_held(session, [w.after.id for w in written if w.before is not None])
         records.write(session, written, now=now)
     records.write_sources(session, marks, now=now)
     result.changed += [change.principal_id for change, _ in services]
@@ -136,6 +153,7 @@ def transition(
         written,
         reasons,
         scheduled,
+        held,
         organizations,
         result,
         now=now,
@@ -143,14 +161,14 @@ def transition(
         door=door,
         request_id=request_id,
     )
-    return result
 
 
 @contextmanager
-def _contradictions() -> Iterator[None]:
+def _contradictions(session: Session) -> Iterator[None]:
     """What the database refuses, in our words."""
     try:
         yield
+        answered(session)
     except IntegrityError as error:
         # A foreign key: PostgreSQL says so by its code, SQLite in words.
         if getattr(error.orig, "sqlstate", None) == "23503" or "FOREIGN KEY" in str(error.orig):
@@ -180,7 +198,7 @@ def _join(
     zones = {organization.id: organization.time_zone for organization in organizations.values()}
     if any(group.stamp != stamp or not group.zones.items() <= zones.items() for group in groups):
         raise Conflict("These people were made ready for another moment or place.", rule="joiners.stale")
-    with _contradictions():
+    with _contradictions(session):
         records.write_joiners(session, groups)
     for group in groups:
         record_ready(session, group.events)
@@ -197,6 +215,7 @@ def _join(
         written,
         {},
         {},
+        [],
         organizations,
         result,
         now=now,
@@ -263,6 +282,7 @@ def _follow(
     written: Sequence[Written],
     reasons: Mapping[str, intake.Change],
     scheduled: Mapping[str, Scheduled],
+    held_before: Iterable[Answer],
     organizations: Mapping[str, OrganizationView],
     result: TransitionResult,
     *,
@@ -274,7 +294,7 @@ def _follow(
 ) -> None:
     """Everything that follows from standing and attributes, in the same transaction."""
     terms = _Terms(session)
-    held = entitlements.held_by(session, [w.after.id for w in written if w.before is not None])
+    held = entitlements.held_of(held_before)
     entitled = _entitle(session, written, held, organizations, now=now)
     access = _access(written, held, entitled)
     leavers = [w.after.id for w in written if w.has_left]
@@ -283,8 +303,9 @@ def _follow(
     revoke.end_enrolments(session, leavers, now=now)
     lost = [pair for pair in access.lost if pair[0] not in set(exited)]
     told = revoke.end_application_access(session, lost, reason="entitlement_withdrawn", now=now) if lost else []
-    handed = records.hand_over_owned(session, _managers(written), now=now) if leavers else []
-    cases = _open_cases(session, written, reasons, scheduled, result, now=now, actor=actor)
+    owned = records.ask_owned(session, leavers)
+    cases, opening = _open_cases(session, written, reasons, scheduled, result, now=now, actor=actor)
+    terms.expect({h.application_id for key in leavers for h in held.get(key, ())})
     batch = Batch(
         gained=access.gained,
         lost=[pair for pair in access.lost if pair[0] not in set(leavers)],
@@ -297,6 +318,7 @@ def _follow(
     )
     planners = planners_of(session)
     planned: list[PlannedDelivery] = [row for planner in planners for row in planner.plan(session, batch, now=now)]
+    handed = records.hand_over_owned(session, owned, _managers(written), now=now)
     ids = queue.plan(session, planned, now=now)
     result.deliveries = len(ids)
     if (follower := listener_of(session)) is not None:
@@ -310,7 +332,7 @@ def _follow(
             }
             for principal_id in cases
         }
-        case_book.start_cases(session, cases, counts, now=now)
+        case_book.start_cases(session, cases, opening, counts, now=now, actor=actor.id)
         case_book.freeze_rows(
             session,
             cases,
@@ -343,32 +365,54 @@ def _follow(
 
 
 _DEMANDS = Kept(select(Application.id, Application.revocation_deadline_seconds, Application.required_grade))
+_DEMANDS_OF = Kept(
+    select(Application.id, Application.revocation_deadline_seconds, Application.required_grade).where(
+        Application.id.in_(bindparam("ids", expanding=True))
+    )
+)
 
 
 class _Terms(Mapping[str, ApplicationTerms]):
-    """What every application demands of a leave, read at the first question: most transitions ask none."""
+    """What applications demand of a leave.
+
+    Those that are expected are read by their names. At the first question about another all are, once: most
+    transitions ask nothing.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
+        self._expected: list[Answer] = []
         self._made: dict[str, ApplicationTerms] = {}
+        self._knows_all = False
 
-    @cached_property
-    def _demands(self) -> dict[str, tuple[int, int | None]]:
-        return {key: (seconds, grade) for key, seconds, grade in _DEMANDS.all(self._session)}
+    def expect(self, application_ids: Iterable[str]) -> None:
+        """Say which applications will be asked about."""
+        self._expected += [_DEMANDS_OF.ask(self._session, ids=part) for part in chunked(sorted(application_ids))]
 
     def __getitem__(self, application_id: str) -> ApplicationTerms:
-        known = self._made.get(application_id)
-        if known is None:
-            seconds, grade = self._demands[application_id]
-            demanded = None if grade is None else Grade(grade)
-            known = self._made[application_id] = ApplicationTerms(application_id, timedelta(seconds=seconds), demanded)
-        return known
+        while application_id not in self._made and self._expected:
+            self._take(self._expected.pop())
+        if application_id not in self._made:
+            self._read_all()
+        return self._made[application_id]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._demands)
+        self._read_all()
+        return iter(self._made)
 
     def __len__(self) -> int:
-        return len(self._demands)
+        self._read_all()
+        return len(self._made)
+
+    def _read_all(self) -> None:
+        if not self._knows_all:
+            self._take(_DEMANDS.ask(self._session))
+            self._knows_all = True
+
+    def _take(self, answer: Answer) -> None:
+        for key, seconds, grade in answer.rows():
+            demanded = None if grade is None else Grade(grade)
+            self._made[key] = ApplicationTerms(key, timedelta(seconds=seconds), demanded)
 
 
 def _entitle(
@@ -509,8 +553,10 @@ def _open_cases(
     *,
     now: datetime,
     actor: Actor,
-) -> dict[str, str]:
-    """Cases that run now, by principal; schedules, moves and cancels those whose time has not come."""
+) -> tuple[dict[str, str], Opening]:
+    """Cases that run now, by principal, and those of them that are new; schedules, moves and cancels those whose time
+    has not come.
+    """
     running: dict[str, str] = {}
     due: list[case_book.NewCase] = []
     later: list[case_book.NewCase] = []
@@ -547,10 +593,13 @@ def _open_cases(
             case_book.cancel(session, known.id, now=now)
         elif known is not None and known.is_amended:
             case_book.amend(session, known)
-    running |= case_book.open_cases(session, due, state=case_book.RUNNING, now=now, actor=actor.id)
+    opening = case_book.begin_cases(session, due, now=now)
+    running |= opening.ids
     result.cases |= running
-    result.cases |= case_book.open_cases(session, later, state=case_book.SCHEDULED, now=now, actor=actor.id)
-    return running
+    scheduling = case_book.begin_cases(session, later, now=now)
+    case_book.open_cases(session, scheduling, state=case_book.SCHEDULED, now=now, actor=actor.id)
+    result.cases |= scheduling.ids
+    return running, opening
 
 
 def _new_case(w: Written, wish: intake.Offboard | None, *, effective_at: datetime) -> case_book.NewCase:

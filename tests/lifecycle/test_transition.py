@@ -3,9 +3,10 @@
 import re
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import event, func, select
 
 from audit.tables import audit_events
 from idhub.access.tables import Entitlement
@@ -117,6 +118,26 @@ def test_offboarding_ends_sessions_and_grants_and_plans_every_account_and_partic
     assert planned == {("scim", "deprovision", 2), ("backchannel_logout", "logout", 1)}
     (account,) = world.accounts(person)
     assert account.desired_state == "inactive"
+
+
+def test_a_leave_waits_for_no_statement_whose_answer_it_does_not_need(world: World) -> None:
+    """What SQLAlchemy sends is waited for: a leave sends kept statements and rows alone (`idhub.kept.ahead`)."""
+    person = world.hire()
+    world.sign_in(person, "office")
+    waited_for: list[str] = []
+
+    def hear(_connection: Any, cursor: Any, text: str, *_: Any) -> None:
+        if cursor is not None:
+            waited_for.append(text)
+
+    with world.database.transaction() as session:
+        event.listen(world.database.engine, "before_cursor_execute", hear)
+        try:
+            commands.offboard(session, CALLER, person, now=world.clock())
+        finally:
+            event.remove(world.database.engine, "before_cursor_execute", hear)
+    assert waited_for == []
+    assert {d.operation for d in world.deliveries(principal_id=person)} == {"provision", "deprovision", "logout"}
 
 
 def test_offboarding_reaches_accounts_whose_entitlement_was_withdrawn_before(world: World) -> None:

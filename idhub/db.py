@@ -116,7 +116,7 @@ _REACHING: dict[str, Any] = {
     "keepalives_idle": 10,
     "keepalives_interval": 3,
     "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,
+    "tcp_user_timeout": 10_000,
 }
 """Parameters of libpq for every connection to PostgreSQL: seconds, milliseconds the last."""
 MIGRATING = "idhub migrate"

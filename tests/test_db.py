@@ -490,7 +490,7 @@ def test_addresses_of_postgresql(said: str, opened: str, past: str) -> None:
     """One server, or several as libpq names them; SQLAlchemy has a form of its own."""
     settings = Settings(database_url=said)
     assert settings.effective_database_url == settings.effective_database_direct_url == opened
-    limits = {"connect_timeout": "5", "tcp_user_timeout": "15000"}
+    limits = {"connect_timeout": "5", "tcp_user_timeout": "10000"}
     found = conninfo_to_dict(libpq_address(opened))
     assert found.items() >= {**conninfo_to_dict(past), **limits}.items()
 

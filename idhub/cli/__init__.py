@@ -14,6 +14,7 @@ from idhub.cli.loading import uncollected
 from idhub.errors import IdhubError
 
 FAILED = 1
+_POOLER = " Behind a pooler, name the server itself in IDHUB_DATABASE_DIRECT_URL."
 _LATER = "Run it again when that has ended: an import, a migration, or a backup or shell that keeps a transaction open."
 
 
@@ -47,7 +48,9 @@ def main() -> None:
             _end(f"error: another process has been writing to the database for more than {waited}. {_LATER}", error)
         if is_held(cause):
             _end(f"error: another process holds what this command would change. {_LATER}", error)
-        _end(f"error: the database cannot be used: {_first_line(cause)}.", error)
+        # What PgBouncer says to options, of which only direct connections have any.
+        hint = _POOLER if "unsupported startup parameter" in str(cause) else ""
+        _end(f"error: the database cannot be used: {_first_line(cause)}.{hint}", error)
     except Exception as error:  # the command line's translator: nobody is shown a traceback unasked
         _end(
             f"error: {type(error).__name__}: {_first_line(error)}. This is a fault of idhub; say it where you got it.",

@@ -71,3 +71,12 @@ def test_many_share_the_few_connections_of_a_pooler(prepared: Prepared, tmp_path
         assert not sum(client.statuses[503] for client in [*clients, *others])
         assert lost_people(clients)[0] + lost_people(others)[0] == []
         offboarding.check(scene)
+
+
+@pytest.mark.slow
+def test_a_pooler_without_the_server_beside_it_is_told(prepared: Prepared, tmp_path: Path) -> None:
+    server = prepared.databases.server.port
+    with pgbouncer(server) as port, copied(prepared, tmp_path / "hub") as scene:
+        scene.more_settings = {"IDHUB_DATABASE_URL": scene.url.replace(f":{server}/", f":{port}/")}
+        assert scene.run("doctor") == 1
+        assert "name the server itself in IDHUB_DATABASE_DIRECT_URL" in scene.tail()

@@ -30,6 +30,10 @@ TOGETHER: Final = "together"
 
 LOCK: Final = "principal.lock"
 """The statement that locks a principal. An operation asks for it before it writes anything."""
+HOLD: Final = "throttle.hold"
+"""Statement that waits until nobody else changes counters of these `keys`. On PostgreSQL whoever changes counters holds
+what they are of first, in one order: two transactions then wait for each other in turn, not in a circle. A driver puts
+what several operations of a transaction hold into one, before the first counter is changed."""
 DEFERRED: Final[Mapping[str, int]] = {
     name: place
     for place, name in enumerate(

@@ -25,6 +25,7 @@ from idhub.credentials.operations import (
     AFTERWARDS,
     DEFERRED,
     DURABLE,
+    HOLD,
     LOCK,
     RECORD,
     TOGETHER,
@@ -60,18 +61,19 @@ _LONGEST_LOCK_WAIT_SECONDS: Final = 0.1
 """Of one attempt of somebody who runs alone, at first and after some."""
 _ALONE_AT_ONCE: Final = 4
 """The share of the connections, as a divisor, that those who run alone have at most."""
+_COUNTERS: Final = "throttle."
 _LASTING, _BEGUN, _TRIES = "", "begun", "tries"
 _LANES: Final = {
     "transaction.insert": _BEGUN,
-    "throttle.claim": _TRIES,
+    HOLD: _TRIES,
     "throttle.give_back": _TRIES,
 }
 """By what is asked first. Who shares a transaction with others waits for what they wait for, so that those who need
 no disk go by themselves. This decides how long they wait, not what is safe: see `_Group.is_volatile`."""
 _GROUPS: Final = {_LASTING: 4, _BEGUN: 1, _TRIES: 1}
 """Groups of a lane in flight at once: while one waits for the disk, the next ones ask. Together with the looks they are
-as many as connections of the default pool. Tries change counters of each
-other, in no common order of their own: one at a time, so that none waits for another, nor two in a circle."""
+as many as connections of the default pool. Tries change counters of each other: one at a time, so that none waits for
+another of this process; those of others hold them in one order (`HOLD`)."""
 _LOOKS: Final = 2
 """Groups that only read in flight at once: while the database works for one, the answers of the other are made."""
 _LOG = structlog.get_logger(__name__)
@@ -97,6 +99,8 @@ class _Group:
         """The database was asked something; until then there is nothing to roll back."""
         self.locked: set[str] = set()
         """Principals that this transaction has locked, until its end."""
+        self.to_hold: set[str] = set()
+        """Keys of counters that are about to be changed."""
         self.afterwards: list[Step] = []
         """Of `AFTERWARDS`."""
         self.holds_counters = False
@@ -416,11 +420,14 @@ class PostgresStore(Grouping):
         group = _Group(begin)
         outcomes = await self._drive(pinned, turns, group)
         afterwards: Sequence[Step] = group.afterwards
+        if afterwards:
+            afterwards = [(HOLD, {"keys": sorted(group.to_hold)}), *afterwards]
         if group.holds_counters or not group.writes_lasting:
             # Nobody waits less for having them later.
-            group.deferred += [self._question(step) for step in afterwards]
+            group.deferred += [self._question(step) for step in group.afterwards]
             afterwards = ()
         last = sorted(group.deferred, key=_rank)
+        last = self._holding(group, last) + last
         if group.events:
             for table, rows in event_rows(group.events, sealer=self._sealer).tables():
                 last += [(f"audit:{table}", values) for values in rows]
@@ -471,11 +478,11 @@ class PostgresStore(Grouping):
         stages = range(max(len(turn.questions) for turn in asking))
         order = [(turn, stage) for stage in stages for turn in self._in_one_order(asking, stage)]
         questions = [turn.questions[stage] for turn, stage in order]
-        if group is None or group.has_begun:
-            rows = await pinned.ask(questions)
-        else:
+        before = [] if group is None or group.has_begun else [*group.begin]
+        if group is not None:
             group.has_begun = True
-            rows = (await pinned.ask([*group.begin, *questions]))[len(group.begin) :]
+            before += self._holding(group, questions)
+        rows = (await pinned.ask([*before, *questions]))[len(before) :]
         found = {(turn.place, stage): one for (turn, stage), one in zip(order, rows, strict=True)}
         return [[found[turn.place, stage] for stage in range(len(turn.questions))] for turn in asking]
 
@@ -502,6 +509,9 @@ class PostgresStore(Grouping):
             # lowered for it.
             return None
         principal: str | None = None
+        if group is not None and name == HOLD:
+            group.to_hold.update(parameters["keys"])
+            return None
         if group is not None:
             if name in VOLATILE:
                 group.writes_volatile = True
@@ -523,6 +533,13 @@ class PostgresStore(Grouping):
                     return None
                 name = LOCK_AT_ONCE
         return self._question((name, parameters)), principal
+
+    def _holding(self, group: _Group, questions: Sequence[Question]) -> list[Question]:
+        """What is asked before counters are changed."""
+        if not group.to_hold or not any(name in VOLATILE and name.startswith(_COUNTERS) for name, _ in questions):
+            return []
+        keys, group.to_hold = sorted(group.to_hold), set()
+        return [self._question((HOLD, {"keys": keys}))]
 
     def _question(self, step: Step) -> Question:
         name, parameters = step
@@ -576,7 +593,7 @@ class PostgresStore(Grouping):
 def _rank(question: Question) -> tuple[int, str]:
     """A row before those that refer to it, those of one kind beside each other, and what others change in one order."""
     name, values = question
-    return DEFERRED[name], str(values) if name.startswith("throttle.") else ""
+    return DEFERRED[name], str(values) if name.startswith(_COUNTERS) else ""
 
 
 def _unavailable(error: BaseException) -> Unavailable:

@@ -26,6 +26,7 @@ from functools import cache, lru_cache
 from typing import Any, Final, Literal
 
 from sqlalchemy import (
+    ARRAY,
     CTE,
     BigInteger,
     BindParameter,
@@ -33,11 +34,14 @@ from sqlalchemy import (
     Executable,
     FromClause,
     Integer,
+    Text,
     and_,
     bindparam,
     case,
+    cast,
     delete,
     exists,
+    func,
     literal,
     not_,
     or_,
@@ -50,7 +54,7 @@ from sqlalchemy.dialects.postgresql import Insert as PostgresInsert
 from sqlalchemy.dialects.sqlite import Insert as SqliteInsert
 from sqlalchemy.orm import Session
 
-from idhub.credentials.operations import Operation, Row, Step, add_step_by_step, run_in, together
+from idhub.credentials.operations import HOLD, Operation, Row, Step, add_step_by_step, run_in, together
 from idhub.credentials.statements import add_statements
 from idhub.credentials.statements_browser import conflicting, text
 from idhub.credentials.tables import Throttle
@@ -241,7 +245,8 @@ def claiming(keyring: Keyring, attempt: Attempt, *, now: datetime) -> Operation[
         "tried_since": now - (SAME_PASSWORD.window or timedelta(0)),
         **keys.of_strangers(),
     }
-    found = (yield "throttle.claim", asked)[0]
+    _, claimed = yield together(_holding(keys.address, keys.of_anybody, keys.password), ("throttle.claim", asked))
+    found = claimed[0]
     lane: Lane = "place" if found["known"] else "stranger"
     if not found["address"]:
         return Admission(lane, ADDRESS, (yield from _free_in(keys.address, ADDRESS, now)))
@@ -294,12 +299,28 @@ add_step_by_step("throttle.claim", _claiming_step_by_step)
 def _charging(keys: "_Keys", lane: Lane, now: datetime) -> Operation[Admission]:
     """Count one against the person's own limits."""
     person, in_a_row = keys.of_lane(lane, PERSON), keys.of_lane(lane, CONSECUTIVE)
-    is_free, is_free_in_a_row = yield together(_counting(person, PERSON, now), _counting(in_a_row, CONSECUTIVE, now))
+    _, is_free, is_free_in_a_row = yield together(
+        _holding(in_a_row), _counting(person, PERSON, now), _counting(in_a_row, CONSECUTIVE, now)
+    )
     if is_free:
         return Admission(lane) if is_free_in_a_row else Admission(lane, CONSECUTIVE)
     if is_free_in_a_row:
         yield "throttle.give_back", {**dict.fromkeys(_GIVEN_BACK), "key": in_a_row}
     return Admission(lane, PERSON, (yield from _free_in(person, PERSON, now)))
+
+
+def _holding(*keys: str | None) -> Step:
+    """Change counters alone: whatever is counted of a try is of its address, its name, its password or its browser."""
+    return HOLD, {"keys": sorted(filter(None, keys))}
+
+
+def _holding_nothing(asked: Mapping[str, Any]) -> Operation[Sequence[Row]]:
+    """On SQLite the write transaction is the lock."""
+    yield from ()
+    return ()
+
+
+add_step_by_step(HOLD, _holding_nothing)
 
 
 def _counting(key: str, limit: Limit, now: datetime) -> Step:
@@ -328,6 +349,8 @@ def succeeding(keyring: Keyring, attempt: Attempt, seen: Seen, *, now: datetime)
     # A success says who is at the keyboard: failures before it are disregarded, whoever made them (section 3.2.2).
     sprayed = keys.sprayed if lane != "device" and keys.sprayed in there else None
     tried = keys.password_tried if lane == "stranger" and keys.password_tried in there else None
+    of_device = keys.of_lane("device", CONSECUTIVE) if lane == "device" else None
+    yield _holding(keys.of_anybody, of_device, sprayed and keys.address, tried and keys.password)
     if sprayed is not None or tried is not None:
         spray, password = sprayed and keys.spray, tried and keys.password
         yield "throttle.give_back", dict(zip(_GIVEN_BACK, (None, spray, sprayed, password, tried), strict=True))
@@ -453,6 +476,11 @@ class _Keys:
         of_password = (self.password, self.password_tried) if self.password is not None else ()
         self.all: Final = [*self.own, self.place, *(of_address if attempt.device_hash is None else ()), *of_password]
         """Everything that decides of this try."""
+
+    @property
+    def of_anybody(self) -> str:
+        """A key that is the name's alone, from wherever it is tried."""
+        return self.of_lane("stranger", CONSECUTIVE)
 
     def of_lane(self, lane: str, limit: Limit) -> str:
         """The counter of one limit in one lane."""
@@ -586,6 +614,13 @@ def _count_calls(limit: Limit, is_sqlite: bool) -> Executable:
     return _count(limit, is_sqlite)
 
 
+def _hold() -> Executable:
+    """Locks of the transaction, in the order of the keys: there may be no row yet that could be locked."""
+    key = func.unnest(cast(bindparam("keys", required=True), ARRAY(Text))).column_valued("held")
+    taken = func.pg_advisory_xact_lock(func.hashtextextended(key, 0))
+    return select(cast(taken, Text).label("taken"))
+
+
 def _give_back(is_sqlite: bool) -> Executable:
     """Count one less, of the names that were marked only where the mark is still there: once for each mark."""
     # On SQLite nobody else writes before it is forgotten. Elsewhere, of two at once, one takes the mark away.
@@ -633,7 +668,7 @@ def _statements(is_sqlite: bool) -> dict[str, Executable]:
         "throttle.remember": noted.on_conflict_do_update(
             index_elements=[Throttle.key], set_={"window_started_at": _NOW}
         ),
-        **({} if is_sqlite else {"throttle.claim": _claim()}),
+        **({} if is_sqlite else {"throttle.claim": _claim(), HOLD: _hold()}),
     }
 
 

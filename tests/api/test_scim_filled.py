@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,6 +132,27 @@ def test_one_person_is_found_without_reading_others(api: Api) -> None:
                 wrong.append(f"{filter_}: {len(found)} people, rows read: {dict(read)}")
 
     assert not wrong, "\n".join(wrong)
+
+
+_PAGE = 400
+
+
+def test_first_walk_reads_no_more_for_its_last_page_than_for_its_first(databases: Databases, tmp_path: Path) -> None:
+    """As after an import: documents were counted (ANALYZE) while there were none, and each page keeps some more."""
+    with shared_hub(databases, "postgresql", tmp_path) as api:
+        _fill(api)
+        _analyze(api)
+        scim, cursor, read_for_pages = Scim(api, "scim:read"), _START, []
+        while cursor is not None:
+            with rows_read(api.world.database.engine) as read:
+                page = scim.ok("GET", "/Users", params={"cursor": cursor, "count": str(_PAGE)})
+            read_for_pages.append(dict(read))
+            cursor = page.get("nextCursor")
+
+        assert len(read_for_pages) == _PEOPLE / _PAGE
+        kept = [read.get(ScimDocument.__tablename__, 0) for read in read_for_pages]
+        assert max(kept) <= 2 * _PAGE, f"a document is looked up for each person: {kept}"
+        assert sum(read_for_pages[-1].values()) <= 1.5 * sum(read_for_pages[0].values()), read_for_pages
 
 
 def _wrong(sender: Scim, query: Mapping[str, str], most_read: int) -> list[str]:

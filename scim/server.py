@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import parse_qsl, quote
 
 import orjson
@@ -70,8 +70,7 @@ class Parsed(Mapping[str, Any]):
         return len(self._read())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stored:
+class Stored(NamedTuple):
     """A resource as the store has it: without `id` and `meta`, which are told apart."""
 
     id: str

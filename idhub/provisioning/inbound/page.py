@@ -3,19 +3,23 @@
 Lists read them with their documents (`Met`); whoever has none that holds is read whole (`Row`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    Result,
     Select,
     Text,
     and_,
     bindparam,
     case,
+    cast,
     func,
+    literal_column,
     not_,
     or_,
     select,
@@ -90,55 +94,63 @@ _COLUMNS: tuple[Any, ...] = (
     _NAMES_VERSION.label("names_version"),
     HAS_GROUPS.label("has_groups"),
 )
+
+
+def _marked(condition: ColumnElement[bool], letter: str) -> ColumnElement[str]:
+    return case((condition, literal_column(f"'{letter}'", Text)), else_=literal_column("''", Text))
+
+
+_DOT: Final[ColumnElement[str]] = literal_column("'.'", Text)
+_HOLDS: Final = and_(
+    ScimDocument.person_version == Principal.version,
+    ScimDocument.said_version == func.coalesce(ScimUser.version, 0),
+    ScimDocument.names_version == _NAMES_VERSION,
+    ScimDocument.rules == bindparam("rules"),
+    # Whether somebody else has the mail may change without a change of the person.
+    or_(
+        ScimDocument.mail_key.is_(None),
+        _is_taken(ScimDocument.mail_key.expression) == ScimDocument.is_mail_taken,
+    ),
+)
 # In the order of `Met`'s fields.
 _MET_COLUMNS: tuple[Any, ...] = (
     Person.id,
-    Principal.version,
+    cast(Principal.version, Text)
+    .concat(_DOT)
+    .concat(cast(func.coalesce(ScimUser.version, 0), Text))
+    .concat(_DOT)
+    .concat(ScimDocument.digest)
+    .label("version"),
     _micros(Principal.created_at),
-    _micros(Principal.changed_at),
-    ScimUser.version.label("said_version"),
-    _micros(ScimUser.changed_at).label("said_at"),
-    ScimExternalId.external_id,
-    ScimDocument.digest,
-    ScimDocument.is_plain,
-    ScimDocument.is_all,
-    HAS_GROUPS.label("has_groups"),
-    # Whether somebody else has the mail may change without a change of the person.
     case(
-        (
-            and_(
-                ScimDocument.person_version == Principal.version,
-                ScimDocument.said_version == func.coalesce(ScimUser.version, 0),
-                ScimDocument.names_version == _NAMES_VERSION,
-                ScimDocument.rules == bindparam("rules"),
-                or_(
-                    ScimDocument.mail_key.is_(None),
-                    _is_taken(ScimDocument.mail_key.expression) == ScimDocument.is_mail_taken,
-                ),
-            ),
-            ScimDocument.body,
-        ),
-    ).label("body"),
+        (_micros(ScimUser.changed_at) > _micros(Principal.changed_at), _micros(ScimUser.changed_at)),
+        else_=_micros(Principal.changed_at),
+    ).label("changed_at"),
+    _marked(HAS_GROUPS, "g").label("has_groups"),
+    _marked(ScimDocument.is_plain.expression, "p").label("is_plain"),
+    _marked(ScimDocument.is_all.expression, "a").label("is_all"),
+    ScimExternalId.external_id,
+    case((_HOLDS, ScimDocument.body)).label("body"),
 )
 
 
 class Met(NamedTuple):
-    """A person as a list meets them: with their document, where there is one that holds."""
+    """A person as a list meets them: with their document, where there is one that holds. Texts as they are stored."""
 
-    id: str
-    version: int
-    created_at: int
-    """Microseconds since 1970, like every instant here."""
-    changed_at: int
-    said_version: int | None
-    said_at: int | None
-    external_id: str | None
-    digest: str | None
-    is_plain: bool | None
-    is_all: bool | None
-    has_groups: bool
-    body: bytes | None
-    """None: there is no document, or it does not hold any more."""
+    id: bytes
+    version: bytes
+    """Of the resource, whose last part is the document's digest."""
+    created_at: bytes
+    """Microseconds since 1970, as is the next."""
+    changed_at: bytes
+    has_groups: bytes
+    """Empty: it is not so. The same of the next two."""
+    is_plain: bytes
+    is_all: bytes
+    external_id: bytes
+    """As JSON; empty: there is none."""
+    body: bytes
+    """Empty: there is no document, or it does not hold any more."""
 
 
 class People(NamedTuple):
@@ -155,6 +167,8 @@ class People(NamedTuple):
     """By which documents must have been made."""
     is_lasting: bool = False
     """Whether `rows` is the same object each time: what is made of it is worth keeping."""
+    values: Mapping[str, Any] = MappingProxyType({})
+    """Of parameters that these statements have besides."""
 
     def where(self, *conditions: ColumnElement[bool]) -> "People":
         """Those of whom the conditions hold, which may name `Person`, `Principal` and `ScimUser`."""
@@ -165,23 +179,85 @@ class People(NamedTuple):
             is_lasting=False,
         )
 
+    def where_kept(self, condition: ColumnElement[bool], values: Mapping[str, Any]) -> "People":
+        """The same where the condition is one of few objects that stay, with parameters."""
+        if not self.is_lasting:
+            return self.where(condition)._replace(values=values)
+        key = (id(self.rows), id(condition))
+        if key not in _NARROWED:
+            _NARROWED[key] = (self.where(condition), condition)
+        narrowed = _NARROWED[key][0]
+        return self._replace(ids=narrowed.ids, rows=narrowed.rows, whole=narrowed.whole, values=values)
+
     def read(self, session: Session, rows: Select[Any], **values: Any) -> list[Met]:
         """Run a statement that was made out of `rows`, with values of its parameters."""
         return [Met._make(each) for each in self.read_wide(session, rows, **values)]
 
+    def read_wide(self, session: Session, rows: Select[Any], **values: Any) -> Sequence[Sequence[bytes]]:
+        """The same of a statement that has more columns behind its own."""
+        is_sqlite = session.get_bind().dialect.name == "sqlite"
+        if not self.is_lasting:
+            packed = _packed(rows, is_sqlite=is_sqlite)
+        elif (found := _PACKED.get((id(rows), is_sqlite))) is not None:
+            packed = found
+        else:
+            packed = _PACKED[id(rows), is_sqlite] = _packed(rows, is_sqlite=is_sqlite)
+        return unpacked(self._run(session, packed, values).scalar())
+
     def read_ids(self, session: Session, ids: Select[Any], **values: Any) -> list[str]:
         """The same of a statement that was made out of `ids`."""
-        return [each[0] for each in self.read_wide(session, ids, **values)]
+        return list(self._run(session, ids, values).scalars())
 
     def read_whole(self, session: Session, rows: Select[Any], **values: Any) -> list[Row]:
         """The same of a statement that was made out of `whole`."""
-        return [Row._make(each) for each in self.read_wide(session, rows, **values)]
+        return [Row._make(each) for each in self._run(session, rows, values)]
 
-    def read_wide(self, session: Session, rows: Select[Any], **values: Any) -> Sequence[Any]:
-        """The same of a statement that has more columns behind its own."""
-        asked = {"provider": self.provider, "rules": self.rules, **values}
+    def _run(self, session: Session, statement: Select[Any], values: Mapping[str, Any]) -> Result[Any]:
+        asked = {"provider": self.provider, "rules": self.rules, **self.values, **values}
         connection = session.connection()
-        return (execute_planned(connection, rows, asked) if self.is_lasting else connection.execute(rows, asked)).all()
+        return (
+            execute_planned(connection, statement, asked) if self.is_lasting else connection.execute(statement, asked)
+        )
+
+
+# What stands between fields and between rows of a page that comes in one piece.
+_FIELD, _ROW = b"\x1f", b"\x1e"
+# By statements, and conditions, that stay.
+_NARROWED: Final[dict[tuple[int, int], tuple[People, ColumnElement[bool]]]] = {}
+_PACKED: Final[dict[tuple[int, bool], Select[Any]]] = {}
+
+
+def _packed(rows: Select[Any], *, is_sqlite: bool) -> Select[Any]:
+    """All rows of a statement as one text, in their order.
+
+    SQLite's driver lets go of the interpreter for each row, and whoever computes meanwhile keeps it for up to some
+    milliseconds: of a hundred rows a page each may wait so long. PostgreSQL's driver makes objects of each value.
+    """
+    found = rows.subquery("found")
+    return select(_line(tuple(found.c.keys()), is_sqlite)).select_from(found)
+
+
+@cache
+def _line(names: tuple[str, ...], is_sqlite: bool) -> ColumnElement[Any]:
+    # What is of somebody's words, as JSON, which has none of what stands between.
+    quoted = "nullif(json_quote({}), 'null')" if is_sqlite else "to_json({})"
+    words = {"external_id", *names[len(Met._fields) :]}
+    fields = [
+        f"coalesce(CAST({quoted.format(each) if name in words else each} AS TEXT), '')"
+        for name, each in ((name, f"found.{name}") for name in names)
+    ]
+    line = f" || '{_FIELD.decode()}' || ".join(fields)
+    parted = f"'{_ROW.decode()}'"
+    return literal_column(
+        f"CAST(group_concat({line}, {parted}) AS BLOB)" if is_sqlite else f"string_agg({line}, {parted})"
+    )
+
+
+def unpacked(text: bytes | str | None) -> list[list[bytes]]:
+    """The rows of `_packed`."""
+    if not text:
+        return []
+    return [row.split(_FIELD) for row in (text.encode() if isinstance(text, str) else text).split(_ROW)]
 
 
 # Made once: building a statement costs more than what it asks.
@@ -260,8 +336,12 @@ def read_rows(session: Session, ids: Sequence[str], *, provider: str) -> list[Ro
 def read_met(session: Session, ids: Sequence[str], people: People) -> list[Met]:
     """The same with their documents; `people` says whose external ids are meant, and documents by which rules."""
     statement = _met(session.get_bind().dialect.name == "sqlite")
-    asked = {"provider": people.provider, "rules": people.rules}
-    found = {row[0]: Met._make(row) for row in _given(session, statement, ids, **asked)}
+    lasting = people._replace(is_lasting=True)
+    found = {
+        met.id.decode(): met
+        for part in chunked(ids)
+        for met in lasting.read(session, statement, given=given_value(part))
+    }
     return [found[each] for each in ids if each in found]
 
 

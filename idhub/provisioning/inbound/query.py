@@ -30,7 +30,7 @@ from sqlalchemy import (
     union,
 )
 
-from idhub.db import to_micros
+from idhub.db import Instant, to_micros
 from idhub.directory.names import login_name_candidates, may_name
 from idhub.directory.tables import Employment, LoginName, Person, Principal
 from idhub.errors import Invalid
@@ -54,6 +54,8 @@ class Condition:
     """Whether `begins` says it all: nothing else is asked of who is met by it."""
     looks_at_each: bool = False
     """Whether the database has no index for it and asks it of everybody."""
+    kept: "tuple[ColumnElement[bool], Mapping[str, Any]] | None" = None
+    """The clause as one that is the same object each time, and its parameters; None: it is made anew."""
 
 
 _Ask: TypeAlias = Callable[[str], ColumnElement[str]]
@@ -96,7 +98,7 @@ _TEXTS: Final = {
 _MOST_SPELLINGS: Final = 16
 _SHOWN_TO: Final = timedelta(milliseconds=1)
 _LISTS: Final = frozenset({"emails", "phonenumbers"})
-_INSTANTS: Final = {
+_INSTANTS: Final[Mapping[Operator, Callable[[Any, Any], ColumnElement[bool]]]] = {
     Operator.GT: lambda column, value: column > value,
     Operator.GE: lambda column, value: column >= value,
     Operator.LT: lambda column, value: column < value,
@@ -129,9 +131,9 @@ def user_condition(tree: Filter, kind: ResourceType, *, provider: str) -> Condit
             return Condition(
                 and_(*clauses) if clauses else None,
                 all(part.is_exact for part in parts),
-                begins,
+                begins=begins,
                 # One list of ids among them is enough to look at nobody else.
-                all(part.looks_at_each or part.clause is None for part in parts) and bool(clauses),
+                looks_at_each=all(part.looks_at_each or part.clause is None for part in parts) and bool(clauses),
             )
         case Or():
             parts = [user_condition(term, kind, provider=provider) for term in tree.terms]
@@ -335,20 +337,34 @@ def spellings(value: str) -> list[str] | None:
 
 
 def _instant(name: str, operator: Operator, value: str) -> Condition:
-    compare = _INSTANTS.get(operator)
     try:
         at = datetime.fromisoformat(value)
         to_micros(at)
     except ValueError:
         return EVERYBODY
-    if compare is None or "T" not in value.upper():
+    if operator not in _INSTANTS or "T" not in value.upper():
         return EVERYBODY
     if operator in {Operator.LT, Operator.LE}:
         # Instants are shown in milliseconds, cut.
         at += _SHOWN_TO
+    return Condition(
+        _instant_clause(name, operator, literal(at, Instant())),
+        is_exact=False,
+        looks_at_each=True,
+        kept=(_kept_instant(name, operator), {"instant": at}),
+    )
+
+
+@cache
+def _kept_instant(name: str, operator: Operator) -> ColumnElement[bool]:
+    return _instant_clause(name, operator, bindparam("instant", type_=Instant()))
+
+
+def _instant_clause(name: str, operator: Operator, at: ColumnElement[datetime]) -> ColumnElement[bool]:
+    compare = _INSTANTS[operator]
     if name == "meta.created":
-        return Condition(compare(Principal.created_at, at), is_exact=False, looks_at_each=True)
+        return compare(Principal.created_at, at)
     of_person, of_said = compare(Principal.changed_at, at), compare(ScimUser.changed_at, at)
     if operator in {Operator.GT, Operator.GE}:
-        return Condition(or_(of_person, func.coalesce(of_said, false())), is_exact=False, looks_at_each=True)
-    return Condition(and_(of_person, func.coalesce(of_said, true())), is_exact=False, looks_at_each=True)
+        return or_(of_person, func.coalesce(of_said, false()))
+    return and_(of_person, func.coalesce(of_said, true()))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import Any, Final
 
+import orjson
 from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
@@ -37,7 +38,6 @@ from scim.attributes import ResourceType
 from scim.errors import TooMany
 from scim.filter_grammar import And, Filter
 from scim.filters import compile_filter
-from scim.schemas import Resource
 from scim.server import Page, Parsed, Stored
 from scim.standard import USER_TYPE
 from scim.wishes import Query
@@ -94,7 +94,7 @@ class ShownUsers:
     def _show_rows(self, rows: Sequence[Row]) -> list[Stored]:
         if not rows:
             return []
-        groups = self._groups_of(rows)
+        groups = self._groups_of([row.id for row in rows if row.has_groups])
         return [self._stored(made, groups.get(made.row.id, ())) for made in self._make(rows)]
 
     def _make(self, rows: Sequence[Row]) -> list[Document]:
@@ -110,17 +110,20 @@ class ShownUsers:
         """
         if not met:
             return []
-        groups = self._groups_of(met)
-        lacking = [each.id for each in met if each.body is None]
-        hidden = [each.id for each in met if each.body is not None and needs_whole and not each.is_all]
+        ids = [each.id.decode() for each in met]
+        groups = self._groups_of([one for one, each in zip(ids, met, strict=True) if each.has_groups])
+        lacking = [one for one, each in zip(ids, met, strict=True) if not each.body]
+        hidden = (
+            [one for one, each in zip(ids, met, strict=True) if each.body and not each.is_all] if needs_whole else []
+        )
         made = self._made(lacking)
         self.made += made.values()
         made |= self._made(hidden)
         return [
-            self._stored(made[each.id], groups.get(each.id, ()))
-            if each.id in made
-            else self._of_document(each, groups.get(each.id, ()))
-            for each in met
+            self._stored(made[one], groups.get(one, ()))
+            if one in made
+            else self._of_document(one, each, groups.get(one, ()))
+            for one, each in zip(ids, met, strict=True)
         ]
 
     def _made(self, ids: Sequence[str]) -> dict[str, Document]:
@@ -130,9 +133,9 @@ class ShownUsers:
     def _document(self, stored: Stored) -> Mapping[str, Any]:
         return document_of(stored, self.kind, base_url=self._base_url)
 
-    def _groups_of(self, people: Sequence[Row | Met]) -> Mapping[str, Sequence[tuple[str, str]]]:
+    def _groups_of(self, ids: Sequence[str]) -> Mapping[str, Sequence[tuple[str, str]]]:
         """Groups of each person that the sender may see."""
-        groups = group_book.groups_of(self._session, [each.id for each in people if each.has_groups])
+        groups = group_book.groups_of(self._session, ids)
         if not groups:
             return groups
         scope = visible_organizations(self._session, self._sender.caller.subject, Action.PEOPLE_READ)
@@ -150,24 +153,6 @@ class ShownUsers:
         own = own_part(row.external_id, groups, base_url=self._base_url)
         body, digest = joined(made.body, made.digest, own)
         resource, whole = ({**made.resource, **own}, {**made.whole, **own}) if own else (made.resource, made.whole)
-        return self._of(row, resource, body, digest, whole=whole, is_plain=made.is_plain)
-
-    def _of_document(self, met: Met, groups: Sequence[tuple[str, str]]) -> Stored:
-        """The same of a document that was kept; nobody reads it who does not have to."""
-        own = own_part(met.external_id, groups, base_url=self._base_url)
-        body, digest = joined(met.body or b"", met.digest or "", own)
-        return self._of(met, Parsed(body), body, digest, whole=None, is_plain=bool(met.is_plain))
-
-    def _of(
-        self,
-        row: Row | Met,
-        resource: Mapping[str, Any],
-        body: bytes,
-        digest: str,
-        *,
-        whole: Resource | None,
-        is_plain: bool,
-    ) -> Stored:
         return Stored(
             id=row.id,
             resource=resource,
@@ -177,7 +162,26 @@ class ShownUsers:
             changed_at=_instant(max(row.changed_at, row.said_at or 0)),
             whole=whole,
             body=body,
-            plain_of=USER_TYPE if is_plain else None,
+            plain_of=USER_TYPE if made.is_plain else None,
+        )
+
+    def _of_document(self, person_id: str, met: Met, groups: Sequence[tuple[str, str]]) -> Stored:
+        """The same of a document that was kept; nobody reads it who does not have to."""
+        version, body = met.version.decode(), met.body
+        if met.external_id or groups:
+            external_id = orjson.loads(met.external_id) if met.external_id else None
+            own = own_part(external_id, groups, base_url=self._base_url)
+            versions, _, digest = version.rpartition(".")
+            body, digest = joined(body, digest, own)
+            version = f"{versions}.{digest}"
+        return Stored(
+            id=person_id,
+            resource=Parsed(body),
+            version=version,
+            created_at=_instant(int(met.created_at)),
+            changed_at=_instant(int(met.changed_at)),
+            body=body,
+            plain_of=USER_TYPE if met.is_plain else None,
         )
 
     def find(self, query: Query) -> Page:
@@ -205,7 +209,7 @@ class ShownUsers:
             return walk(
                 self._session,
                 walks,
-                people if condition.clause is None or says_all else people.where(condition.clause),
+                people if says_all else self._selected(people, condition),
                 query.cursor,
                 cursors_of(self._keyring, self._sender, query.filter),
                 count=query.count,
@@ -225,6 +229,12 @@ class ShownUsers:
             if left is None or left(self._document(stored))
         ]
         return window(ordered(found, query, self._document), query)
+
+    @staticmethod
+    def _selected(people: People, condition: Condition) -> People:
+        if condition.kept is not None:
+            return people.where_kept(*condition.kept)
+        return people if condition.clause is None else people.where(condition.clause)
 
     def _looked_up(
         self, people: People, tree: Filter, matches: Callable[[Mapping[str, Any]], bool], query: Query

@@ -95,7 +95,7 @@ class DirectoryStore:
                 with replacing(self._session, known):
                     self._users.change(held, keep_immutable(held.resource, resource, kind), replaces=True)
                 self.made.append(known)
-                return replace(self._one(kind, known), is_new=False)
+                return self._one(kind, known)._replace(is_new=False)
             self.made.append(self._of(kind).create(resource))
             return self._one(kind, self.made[-1])
 

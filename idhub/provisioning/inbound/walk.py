@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any, Final, Protocol
 
+import orjson
 from sqlalchemy import ColumnElement, Integer, Select, String, and_, bindparam, func, not_, or_, select, tuple_
 from sqlalchemy.orm import Session
 
@@ -43,6 +44,7 @@ _LOOKS: Final = 600
 """Lines of the search's index that are looked at for a page."""
 _FOREIGN: Final = "This cursor is not of this list."
 _LAST: Final = "\U0010ffff"
+_YES: Final = (b"1", b"true")
 _MOST_WALKS: Final = 8
 """The number of a walk is one digit of a cursor."""
 
@@ -81,7 +83,7 @@ class ById:
             short = _made(people, people.rows, "id near", lambda rows: _behind_id(rows).where(Person.id <= _NEAR))
             rows = people.read(session, short, stride=max(_SHORT_STRIDE, 2 * limit), **values)
             if len(rows) == limit:
-                return Found(rows, [row.id for row in rows], is_over=False)
+                return Found(rows, _ids(rows), is_over=False)
             asked = {"place": place or "", "stride": _STRIDE}
             reach = execute_planned(session.connection(), _STRIDE_ON, asked).scalar_one_or_none()
             if reach is not None:
@@ -90,10 +92,14 @@ class ById:
                 )
                 rows = people.read(session, within, reach=reach, **values)
                 is_full = len(rows) == limit
-                places = [row.id for row in rows] if is_full else [*[row.id for row in rows], reach]
+                places = _ids(rows) if is_full else [*_ids(rows), reach]
                 return Found(rows, places, is_over=False, is_tired=not is_full)
         rows = people.read(session, _made(people, people.rows, "id", _behind_id), **values)
-        return Found(rows, [row.id for row in rows], len(rows) < limit)
+        return Found(rows, _ids(rows), len(rows) < limit)
+
+
+def _ids(rows: Sequence[Met]) -> list[str]:
+    return [row.id.decode() for row in rows]
 
 
 def _text(name: str) -> ColumnElement[str]:
@@ -227,13 +233,17 @@ class ByKey:
                 statement = statement.where(or_(self.key < far, and_(self.key == far, self.tie <= _text("near"))))
         found = people.read_wide(session, statement, **values)
         width = len(Met._fields)
-        places = [f"{each[0]}\t{each[width]}" for each in found]
+        places = [f"{each[0].decode()}\t{orjson.loads(each[width])}" for each in found]
         is_tired = reach is not None and len(found) < limit
         if is_tired and reach is not None:
             places.append(f"{reach[0]}\t{reach[1]}")
         is_over = len(found) < limit and not is_tired
         met = [Met._make(each[:width]) for each in found]
-        sure = [] if self.is_met is None else [bool(each[-1]) and each.body is not None for each in found]
+        sure = (
+            []
+            if self.is_met is None
+            else [each[-1] in _YES and bool(one.body) for each, one in zip(found, met, strict=True)]
+        )
         return Found(met, places, is_over, is_tired, sure)
 
     def _within(self, *, is_first: bool) -> list[ColumnElement[bool]]:
@@ -245,8 +255,8 @@ class ByKey:
 
     def _rows(self, rows: Select[Any], within: Sequence[ColumnElement[bool]]) -> Select[Any]:
         joined = rows if self.joined is None else rows.join(*self.joined)
-        more = () if self.is_met is None else (self.is_met,)
-        found = joined.add_columns(self.key, *more).where(*self.conditions, *within)
+        more = () if self.is_met is None else (self.is_met.label("is_met"),)
+        found = joined.add_columns(self.key.label("reached"), *more).where(*self.conditions, *within)
         return found.order_by(self.key, self.tie).limit(_MOST)
 
 

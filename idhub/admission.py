@@ -4,19 +4,25 @@ A database that answers slowly, or not at all, would otherwise keep every thread
 What ends an access, and what asks how the hub is, have threads of their own: nobody's requests keep a leave waiting.
 Endpoints that machines call at high rate pass none of this; they need no thread. Nor does signing in, but a
 thousand people who begin at once would be done one after the other before the event loop looks at anybody else: few
-of them are worked on at a time, so that everybody else waits for a few at most.
+of them are worked on at a time, so that everybody else waits for a few at most. What SCIM senders read has two lanes of
+few threads (`ReadingLane`): threads that compute take the interpreter from each other, and make all of them slower.
 """
 
 import asyncio
+import os
 import re
-from collections import deque
+import time
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, TypeVar
+
+from anyio import CapacityLimiter, to_thread
 
 from idhub.errors import Unavailable
 from idhub.logs import ASGIApp, Message, Receive, Scope, Send
 
+T = TypeVar("T")
 RESERVED_ENDING: Final = 2
 RESERVED_HEALTH: Final = 2
 _PATIENCE: Final = 5.0
@@ -27,6 +33,17 @@ _SIGN_INS: Final = 8
 _SIGN_INS_ASIDE: Final = 2
 _EACH_TURNED_AWAY: Final = 0.005
 _WAITING_SIGN_INS: Final = 1_024
+_FEWEST_READERS, _MOST_READERS, _SLOW_READERS = 2, 4, 2
+_LONGEST_WORK: Final = 1.0
+"""Seconds of work that may wait before a reading lane refuses more."""
+_ALWAYS_WAIT: Final = 8
+"""So many may wait at a thread however long they take."""
+_MOST_WAIT: Final = 1_024
+_WEIGHT_OF_LAST: Final = 0.05
+_READS: Final = {
+    "GET": re.compile(r"/scim/v2/(?!(?:Bulk|Events)(?:/|$)).*"),
+    "POST": re.compile(r"/scim/v2/(?:.*/)?\.search/?"),
+}
 _HEALTH = frozenset({"/healthz", "/readyz", "/metrics"})
 _ENDINGS: Final = {
     "POST": re.compile(
@@ -36,6 +53,13 @@ _ENDINGS: Final = {
     "GET": re.compile(r"/hr/offboarding/[^/]+/preview"),
     "DELETE": re.compile(r"/scim/v2/Users/[^/]+"),
 }
+
+
+class Busy(Unavailable):
+    """There is no room; whoever asks may come back."""
+
+    def __init__(self) -> None:
+        super().__init__("Too much is being asked for at once; try again.", retry_after=_BUSY_FOR)
 
 
 class Lane:
@@ -54,10 +78,10 @@ class Lane:
         """Take a slot.
 
         Raises:
-            Unavailable: the line is too long, or moves too slowly.
+            Busy: the line is too long, or moves too slowly.
         """
         if not await self.take():
-            raise Unavailable("Too much is being asked for at once; try again.", retry_after=_BUSY_FOR)
+            raise Busy
 
     async def __aexit__(self, *_: object) -> None:
         """Give it back."""
@@ -102,6 +126,80 @@ class Lane:
             self._free += 1
 
 
+class ReadingLane:
+    """Few threads for what is read much, and a line of each who asks: lines are served in turn, so that who asks for
+    a thousand things keeps nobody waiting who asks for one.
+    """
+
+    def __init__(self, threads: int, *, timer: Callable[[], float] = time.monotonic) -> None:
+        self._threads = self._free = threads
+        self._timer = timer
+        self._limiter: CapacityLimiter | None = None
+        self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._waiting = 0
+        self._seconds = 0.0
+        """What one piece of work takes, of late."""
+
+    async def run(self, who: str, work: Callable[[], T]) -> T:
+        """Have a thread do some work, when it is the turn of whoever asks.
+
+        Raises:
+            Busy: what waits is more than about a second of work, or nothing of it is done for a while.
+        """
+        await self._take(who)
+        if self._limiter is None:
+            self._limiter = CapacityLimiter(self._threads)
+        began = self._timer()
+        try:
+            return await to_thread.run_sync(work, limiter=self._limiter)
+        finally:
+            self._seconds += (self._timer() - began - self._seconds) * _WEIGHT_OF_LAST
+            self._give()
+
+    async def _take(self, who: str) -> None:
+        if self._free > 0 and not self._waiting:
+            self._free -= 1
+            return
+        seconds = self._waiting * self._seconds / self._threads
+        few = self._waiting < _ALWAYS_WAIT * self._threads
+        if self._waiting >= _MOST_WAIT or (seconds > _LONGEST_WORK and not few):
+            raise Busy
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._lines.setdefault(who, deque()).append(place)
+        self._waiting += 1
+        try:
+            await asyncio.wait((place,), timeout=_PATIENCE)
+        except asyncio.CancelledError:
+            if place.done():
+                self._give()
+            else:
+                self._leave(who, place)
+            raise
+        if not place.done():
+            self._leave(who, place)
+            raise Busy
+
+    def _leave(self, who: str, place: "asyncio.Future[None]") -> None:
+        line = self._lines[who]
+        line.remove(place)
+        self._waiting -= 1
+        if not line:
+            del self._lines[who]
+
+    def _give(self) -> None:
+        if not self._waiting:
+            self._free += 1
+            return
+        who, line = next(iter(self._lines.items()))
+        place = line.popleft()
+        self._waiting -= 1
+        if line:
+            self._lines.move_to_end(who)
+        else:
+            del self._lines[who]
+        place.set_result(None)
+
+
 class Admission:
     """The lanes of one process.
 
@@ -117,6 +215,10 @@ class Admission:
         self.sign_ins_aside = Lane(_SIGN_INS_ASIDE, _WAITING_SIGN_INS)
         """What is done for them in threads: the interpreter runs one at a time, and the event loop waits for each."""
         self._turned_away = Lane(1, _WAITING_SIGN_INS)
+        self.reading = ReadingLane(max(_FEWEST_READERS, min(_MOST_READERS, os.cpu_count() or 1)))
+        """What an index finds for SCIM senders, at once."""
+        self.reading_long = ReadingLane(_SLOW_READERS)
+        """What takes them longer: nobody waits for it who is done at once."""
         self.threads = slots + RESERVED_ENDING + RESERVED_HEALTH
         self.refused = 0
         """Requests that were told to come back, since the start."""
@@ -141,6 +243,10 @@ class Admission:
 
     async def enter(self, method: str, path: str) -> Callable[[], None] | None:
         """Wait for a slot; what gives it back, or None: come back later."""
+        reads = _READS.get(method)
+        if reads is not None and reads.fullmatch(path):
+            # They have lanes of their own, where it is known what is asked for.
+            return _give_nothing
         if path in _HEALTH:
             lane = self._health
         elif not self._others.take_now():
@@ -150,9 +256,17 @@ class Admission:
             return self._others.give
         if await lane.take():
             return lane.give
+        self.count_refused()
+        return None
+
+    def count_refused(self) -> None:
+        """Somebody is told to come back."""
         self.refused += 1
         self._refused_at = self._clock()
-        return None
+
+
+def _give_nothing() -> None:
+    return
 
 
 class Admitted:

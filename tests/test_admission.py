@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -12,7 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from idhub import admission
-from idhub.admission import Admission, Admitted, Lane
+from idhub.admission import Admission, Admitted, Lane, ReadingLane
 from idhub.errors import Unavailable
 from tests.support.clock import Clock
 from tests.support.cluster import Cluster, running_cluster
@@ -233,3 +234,81 @@ def test_d07_database_that_does_not_answer_sheds_others_and_not_a_leave(cluster:
         assert {one.result(60).status_code for one in working} == {200}
         assert ask(client).status_code == 200
         assert f"idhub_requests_shed_total {float(len(refused))}" in client.get("/metrics").text
+
+
+def test_readers_are_served_in_turn_whoever_asks_for_much() -> None:
+    async def work() -> None:
+        lane, go_on, served = ReadingLane(1), threading.Event(), list[str]()
+        first = asyncio.ensure_future(lane.run("first", go_on.wait))
+        await asyncio.sleep(0)
+        asked = [
+            asyncio.ensure_future(lane.run(who, partial(served.append, who)))
+            for who in ("much", "much", "much", "one", "other")
+        ]
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(first, *asked)
+        assert served == ["much", "one", "other", "much", "much"]
+
+    in_a_loop(work)
+
+
+def test_more_than_a_second_of_reading_is_refused() -> None:
+    """What a piece takes is learned; few may wait however long theirs take."""
+
+    async def work() -> None:
+        now = iter(range(0, 1_000_000, 5))
+        lane, go_on = ReadingLane(1, timer=lambda: float(next(now))), threading.Event()
+        for _ in range(3):
+            await lane.run("first", lambda: None)
+        first = asyncio.ensure_future(lane.run("first", go_on.wait))
+        await asyncio.sleep(0)
+        asked = [asyncio.ensure_future(lane.run("first", lambda: None)) for _ in range(8)]
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable) as refused:
+            await lane.run("second", lambda: None)
+        assert refused.value.retry_after == timedelta(seconds=1)
+        go_on.set()
+        await asyncio.gather(first, *asked)
+        await lane.run("second", lambda: None)
+
+    in_a_loop(work)
+
+
+def test_reader_who_waits_too_long_or_goes_away_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "_PATIENCE", 0.01)
+
+    async def work() -> None:
+        lane, go_on, done = ReadingLane(1), threading.Event(), list[int]()
+        first = asyncio.ensure_future(lane.run("first", go_on.wait))
+        await asyncio.sleep(0)
+        gone = asyncio.ensure_future(lane.run("gone", partial(done.append, 1)))
+        await asyncio.sleep(0)
+        gone.cancel()
+        with pytest.raises(Unavailable):
+            await lane.run("late", partial(done.append, 2))
+        go_on.set()
+        await first
+        await asyncio.wait_for(lane.run("next", partial(done.append, 3)), 10)
+        assert (done, gone.cancelled()) == ([3], True)
+
+    in_a_loop(work)
+
+
+def test_what_scim_senders_read_takes_no_slot_of_others() -> None:
+    async def work() -> None:
+        gate = made(1)
+        assert await gate.enter(*LIST) is not None
+        for method, path in (
+            ("GET", "/scim/v2/Users"),
+            ("GET", "/scim/v2/Users/x"),
+            ("POST", "/scim/v2/Users/.search"),
+        ):
+            assert await gate.enter(method, path) is not None
+        for method, path in (("POST", "/scim/v2/Users"), ("GET", "/scim/v2/Bulk/job_1"), ("PATCH", "/scim/v2/Users/x")):
+            waiting = asyncio.ensure_future(gate.enter(method, path))
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            waiting.cancel()
+
+    in_a_loop(work)

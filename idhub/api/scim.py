@@ -5,15 +5,18 @@ an operation. Every refusal is recorded.
 """
 
 import asyncio
+from functools import partial
 
 from fastapi import APIRouter, Request, Response
 from sqlalchemy.orm import Session
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
+from idhub.admission import Busy
 from idhub.api.access import ApiCaller, Unauthenticated, address_of, authenticate
 from idhub.api.scim_desk import LIMITS, PREFIX, Desk, Later, TooOften, record_refusals
 from idhub.api.scim_jobs import Jobs
+from idhub.api.scim_lanes import is_quick
 from idhub.api.scim_poll import WAIT_SECONDS, poll
 from idhub.api.scim_streams import STREAMS
 from idhub.api.shared import ApiServices
@@ -25,6 +28,7 @@ from scim.messages import Forbidden, ScimRequest, ScimResponse, TooLarge, error_
 __all__ = ["PREFIX", "create_router"]
 
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+_LATER = "1"
 
 
 class _NoToken(RequestError):
@@ -39,6 +43,8 @@ def create_router(services: ApiServices) -> APIRouter:
     async def scim(request: Request, path: str) -> Response:
         """SCIM 2.0 (RFC 7644)."""
         body = await _read(request)
+        if _only_reads(request, path):
+            return await _in_lane(services, request, path, body)
         for turn in range(WAIT_SECONDS if _polls(path) else 0):
             # Nobody's thread waits for something to happen.
             answer = await run_in_threadpool(_answer, services, request, path, body, turn=turn)
@@ -48,6 +54,19 @@ def create_router(services: ApiServices) -> APIRouter:
         return await run_in_threadpool(_answered, services, request, path, body)
 
     return router
+
+
+async def _in_lane(services: ApiServices, request: Request, path: str, body: bytes | None) -> Response:
+    """The answer to a request that changes nothing."""
+    lanes, query = services.admission, request.scope["query_string"].decode("latin-1")
+    lane = lanes.reading if is_quick(request.method, path, query, body or b"") else lanes.reading_long
+    # Whoever has a token stands in the line of it: nobody's many requests keep another's waiting.
+    who = request.headers.get("authorization", "")
+    try:
+        return await lane.run(who, partial(_answered, services, request, path, body))
+    except Busy as error:
+        lanes.count_refused()
+        return _response(error_response(Later(error.description)), {"Retry-After": _LATER})
 
 
 async def _read(request: Request) -> bytes | None:
@@ -110,7 +129,7 @@ def _answer(
         record_refusals(services, caller, _endpoint(request, path), refused)
     headers = {}
     if isinstance(answer.error, Later):
-        headers["Retry-After"] = "1"
+        headers["Retry-After"] = _LATER
     elif isinstance(answer.error, TooOften):
         headers["Retry-After"] = str(answer.error.seconds)
     response = _response(answer, headers)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from pydantic_core import PydanticCustomError
 from sqlalchemy.orm import Session
 
+from idhub.admission import Admission
 from idhub.api.access import ApiCaller
 from idhub.authority import Action, authorize, visible_organizations
 from idhub.credentials.journal import Journal
@@ -39,6 +40,10 @@ class ApiServices(Protocol):
     @property
     def keyring(self) -> Keyring:
         """Keys by purpose."""
+
+    @property
+    def admission(self) -> Admission:
+        """Lanes of requests."""
 
     @property
     def journal(self) -> Journal:

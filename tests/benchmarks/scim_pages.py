@@ -6,7 +6,7 @@
 What is timed is a request from its bytes to the bytes of its answer: token, terms, query, rendering; without HTTP. The
 people are those of `tests.benchmarks.search`; no sender has touched any of them, as after an HR import. Everybody is
 walked once before, which keeps their documents ready-made; that is a line of its own. "At 70 % load" means: requests of
-every kind arrive at random, at 70 % of what one hub gets done in its threads.
+every kind arrive at random, at 70 % of what one hub gets done in its reading lanes.
 
 A million people take longer to make than to measure: `--at URL --folder FOLDER` fills a database that stays (a folder
 of its own for its keys), for at most `--seconds` a run, and measures once it is full; the next run finds it as it is.
@@ -15,6 +15,7 @@ of its own for its keys), for at most `--seconds` a run, and measures once it is
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
 import random
 import statistics
@@ -22,11 +23,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import repeat
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -34,9 +34,11 @@ from urllib.parse import urlencode
 import orjson
 from sqlalchemy import delete, insert, select
 
+from idhub.admission import Admission
 from idhub.api.access import caller_of
 from idhub.api.scim_desk import Desk
 from idhub.api.scim_jobs import Jobs, work_jobs
+from idhub.api.scim_lanes import is_quick
 from idhub.credentials import opaque
 from idhub.credentials.tables import ApiToken
 from idhub.db import new_id
@@ -216,10 +218,13 @@ class Sender:
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    """One kind of request, with another value each time."""
+    """One kind of request: its parameters, with another value each time."""
 
     name: str
-    ask: Callable[[Sender, random.Random], ScimResponse]
+    wish: Callable[[Sender, random.Random], Mapping[str, str]]
+
+    def ask(self, sender: Sender, chance: random.Random) -> ScimResponse:
+        return sender.get(**self.wish(sender, chance))
 
 
 def kinds(people: int) -> list[_Kind]:
@@ -235,22 +240,22 @@ def kinds(people: int) -> list[_Kind]:
         return {"filter": text, "cursor": "", "count": str(_PAGE)}
 
     return [
-        _Kind("eq userName", lambda s, c: s.get(filter=f'userName eq "{one(c).email}"')),
-        _Kind("eq externalId, nobody", lambda s, c: s.get(filter=f'externalId eq "{one(c).email}"')),
+        _Kind("eq userName", lambda s, c: {"filter": f'userName eq "{one(c).email}"'}),
+        _Kind("eq externalId, nobody", lambda s, c: {"filter": f'externalId eq "{one(c).email}"'}),
         _Kind(
             "eq employeeNumber",
-            lambda s, c: s.get(filter=f'{ENTERPRISE_USER}:employeeNumber eq "{one(c).numbers[0]}"'),
+            lambda s, c: {"filter": f'{ENTERPRISE_USER}:employeeNumber eq "{one(c).numbers[0]}"'},
         ),
-        _Kind("eq work mail", lambda s, c: s.get(filter=f'emails[type eq "work"].value eq "{one(c).email}"')),
-        _Kind("sw displayName", lambda s, c: s.get(**filtered(f'displayName sw "{one(c).display_name[:2]}"'))),
-        _Kind("sw userName", lambda s, c: s.get(**filtered(f'userName sw "{one(c).email[:8]}"'))),
-        _Kind("keyset page of 100", lambda s, c: s.get(cursor=s.cursor(number(c)), count=str(_PAGE))),
-        _Kind("page of 100 by index", lambda s, c: s.get(startIndex=str(1 + c.randrange(people)), count=str(_PAGE))),
-        _Kind("changed since, keyset", lambda s, c: s.get(**filtered('meta.lastModified ge "2026-11-23T02:00:00Z"'))),
-        _Kind("co displayName, many", lambda s, c: s.get(**filtered(f'displayName co "{one(c).display_name[-1]}"'))),
-        _Kind("co displayName, nobody", lambda s, c: s.get(**filtered(f'displayName co "龘{c.randrange(9)}"'))),
-        _Kind("co userName, few", lambda s, c: s.get(**filtered(f'userName co "{c.randrange(people)}@"'))),
-    ]
+        _Kind("eq work mail", lambda s, c: {"filter": f'emails[type eq "work"].value eq "{one(c).email}"'}),
+        _Kind("sw displayName", lambda s, c: filtered(f'displayName sw "{one(c).display_name[:2]}"')),
+        _Kind("sw userName", lambda s, c: filtered(f'userName sw "{one(c).email[:8]}"')),
+        _Kind("keyset page of 100", lambda s, c: {"cursor": s.cursor(number(c)), "count": str(_PAGE)}),
+        _Kind("page of 100 by index", lambda s, c: {"startIndex": str(1 + c.randrange(people)), "count": str(_PAGE)}),
+        _Kind("changed since, keyset", lambda s, c: filtered('meta.lastModified ge "2026-11-23T02:00:00Z"')),
+        _Kind("co displayName, many", lambda s, c: filtered(f'displayName co "{one(c).display_name[-1]}"')),
+        _Kind("co displayName, nobody", lambda s, c: filtered(f'displayName co "龘{c.randrange(9)}"')),
+        _Kind("co userName, few", lambda s, c: filtered(f'userName co "{c.randrange(people)}@"')),
+    ]  # fmt: skip
 
 
 def latencies(sender: Sender, people: int, *, rounds: int) -> Iterator[dict[str, Any]]:
@@ -301,32 +306,41 @@ def of_one_company(hub: Hub, people: int, *, rounds: int) -> list[dict[str, Any]
 
 
 def under_load(sender: Sender, people: int, *, rounds: int) -> list[dict[str, Any]]:
-    """The same for what must be quick, when requests arrive at 70 % of what the threads of a hub get done."""
+    """The same for what must be quick, when requests arrive at 70 % of what the reading lanes of a hub get done."""
     quick = [kind for kind in kinds(people) if not kind.name.startswith(("co ", "page "))]
-    chance = random.Random(2)
-    wishes = [(chance.choice(quick), random.Random(chance.random())) for _ in range(rounds)]
+    return asyncio.run(_under_load(sender, quick, rounds))
 
-    def answered(wish: tuple[_Kind, random.Random], arrival: float) -> float:
-        kind, own = wish
-        answer = kind.ask(sender, own)
+
+async def _under_load(sender: Sender, quick: Sequence[_Kind], rounds: int) -> list[dict[str, Any]]:
+    chance, admission = random.Random(2), Admission(_THREADS, clock=sender.hub.clock)
+    wishes = [chance.choice(quick).wish(sender, chance) for _ in range(rounds)]
+
+    async def answered(wish: Mapping[str, str], arrival: float) -> float:
+        lane = admission.reading if is_quick("GET", "/Users", urlencode(wish), b"") else admission.reading_long
+        answer = await lane.run("bench", partial(sender.get, **wish))
         assert answer.status == 200, answer.body
         return (time.perf_counter() - arrival) * 1e3
 
-    with ThreadPoolExecutor(_THREADS) as threads:
-        # All at once, twice: connections and plans are made in the first turn.
-        began = []
-        for _ in range(2):
-            began.append(time.perf_counter())
-            list(threads.map(answered, wishes, repeat(began[-1])))
-        interval = (time.perf_counter() - began[-1]) / len(wishes) / _SHARE
-        arrival, waited = time.perf_counter(), []
+    async def all_at_once() -> float:
+        began, line, free = time.perf_counter(), [], asyncio.Semaphore(_THREADS)
         for wish in wishes:
-            arrival += chance.expovariate(1 / interval)
-            time.sleep(max(0.0, arrival - time.perf_counter()))
-            waited.append(threads.submit(answered, wish, arrival))
+            await free.acquire()
+            line.append(asyncio.ensure_future(answered(wish, began)))
+            line[-1].add_done_callback(lambda _: free.release())
+        await asyncio.gather(*line)
+        return time.perf_counter() - began
+
+    # Twice: connections and plans are made in the first turn.
+    await all_at_once()
+    interval = await all_at_once() / len(wishes) / _SHARE
+    arrival, waited = time.perf_counter(), []
+    for wish in wishes:
+        arrival += chance.expovariate(1 / interval)
+        await asyncio.sleep(max(0.0, arrival - time.perf_counter()))
+        waited.append(asyncio.ensure_future(answered(wish, arrival)))
     return [
         {"name": "scim: eq, sw and keyset, most", "value": 1 / interval / _SHARE, "unit": "requests/s"},
-        *_percentiles("scim: eq, sw and keyset at 70 % load", [each.result() for each in waited]),
+        *_percentiles("scim: eq, sw and keyset at 70 % load", list(await asyncio.gather(*waited))),
     ]
 
 

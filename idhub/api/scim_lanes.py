@@ -1,0 +1,77 @@
+"""Which lane a request of a SCIM sender takes: quick is what an index finds and walks, whatever there is besides.
+
+Told by the request's text alone, before anything is looked at. A request that is taken for quick and is not holds a
+thread; one that is taken for slow and is not waits for slow ones. Neither is answered otherwise.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import parse_qsl
+
+import orjson
+
+_MOST_SHOWN: Final = 200
+_FURTHEST: Final = 1_000
+_LONGEST: Final = 2_048
+_VALUE = r'\s+"(?:[^"\\]|\\.)*"\s*'
+_FOUND = re.compile(
+    r"\s*(?:urn:ietf:params:scim:schemas:(?:core|extension:enterprise):2\.0:User:)?"
+    r"(?:id|externalId|userName|employeeNumber|(?:emails|phoneNumbers)(?:\[type eq \"[a-z]+\"\])?(?:\.value)?)\s+eq"
+    + _VALUE,
+    re.IGNORECASE,
+)
+"""Filters that an index answers."""
+_WALKED = re.compile(
+    r"\s*(?:urn:ietf:params:scim:schemas:core:2\.0:User:)?"
+    r"(?:userName|displayName|name\.familyName|name\.givenName)\s+sw" + _VALUE,
+    re.IGNORECASE,
+)
+"""Filters in whose order an index is walked, by cursor."""
+_BY_NAME = re.compile(r"\s*displayName\s+eq" + _VALUE, re.IGNORECASE)
+
+
+def is_quick(method: str, path: str, query: str, body: bytes) -> bool:
+    """Whether what is read is found and walked by an index, and is not long."""
+    parts = [part for part in path.split("/") if part]
+    if len(query) > _LONGEST or len(body) > _LONGEST:
+        return False
+    wishes = _wishes(query if method == "GET" else None, body)
+    if wishes is None:
+        return False
+    match parts:
+        case ["Users"] | ["Users", ".search"]:
+            return _is_quick_list(wishes)
+        case ["Groups"] | ["Groups", _]:
+            # A group is as long as its members are many.
+            left_out = str(wishes.get("excludedattributes", "")).lower().split(",")
+            is_short = "members" in left_out
+            return is_short and (len(parts) == 2 or _BY_NAME.fullmatch(str(wishes.get("filter", ""))) is not None)
+        case [".search"]:
+            return False
+    return True
+
+
+def _wishes(query: str | None, body: bytes) -> Mapping[str, Any] | None:
+    try:
+        if query is not None:
+            return {name.lower(): value for name, value in parse_qsl(query, keep_blank_values=True, max_num_fields=50)}
+        return {name.lower(): value for name, value in orjson.loads(body).items()}
+    except (ValueError, AttributeError):
+        # It is refused, where it is known why.
+        return None
+
+
+def _is_quick_list(wishes: Mapping[str, Any]) -> bool:
+    try:
+        count, start = int(wishes.get("count", 0)), int(wishes.get("startindex", 1))
+    except (ValueError, TypeError):
+        return False
+    if count > _MOST_SHOWN or start > _FURTHEST or "sortby" in wishes:
+        return False
+    filter_ = wishes.get("filter")
+    if filter_ is None:
+        return "cursor" in wishes
+    if not isinstance(filter_, str):
+        return False
+    return _FOUND.fullmatch(filter_) is not None or ("cursor" in wishes and _WALKED.fullmatch(filter_) is not None)

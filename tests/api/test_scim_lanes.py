@@ -1,0 +1,117 @@
+"""Lanes of what SCIM senders read: which a request takes, and that nobody waits for what is slow who is not."""
+
+from __future__ import annotations
+
+import threading
+from urllib.parse import urlencode
+
+import orjson
+import pytest
+
+from idhub import admission
+from idhub.api.scim_lanes import is_quick
+from scim.messages import MEDIA_TYPE
+from scim.schemas import ENTERPRISE_USER, ERROR, SEARCH_REQUEST, USER
+from tests.api.test_scim import Scim
+from tests.api.world import Api
+
+_CURSOR = {"cursor": ""}
+_QUICK: tuple[dict[str, str], ...] = (
+    {"filter": 'userName eq "ada@corp.example"'},
+    {"filter": 'USERNAME EQ "a b \\" or"', "count": "1"},
+    {"filter": f'{USER}:userName eq "ada"'},
+    {"filter": 'externalId eq "x"'},
+    {"filter": f'{ENTERPRISE_USER}:employeeNumber eq "QY1"'},
+    {"filter": 'emails[type eq "work"].value eq "ada@corp.example"'},
+    {"filter": 'emails.value eq "ada@corp.example"'},
+    {"filter": 'userName sw "ada"', **_CURSOR},
+    {"filter": 'displayName sw "王"', **_CURSOR, "count": "100"},
+    {**_CURSOR, "count": "200"},
+    {"Cursor": "x", "attributes": "userName"},
+)
+_SLOW: tuple[dict[str, str], ...] = (
+    {},
+    {"startIndex": "90000"},
+    {**_CURSOR, "count": "1000"},
+    {**_CURSOR, "sortBy": "userName"},
+    {"filter": 'userName sw "ada"'},
+    {"filter": 'displayName eq "Ada"', **_CURSOR},
+    {"filter": 'displayName co "da"', **_CURSOR},
+    {"filter": 'displayName ew "da"', **_CURSOR},
+    {"filter": 'title eq "x"', **_CURSOR},
+    {"filter": 'meta.lastModified ge "2026-01-01T00:00:00Z"', **_CURSOR},
+    {"filter": 'userName eq "a" or title eq "b"'},
+    {"filter": 'userName eq "a" and emails co "b"'},
+    {"filter": 'not (userName eq "a")', **_CURSOR},
+    {"filter": 'userName eq "' + "a" * 3_000 + '"'},
+    {"count": "many", **_CURSOR},
+)
+
+
+@pytest.mark.parametrize("query", _QUICK, ids=str)
+def test_what_an_index_finds_and_walks_is_quick(query: dict[str, str]) -> None:
+    searched = {"schemas": [SEARCH_REQUEST], **query}
+
+    assert is_quick("GET", "Users", urlencode(query), b"")
+    assert is_quick("POST", "Users/.search", "", orjson.dumps(searched))
+
+
+@pytest.mark.parametrize("query", _SLOW, ids=lambda query: str(query)[:60])
+def test_whatever_else_is_not(query: dict[str, str]) -> None:
+    searched = {"schemas": [SEARCH_REQUEST], **query}
+
+    assert not is_quick("GET", "Users", urlencode(query), b"")
+    assert not is_quick("POST", "Users/.search", "", orjson.dumps(searched))
+
+
+def test_a_group_is_quick_without_its_members_alone() -> None:
+    by_name = {"filter": 'displayName eq "Team"'}
+    without = {"excludedAttributes": "members"}
+
+    assert is_quick("GET", "Groups", urlencode({**by_name, **without}), b"")
+    assert is_quick("GET", "Groups/grp_1", urlencode(without), b"")
+    assert not is_quick("GET", "Groups", urlencode(by_name), b"")
+    assert not is_quick("GET", "Groups", urlencode(without), b"")
+    assert not is_quick("GET", "Groups/grp_1", "", b"")
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"[]", b"{", b"null", b'{"filter": 1, "cursor": ""}', b'{"count": [], "cursor": ""}']
+)
+def test_what_cannot_be_read_is_not_quick(body: bytes) -> None:
+    assert not is_quick("POST", "Users/.search", "", body)
+
+
+@pytest.mark.parametrize("path", ["Users/per_1", "ServiceProviderConfig", "Schemas", "ResourceTypes/User", "Me"])
+def test_one_resource_and_what_describes_the_server_is_quick(path: str) -> None:
+    assert is_quick("GET", path, "", b"")
+
+
+def test_search_over_all_types_is_not() -> None:
+    assert not is_quick("POST", ".search", "", orjson.dumps({"filter": 'userName eq "a"'}))
+
+
+def test_slow_lists_keep_no_quick_one_waiting_and_are_told_to_come_back(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The refusal is an error of SCIM (RFC 7644 section 3.12)."""
+    scim, lanes, go_on = Scim(api, organization_id=api.world.hq), api.app.state.services.admission, threading.Event()
+    user = scim.user()
+    monkeypatch.setattr(admission, "_PATIENCE", 0.05)
+    portal = api.http.portal
+    assert portal is not None
+    held = [portal.start_task_soon(lanes.reading_long.run, "another", go_on.wait) for _ in range(2)]
+    try:
+        found = scim.ok("GET", "/Users", params={"filter": f'userName eq "{user["userName"]}"'})
+        one = scim.ok("GET", f"/Users/{user['id']}")
+        refused = scim.call("GET", "/Users", params={"filter": 'displayName co "a"', "cursor": ""})
+    finally:
+        go_on.set()
+    assert all(each.result(timeout=20) for each in held)
+    listed = scim.ok("GET", "/Users", params={"filter": 'userName co "a"', "cursor": ""})
+
+    assert (found["totalResults"], one["id"], len(listed["Resources"])) == (1, user["id"], 1)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert (refused.json()["schemas"], refused.json()["status"]) == ([ERROR], "503")
+    assert refused.headers["content-type"] == MEDIA_TYPE
+    assert lanes.refused == 1

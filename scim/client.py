@@ -382,7 +382,7 @@ class ScimClient:
         try:
             response = await self._http.request(method, url, headers=headers, json=json, timeout=time_left)
             status = response.status
-            self._pace.learn(response.headers, status, now=self._now())
+            self._pace.learn(response.headers, status, now=self._now(), sent_at=began_at)
         finally:
             self.exchanges.append(Exchange(method, _shown(path), status, began_at, self._now()))
         if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:

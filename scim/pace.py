@@ -9,6 +9,11 @@ rate: whoever has waited comes back one by one at that rate, in the order of ask
 refused again. What takes turns is a talk of some requests: one that has begun goes on before the next one begins, else
 each would be cut off by its deadline and none would come to its end. With every answer that is accepted they come a
 little faster, until the service refuses anew, or nobody has to wait any more.
+
+A refusal is a fact; what an accepted answer says is left is a hint. Some services say that nothing is left for an hour
+after every answer. So a hint makes nobody wait for more than a minute, and ends no talk that is under way: whoever
+would have to wait past their deadline asks. A service that accepts what it said it would not is not believed any more
+until it refuses.
 """
 
 from __future__ import annotations
@@ -22,6 +27,8 @@ from typing import Final, Protocol
 
 MAX_RETRY_AFTER: Final = timedelta(hours=1)
 """A longer wish is shortened: a leaver cannot wait for a day because a server said so."""
+_LONGEST_HINT: Final = timedelta(minutes=1)
+"""How long anybody waits because of an answer that was accepted."""
 
 _PARAMETER: Final = re.compile(r"\b(remaining|reset|r|t)\s*=\s*\"?(\d{1,12})")
 _REMAINING: Final = ("ratelimit-remaining", "x-ratelimit-remaining", "x-rate-limit-remaining")
@@ -58,6 +65,12 @@ class Pace:
         self._budget = budget
         self._remaining: int | None = None
         self._reset_at: datetime | None = None
+        self._hinted_at: datetime | None = None
+        """When an accepted answer said both; None: a refusal did."""
+        self._used_up_at: datetime | None = None
+        """When an accepted answer said first that nothing is left."""
+        self._is_believed = True
+        """What accepted answers say is left."""
         self._accepted: deque[datetime] = deque(maxlen=_LEARNED_FROM)
         self._interval = _NOTHING
         """Between two turns, as learned from refusals."""
@@ -73,11 +86,12 @@ class Pace:
             asked: requests that the same talk has sent before.
         """
         turns = _REQUESTS_A_TALK if not asked else int(asked >= _REQUESTS_A_TALK)
-        wait = self._until_turn(now, turns)
+        deadline = now + patience if asked else None
+        wait = self._until_turn(now, turns, deadline)
         if wait < patience and self._budget is not None:
             wait = await self._budget.take(now, patience=patience)
             # Others may have taken turns meanwhile.
-            wait = max(wait, self._until_turn(now, turns))
+            wait = max(wait, self._until_turn(now, turns, deadline))
         if wait < patience:
             if turns:
                 self._next_at = now + wait + turns * self._interval
@@ -85,21 +99,37 @@ class Pace:
                 self._remaining -= 1
         return wait
 
-    def learn(self, headers: Mapping[str, str], status: int, *, now: datetime) -> None:
-        """Take note of what an answer says of the budget."""
+    def learn(self, headers: Mapping[str, str], status: int, *, now: datetime, sent_at: datetime | None = None) -> None:
+        """Take note of what an answer says of the budget.
+
+        Args:
+            sent_at: when the request was sent; None: nothing is concluded from that.
+        """
+        remaining, reset = _limits(headers, now=now)
         if status == 429:
-            self._refused(now, retry_after(headers, now=now) or timedelta(seconds=1))
+            until_reset = reset - now if reset is not None and not remaining else _NOTHING
+            self._refused(now, retry_after(headers, now=now) or until_reset or timedelta(seconds=1))
             return
         if status < 500:
             self._accepted.append(now)
             shorter = self._interval * (1 - _FASTER)
             self._interval = shorter if shorter >= _SHORTEST_INTERVAL else _NOTHING
-        remaining, reset = _limits(headers, now=now)
-        if remaining is not None and reset is not None:
+            if sent_at is not None and self._used_up_at is not None and sent_at > self._used_up_at:
+                self._is_believed = False
+                self._forget_hint()
+        if remaining is not None and reset is not None and self._is_believed:
             # Answers overtake one another: within a period, the smallest number counts.
             is_same = self._reset_at is not None and abs(self._reset_at - reset) < timedelta(seconds=2)
             known = self._remaining if is_same and self._remaining is not None else remaining
             self._remaining, self._reset_at = min(known, remaining), min(reset, now + MAX_RETRY_AFTER)
+            self._hinted_at = now
+            if remaining:
+                self._used_up_at = self._used_up_at if is_same else None
+            elif self._used_up_at is None:
+                self._used_up_at = now
+
+    def _forget_hint(self) -> None:
+        self._remaining = self._reset_at = self._hinted_at = self._used_up_at = None
 
     def _refused(self, now: datetime, pause: timedelta) -> None:
         self.refusals += 1
@@ -107,20 +137,31 @@ class Pace:
         # The fastest that it has accepted lately, its pause counted in: whatever was asked long ago slows nothing down.
         paces = ((until - at) / count for count, at in enumerate(reversed(self._accepted), 1))
         self._interval = min(*paces, pause / _TRIES_A_PAUSE, _LONGEST_INTERVAL)
-        self._remaining, self._reset_at, self._next_at = 0, until, until
+        self._forget_hint()
+        self._remaining, self._reset_at, self._next_at, self._is_believed = 0, until, until, True
 
-    def _until_turn(self, now: datetime, turns: int) -> timedelta:
-        """How long it is until the service allows anything, and until everybody who asked before has had a turn."""
+    def _until_turn(self, now: datetime, turns: int, deadline: datetime | None) -> timedelta:
+        """How long it is until the service allows anything, and until everybody who asked before has had a turn.
+
+        Args:
+            deadline: of a talk that is under way, which no hint ends.
+        """
         allowed = self._until_allowed(now)
+        if deadline is not None and now + allowed >= deadline and self._hinted_at is not None:
+            allowed = _NOTHING
         if turns and self._interval and self._next_at is not None:
             return max(allowed, self._next_at - now)
         return allowed
 
     def _until_allowed(self, now: datetime) -> timedelta:
         if self._reset_at is not None and self._reset_at <= now:
-            self._remaining = self._reset_at = None
-        is_used_up = self._remaining is not None and self._remaining < 1
-        return self._reset_at - now if is_used_up and self._reset_at is not None else timedelta(0)
+            self._forget_hint()
+        if self._reset_at is None or self._remaining is None or self._remaining > 0:
+            return _NOTHING
+        until = self._reset_at
+        if self._hinted_at is not None:
+            until = min(until, self._hinted_at + _LONGEST_HINT)
+        return max(until - now, _NOTHING)
 
 
 def retry_after(headers: Mapping[str, str], *, now: datetime) -> timedelta | None:

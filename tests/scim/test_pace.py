@@ -44,9 +44,9 @@ class Headers(dict[str, str]):
         ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str((int(NOW.timestamp()) + 45) * 1000)}, 45),
         ({"RateLimit": "limit=100, remaining=0, reset=50"}, 50),
         ({"RateLimit": '"default";r=0;t=20'}, 20),
-        ({"RateLimit-Remaining": "0", "RateLimit-Reset": "999999"}, 3_600),
+        ({"RateLimit-Remaining": "0", "RateLimit-Reset": "999999"}, 60),
         ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1000000001"}, 0),
-        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "9" * 15}, 3_600),
+        ({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "9" * 15}, 60),
         ({"RateLimit-Remaining": "3", "RateLimit-Reset": "30"}, 0),
         ({"RateLimit-Remaining": "0"}, 0),
         ({"RateLimit-Remaining": "many", "RateLimit-Reset": "soon"}, 0),
@@ -71,6 +71,56 @@ def test_limits_are_learned_from_answers(headers: dict[str, str], wait: int) -> 
 )
 def test_dates_that_no_calendar_has_are_unreadable(text: str) -> None:
     assert retry_after(Headers({"Retry-After": text}), now=NOW) is None
+
+
+USED_UP = Headers({"RateLimit-Remaining": "0", "RateLimit-Reset": "3600"})
+
+
+def test_talk_under_way_goes_on_where_waiting_would_end_it() -> None:
+    """A service that says after each answer that nothing is left for an hour."""
+    pace = Pace()
+    pace.learn(USED_UP, 200, now=NOW, sent_at=NOW)
+    a_little = timedelta(seconds=20)
+    assert take(pace, patience=a_little, asked=1) == timedelta(0)
+    # One that begins waits, for as long as it says, but no longer than a minute.
+    assert take(pace, patience=a_little) == timedelta(minutes=1)
+
+
+def test_talk_under_way_waits_where_that_is_short() -> None:
+    pace = Pace()
+    pace.learn(Headers({"RateLimit-Remaining": "0", "RateLimit-Reset": "5"}), 200, now=NOW, sent_at=NOW)
+    assert take(pace, patience=timedelta(seconds=20), asked=1) == timedelta(seconds=5)
+
+
+def test_service_that_accepts_what_it_said_it_would_not_is_not_believed_until_it_refuses() -> None:
+    pace, later = Pace(), NOW + timedelta(seconds=1)
+    pace.learn(USED_UP, 200, now=NOW, sent_at=NOW)
+    # On its way before that was said: this proves nothing.
+    pace.learn(USED_UP, 200, now=later, sent_at=NOW - timedelta(seconds=1))
+    assert take(pace, later) > timedelta(0)
+    pace.learn(USED_UP, 200, now=later + timedelta(seconds=1), sent_at=later + timedelta(milliseconds=1))
+    assert take(pace, later + timedelta(seconds=1)) == timedelta(0)
+    pace.learn(Headers({"Retry-After": "90"}), 429, now=later, sent_at=later)
+    assert take(pace, later) == timedelta(seconds=90)
+    again = later + timedelta(seconds=100)
+    pace.learn(USED_UP, 200, now=again, sent_at=again)
+    assert take(pace, again) == timedelta(minutes=1)
+
+
+def test_service_that_keeps_its_word_is_believed_on() -> None:
+    pace, said = Pace(), Headers({"RateLimit-Remaining": "0", "RateLimit-Reset": "5"})
+    for number in range(3):
+        now = NOW + timedelta(seconds=6 * number)
+        assert take(pace, now) == timedelta(0)
+        pace.learn(said, 200, now=now, sent_at=now)
+        assert take(pace, now) == timedelta(seconds=5)
+
+
+def test_429_without_retry_after_waits_until_its_reset() -> None:
+    """Okta says it so."""
+    pace = Pace()
+    pace.learn(Headers({"X-Rate-Limit-Remaining": "0", "X-Rate-Limit-Reset": "90"}), 429, now=NOW)
+    assert take(pace) == timedelta(seconds=90)
 
 
 def test_429_waits_as_long_as_it_says() -> None:

@@ -397,9 +397,9 @@ def test_exchanges_are_kept_for_evidence_without_names_or_secrets() -> None:
 
 def test_service_that_says_after_each_answer_that_nothing_is_left_gets_every_request_of_a_delivery() -> None:
     """It never got a second one: what it said was waited for, an hour each time."""
-    said = {"RateLimit-Remaining": "0", "RateLimit-Reset": "3600"}
+    said = {"ratelimit-remaining": "0", "ratelimit-reset": "3600"}
     nobody: dict[str, Any] = {"totalResults": 0, "Resources": []}
-    port = Port(*(Answer.of(nobody, **said) for _ in range(3)))
+    port = Port(*(Answer.of(nobody, 200, **said) for _ in range(3)))
     talk = client(port)
     for _ in range(3):
         assert run(talk.find_by_user_name("lin")) == []

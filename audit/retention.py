@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy import Connection, delete, func, insert, select
 
 from audit.errors import NotRetainable
-from audit.events import Actor, Event, EventType, clean_text, to_micros
+from audit.events import Actor, Event, EventType, clean_text, from_micros, to_micros
 from audit.personal import Sealer
 from audit.tables import (
     audit_checkpoints,
@@ -30,6 +30,8 @@ from audit.tiles import TILE_SIZE
 from audit.trail import append
 from audit.verify import VerifyResult
 
+# Tiles looked at in one statement.
+_LOOK: Final = 64
 # Two tiles: what is left while a removal is under way always begins at a tile whose hashes are known.
 _BATCH: Final = 2 * TILE_SIZE
 
@@ -44,6 +46,54 @@ class Decision:
     decided_at: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Removable:
+    """Events from `first` up to, not including, `through_position` are older than was asked; `newest` of them."""
+
+    first: int
+    through_position: int
+    newest: datetime | None
+
+    @property
+    def count(self) -> int:
+        """How many."""
+        return self.through_position - self.first
+
+
+def removable(connection: Connection, *, before: datetime, at_most: int) -> Removable:
+    """Find the whole tiles at the beginning of the log in which every event is older than `before`.
+
+    Reads what it finds and no more, however long the log is.
+
+    Args:
+        at_most: a position beyond which nothing is looked at.
+    """
+    first: int = connection.execute(select(func.min(audit_positions.c.position))).scalar_one() or 0
+    through, newest = first, None
+    place = audit_positions.c.position
+    tile = place // TILE_SIZE
+    while True:
+        found = connection.execute(
+            select(tile.label("tile"), func.count().label("events"), func.max(audit_events.c.at).label("newest"))
+            .join(audit_events, audit_events.c.id == audit_positions.c.event_row)
+            .where(place >= through, place < through + _LOOK * TILE_SIZE, place < at_most)
+            .group_by("tile")
+            .order_by("tile")
+        ).all()
+        for row in found:
+            if row.events < TILE_SIZE or row.newest >= to_micros(before):
+                return Removable(first, through, newest)
+            at = from_micros(row.newest)
+            through, newest = through + TILE_SIZE, max(newest or at, at)
+        if not found:
+            return Removable(first, through, newest)
+
+
+def decided_through(connection: Connection) -> int:
+    """The position below which events may go by what was decided so far. Some may still be there."""
+    return connection.execute(select(func.max(audit_retention.c.through_position))).scalar_one() or 0
+
+
 def decide(connection: Connection, decision: Decision, *, exported: VerifyResult, sealer: Sealer) -> None:
     """Write down that events below a position may be removed. `exported` is the verified export that holds them.
 
@@ -54,7 +104,7 @@ def decide(connection: Connection, decision: Decision, *, exported: VerifyResult
     """
     through = decision.through_position
     sealed = connection.execute(select(func.max(audit_checkpoints.c.size))).scalar_one() or 0
-    before = connection.execute(select(func.max(audit_retention.c.through_position))).scalar_one() or 0
+    before = decided_through(connection)
     if through % TILE_SIZE or not before < through <= sealed:
         raise NotRetainable("only whole tiles of 256 events below a checkpoint can be removed")
     if not exported.is_valid or exported.size < through or exported.withheld > before:
@@ -89,7 +139,7 @@ def remove(connection: Connection) -> int:
     Raises:
         NotRetainable: the decision is not under a checkpoint yet; without it nobody could tell removal from deletion.
     """
-    through = connection.execute(select(func.max(audit_retention.c.through_position))).scalar_one() or 0
+    through = decided_through(connection)
     if through and not _is_proven(connection):
         raise NotRetainable("the decision has no checkpoint over it yet; try again in a second")
     first = connection.execute(select(func.min(audit_positions.c.position))).scalar_one()

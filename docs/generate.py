@@ -22,6 +22,7 @@ _EXIT_CODES = (
     ("`reconcile`", "everything was read whole", "nothing was done", "something was not", "the brake holds remedies"),
     ("`findings act`", "on its way", "nothing was done", "", "the brake holds remedies"),
     ("`receipt verify`, `audit verify`", "valid", "invalid", "unreadable: no such file, or not what it should be", ""),
+    ("`audit prune`", "done, or nothing to do", "the export is invalid; nothing went", "it is unreadable", ""),
     ("`doctor`", "nothing is wrong", "something is", "", ""),
     ("every other", "done", "refused", "", ""),
 )

@@ -1,32 +1,41 @@
-"""`idhub audit`: search, export, verify."""
+"""`idhub audit`: search, export, verify, prune."""
 
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
+from rich.progress import Progress
 
 from audit.checkpoint import Ed25519Signer, FileWitness, load_keys
-from audit.errors import AuditError, InvalidQuery
+from audit.errors import AuditError, InvalidQuery, NotRetainable
 from audit.export import export_jsonl
 from audit.live import verify_database
+from audit.retention import Decision, decide, decided_through, removable, remove
 from audit.search import Query, search
+from audit.tiles import TILE_SIZE
 from audit.verify import VerifyResult, describe, read_keys, verify_export
 from idhub.changes import Event, EventType, record
 from idhub.cli.console import JsonOption, app, caller, open_here, plain, say, show, table
 from idhub.directory.calendar import parse_instant
 from idhub.directory.organizations import recovery_reason
-from idhub.errors import Invalid
+from idhub.errors import Conflict, Invalid
 from idhub.services import Hub, log_origin
+from idhub.turns import bulk_work
 
-audit = typer.Typer(help="The audit log: search, export, verify.", no_args_is_help=True)
+audit = typer.Typer(help="The audit log: search, export, verify, prune.", no_args_is_help=True)
 app.add_typer(audit, name="audit")
 VALID, INVALID, UNREADABLE = 0, 1, 2
 _PATIENCE_SECONDS = 15.0
 """Longer than the lease of a sequencer that died."""
 _LOOK_AGAIN_SECONDS = 0.1
+# Six months: what the Cybersecurity Law of China, article 21, asks of logs.
+_FEWEST_DAYS = 184
 
 
 @audit.command("search")
@@ -151,6 +160,99 @@ def verify_log(
     data = {"valid": result.is_valid, "first_bad": result.first_bad, **plain(asdict(result))}
     show(data, as_json=json, lines=describe(result).splitlines())
     sys.exit(VALID if result.is_valid else INVALID)
+
+
+@audit.command("prune")
+def prune_events(
+    export: Annotated[Path, typer.Argument(help="An exported log that holds them: verified first, and kept by you.")],
+    older_than: Annotated[int, typer.Option(min=_FEWEST_DAYS, help="Days that events stay in the database.")] = 400,
+    reason: Annotated[str, typer.Option(help="Why; it is part of the log.")] = "their time is over",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Remove nothing; tell what would be.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Remove old events that an export holds. The rest of the log can be proven as before.
+
+    Exit status 0: done, or there was nothing; 1: the export is not valid; 2: unreadable.
+    """
+    with open_here() as hub:
+        now = hub.clock()
+        with hub.database.read() as session:
+            if recovery_reason(session) is not None:
+                raise Conflict("The hub waits for its recovery: until then nothing of the log goes.", rule="recovery")
+        try:
+            exported = _verified(hub, export)
+        except (AuditError, OSError) as error:
+            say(f"unreadable: {error}")
+            sys.exit(UNREADABLE)
+        if not exported.is_valid:
+            say(describe(exported))
+            sys.exit(INVALID)
+        with hub.database.read() as session:
+            connection = session.connection()
+            before, at_most = decided_through(connection), exported.size - exported.size % TILE_SIZE
+            found = removable(connection, before=now - timedelta(days=older_than), at_most=at_most)
+        # A removal that was cut off goes on, whatever is asked now.
+        through = max(found.through_position, before)
+        if not dry_run and through > before:
+            decision = Decision(through, caller().actor, reason, now)
+            try:
+                hub.database.run(
+                    lambda session: decide(session.connection(), decision, exported=exported, sealer=hub.keyring)
+                )
+            except NotRetainable as error:
+                raise Invalid(str(error), field="export", rule="audit.retention") from error
+        removed = 0 if dry_run or through == found.first else _remove(hub, through - found.first)
+    data = {
+        "first": found.first,
+        "through": through,
+        "newest": found.newest.isoformat(timespec="seconds") if found.newest else None,
+        "events": through - found.first,
+        "removed": removed,
+        "dry_run": dry_run,
+    }
+    show(data, as_json=json, lines=_pruned_lines(data, older_than=older_than, are_revealed=bool(exported.revealed)))
+
+
+def _verified(hub: Hub, export: Path) -> VerifyResult:
+    """What becomes of an export by the hub's own keys and witness."""
+    own = hub.settings.effective_witness_file
+    witness = FileWitness(own) if own.is_file() else None
+    with _progress() as bar:
+        bar.add_task("verifying the export", total=None)
+        result = verify_export(export, keys=load_keys(hub.keyring.jwks("checkpoint")), witness=witness)
+    if result.is_valid and result.origin != log_origin(hub.settings):
+        raise Invalid(f"It is a log of {result.origin}, not of this hub.", field="export", rule="audit.origin")
+    return result
+
+
+def _remove(hub: Hub, count: int) -> int:
+    """Remove what is decided, in transactions of some hundred events between which others write."""
+    # The decision has to be under a checkpoint before anything goes.
+    sequence_at_once(hub)
+    removed = 0
+    with _progress() as bar, bulk_work():
+        task = bar.add_task("removing", total=count)
+        while some := hub.database.run(lambda session: remove(session.connection())):
+            removed += some
+            bar.update(task, completed=removed)
+    return removed
+
+
+def _progress() -> Progress:
+    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
+
+
+def _pruned_lines(data: Mapping[str, Any], *, older_than: int, are_revealed: bool) -> list[str]:
+    if not data["events"]:
+        return [f"nothing: no 256 events from the beginning are older than {older_than} days and in this export"]
+    what = "would be removed" if data["dry_run"] else "removed"
+    newest = f", the newest of {data['newest']}" if data["newest"] else ""
+    lines = [f"events {data['first']} to {data['through'] - 1} {what}: {data['events']}{newest}"]
+    if not are_revealed:
+        lines.append("note: the export holds no personal values; those of these events are in no other place")
+    if not data["dry_run"]:
+        lines.append("keep the export: it alone holds them now. Their place in the database is used again")
+    return lines
 
 
 def _verify_live(keys: Path | None, witness: FileWitness | None) -> VerifyResult:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
 from sqlalchemy import func, select, text
@@ -11,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from audit.errors import NotRetainable
 from audit.events import Actor
 from audit.live import verify_database
-from audit.retention import Decision, decide, remove
+from audit.retention import Decision, decide, decided_through, removable, remove
 from audit.tables import audit_events, audit_person_keys, audit_personal, audit_positions, event_place
 from audit.tiles import prove
 from audit.verify import Finding, VerifyResult, verify_export
@@ -143,3 +144,28 @@ def test_a_decision_that_is_not_in_the_log_is_found_with_what_it_removed(trail: 
     assert [(one.kind, one.position, one.until) for one in findings] == [("retention", 0, 512)]
     findings = exported(trail).findings
     assert [(one.kind, one.position, one.until) for one in findings] == [("retention", 0, 512)]
+
+
+def test_whole_tiles_from_the_beginning_that_are_old_enough_can_go(trail: Trail) -> None:
+    # One late comer within the second tile: whatever is behind it stays, however old.
+    ages = [timedelta(0)] * 300 + [timedelta(days=9)] + [timedelta(0)] * 600
+    trail.append(*[event(number, at=NOW + age) for number, age in enumerate(ages)])
+    trail.seal()
+    tomorrow = NOW + timedelta(days=1)
+    with trail.engine.connect() as connection:
+        found = removable(connection, before=tomorrow, at_most=901)
+        assert (found.first, found.through_position, found.newest, found.count) == (0, 256, NOW, 256)
+        assert removable(connection, before=NOW, at_most=901).count == 0
+        later = NOW + timedelta(days=10)
+        assert removable(connection, before=later, at_most=901).through_position == 768
+        assert removable(connection, before=later, at_most=512).newest == NOW + timedelta(days=9)
+        assert removable(connection, before=later, at_most=511).through_position == 256
+    with trail.engine.begin() as connection:
+        decide(connection, DECISION, exported=exported(trail), sealer=trail.sealer)
+    trail.seal()
+    with trail.engine.begin() as connection:
+        while remove(connection):
+            pass
+        assert decided_through(connection) == 512
+        found = removable(connection, before=later, at_most=901)
+        assert (found.first, found.through_position) == (512, 768)

@@ -220,16 +220,24 @@ def _insert_of_all(shape: tuple[tuple[TableName, int], ...]) -> str:
     """One statement for the rows of several tables: each would be an exchange with the server."""
     *others, last = [_insert_into(table, "format", rows) for table, rows in shape]
     if not others:
-        return last
-    return f"WITH {', '.join(f'part_{number} AS ({one})' for number, one in enumerate(others))} {last}"
+        return _numbered(last)
+    return _numbered(f"WITH {', '.join(f'part_{number} AS ({one})' for number, one in enumerate(others))} {last}")
+
+
+def _numbered(statement: str) -> str:
+    """The statement in PostgreSQL's own form: the driver takes long ones in its form apart each time."""
+    first, *others = statement.split("%s")
+    return first + "".join(f"${place}{text}" for place, text in enumerate(others, start=1))
 
 
 def _execute(connection: Connection, statement: str, values: Sequence[Any]) -> None:
-    """Run a statement past SQLAlchemy, which would cost an event as much again as the driver does."""
+    """Run a `_numbered` statement past SQLAlchemy, which would cost an event as much again as the driver does."""
+    from psycopg import RawCursor
+
     go_ahead(connection)
     driver: Any = connection.connection.driver_connection
     try:
-        driver.execute(statement, values)
+        RawCursor(driver).execute(statement, values)
     except connection.dialect.loaded_dbapi.Error as error:
         raise driver_error(connection, statement, error) from error
 
@@ -258,7 +266,7 @@ def send_rows(connection: Connection, table: str, columns: Sequence[str], rows: 
     for size in _ROWS_SENT:
         while len(rows) - done >= size:
             values = tuple(chain.from_iterable(rows[done : done + size]))
-            _execute(connection, _insert_of(table, tuple(columns), size, "%s"), values)
+            _execute(connection, _sent_of(table, tuple(columns), size), values)
             done += size
 
 
@@ -284,7 +292,12 @@ def put_rows(connection: Connection, table: str, columns: Sequence[str], rows: S
         raise driver_error(connection, f"INSERT INTO {table}", error) from error
 
 
-@lru_cache(512)
+@lru_cache(256)
+def _sent_of(table: str, columns: tuple[str, ...], rows: int) -> str:
+    return _numbered(_insert_of(table, columns, rows, "%s"))
+
+
+@lru_cache(256)
 def _insert_of(table: str, columns: tuple[str, ...], rows: int, mark: str = "?") -> str:
     names = ", ".join(f'"{name}"' for name in columns)
     one = f"({', '.join([mark] * len(columns))})"

@@ -27,6 +27,7 @@ from scim.messages import Forbidden, ScimRequest, ScimResponse, TooLarge, error_
 
 __all__ = ["PREFIX", "create_router"]
 
+_SHARE_OF_WAITING = 8
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _LATER = "1"
 
@@ -38,6 +39,8 @@ class _NoToken(RequestError):
 def create_router(services: ApiServices) -> APIRouter:
     """The one route; the protocol's addresses are `scim.server`'s."""
     router = APIRouter()
+    # A request that waits holds one of the places of those that work (`admission`), if no thread.
+    may_wait = asyncio.Semaphore(max(1, services.settings.database_pool_size // _SHARE_OF_WAITING))
 
     @router.api_route(PREFIX + "/{path:path}", methods=_METHODS, include_in_schema=False)
     async def scim(request: Request, path: str) -> Response:
@@ -45,12 +48,13 @@ def create_router(services: ApiServices) -> APIRouter:
         body = await _read(request)
         if _only_reads(request, path):
             return await _in_lane(services, request, path, body)
-        for turn in range(WAIT_SECONDS if _polls(path) else 0):
-            # Nobody's thread waits for something to happen.
-            answer = await run_in_threadpool(_answer, services, request, path, body, turn=turn)
-            if answer is not None:
-                return answer
-            await asyncio.sleep(1)
+        if _polls(path) and not may_wait.locked():
+            async with may_wait:
+                for turn in range(WAIT_SECONDS):
+                    answer = await run_in_threadpool(_answer, services, request, path, body, turn=turn)
+                    if answer is not None:
+                        return answer
+                    await asyncio.sleep(1)
         return await run_in_threadpool(_answered, services, request, path, body)
 
     return router

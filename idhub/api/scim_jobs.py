@@ -319,7 +319,7 @@ class _Run:
             with translated(), self._services.database.transaction() as session:
                 store = desk.store(session)
                 yield store
-                self._note(session, rows, store.made)
+                self._note(session, works, store.made)
 
         try:
             results = desk.server.make_together([operation for _, operation in works], writing)
@@ -347,7 +347,7 @@ class _Run:
                 store = desk.store(session)
                 yield store
                 # With the effect: whatever happens after the commit, it is not done again.
-                self._note(session, [row], store.made)
+                self._note(session, [work], store.made)
 
         def answer(request: ScimRequest) -> ScimResponse:
             try:
@@ -366,7 +366,7 @@ class _Run:
                 return False
             with self._services.database.transaction(durable=False) as session:
                 if result.error is not None:
-                    self._note(session, [row], ())
+                    self._note(session, [work], ())
                 self._keep(session, [row], [result])
         except _Superseded:
             return False
@@ -388,7 +388,7 @@ class _Run:
             )
             return {row.bulk_id: row.resource_id for row in rows}
 
-    def _note(self, session: Session, rows: Sequence[ScimJobOperation], made: Sequence[str]) -> None:
+    def _note(self, session: Session, works: Sequence[_Work], made: Sequence[str]) -> None:
         """That operations are done, and what each of them made, if they made anything.
 
         Raises:
@@ -397,24 +397,24 @@ class _Run:
         open_job = select(ScimJob.id).where(ScimJob.id == self._job.id, ScimJob.status.in_(_OPEN))
         if session.execute(open_job.with_for_update()).first() is None:
             raise _Superseded
-        ids: Sequence[str | None] = made or [None] * len(rows)
+        ids: Sequence[str | None] = made or [None] * len(works)
+        known = [(row.place, _least(operation)) for row, operation in works]
         noted = session.connection().execute(
             _NOTE,
             [
-                {"of_job": row.job_id, "of_place": row.place, "made": resource_id, "told": _least(row)}
-                for row, resource_id in zip(rows, ids, strict=True)
+                {"of_job": self._job.id, "of_place": place, "made": resource_id, "told": told}
+                for (place, told), resource_id in zip(known, ids, strict=True)
             ],
         )
-        if noted.rowcount != len(rows):
+        if noted.rowcount != len(works):
             raise _Superseded
         session.execute(
             update(ScimJob)
             .where(ScimJob.id == self._job.id)
-            .values(done=ScimJob.done + len(rows), status="running")
+            .values(done=ScimJob.done + len(works), status="running")
             .execution_options(synchronize_session=False)
         )
         if (feed := feed_of(session)) is not None:
-            known = [(row.place, _least(row)) for row in rows]
             feed.answer(session, self._sender, self._job.id, known, now=self._services.clock())
 
     def _keep(self, session: Session, rows: Sequence[ScimJobOperation], results: Sequence[bulk.Result]) -> None:
@@ -460,10 +460,10 @@ class _Run:
                 record(session, [event])
 
 
-def _least(row: ScimJobOperation) -> dict[str, Any]:
+def _least(operation: bulk.Operation) -> dict[str, Any]:
     """What is known of an operation whose effect is there: it was done; the rest follows when nothing interrupts."""
-    known = {"status": "200"}
-    return known if row.bulk_id is None else {"bulkId": row.bulk_id, **known}
+    known = {"method": operation.method, "status": "200"}
+    return known if operation.bulk_id is None else {"bulkId": operation.bulk_id, **known}
 
 
 _OF_ROW = (ScimJobOperation.job_id == bindparam("of_job"), ScimJobOperation.place == bindparam("of_place"))

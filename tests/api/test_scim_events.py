@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from threading import Timer
+from time import monotonic
 from typing import Any
 
 import jwt
@@ -553,6 +555,23 @@ def test_request_waits_until_something_is_told(receiver: Receiver) -> None:
     answer = receiver.ask({"returnImmediately": False})
 
     assert len(answer.json()["sets"]) == 1
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_few_wait_at_once_and_others_are_answered(receiver: Receiver) -> None:
+    """Whoever waits holds a place of those who work; a dozen receivers must not hold them all."""
+    began = monotonic()
+    with ThreadPoolExecutor(12) as threads:
+        answers = list(threads.map(lambda _: _timed(receiver), range(12)))
+
+    at_once = [seconds for seconds, sets in answers if not sets and seconds < 5]
+    assert len(at_once) >= 8 and monotonic() - began < 30
+
+
+def _timed(receiver: Receiver) -> tuple[float, Any]:
+    began = monotonic()
+    sets = receiver.ask({"returnImmediately": False}).json()["sets"]
+    return monotonic() - began, sets
 
 
 def _others(receiver: Receiver) -> Scim:

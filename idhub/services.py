@@ -132,8 +132,12 @@ def open_hub(settings: Settings, *, clock: Clock = utc_now) -> Hub:
         Unavailable: the schema is old, or keys and database do not belong together; the sentence says what to do.
     """
     database = create_database(settings)
-    with _looked_at(database, settings) as is_new:
-        return _open(database, settings, is_new=is_new, clock=clock)
+    try:
+        with _looked_at(database, settings) as is_new:
+            return _open(database, settings, is_new=is_new, clock=clock)
+    except BaseException:
+        database.dispose()
+        raise
 
 
 @contextmanager

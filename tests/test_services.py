@@ -1,6 +1,8 @@
 """Opening a hub: an empty one is made, one that lost a part refuses in words (D42); settings name what is wrong."""
 
+import gc
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -101,6 +103,11 @@ def test_key_of_another_hub_refuses_in_words(settings: Settings, database_url: s
     with pytest.raises(Unavailable) as refusal:
         open_hub(settings, clock=clock)
     assert refusal.value.description == "A sealed value cannot be opened with this master key."
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", ResourceWarning)
+        del refusal
+        gc.collect()
+    assert not [str(one.message) for one in said if one.category is ResourceWarning], "it leaves no connection open"
 
 
 def test_two_nodes_that_start_at_once_make_one_hub(settings: Settings, database_url: str, clock: Clock) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import re
 from collections import namedtuple
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,11 +178,14 @@ class Kept:
         """Run it; its rows are fetched later. What is asked together within `ahead` is one exchange on PostgreSQL."""
         connection = session.connection()
         form = self._form(connection)
-        text = form.text(given)
-        with _sent(connection, text, form.values(given)) as (driver, _, values):
+        text, values = form.text(given), form.values(given)
+        driver = _driver(connection, text, values)
+        try:
             cursor = driver.execute(text, values)
             # SQLite finds rows as they are fetched: what is written meanwhile would show.
             return Answer(connection, text, form, _Fetched(cursor.fetchall()) if form.is_sqlite else cursor)
+        except connection.dialect.loaded_dbapi.Error as error:
+            raise driver_error(connection, text, error) from error
 
     def scalars(self, session: Session, **given: Any) -> list[Any]:
         """Run it and return the first value of each row."""
@@ -192,8 +195,12 @@ class Kept:
         """Run it for what it changes."""
         connection = session.connection()
         form = self._form(connection)
-        with _sent(connection, form.text(given), form.values(given)) as (driver, text, values):
+        text, values = form.text(given), form.values(given)
+        driver = _driver(connection, text, values)
+        try:
             driver.execute(text, values)
+        except connection.dialect.loaded_dbapi.Error as error:
+            raise driver_error(connection, text, error) from error
 
     def each(self, session: Session, given: Sequence[Mapping[str, Any]]) -> None:
         """Run it once for each set of values, for what it changes; these have no lists."""
@@ -202,9 +209,12 @@ class Kept:
         elif given:
             connection = session.connection()
             form = self._form(connection)
-            every = [form.values(one) for one in given]
-            with _sent(connection, form.text(given[0]), every, many=True) as (driver, text, values):
-                driver.cursor().executemany(text, values)
+            text, every = form.text(given[0]), [form.values(one) for one in given]
+            driver = _driver(connection, text, every, many=True)
+            try:
+                driver.cursor().executemany(text, every)
+            except connection.dialect.loaded_dbapi.Error as error:
+                raise driver_error(connection, text, error) from error
 
     def _form(self, connection: Connection) -> _Form:
         name = connection.dialect.name
@@ -218,13 +228,10 @@ class Kept:
         return kept if isinstance(kept, ClauseElement) else kept(name)
 
 
-@contextmanager
-def _sent(connection: Connection, text: str, values: Any, *, many: bool = False) -> Iterator[tuple[Any, str, Any]]:
+def _driver(connection: Connection, text: str, values: Any, *, many: bool = False) -> Any:
+    """The driver's connection, for a statement that is sent next."""
     go_ahead(connection)
     # Whoever listens to what is sent hears of this too.
     for hear in connection.dispatch.before_cursor_execute:
         hear(connection, None, text, values, None, many)
-    try:
-        yield connection.connection.driver_connection, text, values
-    except connection.dialect.loaded_dbapi.Error as error:
-        raise driver_error(connection, text, error) from error
+    return connection.connection.driver_connection

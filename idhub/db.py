@@ -24,6 +24,7 @@ from sqlalchemy import (
     ARRAY,
     JSON,
     BigInteger,
+    ColumnElement,
     Connection,
     CursorResult,
     Dialect,
@@ -31,6 +32,7 @@ from sqlalchemy import (
     Executable,
     LargeBinary,
     MetaData,
+    Select,
     String,
     Text,
     bindparam,
@@ -39,6 +41,7 @@ from sqlalchemy import (
     event,
     func,
     literal,
+    literal_column,
     select,
     text,
 )
@@ -375,6 +378,40 @@ def given(name: str, *, is_sqlite: bool) -> Any:
 def given_value(values: Sequence[str]) -> str:
     """What is bound to a parameter of `given`."""
     return orjson.dumps(list(values)).decode()
+
+
+# What stands between fields and between rows of what comes in one piece.
+_FIELD, _ROW = b"\x1f", b"\x1e"
+
+
+def in_one_piece(rows: Select[Any], *, is_sqlite: bool, words: Sequence[str] = ()) -> Select[Any]:
+    """All rows of a statement that orders them as one text, in their order; `taken_apart` has them again.
+
+    SQLite's driver lets go of the interpreter for each row, and whoever computes meanwhile keeps it for up to some
+    milliseconds: of a hundred rows each may wait so long. PostgreSQL's driver makes objects of each value.
+
+    Args:
+        words: names of columns with texts that may hold anything: they come as JSON.
+    """
+    found = rows.subquery("found")
+    return select(_as_one_text(tuple(found.c.keys()), tuple(words), is_sqlite)).select_from(found)
+
+
+@lru_cache(256)
+def _as_one_text(names: tuple[str, ...], words: tuple[str, ...], is_sqlite: bool) -> ColumnElement[Any]:
+    quoted = "nullif(json_quote(found.{}), 'null')" if is_sqlite else "to_json(found.{})"
+    fields = [f"coalesce(CAST({(quoted if name in words else 'found.{}').format(name)} AS TEXT), '')" for name in names]
+    line, parted = f" || '{_FIELD.decode()}' || ".join(fields), f"'{_ROW.decode()}'"
+    return literal_column(
+        f"CAST(group_concat({line}, {parted}) AS BLOB)" if is_sqlite else f"string_agg({line}, {parted})"
+    )
+
+
+def taken_apart(text: bytes | str | None) -> list[list[bytes]]:
+    """The rows of what came in one piece; what was null is empty."""
+    if not text:
+        return []
+    return [row.split(_FIELD) for row in (text.encode() if isinstance(text, str) else text).split(_ROW)]
 
 
 def by_bytes(length: int) -> TypeEngine[str]:

@@ -27,12 +27,13 @@ from sqlalchemy import (
     cast,
     func,
     lateral,
+    or_,
     select,
     true,
 )
 from sqlalchemy.orm import Session, aliased
 
-from idhub.db import among, execute_planned, plan_freely
+from idhub.db import among, execute_planned, in_one_piece, plan_freely, taken_apart
 from idhub.directory.names import login_name_candidates, may_name
 from idhub.directory.search_index import RUN, tag_of
 from idhub.directory.search_terms import LONGEST_TERM, RANKS, first_match, tail_of, words_of
@@ -160,9 +161,9 @@ class _Search:
         self._shelves = self._find_shelves()
 
     def _find_shelves(self) -> list[int]:
-        rows = self._session.execute(select(SearchShelf.id, SearchShelf.tags).order_by(SearchShelf.id))
         if self._tags is None:
-            return [shelf_id for shelf_id, _ in rows]
+            return list(self._session.execute(_SHELVES).scalars())
+        rows = self._session.execute(_SHELVES.add_columns(SearchShelf.tags))
         return [shelf_id for shelf_id, tags in rows if not tags or not self._tags.isdisjoint(tags.split(" "))]
 
     def place_of(self, person_id: str) -> _Place | None:
@@ -248,8 +249,9 @@ class _Search:
         """Id and terms of those who have these places (`_placed`)."""
         wanted = sorted(set(places))
         value = f"[{','.join(map(str, wanted))}]" if self._is_sqlite else wanted
-        found = execute_planned(self._session.connection(), statement, {"places": value})
-        return {place: (person_id, terms) for place, person_id, terms in found}
+        piece = in_one_piece(statement, is_sqlite=self._is_sqlite)
+        found = execute_planned(self._session.connection(), piece, {"places": value}).scalar()
+        return {int(place): (person_id.decode(), terms.decode()) for place, person_id, terms in taken_apart(found)}
 
     def _lines(self, start: _Place | None, *, backwards: bool) -> Iterator[Sequence[str]]:
         ranks = RANKS[::-1] if backwards else RANKS
@@ -266,13 +268,14 @@ class _Search:
             index = bisect_left(self._shelves, start.shelf_id)
             shelves = self._shelves[: index + 1][::-1] if backwards else self._shelves[index:]
             if shelves and shelves[0] == start.shelf_id:
-                yield from self._of_shelf(shelves[0], *_beyond(start.line, low, high, backwards), backwards=backwards)
+                bounds = _beyond(start.line, low, high, backwards)
+                yield from self._of_shelf(shelves[0], bounds, beginning, backwards=backwards)
                 shelves = shelves[1:]
         width, done = _FIRST_SHELVES, 0
         while done < len(shelves):
             part = shelves[done : done + width]
             most = _FIRST_BLOCKS + 2 * len(part)
-            blocks = self._blocks(part, low, high, backwards=backwards, most=most)
+            blocks = self._blocks(part, (low, high, beginning), backwards=backwards, most=most)
             reached = part[-1]
             for number, (shelf_id, body) in enumerate(blocks):
                 lines = _within(body, low, high, backwards=backwards)
@@ -282,14 +285,16 @@ class _Search:
                     reached = shelf_id
                     if lines:
                         bounds = _beyond(lines[-1], low, high, backwards)
-                        yield from self._of_shelf(shelf_id, *bounds, backwards=backwards)
+                        yield from self._of_shelf(shelf_id, bounds, beginning, backwards=backwards)
             done += part.index(reached) + 1
             width = min(width * 8, _MOST_SHELVES)
 
-    def _of_shelf(self, shelf_id: int, low: str, high: str, *, backwards: bool) -> Iterator[Sequence[str]]:
-        most = _FIRST_BLOCKS
+    def _of_shelf(
+        self, shelf_id: int, bounds: tuple[str, str], beginning: str, *, backwards: bool
+    ) -> Iterator[Sequence[str]]:
+        (low, high), most = bounds, _FIRST_BLOCKS
         while True:
-            blocks = self._blocks([shelf_id], low, high, backwards=backwards, most=most)
+            blocks = self._blocks([shelf_id], (low, high, beginning), backwards=backwards, most=most)
             lines: list[str] = []
             for _, body in blocks:
                 lines += _within(body, low, high, backwards=backwards)
@@ -304,13 +309,16 @@ class _Search:
         return lines if tags is None else [line for line in lines if line.rsplit("\t", 2)[1] in tags]
 
     def _blocks(
-        self, shelves: Sequence[int], low: str, high: str, *, backwards: bool, most: int
+        self, shelves: Sequence[int], bounds: tuple[str, str, str], *, backwards: bool, most: int
     ) -> Sequence[tuple[int, str]]:
-        """(shelf, body) of blocks that may hold lines from `low` to below `high`; no more than `most`."""
-        statement = _blocks_statement(self._is_sqlite, backwards)
-        rows = execute_planned(
-            self._session.connection(), statement, {"shelves": shelves, "low": low, "high": high, "most": most}
-        )
+        """(shelf, body) of blocks that may hold lines from one text to below another; no more than `most`.
+
+        Args:
+            bounds: both, and what all such lines begin with.
+        """
+        low, high, beginning = bounds
+        asked = {"shelves": shelves, "low": low, "high": high, "most": most, "inside": f"\n{beginning}"}
+        rows = execute_planned(self._session.connection(), _blocks_statement(self._is_sqlite, backwards), asked)
         return [(shelf_id, text) for shelf_id, text in rows]
 
 
@@ -332,6 +340,9 @@ def _placed(people: People, is_sqlite: bool, words: Sequence[str] = ()) -> Peopl
     return statement.where(*(place_of(Person.search_terms, f" {word}") > 0 for word in told))
 
 
+_SHELVES: Select[int] = select(SearchShelf.id).order_by(SearchShelf.id)
+
+
 @cache
 def _blocks_statement(is_sqlite: bool, backwards: bool) -> Any:
     """Blocks of some shelves, in order, found by one walk down the tree a shelf."""
@@ -343,7 +354,10 @@ def _blocks_statement(is_sqlite: bool, backwards: bool) -> Any:
         .correlate(SearchShelf)
         .scalar_subquery()
     )
+    # A shelf nearly always has a block before: most of them say nothing of it, and need not be sent.
+    inside = (func.instr if is_sqlite else func.strpos)(SearchBlock.body, bindparam("inside", type_=Text)) > 0
     wanted = (
+        or_(SearchBlock.first >= low, inside),
         SearchBlock.shelf_id == SearchShelf.id,
         SearchBlock.first >= func.coalesce(block_before, low),
         SearchBlock.first < high,

@@ -205,7 +205,7 @@ def _hits_page(
     session: Session, statement: Statement, ids: Sequence[str], *, following: str | None, preceding: str | None = None
 ) -> Page[PersonRow]:
     """The rows of these people in this order, with the people beside which the neighbouring pages begin."""
-    rows = {row.id: row for row in _rows(session, statement.where(Person.id.in_(ids)))}
+    rows = {row.id: row for row in _rows(session, statement.where(Person.id.in_(ids)))} if ids else {}
     return Page(
         [rows[person_id] for person_id in ids if person_id in rows],
         next=Cursor(_BY_HIT, following).write() if following else None,

@@ -28,7 +28,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
-from idhub.db import chunked, execute_planned, given, given_value
+from idhub.db import chunked, execute_planned, given, given_value, in_one_piece, taken_apart
 from idhub.directory.groups import HAS_GROUPS
 from idhub.directory.names import stored_login_name
 from idhub.directory.tables import (
@@ -202,7 +202,7 @@ class People(NamedTuple):
             packed = found
         else:
             packed = _PACKED[id(rows), is_sqlite] = _packed(rows, is_sqlite=is_sqlite)
-        return unpacked(self._run(session, packed, values).scalar())
+        return taken_apart(self._run(session, packed, values).scalar())
 
     def read_ids(self, session: Session, ids: Select[Any], **values: Any) -> list[str]:
         """The same of a statement that was made out of `ids`."""
@@ -220,44 +220,14 @@ class People(NamedTuple):
         )
 
 
-# What stands between fields and between rows of a page that comes in one piece.
-_FIELD, _ROW = b"\x1f", b"\x1e"
 # By statements, and conditions, that stay.
 _NARROWED: Final[dict[tuple[int, int], tuple[People, ColumnElement[bool]]]] = {}
 _PACKED: Final[dict[tuple[int, bool], Select[Any]]] = {}
 
 
 def _packed(rows: Select[Any], *, is_sqlite: bool) -> Select[Any]:
-    """All rows of a statement as one text, in their order.
-
-    SQLite's driver lets go of the interpreter for each row, and whoever computes meanwhile keeps it for up to some
-    milliseconds: of a hundred rows a page each may wait so long. PostgreSQL's driver makes objects of each value.
-    """
-    found = rows.subquery("found")
-    return select(_line(tuple(found.c.keys()), is_sqlite)).select_from(found)
-
-
-@cache
-def _line(names: tuple[str, ...], is_sqlite: bool) -> ColumnElement[Any]:
-    # What is of somebody's words, as JSON, which has none of what stands between.
-    quoted = "nullif(json_quote({}), 'null')" if is_sqlite else "to_json({})"
-    words = {"external_id", *names[len(Met._fields) :]}
-    fields = [
-        f"coalesce(CAST({quoted.format(each) if name in words else each} AS TEXT), '')"
-        for name, each in ((name, f"found.{name}") for name in names)
-    ]
-    line = f" || '{_FIELD.decode()}' || ".join(fields)
-    parted = f"'{_ROW.decode()}'"
-    return literal_column(
-        f"CAST(group_concat({line}, {parted}) AS BLOB)" if is_sqlite else f"string_agg({line}, {parted})"
-    )
-
-
-def unpacked(text: bytes | str | None) -> list[list[bytes]]:
-    """The rows of `_packed`."""
-    if not text:
-        return []
-    return [row.split(_FIELD) for row in (text.encode() if isinstance(text, str) else text).split(_ROW)]
+    more = rows.selected_columns.keys()[len(Met._fields) :]
+    return in_one_piece(rows, is_sqlite=is_sqlite, words=("external_id", *more))
 
 
 # Made once: building a statement costs more than what it asks.

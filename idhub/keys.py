@@ -30,6 +30,7 @@ from sqlalchemy import LargeBinary, String, select, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from idhub.db import Base, Database, Instant, JsonText, wait_alone
+from idhub.entropy import random_bytes
 from idhub.errors import Invalid, NotFound, Unavailable
 
 Purpose = Literal["token", "event", "receipt", "checkpoint", "saml"]
@@ -154,7 +155,7 @@ class MasterKey:
 
     def seal(self, context: str, plaintext: bytes) -> bytes:
         """AES-256-GCM with `context` as bound name."""
-        nonce = os.urandom(_NONCE_BYTES)
+        nonce = random_bytes(_NONCE_BYTES)
         return _SEAL_VERSION + nonce + self._sealing.encrypt(nonce, plaintext, context.encode())
 
     def open(self, context: str, sealed: bytes) -> bytes:

@@ -58,6 +58,7 @@ they came or in that of these numbers, by which a row comes before those that re
 VOLATILE: Final = frozenset(
     {
         "transaction.insert",
+        "transaction.keep",
         "throttle.claim",
         "throttle.count.address",
         "throttle.count.client",

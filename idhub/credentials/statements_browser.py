@@ -176,6 +176,24 @@ def browser_statements(*, is_sqlite: bool) -> dict[str, Executable]:
         "principal.enrolment": select(Principal.enrolment_epoch).where(Principal.id == text("principal_id")),
         # ---- sign-ins in progress
         "transaction.insert": every_column(LoginTransaction),
+        "transaction.keep": conflicting(LoginTransaction, is_sqlite)
+        .values(_all(LoginTransaction))
+        .on_conflict_do_nothing(index_elements=[LoginTransaction.id_hash]),
+        "application.named": select(
+            Application.name.label("application_name"),
+            Application.name_zh.label("application_name_zh"),
+            Person.display_name.label("application_owner"),
+        )
+        .outerjoin(Person, Person.id == Application.owner_id)
+        .where(Application.id == text("application_id")),
+        "transaction.known": select(LoginTransaction.id_hash).where(LoginTransaction.id_hash == text("id_hash")),
+        # Of one that is no row yet, and of one that is one and open.
+        "transaction.answered": conflicting(LoginTransaction, is_sqlite)
+        .values(_all(LoginTransaction))
+        .on_conflict_do_update(
+            index_elements=[LoginTransaction.id_hash], set_={"completed_at": now}, where=and_(*open_transaction)
+        )
+        .returning(LoginTransaction.id_hash),
         "transaction.find": select(
             LoginTransaction.protocol,
             LoginTransaction.client_id,

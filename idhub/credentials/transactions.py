@@ -3,10 +3,15 @@
     protocol route --begin--> /login ... --establish--> resume_url --complete--> the application
 
 Pages never call each other: each ends by sending the browser to `resume_url`, and the protocol decides what is next.
+
+A sign-in of which nothing has to be remembered yet is no row: its id is the request itself, sealed for its browser
+(`sealed`), and whoever only looked at the page has left nothing behind. It becomes a row when something is noted of it
+(`keep`), or when it is answered, which so happens once as well (`completing`).
 """
 
+import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -17,7 +22,9 @@ from sqlalchemy.orm import Session
 from idhub.credentials import opaque
 from idhub.credentials.operations import Operation, run_in
 from idhub.credentials.tables import LoginTransaction
-from idhub.db import from_micros
+from idhub.db import from_micros, to_micros
+from idhub.errors import Unavailable
+from idhub.keys import Keyring
 from idhub.settings import Settings
 
 Protocol = Literal["oidc", "oidc_logout", "saml", "saml_logout", "wsfed", "wsfed_logout", "cas", "cas_logout", "none"]
@@ -38,7 +45,7 @@ class Transaction:
     """A login transaction as its browser may see it."""
 
     id: str
-    """The opaque value itself, as it stands in URLs."""
+    """The opaque value itself, or the sealed one, as it stands in URLs."""
     protocol: Protocol
     client_id: str | None
     application_id: str | None
@@ -57,6 +64,10 @@ class Transaction:
     expires_at: datetime
 
 
+_SEALED = "idh_stx_"
+_MOST_SEALED = 1_500
+MAX_ID = 2_100
+"""Characters of the longest id."""
 _COLUMNS = tuple(name for name in Transaction.__dataclass_fields__ if name != "id")
 
 
@@ -140,6 +151,100 @@ def begun(
     )  # fmt: skip
 
 
+def sealed(
+    keyring: Keyring,
+    *,
+    protocol: Protocol,
+    browser_token: str,
+    request: dict[str, Any],
+    client_id: str,
+    application_id: str,
+    now: datetime,
+) -> str | None:
+    """A sign-in in progress that its browser holds, as an id that `unsealed` reads; None: too long for an address."""
+    content = orjson.dumps([protocol, client_id, application_id, to_micros(now), request])
+    if len(content) > _MOST_SEALED:
+        return None
+    return _SEALED + base64.urlsafe_b64encode(keyring.seal(_context(browser_token), content)).rstrip(b"=").decode()
+
+
+def unsealed(
+    keyring: Keyring, transaction_id: str, browser_token: str | None, *, now: datetime, settings: Settings
+) -> Transaction | None:
+    """The sign-in that a sealed id holds, for the browser that it was sealed for; None: another's, expired, none.
+
+    Whether it was answered already is not known here. What the application is called is not in it.
+    """
+    if not browser_token or not is_sealed(transaction_id):
+        return None
+    text = transaction_id.removeprefix(_SEALED)
+    try:
+        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        # What else decodes to the same would be another id of the same sign-in.
+        if base64.urlsafe_b64encode(raw).rstrip(b"=").decode() != text:
+            return None
+        content = keyring.open(_context(browser_token), raw)
+    except (ValueError, Unavailable):
+        return None
+    protocol, client_id, application_id, created_micros, request = orjson.loads(content)
+    created_at = from_micros(created_micros)
+    expires_at = created_at + settings.login_transaction_lifetime
+    if expires_at <= now:
+        return None
+    return Transaction(
+        transaction_id, protocol, client_id, application_id, None, None, None, request, session_id=None, refusal=None,
+        consent=None, consent_session_id=None, created_at=created_at, expires_at=expires_at,
+    )  # fmt: skip
+
+
+def is_sealed(transaction_id: str) -> bool:
+    """Whether the id has the form of a sealed one."""
+    return transaction_id.startswith(_SEALED) and len(transaction_id) <= MAX_ID and transaction_id.isascii()
+
+
+def keep(session: Session, transaction: Transaction, browser_token: str) -> None:
+    """Make a row of a sign-in that its browser holds: something will be noted of it. One that is there stays."""
+    run_in(session, _keeping(transaction, browser_token))
+
+
+def _keeping(transaction: Transaction, browser_token: str) -> Operation[None]:
+    yield "transaction.keep", _row_of(transaction, browser_token)
+
+
+def is_known(transaction_id: str) -> Operation[bool]:
+    """Whether there is a row of this id, open or over."""
+    return bool((yield "transaction.known", {"id_hash": opaque.hash_of(transaction_id)}))
+
+
+def naming(transaction: Transaction) -> Operation[Transaction]:
+    """The same with what its application is called now."""
+    rows = yield "application.named", {"application_id": transaction.application_id}
+    return replace(transaction, **dict(rows[0])) if rows else transaction
+
+
+def _row_of(transaction: Transaction, browser_token: str) -> dict[str, Any]:
+    return {
+        "id_hash": opaque.hash_of(transaction.id),
+        "browser_hash": opaque.hash_of(browser_token),
+        "protocol": transaction.protocol,
+        "client_id": transaction.client_id,
+        "application_id": transaction.application_id,
+        "request": orjson.dumps(transaction.request, option=orjson.OPT_SORT_KEYS).decode(),
+        "session_id": None,
+        "refusal": None,
+        "upstream": None,
+        "consent": None,
+        "consent_session_id": None,
+        "created_at": transaction.created_at,
+        "expires_at": transaction.expires_at,
+        "completed_at": None,
+    }
+
+
+def _context(browser_token: str) -> str:
+    return f"login_transactions:{browser_token}"
+
+
 def load(session: Session, transaction_id: str, browser_token: str | None, *, now: datetime) -> Transaction | None:
     """The transaction, for the browser that began it; None when unknown, of another browser, expired or complete."""
     return run_in(session, loading(transaction_id, browser_token, now=now))
@@ -147,7 +252,7 @@ def load(session: Session, transaction_id: str, browser_token: str | None, *, no
 
 def loading(transaction_id: str, browser_token: str | None, *, now: datetime) -> Operation[Transaction | None]:
     """See `load`."""
-    if not browser_token or not opaque.looks_valid("tx", transaction_id):
+    if not browser_token or not _looks_valid(transaction_id):
         return None
     rows = yield "transaction.find", _open(transaction_id, browser_token, now)
     if not rows:
@@ -235,7 +340,7 @@ def establishing(
     transaction_id: str, browser_token: str | None, *, session_id: str, now: datetime
 ) -> Operation[str | None]:
     """See `establish`."""
-    if not browser_token or not opaque.looks_valid("tx", transaction_id):
+    if not browser_token or not _looks_valid(transaction_id):
         return None
     opened = {**_open(transaction_id, browser_token, now), "session_id": session_id}
     changed = yield "transaction.establish", opened
@@ -249,9 +354,30 @@ def refusing(transaction_id: str, browser_token: str, *, reason: str, now: datet
     return _changing("refuse", transaction_id, browser_token, now, reason=reason)
 
 
+def establishing_one(
+    transaction: Transaction, browser_token: str, *, session_id: str, now: datetime
+) -> Operation[str | None]:
+    """`establishing`, also of a sign-in that its browser holds."""
+    if is_sealed(transaction.id):
+        yield from _keeping(transaction, browser_token)
+    return (yield from establishing(transaction.id, browser_token, session_id=session_id, now=now))
+
+
 def completing(transaction_id: str, browser_token: str, *, now: datetime) -> Operation[bool]:
     """See `complete`."""
     return _changing("complete", transaction_id, browser_token, now)
+
+
+def completing_one(transaction: Transaction, browser_token: str, *, now: datetime) -> Operation[bool]:
+    """`completing`, also of a sign-in that its browser holds: what is left of it is that it was answered."""
+    if not is_sealed(transaction.id):
+        return (yield from completing(transaction.id, browser_token, now=now))
+    row = {**_row_of(transaction, browser_token), "request": "{}", "completed_at": now, "now": now}
+    return bool((yield "transaction.answered", row))
+
+
+def _looks_valid(transaction_id: str) -> bool:
+    return opaque.looks_valid("tx", transaction_id) or is_sealed(transaction_id)
 
 
 def _open(transaction_id: str, browser_token: str, now: datetime) -> dict[str, Any]:

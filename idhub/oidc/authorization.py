@@ -35,6 +35,7 @@ from idhub.oidc.clients import Client, ClientCache, reading_client
 from idhub.oidc.errors import OAuthError
 from idhub.oidc.gateway import Gateway
 from idhub.oidc.parameters import Parameters
+from idhub.pages.cookies import new_browser_token
 
 
 class _Gone(Exception):
@@ -118,7 +119,7 @@ class Authorization:
     def answering(
         self,
         request: AuthorizationRequest,
-        transaction_id: str,
+        transaction: Transaction,
         browser_token: str,
         started: Started,
         entry: Row | Refused,
@@ -149,7 +150,7 @@ class Authorization:
             return None
         if isinstance(entry, Refused):
             return None
-        if not (yield from transactions.completing(transaction_id, browser_token, now=now)):
+        if not (yield from transactions.completing_one(transaction, browser_token, now=now)):
             return None
         code = yield from issuing_first_code(
             entry, started.session_id, self._code_request(request, started.ip, started.request_id),
@@ -251,11 +252,25 @@ class Authorization:
         """To one of the hub's own pages, with a transaction that brings the browser back."""
         if transaction is not None:
             return self._gateway.redirect(f"{page}?transaction={transaction.id}")
-        transaction_id, new_token = await self._store(browser, request)
         if page == "/login" and self._sign_in_page is not None and _is_new_here(browser):
-            begun = self._begun(transaction_id, request, browser)
-            return await self._sign_in_page(browser.request, begun, new_token or browser.browser_token or "")
+            # Nothing is to be remembered of somebody who has only come: the page holds the request.
+            token = browser.browser_token or new_browser_token()
+            held = self._sealed(browser, request, token)
+            if held is not None:
+                return await self._sign_in_page(browser.request, self._begun(held, request, browser), token)
+        transaction_id, new_token = await self._store(browser, request)
         return self._gateway.redirect(f"{page}?transaction={transaction_id}", set_browser_token=new_token)
+
+    def _sealed(self, browser: Browser, request: AuthorizationRequest, browser_token: str) -> str | None:
+        return transactions.sealed(
+            self._gateway.services.keyring,
+            protocol="oidc",
+            browser_token=browser_token,
+            request=request.raw,
+            client_id=request.client.client_id,
+            application_id=request.client.application_id,
+            now=browser.now,
+        )
 
     def _begun(self, transaction_id: str, request: AuthorizationRequest, browser: Browser) -> Transaction:
         client = request.client

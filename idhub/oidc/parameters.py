@@ -34,7 +34,8 @@ _LENGTHS: Final[Mapping[str, int]] = {
     "login_hint": 254,
     "logout_hint": 254,
     "max_age": 10,
-    "transaction": 100,
+    # As long as any of `credentials.transactions`.
+    "transaction": 2_100,
     # What nearly every request has; no name of these is looked at letter by letter.
     "grant_type": _DEFAULT_LENGTH,
     "redirect_uri": _DEFAULT_LENGTH,

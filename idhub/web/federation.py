@@ -167,7 +167,14 @@ class Desk:
     def _transaction(self, session: Session, browser: Browser, transaction_id: str) -> Transaction | None:
         if not transaction_id:
             return None
-        found = transactions.load(session, transaction_id, browser.browser_token, now=browser.now)
+        token, gateway = browser.browser_token, self.gateway
+        held = transactions.unsealed(
+            self.services.keyring, transaction_id, token, now=browser.now, settings=gateway.settings
+        )
+        if held is not None and token is not None:
+            # What is asked of the provider is noted of it.
+            transactions.keep(session, held, token)
+        found = transactions.load(session, transaction_id, token, now=browser.now)
         if found is None:
             raise ShownError("transaction_gone")
         return found

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import quote_plus, urlencode, urlsplit
@@ -63,7 +64,7 @@ _MAX_TOKEN = 100
 _LOGIN_FORM = form_of(
     "username", "password", "csrf_token",
     limits={"username": MAX_USERNAME, "password": MAX_PASSWORD_BYTES, "csrf_token": 200},
-    optional={"transaction": _MAX_TOKEN, "return_to": 2048, "remember": 8},
+    optional={"transaction": transactions.MAX_ID, "return_to": 2048, "remember": 8},
 )  # fmt: skip
 _FIRST_FORM = form_of(
     "token", "password", "csrf_token",
@@ -199,9 +200,7 @@ class _Entrance(_Pages):
         browser_token = cookie(request, self.pages, BROWSER_COOKIE)
 
         def looking() -> "Operation[tuple[SignedIn | None, Transaction | None, list[Choice]]]":
-            visiting = both(
-                authenticating(token, now=now), transactions.loading(transaction_id, browser_token, now=now)
-            )
+            visiting = both(authenticating(token, now=now), self._finding(transaction_id, browser_token, now=now))
             (signed_in, transaction), choices = yield from both(visiting, choosing(now=now))
             return signed_in, transaction, choices
 
@@ -263,6 +262,8 @@ class _Entrance(_Pages):
 
         def preparing() -> "Operation[tuple[Prepared, Transaction | None]]":
             looking = sign_in.preparing(keyring, visit.username, browser=visit.browser, now=now, password=checked)
+            if transactions.is_sealed(visit.transaction):
+                return (yield from looking), self._held(visit.transaction, browser_token, now=now)
             return (yield from both(looking, transactions.loading(visit.transaction, browser_token, now=now)))
 
         try:
@@ -350,6 +351,8 @@ class _Entrance(_Pages):
             )  # fmt: skip
             if not isinstance(outcome, Minted):
                 return outcome, None
+            if transaction is None or browser_token is None:
+                return outcome, None
             if authorization is not None and pending is not None and prepared.epochs is not None:
                 started = Started(
                     session_id=outcome.session_id, principal_id=outcome.principal_id, epochs=prepared.epochs,
@@ -357,12 +360,12 @@ class _Entrance(_Pages):
                     ip=visit.browser.address, request_id=visit.browser.request_id, now=now,
                 )  # fmt: skip
                 answer = yield from authorization.answering(
-                    pending, visit.transaction, browser_token or "", started, entry_of(answers[0])
+                    pending, transaction, browser_token, started, entry_of(answers[0])
                 )
                 if answer is not None:
                     return outcome, answer
-            goes_on = yield from transactions.establishing(
-                visit.transaction, browser_token, session_id=outcome.session_id, now=now
+            goes_on = yield from transactions.establishing_one(
+                transaction, browser_token, session_id=outcome.session_id, now=now
             )
             return outcome, goes_on
 
@@ -388,6 +391,9 @@ class _Entrance(_Pages):
             )  # fmt: skip
             if isinstance(outcome, Minted):
                 browser_token = cookie(visit.request, self.pages, BROWSER_COOKIE)
+                held = self._held(visit.transaction, browser_token, now=now)
+                if held is not None and browser_token is not None:
+                    transactions.keep(session, held, browser_token)
                 goes_on = transactions.establish(
                     session, visit.transaction, browser_token, session_id=outcome.session_id, now=now
                 )
@@ -395,9 +401,27 @@ class _Entrance(_Pages):
             return self._told(visit, outcome)
         return self._welcome(visit, outcome, goes_on)
 
+    def _held(self, transaction_id: str, browser_token: str | None, *, now: datetime) -> Transaction | None:
+        services = self.services
+        return transactions.unsealed(
+            services.keyring, transaction_id, browser_token, now=now, settings=services.settings
+        )
+
+    def _finding(
+        self, transaction_id: str, browser_token: str | None, *, now: datetime
+    ) -> Operation[Transaction | None]:
+        """The sign-in that is in progress, for its page: whether it is a row or its browser holds it."""
+        found = yield from transactions.loading(transaction_id, browser_token, now=now)
+        if found is not None or not transactions.is_sealed(transaction_id):
+            return found
+        held = self._held(transaction_id, browser_token, now=now)
+        if held is None or (yield from transactions.is_known(transaction_id)):
+            return None
+        return (yield from transactions.naming(held))
+
     def _load(self, session: Session, request: Request, transaction_id: str) -> Transaction | None:
         browser_token = cookie(request, self.pages, BROWSER_COOKIE)
-        return transactions.load(session, transaction_id, browser_token, now=self.services.clock())
+        return run_in(session, self._finding(transaction_id, browser_token, now=self.services.clock()))
 
     def _again(
         self, visit: _Visit, errors: Mapping[str, str], status: int, headers: Mapping[str, str] | None = None

@@ -30,10 +30,10 @@ from idhub.web.forms import Form, form_of
 from idhub.web.services import WebServices
 from idhub.web.visit import SESSION_COOKIE, SignInRequired, address_of, request_id
 
-_MAX_TOKEN = 100
-_LOGOUT_FORM = form_of("csrf_token", limits={"csrf_token": 200}, optional={"transaction": _MAX_TOKEN})
+_MAX_TRANSACTION = transactions.MAX_ID
+_LOGOUT_FORM = form_of("csrf_token", limits={"csrf_token": 200}, optional={"transaction": _MAX_TRANSACTION})
 _CONSENT_FORM = form_of(
-    "csrf_token", "transaction", "consent", limits={"csrf_token": 200, "transaction": _MAX_TOKEN, "consent": 16}
+    "csrf_token", "transaction", "consent", limits={"csrf_token": 200, "transaction": _MAX_TRANSACTION, "consent": 16}
 )
 
 SCOPE_WORDS: Mapping[str, tuple[str, str]] = {

@@ -14,6 +14,7 @@ from audit.tables import audit_events
 from idhub import admission
 from idhub.access.tables import Application, Entitlement, OidcClient
 from idhub.app import HubApp
+from idhub.credentials import opaque, transactions
 from idhub.credentials.tables import AuthorizationCode, LoginTransaction, SsoSession
 from idhub.db import new_id
 from idhub.directory.organizations import root_organization
@@ -184,6 +185,60 @@ def test_somebody_with_a_session_is_sent_to_the_page(stage: Stage) -> None:
     assert _count(stage, SsoSession, SsoSession.ended_at.is_(None)) == sessions
 
 
+def test_whoever_only_looks_at_the_page_leaves_nothing_behind(stage: Stage) -> None:
+    """The page holds the request. What is left of an answered one is that it was answered."""
+    begun, browser = _count(stage, LoginTransaction), stage.browser()
+    page = stage.authorize(browser, OPEN)
+    transaction = hidden_fields(page)["transaction"]
+    assert transactions.is_sealed(transaction) and "jwt-app" not in transaction
+    assert browser.get("/login", params={"transaction": transaction}).status_code == 200
+    assert _sign_in(browser, page, "not the password at all").status_code == 403
+    assert _count(stage, LoginTransaction) == begun
+    assert "code" in _query(_sign_in(browser, page).headers["location"])
+    with stage.hub.database.read() as session:
+        left = session.execute(
+            select(LoginTransaction.request, LoginTransaction.completed_at).where(
+                LoginTransaction.id_hash == opaque.hash_of(transaction)
+            )
+        ).one()
+    assert left.request == {} and left.completed_at is not None
+    assert browser.get("/login", params={"transaction": transaction}).status_code == 400, "it is over"
+
+
+def test_a_request_too_long_for_an_address_is_kept_here(stage: Stage) -> None:
+    browser, begun = stage.browser(), _count(stage, LoginTransaction)
+    address = f"{stage.authorize(stage.browser(), OPEN).request.url}".replace("state=s", f"state={'s' * 2_000}")
+    sent = browser.get(address)
+    assert sent.status_code == 303 and len(sent.headers["location"]) < 100
+    assert _count(stage, LoginTransaction) == begun + 1
+    answer = _sign_in(browser, browser.get(sent.headers["location"]))
+    assert _query(answer.headers["location"])["state"] == "s" * 2_000
+
+
+@pytest.mark.parametrize("change", ["flipped", "padded", "cut", "spelled otherwise", "late"])
+def test_what_a_page_holds_is_taken_as_it_was_given_and_in_time(stage: Stage, change: str) -> None:
+    browser = stage.browser()
+    page = stage.authorize(browser, OPEN)
+    given = hidden_fields(page)["transaction"]
+    # The last character of a text of this length has bits that say nothing.
+    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    other = letters[letters.index(given[-1]) ^ 1]
+    changed = {
+        "flipped": given[:40] + ("A" if given[40] != "A" else "B") + given[41:],
+        "padded": given + "=",
+        "cut": given[:-4],
+        "spelled otherwise": given[:-1] + other,
+        "late": given,
+    }[change]
+    codes = _count(stage, AuthorizationCode)
+    if change == "late":
+        stage.clock.advance(stage.hub.settings.login_transaction_lifetime)
+    fields = {**hidden_fields(page), "transaction": changed, "username": NUMBER, "password": PASSWORD}
+    assert browser.get("/login", params={"transaction": changed}).status_code == 400
+    assert browser.post("/login", data=fields).headers["location"] == "/"
+    assert _count(stage, AuthorizationCode) == codes
+
+
 def test_a_form_of_another_site_is_sent_to_the_page(stage: Stage) -> None:
     """It comes without this site's cookies (SameSite): whether somebody is signed in shows only at the next address."""
     browser = stage.browser()
@@ -281,7 +336,7 @@ WAYS: list[tuple[str, str, str, str, str]] = [
     ("POST", "/oauth2/authorize", "", "x" * 70_000, _FORM),
     ("GET", "/oauth2/authorize/resume", "transaction=nonsense", "", ""),
 ]
-_VARYING = re.compile(rb"(idh_tx_|transaction=|idhub_browser=|req_|csrf_token\" value=\")[A-Za-z0-9_.~-]*")
+_VARYING = re.compile(rb"(idh_s?tx_|transaction=|idhub_browser=|req_|csrf_token\" value=\")[A-Za-z0-9_.~-]*")
 
 
 def _comparable(raw: bytes) -> tuple[bytes, set[bytes], bytes]:

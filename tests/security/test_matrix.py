@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any, get_args
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 import jwt
 import pytest
@@ -70,6 +70,7 @@ class Kinds:
         self.given = kept["given"][0]
         self.pending = stage.browser()
         shown = stage.authorize(self.pending, SLUG)
+        posted = self.pending.post("/oauth2/authorize", data=dict(parse_qsl(shown.request.url.query.decode())))
         now = int(stage.clock().timestamp())
         keyring, issuer = stage.hub.keyring, stage.hub.settings.issuer
         logout = {
@@ -87,7 +88,8 @@ class Kinds:
             "ses": str(self.browser.cookies["idhub_session"]),
             "dev": str(self.browser.cookies["idhub_device"]),
             "browser cookie": str(self.pending.cookies["idhub_browser"]),
-            "tx": hidden_fields(shown)["transaction"],
+            "tx": parse_qs(urlsplit(posted.headers["location"]).query)["transaction"][0],
+            "sealed tx": hidden_fields(shown)["transaction"],
             "inv": stage.invite(stage.person),
             "api": stage.api_token,
             "scim token": stage._api_token(None, scopes=["scim:write"]),
@@ -385,7 +387,7 @@ def _saml_transaction(stage: Stage, value: str) -> bool:
         for path in ("/saml/sso/resume", "/saml/logout", "/wsfed/resume", "/wsfed/signout")
         for more in ({}, {"given": value}, {"given": KINDS["browser cookie"]})
         # Its own browser may bind its own transaction again; that opens nothing.
-        if not (value == KINDS["tx"] and more.get("given") == KINDS["browser cookie"])
+        if not (value in {KINDS["tx"], KINDS["sealed tx"]} and more.get("given") == KINDS["browser cookie"])
     ]
     return any(answer.status_code != 400 for answer in answers)
 
@@ -527,11 +529,11 @@ VERIFIERS: Mapping[str, tuple[Cell, frozenset[str]]] = {
     "upstream logout": (_upstream_logout, frozenset()),
     "transaction with an answer": (_answered_transaction, frozenset({"answered tx"})),
     "answer's token": (_answers_token, frozenset({"answer's token"})),
-    "transaction at a provider": (_transaction_at_provider, frozenset({"tx", "answered tx"})),
+    "transaction at a provider": (_transaction_at_provider, frozenset({"tx", "sealed tx", "answered tx"})),
     "session cookie at cas": (_cas_cookie, frozenset({"ses"})),
     "cas ticket": (_cas_ticket, frozenset({"service ticket"})),
     "cas transaction": (_cas_transaction, frozenset()),
-    "transaction": (_transaction(None), frozenset({"tx"})),
+    "transaction": (_transaction(None), frozenset({"tx", "sealed tx"})),
     "transaction of another browser": (_transaction("none"), frozenset()),
     "browser cookie": (_browser_cookie, frozenset({"browser cookie"})),
     "form token": (_csrf, frozenset({"csrf token"})),

@@ -3,6 +3,7 @@
 Configuration writes a row here; what metadata says is taken up by `idhub.access.partners`.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,6 +17,7 @@ from idhub.access.partners import Change, assign, due, logout_services
 from idhub.access.uris import check_web_uri
 from idhub.credentials.operations import Operation
 from idhub.credentials.statements import add_statements
+from idhub.credentials.store import Store
 from idhub.db import Instant, new_id
 from idhub.errors import Conflict
 from idhub.login.tables import IdentityProvider
@@ -282,6 +284,25 @@ def choosing(*, now: datetime) -> Operation[list[Choice]]:
     """Every provider in force, by name."""
     rows = yield "providers.choices", {"now": now}
     return [_choice(row) for row in rows]
+
+
+class ChoiceCache:
+    """The providers that a sign-in page offers, at most one second old; whoever goes to one has it looked up anew."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._kept: tuple[float, list[Choice]] | None = None
+
+    async def current(self, *, now: datetime) -> list[Choice]:
+        """Every provider in force, by name."""
+        # Age of a cache, not time that decides anything: the machine's own clock.
+        age, kept = time.monotonic(), self._kept
+        if kept is None or age - kept[0] > _CACHE_SECONDS:
+            kept = self._kept = age, await self._store.read(lambda: choosing(now=now))
+        return kept[1]
+
+
+_CACHE_SECONDS: Final = 1.0
 
 
 def _choice(row: Mapping[str, Any]) -> Choice:

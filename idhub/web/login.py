@@ -30,7 +30,7 @@ from idhub.errors import Invalid, NotPermitted, Unavailable
 from idhub.login import invitations, sign_in, throttling
 from idhub.login.invitations import Invited
 from idhub.login.passwords import MAX_PASSWORD_BYTES, Place, Verification, check_policy, context_words, normalize
-from idhub.login.providers import Choice, choosing
+from idhub.login.providers import Choice, ChoiceCache, choosing
 from idhub.login.sign_in import MAX_USERNAME, Browser, Minted, Prepared, Refusal
 from idhub.login.throttling import Admission
 from idhub.oidc.authorization import Authorization, SignInPage, Started
@@ -120,10 +120,10 @@ def create_router(services: AccountServices) -> APIRouter:
 
 def create_sign_in_page(services: LoginServices) -> SignInPage:
     """The sign-in page of a transaction that was begun for this browser just now, for whom it is new here."""
-    entrance = _Entrance(services)
+    entrance, offered = _Entrance(services), ChoiceCache(services.store)
 
     async def sign_in_page(request: Request, transaction: Transaction, browser_token: str) -> Response:
-        choices = await services.store.read(lambda: choosing(now=transaction.created_at))
+        choices = await offered.current(now=transaction.created_at)
         return entrance.page(request, transaction, choices, username=_hint(transaction), browser_token=browser_token)
 
     return sign_in_page

@@ -18,6 +18,8 @@ from idhub.credentials import opaque, transactions
 from idhub.credentials.tables import AuthorizationCode, LoginTransaction, SsoSession
 from idhub.db import new_id
 from idhub.directory.organizations import root_organization
+from idhub.login import providers
+from idhub.oidc import clients
 from idhub.pages.direct import DirectPage
 from tests.flows.every_door import CALLBACK, NUMBER, PASSWORD, Stage, hidden_fields, submit
 from tests.security.hall import open_stage
@@ -203,6 +205,23 @@ def test_whoever_only_looks_at_the_page_leaves_nothing_behind(stage: Stage) -> N
         ).one()
     assert left.request == {} and left.completed_at is not None
     assert browser.get("/login", params={"transaction": transaction}).status_code == 400, "it is over"
+
+
+def test_a_first_visit_asks_the_database_nothing_that_was_asked_a_moment_ago(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The registration and the providers on the page are configuration, and may be a second old."""
+    for module in (clients, providers):
+        monkeypatch.setattr(module, "_CACHE_SECONDS", 60.0)
+    assert stage.authorize(stage.browser(), OPEN).status_code == 200
+
+    def fail(_operation: Any) -> Any:
+        raise AssertionError("the database is asked")
+
+    store = stage.app.state.services.store
+    monkeypatch.setattr(store, "read", fail)
+    monkeypatch.setattr(store, "write", fail)
+    assert 'name="password"' in stage.authorize(stage.browser(), OPEN).text
 
 
 def test_a_request_too_long_for_an_address_is_kept_here(stage: Stage) -> None:

@@ -140,36 +140,39 @@ def event_rows(events: Sequence[Event], *, sealer: Sealer) -> Rows:
             personal = personal or PersonalBatch(sealer)
             commitments = personal.add(raw, event_id, at)
         event, body = encoded(raw, event_id=event_id, commitments=commitments, micros=at)
-        (
-            kind, _, who, _, target_kind, target_id, outcome, _, person_id, organization_id, application_id, case_id,
-            delivery_id, request_id, _, _,
-        ) = event  # fmt: skip
-        made.append(
-            (
-                event_id,
-                at,
-                kind._value_,
-                kind.event_class._value_,
-                body,
-                sha256(LEAF_PREFIX + body).digest(),
-                who.id,
-                target_kind,
-                target_id,
-                outcome,
-                person_id,
-                organization_id,
-                application_id,
-                case_id,
-                delivery_id,
-                request_id,
-                who.ip,
-            )
-        )
+        made.append(row_of(event, event_id, at, body, sha256(LEAF_PREFIX + body).digest()))
     if personal is not None:
         rows.audit_person_keys = personal.keys
         rows.audit_personal = personal.values
         rows.audit_terms = personal.terms
     return rows
+
+
+def row_of(event: Event, event_id: str, at: int, body: bytes, leaf_hash: bytes) -> tuple[Any, ...]:
+    """Return the row of an event as `encoded` left it (`INSERT_COLUMNS`)."""
+    (
+        kind, _, who, _, target_kind, target_id, outcome, _, person_id, organization_id, application_id, case_id,
+        delivery_id, request_id, _, _,
+    ) = event  # fmt: skip
+    return (
+        event_id,
+        at,
+        kind._value_,
+        kind.event_class._value_,
+        body,
+        leaf_hash,
+        who.id,
+        target_kind,
+        target_id,
+        outcome,
+        person_id,
+        organization_id,
+        application_id,
+        case_id,
+        delivery_id,
+        request_id,
+        who.ip,
+    )
 
 
 def insert_statement(table: TableName, style: ParameterStyle) -> str:

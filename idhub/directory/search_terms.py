@@ -7,7 +7,7 @@ a person is called or numbered, `i` inner parts of it, `r` digits of the mobile 
 
 import os
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -85,25 +85,32 @@ def folded(text: str) -> str:
 
 def terms_of(person: Searchable) -> str:
     """The person's terms as they are stored: blank-separated, a blank at both ends, two blanks between ranks."""
-    fronts, inners = _name_terms(person.display_name)
-    terms = [*fronts]
-    for name in (person.given_name, person.family_name):
-        if name:
-            more, parts = _name_terms(name)
-            terms += more
-            if parts:
-                inners += parts
-    for number in person.numbers:
+    _, name, given_name, family_name, numbers, email, mobile = person
+    if given_name and family_name and name == family_name + given_name and _is_han_name(family_name, given_name):
+        # As most names are written. What the surname is found by the whole name begins with.
+        terms, inners = _han_terms(name)
+        terms += _name_terms(given_name)[0]
+    else:
+        fronts, inners = _name_terms(name)
+        terms = [*fronts]
+        for part in (given_name, family_name):
+            if part:
+                more, parts = _name_terms(part)
+                terms += more
+                if parts:
+                    inners = _without_beginnings(inners + parts)
+    for number in numbers:
         terms.append(_key(number))
-    if person.email:
-        terms.append(_key(person.email))
+    if email:
+        terms.append(_key(email))
     tail = ""
-    if person.mobile:
-        mobile = digits_of(_key(person.mobile))
-        terms.append(mobile)
-        tail = mobile[::-1]
+    if mobile:
+        digits = digits_of(_key(mobile))
+        terms.append(digits)
+        tail = digits[::-1]
     kept = f" {' '.join(_without_beginnings(terms))} "
-    inner = _without_beginnings([term for term in inners if f" {term}" not in kept]) if inners else []
+    # What goes for being found already takes with it whatever it begins with: the others stay in order.
+    inner = [term for term in inners if f" {term}" not in kept] if inners else ()
     return f"{kept} {' '.join(inner)}  {tail} "
 
 
@@ -153,13 +160,14 @@ def _is_han(char: str) -> bool:
 
 
 def _key(text: str) -> str:
-    return "".join(folded(text).split())[:LONGEST_TERM]
+    folding = text.lower() if text.isascii() else folded(text)
+    return "".join(folding.split())[:LONGEST_TERM]
 
 
 # Given and family names repeat; so do the names of a million Chinese, less often.
 @lru_cache(maxsize=65_536)
 def _name_terms(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Terms of one name: of the first rank, and inner parts."""
+    """Terms of one name: of the first rank, and inner parts (`_without_beginnings`)."""
     name = folded(name)
     fronts: list[str] = []
     inners: list[str] = []
@@ -167,15 +175,10 @@ def _name_terms(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if not name.isascii():
         han = "".join([c for c in name if _is_han(c)])
         if han:
-            first_reading = _READINGS[han[0]]
-            pinyin, initials, ends = _rest_terms(han[1:])
-            inners += ends
-            fronts.append(han[:LONGEST_TERM])
-            for first in dict.fromkeys((first_reading, _SURNAMES.get(han[0], first_reading))):
-                fronts += _spelled(first + pinyin)
-                fronts.append((first[:1] + initials)[:LONGEST_TERM])
+            fronts, ends = _han_terms(han)
             if len(han) == len(name):
-                return tuple(fronts), tuple(inners)
+                return tuple(fronts), ends
+            inners += ends
         words = [word for word in words if not all(map(_is_han, word))]
     for word in words:
         fronts.append(word[:LONGEST_TERM])
@@ -184,18 +187,43 @@ def _name_terms(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
             fronts.append(plain[:LONGEST_TERM])
         if not word.isalpha():
             inners += [part[:LONGEST_TERM] for part in word.translate(_JOINTS).split()[1 : _INNER_PARTS + 1]]
-    return tuple(fronts), tuple(inners)
+    return tuple(fronts), _without_beginnings(inners)
+
+
+# Of the people of a surname many share a given name.
+@lru_cache(maxsize=65_536)
+def _is_han_name(family_name: str, given_name: str) -> bool:
+    """Whether a name is written in Chinese characters alone, behind a surname of one."""
+    name = family_name + given_name
+    return len(family_name) == 1 and folded(name) == name and all(map(_is_han, name))
+
+
+def _han_terms(han: str) -> tuple[list[str], tuple[str, ...]]:
+    """Terms of a name in Chinese characters: of the first rank, and inner parts."""
+    pinyin, initials, ends = _rest_terms(han[1:])
+    fronts = [han[:LONGEST_TERM]]
+    for first in _first_readings(han[0]):
+        fronts += _spelled(first + pinyin)
+        fronts.append((first[:1] + initials)[:LONGEST_TERM])
+    return fronts, ends
+
+
+@lru_cache(maxsize=4_096)
+def _first_readings(char: str) -> tuple[str, ...]:
+    """How a name may begin that begins with this character."""
+    reading = _READINGS[char]
+    return tuple(dict.fromkeys((reading, _SURNAMES.get(char, reading))))
 
 
 @lru_cache(maxsize=65_536)
 def _rest_terms(han: str) -> tuple[str, str, tuple[str, ...]]:
-    """Of what follows the first character: its pinyin, its initials, and every end of it."""
+    """Of what follows the first character: its pinyin, its initials, and every end of it (`_without_beginnings`)."""
     syllables = [_READINGS[c] for c in han]
     inners: list[str] = []
     for start in range(min(len(han), _INNER_PARTS)):
         inners.append(han[start : start + LONGEST_TERM])
         inners += _spelled("".join(syllables[start:]))
-    return "".join(syllables), "".join([s[:1] for s in syllables]), tuple(inners)
+    return "".join(syllables), "".join([s[:1] for s in syllables]), _without_beginnings(inners)
 
 
 def _spelled(pinyin: str) -> list[str]:
@@ -204,13 +232,13 @@ def _spelled(pinyin: str) -> list[str]:
     return [term, term.replace("lv", "lü").replace("nv", "nü")] if "lv" in term or "nv" in term else [term]
 
 
-def _without_beginnings(terms: Sequence[str]) -> list[str]:
+def _without_beginnings(terms: Iterable[str]) -> tuple[str, ...]:
     """Sorted, without terms with which another one begins: whatever finds them finds the other."""
     kept: list[str] = []
     following = ""
     for term in sorted(terms, reverse=True):
-        if term and not following.startswith(term):
+        if not following.startswith(term):
             kept.append(term)
             following = term
     kept.reverse()
-    return kept
+    return tuple(kept)

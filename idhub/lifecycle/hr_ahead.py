@@ -20,7 +20,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date, datetime, timedelta
 from itertools import islice
@@ -397,23 +397,41 @@ def said_context(key: str) -> str:
 
 
 def open_reader(
-    database: Database, path: Path, companies: Companies, keyring: Keyring, terms: Terms
+    database: Database,
+    path: Path,
+    companies: Companies,
+    keyring: Keyring,
+    terms: Terms,
+    *,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Reader | ReaderApart:
     """Open an HR file, in a process of its own where that pays.
+
+    Args:
+        meanwhile: what may be done while such a process starts.
 
     Raises:
         HrFileRefused: the whole file is refused.
         OSError: it cannot be read.
     """
     if path.stat().st_size < _WORTH_A_PROCESS or (os.cpu_count() or 1) < 2:
+        meanwhile()
         return Reader(database, path, companies, keyring, terms)
-    return ReaderApart(database, path, companies, keyring, terms)
+    return ReaderApart(database, path, companies, keyring, terms, meanwhile)
 
 
 class ReaderApart:
     """The HR file read by a process of its own, which works ahead until the pipe between us is full."""
 
-    def __init__(self, database: Database, path: Path, companies: Companies, keyring: Keyring, terms: Terms) -> None:
+    def __init__(
+        self,
+        database: Database,
+        path: Path,
+        companies: Companies,
+        keyring: Keyring,
+        terms: Terms,
+        meanwhile: Callable[[], None],
+    ) -> None:
         # -P: modules come from where ours come from, never from the folder that somebody happens to stand in.
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", f"from {__name__} import serve; serve()"],
@@ -429,6 +447,7 @@ class ReaderApart:
         _widen(self._from)
         try:
             self._tell("open", database.url, str(path.absolute()), companies, keyring.master.raw, terms)
+            meanwhile()
             self.digest, self.encoding, self.unknown_columns = self._hear()
         except BaseException:
             self.close()

@@ -10,13 +10,14 @@ from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from audit.moulds import Cast, Mould, cast_rows, stand_in
 from audit.trail import Sealer
-from idhub.changes import Actor, Event, event_rows
+from idhub.changes import Actor, Rows
 from idhub.db import from_micros, json_text, new_ids, to_micros
 from idhub.directory.kinds import EmploymentState, EmploymentType, Standing
 from idhub.directory.search_terms import Searchable, terms_of
 from idhub.lifecycle import intake, periods, records, rules
-from idhub.lifecycle.events import joined, post_details
+from idhub.lifecycle.events import PERSONAL, joined, post_details
 from idhub.lifecycle.periods import Period
 from idhub.lifecycle.records import PERSON_FIELDS
 from idhub.lifecycle.rules import Places, Post, State
@@ -58,8 +59,6 @@ def stamp_of(*, now: datetime, actor: Actor, door: str, request_id: str | None) 
 class _Course(NamedTuple):
     """What the rules make of a post's dates at one place: the same for all who share them."""
 
-    standing: str
-    starts_at: str
     type: str
     principal: tuple[Any, ...]
     """A principal's row from its standing on."""
@@ -69,8 +68,10 @@ class _Course(NamedTuple):
     """A period's row from its beginning up to its facts."""
     facts: dict[str, Any]
     """What a period says, of whom left open."""
-    details: dict[str, Any]
-    """What an event says of the post, of whom left open."""
+    told: tuple[str, ...]
+    """What an event says of it, in the order of `_mould`."""
+    is_open: bool
+    """Whether no end is known."""
 
 
 @lru_cache(maxsize=64)
@@ -90,16 +91,51 @@ def _course(
     post, at = after.posts[0], to_micros(now)
     # Somebody new has one period: it is open, or they had left before.
     (period,) = periods.after_change((), post, now=now)
+    details = post_details(post)
+    ends_on = details["ends_on"]
     return _Course(
-        after.standing._value_,
-        after.starts_at.isoformat(),
         kind._value_,
         records.principal_row(after, at)[_PRINCIPAL_SETTLED:],
         records.post_row("", post, at)[_POST_SETTLED:],
         records.period_row("", "", Period(period.valid_from, period.valid_to, {}), at)[_PERIOD_SETTLED:_PERIOD_FACTS],
         dict(period.facts),
-        post_details(post),
+        (
+            *(after.standing._value_, after.starts_at.isoformat(), details["type"], details["state"]),
+            *(details["starts_on"], *([] if ends_on is None else [ends_on])),
+        ),
+        ends_on is None,
     )
+
+
+# Few values are missing of few: a person's own, the department, the end.
+@lru_cache(maxsize=256)
+def _mould(
+    fields: tuple[str, ...],
+    has_department: bool,
+    is_open: bool,
+    now: datetime,
+    actor: Actor,
+    door: str,
+    request_id: str | None,
+) -> Mould:
+    """The event of somebody who joins, but for ids, number, department (where there is one) and the course's `told`."""
+    texts = iter(map(stand_in, range(11)))
+    principal_id, place, number, employment_id = (next(texts) for _ in range(4))
+    department = next(texts) if has_department else None
+    standing, starts_at, kind, state, starts_on = (next(texts) for _ in range(5))
+    post: dict[str, Any] = {
+        "employment": employment_id,
+        "organization": place,
+        "department": department,
+        "number": number,
+        "type": kind,
+        "state": state,
+        "starts_on": starts_on,
+        "ends_on": None if is_open else next(texts),
+    }
+    common: dict[str, Any] = {"at": now, "actor": actor, "door": door, "request_id": request_id}
+    event = joined(principal_id, place, number, standing, starts_at, [post], dict.fromkeys(fields, "-"), common)
+    return Mould(event, 9 + has_department + (not is_open))
 
 
 def make(
@@ -118,14 +154,14 @@ def make(
         zones: time zones of their organizations, by id.
     """
     at = to_micros(now)
-    common: dict[str, Any] = {"at": now, "actor": actor, "door": door, "request_id": request_id}
     made = records.Joiners(
         stamp=stamp_of(now=now, actor=actor, door=door, request_id=request_id),
         zones=dict(zones),
         principals=[], people=[], posts=[], periods=[], login_names=[], sources=[],
-        events=event_rows((), sealer=sealer),
+        events=Rows(),
     )  # fmt: skip
-    events: list[Event] = []
+    moulds: dict[tuple[tuple[str, ...], bool, bool], Mould] = {}
+    casts: list[Cast] = []
     keys = zip(new_ids("emp", len(newcomers)), new_ids("prd", len(newcomers)), strict=True)
     for newcomer, (employment_id, period_id) in zip(newcomers, keys, strict=True):
         (
@@ -145,10 +181,15 @@ def make(
         made.periods.append((period_id, employment_id, *course.period, json_text({**course.facts, **of_post})))
         made.login_names.extend(records.login_name_rows(principal_id, (number,), email, mobile))
         made.sources.append(records.source_row(principal_id, employment_id, source, at))
-        shown = {"employment": employment_id, "organization": place, "department": department_id, "number": number}
-        of_event = [{**course.details, **shown}]
-        events.append(joined(principal_id, place, number, course.standing, course.starts_at, of_event, person, common))
-    return made._replace(events=event_rows(events, sealer=sealer))
+        personal = {name: value for name in PERSONAL if (value := person[name])}
+        shape = tuple(personal), department_id is not None, course.is_open
+        mould = moulds.get(shape)
+        if mould is None:
+            mould = moulds[shape] = _mould(*shape, now, actor, door, request_id)
+        department = () if department_id is None else (department_id,)
+        texts = (principal_id, place, number, employment_id, *department, *course.told)
+        casts.append(Cast(mould, texts, personal))
+    return made._replace(events=cast_rows(casts, sealer=sealer))
 
 
 def settle(group: records.Joiners, managers: Mapping[int, str], hashes: Mapping[int, str]) -> records.Joiners:

@@ -1,0 +1,128 @@
+"""Events that are alike but for a few texts: encoded once, and cast as often as there are texts.
+
+Bulk work records thousands of events of one shape. What the canonical bytes of one look like follows from those of
+another, as long as the texts that differ need no escape: a mould is the bytes of an example, cut where its texts stand.
+What does not fit (`audit.events.encoded` would clean it) is made the usual way, so that there is one canonical form.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from operator import itemgetter
+from typing import Any, Final, NamedTuple
+
+from audit.errors import InvalidEvent
+from audit.events import IDENTIFIER_LIMIT, TEXT_LIMIT, Event, encoded, identifier, new_event_ids, to_micros
+from audit.merkle import LEAF_PREFIX
+from audit.personal import PersonalBatch, Sealer, is_indexed
+from audit.trail import Rows, row_of
+
+# Drawn anew in every process: nobody can have written one into an event.
+_MARK: Final = os.urandom(8).hex()
+_STAND_IN: Final = re.compile(f"<{_MARK}[0-9]+>")
+
+
+def stand_in(number: int) -> str:
+    """What an example has in place of the text of this number."""
+    return f"<{_MARK}{number}>"
+
+
+class Cast(NamedTuple):
+    """An event to be: its mould, its texts in the order of their numbers, and its personal values."""
+
+    mould: Mould
+    texts: tuple[str, ...]
+    personal: Mapping[str, str]
+
+
+class Mould:
+    """What events that differ in `count` texts have in common.
+
+    Args:
+        example: one of them, with `stand_in` for every text that differs and any values for its personal fields. It
+            names a person, and its personal values are not searched for (`audit.personal.is_indexed`).
+        count: how many texts differ.
+    """
+
+    def __init__(self, example: Event, count: int) -> None:
+        if example.person_id is None or is_indexed(example):
+            raise InvalidEvent("only changes of people are cast")
+        self._example = example
+        self._fields = tuple(example.personal)
+        self._micros = to_micros(example.at)
+        # Behind the texts stand the event's id and the commitments.
+        self._event_id, *commitments = [stand_in(count + number) for number in range(1 + len(self._fields))]
+        places: dict[object, int] = {stand_in(number): number for number in range(count + 1 + len(self._fields))}
+        committed = dict(zip(self._fields, commitments, strict=True))
+        event, body = encoded(example, event_id=self._event_id, commitments=committed, micros=self._micros)
+        text = body.decode()
+        self._form = _STAND_IN.sub("%s", text.replace("%", "%%"))
+        self._texts = itemgetter(*[places[found] for found in _STAND_IN.findall(text)])
+        self._quotes = text.count('"')
+        row = row_of(event, self._event_id, self._micros, b"body", b"leaf")
+        behind = len(places)
+        known: dict[object, int] = {b"body": behind, b"leaf": behind + 1, **places}
+        self._constants = tuple(value for value in row if value not in known)
+        constants = iter(range(behind + 2, behind + 2 + len(self._constants)))
+        self._row = itemgetter(*[known[value] if value in known else next(constants) for value in row])
+        self._person = places[example.person_id]
+
+    def cast(
+        self, texts: tuple[str, ...], personal: Mapping[str, str], event_id: str, batch: PersonalBatch
+    ) -> tuple[Any, ...]:
+        """Return the row of an event with these texts; its personal values go into `batch`."""
+        commitments = batch.seal(personal, event_id, identifier(texts[self._person]))
+        if tuple(commitments) == self._fields:
+            values = (*texts, event_id, *commitments.values())
+            body = self.plain(values)
+            if body is not None:
+                row: tuple[Any, ...] = self._row((*values, body, sha256(LEAF_PREFIX + body).digest(), *self._constants))
+                return row
+        event = self._event(texts, personal)
+        event, body = encoded(event, event_id=event_id, commitments=commitments, micros=self._micros)
+        return row_of(event, event_id, self._micros, body, sha256(LEAF_PREFIX + body).digest())
+
+    def plain(self, values: tuple[str, ...]) -> bytes | None:
+        """Return the canonical bytes with these texts, event id and commitments; None when one may need cleaning."""
+        text: str = self._form % self._texts(values)
+        # What JSON escapes and what cleaning would change shows as in `encoded`, or as a quotation mark more.
+        if not text.isascii() or not text.isprintable() or "\\" in text or text.count('"') != self._quotes:
+            return None
+        if len(text) > TEXT_LIMIT or max(map(len, values)) > IDENTIFIER_LIMIT:
+            return None
+        return text.encode()
+
+    def _event(self, texts: Sequence[str], personal: Mapping[str, str]) -> Event:
+        """The event as it would have been recorded by itself."""
+        names = {stand_in(number): text for number, text in enumerate(texts)}
+        return Event._make(_filled(value, names) for value in self._example)._replace(personal=personal)
+
+
+def _filled(value: Any, names: Mapping[str, str]) -> Any:
+    """A value with the texts in place of those that stand for them."""
+    if type(value) is str:
+        return _STAND_IN.sub(lambda found: names[found.group()], value)
+    if isinstance(value, Mapping):
+        return {key: _filled(one, names) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_filled(one, names) for one in value]
+    return value
+
+
+def cast_rows(casts: Iterable[Cast], *, sealer: Sealer) -> Rows:
+    """Return the rows of events, as `audit.trail.event_rows` does.
+
+    Raises:
+        InvalidEvent: an event has no canonical form; nothing of the batch is returned.
+    """
+    listed = list(casts)
+    ids = new_event_ids(len(listed))
+    batch = PersonalBatch(sealer)
+    events = [
+        mould.cast(texts, personal, event_id, batch)
+        for (mould, texts, personal), event_id in zip(listed, ids, strict=True)
+    ]
+    return Rows(events, batch.keys, batch.values, batch.terms, ids)

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from operator import itemgetter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, TypeAlias
 
 from audit.errors import InvalidEvent
 from audit.events import IDENTIFIER_LIMIT, TEXT_LIMIT, Event, encoded, identifier, new_event_ids, to_micros
@@ -28,14 +28,6 @@ _STAND_IN: Final = re.compile(f"<{_MARK}[0-9]+>")
 def stand_in(number: int) -> str:
     """What an example has in place of the text of this number."""
     return f"<{_MARK}{number}>"
-
-
-class Cast(NamedTuple):
-    """An event to be: its mould, its texts in the order of their numbers, and its personal values."""
-
-    mould: Mould
-    texts: tuple[str, ...]
-    personal: Mapping[str, str]
 
 
 class Mould:
@@ -59,9 +51,10 @@ class Mould:
         committed = dict(zip(self._fields, commitments, strict=True))
         event, body = encoded(example, event_id=self._event_id, commitments=committed, micros=self._micros)
         text = body.decode()
+        if set(_STAND_IN.findall(text)) != places.keys():
+            raise InvalidEvent("an example shows every text that differs")
         self._form = _STAND_IN.sub("%s", text.replace("%", "%%"))
         self._texts = itemgetter(*[places[found] for found in _STAND_IN.findall(text)])
-        self._quotes = text.count('"')
         row = row_of(event, self._event_id, self._micros, b"body", b"leaf")
         behind = len(places)
         known: dict[object, int] = {b"body": behind, b"leaf": behind + 1, **places}
@@ -77,28 +70,31 @@ class Mould:
         commitments = batch.seal(personal, event_id, identifier(texts[self._person]))
         if tuple(commitments) == self._fields:
             values = (*texts, event_id, *commitments.values())
-            body = self.plain(values)
-            if body is not None:
+            if self.fits(texts) and len(text := self._form % self._texts(values)) <= TEXT_LIMIT:
+                body = text.encode()
                 row: tuple[Any, ...] = self._row((*values, body, sha256(LEAF_PREFIX + body).digest(), *self._constants))
                 return row
         event = self._event(texts, personal)
         event, body = encoded(event, event_id=event_id, commitments=commitments, micros=self._micros)
         return row_of(event, event_id, self._micros, body, sha256(LEAF_PREFIX + body).digest())
 
-    def plain(self, values: tuple[str, ...]) -> bytes | None:
-        """Return the canonical bytes with these texts, event id and commitments; None when one may need cleaning."""
-        text: str = self._form % self._texts(values)
-        # What JSON escapes and what cleaning would change shows as in `encoded`, or as a quotation mark more.
-        if not text.isascii() or not text.isprintable() or "\\" in text or text.count('"') != self._quotes:
-            return None
-        if len(text) > TEXT_LIMIT or max(map(len, values)) > IDENTIFIER_LIMIT:
-            return None
-        return text.encode()
+    @staticmethod
+    def fits(texts: tuple[str, ...]) -> bool:
+        """Tell whether texts surely stand in canonical bytes as they are: no escape, no cleaning, none too long."""
+        every = "".join(texts)
+        if not every.isascii() or not every.isprintable() or '"' in every or "\\" in every:
+            return False
+        # Where all together are no longer than one may be, none of them needs a look.
+        return len(every) <= IDENTIFIER_LIMIT or max(map(len, texts)) <= IDENTIFIER_LIMIT
 
     def _event(self, texts: Sequence[str], personal: Mapping[str, str]) -> Event:
         """The event as it would have been recorded by itself."""
         names = {stand_in(number): text for number, text in enumerate(texts)}
         return Event._make(_filled(value, names) for value in self._example)._replace(personal=personal)
+
+
+Cast: TypeAlias = tuple[Mould, tuple[str, ...], Mapping[str, str]]
+"""An event to be: its mould, its texts in the order of their numbers, and its personal values."""
 
 
 def _filled(value: Any, names: Mapping[str, str]) -> Any:
@@ -125,4 +121,4 @@ def cast_rows(casts: Iterable[Cast], *, sealer: Sealer) -> Rows:
         mould.cast(texts, personal, event_id, batch)
         for (mould, texts, personal), event_id in zip(listed, ids, strict=True)
     ]
-    return Rows(events, batch.keys, batch.values, batch.terms, ids)
+    return Rows(events, batch.sealed_keys(), batch.values, batch.terms, ids)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import Final, Protocol
 
@@ -40,6 +40,10 @@ class Sealer(Protocol):
 
     def seal(self, context: str, plaintext: bytes, /) -> bytes:
         """Encrypt so that only `open` with the same context returns the plaintext."""
+        ...
+
+    def seal_all(self, plaintexts: Iterable[tuple[str, bytes]], /) -> list[bytes]:
+        """Do for many (context, plaintext) what `seal` does for one, for less."""
         ...
 
     def open(self, context: str, sealed: bytes, /) -> bytes:
@@ -96,7 +100,7 @@ class PersonalBatch:
         self._random = b""
         self._place = 0
         self._ciphers: dict[str, tuple[str, AESGCM]] = {}
-        self.keys: list[tuple[str, str | None, bytes]] = []
+        self._keys: list[tuple[str, str | None, bytes]] = []
         self.values: list[tuple[str, str, str | None, bytes]] = []
         self.terms: list[tuple[str, str, str | None, int]] = []
 
@@ -148,12 +152,20 @@ class PersonalBatch:
         self.values.append((event_id, key_id, person_id, sealed))
         return commitments
 
+    def sealed_keys(self) -> list[tuple[str, str | None, bytes]]:
+        """Return the rows of the keys that were given out."""
+        if len(self._keys) == 1:
+            ((key_id, person_id, key),) = self._keys
+            return [(key_id, person_id, self._sealer.seal(_key_context(key_id), key))]
+        sealed = self._sealer.seal_all([(_key_context(key_id), key) for key_id, _, key in self._keys])
+        return [(key_id, person_id, one) for (key_id, person_id, _), one in zip(self._keys, sealed, strict=True)]
+
     def _cipher(self, person_id: str | None, event_id: str, key: bytes) -> tuple[str, AESGCM]:
         """The person's cipher in this batch: a new one with `key`, unless there is one."""
         found = self._ciphers.get(person_id) if person_id is not None else None
         if found is None:
             found = (event_id, AESGCM(key))
-            self.keys.append((event_id, person_id, self._sealer.seal(_key_context(event_id), key)))
+            self._keys.append((event_id, person_id, key))
             if person_id is not None:
                 self._ciphers[person_id] = found
         return found

@@ -142,7 +142,7 @@ def event_rows(events: Sequence[Event], *, sealer: Sealer) -> Rows:
         event, body = encoded(raw, event_id=event_id, commitments=commitments, micros=at)
         made.append(row_of(event, event_id, at, body, sha256(LEAF_PREFIX + body).digest()))
     if personal is not None:
-        rows.audit_person_keys = personal.keys
+        rows.audit_person_keys = personal.sealed_keys()
         rows.audit_personal = personal.values
         rows.audit_terms = personal.terms
     return rows

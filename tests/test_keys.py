@@ -133,6 +133,15 @@ def test_sealed_value_that_was_changed_or_made_up_does_not_open(plain: bytes, ot
             MASTER.open("a", cut)
 
 
+def test_what_is_sealed_together_is_opened_one_by_one() -> None:
+    sealed = MASTER.seal_all([("a", b"x"), ("b", b"x"), ("a", b"")])
+    assert [MASTER.open(context, one) for context, one in zip("aba", sealed, strict=True)] == [b"x", b"x", b""]
+    assert len({one[:13] for one in sealed}) == 3
+    with pytest.raises(Unavailable):
+        MASTER.open("a", sealed[1])
+    assert MASTER.seal_all([]) == []
+
+
 def test_blind_index_tells_equal_from_different_within_a_name_alone() -> None:
     assert MASTER.blind_index("a", "x") == MASTER.blind_index("a", "x")
     # What older versions stored is found again.

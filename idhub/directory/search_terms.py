@@ -85,7 +85,18 @@ def folded(text: str) -> str:
 
 def terms_of(person: Searchable) -> str:
     """The person's terms as they are stored: blank-separated, a blank at both ends, two blanks between ranks."""
-    _, name, given_name, family_name, numbers, email, mobile = person
+    return terms_from(*person[1:])
+
+
+def terms_from(
+    name: str,
+    given_name: str | None,
+    family_name: str | None,
+    numbers: tuple[str, ...],
+    email: str | None,
+    mobile: str | None,
+) -> str:
+    """`terms_of`, for bulk work."""
     if given_name and family_name and name == family_name + given_name and _is_han_name(family_name, given_name):
         # As most names are written. What the surname is found by the whole name begins with.
         terms, inners = _han_terms(name)

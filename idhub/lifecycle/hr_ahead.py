@@ -261,26 +261,22 @@ class Reader:
         companies, terms = self._companies, self._terms
         newcomers: list[Newcomer] = []
         managers: list[tuple[int, tuple[str, str]]] = []
+        people = [person_values(one.row) for one in strangers]
+        sealed = self._keyring.seal_all(
+            [(said_context(one.key), _said(one.row, values)) for one, values in zip(strangers, people, strict=True)]
+        )
         ids = new_ids("per", len(strangers))
-        for number, ((key, row, human), principal_id) in enumerate(zip(strangers, ids, strict=True)):
+        every = enumerate(zip(strangers, people, sealed, ids, strict=True))
+        for number, ((key, row, human), values, raw_sealed, principal_id) in every:
             organization_id = foreseen.companies[row.company_key]
             if row.manager_employee_number:
                 managers.append((number, manager_place(companies, row)))
-            values = person_values(row)
             ends_on, state = row.end_on, "present"
             if ends_on is not None or row.status is HrStatus.LEFT:
                 today = companies.today(row.company_key, now=terms.now)
                 ends_on = end_of_new(row, today)
                 state = "left" if is_over(row, today) else state
-            mark = intake.SourceMark(
-                provider=PROVIDER,
-                key=key,
-                scope=organization_id,
-                content_hash=row.digest.hex(),
-                generation=terms.run_id,
-                state=state,
-                raw_sealed=seal_said(self._keyring, key, row, values),
-            )
+            mark = intake.SourceMark(PROVIDER, key, organization_id, row.digest.hex(), terms.run_id, state, raw_sealed)
             newcomers.append(
                 Newcomer(
                     principal_id,
@@ -288,11 +284,11 @@ class Reader:
                     organization_id,
                     foreseen.departments[organization_id, "/".join(row.department)],
                     row.employee_number,
-                    _TYPES[row.employment_type],
+                    _TYPES[row.employment_type._value_],
                     row.title or None,
                     row.start_on,
                     ends_on,
-                    _NEW_STATES[row.status],
+                    _NEW_STATES[row.status._value_],
                     mark,
                 )
             )
@@ -335,21 +331,22 @@ def facts_of(
     return intake.EmploymentFacts(
         organization_id=organization_id,
         employee_number=row.employee_number,
-        type=_TYPES[row.employment_type],
+        type=_TYPES[row.employment_type._value_],
         starts_on=row.start_on,
         department_id=department_id,
         title=row.title or None,
         manager_id=manager_id,
         ends_on=ends_on or row.end_on,
-        state=_NEW_STATES[row.status],
+        state=_NEW_STATES[row.status._value_],
     )
 
 
-_TYPES = {kind: EmploymentType(kind.value) for kind in HrEmploymentType}
+# By value: the hash of a member is worked out anew each time.
+_TYPES = {kind.value: EmploymentType(kind.value) for kind in HrEmploymentType}
 _NEW_STATES = {
-    HrStatus.ACTIVE: EmploymentState.ACTIVE,
-    HrStatus.LEFT: EmploymentState.ENDED,
-    HrStatus.SUSPENDED: EmploymentState.SUSPENDED,
+    HrStatus.ACTIVE.value: EmploymentState.ACTIVE,
+    HrStatus.LEFT.value: EmploymentState.ENDED,
+    HrStatus.SUSPENDED.value: EmploymentState.SUSPENDED,
 }
 
 
@@ -377,18 +374,22 @@ def manager_place(companies: Companies, row: HrRow) -> tuple[str, str]:
 
 def seal_said(keyring: Keyring, key: str, row: HrRow, values: Mapping[str, Any]) -> bytes:
     """What a row says, sealed under the name of its source record. `values` are its `person_values`."""
+    return keyring.seal(said_context(key), _said(row, values))
+
+
+def _said(row: HrRow, values: Mapping[str, Any]) -> bytes:
     raw = {
         **values,
-        "status": row.status.value,
+        "status": row.status._value_,
         "company": row.company,
         "department": "/".join(row.department),
         "title": row.title,
-        "type": row.employment_type.value,
+        "type": row.employment_type._value_,
         "start_date": row.start_on.isoformat(),
         "end_date": row.end_on.isoformat() if row.end_on else None,
         "manager": row.manager_employee_number,
     }
-    return keyring.seal(said_context(key), orjson.dumps(raw))
+    return orjson.dumps(raw)
 
 
 def said_context(key: str) -> str:

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from idhub.directory.kinds import EmploymentState, EmploymentType
 from idhub.errors import Invalid
@@ -61,9 +61,8 @@ class EmploymentFacts:
     state: EmploymentState = EmploymentState.ACTIVE
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SourceMark:
-    """What a provider said, stored with the change that follows from it."""
+class SourceMark(NamedTuple):
+    """What a provider said, stored with the change that follows from it. A tuple: a million are made."""
 
     provider: str
     key: str

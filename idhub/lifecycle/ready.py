@@ -15,10 +15,9 @@ from audit.trail import Sealer
 from idhub.changes import Actor, Rows
 from idhub.db import from_micros, json_text, new_ids, to_micros
 from idhub.directory.kinds import EmploymentState, EmploymentType, Standing
-from idhub.directory.search_terms import Searchable, terms_of
+from idhub.directory.search_terms import terms_from
 from idhub.lifecycle import intake, periods, records, rules
 from idhub.lifecycle.events import PERSONAL, joined, post_details
-from idhub.lifecycle.periods import Period
 from idhub.lifecycle.records import PERSON_FIELDS
 from idhub.lifecycle.rules import Places, Post, State
 
@@ -29,7 +28,6 @@ _POST_NUMBER = records.POST_COLUMNS.index("employee_number")
 _POST_MANAGER = records.POST_COLUMNS.index("manager_id")
 _POST_SETTLED = records.POST_COLUMNS.index("state")
 _PRINCIPAL_SETTLED = records.PRINCIPAL_COLUMNS.index("standing")
-_PERIOD_SETTLED = records.PERIOD_COLUMNS.index("valid_from")
 _PERIOD_FACTS = records.PERIOD_COLUMNS.index("facts")
 _SOURCE_HASH = records.SOURCE_COLUMNS.index("content_hash")
 
@@ -66,7 +64,7 @@ class _Course(NamedTuple):
     """A post's row from its state on."""
     period: tuple[Any, ...]
     """A period's row from its beginning up to its facts."""
-    facts: dict[str, Any]
+    facts: Mapping[str, Any]
     """What a period says, of whom left open."""
     told: tuple[str, ...]
     """What an event says of it, in the order of `_mould`."""
@@ -81,11 +79,14 @@ def _places(zone: str) -> Places:
 
 # Few dates, kinds of post and places make up a company.
 @lru_cache(maxsize=16_384)
-def _course(
-    zone: str, kind: EmploymentType, starts_on: date, ends_on: date | None, state: EmploymentState, now: datetime
-) -> _Course:
+def _course(zone: str, kind: str, starts_on: date, ends_on: date | None, state: str, now: datetime) -> _Course:
     facts = intake.EmploymentFacts(
-        organization_id="", employee_number="", type=kind, starts_on=starts_on, ends_on=ends_on, state=state
+        organization_id="",
+        employee_number="",
+        type=EmploymentType(kind),
+        starts_on=starts_on,
+        ends_on=ends_on,
+        state=EmploymentState(state),
     )
     after = rules.join("", {}, rules.make_post("", facts, _places(zone), now=now), now=now)
     post, at = after.posts[0], to_micros(now)
@@ -94,11 +95,11 @@ def _course(
     details = post_details(post)
     ends_on = details["ends_on"]
     return _Course(
-        kind._value_,
+        kind,
         records.principal_row(after, at)[_PRINCIPAL_SETTLED:],
         records.post_row("", post, at)[_POST_SETTLED:],
-        records.period_row("", "", Period(period.valid_from, period.valid_to, {}), at)[_PERIOD_SETTLED:_PERIOD_FACTS],
-        dict(period.facts),
+        records.period_span(period, at),
+        period.facts,
         (
             *(after.standing._value_, after.starts_at.isoformat(), details["type"], details["state"]),
             *(details["starts_on"], *([] if ends_on is None else [ends_on])),
@@ -167,13 +168,13 @@ def make(
         (
             principal_id, person, place, department_id, number, kind, title, starts_on, ends_on, post_state, source,
         ) = newcomer  # fmt: skip
-        course = _course(zones[place], kind, starts_on, ends_on, post_state, now)
+        course = _course(zones[place], kind._value_, starts_on, ends_on, post_state._value_, now)
         email, mobile = person["email"], person["mobile"]
-        searchable = Searchable(
-            place, person["display_name"], person["given_name"], person["family_name"], (number,), email, mobile
+        terms = terms_from(
+            person["display_name"], person["given_name"], person["family_name"], (number,), email, mobile
         )
         made.principals.append((principal_id, "person", place, *course.principal))
-        made.people.append(records.person_row(principal_id, person, employment_id, terms_of(searchable)))
+        made.people.append(records.person_row(principal_id, person, employment_id, terms))
         made.posts.append(
             (employment_id, principal_id, place, department_id, number, course.type, title, None, *course.post)
         )
@@ -188,7 +189,7 @@ def make(
             mould = moulds[shape] = _mould(*shape, now, actor, door, request_id)
         department = () if department_id is None else (department_id,)
         texts = (principal_id, place, number, employment_id, *department, *course.told)
-        casts.append(Cast(mould, texts, personal))
+        casts.append((mould, texts, personal))
     return made._replace(events=cast_rows(casts, sealer=sealer))
 
 

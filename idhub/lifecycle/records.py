@@ -445,14 +445,12 @@ def post_row(principal_id: str, post: Post, at: int) -> tuple[Any, ...]:
 
 def period_row(key: str, employment_id: str, period: Period, at: int) -> tuple[Any, ...]:
     """A period's row (`PERIOD_COLUMNS`)."""
-    return (
-        key,
-        employment_id,
-        to_micros(period.valid_from),
-        None if period.valid_to is None else to_micros(period.valid_to),
-        at,
-        json_text(period.facts),
-    )
+    return (key, employment_id, *period_span(period, at), json_text(period.facts))
+
+
+def period_span(period: Period, at: int) -> tuple[int, int | None, int]:
+    """From when to when, and since when known: what stands in a period's row before its facts."""
+    return to_micros(period.valid_from), None if period.valid_to is None else to_micros(period.valid_to), at
 
 
 def source_row(principal_id: str, employment_id: str | None, mark: SourceMark, at: int) -> tuple[Any, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -38,6 +38,9 @@ class MemorySealer:
     def seal(self, context: str, plaintext: bytes, /) -> bytes:
         nonce = os.urandom(12)
         return nonce + self._cipher.encrypt(nonce, plaintext, context.encode())
+
+    def seal_all(self, plaintexts: Iterable[tuple[str, bytes]], /) -> list[bytes]:
+        return [self.seal(*one) for one in plaintexts]
 
     def open(self, context: str, sealed: bytes, /) -> bytes:
         return self._cipher.decrypt(sealed[:12], sealed[12:], context.encode())

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from audit import personal
 from audit.errors import InvalidEvent
 from audit.events import IDENTIFIER_LIMIT, TEXT_LIMIT, Actor, Event, EventType, canonical_bytes
-from audit.moulds import Cast, Mould, cast_rows, stand_in
+from audit.moulds import Mould, cast_rows, stand_in
 from audit.trail import INSERT_COLUMNS, Rows, event_rows
 from tests.audit.support import NOW, MemorySealer
 
@@ -61,7 +61,7 @@ texts = st.text(st.characters(codec=None), max_size=12) | st.sampled_from(
 @given(texts, texts, texts, texts.filter(bool), texts.filter(bool))
 def test_what_is_cast_is_what_is_recorded_alone(person: str, place: str, number: str, name: str, mail: str) -> None:
     event = joined(person, place, number, name=name, mail=mail)
-    rows = cast_rows([Cast(MOULD, (person, place, number), event.personal)], sealer=SEALER)
+    rows = cast_rows([(MOULD, (person, place, number), event.personal)], sealer=SEALER)
     ((row,), (body, (alone,))) = bodies(rows), as_recorded_alone(event, rows)
     assert row["body"] == body
     own = ("event_id", "body", "leaf_hash")
@@ -72,15 +72,24 @@ def test_what_is_cast_is_what_is_recorded_alone(person: str, place: str, number:
 
 
 def test_most_events_are_cast_without_being_encoded() -> None:
-    plain = ("per_1", "org_1", "QY000001")
-    assert MOULD.plain((*plain, "evt_1", "0" * 64, "1" * 64)) is not None
-    for odd in ('"', "\\", "é", "\x7f", "x" * (IDENTIFIER_LIMIT + 1)):
-        assert MOULD.plain((*plain[:2], odd, "evt_1", "0" * 64, "1" * 64)) is None
+    assert Mould.fits(("per_" + "0" * 26, "org_" + "0" * 26, "QY000001"))
+    assert Mould.fits(("a" * IDENTIFIER_LIMIT, "b" * IDENTIFIER_LIMIT))
+    for odd in ('"', "\\", "é", "\x7f", "\n", "x" * (IDENTIFIER_LIMIT + 1)):
+        assert not Mould.fits(("per_1", odd))
+
+
+def test_an_example_shows_every_text() -> None:
+    """Details that were cut would show none."""
+    with pytest.raises(InvalidEvent, match="every text that differs"):
+        Mould(joined(stand_in(0), stand_in(1), stand_in(2)), 4)
+    example = joined(stand_in(0), stand_in(1), stand_in(2))
+    with pytest.raises(InvalidEvent, match="every text that differs"):
+        Mould(example._replace(details={**example.details, "long": ["y" * TEXT_LIMIT] * 9}), 3)
 
 
 def test_each_has_values_and_a_key_of_its_own() -> None:
     people = [("per_1", "org_1", "1"), ("per_2", "org_1", "2")]
-    rows = cast_rows([Cast(MOULD, texts, {"display_name": "A", "email": "a@b.cn"}) for texts in people], sealer=SEALER)
+    rows = cast_rows([(MOULD, texts, {"display_name": "A", "email": "a@b.cn"}) for texts in people], sealer=SEALER)
     assert [row["person_id"] for row in bodies(rows)] == ["per_1", "per_2"]
     assert [key for _, key, _ in rows.audit_person_keys] == ["per_1", "per_2"]
     assert len({sealed for *_, sealed in rows.audit_personal}) == 2
@@ -89,7 +98,7 @@ def test_each_has_values_and_a_key_of_its_own() -> None:
 
 def test_other_personal_fields_than_the_example_has_are_committed_to_as_well() -> None:
     event = joined("per_1", "org_1", "1")._replace(personal={"mobile": "13800000000"})
-    rows = cast_rows([Cast(MOULD, ("per_1", "org_1", "1"), event.personal)], sealer=SEALER)
+    rows = cast_rows([(MOULD, ("per_1", "org_1", "1"), event.personal)], sealer=SEALER)
     body, _ = as_recorded_alone(event, rows)
     assert bodies(rows)[0]["body"] == body
 

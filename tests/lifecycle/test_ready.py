@@ -156,7 +156,7 @@ def test_joiners_made_ahead_leave_what_joiners_one_by_one_leave(world: World, em
             principal_id=other.principal_id,
             person=other.person,
             employment=replace(other.employment, manager_id=manager),
-            source=replace(other.source, content_hash=other.source.content_hash + "?"),
+            source=other.source._replace(content_hash=other.source.content_hash + "?"),
         ),
         door=DOOR,
     ).only()

@@ -32,7 +32,7 @@ def _digits(folded: str) -> str:
 
 def stored_login_name(kind: LoginNameKind, value: str) -> str:
     """The form in which a name is stored: NFKC, case-folded; of a mobile number the digits alone, home prefix cut."""
-    folded = _folded(value)
+    folded = value.strip().lower() if value.isascii() else _folded(value)
     return _digits(folded) if kind == "mobile" else folded
 
 

@@ -28,14 +28,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import orjson
-from sqlalchemy import select
+from sqlalchemy import BindParameter, bindparam, select
 from sqlalchemy.orm import Session
 
 from idhub.changes import Actor
-from idhub.db import Database, among, create_database, new_ids
+from idhub.db import Database, create_database, new_ids
 from idhub.directory.kinds import EmploymentState, EmploymentType
 from idhub.directory.tables import Employment, Person, SourceRecord
 from idhub.errors import Unavailable
+from idhub.kept import Kept
 from idhub.keys import Keyring, MasterKey
 from idhub.lifecycle import intake, ready, records
 from idhub.lifecycle.hr_companies import Companies, Foreseen
@@ -59,6 +60,20 @@ _STEP_BACK = 5
 """Niceness of the reading process: a third of what another busy process gets; on an idle machine a whole core."""
 _HEAD = struct.Struct("<Q?")
 """Before what the reading process says: its length, and whether more of the same answer follows."""
+
+# What is asked of every stretch of the file: building a statement would cost more than what it asks.
+_VALUES: BindParameter[Any] = bindparam("values", expanding=True)
+_SAID = Kept(
+    select(SourceRecord.key, SourceRecord.content_hash).where(
+        SourceRecord.provider == PROVIDER, SourceRecord.key.in_(_VALUES)
+    )
+)
+_HELD = Kept(
+    select(Employment.employee_number).where(
+        Employment.organization_id == bindparam("organization_id"), Employment.employee_number.in_(_VALUES)
+    )
+)
+_HUMANS = Kept(select(Person.national_id_hash).where(Person.national_id_hash.in_(_VALUES)))
 
 
 class Terms(NamedTuple):
@@ -186,13 +201,7 @@ class Reader:
         keyed = {self._companies.source_key(row): row for row in rows}
         said: dict[str, str] = {}
         if self._has_spoken:
-            said = dict(
-                session.execute(
-                    select(SourceRecord.key, SourceRecord.content_hash).where(
-                        SourceRecord.provider == PROVIDER, SourceRecord.key.in_(among(session, list(keyed)))
-                    )
-                ).all()
-            )
+            said = dict(_SAID.all(session, values=list(keyed)))
         strange: list[_Stranger] = []
         news: list[HrRow] = []
         for key, row in keyed.items():
@@ -231,23 +240,13 @@ class Reader:
                 numbers.setdefault(organization_id, []).append(one.row.employee_number)
         posts: set[tuple[str, str]] = set()
         for organization_id, listed in numbers.items():
-            held = session.execute(
-                select(Employment.employee_number).where(
-                    Employment.organization_id == organization_id,
-                    Employment.employee_number.in_(among(session, listed)),
-                )
-            )
-            posts.update((organization_id, number) for number in held.scalars())
+            held = _HELD.scalars(session, organization_id=organization_id, values=listed)
+            posts.update((organization_id, number) for number in held)
         return posts
 
     def _known_humans(self, session: Session, strange: Iterable[_Stranger]) -> set[str]:
         hashes = [one.human for one in strange if one.human is not None]
-        if not hashes:
-            return set()
-        found = session.execute(
-            select(Person.national_id_hash).where(Person.national_id_hash.in_(among(session, hashes)))
-        )
-        return {each for each in found.scalars() if each is not None}
+        return set(_HUMANS.scalars(session, values=hashes)) if hashes else set()
 
     def _forget_humans(self) -> None:
         """What was read long ago is in the database by now."""
@@ -549,6 +548,12 @@ class _Server:
 
     def __init__(self, requests: BinaryIO, answers: BinaryIO) -> None:
         self._requests, self._answers = requests, answers
+        self._database: Database | None = None
+
+    def close(self) -> None:
+        """Let the database go."""
+        if self._database is not None:
+            self._database.dispose()
 
     def run(self) -> None:
         """Answer every request in turn."""
@@ -571,8 +576,8 @@ class _Server:
                     self._say((error.errno, error.strerror), "failed")
 
     def _open(self, url: str, path: str, companies: Companies, raw: bytes, terms: Terms) -> Reader:
-        database = create_database(Settings(database_url=url, database_pool_size=2))
-        reader = Reader(database, Path(path), companies, Keyring(MasterKey(raw), ()), terms)
+        self._database = create_database(Settings(database_url=url, database_pool_size=2))
+        reader = Reader(self._database, Path(path), companies, Keyring(MasterKey(raw), ()), terms)
         self._say((reader.digest, reader.encoding, reader.unknown_columns))
         return reader
 
@@ -612,4 +617,8 @@ def serve() -> None:
     os.nice(_STEP_BACK)
     gc.freeze()
     with seldom_collected():
-        _Server(sys.stdin.buffer, sys.stdout.buffer).run()
+        server = _Server(sys.stdin.buffer, sys.stdout.buffer)
+        server.run()
+    server.close()
+    # At once: what is left has nothing to put away, and the writer waits for us.
+    os._exit(0)

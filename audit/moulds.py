@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
+from itertools import chain
 from operator import itemgetter
 from typing import Any, Final, TypeAlias
 
@@ -18,7 +19,7 @@ from audit.errors import InvalidEvent
 from audit.events import IDENTIFIER_LIMIT, TEXT_LIMIT, Event, encoded, identifier, new_event_ids, to_micros
 from audit.merkle import LEAF_PREFIX
 from audit.personal import PersonalBatch, Sealer, is_indexed
-from audit.trail import Rows, row_of
+from audit.trail import Packed, row_of
 
 # Drawn anew in every process: nobody can have written one into an event.
 _MARK: Final = os.urandom(8).hex()
@@ -108,17 +109,15 @@ def _filled(value: Any, names: Mapping[str, str]) -> Any:
     return value
 
 
-def cast_rows(casts: Iterable[Cast], *, sealer: Sealer) -> Rows:
-    """Return the rows of events, as `audit.trail.event_rows` does.
+def cast_packed(casts: Iterable[Cast], *, sealer: Sealer) -> Packed:
+    """Return the rows of events, as `audit.trail.event_rows` does, one behind the other.
 
     Raises:
         InvalidEvent: an event has no canonical form; nothing of the batch is returned.
     """
     listed = list(casts)
-    ids = new_event_ids(len(listed))
     batch = PersonalBatch(sealer)
-    events = [
-        mould.cast(texts, personal, event_id, batch)
-        for (mould, texts, personal), event_id in zip(listed, ids, strict=True)
-    ]
-    return Rows(events, batch.sealed_keys(), batch.values, batch.terms, ids)
+    events: list[Any] = []
+    for (mould, texts, personal), event_id in zip(listed, new_event_ids(len(listed)), strict=True):
+        events += mould.cast(texts, personal, event_id, batch)
+    return Packed(events, list(chain.from_iterable(batch.sealed_keys())), list(chain.from_iterable(batch.values)))

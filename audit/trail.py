@@ -1,7 +1,7 @@
 """The way into the trail: append events in the transaction of their effect, and erase what must be erasable.
 
 `append` is one call for a batch of any size and takes no lock that another writer could wait for. Bulk work makes the
-rows ahead (`event_rows`) and inserts them later (`insert`); hot paths on a bare driver do so with the statements of
+rows ahead (`audit.moulds`) and inserts them later (`insert_packed`); hot paths on a bare driver have the statements of
 `insert_statement`. Reading is in `audit.search`.
 """
 
@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
 from itertools import chain
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 from sqlalchemy import BigInteger, Connection, LargeBinary, String, Table, Text, delete, select
 from sqlalchemy.types import TypeEngine
@@ -98,7 +98,7 @@ _COPY_FROM: Final = 32
 # Up to here the rows of all tables are one statement on PostgreSQL: few shapes, so that each stays prepared.
 _ROWS_AT_ONCE: Final = 8
 # Rows of one INSERT: few sizes, so that texts stay cached.
-_ROWS_A_STATEMENT: Final = (100, 10)
+_ROWS_A_STATEMENT: Final = (100, 10, 1)
 _ROWS_SENT: Final = (16, 8, 4, 2, 1)
 
 
@@ -121,6 +121,38 @@ class Rows:
             ("audit_terms", self.audit_terms),
         ]
         return [(name, rows) for name, rows in every if rows]
+
+
+class Packed(NamedTuple):
+    """Rows of events one behind the other, each in the order of `INSERT_COLUMNS`: what bulk work hands on.
+
+    A hundred thousand rows are then no objects of their own. None of them is searched for by its values.
+    """
+
+    audit_events: list[Any]
+    audit_person_keys: list[Any]
+    audit_personal: list[Any]
+
+
+def insert_packed(connection: Connection, parts: Iterable[Packed]) -> None:
+    """Add events whose rows were made ahead (`audit.moulds`), in the caller's transaction."""
+    packed = Packed([], [], [])
+    for part in parts:
+        for values, more in zip(packed, part, strict=True):
+            values.extend(more)
+    for table, values in zip(_PACKED, packed, strict=True):
+        if values and connection.dialect.name == "sqlite":
+            put_values(connection, table, INSERT_COLUMNS[table], values)
+        elif values:
+            _insert(connection, table, rows_of(values, len(INSERT_COLUMNS[table])))
+
+
+_PACKED: Final[tuple[TableName, ...]] = ("audit_events", "audit_person_keys", "audit_personal")
+
+
+def rows_of(values: Sequence[Any], width: int) -> list[tuple[Any, ...]]:
+    """The rows whose values stand one behind the other."""
+    return list(zip(*[iter(values)] * width, strict=True))
 
 
 def event_rows(events: Sequence[Event], *, sealer: Sealer) -> Rows:
@@ -207,7 +239,7 @@ def append(connection: Connection, events: Sequence[Event], *, sealer: Sealer) -
 
 
 def insert(connection: Connection, rows: Rows) -> None:
-    """Add events whose rows were made ahead (`event_rows`), in the caller's transaction."""
+    """Add events by their rows (`event_rows`), in the caller's transaction."""
     tables = rows.tables()
     if connection.dialect.driver == "psycopg" and sum(len(values) for _, values in tables) <= _ROWS_AT_ONCE:
         shape = tuple((table, len(values)) for table, values in tables)
@@ -279,18 +311,20 @@ def put_rows(connection: Connection, table: str, columns: Sequence[str], rows: S
     Raises:
         DBAPIError: as of any other statement.
     """
+    put_values(connection, table, columns, list(chain.from_iterable(rows)))
+
+
+def put_values(connection: Connection, table: str, columns: Sequence[str], values: Sequence[Any]) -> None:
+    """`put_rows`, given the values of all rows one behind the other."""
     begin(connection)
     driver: Any = connection.connection.driver_connection
+    names, done = tuple(columns), 0
     try:
-        done = 0
         # Many rows a statement: its fixed cost, and the driver's round for each, are shared.
         for size in _ROWS_A_STATEMENT:
-            while len(rows) - done >= size:
-                values = tuple(chain.from_iterable(rows[done : done + size]))
-                driver.execute(_insert_of(table, tuple(columns), size), values)
-                done += size
-        if done < len(rows):
-            driver.executemany(_insert_of(table, tuple(columns), 1), rows[done:])
+            while len(values) - done >= size * len(names):
+                driver.execute(_insert_of(table, names, size), values[done : done + size * len(names)])
+                done += size * len(names)
     except connection.dialect.loaded_dbapi.Error as error:
         raise driver_error(connection, f"INSERT INTO {table}", error) from error
 

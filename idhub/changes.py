@@ -3,12 +3,12 @@
 The one place where the hub meets `audit`: an effect and its events commit together or not at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sqlalchemy.orm import Session
 
 from audit.events import Actor, Event, EventType
-from audit.trail import Rows, Sealer, append, event_rows, insert
+from audit.trail import Packed, Sealer, append, insert_packed
 from idhub.db import Database
 
 __all__ = [
@@ -17,8 +17,7 @@ __all__ = [
     "Actor",
     "Event",
     "EventType",
-    "Rows",
-    "event_rows",
+    "Packed",
     "record",
     "record_ready",
     "use_sealer",
@@ -44,6 +43,6 @@ def record(session: Session, events: Sequence[Event]) -> None:
         append(session.connection(), events, sealer=session.info[_SEALER_KEY])
 
 
-def record_ready(session: Session, rows: Rows) -> None:
-    """Append events whose rows bulk work has made ahead (`event_rows`), in the caller's transaction."""
-    insert(session.connection(), rows)
+def record_ready(session: Session, parts: Iterable[Packed]) -> None:
+    """Append events whose rows bulk work has made ahead, in the caller's transaction."""
+    insert_packed(session.connection(), parts)

@@ -53,7 +53,7 @@ from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from audit.driver import answered, driver_error
-from audit.trail import copy_rows, put_rows, send_rows
+from audit.trail import copy_rows, put_rows, put_values, rows_of, send_rows
 from idhub import faults
 from idhub.entropy import random_bytes
 from idhub.settings import Settings
@@ -327,6 +327,14 @@ def insert_rows(session: Session, model: type[Base], columns: Sequence[str], row
         send_rows(connection, table, columns, rows)
     else:
         copy_rows(connection, table, columns, rows)
+
+
+def insert_values(session: Session, model: type[Base], columns: Sequence[str], values: Sequence[Any]) -> None:
+    """`insert_rows`, given the values of all rows one behind the other: a bulk has no objects for its rows then."""
+    if values and session.get_bind().dialect.name == "sqlite":
+        put_values(session.connection(), model.__tablename__, columns, values)
+    else:
+        insert_rows(session, model, columns, rows_of(values, len(columns)))
 
 
 def among(session: Session, values: Sequence[str]) -> Any:

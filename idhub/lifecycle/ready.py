@@ -10,9 +10,9 @@ from datetime import date, datetime
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from audit.moulds import Cast, Mould, cast_rows, stand_in
-from audit.trail import Sealer
-from idhub.changes import Actor, Rows
+from audit.moulds import Cast, Mould, cast_packed, stand_in
+from audit.trail import Sealer, rows_of
+from idhub.changes import Actor, Packed
 from idhub.db import from_micros, json_text, new_ids, to_micros
 from idhub.directory.kinds import EmploymentState, EmploymentType, Standing
 from idhub.directory.search_terms import terms_from
@@ -159,7 +159,7 @@ def make(
         stamp=stamp_of(now=now, actor=actor, door=door, request_id=request_id),
         zones=dict(zones),
         principals=[], people=[], posts=[], periods=[], login_names=[], sources=[],
-        events=Rows(),
+        events=Packed([], [], []),
     )  # fmt: skip
     moulds: dict[tuple[tuple[str, ...], bool, bool], Mould] = {}
     casts: list[Cast] = []
@@ -173,15 +173,15 @@ def make(
         terms = terms_from(
             person["display_name"], person["given_name"], person["family_name"], (number,), email, mobile
         )
-        made.principals.append((principal_id, "person", place, *course.principal))
-        made.people.append(records.person_row(principal_id, person, employment_id, terms))
-        made.posts.append(
+        made.principals.extend((principal_id, "person", place, *course.principal))
+        made.people.extend(records.person_row(principal_id, person, employment_id, terms, None))
+        made.posts.extend(
             (employment_id, principal_id, place, department_id, number, course.type, title, None, *course.post)
         )
         of_post = {"organization_id": place, "department_id": department_id, "employee_number": number, "title": title}
-        made.periods.append((period_id, employment_id, *course.period, json_text({**course.facts, **of_post})))
+        made.periods.extend((period_id, employment_id, *course.period, json_text({**course.facts, **of_post})))
         made.login_names.extend(records.login_name_rows(principal_id, (number,), email, mobile))
-        made.sources.append(records.source_row(principal_id, employment_id, source, at))
+        made.sources.extend(records.source_row(principal_id, employment_id, source, at))
         personal = {name: value for name in PERSONAL if (value := person[name])}
         shape = tuple(personal), department_id is not None, course.is_open
         mould = moulds.get(shape)
@@ -190,39 +190,41 @@ def make(
         department = () if department_id is None else (department_id,)
         texts = (principal_id, place, number, employment_id, *department, *course.told)
         casts.append((mould, texts, personal))
-    return made._replace(events=cast_rows(casts, sealer=sealer))
+    return made._replace(events=cast_packed(casts, sealer=sealer))
 
 
 def settle(group: records.Joiners, managers: Mapping[int, str], hashes: Mapping[int, str]) -> records.Joiners:
     """The group with managers filled in, and other content hashes of what their source said, by number in the group."""
-    posts, facts, sources = list(group.posts), list(group.periods), list(group.sources)
+    posts, periods, sources = list(group.posts), list(group.periods), list(group.sources)
     for number, manager_id in managers.items():
-        posts[number] = _replaced(posts[number], _POST_MANAGER, manager_id)
-        said = facts[number][_PERIOD_FACTS].replace(_NO_MANAGER, f'"manager_id":"{manager_id}"', 1)
-        facts[number] = _replaced(facts[number], _PERIOD_FACTS, said)
+        posts[number * len(records.POST_COLUMNS) + _POST_MANAGER] = manager_id
+        place = number * len(records.PERIOD_COLUMNS) + _PERIOD_FACTS
+        periods[place] = periods[place].replace(_NO_MANAGER, f'"manager_id":"{manager_id}"', 1)
     for number, content_hash in hashes.items():
-        sources[number] = _replaced(sources[number], _SOURCE_HASH, content_hash)
-    return group._replace(posts=posts, periods=facts, sources=sources)
-
-
-def _replaced(row: tuple[Any, ...], place: int, value: Any) -> tuple[Any, ...]:
-    return (*row[:place], value, *row[place + 1 :])
+        sources[number * len(records.SOURCE_COLUMNS) + _SOURCE_HASH] = content_hash
+    return group._replace(posts=posts, periods=periods, sources=sources)
 
 
 def numbers_of(group: records.Joiners) -> dict[tuple[str, str], str]:
     """Principals by (organization id, employee number)."""
-    return {(row[_POST_PLACE], row[_POST_NUMBER]): row[_POST_OWNER] for row in group.posts}
+    places, numbers, owners = (
+        group.posts[column :: len(records.POST_COLUMNS)] for column in (_POST_PLACE, _POST_NUMBER, _POST_OWNER)
+    )
+    return dict(zip(zip(places, numbers, strict=True), owners, strict=True))
 
 
 def content_hash_of(group: records.Joiners, number: int) -> str:
     """The content hash of what the source said of one of the group."""
-    found: str = group.sources[number][_SOURCE_HASH]
+    found: str = group.sources[number * len(records.SOURCE_COLUMNS) + _SOURCE_HASH]
     return found
 
 
 def states_of(group: records.Joiners) -> list[State]:
     """The people as rules see them, read back from their rows."""
-    return [_state(*rows) for rows in zip(group.principals, group.people, group.posts, strict=True)]
+    principals = rows_of(group.principals, len(records.PRINCIPAL_COLUMNS))
+    people = rows_of(group.people, len(records.PERSON_COLUMNS))
+    posts = rows_of(group.posts, len(records.POST_COLUMNS))
+    return [_state(*rows) for rows in zip(principals, people, posts, strict=True)]
 
 
 def _state(principal: tuple[Any, ...], person: tuple[Any, ...], post: tuple[Any, ...]) -> State:

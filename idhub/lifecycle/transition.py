@@ -200,13 +200,12 @@ def _join(
         raise Conflict("These people were made ready for another moment or place.", rule="joiners.stale")
     with _contradictions(session):
         records.write_joiners(session, groups)
-    for group in groups:
-        record_ready(session, group.events)
+    record_ready(session, (group.events for group in groups))
     # The lock of `_entitle`: whoever looks at everybody after a change of rules comes before these, or waits for them.
     session.execute(select(Installation.id).with_for_update(read=True))
     if not current_rules(session) and listener_of(session) is None:
         # Nobody holds anything yet, no rule gives anything, and nobody is told: nothing follows.
-        result.changed += [principal[0] for group in groups for principal in group.principals]
+        result.changed += [principal_id for group in groups for principal_id in records.ids_of(group)]
         result.left = [principal_id for group in groups for principal_id in records.left_of(group)]
         return
     written = [Written(None, state) for group in groups for state in ready.states_of(group)]

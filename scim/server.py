@@ -216,7 +216,8 @@ class Server:
     ) -> ScimResponse:
         if len(request.query) > MAX_QUERY:
             raise InvalidValue(f"The query has more than {MAX_QUERY} characters; POST it to .search.")
-        parts = [part for part in request.path.split("/") if part]
+        # No identifier holds this character, and PostgreSQL takes it in no text.
+        parts = [part for part in request.path.split("/") if part] if "\0" not in request.path else []
         match parts:
             case ["ServiceProviderConfig"]:
                 known = self._configuration(is_async=_prefers_async(request), events=events())

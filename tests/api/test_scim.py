@@ -621,3 +621,11 @@ def test_every_refused_operation_of_a_bulk_leaves_its_event(scim: Scim) -> None:
     scim.ok("POST", "/Bulk", {"schemas": [BULK_REQUEST], "Operations": operations})
 
     assert [event["reason"] for event in scim.api.events("request.refused")] == ["scim.404", "invalidValue"]
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("address", ["/Users/%00", "/Groups/a%00b", "/Bulk/%00"])
+def test_address_with_a_character_that_no_identifier_holds_is_not_found(scim: Scim, method: str, address: str) -> None:
+    answer = scim.call(method, address)
+    assert answer.status_code == 404
+    assert answer.json()["detail"] == "There is no such address."

@@ -35,12 +35,14 @@ from idhub.errors import IdhubError
 from idhub.keys import PURPOSES
 from idhub.login.passwords import HashingPool
 from idhub.migrations import is_current
+from idhub.provisioning.events.streams import StreamView, list_streams
 from idhub.provisioning.outbound import tokens
 from idhub.saml.refresh import warnings as saml_warnings
 from idhub.services import Hub
 
 SEQUENCER_LAG_LIMIT: Final = timedelta(seconds=30)
 DELIVERY_LAG_LIMIT: Final = timedelta(seconds=60)
+STREAM_LAG_LIMIT: Final = timedelta(hours=1)
 LEAST_DISK_BYTES: Final = 16 * 2**20
 """Free space of the data folder below which writes are about to be refused."""
 _LOOK_LASTS = timedelta(seconds=1)
@@ -130,8 +132,17 @@ def check(hub: Hub, *, now: datetime) -> list[Finding]:
     )
     said = " ".join(f"{one}." for one in partners) or "no certificate or metadata of one runs out"
     found.append(Finding("saml partners", not partners, said))
+    with hub.database.read() as session:
+        late = [_late(each) for each in list_streams(session) if now - (each.oldest_at or now) > STREAM_LAG_LIMIT]
+    said = f"These receivers do not take their events: {', '.join(late)}. See `idhub stream list`."
+    found.append(Finding("streams", not late, said if late else "receivers take the events that they are told"))
     found.append(_witness(hub))
     return found
+
+
+def _late(stream: StreamView) -> str:
+    error = f", {stream.last_error.rstrip('.')}" if stream.last_error else ""
+    return f"{stream.token_name} ({stream.waiting} wait{error})"
 
 
 def _load(admission: Admission) -> Finding:

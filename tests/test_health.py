@@ -19,6 +19,7 @@ from idhub.delivery.channel import Outcome
 from idhub.delivery.queue import lease, pause, settle
 from idhub.directory.tables import Installation
 from idhub.keys import Keyring
+from idhub.provisioning.events.tables import EventRow, EventStream
 from idhub.services import Hub
 from idhub.settings import Settings
 from tests.delivery.conftest import hub
@@ -215,3 +216,27 @@ def test_doctor_tells_what_needs_somebody_although_requests_are_answered(
     assert found["dead letters"].detail == "1 deliveries were given up and need somebody."
     seal(opened, clock)
     assert {one.name: one.is_ok for one in health.check(opened, now=clock())}["witness"]
+
+
+def test_receivers_that_do_not_take_their_events_are_named(opened: Hub, clock: Clock) -> None:
+    now = clock()
+    stream = EventStream(
+        id="str_1", token_name="payroll", requested=[], created_at=now, next_attempt_at=now, failures=4,
+        last_error="The receiver answered 401.", refused=0, lost=0,
+    )  # fmt: skip
+    event = EventRow(
+        stream_id="str_1", token_id="t", transaction_id="t", resource="User", resource_id="per_1", kind="create",
+        details=[], happened_at=now,
+    )  # fmt: skip
+    with opened.database.transaction() as session:
+        session.add_all([stream, event])
+
+    def found() -> health.Finding:
+        return next(one for one in health.check(opened, now=clock.advance(hours=1)) if one.name == "streams")
+
+    assert found().is_ok
+    late = found()
+    assert not late.is_ok
+    assert late.detail.startswith(
+        "These receivers do not take their events: payroll (1 wait, The receiver answered 401)."
+    )

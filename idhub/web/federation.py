@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from idhub.credentials import transactions
+from idhub.credentials.operations import run_in
 from idhub.credentials.transactions import Transaction
 from idhub.gateway import Browser, BrowserGateway, ShownError
 from idhub.login import federation
@@ -142,7 +143,9 @@ class Desk:
         with gateway.database.transaction(durable=False) as session:
             provider = self._provider(session, slug, browser)
             transaction = self._transaction(session, browser, transaction_id)
-            if transaction is None:
+            if transaction is not None:
+                transaction_id = transaction.id
+            else:
                 path = safe_local_path(return_to)
                 transaction_id = transactions.begin(
                     session, protocol="none", browser_token=token, now=browser.now, settings=gateway.settings,
@@ -172,8 +175,15 @@ class Desk:
             self.services.keyring, transaction_id, token, now=browser.now, settings=gateway.settings
         )
         if held is not None and token is not None:
-            # What is asked of the provider is noted of it.
-            transactions.keep(session, held, token)
+            is_open = transactions.load(session, transaction_id, token, now=browser.now) is not None
+            if not is_open and run_in(session, transactions.is_known(transaction_id)):
+                raise ShownError("transaction_gone")
+            # What is asked of the provider is noted of a row, whose name the request bears: an id of a few letters. The
+            # page stays, for who comes back and types a password.
+            transaction_id = transactions.begin(
+                session, protocol=held.protocol, browser_token=token, request=held.request, client_id=held.client_id,
+                application_id=held.application_id, now=browser.now, settings=gateway.settings,
+            )  # fmt: skip
         found = transactions.load(session, transaction_id, token, now=browser.now)
         if found is None:
             raise ShownError("transaction_gone")

@@ -30,7 +30,7 @@ from tests.saml.partner import one_signer, pem_of
 from tests.saml.products import Key, opened
 from tests.saml.test_products import Person, RealClock
 from tests.support.databases import Databases
-from tests.support.processes import free_port
+from tests.support.processes import free_port, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -97,12 +97,18 @@ def test_somebody_gets_into_an_application_by_oidc(hub: Scene, provider: Running
         "scope": "openid", "code_challenge": CHALLENGE, "code_challenge_method": "S256",
     }  # fmt: skip
     with Browser(language="en") as browser:
-        shown = browser.get(f"{issuer}/oauth2/authorize?{urlencode(query)}")
-        button = re.search(rf'href="(/login/with/{provider.name}\?transaction=[^"]+)"', shown.html)
-        assert button, shown.html[:2000]
+
+        def button() -> re.Match[str] | None:
+            shown = browser.get(f"{issuer}/oauth2/authorize?{urlencode(query)}")
+            return re.search(rf'href="(/login/with/{provider.name}\?transaction=[^"]+)"', shown.html)
+
+        # The page may offer what was configured a second ago.
+        wait_until(lambda: button() is not None, seconds=5, what="the provider is offered")
+        offered = button()
+        assert offered
         # The application's own address answers to nobody here.
         with pytest.raises(httpx2.ConnectError) as caught:
-            Person(browser).open(issuer + html.unescape(button[1]))
+            Person(browser).open(issuer + html.unescape(offered[1]))
     code = parse_qs(urlsplit(str(caught.value.request.url)).query)["code"][0]
     tokens = hub.stage.redeem("jwt-app", code)
     assert tokens.status_code == 200, tokens.text

@@ -92,7 +92,6 @@ def _browser(hall: Hall) -> dict[str, Request]:
     pending = stage.browser()
     sign_in = hidden_fields(stage.authorize(pending, "jwt-app"))
     return {
-        "authorize: somebody new": lambda: stage.authorize(stage.browser(), "jwt-app"),
         "authorize: signed in": lambda: stage.authorize(signed_in, "jwt-app"),
         "login": lambda: submit(new, login, "/login", username=NUMBER, password=PASSWORD),
         "login: of an application": lambda: pending.post(
@@ -125,6 +124,8 @@ def _reads(stage: Stage) -> dict[str, Request]:
         "api: people": lambda: machine.get("/api/v1/people", headers={"authorization": f"Bearer {stage.api_token}"}),
         "scim: list": lambda: machine.get("/scim/v2/Users", headers=scim),
         "portal": lambda: browser.get("/"),
+        # A first visit leaves nothing behind.
+        "authorize: somebody new": lambda: stage.authorize(stage.browser(), "jwt-app"),
         "healthz": lambda: machine.get("/healthz"),
         # Counted when it can be, refused in any case.
         "token: wrong secret": lambda: machine.post(

@@ -13,8 +13,8 @@ from idhub.db import Database
 # What a group has few of, or what holds only what is under way.
 SMALL = frozenset({
     "applications", "audit_head", "audit_lease", "delivery_holds", "entitlement_rules", "installation", "leases",
-    "listed", "oidc_clients", "organization_closure", "organizations", "receipts_due", "scim_extensions",
-    "scim_targets", "waiting",
+    "listed", "oidc_clients", "organization_closure", "organizations", "receipts_due", "scim_event_streams",
+    "scim_extensions", "scim_targets", "waiting",
     # Groups that are pushed to applications, and runs over all accounts of one: as many as somebody asked for.
     "outbound_groups", "sync_runs",
     # Names that SQLite gives to parts of a statement.

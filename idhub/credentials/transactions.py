@@ -65,8 +65,8 @@ class Transaction:
 
 
 _SEALED = "idh_stx_"
-_MOST_SEALED = 1_500
-MAX_ID = 2_100
+_MOST_SEALED = 1_400
+MAX_ID = 2_000
 """Characters of the longest id."""
 _COLUMNS = tuple(name for name in Transaction.__dataclass_fields__ if name != "id")
 

@@ -20,6 +20,7 @@ from idhub.db import new_id
 from idhub.directory.organizations import root_organization
 from idhub.login import providers
 from idhub.oidc import clients
+from idhub.pages import safe_local_path
 from idhub.pages.direct import DirectPage
 from tests.flows.every_door import CALLBACK, NUMBER, PASSWORD, Stage, hidden_fields, submit
 from tests.security.hall import open_stage
@@ -232,6 +233,21 @@ def test_a_request_too_long_for_an_address_is_kept_here(stage: Stage) -> None:
     assert _count(stage, LoginTransaction) == begun + 1
     answer = _sign_in(browser, browser.get(sent.headers["location"]))
     assert _query(answer.headers["location"])["state"] == "s" * 2_000
+
+
+def test_the_longest_that_a_page_holds_still_fits_into_its_address(stage: Stage) -> None:
+    """Who chooses another language comes back to the page by it."""
+
+    def sealed(length: int) -> str | None:
+        return transactions.sealed(
+            stage.hub.keyring, protocol="oidc", browser_token="t" * 43, request={"state": "s" * length}, client_id="c",
+            application_id="a", now=stage.clock(),
+        )  # fmt: skip
+
+    longest = next(found for length in range(2_000, 0, -1) if (found := sealed(length)))
+    assert transactions.is_sealed(longest)
+    path = f"/login?transaction={longest}"
+    assert safe_local_path(path) == path
 
 
 @pytest.mark.parametrize("change", ["flipped", "padded", "cut", "spelled otherwise", "late"])

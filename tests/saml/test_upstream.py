@@ -14,6 +14,7 @@ from starlette.testclient import TestClient
 from idhub.api.export import export_configuration
 from idhub.authority import HubRole, assign_role
 from idhub.credentials.tables import SsoSession
+from idhub.credentials.transactions import is_sealed
 from idhub.directory.kinds import OrganizationKind
 from idhub.directory.organizations import create_organization, root_organization
 from idhub.directory.tables import Principal
@@ -22,7 +23,7 @@ from idhub.lifecycle import commands
 from idhub.login.links import links_of
 from idhub.saml.refresh import refresh_due, warnings
 from providers.saml_wire import names
-from tests.flows.every_door import HR_NUMBER, PASSWORD, submit
+from tests.flows.every_door import HR_NUMBER, PASSWORD, hidden_fields, submit
 from tests.lifecycle.world import CALLER
 from tests.saml.conftest import Scene
 from tests.saml.partner import make_signer
@@ -71,6 +72,28 @@ def test_an_application_gets_its_answer(scene: Scene, upstream: Upstream) -> Non
     page = follow(browser, deliver(browser, upstream.document(upstream.answer(request, scene.now))))
     assert page.status_code == 200
     assert "SAMLResponse" in page.text
+
+
+def test_a_first_visit_of_an_oidc_application_gets_its_answer(scene: Scene, upstream: Upstream) -> None:
+    """The sign-in stands in the page alone until a provider is asked; what that one is asked has a short name."""
+    browser = scene.browser()
+    fields = hidden_fields(scene.stage.authorize(browser, "jwt-app"))
+    assert is_sealed(fields["transaction"])
+    request = begin(browser, upstream, transaction=fields["transaction"])
+    assert len(request.id) < 100
+    # Who comes back from there instead of signing in finds the page as it was.
+    wrong = browser.post(
+        "/login",
+        data={**fields, "username": "QY", "password": "wrong"},
+        headers={"origin": scene.stage.hub.settings.issuer},
+    )
+    assert (wrong.status_code, hidden_fields(wrong)["transaction"]) == (403, fields["transaction"])
+    request = begin(browser, upstream, transaction=fields["transaction"])
+    page = follow(browser, deliver(browser, upstream.document(upstream.answer(request, scene.now))))
+    sent = urlsplit(page.headers["location"])
+    assert (page.status_code, sent.netloc) == (303, "jwt-app.example")
+    tokens = scene.stage.redeem("jwt-app", parse_qs(sent.query)["code"][0])
+    assert tokens.status_code == 200
 
 
 def test_an_encrypted_assertion(scene: Scene, upstream: Upstream) -> None:

@@ -6,14 +6,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import psycopg
-
-from idhub.demo.processes import die_with_parent, free_port
+from idhub.demo.processes import answers, die_with_parent, free_port, wait_until
 
 _PROGRAM = "/usr/sbin/pgbouncer"
 
@@ -68,22 +65,11 @@ def pgbouncer(server_port: int, *, connections: int = 3, **settings: str) -> Ite
                 preexec_fn=die_with_parent(),  # noqa: PLW1509 - one prctl call
             )
         try:
-            _wait(process, port, log)
+            wait_until(lambda: process.poll() is not None or answers(port), seconds=20, what="PgBouncer answers")
+            assert process.poll() is None, f"PgBouncer did not start:\n{log.read_text(errors='replace')[-2000:]}"
             yield port
         finally:
             process.send_signal(signal.SIGTERM)  # at once
             process.wait(10)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _wait(process: "subprocess.Popen[bytes]", port: int, log: Path) -> None:
-    deadline = time.monotonic() + 20
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            psycopg.connect(f"postgresql://postgres@127.0.0.1:{port}/postgres", connect_timeout=2).close()
-        except psycopg.OperationalError:
-            time.sleep(0.05)
-        else:
-            return
-    raise AssertionError(f"PgBouncer did not start:\n{log.read_text(errors='replace')[-2000:]}")

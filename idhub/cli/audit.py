@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from audit.checkpoint import Ed25519Signer, FileWitness, load_keys
-from audit.errors import AuditError, InvalidQuery, NotRetainable
+from audit.errors import AuditError, InvalidQuery
 from audit.export import export_jsonl
 from audit.live import verify_database
 from audit.retention import Decision, decide, decided_through, removable, remove
@@ -193,15 +193,13 @@ def prune_events(
             found = removable(connection, before=now - timedelta(days=older_than), at_most=at_most)
         # A removal that was cut off goes on, whatever is asked now.
         through = max(found.through_position, before)
-        if not dry_run and through > before:
-            decision = Decision(through, caller().actor, reason, now)
-            try:
-                hub.database.run(
-                    lambda session: decide(session.connection(), decision, exported=exported, sealer=hub.keyring)
-                )
-            except NotRetainable as error:
-                raise Invalid(str(error), field="export", rule="audit.retention") from error
-        removed = 0 if dry_run or through == found.first else _remove(hub, through - found.first)
+        decision = Decision(through, caller().actor, reason, now) if through > before else None
+        try:
+            removed = (
+                0 if dry_run or through == found.first else _remove(hub, exported, decision, through - found.first)
+            )
+        except AuditError as error:
+            raise Invalid(str(error), field="export", rule="audit.retention") from error
     data = {
         "first": found.first,
         "through": through,
@@ -225,9 +223,15 @@ def _verified(hub: Hub, export: Path) -> VerifyResult:
     return result
 
 
-def _remove(hub: Hub, count: int) -> int:
-    """Remove what is decided, in transactions of some hundred events between which others write."""
-    # The decision has to be under a checkpoint before anything goes.
+def _remove(hub: Hub, exported: VerifyResult, decision: Decision | None, count: int) -> int:
+    """Remove what is decided, or was before (None), in transactions of some hundred events between which others write.
+
+    Raises:
+        AuditError: the decision cannot be made, or is not sealed yet: the same command goes on then.
+    """
+    if decision is not None:
+        hub.database.run(lambda session: decide(session.connection(), decision, exported=exported, sealer=hub.keyring))
+    # It has to be under a checkpoint before anything goes.
     sequence_at_once(hub)
     removed = 0
     with _progress() as bar, bulk_work():

@@ -108,3 +108,15 @@ def test_a_removal_that_was_cut_off_goes_on(old: Command) -> None:
         hub.close()
     assert old("audit", "prune", str(log), "--older-than", "600", "--json").json["removed"] == 256
     assert old("audit", "verify", "--json").json["withheld"] == 256
+
+
+def test_a_decision_that_is_not_sealed_yet_is_told_and_goes_on_later(
+    old: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = _export(old)
+    with monkeypatch.context() as nobody_seals:
+        # The command runs in a fork of this process. Another has the sequencer's lease, and stands still.
+        nobody_seals.setattr("idhub.cli.audit.sequence_at_once", lambda _hub: None)
+        done = old("audit", "prune", log)
+    assert done.code == 1 and done.err.startswith("error [export]: the decision has no checkpoint over it yet"), done
+    assert old("audit", "prune", log, "--json").json["removed"] == 512

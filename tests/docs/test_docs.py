@@ -21,6 +21,8 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted([*DOCS.rglob("*.md"), ROOT / "README.md"])
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+TABLE = re.compile(r"(?:^\|.*\n)+", re.MULTILINE)
+CELL_END = re.compile(r"(?<!\\)\|")
 FENCED = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 
 
@@ -52,6 +54,14 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert found.is_relative_to(ROOT)
         if anchor and found.suffix == ".md":
             assert anchor in anchors(found), f"{name(page)} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_row_of_a_table_has_as_many_cells_as_its_head(page: Path) -> None:
+    """A cell too many is not shown, one too few is shown empty."""
+    for table in TABLE.findall(FENCED.sub("", page.read_text("utf-8"))):
+        head, *rows = ((line, len(CELL_END.findall(line))) for line in table.splitlines())
+        assert [row for row, cells in rows if cells != head[1]] == [], name(page)
 
 
 def test_every_page_is_reached_from_the_readme() -> None:

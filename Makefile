@@ -25,6 +25,9 @@ demo: $(ENVIRONMENT) ## Tell the story from hire to receipt, then stay for a loo
 .PHONY: install
 install: $(ENVIRONMENT) ## Build .venv from requirements.lock, hashes checked
 
+.PHONY: argon2
+argon2: $(VENV)/.argon2 ## Build argon2id for this machine's processor (needs a C compiler): passwords cost two thirds
+
 ##@ Work
 
 .PHONY: check
@@ -75,6 +78,7 @@ soak-races: $(ENVIRONMENT) system-packages ## 1,000 people leave under 200 clien
 
 .PHONY: bench
 bench: $(ENVIRONMENT) system-packages $(NODE_MODULES) ## Speed beside oidc-provider and django-oauth-toolkit (BENCH=quick or names of lines)
+	@$(MAKE) argon2 || echo "No argon2id for this machine's processor: sign-ins are measured with what runs on every one." >&2
 	@$(PYTHON) -m tests.benchmarks.bench $(BENCH)
 
 .PHONY: scale
@@ -113,6 +117,10 @@ help: ## Show this list
 # The lock is installed as a whole, then the project itself without asking anyone for anything.
 $(ENVIRONMENT): requirements.lock pyproject.toml .ci/environment
 	@.ci/environment $(VENV)
+	@touch $@
+
+$(VENV)/.argon2: $(ENVIRONMENT)
+	@.ci/environment $(VENV) native
 	@touch $@
 
 $(NODE_MODULES): tests/package.json tests/package-lock.json | system-packages

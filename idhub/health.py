@@ -6,6 +6,7 @@ answered from a look at most a second old.
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -33,12 +34,14 @@ from idhub.directory.organizations import recovery_reason
 from idhub.directory.tables import Installation
 from idhub.errors import IdhubError
 from idhub.keys import PURPOSES
+from idhub.login.argon2id import Costs, fastest, hash_password
 from idhub.login.passwords import HashingPool
 from idhub.migrations import is_current
 from idhub.provisioning.events.streams import StreamView, list_streams
 from idhub.provisioning.outbound import tokens
 from idhub.saml.refresh import warnings as saml_warnings
 from idhub.services import Hub
+from idhub.settings import Settings
 
 SEQUENCER_LAG_LIMIT: Final = timedelta(seconds=30)
 DELIVERY_LAG_LIMIT: Final = timedelta(seconds=60)
@@ -136,8 +139,17 @@ def check(hub: Hub, *, now: datetime) -> list[Finding]:
         late = [_late(each) for each in list_streams(session) if now - (each.oldest_at or now) > STREAM_LAG_LIMIT]
     said = f"These receivers do not take their events: {', '.join(late)}. See `idhub stream list`."
     found.append(Finding("streams", not late, said if late else "receivers take the events that they are told"))
+    found.append(_passwords(hub.settings))
     found.append(_witness(hub))
     return found
+
+
+def _passwords(settings: Settings) -> Finding:
+    costs, library = Costs(settings.argon2_memory_kib, settings.argon2_time_cost), fastest()
+    began = time.thread_time()
+    hash_password("what a hash costs here", costs)
+    spent = time.thread_time() - began
+    return Finding("passwords", True, f"a hash takes {spent * 1000:.0f} ms of a core, by {library}")
 
 
 def _late(stream: StreamView) -> str:

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from idhub.login.argon2id import fastest
 from tests.benchmarks.subjects import Subject, core_of_load, core_of_subjects, subjects
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -184,7 +185,8 @@ def overload(every: Sequence[Subject], options: Options, results: Results) -> No
             results.add(
                 name=name, idhub=round(load["rate"], 1), peer="argon2id floor of the core", peer_value=round(floor, 1),
                 ratio=round(load["rate"] / floor, 2), database=hub.database, durability=hub.durability,
-                unit="logins/s", target=0.95 if connections == 16 else None, refused=load.get("refused", {}),
+                unit="logins/s", hashing=fastest(),
+                target=0.95 if connections == 16 else None, refused=load.get("refused", {}),
                 others_p99_ms=[round(one["p99_ms"], 1) for one in figures["probes"]],
             )  # fmt: skip
             say(
@@ -269,7 +271,7 @@ def main() -> None:
         for line in lines:
             compare(line, every, options, results)
         if options.wants("login_argon2id"):
-            say("login with argon2id beside other requests ...")
+            say(f"login with argon2id, by {fastest()}, beside other requests ...")
             overload(every, options, results)
     if options.has_others:
         others(options, results)

@@ -8,6 +8,8 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from passlib.hash import argon2  # type: ignore[import-untyped]
 
 from idhub.errors import Invalid, Unavailable
@@ -163,16 +165,41 @@ def test_outdated_costs_are_replaced_at_the_next_success(pool: HashingPool, sett
         dearer.close()
 
 
-def test_what_libsodium_hashed_the_reference_code_verifies_and_the_other_way_round(pool: HashingPool) -> None:
-    """RFC 9106: two implementations, one hash."""
+@pytest.mark.parametrize("library", argon2id.LIBRARIES)
+def test_either_library_computes_what_the_reference_code_does(
+    pool: HashingPool, monkeypatch: pytest.MonkeyPatch, library: str
+) -> None:
+    """RFC 9106: whichever is faster on a machine, the hashes of all are one kind."""
+    monkeypatch.setattr(argon2id, "fastest", lambda: library)
     password = "quiet harbour lantern 启岳"
     assert argon2.using(type="ID").verify(password, pool.hash(password).result())
     for costs in ((1024, 1), (1031, 3)):
         stored = argon2.using(type="ID", memory_cost=costs[0], time_cost=costs[1], parallelism=1).hash(password)
-        assert argon2id.read(stored) is not None, "computed here, not by the reference code"
+        assert argon2id.read(stored) is not None, "computed here, not through passlib"
         verified = pool.verify(password, stored).result()
         assert verified.matches and (verified.replacement is None) is (costs == (1024, 1))
         assert not pool.verify(password + " ", stored).result().matches
+
+
+@given(st.binary(max_size=200), st.binary(min_size=16, max_size=16), st.integers(8, 64), st.integers(1, 3))
+def test_both_libraries_compute_the_same(password: bytes, salt: bytes, kib: int, passes: int) -> None:
+    costs = argon2id.Costs(kib, passes)
+    one, other = (compute(password, salt, costs, 32) for compute in argon2id.LIBRARIES.values())
+    assert one == other
+
+
+def test_the_library_that_takes_less_time_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(password: bytes, salt: bytes, costs: argon2id.Costs, size: int) -> bytes:
+        for _ in range(9):
+            argon2id.by_libsodium(password, salt, costs, size)
+        return argon2id.by_libsodium(password, salt, costs, size)
+
+    for names in (("quick", "slow"), ("slow", "quick")):
+        each = {"quick": argon2id.by_libsodium, "slow": slow}
+        monkeypatch.setattr(argon2id, "LIBRARIES", {name: each[name] for name in names})
+        argon2id.fastest.cache_clear()
+        assert argon2id.fastest() == "quick"
+    argon2id.fastest.cache_clear()
 
 
 @pytest.mark.parametrize("form", [{"type": "ID", "parallelism": 2}, {"type": "I"}, {"type": "ID", "salt_size": 8}])

@@ -1,7 +1,9 @@
 """The embedded server's reader of HTTP: uvicorn's, with two differences.
 
-Bounds that uvicorn leaves to a proxy: size of headers, time to read. Nothing is armed or counted per request beyond two
-attributes; one timer a connection looks now and then.
+Bounds that uvicorn leaves to a proxy: size of headers, time to read and to take what was answered, requests behind each
+other, connections at all. Nothing is armed or counted per request beyond two attributes; one timer a connection looks
+now and then. What is said unasked (a request cannot be read, it took too long) is said where its own answer would
+stand, or not at all: the answer to a request before it must not be taken for that.
 
 A short way for the addresses that machines call at high rate, and for those that everybody passes who signs in
 (`HubApp.direct`): a request for exactly such an address goes to its endpoint as it was parsed, and its answer is
@@ -11,7 +13,9 @@ endpoint.
 """
 
 import asyncio
+import resource
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, Final, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -20,10 +24,31 @@ MAX_HEADER_BYTES: Final = 65_536
 """Request line and headers together; and of a body, what frames it (sizes of chunks, trailers)."""
 READ_SECONDS: Final = 30.0
 """How long a request may take to arrive, and a new connection to send one."""
+WRITE_SECONDS: Final = 30.0
+"""How long a client may take nothing of what is there for it."""
+MOST_BEHIND: Final = 16
+"""Requests of a connection that wait for the one before them. One piece of 256 KB holds 13,000, each of which costs a
+hundred times its size while it waits."""
+_SHARE_OF_FILES: Final = 0.75
+"""Of the files that the process may have open: databases, logs and what is delivered need the others."""
+_CROWDED: Final = 0.75
+"""Share of those connections from which on who says nothing is let go soon."""
+_CROWDED_SECONDS: Final = 5.0
 _LOOK_SECONDS: Final = 5.0
 _VERSIONS: Final = frozenset({"1.0", "1.1"})
 
-_ANSWERS: Final = {408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+_ANSWERS: Final = {
+    400: b"Bad Request",
+    408: b"Request Timeout",
+    431: b"Request Header Fields Too Large",
+    503: b"Service Unavailable",
+}
+
+
+@cache
+def most_connections() -> int:
+    """How many connections this process keeps at once."""
+    return int(_SHARE_OF_FILES * resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 class Direct(Protocol):
@@ -72,16 +97,20 @@ class _Exchange:
         self.method = method
         self.keep_alive = keep_alive
         self.body = bytearray()
-        self.is_asked = False
+        self.more_body = True
+        self.response_started = False
         self.response_complete = False
         self.disconnected = False
         self.message_event = _NOBODY_WAITS
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Closes connections whose request has too large a head, or does not arrive in time (slow loris)."""
+    """Closes connections whose request has too large a head, or does not arrive in time (slow loris), whose answers
+    nobody takes, and what is more than there may be.
+    """
 
     cycle: Any
+    """The request that came last."""
 
     def __init__(self, *args: Any, **values: Any) -> None:
         super().__init__(*args, **values)
@@ -95,18 +124,29 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_in_head = True
         self._reading_since: float | None = None
         self._look: asyncio.TimerHandle | None = None
+        self._answering: Any = None
+        """The request that is worked on, while others are behind it."""
+        self._untaken = 0
+        """Bytes that were there for the client when somebody looked."""
+        self._taken_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's is
         """Begin to wait for the first request."""
         super().connection_made(transport)
         self._reading_since = self.loop.time()
         self._look = self.loop.call_later(_LOOK_SECONDS, self._watch)
+        if len(self.connections) > most_connections():
+            self._refuse(503)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop looking."""
+        """Stop looking, and tell the request that is worked on; those behind it are nobody's any more."""
         if self._look is not None:
             self._look.cancel()
             self._look = None
+        if self.pipeline:
+            self.pipeline.clear()
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -171,11 +211,26 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _go_the_long_way(self) -> None:
         """As uvicorn does it. What it makes at the beginning of a message, it is given to make here."""
+        if self.cycle is not None and not self.cycle.response_complete:
+            if len(self.pipeline) >= MOST_BEHIND:
+                raise ValueError("too many requests are behind each other")
+            if not self.pipeline:
+                self._answering = self.cycle
         url, headers, expects = self.url, self.headers, self.expect_100_continue
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
         self.headers += headers
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._answering = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        """An answer was given on the long way."""
+        super().on_response_complete()
+        if not self.pipeline:
+            self._idle_since = self.loop.time()
 
     def on_body(self, body: bytes) -> None:
         """Content, which the application bounds."""
@@ -183,7 +238,7 @@ class BoundedProtocol(HttpToolsProtocol):
         exchange = self._exchange
         if exchange is None:
             super().on_body(body)
-        elif not exchange.is_asked:
+        elif exchange.more_body:
             exchange.body += body
             if len(exchange.body) > exchange.endpoint.max_body:
                 self._ask(exchange)
@@ -196,13 +251,13 @@ class BoundedProtocol(HttpToolsProtocol):
         exchange, self._exchange = self._exchange, None
         if exchange is None:
             super().on_message_complete()
-        elif not exchange.is_asked:
+        elif exchange.more_body:
             self._ask(exchange)
 
     # ------------------------------------------------------------------ the short way
 
     def _ask(self, exchange: _Exchange) -> None:
-        exchange.is_asked = True
+        exchange.more_body = False
         head = self._head_of_all(exchange)
         answer = exchange.endpoint.at_once(exchange.method, self.client, head)
         if answer is not None:
@@ -248,21 +303,47 @@ class BoundedProtocol(HttpToolsProtocol):
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     def _watch(self) -> None:
-        since, now = self._reading_since, self.loop.time()
-        if since is not None and now - since > READ_SECONDS:
-            self._refuse(408)
-            return
-        if self._idle_since is not None and now - self._idle_since > self.timeout_keep_alive:
-            self.timeout_keep_alive_handler()
         self._look = self.loop.call_later(_LOOK_SECONDS, self._watch)
+        now = self.loop.time()
+        if self._takes_nothing(now):
+            self.transport.abort()
+            return
+        is_crowded = len(self.connections) > _CROWDED * most_connections()
+        since = self._reading_since
+        if since is not None:
+            longest = _CROWDED_SECONDS if is_crowded and self._is_in_head else READ_SECONDS
+            if now - since > longest:
+                self._refuse(408)
+        elif self._idle_since is not None:
+            longest = _CROWDED_SECONDS if is_crowded else self.timeout_keep_alive
+            if now - self._idle_since > longest:
+                self.timeout_keep_alive_handler()
+
+    def _takes_nothing(self, now: float) -> bool:
+        """Whether the client has taken nothing for too long of what was answered; closing would wait for it."""
+        before, self._untaken = self._untaken, self.transport.get_write_buffer_size()
+        if not self._untaken or self._untaken < before or not before:
+            self._taken_at = now
+        return now - self._taken_at > WRITE_SECONDS
+
+    def send_400_response(self, msg: str) -> None:
+        """Something cannot be read."""
+        self._refuse(400)
 
     def _refuse(self, status: int) -> None:
-        """Say why and close, whatever else has begun on this connection."""
+        """Say why, unless an earlier request waits for its answer, and close."""
         if self.transport.is_closing():
             return
-        reason = _ANSWERS[status]
-        self.transport.write(
-            b"HTTP/1.1 %d %s\r\ncontent-length: 0\r\nconnection: close\r\ncache-control: no-store\r\n\r\n"
-            % (status, reason)
-        )
+        if not self._owes_an_answer():
+            self.transport.write(
+                b"HTTP/1.1 %d %s\r\ncontent-length: 0\r\nconnection: close\r\ncache-control: no-store\r\n\r\n"
+                % (status, _ANSWERS[status])
+            )
         self.transport.close()
+
+    def _owes_an_answer(self) -> bool:
+        """Whether a whole request waits for its answer, or one has begun."""
+        cycle = self._answering if self.pipeline else self.cycle
+        if cycle is None or cycle.response_complete:
+            return False
+        return cycle.response_started or not cycle.more_body

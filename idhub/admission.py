@@ -44,6 +44,9 @@ _READS: Final = {
     "GET": re.compile(r"/scim/v2/(?!(?:Bulk|Events)(?:/|$)).*"),
     "POST": re.compile(r"/scim/v2/(?:.*/)?\.search/?"),
 }
+_WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_READ_AHEAD: Final = 65_536
+"""So much of a body is read before anybody asks who sends it: as much as the server has in hand anyway."""
 _HEALTH = frozenset({"/healthz", "/readyz", "/metrics"})
 _ENDINGS: Final = {
     "POST": re.compile(
@@ -272,7 +275,8 @@ def _give_nothing() -> None:
 class Admitted:
     """ASGI middleware: lets a request in when there is room, and answers with `refuse` when there is none.
 
-    The slot is held until the answer begins: what is streamed afterwards needs no thread.
+    A slot is held by who works: from when the request is there until the answer begins. Whoever sends slowly, or breaks
+    off, holds none meanwhile, and what is streamed afterwards needs no thread.
     """
 
     def __init__(self, app: ASGIApp, *, admission: Admission, refuse: ASGIApp) -> None:
@@ -285,24 +289,74 @@ class Admitted:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        give_back = await self._admission.enter(scope["method"], scope["path"])
-        if give_back is None:
+        ahead = None if scope["method"] in _WITHOUT_BODY else await _read_ahead(receive)
+        if ahead is not None and ahead["type"] != "http.request":
+            return
+        place = _Slot(self._admission, scope["method"], scope["path"])
+        if not await place.take():
             await self._refuse(scope, receive, send)
             return
-        is_held = True
 
-        def release() -> None:
-            nonlocal is_held
-            if is_held:
-                is_held = False
-                give_back()
+        async def receiving() -> Message:
+            nonlocal ahead
+            if ahead is not None:
+                message, ahead = ahead, None
+                return message
+            return await place.given_up_for(receive)
 
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
-                release()
+                place.give()
             await send(message)
 
         try:
-            await self._app(scope, receive, sending)
+            await self._app(scope, receiving, sending)
         finally:
-            release()
+            place.give()
+
+
+class _Slot:
+    """A request's slot."""
+
+    def __init__(self, admission: Admission, method: str, path: str) -> None:
+        self._admission = admission
+        self._asked = method, path
+        self._give_back: Callable[[], None] | None = None
+
+    async def take(self) -> bool:
+        """Wait for one; whether there was room."""
+        self._give_back = await self._admission.enter(*self._asked)
+        return self._give_back is not None
+
+    def give(self) -> None:
+        """Give it back, if it is held."""
+        give_back, self._give_back = self._give_back, None
+        if give_back is not None:
+            give_back()
+
+    async def given_up_for(self, receive: Receive) -> Message:
+        """The next message of a client, for which nobody holds a slot.
+
+        Raises:
+            Busy: there is no room any more.
+        """
+        if self._give_back is None:
+            return await receive()
+        self.give()
+        message = await receive()
+        if not await self.take():
+            raise Busy
+        return message
+
+
+async def _read_ahead(receive: Receive) -> Message:
+    """The body, or of a large one its beginning; what tells that the client is gone, if it went before."""
+    parts, size = [], 0
+    while True:
+        message = await receive()
+        if message["type"] != "http.request":
+            return message
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > _READ_AHEAD or not message.get("more_body", False):
+            return {**message, "body": b"".join(parts)}

@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as DatabaseTimeout
 from sqlalchemy.orm import Session
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -288,6 +288,10 @@ def translate_the_rest(app: Starlette, services: RestServices) -> Translate:
         _LOG.warning("request.database_unavailable", exc_info=error)
         return answer(request, Unavailable("The database cannot be reached; try again."))
 
+    async def on_broken_off(request: Request, _: Exception) -> Response:
+        # Nobody hears it; it is no fault of ours.
+        return answer(request, Invalid("The request was cut off.", rule="request.cut"))
+
     async def on_unexpected(request: Request, error: Exception) -> Response:
         _LOG.error("request.failed", exc_info=error)
         response = answer(request, None)
@@ -300,7 +304,7 @@ def translate_the_rest(app: Starlette, services: RestServices) -> Translate:
 
     handlers: dict[type[Exception], Translate] = {
         HTTPException: on_http, IdhubError: on_domain, OperationalError: on_database, DatabaseTimeout: on_database,
-        Exception: on_unexpected,
+        ClientDisconnect: on_broken_off, Exception: on_unexpected,
     }  # fmt: skip
     for kind, handler in handlers.items():
         app.add_exception_handler(kind, handler)

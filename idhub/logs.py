@@ -37,6 +37,8 @@ _REDACTED = "[redacted]"
 _PATH_LIMIT = 300
 _QUIET_PATHS = frozenset({"/healthz", "/readyz", "/metrics"})
 _METHODS = frozenset({"GET", "HEAD", "POST"})
+_BROKEN_OFF = 499
+"""In place of the status, where the client went before the request was there: nobody was answered."""
 
 _SECRET_KEYS = re.compile(
     r"(?i)^(?:.*[_-])?(?:authorization|cookie|passwords?|passwd|secret|tokens?|assertion|api[_-]?key|private[_-]?key"
@@ -274,7 +276,7 @@ class RequestLog:
         # Where pages and events read it: the number a person reads out is the one in the log.
         scope.setdefault("state", {})["request_id"] = identity
         began = time.perf_counter()
-        status = 500
+        status = _BROKEN_OFF
 
         async def send_marked(message: Message) -> None:
             nonlocal status
@@ -286,6 +288,9 @@ class RequestLog:
 
         try:
             await self._app(scope, receive, send_marked)
+        except BaseException:
+            status = 500 if status == _BROKEN_OFF else status
+            raise
         finally:
             client = scope["client"][0] if scope.get("client") else None
             self.tell(

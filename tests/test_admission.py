@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -141,6 +142,66 @@ def test_slot_is_given_back_when_the_answer_begins_and_when_there_is_none() -> N
         for _ in range(2):
             with pytest.raises(RuntimeError):
                 await Admitted(fails, admission=gate, refuse=nothing)(scope, nothing, nothing)
+
+    in_a_loop(work)
+
+
+def test_slot_is_held_for_nobody_who_still_sends() -> None:
+    """D16: also not within a large body, of which the beginning was read; and it is taken again for the work."""
+
+    async def work() -> None:
+        gate = Admission(1, clock=lambda: datetime(2026, 1, 1, tzinfo=UTC))
+        arriving: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        read: list[int] = []
+        scope = {"type": "http", "method": "POST", "path": "/scim/v2/Bulk"}
+
+        async def application(_scope: Any, receive: Any, send: Any) -> None:
+            more = True
+            while more:
+                message = await receive()
+                read.append(len(message["body"]))
+                more = message["more_body"]
+            assert await is_full()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            assert not await is_full()
+
+        async def is_full() -> bool:
+            place = asyncio.ensure_future(gate.enter(*LIST))
+            await asyncio.sleep(0.01)
+            if place.done():
+                give_back = place.result()
+                assert give_back is not None
+                give_back()
+                return False
+            place.cancel()
+            with suppress(asyncio.CancelledError):
+                await place
+            return True
+
+        async def send(_message: Any) -> None:
+            return
+
+        async def refuse(*_: Any) -> None:
+            raise AssertionError("there was room")
+
+        admitted = Admitted(application, admission=gate, refuse=refuse)
+        serving = asyncio.ensure_future(admitted(scope, arriving.get, send))
+        assert not await is_full(), "nothing has come"
+        for size in (40_000, 30_000):
+            arriving.put_nowait({"type": "http.request", "body": b"a" * size, "more_body": True})
+        assert not await is_full(), "the rest has not come"
+        assert read == [70_000]
+        arriving.put_nowait({"type": "http.request", "body": b"a", "more_body": False})
+        await serving
+        assert read == [70_000, 1]
+
+        # And of somebody who goes before it is whole nothing is worked on.
+        gone = asyncio.ensure_future(admitted(scope, arriving.get, send))
+        arriving.put_nowait({"type": "http.request", "body": b"a", "more_body": True})
+        arriving.put_nowait({"type": "http.disconnect"})
+        await gone
+        assert read == [70_000, 1]
+        assert not await is_full()
 
     in_a_loop(work)
 

@@ -152,6 +152,9 @@ def _first_problem(error: RequestValidationError) -> Invalid:
 def _from_http(error: HTTPException) -> IdhubError:
     if error.status_code in {404, 405}:
         return NotFound("There is no such address, or it takes another method.", rule="route")
+    if isinstance(error.__cause__, IdhubError):
+        # What came up while the body was read, in the framework's words.
+        return error.__cause__
     return Invalid("The body cannot be read.", field="body", rule="body.form")
 
 

@@ -30,6 +30,8 @@ __all__ = ["PREFIX", "create_router"]
 _SHARE_OF_WAITING = 8
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _LATER = "1"
+_READ_OF_ANYBODY = 262_144
+"""Nobody fills the memory with megabytes who is not to say anything here."""
 
 
 class _NoToken(RequestError):
@@ -45,7 +47,7 @@ def create_router(services: ApiServices) -> APIRouter:
     @router.api_route(PREFIX + "/{path:path}", methods=_METHODS, include_in_schema=False)
     async def scim(request: Request, path: str) -> Response:
         """SCIM 2.0 (RFC 7644)."""
-        body = await _read(request)
+        body = await _read(services, request)
         if _only_reads(request, path):
             return await _in_lane(services, request, path, body)
         if _polls(path) and not may_wait.locked():
@@ -73,14 +75,20 @@ async def _in_lane(services: ApiServices, request: Request, path: str, body: byt
         return _response(error_response(Later(error.description)), {"Retry-After": _LATER})
 
 
-async def _read(request: Request) -> bytes | None:
-    """The body, or None when it is larger than any that is taken."""
+async def _read(services: ApiServices, request: Request) -> bytes | None:
+    """The body; None when it is larger than any that is taken, or than what is read of somebody who has no token."""
     parts: list[bytes] = []
-    size = 0
+    size, is_known = 0, False
     async for part in request.stream():
         size += len(part)
         if size > LIMITS.max_bulk_body:
             return None
+        if size > _READ_OF_ANYBODY and not is_known:
+            try:
+                await run_in_threadpool(authenticate, services, request, door=Door.SCIM)
+            except Unauthenticated:
+                return None
+            is_known = True
         parts.append(part)
     return b"".join(parts)
 

@@ -2,9 +2,12 @@
 
 import re
 import socket
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
+import orjson
 import pytest
 
 from idhub.cli.protocol import MAX_HEADER_BYTES
@@ -146,3 +149,100 @@ def test_requests_behind_each_other_are_answered_in_order(server: Hub) -> None:
     second = b"GET /nothing HTTP/1.1\r\n" + _HOST + b"connection: close\r\n\r\n"
     said = talk(server, first + second)
     assert re.findall(rb"HTTP/1.1 ([0-9]{3}) ", said) == [b"200", b"404"]
+
+
+# ---------------------------------------------------------------------- who sends slowly, or breaks off
+
+SLOW = (
+    b"/logout",
+    b"/saml/sso",
+    b"/saml/slo/soap",
+    b"/hr/people/per_x/suspend",
+    b"/login/first",
+    b"/wsfed",
+    b"/scim/v2/Users",
+)
+_FORM = b"content-type: application/x-www-form-urlencoded\r\n"
+_SLOW_ONES = 40
+"""More than all places of those who work at once, and of what ends an access."""
+
+
+def ask(server: Hub, target: bytes, method: bytes = b"GET") -> tuple[int, float]:
+    """Status of an answer, and after how many seconds it was there."""
+    began = time.monotonic()
+    said = talk(
+        server, method + b" " + target + b" HTTP/1.1\r\n" + _HOST + b"content-length: 0\r\nconnection: close\r\n\r\n"
+    )
+    return int(said[9:12] or b"0"), time.monotonic() - began
+
+
+def opened(server: Hub, data: bytes) -> socket.socket:
+    """A connection on which somebody has begun to say something."""
+    connection = socket.create_connection(("127.0.0.1", server.server.port), timeout=5)
+    connection.sendall(data)
+    return connection
+
+
+@pytest.mark.parametrize("target", SLOW)
+def test_who_does_not_send_the_body_holds_no_place(server: Hub, target: bytes) -> None:
+    """D16: forty connections without a token kept every page, and every leave, waiting for 30 seconds."""
+    head = b"POST " + target + b" HTTP/1.1\r\n" + _HOST + _FORM + b"content-length: 100\r\n\r\na="
+    with ExitStack() as slow:
+        for _ in range(_SLOW_ONES):
+            slow.enter_context(opened(server, head))
+        time.sleep(0.2)
+        for method, asked, expected in (
+            (b"GET", b"/account", 303),
+            (b"POST", b"/api/v1/people/per_1/suspend", 401),
+            (b"GET", b"/healthz", 200),
+        ):
+            status, seconds = ask(server, asked, method)
+            assert status == expected
+            assert seconds < 3
+
+
+def _files(server: Hub) -> int:
+    process = server.server._process
+    assert process is not None
+    return sum(1 for _ in (Path("/proc") / str(process.pid) / "fd").iterdir())
+
+
+def _logged(server: Hub) -> list[dict[str, object]]:
+    lines = (server.folder / "hub.log").read_bytes().splitlines()
+    return [orjson.loads(line) for line in lines if line.startswith(b"{")]
+
+
+def test_who_breaks_off_leaves_nothing_behind(server: Hub) -> None:
+    """At every stage, at every kind of endpoint: no file stays open, nothing is called a fault of ours."""
+    targets = (
+        *SLOW, b"/login", b"/oauth2/token", b"/oauth2/authorize", b"/oauth2/introspect", b"/cas/samlValidate",
+        b"/api/v1/people", b"/scim/v2/Bulk", b"/scim/v2/Users/.search", b"/account/security", b"/nothing",
+    )  # fmt: skip
+    assert ask(server, b"/account")[0] == 303
+    before, said = _files(server), len(_logged(server))
+    for target in targets:
+        start = b"POST " + target + b" HTTP/1.1\r\n" + _HOST + _FORM
+        whole = start + b"content-length: 4\r\n\r\na=bc"
+        for stage in (
+            start[:9], start, start + b"content-length: 100\r\n\r\n", start + b"content-length: 100\r\n\r\na=",
+            start + b"transfer-encoding: chunked\r\n\r\n5\r\na=",
+            start + b"content-length: 90000\r\n\r\n" + b"a" * 70_000,
+            whole, whole * 3, whole + start,
+        ):  # fmt: skip
+            opened(server, stage).close()
+    deadline = time.monotonic() + 10
+    while _files(server) > before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert _files(server) <= before
+    new = _logged(server)[said:]
+    assert not [line for line in new if line.get("level") == "error" or line.get("status") == 500], new
+    assert ask(server, b"/account")[1] < 3
+
+
+def test_a_stranger_does_not_fill_the_memory_with_a_bulk_request(server: Hub) -> None:
+    """Ten megabytes are read of whoever has a token; of anybody else not even a thirtieth of them."""
+    head = b"POST /scim/v2/Bulk HTTP/1.1\r\n" + _HOST + b"content-type: application/scim+json\r\n"
+    for token in (b"", b"authorization: Bearer idh_api_made.up\r\n"):
+        with opened(server, head + token + b"content-length: 9000000\r\n\r\n") as connection:
+            connection.sendall(b"a" * 400_000)
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 401 ")

@@ -4,7 +4,7 @@ A database that answers slowly, or not at all, would otherwise keep every thread
 What ends an access, and what asks how the hub is, have threads of their own: nobody's requests keep a leave waiting.
 Endpoints that machines call at high rate pass none of this; they need no thread. Nor does signing in, but a
 thousand people who begin at once would be done one after the other before the event loop looks at anybody else: few
-of them are worked on at a time, so that everybody else waits for a few at most. What SCIM senders read has two lanes of
+of them are worked on at a time, so that everybody else waits for a few at most. What SCIM senders read has lanes of
 few threads (`ReadingLane`): threads that compute take the interpreter from each other, and make all of them slower.
 """
 
@@ -33,7 +33,7 @@ _SIGN_INS: Final = 8
 _SIGN_INS_ASIDE: Final = 2
 _EACH_TURNED_AWAY: Final = 0.005
 _WAITING_SIGN_INS: Final = 1_024
-_FEWEST_READERS, _MOST_READERS, _SLOW_READERS = 2, 4, 2
+_FEWEST_READERS, _MOST_READERS, _SLOW_READERS, _UNVERIFIED_READERS = 2, 4, 2, 1
 _LONGEST_WORK: Final = 1.0
 """Seconds of work that may wait before a reading lane refuses more."""
 _ALWAYS_WAIT: Final = 8
@@ -131,14 +131,14 @@ class Lane:
 
 class ReadingLane:
     """Few threads for what is read much, and a line of each who asks: lines are served in turn, so that who asks for
-    a thousand things keeps nobody waiting who asks for one.
+    a thousand things keeps nobody waiting who asks for one. Where no more may wait, the last of the longest line goes.
     """
 
     def __init__(self, threads: int, *, timer: Callable[[], float] = time.monotonic) -> None:
-        self._threads = self._free = threads
+        self.threads = self._free = threads
         self._timer = timer
         self._limiter: CapacityLimiter | None = None
-        self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._lines: OrderedDict[str, deque[asyncio.Future[bool]]] = OrderedDict()
         self._waiting = 0
         self._seconds = 0.0
         """What one piece of work takes, of late."""
@@ -151,7 +151,7 @@ class ReadingLane:
         """
         await self._take(who)
         if self._limiter is None:
-            self._limiter = CapacityLimiter(self._threads)
+            self._limiter = CapacityLimiter(self.threads)
         began = self._timer()
         try:
             return await to_thread.run_sync(work, limiter=self._limiter)
@@ -163,26 +163,41 @@ class ReadingLane:
         if self._free > 0 and not self._waiting:
             self._free -= 1
             return
-        seconds = self._waiting * self._seconds / self._threads
-        few = self._waiting < _ALWAYS_WAIT * self._threads
-        if self._waiting >= _MOST_WAIT or (seconds > _LONGEST_WORK and not few):
+        if self._is_full() and not self._has_made_room(who):
             raise Busy
-        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        place: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._lines.setdefault(who, deque()).append(place)
         self._waiting += 1
         try:
             await asyncio.wait((place,), timeout=_PATIENCE)
         except asyncio.CancelledError:
-            if place.done():
-                self._give()
-            else:
+            if not place.done():
                 self._leave(who, place)
+            elif place.result():
+                self._give()
             raise
         if not place.done():
             self._leave(who, place)
             raise Busy
+        if not place.result():
+            raise Busy
 
-    def _leave(self, who: str, place: "asyncio.Future[None]") -> None:
+    def _is_full(self) -> bool:
+        seconds = self._waiting * self._seconds / self.threads
+        few = self._waiting < _ALWAYS_WAIT * self.threads
+        return self._waiting >= _MOST_WAIT or (seconds > _LONGEST_WORK and not few)
+
+    def _has_made_room(self, who: str) -> bool:
+        """Whether the last of the longest line has gone for somebody in whose line fewer wait."""
+        longest = max(self._lines, key=lambda each: len(self._lines[each]))
+        if len(self._lines[longest]) <= len(self._lines.get(who, ())) + 1:
+            return False
+        place = self._lines[longest][-1]
+        self._leave(longest, place)
+        place.set_result(False)
+        return True
+
+    def _leave(self, who: str, place: "asyncio.Future[bool]") -> None:
         line = self._lines[who]
         line.remove(place)
         self._waiting -= 1
@@ -200,7 +215,7 @@ class ReadingLane:
             self._lines.move_to_end(who)
         else:
             del self._lines[who]
-        place.set_result(None)
+        place.set_result(True)
 
 
 class Admission:
@@ -222,6 +237,8 @@ class Admission:
         """What an index finds for SCIM senders, at once."""
         self.reading_long = ReadingLane(_SLOW_READERS)
         """What takes them longer: nobody waits for it who is done at once."""
+        self.reading_unverified = ReadingLane(_UNVERIFIED_READERS)
+        """Whoever says a token that nobody has seen to work: who has one waits for no invented ones."""
         self.threads = slots + RESERVED_ENDING + RESERVED_HEALTH
         self.refused = 0
         """Requests that were told to come back, since the start."""

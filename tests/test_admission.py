@@ -327,11 +327,33 @@ def test_more_than_a_second_of_reading_is_refused() -> None:
         asked = [asyncio.ensure_future(lane.run("first", lambda: None)) for _ in range(8)]
         await asyncio.sleep(0)
         with pytest.raises(Unavailable) as refused:
-            await lane.run("second", lambda: None)
+            await lane.run("first", lambda: None)
         assert refused.value.retry_after == timedelta(seconds=1)
         go_on.set()
         await asyncio.gather(first, *asked)
         await lane.run("second", lambda: None)
+
+    in_a_loop(work)
+
+
+def test_where_no_more_may_wait_the_last_of_the_longest_line_goes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "_MOST_WAIT", 4)
+
+    async def work() -> None:
+        lane, go_on, served = ReadingLane(1), threading.Event(), list[str]()
+        first = asyncio.ensure_future(lane.run("first", go_on.wait))
+        await asyncio.sleep(0)
+        asked = []
+        for number, who in enumerate(("much", "much", "much", "one", "two", "much", "one", "three")):
+            asked.append(asyncio.ensure_future(lane.run(who, partial(served.append, f"{who} {number}"))))
+            await asyncio.sleep(0)
+        go_on.set()
+        await first
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        # The third of `much` went for `two`, its second for `three`; nobody goes for who has as many.
+        assert served == ["much 0", "one 3", "two 4", "three 7"]
+        assert [place for place, each in enumerate(outcomes) if isinstance(each, Unavailable)] == [1, 2, 5, 6]
+        await asyncio.wait_for(lane.run("next", partial(served.append, "next")), 10)
 
     in_a_loop(work)
 

@@ -16,7 +16,7 @@ from idhub.admission import Busy
 from idhub.api.access import ApiCaller, Unauthenticated, address_of, authenticate
 from idhub.api.scim_desk import LIMITS, PREFIX, Desk, Later, TooOften, record_refusals
 from idhub.api.scim_jobs import Jobs
-from idhub.api.scim_lanes import is_quick
+from idhub.api.scim_lanes import KnownSenders, is_quick
 from idhub.api.scim_poll import WAIT_SECONDS, poll
 from idhub.api.scim_streams import STREAMS
 from idhub.api.shared import ApiServices
@@ -43,13 +43,14 @@ def create_router(services: ApiServices) -> APIRouter:
     router = APIRouter()
     # A request that waits holds one of the places of those that work (`admission`), if no thread.
     may_wait = asyncio.Semaphore(max(1, services.settings.database_pool_size // _SHARE_OF_WAITING))
+    known = KnownSenders()
 
     @router.api_route(PREFIX + "/{path:path}", methods=_METHODS, include_in_schema=False)
     async def scim(request: Request, path: str) -> Response:
         """SCIM 2.0 (RFC 7644)."""
         body = await _read(services, request)
         if _only_reads(request, path):
-            return await _in_lane(services, request, path, body)
+            return await _in_lane(services, known, request, path, body)
         if _polls(path) and not may_wait.locked():
             async with may_wait:
                 for turn in range(WAIT_SECONDS):
@@ -62,17 +63,26 @@ def create_router(services: ApiServices) -> APIRouter:
     return router
 
 
-async def _in_lane(services: ApiServices, request: Request, path: str, body: bytes | None) -> Response:
+async def _in_lane(
+    services: ApiServices, known: KnownSenders, request: Request, path: str, body: bytes | None
+) -> Response:
     """The answer to a request that changes nothing."""
     lanes, query = services.admission, request.scope["query_string"].decode("latin-1")
-    lane = lanes.reading if is_quick(request.method, path, query, body or b"") else lanes.reading_long
+    said = request.headers.get("authorization", "")
     # Whoever has a token stands in the line of it: nobody's many requests keep another's waiting.
-    who = request.headers.get("authorization", "")
+    who = known.find(said)
+    if who is None:
+        # Anybody can say a token. Where they come from they cannot invent as easily.
+        lane, who = lanes.reading_unverified, address_of(services, request)
+    else:
+        lane = lanes.reading if is_quick(request.method, path, query, body or b"") else lanes.reading_long
     try:
-        return await lane.run(who, partial(_answered, services, request, path, body))
+        answer = await lane.run(who, partial(_answered, services, request, path, body))
     except Busy as error:
         lanes.count_refused()
         return _response(error_response(Later(error.description)), {"Retry-After": _LATER})
+    known.note(said, getattr(request.state, "token_id", None))
+    return answer
 
 
 async def _read(services: ApiServices, request: Request) -> bytes | None:
@@ -118,6 +128,7 @@ def _answer(
     with services.database.read(keeps_plans=True) as session:
         try:
             caller = authenticate(services, request, door=Door.SCIM, session=session)
+            request.state.token_id = caller.token_id
         except Unauthenticated as error:
             caller = error
         desk, answer = (

@@ -1,10 +1,13 @@
 """Which lane a request of a SCIM sender takes: quick is what an index finds and walks, whatever there is besides.
 
 Told by the request's text alone, before anything is looked at. A request that is taken for quick and is not holds a
-thread; one that is taken for slow and is not waits for slow ones. Neither is answered otherwise.
+thread; one that is taken for slow and is not waits for slow ones. Neither is answered otherwise. Nor is who is known
+(`KnownSenders`) asked any less whether their token works.
 """
 
+import hashlib
 import re
+from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -14,6 +17,7 @@ import orjson
 _MOST_SHOWN: Final = 200
 _FURTHEST: Final = 1_000
 _LONGEST: Final = 2_048
+_MOST_KNOWN: Final = 4_096
 _VALUE = r'\s+"(?:[^"\\]|\\.)*"\s*'
 _FOUND = re.compile(
     r"\s*(?:urn:ietf:params:scim:schemas:(?:core|extension:enterprise):2\.0:User:)?"
@@ -29,6 +33,34 @@ _WALKED = re.compile(
 )
 """Filters in whose order an index is walked, by cursor."""
 _BY_NAME = re.compile(r"\s*displayName\s+eq" + _VALUE, re.IGNORECASE)
+
+
+class KnownSenders:
+    """Which tokens were found to work when they were said last: for the line that a request stands in, and nothing
+    else. On the event loop alone.
+    """
+
+    def __init__(self) -> None:
+        self._ids: OrderedDict[bytes, str] = OrderedDict()
+
+    def find(self, unverified_authorization: str) -> str | None:
+        """The id of the token; None: nobody has seen it work."""
+        return self._ids.get(_digest(unverified_authorization))
+
+    def note(self, authorization: str, token_id: str | None) -> None:
+        """Remember which token it was; None: it did not work (any more)."""
+        digest = _digest(authorization)
+        if token_id is None:
+            self._ids.pop(digest, None)
+            return
+        self._ids[digest] = token_id
+        self._ids.move_to_end(digest)
+        if len(self._ids) > _MOST_KNOWN:
+            self._ids.popitem(last=False)
+
+
+def _digest(authorization: str) -> bytes:
+    return hashlib.sha256(authorization.encode("utf-8", "surrogatepass")).digest()
 
 
 def is_quick(method: str, path: str, query: str, body: bytes) -> bool:

@@ -34,6 +34,8 @@ from audit.tiles import StoredTree, store_complete_tiles
 TransactionFactory = Callable[[], AbstractContextManager[Connection | Session]]
 
 _LEASE_TIME: Final = timedelta(seconds=10)
+_CLOCKS_DIFFER: Final = timedelta(minutes=1)
+"""A lease that would last longer than any, and so much, was taken on a clock that has gone back since: it is over."""
 # About 10 ms a piece on SQLite, where a commit must not keep other writers waiting for more than 50.
 _PIECE: Final = {"sqlite": 500, "postgresql": 2_000}
 _PIECES_A_RUN: Final = 200
@@ -201,7 +203,9 @@ class Sequencer:
     def _held(self, connection: Connection, now: datetime) -> int | None:
         """Return the fencing number of the lease while it is ours for long enough; None: take or renew it."""
         held = connection.execute(select(audit_lease).where(audit_lease.c.name == LEASE)).one_or_none()
-        if held is None or held.owner_id != self._owner_id or held.expires_at <= to_micros(now + _LEASE_TIME / 2):
+        if held is None or held.owner_id != self._owner_id:
+            return None
+        if not to_micros(now + _LEASE_TIME / 2) < held.expires_at <= to_micros(now + _LEASE_TIME + _CLOCKS_DIFFER):
             return None
         fencing: int = held.fencing
         return fencing
@@ -236,7 +240,11 @@ class Sequencer:
             update(audit_lease)
             .where(
                 audit_lease.c.name == LEASE,
-                or_(audit_lease.c.owner_id == self._owner_id, audit_lease.c.expires_at <= micros),
+                or_(
+                    audit_lease.c.owner_id == self._owner_id,
+                    audit_lease.c.expires_at <= micros,
+                    audit_lease.c.expires_at > to_micros(now + _LEASE_TIME + _CLOCKS_DIFFER),
+                ),
             )
             .values(
                 owner_id=self._owner_id,
@@ -325,7 +333,9 @@ class Sequencer:
             last = connection.execute(_newest_checkpoint()).one_or_none()
             if head is None or head.size <= (last.size if last else 0):
                 return None
-            if last and not is_due and to_micros(now) - last.signed_at < self._interval // timedelta(microseconds=1):
+            # One that was signed later than now says that the clock went back, and keeps nobody waiting for it.
+            passed = timedelta(microseconds=to_micros(now) - last.signed_at) if last else self._interval
+            if not is_due and timedelta() <= passed < self._interval:
                 return None
             if last:
                 _refuse_fork(connection, head, last)

@@ -247,7 +247,7 @@ class Admission:
     @property
     def is_shedding(self) -> bool:
         """Whether somebody was told to come back within the last ten seconds."""
-        return self._refused_at is not None and self._clock() - self._refused_at < _SHED_FOR
+        return self._refused_at is not None and timedelta(0) <= self._clock() - self._refused_at < _SHED_FOR
 
     async def turn_away(self) -> None:
         """Wait one's turn before one is told to come back.

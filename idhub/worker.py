@@ -141,7 +141,7 @@ class Worker:
         self._counting = threading.Lock()
         self._sequencer: Sequencer | None = None
         self._log_size: int | None = None
-        self._checkpointed_at: datetime | None = None
+        self._checkpointed_at = float("-inf")
         self._leases: dict[str, HeldLease] = {}
         self._threads = ThreadPoolExecutor(_THREADS, "worker")
         self._thread: threading.Thread | None = None
@@ -321,7 +321,7 @@ class Worker:
     def _seal(self) -> None:
         """Give new events their place in the log; sign a checkpoint at least each second while there are any."""
         now = self._hub.clock()
-        is_late = self._checkpointed_at is None or now - self._checkpointed_at >= timedelta(seconds=_CHECKPOINT_EVERY)
+        is_late = time.monotonic() - self._checkpointed_at >= _CHECKPOINT_EVERY
         with self._hub.database.read() as session:
             if recovery_reason(session) is not None:
                 return
@@ -329,7 +329,7 @@ class Worker:
             if not is_late and not lag(session.connection(), now).pending:
                 return
         if is_late:
-            self._checkpointed_at = now
+            self._checkpointed_at = time.monotonic()
         self._run_sequencer(now, checkpoint=False)
 
     def _is_recovering(self) -> bool:

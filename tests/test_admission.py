@@ -56,7 +56,9 @@ def test_line_that_is_full_refuses_at_once_and_says_so_for_ten_seconds(clock: Cl
         assert not gate.is_shedding
         assert await gate.enter(*LIST) is None
         assert (gate.refused, gate.is_shedding) == (1, True)
-        clock.advance(timedelta(seconds=11))
+        clock.correct(-timedelta(days=1))
+        assert not gate.is_shedding
+        clock.correct(timedelta(days=1, seconds=11))
         assert not gate.is_shedding
         for one in line:
             one.cancel()

@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import BigInteger, and_, or_, select, type_coerce
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import Application, ReconcilePlan, ScimTarget
-from idhub.db import upsert
+from idhub.db import to_micros, upsert
 
 DEFAULT_EVERY = timedelta(days=1)
 DEFAULT_POLICY = "report"
+_SECOND = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,13 @@ def due(session: Session, *, now: datetime, limit: int = 20) -> Sequence[str]:
                 ReconcilePlan.application_id.is_(None),
                 and_(
                     ReconcilePlan.every_seconds > 0,
-                    or_(ReconcilePlan.next_run_at.is_(None), ReconcilePlan.next_run_at <= now),
+                    or_(
+                        ReconcilePlan.next_run_at.is_(None),
+                        ReconcilePlan.next_run_at <= now,
+                        # Much later than its interval: somebody's clock was wrong.
+                        type_coerce(ReconcilePlan.next_run_at, BigInteger)
+                        > to_micros(now) + 2 * _SECOND * type_coerce(ReconcilePlan.every_seconds, BigInteger),
+                    ),
                 ),
             ),
         )

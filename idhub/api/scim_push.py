@@ -15,14 +15,14 @@ from typing import Any, Final, Protocol
 
 import orjson
 import structlog
-from sqlalchemy import exists, select, update
+from sqlalchemy import exists, or_, select, update
 
 from audit.events import clean_text
 from idhub.api.scim_desk import DeskServices
 from idhub.api.scim_streams import Told, caller_of_stream, next_tokens, stream_of
 from idhub.db import Database
 from idhub.delivery.http import OutboundError, OutboundHttp, OutboundRefused
-from idhub.delivery.settling import delay_before
+from idhub.delivery.settling import FARTHEST_ATTEMPT, delay_before
 from idhub.errors import Unavailable
 from idhub.provisioning.events.streams import authorization_context
 from idhub.provisioning.events.tables import EventRow, EventStream
@@ -58,7 +58,9 @@ class _Round:
 
 def _due(now: datetime) -> Any:
     waiting = exists().where(EventRow.stream_id == EventStream.id, EventRow.is_ready.is_(True))
-    return select(EventStream.id).where(EventStream.push_url.is_not(None), EventStream.next_attempt_at <= now, waiting)
+    # Later than any is tried again: somebody's clock was wrong.
+    is_due = or_(EventStream.next_attempt_at <= now, EventStream.next_attempt_at > now + FARTHEST_ATTEMPT)
+    return select(EventStream.id).where(EventStream.push_url.is_not(None), is_due, waiting)
 
 
 def has_events(database: Database, *, now: datetime) -> bool:

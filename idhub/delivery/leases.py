@@ -2,18 +2,25 @@
 
 A lease that its holder does not renew passes to whoever asks next, with a higher token. The holder learns of it at the
 latest when it writes: `still_held`, asked in the transaction of the write, is the fence.
+
+One that would last longer than any was taken on a clock that has gone back since, or goes wrong: it too passes on, or
+nothing would be done until that time comes.
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
 from idhub.db import Database
 from idhub.delivery.tables import Lease
+
+CLOCKS_DIFFER: Final = timedelta(minutes=1)
+"""By so much at most, of machines that work together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +36,20 @@ def hold(database: Database, name: str, holder: str, *, now: datetime, lifetime:
     """Take the lease, or renew it when it is this holder's; None while another holds it."""
     with database.read() as session:
         row = session.execute(select(Lease.holder, Lease.token, Lease.until).where(Lease.name == name)).first()
-    if row is not None and row.until > now:
+    if row is not None and now < row.until <= now + lifetime + CLOCKS_DIFFER:
         if row.holder != holder:
             return None
         if row.until - now > lifetime / 2:
             return HeldLease(name, holder, row.token)
-    return database.run(lambda session: _take(session, name, holder, now=now, until=now + lifetime), durable=False)
+    return database.run(lambda session: _take(session, name, holder, now=now, lifetime=lifetime), durable=False)
 
 
-def _take(session: Session, name: str, holder: str, *, now: datetime, until: datetime) -> HeldLease | None:
+def _take(session: Session, name: str, holder: str, *, now: datetime, lifetime: timedelta) -> HeldLease | None:
+    until = now + lifetime
     mine = (Lease.name == name, Lease.holder == holder, Lease.until > now)
     token = session.execute(update(Lease).where(*mine).values(until=until).returning(Lease.token)).scalar()
     if token is None:
-        expired = (Lease.name == name, Lease.until <= now)
+        expired = (Lease.name == name, or_(Lease.until <= now, Lease.until > until + CLOCKS_DIFFER))
         values = {"holder": holder, "token": Lease.token + 1, "until": until}
         token = session.execute(update(Lease).where(*expired).values(values).returning(Lease.token)).scalar()
     if token is None:

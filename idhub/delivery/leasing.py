@@ -385,7 +385,8 @@ def _claim(
             case_id=c.case_id,
             required_grade=Grade(c.required_grade),
             deadline_at=c.deadline_at,
-            quiet_after=c.quiet_after,
+            # Whatever a clock said when it was stored: what has begun by now is over by then.
+            quiet_after=c.quiet_after and min(c.quiet_after, now + settings.delivery_timeout),
         )
         for c in claimed
     ]

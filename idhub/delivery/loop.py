@@ -18,7 +18,7 @@ from idhub.db import Database
 from idhub.delivery.channel import Channel, LeasedDelivery, Outcome
 from idhub.delivery.leasing import lease, lease_asked
 from idhub.delivery.listening import listen
-from idhub.delivery.settling import expire_leases, settle_all
+from idhub.delivery.settling import call_back, expire_leases, settle_all
 from idhub.delivery.wake import Asked, Waker
 from idhub.errors import IdhubError
 from idhub.settings import Settings
@@ -41,6 +41,8 @@ _MOST_LEASED_BESIDE = 100
 _MOST_SETTLED = 100
 _FEWEST_AT_ONCE = 32
 _EXPIRE_EVERY = 1.0
+_STEP = 2.0
+"""Seconds by which a clock that is only corrected slowly never goes back at once."""
 _AFTER_FAILURE = 1.0
 _DATABASE_THREADS = 2
 
@@ -86,6 +88,8 @@ class DeliveryLoop:
         self._fewest = max(1, min(_FEWEST_AT_ONCE, settings.delivery_workers // 8))
         self._wait = _SHORTEST_WAIT
         self._expired_at = float("-inf")
+        self._ahead: float | None = None
+        """Seconds by which the clock is ahead of one that never jumps."""
         self._waker: Waker | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -120,6 +124,10 @@ class DeliveryLoop:
         try:
             if loop.time() - self._expired_at >= _EXPIRE_EVERY:
                 self._expired_at = loop.time()
+                if self._has_gone_back(loop.time()):
+                    called = await self._in_thread(call_back, self._database, now=self._clock())
+                    if called:
+                        _log.warning("delivery.clock_went_back", called_back=called)
                 lost = await self._in_thread(expire_leases, self._database, now=self._clock(), settings=self._settings)
                 if lost:
                     _log.warning("delivery.leases_expired", count=lost)
@@ -147,6 +155,11 @@ class DeliveryLoop:
             task.add_done_callback(lambda done: self._sending.pop(done, None))
         self._goes_on(len(leased))
         return bool(leased or asked)
+
+    def _has_gone_back(self, steady: float) -> bool:
+        """Whether the clock went back since somebody looked; it may have before this process began."""
+        before, self._ahead = self._ahead, self._clock().timestamp() - steady
+        return before is None or before - self._ahead > _STEP
 
     def _take_asked(self, free: int, *, goes_on: bool) -> list[Asked]:
         """What somebody waits for and this process is to send; the rest is left to whoever looks."""

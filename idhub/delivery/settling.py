@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from sqlalchemy import BindParameter, bindparam, func, select, update
+from sqlalchemy import BindParameter, and_, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from audit.events import clean_text
@@ -14,8 +14,9 @@ from idhub.changes import SYSTEM, Actor, Event, EventType, record
 from idhub.db import Database, Instant
 from idhub.delivery.channel import Failure, Grade, LeasedDelivery, Outcome
 from idhub.delivery.holds import Failed, Queue, note_answers
+from idhub.delivery.leases import CLOCKS_DIFFER
 from idhub.delivery.receipt_box import touch_cases
-from idhub.delivery.tables import Delivery, DeliveryAttempt
+from idhub.delivery.tables import Delivery, DeliveryAttempt, DeliveryHold
 from idhub.delivery.wake import announce
 from idhub.directory.tables import Principal
 from idhub.errors import Conflict, NotFound
@@ -23,6 +24,8 @@ from idhub.settings import Settings
 
 FIRST_DELAY = timedelta(seconds=1)
 LONGEST_DELAY = timedelta(minutes=15)
+FARTHEST_ATTEMPT = timedelta(hours=2)
+"""Nothing waits longer for its next attempt: what an application asks for is an hour at most, and a quarter on top."""
 _SHORTEST_DELAY = timedelta(milliseconds=50)
 _ERROR_LIMIT = 500
 _NEVER_FATAL: frozenset[Failure | None] = frozenset({"unauthorized", "tls", "rate_limit"})
@@ -97,7 +100,10 @@ def expire_leases(database: Database, *, now: datetime, settings: Settings) -> i
 
     Whether the attempt had an effect is not known: it counts as running until its total deadline.
     """
-    expired = (Delivery.state == "leased", Delivery.leased_until <= now)
+    # What is leased for longer than anything was leased on a clock that has gone back since.
+    longest = now + settings.delivery_lease + CLOCKS_DIFFER
+    is_over = or_(Delivery.leased_until <= now, Delivery.leased_until > longest)
+    expired = (Delivery.state == "leased", is_over)
     with database.read() as session:
         if session.execute(select(Delivery.id).where(*expired).limit(1)).first() is None:
             return 0
@@ -114,6 +120,27 @@ def expire_leases(database: Database, *, now: datetime, settings: Settings) -> i
         return len(_settle(session, lost, now=now, settings=settings, is_lost=True))
 
     return database.run(give_back)
+
+
+def call_back(database: Database, *, now: datetime) -> int:
+    """Make due what a clock that has gone back left in the future: what was never tried, and what nothing lets wait so
+    long. Returns how many. For a process that begins, or sees its clock go back.
+    """
+    never_tried = and_(Delivery.attempts == 0, Delivery.next_attempt_at > now + CLOCKS_DIFFER)
+    too_late = (Delivery.state == "pending", or_(never_tried, Delivery.next_attempt_at > now + FARTHEST_ATTEMPT))
+    late_probe = DeliveryHold.next_probe_at > now + FARTHEST_ATTEMPT
+    with database.read() as session:
+        looks = (select(Delivery.id).where(*too_late), select(DeliveryHold.application_id).where(late_probe))
+        if all(session.execute(look.limit(1)).first() is None for look in looks):
+            return 0
+
+    def call(session: Session) -> int:
+        session.execute(update(DeliveryHold).where(late_probe).values(next_probe_at=now))
+        ids = select(Delivery.id).where(*too_late).order_by(Delivery.id).with_for_update(skip_locked=True)
+        called = session.execute(update(Delivery).where(Delivery.id.in_(ids)).values(next_attempt_at=now))
+        return int(getattr(called, "rowcount", 0))
+
+    return database.run(call)
 
 
 _LEASED_COLUMNS = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from sqlalchemy import select, update
+from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from audit.events import JsonValue
@@ -87,7 +87,12 @@ def refresh_due(database: Database, fetch: Fetch, *, now: datetime) -> int:
                     table.metadata_url,
                     table.metadata_certificate,
                 )
-                .where(table.metadata_due_at <= now, table.metadata_url.is_not(None), table.is_enabled)
+                # Later than any is due: somebody's clock was wrong.
+                .where(
+                    or_(table.metadata_due_at <= now, table.metadata_due_at > now + 2 * EVERY),
+                    table.metadata_url.is_not(None),
+                    table.is_enabled,
+                )
                 .order_by(table.metadata_due_at)
                 .limit(_BATCH)
             )

@@ -153,11 +153,13 @@ def test_pause_grows_and_what_the_receiver_asks_is_waited(receiver: Pushed) -> N
     world.hire()
     receiver.answer = lambda _number: web.Response(status=503, headers={"Retry-After": "600"})
     receiver.send()
+    wrong = has_events(world.database, now=world.clock() - timedelta(days=1))
     world.at(world.clock() + timedelta(seconds=599))
     early = has_events(world.database, now=world.clock())
     world.at(world.clock() + timedelta(seconds=200))
 
     assert (early, has_events(world.database, now=world.clock())) == (False, True)
+    assert wrong, "what a clock that was wrong put off is not waited for"
 
 
 def test_token_that_cannot_be_read_there_holds_up_no_other(receiver: Pushed) -> None:

@@ -275,6 +275,27 @@ def test_checkpoints_wait_for_their_interval_except_on_demand(trail: Trail) -> N
     assert trail.sequencer.run_once(NOW + timedelta(seconds=4), checkpoint=True).checkpoint is None
 
 
+def test_a_clock_that_goes_back_stops_neither_the_log_nor_its_signatures(trail: Trail) -> None:
+    """D19: it was a day ahead; the one that has the lease may be gone."""
+    later = NOW + timedelta(days=1)
+    trail.append(event(1))
+    assert trail.sequencer.run_once(later).checkpoint is not None
+    trail.append(event(2))
+    own = trail.sequencer.run_once(NOW)
+    assert (own.appended, own.is_leader) == (1, True)
+    assert own.checkpoint is not None
+    trail.append(event(3))
+    trail.sequencer.run_once(later)
+    trail.append(event(4))
+    successor = trail.new_sequencer("node-b").run_once(NOW)
+    assert (successor.appended, successor.is_leader) == (1, True)
+    assert successor.checkpoint is not None
+    trail.append(event(5))
+    assert not trail.sequencer.run_once(NOW).is_leader, "nobody works beside the new one"
+    assert trail.new_sequencer("node-b").run_once(NOW + timedelta(seconds=2)).size == 5
+    assert_sound(trail, 5)
+
+
 def test_an_idle_log_writes_nothing(trail: Trail) -> None:
     trail.fill(1)
     with trail.engine.connect() as connection:

@@ -71,3 +71,35 @@ def test_of_many_that_ask_at_once_one_gets_it(hub: Database, clock: Clock) -> No
         held = list(threads.map(lambda i: hold(hub, "schedule", f"n{i}", now=clock(), lifetime=LIFE), range(12)))
 
     assert len([one for one in held if one is not None]) == 1
+
+
+def test_a_lease_of_a_clock_that_was_wrong_keeps_nobody_waiting_for_it(hub: Database, clock: Clock) -> None:
+    """D19: taken while the clock was a day ahead; the process is gone, and its successor has another name."""
+    clock.correct(timedelta(days=1))
+    old = hold(hub, "schedule", "a", now=clock(), lifetime=LIFE)
+    assert old is not None
+    clock.correct(-timedelta(days=1))
+    new = hold(hub, "schedule", "b", now=clock(), lifetime=LIFE)
+    assert new is not None
+    assert new.token == old.token + 1
+    with hub.transaction() as session:
+        assert not still_held(session, old), "nobody works beside the new one"
+
+
+def test_a_holder_whose_clock_was_put_right_renews_so_that_others_can_follow(hub: Database, clock: Clock) -> None:
+    clock.correct(timedelta(days=1))
+    first = hold(hub, "schedule", "a", now=clock(), lifetime=LIFE)
+    clock.correct(-timedelta(days=1))
+    assert hold(hub, "schedule", "a", now=clock(), lifetime=LIFE) == first
+    assert hold(hub, "schedule", "b", now=clock(), lifetime=LIFE) is None
+    clock.advance(LIFE)
+    assert hold(hub, "schedule", "b", now=clock(), lifetime=LIFE) is not None
+
+
+def test_clocks_that_differ_a_little_take_nothing_from_each_other(hub: Database, clock: Clock) -> None:
+    ahead = clock() + timedelta(seconds=50)
+    first = hold(hub, "schedule", "a", now=ahead, lifetime=LIFE)
+    assert first is not None
+    assert hold(hub, "schedule", "b", now=clock(), lifetime=LIFE) is None
+    with hub.transaction() as session:
+        assert still_held(session, first)

@@ -62,12 +62,14 @@ def run(
     settings: Settings,
     channel: Channel | None,
     story: Callable[[DeliveryLoop], Awaitable[Any]],
+    *,
+    clock: Callable[[], datetime] = real_now,
     **options: Any,
 ) -> Any:
     async def main() -> Any:
         stop = asyncio.Event()
         channels = {channel.name: channel} if channel else {}
-        loop = DeliveryLoop(hub, settings, channels, clock=real_now, worker="w1", **options)
+        loop = DeliveryLoop(hub, settings, channels, clock=clock, worker="w1", **options)
         running = asyncio.create_task(loop.run(stop))
         try:
             return await story(loop)
@@ -291,3 +293,24 @@ def test_an_answer_that_cannot_be_stored_holds_up_no_other(hub: Database, settin
     run(hub, settings, FakeChannel({"app_a": strange}), story)
     assert (row(hub, first).state, row(hub, first).grade) == ("pending", 0)
     assert row(hub, first).last_error == "What the channel answered cannot be stored."
+
+
+def test_what_a_clock_that_goes_back_left_in_the_future_is_sent(hub: Database, settings: Settings) -> None:
+    """D19: planned while the machine's clock was a day ahead, by a process that is gone before it was sent."""
+    channel, ahead = FakeChannel(), timedelta(hours=1)
+
+    def clock() -> datetime:
+        return real_now() + ahead
+
+    async def story(_loop: DeliveryLoop) -> None:
+        nonlocal ahead
+        await asyncio.sleep(0.5)  # it has looked what was left before it began
+        with hub.transaction() as session:
+            plan(session, [delivery()], now=real_now() + timedelta(days=1))
+        await asyncio.sleep(1.5)
+        assert channel.sent == []
+        ahead = timedelta(0)
+        await until(lambda: bool(channel.sent), seconds=10)
+
+    run(hub, settings, channel, story, clock=clock)
+    assert states(hub) == {"done": 1}

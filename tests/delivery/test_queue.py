@@ -11,6 +11,7 @@ from idhub.db import Database
 from idhub.delivery.channel import Grade, LeasedDelivery, Outcome
 from idhub.delivery.leasing import lease_asked
 from idhub.delivery.queue import expire_leases, lease, pause, plan, retry_dead, settle, settle_all
+from idhub.delivery.settling import FARTHEST_ATTEMPT, call_back
 from idhub.delivery.tables import Delivery, DeliveryHold
 from idhub.delivery.wake import Asked
 from idhub.directory.tables import Installation
@@ -449,3 +450,42 @@ def test_leasing_uses_its_indexes(hub: Database, clock: Clock) -> None:
             assert not [line for line in plan_lines if line.startswith("SCAN") and "deliveries" in line], plan_lines
             assert any("ix_deliveries_ending" in line for line in plan_lines) == is_ending, plan_lines
         assert session.execute(select(1)).scalar() == 1
+
+
+def test_what_was_planned_and_leased_on_a_clock_that_was_wrong_goes_on(
+    hub: Database, clock: Clock, settings: Settings
+) -> None:
+    """D19: the clock was a day ahead. Of two leaves one was sent by a worker that is gone, the other waits."""
+    clock.correct(timedelta(days=1))
+    sent, waiting = put(hub, clock, delivery("acc_1"), delivery("acc_2"))
+    assert ids(take(hub, clock, settings, limit=1)) == [sent]
+    clock.correct(-timedelta(days=1))
+    assert take(hub, clock, settings) == []
+
+    assert expire_leases(hub, now=clock(), settings=settings) == 1
+    assert call_back(hub, now=clock()) == 1
+    assert call_back(hub, now=clock()) == 0
+    clock.advance(seconds=2)
+    again = {one.id: one for one in take(hub, clock, settings)}
+    assert again.keys() == {sent, waiting}
+    quiet_after = again[sent].quiet_after
+    assert quiet_after is not None
+    assert quiet_after <= clock() + settings.delivery_timeout, "what has begun by now is over by then"
+
+
+def test_what_waits_because_it_was_asked_to_is_not_called_back(hub: Database, clock: Clock, settings: Settings) -> None:
+    put(hub, clock, delivery())
+    (leased,) = take(hub, clock, settings)
+    asked = Outcome(kind="retry", status_code=503, retry_after=timedelta(hours=1))
+    settle(hub, leased, asked, now=clock(), settings=settings)
+    assert call_back(hub, now=clock()) == 0
+    assert row(hub, leased.id).next_attempt_at <= clock() + FARTHEST_ATTEMPT
+
+
+def test_a_probe_of_a_clock_that_was_wrong_is_due(hub: Database, clock: Clock) -> None:
+    with hub.transaction() as session:
+        pause(session, "app_a", now=clock(), actor=COMMAND_LINE)
+        session.execute(update(DeliveryHold).values(channel="scim", next_probe_at=clock() + timedelta(days=1)))
+    call_back(hub, now=clock())
+    with hub.read() as session:
+        assert session.execute(select(DeliveryHold.next_probe_at)).scalar_one() == clock()

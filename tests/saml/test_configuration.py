@@ -183,6 +183,8 @@ def test_metadata_at_an_address_is_read_by_the_worker_and_again(scene: Scene, pa
     assert refresh_due(database, fetch, now=scene.now) == 1
     assert scene.ask(scene.signed_in(), partner=partner).status_code == 200
     assert refresh_due(database, fetch, now=scene.now) == 0, "not due"
+    assert refresh_due(database, fetch, now=scene.now - timedelta(days=1)) == 1, "it was read on a clock that was wrong"
+    assert refresh_due(database, fetch, now=scene.now) == 1
 
     answers.clear()
     scene.stage.clock.advance(hours=6)

@@ -247,7 +247,7 @@ def test_only_one_reconciles_an_application(ground: Ground) -> None:
         f"reconcile:{ground.application_id}",
         "another",
         now=ground.scene.clock(),
-        lifetime=timedelta(hours=1),
+        lifetime=timedelta(minutes=5),
     )
     assert held is not None
     with pytest.raises(Conflict, match="already"):
@@ -265,7 +265,7 @@ def test_run_whose_lease_was_taken_over_writes_nothing_more(ground: Ground) -> N
             f"reconcile:{ground.application_id}",
             "another",
             now=ground.scene.clock(),
-            lifetime=timedelta(hours=1),
+            lifetime=timedelta(minutes=5),
         )
         return page
 

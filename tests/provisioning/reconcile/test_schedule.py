@@ -34,6 +34,9 @@ def test_new_application_gets_its_place_first_and_is_compared_then(ground: Groun
     assert report is not None
     assert report.found == {"ghost": 1}
     assert tick(ground) is None
+    with ground.scene.database.read() as session:
+        # It was compared on a clock that was wrong.
+        assert due(session, now=ground.scene.clock() - timedelta(days=3)) == [ground.application_id]
 
 
 @sqlite_only
@@ -41,7 +44,7 @@ def test_application_that_another_process_compares_is_passed_over(ground: Ground
     tick(ground)
     ground.scene.clock.advance(days=1)
     now, name = ground.scene.clock(), f"reconcile:{ground.application_id}"
-    assert hold(ground.scene.database, name, "another", now=now, lifetime=timedelta(hours=1))
+    assert hold(ground.scene.database, name, "another", now=now, lifetime=timedelta(minutes=5))
     assert tick(ground) is None
     ground.scene.clock.advance(hours=2)
     assert tick(ground) is not None

@@ -6,7 +6,7 @@ what was done in them, and one-time links stay readable for a while longer.
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, delete, exists, inspect, or_, select, tuple_
+from sqlalchemy import ColumnElement, and_, case, delete, exists, inspect, or_, select, tuple_
 
 from idhub.credentials.tables import (
     AccessToken,
@@ -33,6 +33,12 @@ _BATCHES_A_RUN = 40
 _KEEP_SPENT = timedelta(hours=24)
 # Lists of sessions stay readable for a while after the sessions have ended.
 _KEEP_ENDED = timedelta(days=90)
+# A counter does not say which limit it is of. One that counts nothing is a mark, or a place that somebody signed in
+# from, which is known for thirty days; one that counts may be of failures in a row, which only a success disregards.
+_KEEP_PLACES = timedelta(days=31)
+_KEEP_FAILURES = timedelta(days=90)
+_KEEP_FULL = timedelta(days=360)
+_FULL = 100
 
 
 def purge_expired(database: Database, *, now: datetime) -> dict[str, int]:
@@ -72,14 +78,19 @@ def _dead(now: datetime) -> list[tuple[type[Base], ColumnElement[bool]]]:
     no_logouts = ~exists().where(SamlLogout.session_id == SsoSession.id)
     no_upstream = ~exists().where(UpstreamSession.session_id == SsoSession.id)
     no_participants = ~exists().where(SessionParticipant.session_id == SsoSession.id)
-    unblocked = or_(Throttle.blocked_until.is_(None), Throttle.blocked_until < now)
+    since = Throttle.window_started_at
+    counters_over = case(
+        (Throttle.failures == 0, since < now - _KEEP_PLACES),
+        (Throttle.failures < _FULL, since < now - _KEEP_FAILURES),
+        else_=since < now - _KEEP_FULL,
+    )
     return [
         (AuthorizationCode, AuthorizationCode.expires_at < spent),
         (AccessToken, AccessToken.expires_at < spent),
         (RefreshToken, RefreshToken.expires_at < spent),
         (LoginTransaction, LoginTransaction.expires_at < spent),
         (RememberedDevice, RememberedDevice.expires_at < spent),
-        (Throttle, and_(Throttle.window_started_at < spent, unblocked)),
+        (Throttle, counters_over),
         (Invitation, Invitation.expires_at < ended),
         (Grant, and_(grant_over, no_tokens)),
         (SamlArtifact, SamlArtifact.expires_at < spent),

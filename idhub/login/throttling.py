@@ -436,21 +436,6 @@ def _free_in(key: str, limit: Limit, now: datetime) -> Operation[timedelta | Non
     return interval - max(timedelta(0), now - started) % interval
 
 
-def purge(session: Session, *, now: datetime, keep: timedelta = timedelta(days=90)) -> int:
-    """Delete counters that nothing has touched for `keep`; returns how many. Full ones stay four times as long."""
-    done = session.execute(
-        delete(Throttle)
-        .where(
-            or_(
-                and_(Throttle.window_started_at < now - keep, Throttle.failures < CONSECUTIVE.count),
-                Throttle.window_started_at < now - 4 * keep,
-            )
-        )
-        .returning(Throttle.key)
-    ).all()
-    return len(done)
-
-
 # ---------------------------------------------------------------- counters
 
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select
 
+from idhub.credentials.purge import purge_expired
 from idhub.credentials.tables import Throttle
 from idhub.db import Database
 from idhub.keys import Keyring
@@ -25,7 +26,6 @@ from idhub.login.throttling import (
     client_address,
     look,
     password_bucket,
-    purge,
     succeed,
     trusted_networks,
 )
@@ -74,8 +74,8 @@ class Door:
             return session.execute(select(func.count()).select_from(Throttle)).scalar_one()
 
     def purge(self) -> int:
-        with self._database.transaction() as session:
-            return purge(session, now=self.clock())
+        """What the worker does once an hour."""
+        return purge_expired(self._database, now=self.clock()).get("throttles", 0)
 
 
 @pytest.fixture
@@ -291,10 +291,40 @@ def test_addresses_of_one_ipv6_household_count_as_one(door: Door) -> None:
 
 def test_old_counters_are_purged_and_full_ones_stay_longer(door: Door) -> None:
     door.fail("per_1")
+    for _ in range(CONSECUTIVE.count):
+        door.fail("per_2")
+        door.clock.advance(minutes=2)
     assert door.purge() == 0
     door.clock.advance(days=91)
     assert door.purge() > 0
-    assert door.purge() == 0
+    assert door.fail("per_1").is_admitted
+    assert door.fail("per_2").limit is CONSECUTIVE
+    door.clock.advance(days=270)
+    door.purge()
+    assert door.fail("per_2").is_admitted
+
+
+def test_failures_in_a_row_are_not_forgotten_over_night(door: Door) -> None:
+    """NIST SP 800-63B-4 section 3.2.2: only a success disregards them, not that the worker tidies up."""
+    for _ in range(CONSECUTIVE.count // 2):
+        door.fail("per_1")
+        door.clock.advance(minutes=2)
+    for _ in range(CONSECUTIVE.count // 2):
+        door.clock.advance(days=1)
+        door.purge()
+        door.fail("per_1")
+    assert door.fail("per_1").limit is CONSECUTIVE
+
+
+def test_a_place_is_remembered_over_a_holiday(door: Door) -> None:
+    """Strangers cannot lock somebody out who last signed in there four weeks ago."""
+    door.succeed("per_1", HOME)
+    door.clock.advance(days=29)
+    door.purge()
+    assert door.succeed("per_1", HOME).lane == "place"
+    door.clock.advance(days=32)
+    assert door.purge() > 0
+    assert door.succeed("per_1", HOME).lane == "stranger"
 
 
 # ---------------------------------------------------------------- whose address

@@ -62,7 +62,7 @@ def create_router(services: WebServices) -> APIRouter:
                 queries_audit.count_by_time(session, wanted, since=plot_since, until=until or now) if page.rows else []
             )
             integrity = queries_audit.integrity(session)
-            names = queries_audit.names_of(session, page.rows)
+            names = queries_audit.names_of(session, page.rows, english=pages.language(request) == "en")
         opened = view.value("open")
         actions = [(code, t(words)) for code, words in GROUP.items()]
         results = [(code, t(label.text)) for code, label in labels.OUTCOME.items()]
@@ -87,6 +87,7 @@ def create_router(services: WebServices) -> APIRouter:
             "objects": {e.event_id: object_words(e, names) for e in page.rows},
             "names": names,
             "event_names": {e.type: t(EVENT.get(e.type, e.type)) for e in page.rows},
+            "doors": {code: t(words) for code, words in labels.DOOR.items()},
             "outcomes": translated(labels.OUTCOME, t),
             "matches": sum(total for _, total, _ in counts),
         }

@@ -62,6 +62,23 @@ DELIVERY_STATE: Mapping[str, Label] = {
     "dead": Label("bad", N_("Dead letter")),
     "superseded": Label("neutral", N_("Superseded")),
 }
+DOOR: Mapping[str, str] = {
+    "console": N_("Console"),
+    "api": "API",
+    "scim": "SCIM",
+    "cli": N_("Command line"),
+    "hr_file": N_("HR file"),
+    "schedule": N_("Schedule"),
+    "login": N_("Sign-in"),
+    "oidc": "OpenID Connect",
+    "saml": "SAML",
+    "cas": "CAS",
+    "wsfed": "WS-Federation",
+    "reconcile": N_("Account match"),
+    "worker": N_("Worker"),
+    "system": N_("System"),
+}
+SOURCE: Mapping[str, str] = {"hr_file": N_("HR file")}
 OPERATION: Mapping[str, str] = {
     "provision": N_("Provision account"),
     "deprovision": N_("Deactivate account"),

@@ -137,6 +137,7 @@ def _show(
 ) -> Response:
     now = services.clock()
     pages = services.pages
+    english = pages.language(request) == "en"
 
     def t(message: str) -> str:
         return pages.gettext(request, message)
@@ -157,12 +158,11 @@ def _show(
         sessions = queries_people.live_sessions(session, person.id, now)
         events = queries_audit.events_of_person(session, person.id, only_changes=not can_audit, limit=_EVENTS)
         timeline = queries_audit.events_of_person(session, person.id, only_changes=True, limit=8, prefixes=_TIMELINE)
-        names = queries_audit.names_of(session, [*events, *timeline])
+        names = queries_audit.names_of(session, [*events, *timeline], english=english)
         record_visit(session, visitor, person, request, f"person.{tab}", now)
     is_other = person.id != visitor.principal_id
     formatter = pages.formatter(request)
     path = f"/hr/people/{person.id}"
-    english = pages.language(request) == "en"
     context = {
         "frame": frame_of(visitor, request, services),
         "now": now,
@@ -203,6 +203,8 @@ def _show(
         "account_states": translated(labels.ACCOUNT_STATE, t),
         "source_states": translated(labels.SOURCE_STATE, t),
         "case_states": translated(labels.CASE_STATE, t),
+        "doors": {code: t(name) for code, name in labels.DOOR.items()},
+        "source_names": {code: t(name) for code, name in labels.SOURCE.items()},
         "outcomes": translated(labels.OUTCOME, t),
         "reasons": {code: t(name) for code, name in labels.REASON_KIND.items()},
         "errors": errors,

@@ -270,17 +270,18 @@ def integrity(session: Session) -> Integrity:
     return Integrity(newest.size, from_micros(newest.signed_at), max(head - newest.size, 0) + unsequenced)
 
 
-def names_of(session: Session, rows: Iterable[EventRow]) -> dict[str, str]:
-    """Names behind the ids on these rows: people, applications, cases. Three queries."""
+def names_of(session: Session, rows: Iterable[EventRow], *, english: bool) -> dict[str, str]:
+    """Names behind the ids on these rows, as the page's language has them: people, applications, cases."""
     ids: set[str] = set()
     for row in rows:
         ids.update(
             i for i in (row.actor_id, row.person_id, row.target_id, row.application_id, row.case_id) if i is not None
         )
     found: dict[str, str] = {}
+    application_name = Application.name if english else func.coalesce(Application.name_zh, Application.name)
     sources: list[tuple[str, Any, Any]] = [
         ("per_", Person.id, Person.display_name),
-        ("app_", Application.id, Application.name),
+        ("app_", Application.id, application_name),
         ("cas_", Case.id, Case.number),
     ]
     for prefix, id_, name in sources:

@@ -73,6 +73,11 @@ class Shown:
         return sum(line.row.state == "dead" for line in self.lines)
 
     @property
+    def not_needed(self) -> int:
+        """Rows without evidence that need none: nothing there could be told or ended."""
+        return sum(line.row.is_done and line.row.grade == 0 for line in self.lines)
+
+    @property
     def deviations(self) -> Sequence[Line]:
         """Rows that did not go as planned: more than one attempt, or overdue."""
         return [line for line in self.lines if line.row.attempts > 1 or line.is_overdue]

@@ -92,6 +92,7 @@ def _show(services: WebServices, request: Request, *, error: str = "", status: i
         else [],
         "releasable": releasable,
         "runs": runs,
+        "doors": {code: t(words) for code, words in labels.DOOR.items()},
         "sees_all": sees_all,
         "visitor_id": visitor.principal_id,
         "is_releasing": any(stop.group.approved for stop in stops),

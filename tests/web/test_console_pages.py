@@ -1,6 +1,7 @@
 """Portal, applications, deliveries and the event log."""
 
 import re
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -13,12 +14,14 @@ from idhub.authority import HubRole, assign_role
 from idhub.changes import record
 from idhub.delivery.channel import Operation
 from idhub.delivery.tables import Delivery
+from idhub.lifecycle.doors import Door
 from idhub.web import labels
 from idhub.web.event_labels import EVENT
 from tests.web.conftest import SignIn
 from tests.web.html import links_of, rows_of, text_of, token_of
 from tests.web.sample import SampleHub, Story
 
+ROOT = Path(__file__).parents[2]
 SQLITE = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 
 
@@ -264,6 +267,27 @@ def test_the_chart_is_a_table_too(look: SignIn) -> None:
 
 def test_every_event_type_has_its_words() -> None:
     assert {str(kind) for kind in EventType} <= EVENT.keys()
+
+
+def test_every_door_has_its_words() -> None:
+    """Those of the registry, and those that protocols and the worker record."""
+    sources = "\n".join(path.read_text("utf-8") for path in (ROOT / "idhub").rglob("*.py"))
+    recorded = set(re.findall(r'\bdoor="([a-z_]+)"', sources)) | set(re.findall(r'DOOR = "([a-z_]+)"', sources))
+
+    assert len(recorded) > 10
+    assert recorded | {str(door) for door in Door} <= labels.DOOR.keys()
+
+
+def test_doors_and_applications_are_named_in_the_language_of_the_page(story: Story, look: SignIn) -> None:
+    auditor, person = look("何慕青"), story.hub.people[story.SCHEDULED]
+    log = "/audit/events?range=all&action=entitlement.entitled"
+
+    assert '<td class="t2 hide">Command line</td>' in (page := auditor.get(log).text)
+    assert "→ Corporate mail" in page
+    auditor.headers["accept-language"] = "zh-CN"
+    assert '<td class="t2 hide">命令行</td>' in (page := auditor.get(log).text)
+    assert "→ 企业邮箱" in page
+    assert "授予授权 · 企业邮箱" in auditor.get(f"/hr/people/{person}").text
 
 
 def test_every_stored_code_has_its_words() -> None:

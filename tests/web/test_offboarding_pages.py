@@ -11,7 +11,7 @@ from audit.tables import audit_events
 from idhub.delivery.tables import Delivery
 from idhub.directory.tables import Principal
 from idhub.lifecycle.receipt_document import verify
-from idhub.lifecycle.tables import Case, Receipt
+from idhub.lifecycle.tables import Case, CaseRow, Receipt
 from tests.support.clock import Clock
 from tests.web.conftest import SignIn
 from tests.web.html import rows_of, text_of, token_of
@@ -182,6 +182,24 @@ def test_a_receipt_that_does_not_verify_is_never_called_valid(hub: SampleHub, si
     assert "The signature of this receipt does not verify." in page
     assert 'data-test="download"' not in page
     assert text_of(page, "signature").endswith("Invalid")
+
+
+def test_a_row_that_needs_no_evidence_raises_no_alarm(hub: SampleHub, sign_in: SignIn) -> None:
+    """Nothing was known to end there: without evidence for good, in grey; what still lacks evidence is red."""
+    number = hub.leave(NAME)
+    with hub.database.transaction() as session:
+        row = session.execute(select(CaseRow).limit(1)).scalar_one()
+        row.channel, row.delivery_id, row.required_grade, row.note = "none", None, 0, "no_account"
+    client = sign_in("沈佳宁")
+
+    page = client.get(f"/hr/receipts/{number}").text
+    assert (page.count('class="grade g0"'), page.count('class="grade g0 met"')) == (5, 1)
+    assert page.count('<rect class="f-e0"') == page.count('<rect class="f-e0 met"') == 1
+
+    hub.deliver()
+    page = client.get(f"/hr/receipts/{number}").text
+    assert (page.count('class="grade g0"'), page.count('class="grade g0 met"')) == (0, 1)
+    assert '<rect class="f-e0"' not in page
 
 
 @pytest.mark.parametrize("number", ["R-2026-11-9999", "per_x", "R-2026-11-0001%00", "a" * 300])

@@ -27,6 +27,8 @@ from typing import Final, Protocol
 
 MAX_RETRY_AFTER: Final = timedelta(hours=1)
 """A longer wish is shortened: a leaver cannot wait for a day because a server said so."""
+FARTHEST: Final = MAX_RETRY_AFTER + timedelta(minutes=1)
+"""Nothing that is noted lies further ahead, but by a clock that has gone back since: then it keeps nobody waiting."""
 _LONGEST_HINT: Final = timedelta(minutes=1)
 """How long anybody waits because of an answer that was accepted."""
 
@@ -85,6 +87,7 @@ class Pace:
         Args:
             asked: requests that the same talk has sent before.
         """
+        self._forget_future(now)
         turns = _REQUESTS_A_TALK if not asked else int(asked >= _REQUESTS_A_TALK)
         deadline = now + patience if asked else None
         wait = self._until_turn(now, turns, deadline)
@@ -127,6 +130,12 @@ class Pace:
                 self._used_up_at = self._used_up_at if is_same else None
             elif self._used_up_at is None:
                 self._used_up_at = now
+
+    def _forget_future(self, now: datetime) -> None:
+        if self._reset_at is not None and self._reset_at > now + FARTHEST:
+            self._forget_hint()
+        if self._next_at is not None and self._next_at > now + FARTHEST:
+            self._next_at = None
 
     def _forget_hint(self) -> None:
         self._remaining = self._reset_at = self._hinted_at = self._used_up_at = None

@@ -58,6 +58,12 @@ def test_after_a_pause_a_few_may_go_at_once_and_no_more(scene: Scene, database: 
     assert turns(database, other, 1) == [0 * SECOND]
 
 
+def test_a_clock_that_was_ahead_keeps_nobody_waiting(scene: Scene, database: Database) -> None:
+    application_id = scene.application(base_url="https://app.example/v2")
+    turns(database, application_id, 12, now=NOW + timedelta(days=1))
+    assert turns(database, application_id, 12, patience=3 * SECOND) == [0 * SECOND] * BURST + [SECOND, 2 * SECOND]
+
+
 def test_two_workers_together_ask_an_application_no_more_than_its_limit(scene: Scene) -> None:
     """Each delivery is sent by a channel of its own, as by a worker of its own."""
     service, application_id = scene.quirks(Quirks(), options={"requests_per_minute": 1})

@@ -252,3 +252,14 @@ def test_a_limit_is_used_and_seldom_run_into(limit: int, window: int) -> None:
         now = at
     assert accepted >= 0.8 * 5 * limit
     assert refused <= 0.05 * accepted + 5
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({"Retry-After": "1800"}, 429), ({"RateLimit-Remaining": "0", "RateLimit-Reset": "1800"}, 200)],
+)
+def test_a_clock_that_was_ahead_keeps_nobody_waiting(headers: dict[str, str], status: int) -> None:
+    pace = Pace()
+    pace.learn(Headers(headers), status, now=NOW + timedelta(days=1))
+    take(pace, NOW + timedelta(days=1))
+    assert take(pace, NOW) == timedelta(0)

@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 from idhub.db import Database
 from idhub.delivery.together import Together
 from idhub.provisioning.outbound.tables import RequestBudget
+from scim.pace import FARTHEST
 
 BURST: Final = 10
 """Requests that may go at once after a pause."""
@@ -66,6 +67,8 @@ def _take_turns(session: Session, asked: Sequence[_Asked]) -> list[timedelta]:
     waits = []
     for one in asked:
         due_at = moved[one.application_id]
+        if due_at > one.now + one.interval * BURST + FARTHEST:
+            due_at = one.now
         wait = max(due_at - one.interval * (BURST - 1) - one.now, timedelta(0))
         waits.append(wait)
         if wait < one.patience:

@@ -127,6 +127,11 @@ def refused(connection: Connection) -> Sequence[Any]:
     ).all()
 
 
+def is_waiting(connection: Connection) -> bool:
+    """Tell whether any event has no place, those that were passed over aside."""
+    return connection.execute(arrivals(connection).waiting().limit(1)).first() is not None
+
+
 def count_waiting(connection: Connection) -> tuple[int, int | None]:
     """Return how many events have no place, counted up to 10,000, and since when the first waits (microseconds)."""
     waiting = arrivals(connection).waiting()

@@ -18,8 +18,9 @@ from typing import Any, Protocol, TypeVar
 import structlog
 import uvloop
 
+from audit.arrivals import is_waiting
 from audit.errors import AuditError
-from audit.sequencer import Sequencer, lag
+from audit.sequencer import Sequencer
 from idhub.api.scim_jobs import has_jobs, purge_jobs, work_jobs
 from idhub.api.scim_push import has_events, push_events
 from idhub.credentials.purge import purge_expired
@@ -326,7 +327,7 @@ class Worker:
             if recovery_reason(session) is not None:
                 return
             # An idle hub takes no write lock twice a second.
-            if not is_late and not lag(session.connection(), now).pending:
+            if not is_late and not is_waiting(session.connection()):
                 return
         if is_late:
             self._checkpointed_at = time.monotonic()

@@ -12,6 +12,8 @@ from idhub.credentials.operations import Operation, Step
 T = TypeVar("T")
 MOST_AT_ONCE: Final = 64
 """Operations in one transaction: bounds how long a group holds its locks, and on SQLite the event loop."""
+_MOST_TURNS: Final = 4
+"""Turns of the loop for which a group waits for others at most."""
 
 
 @dataclass(slots=True)
@@ -51,13 +53,13 @@ class Waiting:
 
 
 class Grouping(ABC):
-    """Collects writes of one turn of the loop, in lanes; a driver says when a group may begin and commits it."""
+    """Collects writes of a few turns of the loop, in lanes; a driver says when a group may begin and commits it."""
 
     def __init__(self) -> None:
         self._callbacks: list[Callable[[], Awaitable[None]]] = []
         self._pending: defaultdict[str, list[Waiting]] = defaultdict(list)
         self._due: set[str] = set()
-        """Lanes of which a group begins at the end of this turn."""
+        """Lanes of which a group begins soon."""
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def on_flush(self, callback: Callable[[], Awaitable[None]]) -> None:
@@ -88,11 +90,23 @@ class Grouping(ABC):
         self._due.clear()
 
     def wake(self, lane: str = "") -> None:
-        """Begin a group at the end of this turn of the loop, when one may begin."""
+        """Begin a group soon, when one may begin."""
         if self._pending[lane] and lane not in self._due and self.may_begin(lane):
             self._due.add(lane)
+            self._gather(lane, 0, _MOST_TURNS)
+
+    def _gather(self, lane: str, known: int, turns: int) -> None:
+        """Begin the group once a turn of the loop has brought nobody new to it, or after some turns at the latest.
+
+        A turn takes in what has arrived meanwhile: on a busy loop that is others who are about to write, and what a
+        commit costs is shared by more of them. Whoever is alone waits for a turn in which nothing happens.
+        """
+        waiting = len(self._pending[lane])
+        if turns and known < waiting < MOST_AT_ONCE:
             assert self._loop is not None  # noqa: S101 - `write` has adopted it
-            self._loop.call_soon(self._begin, lane)
+            self._loop.call_soon(self._gather, lane, waiting, turns - 1)
+        else:
+            self._begin(lane)
 
     def _begin(self, lane: str) -> None:
         self._due.discard(lane)

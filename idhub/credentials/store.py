@@ -1,6 +1,6 @@
 """The narrow store of the hot endpoints: short transactions on the bare driver, one implementation for both databases.
 
-It runs operations (`idhub.credentials.operations`). Writes are committed in groups: what arrives in one turn of the
+It runs operations (`idhub.credentials.operations`). Writes are committed in groups: what arrives in a few turns of the
 event loop shares a transaction, and every answer waits for its commit. Two small drivers:
 
 - SQLite: inline on the event loop, where a point read or a NORMAL commit takes microseconds. It never waits for a

@@ -563,7 +563,7 @@ def read_keys(path: Path) -> list[VerifyingKey]:
     """
     try:
         keys = load_keys(_json_object(path.read_bytes()))
-    except (OSError, InvalidNote) as error:
+    except (OSError, InvalidNote, Unreadable) as error:
         raise Unreadable(f"the key file {path} cannot be read: {error}") from error
     if not keys:
         raise Unreadable(f"the key file {path} holds no Ed25519 key")

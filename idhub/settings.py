@@ -112,6 +112,13 @@ class Settings(BaseSettings):
             raise ValueError("must have no path")
         return value.rstrip("/")
 
+    @field_validator("database_url", "database_direct_url")
+    @classmethod
+    def _database_is_one_of_two(cls, value: str) -> str:
+        if value and not value.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://")):
+            raise ValueError("must begin with postgresql:// or sqlite:///")
+        return value
+
     @field_validator("time_zone")
     @classmethod
     def _zone_is_known(cls, value: str) -> str:
@@ -197,7 +204,10 @@ def load_settings(config: Path | None = None, **overrides: Any) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Invalid(f"{toml_file} is not TOML: {error}", field="config", rule="config.form") from error
     except ValidationError as error:
-        parts = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors(include_input=False)]
+        parts = [
+            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors(include_input=False)
+        ]
         raise Invalid(
             "Settings cannot be used: " + "; ".join(parts), field="settings", rule="settings.invalid"
         ) from error

@@ -73,11 +73,8 @@ def verify_file(
 ) -> None:
     """Verify a receipt with the published keys and nothing else. Exit status 0 valid, 1 invalid, 2 unreadable."""
     try:
-        jwks: Any = orjson.loads(keys.read_bytes())
-        if not isinstance(jwks, dict):
-            raise Unreadable("the key file is not a JWK set")
-        verdict = verify(file.read_bytes(), jwks)
-    except (OSError, orjson.JSONDecodeError, Unreadable) as error:
+        verdict = verify(_bytes_of(file), _keys_of(keys))
+    except Unreadable as error:
         say(f"unreadable: {error}")
         sys.exit(UNREADABLE)
     data = {
@@ -96,3 +93,20 @@ def verify_file(
         lines = [f"INVALID: {problem}" for problem in verdict.problems]
     show(data, as_json=json, lines=lines)
     sys.exit(VALID if verdict.is_valid else INVALID)
+
+
+def _bytes_of(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise Unreadable(f"{file}: {error.strerror}") from error
+
+
+def _keys_of(file: Path) -> dict[str, Any]:
+    try:
+        keys = orjson.loads(_bytes_of(file))
+    except orjson.JSONDecodeError as error:
+        raise Unreadable(f"the key file {file} is not JSON") from error
+    if not isinstance(keys, dict):
+        raise Unreadable(f"the key file {file} is not a JWK set")
+    return keys

@@ -289,6 +289,8 @@ def test_the_log_is_exported_and_verified_with_published_keys(staffed: Command) 
         assert done.code == 2, (arguments, done)
         assert done.err.startswith("unreadable: ")
         assert "Traceback" not in done.err
+    done = staffed("audit", "verify", str(log), "--keys", str(staffed.folder / "junk"))
+    assert (done.code, f"the key file {staffed.folder / 'junk'} cannot be read" in done.err) == (2, True), done.err
 
 
 def test_a_changed_event_in_the_database_is_found(staffed: Command) -> None:
@@ -324,15 +326,17 @@ def test_a_receipt_is_verified_with_published_keys_alone(staffed: Command) -> No
     bad = staffed("receipt", "verify", str(staffed.write("bad.json", bytes(flipped))), "--keys", keys)
     assert bad.code == 1, bad
     assert bad.out.startswith("INVALID: ")
-    for arguments in (
-        ("nothing", "--keys", keys),
-        (str(file), "--keys", "nothing"),
-        (keys, "--keys", keys),
-        (str(file), "--keys", str(file)),
+    junk = str(staffed.write("junk", b"\xff\x00"))
+    for arguments, said in (
+        (("nothing", "--keys", keys), "nothing: No such file"),
+        ((str(file), "--keys", "nothing"), "nothing: No such file"),
+        ((str(file), "--keys", junk), f"the key file {junk} is not JSON"),
+        ((keys, "--keys", keys), "the file is not a receipt"),
+        ((str(file), "--keys", str(file)), "the key file is not a JWK set"),
     ):
         done = staffed("receipt", "verify", *arguments)
         assert done.code == 2, (arguments, done)
-        assert done.err.startswith("unreadable: ")
+        assert done.err.startswith(f"unreadable: {said}"), done.err
 
 
 def test_events_are_searched_page_by_page(staffed: Command) -> None:

@@ -427,13 +427,6 @@ def by_bytes(length: int) -> TypeEngine[str]:
     return String(length).with_variant(String(length, collation="C"), "postgresql")
 
 
-def driver_errors() -> Any:
-    """The PostgreSQL driver's module; imported late, SQLite needs none of it."""
-    import psycopg
-
-    return psycopg
-
-
 def json_text(value: Any) -> str:
     """A JSON value as `JsonText` stores it."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS).decode()

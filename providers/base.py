@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
 
 
 class ProviderError(Exception):
@@ -40,26 +38,3 @@ class Completeness:
     def proves_absence_in(self, scope: str) -> bool:
         """Whether somebody of `scope` whom the source did not list is truly absent from it."""
         return self.is_complete and scope not in self.uncertain_scopes
-
-
-RecordT_co = TypeVar("RecordT_co", covariant=True)
-
-
-class DirectorySource(Protocol[RecordT_co]):
-    """A source that says who there is.
-
-    `records` streams once; `completeness` answers only when that stream has been read to its end.
-    """
-
-    @property
-    def name(self) -> str:
-        """Stable name under which source records of this source are kept."""
-        ...
-
-    def records(self) -> Iterator[RecordT_co]:
-        """Yield every record, in the source's order, with flat memory."""
-        ...
-
-    def completeness(self) -> Completeness:
-        """Return the proof over what `records` yielded."""
-        ...

@@ -151,8 +151,3 @@ def grant_source() -> Join:
 def usable_session(now: Now) -> ColumnElement[bool]:
     """All of `session_criteria`."""
     return and_(*session_criteria(now).values())
-
-
-def usable_grant(now: Now) -> ColumnElement[bool]:
-    """All of `grant_criteria`."""
-    return and_(*grant_criteria(now).values())

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 import orjson
 from sqlalchemy import select, update
@@ -31,7 +31,6 @@ LOGOUT_CHANNELS: Mapping[Protocol, str] = {
 }
 """The channel by which participants of each protocol are told."""
 # A session's last use is written at most this often; reading a page writes nothing.
-_TOUCH_INTERVAL = timedelta(minutes=1)
 _MAX_USER_AGENT = 400
 _MAX_IP = 45
 
@@ -55,14 +54,8 @@ class SignedIn:
     locale: str | None
     amr: Sequence[str]
     authenticated_at: datetime
-    csrf_binding: str
-    """What form tokens of this browser are bound to."""
     last_seen_at: datetime
     expires_at: datetime
-
-    def is_touch_due(self, now: datetime) -> bool:
-        """Whether `touch` should be called: the last recorded use is a minute old."""
-        return now - self.last_seen_at >= _TOUCH_INTERVAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,7 +276,6 @@ def _signed_in(row: Row) -> SignedIn:
         locale=row["locale"],
         amr=tuple(orjson.loads(row["amr"])),
         authenticated_at=from_micros(row["authenticated_at"]),
-        csrf_binding=row["id"],
         last_seen_at=from_micros(row["last_seen_at"]),
         expires_at=from_micros(row["expires_at"]),
     )

@@ -402,24 +402,6 @@ def searchable(state: State) -> Searchable:
     )
 
 
-def _post_row(principal_id: str, post: Post) -> dict[str, Any]:
-    return {
-        "id": post.id,
-        "principal_id": principal_id,
-        "organization_id": post.organization_id,
-        "department_id": post.department_id,
-        "employee_number": post.employee_number,
-        "type": post.type,
-        "title": post.title,
-        "manager_id": post.manager_id,
-        "state": post.state,
-        "starts_on": post.starts_on,
-        "starts_at": post.starts_at,
-        "ends_on": post.ends_on,
-        "ends_at": post.ends_at,
-    }
-
-
 def _insert_posts(session: Session, new: Sequence[tuple[str, Post]], *, now: datetime) -> None:
     at = to_micros(now)
     insert_rows(session, Employment, POST_COLUMNS, [post_row(principal_id, post, at) for principal_id, post in new])

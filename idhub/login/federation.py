@@ -328,7 +328,7 @@ def finish(
 
     The browser that asked must be the one that brought the answer: else whoever gets somebody to open a request of
     theirs at the provider would be let in as that person. The answer is spent either way, by one conditional update. A
-    refusal keeps its writes (style guide 4.5).
+    refusal keeps its writes.
 
     Args:
         old: who is signed in in this browser now.

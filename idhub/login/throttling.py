@@ -229,7 +229,7 @@ _PLACES_LOOKED_AT: Final = tuple(f"key_{place}" for place in range(12))
 
 
 def claim(session: Session, keyring: Keyring, attempt: Attempt, *, now: datetime) -> Admission:
-    """Count one try, or refuse it. The refusal keeps its writes (style guide 4.5)."""
+    """Count one try, or refuse it. The refusal keeps its writes."""
     return run_in(session, claiming(keyring, attempt, now=now))
 
 

@@ -130,7 +130,7 @@ def create_sign_in_page(services: LoginServices) -> SignInPage:
 
 
 def error_page(services: WebServices, request: Request, shown: ErrorNotice) -> Response:
-    """The page for a protocol error that must not be redirected (style guide 4.3)."""
+    """The page for a protocol error that must not be redirected."""
     return protocol_pages.notice(services, request, status=shown.status, reason=shown.reason)
 
 

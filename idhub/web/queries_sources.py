@@ -33,7 +33,6 @@ class HeldRow:
     principal_id: str
     person: str
     number: str
-    company_id: str
     company: str
     company_en: str | None
     kind: str
@@ -96,7 +95,6 @@ def held_statement(session: Session, subject: Subject) -> Statement:
             HeldChange.principal_id,
             Person.display_name,
             Employment.employee_number,
-            HeldChange.organization_id,
             Organization.name,
             Organization.name_en,
             HeldChange.kind,

@@ -6,7 +6,6 @@ repeated IDs, elements inside of a value. Comments vanish while parsing, so that
 """
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
@@ -98,11 +97,6 @@ def text_of(element: Element) -> str:
 def local_name(element: Element) -> str:
     """The tag without its namespace."""
     return etree.QName(element).localname
-
-
-def children(element: Element, tag: str) -> Iterator[Element]:
-    """Children with the tag, in their order; never deeper ones."""
-    return element.iterchildren(tag)
 
 
 def only_child(element: Element, tag: str) -> Element | None:

@@ -1,7 +1,5 @@
 """SSO sessions: timeouts, ends, and what `authenticate` believes."""
 
-from datetime import timedelta
-
 import pytest
 from sqlalchemy import update
 
@@ -29,8 +27,6 @@ def test_authenticate_says_who_and_how(world: World) -> None:
     assert (found.principal_id, found.session_id, found.display_name) == (person, session_id, "王磊")
     assert found.amr == ("pwd",)
     assert found.authenticated_at == world.clock()
-    assert not found.is_touch_due(world.clock())
-    assert found.is_touch_due(world.clock() + timedelta(minutes=1))
 
 
 def test_a_session_ends_when_idle_and_in_any_case(world: World) -> None:

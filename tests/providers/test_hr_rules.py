@@ -1,4 +1,4 @@
-"""Every rule a row can break, by line, field and rule (design, section 11)."""
+"""Every rule a row can break, by line, field and rule."""
 
 from __future__ import annotations
 

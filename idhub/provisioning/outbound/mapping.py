@@ -3,15 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import orjson
 
 from idhub.errors import Invalid
 from scim.client import enterprise
 from scim.schemas import attribute, is_active
-
-UserNameAttribute = Literal["email", "employee_number"]
 
 EMPLOYEE_NUMBER: Final = enterprise("employeeNumber")
 ORGANIZATION: Final = enterprise("organization")

@@ -20,7 +20,7 @@ from scim.discovery import RemoteAttribute
 from scim.errors import InvalidFilter, InvalidPath
 from scim.filters import Comparison
 from scim.paths import parse_path
-from scim.schemas import ENTERPRISE_USER, attribute
+from scim.schemas import attribute
 from scim.standard import USER_TYPE
 
 MAX_RULES: Final = 200
@@ -288,6 +288,3 @@ def value_at(attributes: Mapping[str, Any], path: str) -> Any:
         entries = held if isinstance(held, list) else []
         held = next((entry for entry in entries if entry.get("type") == place.type), None)
     return attribute(held, place.part) if place.part and isinstance(held, Mapping) else (None if place.part else held)
-
-
-MANAGER_VALUE: Final = f"{ENTERPRISE_USER}:manager.value"

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Final, Literal, get_args
+from typing import Any, Literal
 
 from idhub.provisioning.outbound.mapping_rules import ApplicationMapping, compile_mapping
 
 AdoptRule = Literal["external_id", "user_name", "email", "employee_number"]
-ADOPT_RULES: Final[tuple[AdoptRule, ...]] = get_args(AdoptRule)
 
 
 @dataclass(frozen=True, slots=True)

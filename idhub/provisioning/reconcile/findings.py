@@ -351,12 +351,6 @@ def _require_open(finding: Finding, *, but_accepted: bool = False) -> None:
         raise Conflict("This finding has been decided already.", field="finding", rule="finding.decided")
 
 
-def summary(session: Session) -> dict[str, int]:
-    """Live findings by kind."""
-    rows = session.execute(select(Finding.kind, func.count()).where(Finding.state.in_(LIVE)).group_by(Finding.kind))
-    return {str(row[0]): row[1] for row in rows}
-
-
 def place_of(session: Session, application_id: str, *, run_id: str, policy: Policy) -> Place:
     """Where findings about an application belong."""
     row = session.execute(

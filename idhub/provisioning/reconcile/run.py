@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from idhub.access.reconcile_plan import PlanView, note_run, plan_of
@@ -415,20 +415,3 @@ def _missing(row: Any, at: datetime) -> Verdict:
         account_id=row.id,
         proposal=PROPOSALS[Kind.MISSING],
     )
-
-
-def last_run(session: Session, source: str, application_id: str | None = None) -> Any:
-    """The newest run of a source that is over; None before the first."""
-    statement = select(
-        ReconcileRun.id,
-        ReconcileRun.state,
-        ReconcileRun.started_at,
-        ReconcileRun.finished_at,
-        ReconcileRun.total,
-        ReconcileRun.read,
-        ReconcileRun.gaps,
-        ReconcileRun.counts,
-    ).where(ReconcileRun.source == source, ReconcileRun.state != RUNNING)
-    if application_id is not None:
-        statement = statement.where(ReconcileRun.application_id == application_id)
-    return session.execute(statement.order_by(ReconcileRun.started_at.desc()).limit(1)).first()

@@ -4,17 +4,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 
 from idhub.access.reconcile_plan import due, plan_of
 from idhub.access.tables import Application
 from idhub.db import new_id
 from idhub.delivery.leases import hold
-from idhub.directory.tables import Person
 from idhub.errors import Conflict, NotFound
 from idhub.lifecycle.tables import SourceRun
-from idhub.provisioning.reconcile import findings
-from idhub.provisioning.reconcile.run import last_run
 from idhub.provisioning.reconcile.tables import ReconcileRun
 from tests.provisioning.reconcile.conftest import Ground
 
@@ -112,7 +109,7 @@ def test_incomplete_run_concludes_nothing_from_absence_and_says_why(ground: Grou
         plan = plan_of(session, ground.application_id)
         assert plan.completed_at is not None
         assert plan.completed_at < report.started_at
-        newest = last_run(session, "scim", ground.application_id)
+        newest = session.execute(select(ReconcileRun).order_by(ReconcileRun.started_at.desc()).limit(1)).scalar_one()
         assert (newest.state, newest.gaps) == ("incomplete", list(report.gaps))
 
 
@@ -295,13 +292,3 @@ def test_due_applications_and_the_next_time(ground: Ground) -> None:
         session.execute(update(Application).values(is_enabled=False))
     with ground.scene.database.read() as session:
         assert due(session, now=ground.scene.clock() + timedelta(days=1)) == []
-
-
-@sqlite_only
-def test_summary_counts_what_is_live(ground: Ground) -> None:
-    ground.service.add("nobody")
-    ground.service.add("nobody2")
-    ground.run()
-    with ground.scene.database.read() as session:
-        assert findings.summary(session) == {"ghost": 2}
-        assert session.query(Person).count() == 0

@@ -90,13 +90,13 @@ def jump_target(text: str) -> str | None:
     return None
 
 
-def _found(count: int | None, formatter: Formatter, request: Request, services: WebServices) -> str | None:
-    if count is None:
+def _found(
+    found: queries_people.Found | None, formatter: Formatter, request: Request, services: WebServices
+) -> str | None:
+    if found is None:
         return None
-    if count > queries_people.COUNT_LIMIT:
-        shown = formatter.number(queries_people.COUNT_LIMIT)
-        return services.pages.gettext(request, N_("more than %(number)s match"), number=shown)
-    return services.pages.gettext(request, N_("%(number)s match"), number=formatter.number(count))
+    sentence = N_("%(number)s match") if found.is_all else N_("more than %(number)s match")
+    return services.pages.gettext(request, sentence, number=formatter.number(found.number))
 
 
 def _chips(view: View, names: Mapping[str, Sequence[tuple[str, str]]]) -> list[tuple[str, str]]:

@@ -1,18 +1,33 @@
 """Read-only queries of the people list and of a person's page. A bounded number of statements whatever the size."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import cache, partial
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, text
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Select,
+    String,
+    and_,
+    any_,
+    bindparam,
+    cast,
+    exists,
+    func,
+    or_,
+    select,
+    text,
+)
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import Account, Application, Entitlement
 from idhub.authority import Action, Subject, scope_roots, visible_organizations
 from idhub.credentials.tables import SsoSession
-from idhub.db import among, plan_freely
+from idhub.db import among, execute_planned, given, given_value, plan_freely
 from idhub.directory.organizations import root_organization
-from idhub.directory.search import find_people, within
+from idhub.directory.search import Hits, find_people, within
 from idhub.directory.tables import Department, Employment, Organization, OrganizationClosure, Person, Principal
 from idhub.lifecycle.tables import Case
 from idhub.web.listing import Cursor, Page, Spec, Statement, View, page_of, values
@@ -20,6 +35,8 @@ from idhub.web.listing import Cursor, Page, Spec, Statement, View, page_of, valu
 COUNT_LIMIT = 1_000
 """No page counts further, and no order but that of the search is offered beyond."""
 _BY_HIT = "hit"
+_DIGITS = 8
+_ROUND = 50
 PEOPLE = Spec(
     path="/hr/people",
     sorts=("number", "start"),
@@ -60,6 +77,29 @@ class OpenCase:
     is_emergency: bool
 
 
+_LINES: Statement = (
+    select(
+        Person.id,
+        Person.display_name,
+        Employment.employee_number,
+        Organization.name.label("company"),
+        Organization.name_en.label("company_en"),
+        Department.path.label("department"),
+        Employment.title,
+        Employment.type,
+        Principal.standing,
+        Employment.starts_on,
+        Employment.ends_on,
+        Employment.starts_at,
+    )
+    # Everybody has a main employment; inner joins let the index of numbers deliver the order of 120,000 people.
+    .join(Employment, and_(Employment.principal_id == Person.id, Employment.id == Person.main_employment_id))
+    .join(Principal, Principal.id == Person.id)
+    .join(Organization, Organization.id == Principal.organization_id)
+    .outerjoin(Department, Department.id == Employment.department_id)
+)
+
+
 def sees_everything(session: Session, subject: Subject, action: Action) -> bool:
     """Whether the subject's scope holds the whole tree: then no filter stands between an index and the order."""
     roots = scope_roots(session, subject, action)
@@ -68,27 +108,7 @@ def sees_everything(session: Session, subject: Subject, action: Action) -> bool:
 
 def people_statement(view: View, session: Session, subject: Subject) -> Statement:
     """People that the subject may see and the view asks for, without order."""
-    statement: Statement = (
-        select(
-            Person.id,
-            Person.display_name,
-            Employment.employee_number,
-            Organization.name.label("company"),
-            Organization.name_en.label("company_en"),
-            Department.path.label("department"),
-            Employment.title,
-            Employment.type,
-            Principal.standing,
-            Employment.starts_on,
-            Employment.ends_on,
-            Employment.starts_at,
-        )
-        # Everybody has a main employment; inner joins let the index of numbers deliver the order of 120,000 people.
-        .join(Employment, and_(Employment.principal_id == Person.id, Employment.id == Person.main_employment_id))
-        .join(Principal, Principal.id == Person.id)
-        .join(Organization, Organization.id == Principal.organization_id)
-        .outerjoin(Department, Department.id == Employment.department_id)
-    )
+    statement = _LINES
     if view.value("state") not in ("", "active"):
         # Said as the partial index says it: few are anything else, against all who are active.
         statement = statement.where(text("principals.standing <> 'active'"))
@@ -134,51 +154,92 @@ def _below(company: str) -> Select[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """How many people match, as far as that was counted."""
+
+    number: int
+    is_all: bool = True
+
+    def write(self) -> str:
+        """As the cursors of a search carry it from its first page on."""
+        return f"{_BY_HIT} {self.number}{'' if self.is_all else '+'}"
+
+    @classmethod
+    def read(cls, text: str | int) -> "Found | None":
+        """From a cursor."""
+        kind, _, counted = str(text).partition(" ")
+        digits = counted.removesuffix("+")
+        is_number = kind == _BY_HIT and digits.isascii() and digits.isdecimal() and len(digits) < _DIGITS
+        return cls(int(digits), is_all=digits == counted) if is_number else None
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
-    """A page of people, how many there are (one more than `COUNT_LIMIT` at most), and whether it is sorted as asked."""
+    """A page of people, how many there are, and whether it is sorted as asked."""
 
     page: Page[PersonRow]
-    found: int | None = None
+    found: Found | None = None
     is_sorted: bool = True
 
 
 def list_people(view: View, session: Session, subject: Subject) -> Listing:
     """One page of the people that the subject may see and the view asks for; of a search, best hits first."""
+    if view.value("q"):
+        return _search(view, session, subject)
     statement = people_statement(view, session, subject)
-    if not view.value("q"):
-        page = _sorted_page(view, session, statement)
-        return Listing(page, count_up_to(session, statement) if view.is_filtered else None)
+    page = _sorted_page(view, session, statement)
+    if not view.is_filtered:
+        return Listing(page)
+    found = count_up_to(session, statement)
+    return Listing(page, Found(min(found, COUNT_LIMIT), is_all=found <= COUNT_LIMIT))
+
+
+def _search(view: View, session: Session, subject: Subject) -> Listing:
     organizations = _organizations(view, session, subject)
-    asked_for = _asked_for(view, session, organizations)
-    hits = find_people(session, view.value("q"), asked_for, organizations=organizations, limit=COUNT_LIMIT + 1)
-    # Looking is bounded: where few of those who are named are asked for, nobody knows how many more there are.
-    found = None if hits.has_more and len(hits.ids) <= COUNT_LIMIT else len(hits.ids)
-    wants_order = bool(view.value("sort"))
-    if wants_order and found is not None and found <= COUNT_LIMIT:
-        return Listing(_sorted_page(view, session, statement.where(Person.id.in_(hits.ids))), found)
-    cursor = view.after or view.before
-    if cursor is None:
-        ids = hits.ids[: view.size]
-        is_cut = len(hits.ids) > len(ids)
-        page = _hits_page(
-            session, statement, ids, following=ids[-1] if is_cut else hits.last if hits.has_more else None
-        )
+    find = partial(
+        find_people,
+        session,
+        view.value("q"),
+        _asked_for(view, session, organizations),
+        organizations=organizations,
+        is_narrowed=bool(view.value("state") or view.value("type")),
+    )
+    wants_order, cursor = bool(view.value("sort")), view.after or view.before
+    if cursor is not None and not wants_order:
+        # Counted once, from the first page: to go on costs no more than to begin.
+        return Listing(_page_beside(view, session, find, cursor), Found.read(cursor.value))
+    hits = find(limit=view.size, count_to=COUNT_LIMIT)
+    found = _found(hits)
+    if wants_order and hits.is_all:
+        ids = find(limit=COUNT_LIMIT).ids if hits.has_more else hits.ids
+        statement = people_statement(view, session, subject).where(Person.id.in_(ids))
+        return Listing(_sorted_page(view, session, statement), found)
+    if cursor is not None:
+        page = _page_beside(view, session, find, cursor)
     else:
-        part = find_people(
-            session, view.value("q"), asked_for,
-            organizations=organizations, beside=cursor.id, backwards=view.before is not None, limit=view.size,
-        )  # fmt: skip
-        first, last = (part.ids[0], part.ids[-1]) if part.ids else (cursor.id, cursor.id)
-        if view.before is not None:
-            first = part.last or first
-            page = _hits_page(
-                session, statement, part.ids, following=last, preceding=first if part.has_more else None
-            )  # fmt: skip
-        else:
-            page = _hits_page(
-                session, statement, part.ids, following=part.last if part.has_more else None, preceding=first
-            )
+        page = _hits_page(session, hits.ids, found, following=_following(hits))
     return Listing(page, found, is_sorted=not wants_order)
+
+
+def _page_beside(view: View, session: Session, find: Callable[..., Hits], cursor: Cursor) -> Page[PersonRow]:
+    hits, found = find(beside=cursor.id, backwards=view.before is not None, limit=view.size), Found.read(cursor.value)
+    first, last = (hits.ids[0], hits.ids[-1]) if hits.ids else (cursor.id, cursor.id)
+    if view.before is None:
+        return _hits_page(session, hits.ids, found, following=_following(hits), preceding=first)
+    first = hits.last or first
+    return _hits_page(session, hits.ids, found, following=last, preceding=first if hits.has_more else None)
+
+
+def _following(hits: Hits) -> str | None:
+    return hits.last if hits.has_more else None
+
+
+def _found(hits: Hits) -> Found | None:
+    if hits.is_all:
+        return Found(hits.found)
+    # A round number: how far was counted says nothing.
+    proven = (hits.found - 1) // _ROUND * _ROUND
+    return Found(min(proven, COUNT_LIMIT), is_all=False) if proven > 0 else None
 
 
 def _limits(view: View, session: Session, subject: Subject) -> list[Select[str]]:
@@ -202,15 +263,30 @@ def _organizations(view: View, session: Session, subject: Subject) -> Sequence[s
 
 
 def _hits_page(
-    session: Session, statement: Statement, ids: Sequence[str], *, following: str | None, preceding: str | None = None
+    session: Session, ids: Sequence[str], found: Found | None, *, following: str | None, preceding: str | None = None
 ) -> Page[PersonRow]:
     """The rows of these people in this order, with the people beside which the neighbouring pages begin."""
-    rows = {row.id: row for row in _rows(session, statement.where(Person.id.in_(ids)))} if ids else {}
+    rows: dict[str, PersonRow] = {}
+    if ids:
+        is_sqlite = session.get_bind().dialect.name == "sqlite"
+        asked = {"ids": given_value(ids)} if is_sqlite else {"ids": list(ids)}
+        read = execute_planned(session.connection(), _rows_by_ids(is_sqlite), asked)
+        rows = {row.id: row for row in (PersonRow(*values(each)) for each in read)}
+    counted = found.write() if found else _BY_HIT
     return Page(
         [rows[person_id] for person_id in ids if person_id in rows],
-        next=Cursor(_BY_HIT, following).write() if following else None,
-        previous=Cursor(_BY_HIT, preceding).write() if preceding else None,
+        next=Cursor(counted, following).write() if following else None,
+        previous=Cursor(counted, preceding).write() if preceding else None,
     )
+
+
+@cache
+def _rows_by_ids(is_sqlite: bool) -> Statement:
+    """The lines of people whom a search has found for the asker."""
+    if is_sqlite:
+        return _LINES.where(Person.id.in_(given("ids", is_sqlite=True)))
+    ids = bindparam("ids", type_=ARRAY(String))
+    return _LINES.where(Person.id == any_(cast(ids, ARRAY(String))))
 
 
 def _sorted_page(view: View, session: Session, statement: Statement) -> Page[PersonRow]:

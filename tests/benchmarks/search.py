@@ -256,7 +256,7 @@ def latencies(database: Database, people: int, *, rounds: int = 40, only: str = 
                 spent.append((time.perf_counter() - began) * 1e3)
             spent.sort()
             found = listing.found
-            shown = f"{found:,}" if found is not None and found <= queries_people.COUNT_LIMIT else "many"
+            shown = "?" if found is None else f"{found.number:,}" if found.is_all else f"over {found.number:,}"
             label = f"search: {name} [{shown}]" + (f", page {number}" if number > 1 else "")
             p99 = spent[min(int(len(spent) * 0.99), len(spent) - 1)]
             rows.append({"name": f"{label} p50", "value": statistics.median(spent), "unit": "ms"})

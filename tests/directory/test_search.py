@@ -17,6 +17,7 @@ from idhub.directory.search_index import (
     index_missing,
     index_people,
     reindex_people,
+    tag_of,
     tend,
 )
 from idhub.directory.search_terms import Searchable, first_match, words_of
@@ -180,6 +181,79 @@ def test_everybody_who_matches_is_found_once_before_and_after_shelves_are_merged
     assert lines < crowd.count
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_pages_both_ways_and_counts_are_those_of_looking_at_everybody(
+    crowd: Crowd, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """Whatever a block holds, how many are fetched at once, and who has gone since."""
+    chance = random.Random(seed)
+    monkeypatch.setattr("idhub.directory.search_index._LINES_A_BLOCK", chance.choice((1, 2, 3, 7)))
+    monkeypatch.setattr("idhub.directory.search._FIRST_BLOCKS", chance.choice((3, 5)))
+    monkeypatch.setattr("idhub.directory.search._MOST_BLOCKS", chance.choice((3, 9)))
+    monkeypatch.setattr("idhub.directory.search._MOST_LOOKS", chance.choice((3, 20, 1_000)))
+    ids = [id_ for size in (66, 1, 64, 3) for id_ in crowd.add(crowd.strangers(size))]
+    with crowd.database.transaction() as session:
+        forget_people(session, chance.sample(ids, 50))
+    with crowd.database.read() as session:
+        terms = {row[0]: row[1] for row in session.execute(select(Person.id, Person.search_terms))}
+        homes = {row[0]: row[1] for row in session.execute(select(Principal.id, Principal.organization_id))}
+    for text in chance.sample(QUERIES, 6):
+        for company in (None, COMPANIES[chance.randrange(3)]):
+            expected = {
+                person
+                for person, stored in terms.items()
+                if all(first_match(stored, word) for word in words_of(text)) and company in (None, homes[person])
+            }
+            found = crowd.find(text, company, limit=chance.choice((5, 25)))
+            assert set(found) == expected, (text, company)
+            _is_counted(crowd, text, company, expected)
+
+
+def _is_counted(crowd: Crowd, text: str, company: str | None, expected: set[str]) -> None:
+    people = PEOPLE if company is None else PEOPLE.where(Principal.organization_id == company)
+    places = None if company is None else [company]
+    with crowd.database.read() as session:
+        for most in (5, 1_000):
+            for is_narrowed in (False, True):
+                hits = find_people(
+                    session, text, people, organizations=places, limit=3, count_to=most, is_narrowed=is_narrowed
+                )
+                if hits.is_all:
+                    assert hits.found == len(expected), (text, company, most, is_narrowed)
+                else:
+                    assert hits.found <= len(expected), (text, company, most, is_narrowed)
+                if not is_narrowed and len(words_of(text)) == 1 and len(expected) <= most:
+                    assert hits.is_all, (text, company, most)
+
+
+def test_nobody_of_a_company_with_the_same_tag_is_counted(crowd: Crowd) -> None:
+    """Lines name a company by the end of its id alone: a count of lines would tell who is called what elsewhere."""
+    alike = "org_1" + COMPANIES[0][5:]
+    assert tag_of(alike) == tag_of(COMPANIES[0])
+    with crowd.database.transaction() as session:
+        other = {"kind": "company", "time_zone": "UTC", "created_at": NOW}
+        session.execute(insert(Organization), [{"id": alike, "code": alike, "name": alike, **other}])
+    crowd.add([Searchable(COMPANIES[0], "王一", numbers=(f"A{n}",)) for n in range(5)])
+    crowd.add([Searchable(alike, "王一", numbers=(f"B{n}",)) for n in range(90)])
+    with crowd.database.read() as session:
+        own = PEOPLE.where(Principal.organization_id == COMPANIES[0])
+        for text, count in (("王", 5), ("b", 0)):
+            hits = find_people(
+                session, text, own, organizations=[COMPANIES[0]], limit=2, count_to=1_000, is_narrowed=False
+            )
+            assert (hits.found, hits.is_all) == (count, True)
+
+
+def test_counting_what_must_be_looked_at_is_bounded_and_says_so(crowd: Crowd, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("idhub.directory.search._LOOKS_FOR_COUNT", 50)
+    crowd.add(crowd.strangers(400))
+    with crowd.database.read() as session:
+        hits = find_people(session, "138", PEOPLE, limit=10, count_to=1_000)
+        assert (hits.found, hits.is_all) == (50, False)
+        hits = find_people(session, "138", PEOPLE, limit=10, count_to=20)
+        assert (hits.found, hits.is_all) == (21, False)
+
+
 def test_shelves_whose_people_changed_since_they_were_read_are_left_for_the_next_time(crowd: Crowd) -> None:
     class Hasty(Database):
         """Lets somebody be forgotten between what is read and what is written."""
@@ -259,6 +333,16 @@ def test_terms_go_with_the_person(crowd: Crowd, others: int) -> None:
     assert [_holds(crowd, text) for text in ("诸葛", "zhuge", "nn1\t", "13912345678", "87654321931")] == [0] * 5
     assert before - _lines(crowd) == 10
     assert crowd.find("诸葛") == []
+
+
+def test_who_stands_behind_the_first_of_a_block_is_found_when_that_one_has_gone(crowd: Crowd) -> None:
+    before = [Searchable(COMPANIES[0], f"李一{n}", numbers=(f"A{n:03}",)) for n in range(64)]
+    first, second = (Searchable(COMPANIES[0], "王一", numbers=(number,)) for number in ("B1", "B2"))
+    ids = crowd.add([*before, first, second])
+    for gone in ids[:-1]:
+        with crowd.database.transaction() as session:
+            forget_people(session, [gone])
+    assert crowd.find("王一") == crowd.find("b2") == [ids[-1]]
 
 
 def test_people_without_a_place_are_indexed_later(crowd: Crowd) -> None:

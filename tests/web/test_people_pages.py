@@ -10,6 +10,7 @@ from audit.tables import audit_events
 from idhub.authority import HubRole, assign_role
 from idhub.directory.tables import Principal
 from idhub.web.listing import Cursor
+from idhub.web.queries_people import Found
 from tests.web.conftest import SignIn
 from tests.web.html import links_of, rows_of, token_of
 from tests.web.sample import NAMES, SampleHub, Story
@@ -122,6 +123,47 @@ def test_an_unusable_parameter_is_dropped_with_a_notice(look: SignIn, query: str
 @pytest.mark.parametrize("text", ["WzEsMl0", "eyJhIjoxfQ", "bnVsbA", "", "W3RydWUsIngiXQ", "é", "WzFlMzA4LCJ4Il0"])
 def test_a_cursor_that_we_did_not_write_is_no_cursor(text: str) -> None:
     assert Cursor.read(text) is None
+
+
+def test_how_many_match_is_counted_once_and_shown_on_every_page(
+    sign_in: SignIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("idhub.web.listing.SIZES", (4, 25, 50, 100))
+    client = sign_in("沈佳宁")
+    path: str | None = "/hr/people?q=qy&size=4"
+    back: str | None = None
+    seen: list[str] = []
+    while path is not None:
+        page = client.get(path).text
+        assert f"{len(NAMES)} match" in page
+        seen += rows_of(page)
+        path, back = links_of(page, "next"), links_of(page, "prev")
+    assert len(seen) == len(set(seen)) == len(NAMES)
+    assert back is not None
+    assert f"{len(NAMES)} match" in client.get(back).text
+
+
+def test_what_is_not_counted_to_its_end_is_more_than_a_round_number(
+    sign_in: SignIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("idhub.web.listing.SIZES", (4, 25, 50, 100))
+    monkeypatch.setattr("idhub.web.queries_people._ROUND", 3)
+    monkeypatch.setattr("idhub.directory.search._LOOKS_FOR_COUNT", 8)
+    client = sign_in("沈佳宁")
+    page = client.get("/hr/people?q=qy&state=active&size=4").text
+    assert "more than 6 match" in page
+    following = links_of(page, "next")
+    assert following is not None
+    assert "more than 6 match" in client.get(following).text
+    # An order is that of all of them.
+    sorted_ = client.get("/hr/people?q=qy&state=active&size=4&sort=number").text
+    assert "Too many people match to sort them" in sorted_
+    assert "Too many" not in client.get("/hr/people?q=qy&size=4&sort=number").text
+
+
+@pytest.mark.parametrize("value", ["hit", "hit x", "hit -1", "hit 1e9", "hit 99999999999", "12", "hit ٣", "number 7"])
+def test_a_count_that_we_did_not_write_is_none(value: str) -> None:
+    assert Found.read(value) is None
 
 
 def test_a_search_does_not_claim_an_order_that_nobody_asked_for(look: SignIn) -> None:

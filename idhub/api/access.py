@@ -16,7 +16,7 @@ from idhub.changes import Actor
 from idhub.credentials import opaque
 from idhub.credentials.predicate import may_act
 from idhub.credentials.tables import ApiToken
-from idhub.db import Database
+from idhub.db import Database, execute_planned
 from idhub.directory.tables import Installation, Principal
 from idhub.errors import IdhubError
 from idhub.lifecycle import commands
@@ -146,7 +146,7 @@ _BY_ID = {door: tokens.where(ApiToken.id == bindparam("which")) for door, tokens
 
 def _find(session: Session, tokens: Select[Any], which: object, *, now: datetime) -> Any:
     """The token's row if it may be used now: not revoked or expired, its epochs equal, its person active."""
-    row = session.connection().execute(tokens, {"which": which}).one_or_none()
+    row = execute_planned(session.connection(), tokens, {"which": which}).one_or_none()
     if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
         return None
     if row.principal_id is not None:

@@ -60,6 +60,8 @@ _THREADS = 16
 _SWITCH_SECONDS = {"sqlite": 0.005, "postgresql": 0.0005}
 """As `idhub serve` sets it."""
 _PAGE = 100
+_ARRIVALS = 20
+"""Requests that arrive under load, for each round: the p99 of few is that of one moment in which many came."""
 _WARM = 20
 """Requests of a kind before the first that is timed: connections and plans are made once."""
 
@@ -147,7 +149,7 @@ def figures(hub: Hub, size: Size) -> Iterator[dict[str, Any]]:
     parts: Mapping[str, Callable[[], Iterable[dict[str, Any]]]] = {
         "walk": lambda: first_walk(sender, people),
         "pages": lambda: latencies(sender, people, rounds=rounds),
-        "load": lambda: under_load(sender, people, rounds=rounds * 4),
+        "load": lambda: under_load(sender, people, rounds=rounds * 4, arrivals=rounds * _ARRIVALS),
         "company": lambda: of_one_company(hub, people, rounds=rounds),
         "bulk": lambda: bulk_load(sender, size.load),
     }
@@ -305,15 +307,16 @@ def of_one_company(hub: Hub, people: int, *, rounds: int) -> list[dict[str, Any]
     return _percentiles("scim: keyset page of 100, one company", spent)
 
 
-def under_load(sender: Sender, people: int, *, rounds: int) -> list[dict[str, Any]]:
+def under_load(sender: Sender, people: int, *, rounds: int, arrivals: int) -> list[dict[str, Any]]:
     """The same for what must be quick, when requests arrive at 70 % of what the reading lanes of a hub get done."""
     quick = [kind for kind in kinds(people) if not kind.name.startswith(("co ", "page "))]
-    return asyncio.run(_under_load(sender, quick, rounds))
+    return asyncio.run(_under_load(sender, quick, rounds, arrivals))
 
 
-async def _under_load(sender: Sender, quick: Sequence[_Kind], rounds: int) -> list[dict[str, Any]]:
+async def _under_load(sender: Sender, quick: Sequence[_Kind], rounds: int, arrivals: int) -> list[dict[str, Any]]:
     chance, admission = random.Random(2), Admission(_THREADS, clock=sender.hub.clock)
     wishes = [chance.choice(quick).wish(sender, chance) for _ in range(rounds)]
+    others = [chance.choice(quick).wish(sender, chance) for _ in range(arrivals)]
 
     async def answered(wish: Mapping[str, str], arrival: float) -> float:
         lane = admission.reading if is_quick("GET", "/Users", urlencode(wish), b"") else admission.reading_long
@@ -334,7 +337,7 @@ async def _under_load(sender: Sender, quick: Sequence[_Kind], rounds: int) -> li
     await all_at_once()
     interval = await all_at_once() / len(wishes) / _SHARE
     arrival, waited = time.perf_counter(), []
-    for wish in wishes:
+    for wish in others:
         arrival += chance.expovariate(1 / interval)
         await asyncio.sleep(max(0.0, arrival - time.perf_counter()))
         waited.append(asyncio.ensure_future(answered(wish, arrival)))

@@ -47,6 +47,7 @@ _READS: Final = {
 _WITHOUT_BODY: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _READ_AHEAD: Final = 65_536
 """So much of a body is read before anybody asks who sends it: as much as the server has in hand anyway."""
+_MOST_DIGITS: Final = 9
 _HEALTH = frozenset({"/healthz", "/readyz", "/metrics"})
 _ENDINGS: Final = {
     "POST": re.compile(
@@ -306,7 +307,7 @@ class Admitted:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        ahead = None if scope["method"] in _WITHOUT_BODY else await _read_ahead(receive)
+        ahead = await _read_ahead(receive) if _is_read_ahead(scope) else None
         if ahead is not None and ahead["type"] != "http.request":
             return
         place = _Slot(self._admission, scope["method"], scope["path"])
@@ -364,6 +365,14 @@ class _Slot:
         if not await self.take():
             raise Busy
         return message
+
+
+def _is_read_ahead(scope: Scope) -> bool:
+    """Whether there is a body to wait for. One that says that it is large may be refused by that alone."""
+    if scope["method"] in _WITHOUT_BODY:
+        return False
+    length = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    return length.isdigit() and len(length) <= _MOST_DIGITS and int(length) <= _READ_AHEAD
 
 
 async def _read_ahead(receive: Receive) -> Message:

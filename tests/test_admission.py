@@ -155,7 +155,7 @@ def test_slot_is_held_for_nobody_who_still_sends() -> None:
         gate = Admission(1, clock=lambda: datetime(2026, 1, 1, tzinfo=UTC))
         arriving: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
         read: list[int] = []
-        scope = {"type": "http", "method": "POST", "path": "/scim/v2/Bulk"}
+        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": "/scim/v2/Bulk", "headers": []}
 
         async def application(_scope: Any, receive: Any, send: Any) -> None:
             more = True
@@ -203,6 +203,17 @@ def test_slot_is_held_for_nobody_who_still_sends() -> None:
         arriving.put_nowait({"type": "http.disconnect"})
         await gone
         assert read == [70_000, 1]
+        assert not await is_full()
+
+        # What says that it is large is looked at at once, and waited for without a slot.
+        large = asyncio.ensure_future(
+            admitted({**scope, "headers": [(b"content-length", b"90000")]}, arriving.get, send)
+        )
+        assert not await is_full()
+        for more in (True, False):
+            arriving.put_nowait({"type": "http.request", "body": b"a" * 45_000, "more_body": more})
+        await large
+        assert read[2:] == [45_000, 45_000]
         assert not await is_full()
 
     in_a_loop(work)

@@ -267,7 +267,7 @@ def test_a_name_with_something_in_its_middle_is_read_whole_or_not(inner: str) ->
     ("document", "reason"),
     [
         (b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>', "xml.dtd"),
-        (b"<a>" * 50_000, "xml.form"),
+        (b"<a>" * 5_000, "xml.form"),
         (b"<a/>", "saml.message"),
         (b"", "xml.form"),
         (b"x" * 300_000, "xml.size"),

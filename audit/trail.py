@@ -18,7 +18,7 @@ from typing import Any, Final, Literal, NamedTuple
 from sqlalchemy import BigInteger, Connection, LargeBinary, String, Table, Text, delete, select
 from sqlalchemy.types import TypeEngine
 
-from audit.driver import answered, begin, driver_error, go_ahead
+from audit.driver import answered, begin, driver_error, send
 from audit.errors import AuditError
 from audit.events import Actor, Event, EventType, encoded, new_event_ids, to_micros
 from audit.merkle import LEAF_PREFIX
@@ -244,7 +244,7 @@ def insert(connection: Connection, rows: Rows) -> None:
     if connection.dialect.driver == "psycopg" and sum(len(values) for _, values in tables) <= _ROWS_AT_ONCE:
         shape = tuple((table, len(values)) for table, values in tables)
         given = tuple(chain.from_iterable(chain.from_iterable(values for _, values in tables)))
-        _execute(connection, _insert_of_all(shape), given)
+        send(connection, _insert_of_all(shape), given)
         return
     for table, values in tables:
         _insert(connection, table, values)
@@ -260,21 +260,9 @@ def _insert_of_all(shape: tuple[tuple[TableName, int], ...]) -> str:
 
 
 def _numbered(statement: str) -> str:
-    """The statement in PostgreSQL's own form: the driver takes long ones in its form apart each time."""
+    """The statement in PostgreSQL's own form."""
     first, *others = statement.split("%s")
     return first + "".join(f"${place}{text}" for place, text in enumerate(others, start=1))
-
-
-def _execute(connection: Connection, statement: str, values: Sequence[Any]) -> None:
-    """Run a `_numbered` statement past SQLAlchemy, which would cost an event as much again as the driver does."""
-    from psycopg import RawCursor
-
-    go_ahead(connection)
-    driver: Any = connection.connection.driver_connection
-    try:
-        RawCursor(driver).execute(statement, values)
-    except connection.dialect.loaded_dbapi.Error as error:
-        raise driver_error(connection, statement, error) from error
 
 
 def _insert(connection: Connection, table: TableName, values: list[tuple[Any, ...]]) -> None:
@@ -301,7 +289,7 @@ def send_rows(connection: Connection, table: str, columns: Sequence[str], rows: 
     for size in _ROWS_SENT:
         while len(rows) - done >= size:
             values = tuple(chain.from_iterable(rows[done : done + size]))
-            _execute(connection, _sent_of(table, tuple(columns), size), values)
+            send(connection, _sent_of(table, tuple(columns), size), values)
             done += size
 
 

@@ -19,11 +19,12 @@ from sqlalchemy import Connection, Dialect, Executable, String
 from sqlalchemy.orm import Session
 from sqlalchemy.sql import ClauseElement
 
+from audit.driver import Sent, begin, driver_error, send, sent_ahead
 from audit.driver import answered as wait_for_answers
-from audit.driver import driver_error, go_ahead, sent_ahead
 
 _LIST = re.compile(r"__\[POSTCOMPILE_(\w+)\]")
 _IN_LIST = re.compile(r"(?<! NOT) IN \(__\[POSTCOMPILE_(\w+)\]\)")
+_MARK = re.compile(r"%\((\w+)\)s|%%")
 Process = Callable[[Any], Any]
 
 
@@ -52,6 +53,7 @@ class _Form:
     def __init__(self, statement: Any, dialect: Dialect) -> None:
         compiled: Any = statement.compile(dialect=dialect)
         self.is_sqlite = dialect.name == "sqlite"
+        self.numbered = ""
         binds = compiled.binds
         if self.is_sqlite:
             self._parts = _LIST.split(compiled.string)[::2]
@@ -60,6 +62,7 @@ class _Form:
             # One text whatever the number of values, which the server keeps ready.
             self._parts = [_IN_LIST.sub(r" = ANY(%(\1)s::VARCHAR[])", compiled.string)]
             names = list(dict.fromkeys(compiled.bind_names.values()))
+            self.numbered = _numbered(self._parts[0], names)
         self._places = tuple(_place(name, binds[name], dialect) for name in names)
         unlike = [p.name for p in self._places if p.is_list and not isinstance(binds[p.name].type, String)]
         if unlike or _LIST.search(_IN_LIST.sub("", compiled.string)):
@@ -79,9 +82,14 @@ class _Form:
             text += (", ".join("?" * len(given[name])), part)
         return "".join(text)
 
-    def values(self, given: Mapping[str, Any]) -> Any:
+    def named(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The values by their names, as the text of PostgreSQL's driver has them."""
+        return {place.name: place.value(given) for place in self._places}
+
+    def values(self, given: Mapping[str, Any]) -> Sequence[Any]:
+        """The values in the order in which they are sent."""
         if not self.is_sqlite:
-            return {place.name: place.value(given) for place in self._places}
+            return [place.value(given) for place in self._places]
         values: list[Any] = []
         for place in self._places:
             if place.is_list:
@@ -101,6 +109,12 @@ class _Form:
                 values[place] = load(values[place])
             rows.append(make(values))
         return rows
+
+
+def _numbered(text: str, names: Sequence[str]) -> str:
+    """The statement of the driver's form (`%(name)s`) in PostgreSQL's own (`$1`)."""
+    marks = {name: f"${number}" for number, name in enumerate(names, start=1)}
+    return _MARK.sub(lambda found: marks[found[1]] if found[1] else "%", text)
 
 
 def _maker(names: tuple[str, ...]) -> Any:
@@ -127,18 +141,17 @@ class _Fetched:
 class Answer:
     """Rows that were asked for, and may still be on their way."""
 
-    def __init__(self, connection: Connection, text: str, form: _Form, cursor: Any) -> None:
+    def __init__(self, connection: Connection, form: _Form, sent: _Fetched | Sent) -> None:
         self._connection = connection
-        self._text = text
         self._form = form
-        self._cursor = cursor
+        self._sent = sent
 
     def rows(self) -> list[Any]:
         """The rows, once, as tuples that name their columns."""
         try:
-            stored = self._cursor.fetchall()
+            stored = self._sent.fetchall()
         except self._connection.dialect.loaded_dbapi.Error as error:
-            raise driver_error(self._connection, self._text, error) from error
+            raise driver_error(self._connection, self._form.numbered, error) from error
         return self._form.rows(stored)
 
 
@@ -178,14 +191,7 @@ class Kept:
         """Run it; its rows are fetched later. What is asked together within `ahead` is one exchange on PostgreSQL."""
         connection = session.connection()
         form = self._form(connection)
-        text, values = form.text(given), form.values(given)
-        driver = _driver(connection, text, values)
-        try:
-            cursor = driver.execute(text, values)
-            # SQLite finds rows as they are fetched: what is written meanwhile would show.
-            return Answer(connection, text, form, _Fetched(cursor.fetchall()) if form.is_sqlite else cursor)
-        except connection.dialect.loaded_dbapi.Error as error:
-            raise driver_error(connection, text, error) from error
+        return Answer(connection, form, _run(connection, form, given))
 
     def scalars(self, session: Session, **given: Any) -> list[Any]:
         """Run it and return the first value of each row."""
@@ -194,27 +200,19 @@ class Kept:
     def run(self, session: Session, **given: Any) -> None:
         """Run it for what it changes."""
         connection = session.connection()
-        form = self._form(connection)
-        text, values = form.text(given), form.values(given)
-        driver = _driver(connection, text, values)
-        try:
-            driver.execute(text, values)
-        except connection.dialect.loaded_dbapi.Error as error:
-            raise driver_error(connection, text, error) from error
+        _run(connection, self._form(connection), given)
 
     def each(self, session: Session, given: Sequence[Mapping[str, Any]]) -> None:
         """Run it once for each set of values, for what it changes; these have no lists."""
-        if len(given) == 1:
-            self.run(session, **given[0])
-        elif given:
-            connection = session.connection()
-            form = self._form(connection)
-            text, every = form.text(given[0]), [form.values(one) for one in given]
-            driver = _driver(connection, text, every, many=True)
-            try:
-                driver.cursor().executemany(text, every)
-            except connection.dialect.loaded_dbapi.Error as error:
-                raise driver_error(connection, text, error) from error
+        if not given:
+            return
+        connection = session.connection()
+        form = self._form(connection)
+        if form.is_sqlite and len(given) > 1:
+            _run_each(connection, form, given)
+            return
+        for one in given:
+            _run(connection, form, one)
 
     def _form(self, connection: Connection) -> _Form:
         name = connection.dialect.name
@@ -228,10 +226,34 @@ class Kept:
         return kept if isinstance(kept, ClauseElement) else kept(name)
 
 
-def _driver(connection: Connection, text: str, values: Any, *, many: bool = False) -> Any:
-    """The driver's connection, for a statement that is sent next."""
-    go_ahead(connection)
-    # Whoever listens to what is sent hears of this too.
+def _run(connection: Connection, form: _Form, given: Mapping[str, Any]) -> _Fetched | Sent:
+    if not form.is_sqlite:
+        if connection.dispatch.before_cursor_execute:
+            _tell(connection, form.text(given), form.named(given))
+        return send(connection, form.numbered, form.values(given))
+    begin(connection)
+    text, values = form.text(given), form.values(given)
+    _tell(connection, text, values)
+    driver: Any = connection.connection.driver_connection
+    try:
+        # SQLite finds rows as they are fetched: what is written meanwhile would show.
+        return _Fetched(driver.execute(text, values).fetchall())
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise driver_error(connection, text, error) from error
+
+
+def _run_each(connection: Connection, form: _Form, given: Sequence[Mapping[str, Any]]) -> None:
+    begin(connection)
+    text, every = form.text(given[0]), [form.values(one) for one in given]
+    _tell(connection, text, every, many=True)
+    driver: Any = connection.connection.driver_connection
+    try:
+        driver.executemany(text, every)
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise driver_error(connection, text, error) from error
+
+
+def _tell(connection: Connection, text: str, values: Any, *, many: bool = False) -> None:
+    """Whoever listens to what is sent hears of what is sent past SQLAlchemy too."""
     for hear in connection.dispatch.before_cursor_execute:
         hear(connection, None, text, values, None, many)
-    return connection.connection.driver_connection

@@ -4,8 +4,8 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import Select, bindparam, event, func, insert, select, update
-from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
+from sqlalchemy import Select, bindparam, event, func, insert, literal, select, text, update
+from sqlalchemy.exc import DataError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from idhub.db import Database, insert_rows, upsert_on
@@ -271,3 +271,90 @@ def test_a_connection_that_is_lost_ahead_is_given_up(people: Database) -> None:
     assert lost.value.connection_invalidated
     with people.transaction() as session, ahead(session):
         assert _NAMED.scalars(session, org="org_1") == ["a", "b", "c"]
+
+
+_TITLE = Kept(update(Employment).where(Employment.principal_id == bindparam("key")).values(title=bindparam("title")))
+_KEPT_READY = text("SELECT count(*) FROM pg_prepared_statements WHERE statement LIKE 'UPDATE employments SET title%'")
+
+
+@pytest.mark.parametrize(
+    "title",
+    ["", "王磊", "a\\b", '"{},NULL', "$1 %s %% %(x)s ?", "line\nline", None],
+    ids=lambda title: repr(title)[:20],
+)
+def test_texts_arrive_as_they_are(people: Database, title: str | None) -> None:
+    found = Kept(select(Employment.title).where(Employment.title.in_(bindparam("titles", expanding=True))))
+    with people.transaction() as session, ahead(session):
+        _TITLE.run(session, key="a", title=title)
+        assert session.scalar(select(Employment.title).where(Employment.principal_id == "a")) == title
+        assert found.scalars(session, titles=[title or "", "none"]) == ([] if title is None else [title])
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_a_text_that_would_end_early_is_refused(people: Database) -> None:
+    """libpq takes texts up to their first NUL; nothing shortened may be stored, nor found."""
+    with pytest.raises(DataError), people.transaction() as session, ahead(session):
+        _TITLE.run(session, key="a", title="plant\0manager")
+    with people.transaction() as session:
+        with pytest.raises(DataError):
+            _NAMED.all(session, org="org_1\0")
+        with pytest.raises(DataError):
+            Kept(_PEOPLE.where(Principal.id.in_(_IDS))).all(session, ids=["a\0"])
+        assert session.scalar(select(Employment.title).where(Employment.principal_id == "a")) == "50%s %(x)s ?"
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_a_value_without_a_form_is_refused(people: Database) -> None:
+    with people.transaction() as session:
+        with pytest.raises(ProgrammingError, match="cannot adapt"):
+            insert_rows(session, CaseNumber, ("month", "last"), [("2026-11", object())])
+        insert_rows(session, CaseNumber, ("month", "last"), [("2026-11", 1)])
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("forgets", [True, False])
+def test_statements_are_kept_ready_whatever_a_rollback_forgets(people: Database, forgets: bool) -> None:
+    """With a rollback the driver has the server forget every statement, if it knows of one itself."""
+    with people.engine.connect() as connection, Session(connection) as session:
+        driver: Any = connection.connection.driver_connection
+        for place in range(3):
+            with pytest.raises(IntegrityError), ahead(session):
+                _TITLE.run(session, key="a", title=f"plant {place}")
+                _MOVE.run(session, key="a", to="org_none")
+                _NAMED.all(session, org="org_1")
+            if forgets:
+                driver.rollback()
+                driver.execute("SELECT 1", prepare=True)
+            session.rollback()
+            assert _NAMED.scalars(session, org="org_1") == ["a", "b", "c"]
+            _TITLE.run(session, key="a", title=f"manager {place}")
+            assert session.scalar(select(Employment.title).where(Employment.principal_id == "a")) == f"manager {place}"
+            session.commit()
+            assert session.scalar(_KEPT_READY) == 1
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("by", ["a flush", "a read"])
+def test_a_statement_behind_one_that_failed_is_not_taken_for_kept_ready(people: Database, by: str) -> None:
+    """The transaction goes on from a savepoint, and with it the connection."""
+    with people.transaction() as session, ahead(session):
+        savepoint = session.begin_nested()
+        _MOVE.run(session, key="a", to="org_none")
+        _TITLE.run(session, key="a", title="plant manager")
+        with pytest.raises(IntegrityError):
+            if by == "a flush":
+                answered(session)
+            _NAMED.all(session, org="org_1")
+        savepoint.rollback()
+        for title in ("manager", "plant manager"):
+            _TITLE.run(session, key="a", title=title)
+            assert session.scalar(select(Employment.title).where(Employment.principal_id == "a")) == title
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_more_than_the_connection_takes_at_once_is_sent_and_answered(people: Database) -> None:
+    """The server stops reading while nobody reads what it answers."""
+    echo = Kept(select(literal("x" * 1_000).concat(bindparam("more", type_=Employment.title.type)).label("said")))
+    with people.transaction() as session, ahead(session):
+        asked = [echo.ask(session, more="y" * 100_000) for _ in range(200)]
+        assert all(len(one.rows()[0].said) == 101_000 for one in asked)

@@ -12,7 +12,7 @@ from idhub.credentials.operations import Operation, Step
 T = TypeVar("T")
 MOST_AT_ONCE: Final = 64
 """Operations in one transaction: bounds how long a group holds its locks, and on SQLite the event loop."""
-_MOST_TURNS: Final = 4
+MOST_TURNS: Final = 4
 """Turns of the loop for which a group waits for others at most."""
 
 
@@ -93,7 +93,7 @@ class Grouping(ABC):
         """Begin a group soon, when one may begin."""
         if self._pending[lane] and lane not in self._due and self.may_begin(lane):
             self._due.add(lane)
-            self._gather(lane, 0, _MOST_TURNS)
+            self._gather(lane, 0, MOST_TURNS)
 
     def _gather(self, lane: str, known: int, turns: int) -> None:
         """Begin the group once a turn of the loop has brought nobody new to it, or after some turns at the latest.

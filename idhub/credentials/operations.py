@@ -21,6 +21,11 @@ Step = tuple[str, Mapping[str, Any]]
 Operation = Generator[Step, Any, T]
 """What is sent back is the rows of the statement (`Sequence[Row]`), or nothing after an instruction."""
 
+
+class Taken(Exception):
+    """What was to be inserted is there already; nothing of the operation was committed."""
+
+
 RECORD: Final = "record"
 """Instruction: append `events` to the audit log in this transaction."""
 DURABLE: Final = "durable"
@@ -39,6 +44,7 @@ DEFERRED: Final[Mapping[str, int]] = {
     for place, name in enumerate(
         (
             "transaction.insert",
+            "transaction.close",
             "session.insert",
             "device.insert",
             "participant.insert",

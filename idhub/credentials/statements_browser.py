@@ -187,6 +187,7 @@ def browser_statements(*, is_sqlite: bool) -> dict[str, Executable]:
         .outerjoin(Person, Person.id == Application.owner_id)
         .where(Application.id == text("application_id")),
         "transaction.known": select(LoginTransaction.id_hash).where(LoginTransaction.id_hash == text("id_hash")),
+        "transaction.close": every_column(LoginTransaction),
         # Of one that is no row yet, and of one that is one and open.
         "transaction.answered": conflicting(LoginTransaction, is_sqlite)
         .values(_all(LoginTransaction))

@@ -20,7 +20,7 @@ from audit.events import Event
 from audit.personal import Sealer
 from audit.trail import event_rows
 from idhub import faults
-from idhub.credentials.grouping import MOST_AT_ONCE, Grouping, Waiting
+from idhub.credentials.grouping import MOST_AT_ONCE, MOST_TURNS, Grouping, Waiting
 from idhub.credentials.operations import (
     AFTERWARDS,
     DEFERRED,
@@ -33,6 +33,7 @@ from idhub.credentials.operations import (
     Operation,
     Row,
     Step,
+    Taken,
     together,
 )
 from idhub.credentials.pinned import BEGIN, COMMIT, ROLLBACK, WITHOUT_DISK, Lost, Pinned, Question, waiting_for_locks
@@ -198,7 +199,7 @@ class PostgresStore(Grouping):
     # ------------------------------------------------------------------ reading
 
     async def read(self, operation: Callable[[], Operation[T]]) -> T:
-        """See `Store.read`: those who look in the same turn of the loop look together."""
+        """See `Store.read`: those who look within a few turns of the loop look together."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self.adopt(loop)
@@ -210,7 +211,15 @@ class PostgresStore(Grouping):
     def _look_soon(self) -> None:
         if self._looking and not self._is_look_due and self._looks < _LOOKS:
             self._is_look_due = True
-            asyncio.get_running_loop().call_soon(self._look)
+            self._gather_looks(0, MOST_TURNS)
+
+    def _gather_looks(self, known: int, turns: int) -> None:
+        """Look once a turn of the loop has brought nobody new, as groups of writers begin."""
+        waiting = len(self._looking)
+        if turns and known < waiting < MOST_AT_ONCE:
+            asyncio.get_running_loop().call_soon(self._gather_looks, waiting, turns - 1)
+        else:
+            self._look()
 
     def _look(self) -> None:
         self._is_look_due = False
@@ -386,6 +395,8 @@ class PostgresStore(Grouping):
                 if attempts == _ATTEMPTS or isinstance(error, (*_NO_ANSWER, _CommitUnknown)):
                     raise _unavailable(error) from error
                 _LOG.warning("store.retry", error=type(error).__name__, attempt=attempts)
+            except errors.UniqueViolation as error:
+                raise Taken from error
             except _TAKES_NOTHING as error:
                 _LOG.error("store.takes_nothing", error=type(error).__name__)
                 raise _unavailable(error) from error

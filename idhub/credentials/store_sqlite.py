@@ -18,7 +18,18 @@ from audit.personal import Sealer
 from audit.trail import INSERT_COLUMNS, TableName, event_rows, insert_statement
 from idhub import faults
 from idhub.credentials.grouping import Grouping, Waiting
-from idhub.credentials.operations import DEFERRED, DURABLE, LOCK, RECORD, STEP_BY_STEP, TOGETHER, Operation, Row, Step
+from idhub.credentials.operations import (
+    DEFERRED,
+    DURABLE,
+    LOCK,
+    RECORD,
+    STEP_BY_STEP,
+    TOGETHER,
+    Operation,
+    Row,
+    Step,
+    Taken,
+)
 from idhub.credentials.statements import Statement, compile_statements
 from idhub.db import begin_immediate, is_busy
 from idhub.errors import Unavailable
@@ -345,6 +356,10 @@ class _Thread:
 
 def _translated(error: BaseException) -> BaseException:
     """What the caller is told: an outage passes, anything else is a defect of ours."""
+    if getattr(error, "sqlite_errorcode", 0) in _TAKEN:
+        taken = Taken()
+        taken.__cause__ = error
+        return taken
     if not isinstance(error, sqlite3.OperationalError):
         return error
     told: Exception = error
@@ -358,6 +373,7 @@ def _translated(error: BaseException) -> BaseException:
     return told
 
 
+_TAKEN: Final = frozenset({sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY, sqlite3.SQLITE_CONSTRAINT_UNIQUE})
 # The disk is full, broken, read-only or gone.
 _NO_STORAGE: Final = frozenset(
     {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM}

@@ -368,11 +368,21 @@ def completing(transaction_id: str, browser_token: str, *, now: datetime) -> Ope
     return _changing("complete", transaction_id, browser_token, now)
 
 
-def completing_one(transaction: Transaction, browser_token: str, *, now: datetime) -> Operation[bool]:
-    """`completing`, also of a sign-in that its browser holds: what is left of it is that it was answered."""
+def completing_one(
+    transaction: Transaction, browser_token: str, *, now: datetime, is_first: bool = False
+) -> Operation[bool]:
+    """`completing`, also of a sign-in that its browser holds: what is left of it is that it was answered.
+
+    Args:
+        is_first: it has no row, as far as anybody knows: then nothing is asked of the database before the end of the
+            transaction. Where it has one after all, the operation fails (`Taken`), and begins anew without this.
+    """
     if not is_sealed(transaction.id):
         return (yield from completing(transaction.id, browser_token, now=now))
     row = {**_row_of(transaction, browser_token), "request": "{}", "completed_at": now, "now": now}
+    if is_first:
+        yield "transaction.close", row
+        return True
     return bool((yield "transaction.answered", row))
 
 

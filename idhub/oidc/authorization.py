@@ -123,6 +123,8 @@ class Authorization:
         browser_token: str,
         started: Started,
         entry: Row | Refused,
+        *,
+        is_first: bool,
     ) -> Operation[str | None]:
         """Issue the code in the transaction that starts the session; returns where the browser goes with it.
 
@@ -130,6 +132,7 @@ class Authorization:
 
         Args:
             entry: of `entry_of`, as it is in this transaction.
+            is_first: see `transactions.completing_one`.
         """
         now = started.now
         situation = Situation(
@@ -150,7 +153,7 @@ class Authorization:
             return None
         if isinstance(entry, Refused):
             return None
-        if not (yield from transactions.completing_one(transaction, browser_token, now=now)):
+        if not (yield from transactions.completing_one(transaction, browser_token, now=now, is_first=is_first)):
             return None
         code = yield from issuing_first_code(
             entry, started.session_id, self._code_request(request, started.ip, started.request_id),

@@ -23,7 +23,7 @@ from starlette.routing import Route
 
 from idhub.credentials import transactions
 from idhub.credentials.codes import asking_entry, entry_of
-from idhub.credentials.operations import Operation, Step, both, run_in
+from idhub.credentials.operations import Operation, Step, Taken, both, run_in
 from idhub.credentials.sessions import SignedIn, authenticate, authenticating, end_session
 from idhub.credentials.transactions import Transaction
 from idhub.errors import Invalid, NotPermitted, Unavailable
@@ -340,7 +340,7 @@ class _Entrance(_Pages):
         browser_token, authorization = cookie(visit.request, self.pages, BROWSER_COOKIE), self._authorization
         pending = None if authorization is None else await authorization.pending(transaction)
 
-        def finishing() -> "Operation[tuple[Minted | Refusal | Admission, str | None]]":
+        def finishing(*, is_first: bool) -> "Operation[tuple[Minted | Refusal | Admission, str | None]]":
             asked: list[Step] = []
             if pending is not None and prepared.principal_id is not None:
                 # The person is locked first, so that this is what holds until the end of the transaction.
@@ -360,7 +360,7 @@ class _Entrance(_Pages):
                     ip=visit.browser.address, request_id=visit.browser.request_id, now=now,
                 )  # fmt: skip
                 answer = yield from authorization.answering(
-                    pending, transaction, browser_token, started, entry_of(answers[0])
+                    pending, transaction, browser_token, started, entry_of(answers[0]), is_first=is_first
                 )
                 if answer is not None:
                     return outcome, answer
@@ -369,7 +369,11 @@ class _Entrance(_Pages):
             )
             return outcome, goes_on
 
-        outcome, goes_on = await services.store.write(finishing)
+        try:
+            outcome, goes_on = await services.store.write(partial(finishing, is_first=True))
+        except Taken:
+            # The page was sent twice, or something was noted of its sign-in.
+            outcome, goes_on = await services.store.write(partial(finishing, is_first=False))
         if not isinstance(outcome, Minted):
             told = await self._refused(visit, prepared, outcome)
             return await self._in_thread(partial(self._told, visit, told))

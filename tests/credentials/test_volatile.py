@@ -19,7 +19,7 @@ from tests.oidc.world import App, World
 
 HOME = "203.0.113.7"
 LASTING = {
-    "transaction.answered",
+    "transaction.answered", "transaction.close",
     "access.insert", "access.revoke", "code.claim", "code.insert", "consent.give", "device.extend", "device.insert",
     "family.revoke", "grant.end", "grant.insert", "grant.issue", "participant.insert", "participant.residual",
     "participant.return", "participant.use", "password.renew", "refresh.claim", "refresh.extend", "refresh.insert",

@@ -169,6 +169,7 @@ class _Wire:
         self._ready.register(self._libpq.socket, select.POLLIN | select.POLLOUT)
         if not event.contains(connection.engine, "rollback", _doubt):
             event.listen(connection.engine, "rollback", _doubt)
+            event.listen(connection.engine, "rollback_savepoint", _doubt_after_savepoint)
 
     def doubt(self) -> None:
         """Ask the server, before the next statement, which it keeps ready: a rollback may have it forget every one."""
@@ -325,6 +326,10 @@ def _doubt(connection: Connection) -> None:
     wire: _Wire | None = None if connection.invalidated else connection.info.get(_WIRE)
     if wire is not None:
         wire.doubt()
+
+
+def _doubt_after_savepoint(connection: Connection, _name: str, _context: None) -> None:
+    _doubt(connection)
 
 
 def _array(texts: Sequence[str]) -> str:

@@ -115,7 +115,8 @@ class Settings(BaseSettings):
     @field_validator("database_url", "database_direct_url")
     @classmethod
     def _database_is_one_of_two(cls, value: str) -> str:
-        if value and not value.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://")):
+        schemes = ("sqlite:///", "postgresql://", "postgres://", "postgresql+psycopg://")
+        if value and not value.startswith(schemes):
             raise ValueError("must begin with postgresql:// or sqlite:///")
         return value
 

@@ -334,6 +334,20 @@ def test_statements_are_kept_ready_whatever_a_rollback_forgets(people: Database,
 
 
 @pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_a_savepoint_that_is_taken_back_forgets_no_statement(people: Database) -> None:
+    """What is previewed is done and taken back: to the driver that too is a rollback."""
+    with people.transaction() as session:
+        for place in range(3):
+            session.connection().connection.driver_connection.execute("SELECT 1", prepare=True)  # type: ignore[union-attr]
+            with session.begin_nested() as savepoint:
+                assert _NAMED.scalars(session, org="org_1") == ["a", "b", "c"]
+                _TITLE.run(session, key="a", title="preview")
+                savepoint.rollback()
+            _TITLE.run(session, key="a", title=f"manager {place}")
+        assert session.scalar(select(Employment.title).where(Employment.principal_id == "a")) == "manager 2"
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("by", ["a flush", "a read"])
 def test_a_statement_behind_one_that_failed_is_not_taken_for_kept_ready(people: Database, by: str) -> None:
     """The transaction goes on from a savepoint, and with it the connection."""

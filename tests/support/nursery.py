@@ -145,6 +145,7 @@ def _name(frame: FrameType | None) -> str:
             if operation is None and isinstance(waiting, list) and waiting:
                 operation = waiting[-1].operation
             if operation is not None:
+                operation = getattr(operation, "func", operation)
                 return f"{operation.__module__}:{operation.__qualname__}"
             # Whoever called this knows.
             frame = frame.f_back

@@ -12,7 +12,7 @@ import threading
 import time
 import unicodedata
 from collections.abc import Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -27,6 +27,7 @@ from idhub.credentials.tables import Password
 from idhub.directory.tables import Employment, Organization, OrganizationClosure, Person
 from idhub.errors import Invalid, Unavailable
 from idhub.login import argon2id
+from idhub.login.hashing import HashingThreads
 from idhub.settings import Settings
 
 T = TypeVar("T")
@@ -222,7 +223,7 @@ class HashingPool:
         self._costs = argon2id.Costs(settings.argon2_memory_kib, settings.argon2_time_cost)
         self._threads = settings.hashing_threads
         self._queue_seconds = settings.hash_queue_seconds
-        self._executor = ThreadPoolExecutor(self._threads, "hashing")
+        self._hashing = HashingThreads(self._threads)
         self._lock = threading.Lock()
         self._outstanding = 0
         self.refused = 0
@@ -289,10 +290,10 @@ class HashingPool:
 
     def close(self) -> None:
         """Let queued work end and stop the threads."""
-        self._executor.shutdown(wait=True)
+        self._hashing.close()
 
     def _submit(self, work: Callable[[], T]) -> "Future[T]":
-        return self._executor.submit(self._timed, work)
+        return self._hashing.submit(lambda: self._timed(work))
 
     def _timed(self, work: Callable[[], T]) -> T:
         started = time.perf_counter()

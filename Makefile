@@ -112,7 +112,7 @@ system-packages: ## Install the Debian packages that tests need (root or sudo -n
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} \
 	  /^##@/ {printf "\n%s\n", substr($$0, 5)} \
-	  /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	  /^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # The lock is installed as a whole, then the project itself without asking anyone for anything.
 $(ENVIRONMENT): requirements.lock pyproject.toml .ci/environment

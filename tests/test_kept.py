@@ -337,8 +337,9 @@ def test_statements_are_kept_ready_whatever_a_rollback_forgets(people: Database,
 def test_a_savepoint_that_is_taken_back_forgets_no_statement(people: Database) -> None:
     """What is previewed is done and taken back: to the driver that too is a rollback."""
     with people.transaction() as session:
+        driver: Any = session.connection().connection.driver_connection
         for place in range(3):
-            session.connection().connection.driver_connection.execute("SELECT 1", prepare=True)  # type: ignore[union-attr]
+            driver.execute("SELECT 1", prepare=True)
             with session.begin_nested() as savepoint:
                 assert _NAMED.scalars(session, org="org_1") == ["a", "b", "c"]
                 _TITLE.run(session, key="a", title="preview")

@@ -49,6 +49,7 @@ LONGEST_QUERY = 100
 _MOST_LOOKS = 1_000
 _LOOKS_FOR_COUNT = 500
 _MOST_EXACT = 20
+_MOST_OF_ONE_NAME = 1_000
 _MOST_AT_ONCE = 1_000
 _FEW = 500
 _LAST = 16
@@ -148,14 +149,15 @@ def within(organizations: Select[str]) -> ColumnElement[bool]:
 
 def _exactly_named(session: Session, text: str, people: People) -> dict[str, int | None]:
     """Whoever has this very number, mail or mobile, and their places; a handful at most, of several companies."""
-    names = select(LoginName.principal_id).where(LoginName.value.in_(login_name_candidates(text))).limit(_MOST_EXACT)
+    names = select(LoginName.principal_id).where(LoginName.value.in_(login_name_candidates(text)))
     # Asked first: nearly no query names anybody so, and PostgreSQL would begin with the people.
-    ids = sorted(set(session.execute(names).scalars()))
+    ids = sorted(set(session.execute(names.limit(_MOST_OF_ONE_NAME)).scalars()))
     if not ids:
         return {}
     found = people.with_only_columns(Person.id, Person.search_place).where(Person.id.in_(ids))
     places: dict[str, int | None] = {row.id: row.search_place for row in session.execute(found)}
-    return {person_id: places[person_id] for person_id in ids if person_id in places}
+    seen = [person_id for person_id in ids if person_id in places]
+    return {person_id: places[person_id] for person_id in seen[:_MOST_EXACT]}
 
 
 class _Search:

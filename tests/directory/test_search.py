@@ -294,6 +294,18 @@ def test_whoever_is_named_exactly_comes_first_then_beginnings_then_inner_parts(c
     assert crowd.find("9138") == [number, beginning, inner, tail]
 
 
+def test_a_number_that_many_companies_have_finds_the_own_person(crowd: Crowd) -> None:
+    """Whoever is not in the index yet is found by it alone."""
+    crowd.add([Searchable(COMPANIES[1], "赵一", numbers=("1001",))] * 25)
+    (own,) = crowd.add([Searchable(COMPANIES[0], "王一", numbers=("1001",))])
+    with crowd.database.transaction() as session:
+        session.execute(update(Person).where(Person.id == own).values(search_place=None))
+    with crowd.database.read() as session:
+        people = PEOPLE.where(Principal.organization_id == COMPANIES[0])
+        assert list(find_people(session, "1001", people, organizations=COMPANIES[:1]).ids) == [own]
+        assert len(find_people(session, "1001", PEOPLE, limit=1).ids) == 21
+
+
 @pytest.mark.parametrize("text", ["%", "_", "%王%", "王%", "' OR 1=1 --", "\\", "*", "王*", "[a-z]", '"', "(", "a\tb"])
 def test_a_query_is_taken_literally(crowd: Crowd, text: str) -> None:
     crowd.add(crowd.strangers(70))

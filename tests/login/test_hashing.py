@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 
 import pytest
 
@@ -26,11 +27,14 @@ class Behind:
         self.futures: list[Future[int]] = []
         for place, spent in enumerate(seconds):
             future = threads.submit(self._work(everybody, place, spent))
-            future.add_done_callback(lambda _, place=place: self.order.append(f"told {place}"))  # type: ignore[misc]
+            future.add_done_callback(partial(self._told, place))
             self.futures.append(future)
         everybody.set()
         for future in self.futures:
             future.exception(10)
+
+    def _told(self, place: int, _: Future[int]) -> None:
+        self.order.append(f"told {place}")
 
     def _work(self, everybody: threading.Event, place: int, spent: float) -> Callable[[], int]:
         def work() -> int:
@@ -86,7 +90,7 @@ def test_a_failure_is_told_to_whom_it_concerns(threads: HashingThreads) -> None:
 def test_what_is_cancelled_in_the_queue_is_not_done(threads: HashingThreads) -> None:
     gate, done = threading.Event(), list[str]()
     before = threads.submit(lambda: gate.wait(10))
-    unwanted, wanted = (threads.submit(lambda name=name: done.append(name)) for name in ("unwanted", "wanted"))  # type: ignore[misc]
+    unwanted, wanted = (threads.submit(partial(done.append, name)) for name in ("unwanted", "wanted"))
     assert unwanted.cancel()
     gate.set()
     before.result(5), wanted.result(5)
@@ -95,7 +99,7 @@ def test_what_is_cancelled_in_the_queue_is_not_done(threads: HashingThreads) -> 
 
 def test_closing_lets_queued_work_end() -> None:
     threads = HashingThreads(2)
-    futures = [threads.submit(lambda place=place: place) for place in range(50)]  # type: ignore[misc]
+    futures = [threads.submit(partial(int, place)) for place in range(50)]
     threads.close()
     assert [future.result(0) for future in futures] == list(range(50))
     threads.close()

@@ -1,4 +1,4 @@
-"""What both drivers of the store share: writes that wait for the next group, and whoever holds something back."""
+"""What both drivers of the store share: operations that wait for the next group, and whoever holds something back."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -10,15 +10,15 @@ from typing import Any, Final, TypeVar
 from idhub.credentials.operations import Operation, Step
 
 T = TypeVar("T")
-MOST_AT_ONCE: Final = 64
+_MOST_AT_ONCE: Final = 64
 """Operations in one transaction: bounds how long a group holds its locks, and on SQLite the event loop."""
-MOST_TURNS: Final = 4
+_MOST_TURNS: Final = 4
 """Turns of the loop for which a group waits for others at most."""
 
 
 @dataclass(slots=True)
 class Waiting:
-    """An operation that waits for its commit, and who waits for it."""
+    """An operation that waits for its group, and who waits for it."""
 
     operation: Callable[[], Operation[Any]]
     future: "asyncio.Future[Any]"
@@ -53,7 +53,7 @@ class Waiting:
 
 
 class Grouping(ABC):
-    """Collects writes of a few turns of the loop, in lanes; a driver says when a group may begin and commits it."""
+    """Collects operations of a few turns of the loop, in lanes; a driver says when a group may begin and runs it."""
 
     def __init__(self) -> None:
         self._callbacks: list[Callable[[], Awaitable[None]]] = []
@@ -73,15 +73,20 @@ class Grouping(ABC):
 
     async def write(self, operation: Callable[[], Operation[T]]) -> T:
         """See `Store.write`."""
+        return await self.in_group(operation)
+
+    def in_group(self, operation: Callable[[], Operation[T]], lane: str | None = None) -> "asyncio.Future[T]":
+        """Run an operation with the next group of its lane; None: what it asks first says which (`lane_of`)."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             self.adopt(loop)
         future: asyncio.Future[T] = loop.create_future()
         waiting = Waiting(operation, future)
-        lane = self.lane_of(waiting)
+        if lane is None:
+            lane = self.lane_of(waiting)
         self._pending[lane].append(waiting)
         self.wake(lane)
-        return await future
+        return future
 
     def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
         """Belong to this loop from now on; what waited on another one has nobody who waits for it."""
@@ -93,17 +98,18 @@ class Grouping(ABC):
         """Begin a group soon, when one may begin."""
         if self._pending[lane] and lane not in self._due and self.may_begin(lane):
             self._due.add(lane)
-            self._gather(lane, 0, MOST_TURNS)
+            self._gather(lane, 0, _MOST_TURNS)
 
     def _gather(self, lane: str, known: int, turns: int) -> None:
         """Begin the group once a turn of the loop has brought nobody new to it, or after some turns at the latest.
 
-        A turn takes in what has arrived meanwhile: on a busy loop that is others who are about to write, and what a
-        commit costs is shared by more of them. Whoever is alone waits for a turn in which nothing happens.
+        A turn takes in what has arrived meanwhile: on a busy loop that is others who are about to ask, and what an
+        exchange or a commit costs is shared by more of them. Whoever is alone waits for a turn in which nothing
+        happens.
         """
         waiting = len(self._pending[lane])
-        if turns and known < waiting < MOST_AT_ONCE:
-            assert self._loop is not None  # noqa: S101 - `write` has adopted it
+        if turns and known < waiting < _MOST_AT_ONCE:
+            assert self._loop is not None  # noqa: S101 - `in_group` has adopted it
             self._loop.call_soon(self._gather, lane, waiting, turns - 1)
         else:
             self._begin(lane)
@@ -111,11 +117,11 @@ class Grouping(ABC):
     def _begin(self, lane: str) -> None:
         self._due.discard(lane)
         pending = self._pending[lane]
-        group, self._pending[lane] = pending[:MOST_AT_ONCE], pending[MOST_AT_ONCE:]
+        group, self._pending[lane] = pending[:_MOST_AT_ONCE], pending[_MOST_AT_ONCE:]
         # Whoever went away meanwhile wants nothing done.
         group = [one for one in group if not one.future.cancelled()]
         if group:
-            self.commit(group, lane)
+            self.run_group(group, lane)
         self.wake(lane)
 
     def lane_of(self, waiting: Waiting) -> str:
@@ -127,5 +133,5 @@ class Grouping(ABC):
         """Whether another group of this lane may begin now."""
 
     @abstractmethod
-    def commit(self, group: list[Waiting], lane: str) -> None:
+    def run_group(self, group: list[Waiting], lane: str) -> None:
         """Run a group and settle its members, now or later."""

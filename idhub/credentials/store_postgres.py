@@ -1,8 +1,7 @@
 """The store on PostgreSQL: a fixed number of connections that are pinned to their prepared statements.
 
-Operations of a group run in step: each goes on to the next thing it asks of the database, and all then ask in one
-exchange (`idhub.credentials.pinned`). To each other they are what transactions at the same moment are, between which
-the rules hold already: every claim is one conditional statement, every look at a principal is locked.
+Operations of a group run in step on one of them (`idhub.credentials.in_step`). Here is who shares a group, how many
+are under way, and what becomes of those that must begin anew.
 
 Nobody waits for a principal with a connection in hand: others need it. Whoever meets a locked one comes again with a
 later group, until their patience ends.
@@ -16,28 +15,12 @@ from typing import Any, Final, TypeVar
 import structlog
 from psycopg import errors
 
-from audit.events import Event
 from audit.personal import Sealer
-from audit.trail import event_rows
-from idhub import faults
-from idhub.credentials.grouping import MOST_AT_ONCE, MOST_TURNS, Grouping, Waiting
-from idhub.credentials.operations import (
-    AFTERWARDS,
-    DEFERRED,
-    DURABLE,
-    HOLD,
-    LOCK,
-    RECORD,
-    TOGETHER,
-    VOLATILE,
-    Operation,
-    Row,
-    Step,
-    Taken,
-    together,
-)
-from idhub.credentials.pinned import BEGIN, COMMIT, ROLLBACK, WITHOUT_DISK, Lost, Pinned, Question, waiting_for_locks
-from idhub.credentials.statements import LOCK_AT_ONCE, compile_statements
+from idhub.credentials.grouping import Grouping, Waiting
+from idhub.credentials.in_step import LOCKED_OUT, CommitUnknown, InStep
+from idhub.credentials.operations import HOLD, TOGETHER, Operation, Step, Taken, together
+from idhub.credentials.pinned import BEGIN, ROLLBACK, Lost, Pinned, waiting_for_locks
+from idhub.credentials.statements import compile_statements
 from idhub.db import Database, libpq_address
 from idhub.errors import Unavailable
 from idhub.settings import Settings
@@ -62,105 +45,20 @@ _LONGEST_LOCK_WAIT_SECONDS: Final = 0.1
 """Of one attempt of somebody who runs alone, at first and after some."""
 _ALONE_AT_ONCE: Final = 4
 """The share of the connections, as a divisor, that those who run alone have at most."""
-_COUNTERS: Final = "throttle."
-_LASTING, _BEGUN, _TRIES = "", "begun", "tries"
+_LASTING, _BEGUN, _TRIES, _LOOKS = "", "begun", "tries", "looks"
 _LANES: Final = {
     "transaction.insert": _BEGUN,
     HOLD: _TRIES,
     "throttle.give_back": _TRIES,
 }
 """By what is asked first. Who shares a transaction with others waits for what they wait for, so that those who need
-no disk go by themselves. This decides how long they wait, not what is safe: see `_Group.is_volatile`."""
-_GROUPS: Final = {_LASTING: 4, _BEGUN: 1, _TRIES: 1}
-"""Groups of a lane in flight at once: while one waits for the disk, the next ones ask. Together with the looks they are
-as many as connections of the default pool. Tries change counters of each other: one at a time, so that none waits for
-another of this process; those of others hold them in one order (`HOLD`)."""
-_LOOKS: Final = 2
-"""Groups that only read in flight at once: while the database works for one, the answers of the other are made."""
+no disk go by themselves. This decides how long they wait, not what is safe: see `in_step`."""
+_GROUPS: Final = {_LASTING: 4, _BEGUN: 1, _TRIES: 1, _LOOKS: 2}
+"""Groups of a lane in flight at once, together as many as connections of the default pool. While one waits for the
+disk, the next ones ask; while the database works for one that only reads, the answers of the other are made. Tries
+change counters of each other: one at a time, so that none waits for another of this process; those of others hold them
+in one order (`HOLD`)."""
 _LOG = structlog.get_logger(__name__)
-
-
-class _CommitUnknown(Lost):
-    """The connection broke while committing: whether it did is not known, so it must not be tried again."""
-
-
-_LOCKED_OUT: Final = object()
-"""Outcome of an operation that met a locked principal: it has written nothing, and comes again."""
-
-
-class _Group:
-    """One transaction of several operations: what can be written together at its end is kept until then."""
-
-    def __init__(self, begin: Sequence[Question]) -> None:
-        self.begin = begin
-        """What begins it."""
-        self.events: list[Event] = []
-        self.deferred: list[Question] = []
-        self.has_begun = False
-        """The database was asked something; until then there is nothing to roll back."""
-        self.locked: set[str] = set()
-        """Principals that this transaction has locked, until its end."""
-        self.to_hold: set[str] = set()
-        """Keys of counters that are about to be changed."""
-        self.afterwards: list[Step] = []
-        """Of `AFTERWARDS`."""
-        self.holds_counters = False
-        """It has counted a try, and keeps others from those counters until its end."""
-        self.writes_volatile = False
-        self.writes_lasting = False
-
-    @property
-    def is_volatile(self) -> bool:
-        """It has written, and nothing but what may be lost with a database that crashes."""
-        return self.writes_volatile and not self.writes_lasting
-
-
-class _Turn:
-    """What one operation asks before it can go on."""
-
-    def __init__(self, place: int, operation: Operation[Any], first: Step | None = None) -> None:
-        self.place = place
-        self.operation = operation
-        self._first = first
-        """What it has asked already."""
-        self.rows: Any = None
-        self.questions: list[Question] = []
-        self.locking: list[str | None] = []
-        """Of each question, the principal that it locks."""
-        self._answers: list[int | None] = []
-        """Of each step, its question; None: it needed none."""
-        self._is_together = False
-
-    def go_on(self, file: Callable[[Step], tuple[Question, str | None] | None]) -> None:
-        """Run the operation until the database is asked.
-
-        Args:
-            file: of a step, what the database is asked; None: nothing, it has been seen to.
-
-        Raises:
-            StopIteration: the operation has ended; its value is the outcome.
-        """
-        while True:
-            step, self._first = self._first or self.operation.send(self.rows), None
-            self._is_together = step[0] == TOGETHER
-            steps = step[1]["steps"] if self._is_together else (step,)
-            self.questions, self.locking, self._answers = [], [], []
-            for one in steps:
-                asked = file(one)
-                if asked is None:
-                    self._answers.append(None)
-                    continue
-                self._answers.append(len(self.questions))
-                self.questions.append(asked[0])
-                self.locking.append(asked[1])
-            if self.questions:
-                return
-            self.rows = [()] * len(steps) if self._is_together else ()
-
-    def take(self, answers: Sequence[Sequence[Row]]) -> None:
-        """Take the answers to the questions."""
-        found = [() if place is None else answers[place] for place in self._answers]
-        self.rows = found if self._is_together else found[0]
 
 
 class PostgresStore(Grouping):
@@ -172,17 +70,14 @@ class PostgresStore(Grouping):
             settings.effective_database_direct_url if settings.database_direct_url else database.url
         )
         self._size = max(2, settings.database_pool_size // 2)
-        self._sealer = sealer
         self._statements = compile_statements("postgresql")
+        self._in_step = InStep(self._statements, sealer)
         self._free: list[Pinned] = []
         self._slots = asyncio.Semaphore(self._size)
         self._alone = asyncio.Semaphore(self._size // _ALONE_AT_ONCE or 1)
         """Taken before a slot: a row that somebody holds is waited for by few."""
         self._running = dict.fromkeys(_GROUPS, 0)
         """By lane, groups in flight."""
-        self._looking: list[Waiting] = []
-        self._is_look_due = False
-        self._looks = 0
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def adopt(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -194,50 +89,10 @@ class PostgresStore(Grouping):
         self._slots = asyncio.Semaphore(self._size)
         self._alone = asyncio.Semaphore(self._size // _ALONE_AT_ONCE or 1)
         self._running = dict.fromkeys(_GROUPS, 0)
-        self._looking, self._is_look_due, self._looks = [], False, 0
-
-    # ------------------------------------------------------------------ reading
 
     async def read(self, operation: Callable[[], Operation[T]]) -> T:
         """See `Store.read`: those who look within a few turns of the loop look together."""
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self.adopt(loop)
-        future: asyncio.Future[T] = loop.create_future()
-        self._looking.append(Waiting(operation, future))
-        self._look_soon()
-        return await future
-
-    def _look_soon(self) -> None:
-        if self._looking and not self._is_look_due and self._looks < _LOOKS:
-            self._is_look_due = True
-            self._gather_looks(0, MOST_TURNS)
-
-    def _gather_looks(self, known: int, turns: int) -> None:
-        """Look once a turn of the loop has brought nobody new, as groups of writers begin."""
-        waiting = len(self._looking)
-        if turns and known < waiting < MOST_AT_ONCE:
-            asyncio.get_running_loop().call_soon(self._gather_looks, waiting, turns - 1)
-        else:
-            self._look()
-
-    def _look(self) -> None:
-        self._is_look_due = False
-        group, self._looking = self._looking[:MOST_AT_ONCE], self._looking[MOST_AT_ONCE:]
-        group = [one for one in group if not one.future.cancelled()]
-        if group:
-            self._looks += 1
-            self._spawn(self._look_together(group))
-        self._look_soon()
-
-    async def _look_together(self, group: list[Waiting]) -> None:
-        try:
-            broken = await self._together(group, lane=None)
-        finally:
-            self._looks -= 1
-            self._look_soon()
-        for one in broken:
-            self._spawn(self._by_itself(one, lane=None))
+        return await self.in_group(operation, _LOOKS)
 
     # ------------------------------------------------------------------ groups
 
@@ -252,12 +107,12 @@ class PostgresStore(Grouping):
         """Few groups at once: those who come meanwhile make the next one larger."""
         return self._running[lane] < _GROUPS[lane]
 
-    def commit(self, group: list[Waiting], lane: str) -> None:
-        """Commit in a task."""
+    def run_group(self, group: list[Waiting], lane: str) -> None:
+        """Run it in a task."""
         self._running[lane] += 1
-        self._spawn(self._commit(group, lane))
+        self._spawn(self._run_group(group, lane))
 
-    async def _commit(self, group: list[Waiting], lane: str) -> None:
+    async def _run_group(self, group: list[Waiting], lane: str) -> None:
         try:
             broken = await self._together(group, lane=lane)
         finally:
@@ -266,23 +121,19 @@ class PostgresStore(Grouping):
         for one in broken:
             self._spawn(self._by_itself(one, lane=lane))
 
-    async def _together(self, group: list[Waiting], *, lane: str | None) -> list[Waiting]:
-        """Run operations together and settle them; returns those that must begin anew, each by itself.
-
-        Args:
-            lane: None: they only read.
-        """
+    async def _together(self, group: list[Waiting], *, lane: str) -> list[Waiting]:
+        """Run operations together and settle them; returns those that must begin anew, each by itself."""
         pinned: Pinned | None = None
         afterwards: Sequence[Step] = ()
         async with self._slots:
             try:
                 pinned = await self._take()
-                turns = [_Turn(place, *one.begin()) for place, one in enumerate(group)]
-                if lane is None:
-                    outcomes = await self._drive(pinned, turns, None)
+                begun = [one.begin() for one in group]
+                if lane == _LOOKS:
+                    outcomes = await self._in_step.look(pinned, begun)
                 else:
-                    outcomes, afterwards = await self._transact(pinned, turns)
-            except _CommitUnknown as error:
+                    outcomes, afterwards = await self._in_step.transact(pinned, begun)
+            except CommitUnknown as error:
                 self._drop(pinned)
                 for one in group:
                     one.fail(_unavailable(error))
@@ -303,15 +154,15 @@ class PostgresStore(Grouping):
             self._settle(group, outcomes, lane=lane)
         return []
 
-    def _settle(self, group: Sequence[Waiting], outcomes: Sequence[Any], *, lane: str | None) -> None:
+    def _settle(self, group: Sequence[Waiting], outcomes: Sequence[Any], *, lane: str) -> None:
         for one, outcome in zip(group, outcomes, strict=True):
-            if outcome is _LOCKED_OUT:
-                self._spawn(self._come_again(one, lane or _LASTING))
+            if outcome is LOCKED_OUT:
+                self._spawn(self._come_again(one, lane))
             else:
                 one.settle(outcome)
 
     async def _settle_afterwards(
-        self, group: Sequence[Waiting], outcomes: Sequence[Any], afterwards: Sequence[Step], *, lane: str | None
+        self, group: Sequence[Waiting], outcomes: Sequence[Any], afterwards: Sequence[Step], *, lane: str
     ) -> None:
         try:
             await self._follow_up(afterwards)
@@ -357,10 +208,10 @@ class PostgresStore(Grouping):
 
     # ------------------------------------------------------------------ one
 
-    async def _by_itself(self, one: Waiting, *, lane: str | None) -> None:
+    async def _by_itself(self, one: Waiting, *, lane: str) -> None:
         """Run one of a group that broke, and settle it."""
         try:
-            outcome, afterwards = await self._attempt(one.operation, is_write=lane is not None)
+            outcome, afterwards = await self._attempt(one.operation, is_write=lane != _LOOKS)
         except asyncio.CancelledError:
             one.future.cancel()
             raise
@@ -392,7 +243,7 @@ class PostgresStore(Grouping):
                 lock_wait = min(2 * lock_wait, _LONGEST_LOCK_WAIT_SECONDS)
             except (Lost, OSError, *_AGAIN, *_NO_ANSWER) as error:
                 attempts += 1
-                if attempts == _ATTEMPTS or isinstance(error, (*_NO_ANSWER, _CommitUnknown)):
+                if attempts == _ATTEMPTS or isinstance(error, (*_NO_ANSWER, CommitUnknown)):
                     raise _unavailable(error) from error
                 _LOG.warning("store.retry", error=type(error).__name__, attempt=attempts)
             except errors.UniqueViolation as error:
@@ -409,12 +260,12 @@ class PostgresStore(Grouping):
         async with self._slots:
             try:
                 pinned = await self._take()
-                turns = [_Turn(0, operation())]
+                begun = [(operation(), None)]
                 if is_write:
                     begin = (BEGIN, waiting_for_locks(lock_wait))
-                    outcomes, afterwards = await self._transact(pinned, turns, begin=begin)
+                    outcomes, afterwards = await self._in_step.transact(pinned, begun, begin=begin)
                 else:
-                    outcomes = await self._drive(pinned, turns, None)
+                    outcomes = await self._in_step.look(pinned, begun)
             except BaseException as error:
                 if pinned is not None and isinstance(error, errors.LockNotAvailable):
                     await self._undo(pinned)
@@ -423,150 +274,6 @@ class PostgresStore(Grouping):
                 raise
             self._free.append(pinned)
         return outcomes[0], afterwards
-
-    async def _transact(
-        self, pinned: Pinned, turns: Sequence[_Turn], *, begin: Sequence[Question] = (BEGIN,)
-    ) -> tuple[list[Any], Sequence[Step]]:
-        """Run operations in one transaction; their outcomes, and what is left to be done after it."""
-        group = _Group(begin)
-        outcomes = await self._drive(pinned, turns, group)
-        afterwards: Sequence[Step] = group.afterwards
-        if afterwards:
-            afterwards = [(HOLD, {"keys": sorted(group.to_hold)}), *afterwards]
-        if group.holds_counters or not group.writes_lasting:
-            # Nobody waits less for having them later.
-            group.deferred += [self._question(step) for step in group.afterwards]
-            afterwards = ()
-        last = sorted(group.deferred, key=_rank)
-        last = self._holding(group, last) + last
-        if group.events:
-            for table, rows in event_rows(group.events, sealer=self._sealer).tables():
-                last += [(f"audit:{table}", values) for values in rows]
-        if group.has_begun:
-            last += [WITHOUT_DISK, COMMIT] if group.is_volatile else [COMMIT]
-        elif group.is_volatile:
-            # What goes over in one exchange is one transaction.
-            last.insert(0, WITHOUT_DISK)
-        elif len(last) > 1:
-            last = [*group.begin, *last, COMMIT]
-        faults.at("commit.before")
-        try:
-            # One statement is a transaction of its own.
-            if last:
-                await pinned.ask(last)
-        except (Lost, TimeoutError) as error:
-            raise _CommitUnknown from error
-        faults.at("commit.after")
-        return outcomes, afterwards
-
-    async def _drive(self, pinned: Pinned, turns: Sequence[_Turn], group: _Group | None) -> list[Any]:
-        """Run operations in step to their ends; their outcomes, `_LOCKED_OUT` for one that met a locked principal."""
-        outcomes: list[Any] = [_LOCKED_OUT] * len(turns)
-        going = turns
-        while going:
-            asking: list[_Turn] = []
-            for turn in going:
-                try:
-                    turn.go_on(lambda step: self._file(step, group))
-                except StopIteration as stop:
-                    outcomes[turn.place] = stop.value
-                else:
-                    asking.append(turn)
-            if not asking:
-                break
-            answers = await self._ask(pinned, asking, group)
-            going = []
-            for turn, own in zip(asking, answers, strict=True):
-                if self._is_locked_out(turn, own, group):
-                    turn.operation.close()
-                    continue
-                turn.take(own)
-                going.append(turn)
-        return outcomes
-
-    async def _ask(self, pinned: Pinned, asking: Sequence[_Turn], group: _Group | None) -> list[list[Sequence[Row]]]:
-        """The answers to what each asks: first what each asks first, which is of one kind more often than not."""
-        stages = range(max(len(turn.questions) for turn in asking))
-        order = [(turn, stage) for stage in stages for turn in self._in_one_order(asking, stage)]
-        questions = [turn.questions[stage] for turn, stage in order]
-        before = [] if group is None or group.has_begun else [*group.begin]
-        if group is not None:
-            group.has_begun = True
-            before += self._holding(group, questions)
-        rows = (await pinned.ask([*before, *questions]))[len(before) :]
-        found = {(turn.place, stage): one for (turn, stage), one in zip(order, rows, strict=True)}
-        return [[found[turn.place, stage] for stage in range(len(turn.questions))] for turn in asking]
-
-    def _in_one_order(self, asking: Sequence[_Turn], stage: int) -> Sequence[_Turn]:
-        """Those of one kind beside each other, and what changes rows in the same order in every group.
-
-        Two groups then wait for each other's rows in turn, not in a circle.
-        """
-        those = [turn for turn in asking if stage < len(turn.questions)]
-        if len(those) > 1:
-            those.sort(key=lambda turn: self._place_of(turn.questions[stage]))
-        return those
-
-    def _place_of(self, question: Question) -> tuple[str, str]:
-        name, values = question
-        # Who only reads waits for nobody, nor does LOCK_AT_ONCE.
-        return name, "" if self._statements[name].sql.startswith("SELECT") else str(values)
-
-    def _file(self, step: Step, group: _Group | None) -> tuple[Question, str | None] | None:
-        """What the database is asked for a step, and the principal that it locks; None: it is kept for the end."""
-        name, parameters = step
-        if name == DURABLE:
-            # Whatever lasts is committed as the database's own setting of synchronous_commit says, which is not
-            # lowered for it.
-            return None
-        principal: str | None = None
-        if group is not None and name == HOLD:
-            group.to_hold.update(parameters["keys"])
-            return None
-        if group is not None:
-            if name in VOLATILE:
-                group.writes_volatile = True
-                group.holds_counters = group.holds_counters or name not in DEFERRED
-            elif name == RECORD or not self._statements[name].sql.startswith("SELECT"):
-                group.writes_lasting = True
-            if name in AFTERWARDS:
-                group.afterwards.append(step)
-                return None
-            if name == RECORD:
-                group.events += parameters["events"]
-                return None
-            if name in DEFERRED:
-                group.deferred.append(self._question(step))
-                return None
-            if name == LOCK:
-                principal = parameters["principal_id"]
-                if principal in group.locked:
-                    return None
-                name = LOCK_AT_ONCE
-        return self._question((name, parameters)), principal
-
-    def _holding(self, group: _Group, questions: Sequence[Question]) -> list[Question]:
-        """What is asked before counters are changed."""
-        if not group.to_hold or not any(name in VOLATILE and name.startswith(_COUNTERS) for name, _ in questions):
-            return []
-        keys, group.to_hold = sorted(group.to_hold), set()
-        return [self._question((HOLD, {"keys": keys}))]
-
-    def _question(self, step: Step) -> Question:
-        name, parameters = step
-        return name, self._statements[name].bind(parameters)
-
-    @staticmethod
-    def _is_locked_out(turn: _Turn, answers: Sequence[Sequence[Row]], group: _Group | None) -> bool:
-        """Whether a transition holds the principal."""
-        if group is None:
-            return False
-        for principal, rows in zip(turn.locking, answers, strict=True):
-            if principal is not None:
-                if not rows:
-                    return True
-                group.locked.add(principal)
-        return False
 
     # ------------------------------------------------------------------ connections
 
@@ -599,12 +306,6 @@ class PostgresStore(Grouping):
         free, self._free = self._free, []
         for pinned in free:
             pinned.close()
-
-
-def _rank(question: Question) -> tuple[int, str]:
-    """A row before those that refer to it, those of one kind beside each other, and what others change in one order."""
-    name, values = question
-    return DEFERRED[name], str(values) if name.startswith(_COUNTERS) else ""
 
 
 def _unavailable(error: BaseException) -> Unavailable:

@@ -146,7 +146,7 @@ class SqliteStore(Grouping):
         """While a group waits for the lock, those who come join the next one."""
         return not self._is_waiting
 
-    def commit(self, group: list[Waiting], lane: str) -> None:
+    def run_group(self, group: list[Waiting], lane: str) -> None:
         """Commit inline; when another writer is at it, in the thread that waits."""
         try:
             outcomes = self._together(self._loops(), [one.operation for one in group], is_durable=False)

@@ -18,7 +18,7 @@ class _Groups(Grouping):
     def may_begin(self, lane: str) -> bool:
         return True
 
-    def commit(self, group: list[Waiting], lane: str) -> None:
+    def run_group(self, group: list[Waiting], lane: str) -> None:
         self.committed.append(len(group))
         for one in group:
             one.settle(None)

@@ -28,7 +28,16 @@ from types import FrameType, TracebackType
 from typing import IO, Any, Self
 
 ROOT = Path(__file__).parents[2]
-_PASSED_OVER = ("contextlib", "idhub.db", "idhub.delivery.http", "idhub.faults", "scim.client", "asyncio", __name__)
+_PASSED_OVER = (
+    "contextlib",
+    "idhub.credentials.in_step",
+    "idhub.db",
+    "idhub.delivery.http",
+    "idhub.faults",
+    "scim.client",
+    "asyncio",
+    __name__,
+)
 
 
 @dataclass(frozen=True)
@@ -201,7 +210,7 @@ def _collide(where: str) -> None:
     import psycopg.errors
     from sqlalchemy.exc import OperationalError
 
-    if where == "idhub.credentials.store_postgres":
+    if where == "idhub.credentials.in_step":
         raise psycopg.errors.SerializationFailure("could not serialize access")
     raise OperationalError("COMMIT", {}, psycopg.errors.SerializationFailure("could not serialize access"))
 

@@ -13,11 +13,11 @@ import orjson
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import Connection, LargeBinary, cast, exists, select
 
+from audit.checker import LogChecker
 from audit.errors import AuditError
 from audit.events import EventClass, EventType
 from audit.personal import Sealer, fits, index_term, open_key, open_values
 from audit.tables import audit_events, audit_person_keys, audit_personal, audit_terms
-from audit.verify import LogChecker
 
 _IN_LIST: Final = 500
 

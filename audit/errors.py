@@ -5,7 +5,8 @@ AuditError
 |-- InvalidQuery      a search that cannot be answered (a broken cursor, an impossible range)
 |-- InvalidNote       a checkpoint that cannot be read or whose signature nobody known made
 |-- StaleSequencer    the lease or the head has passed to another sequencer
-`-- NotRetainable     a range that may not be removed yet
+|-- NotRetainable     a range that may not be removed yet
+`-- NoSuchEvent       an event that is not in the tables
 """
 
 from __future__ import annotations
@@ -37,3 +38,7 @@ class NotRetainable(AuditError, ValueError):
 
 class ForeignLog(InvalidNote):
     """A signed note is well, but of another log."""
+
+
+class NoSuchEvent(AuditError):
+    """An event is not in the tables, or not any more."""

@@ -1,30 +1,35 @@
-"""Export of the log as JSON lines that `audit.verify` proves without a database.
+"""Export of the log, or of one event with its proof, as JSON lines that `audit.verify` checks without a database.
 
-Lines, in this order: a header; for each event `{"position":N,"body":CANONICAL}` with the stored bytes as they are,
-followed, if personal values are revealed, by `{"personal":...}` with values and salts; after each 256 events a tile of
-their leaf hashes, which lets a verifier name the place of a fault; each signed checkpoint right after the last event it
-covers; the hub's signed statement that the export is whole; an end line. Tiles of events that retention removed come
-alone, marked `withheld`.
+Lines of the log, in this order: a header; for each event `{"position":N,"body":CANONICAL}` with the stored bytes as
+they are, followed, if personal values are revealed, by `{"personal":...}` with values and salts; after each 256 events
+a tile of their leaf hashes, which lets a verifier name the place of a fault; each signed checkpoint right after the
+last event it covers; the hub's signed statement that the export is whole; an end line. Tiles of events that retention
+removed come alone, marked `withheld`.
 
 The export ends at the newest checkpoint: what is not proven yet is not exported as if it were.
+
+Lines of a proof: a header; the event as in an export, with its personal values if they are revealed; the path of the
+tree from its leaf to the root; the signed checkpoint with that root. It tells nothing of other events but hashes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any, Final
 
 import orjson
 from sqlalchemy import Connection, func, select
 
+from audit.checker import TILE_SIZE
 from audit.checkpoint import Checkpoint, Signer, parse_note, sign_checkpoint
 from audit.errors import AuditError
+from audit.merkle import leaf_hash, verify_inclusion
 from audit.personal import Sealer
 from audit.reveal import reveal
 from audit.tables import audit_checkpoints, audit_events, audit_positions
-from audit.tiles import StoredCheckpoints, stored_tile
-from audit.verify import FORMAT, FORMAT_VERSION, TILE_SIZE
+from audit.tiles import StoredCheckpoints, prove, stored_tile
+from audit.verify import FORMAT, FORMAT_VERSION, PROOF_FORMAT
 
 _PAGE: Final = 1_024
 
@@ -63,6 +68,43 @@ def export_jsonl(
     yield _line({"end": {"size": newest.size}})
 
 
+def export_proof(connection: Connection, event_id: str, *, reveal_with: Sealer | None = None) -> bytes | None:
+    """Return the proof of an event below the newest checkpoint; None while no checkpoint covers it.
+
+    Call it in one snapshot (a read transaction).
+
+    Raises:
+        NoSuchEvent: it is not in the tables.
+        AuditError: the tables contradict the checkpoint; verify the database then.
+    """
+    proof = prove(connection, event_id)
+    if proof is None:
+        return None
+    signed, _ = parse_note(proof.note)
+    if leaf_hash(proof.body) != proof.leaf_hash or not verify_inclusion(
+        proof.leaf_hash, index=proof.position, size=signed.size, proof=proof.path, root=signed.root
+    ):
+        raise AuditError(f"event {proof.position} is not what was signed; verify the database")
+    opened = reveal(connection, [event_id], reveal_with) if reveal_with else {}
+    lines = [
+        _line({"format": PROOF_FORMAT, "version": FORMAT_VERSION, "origin": signed.origin, "size": signed.size}),
+        _event_line(proof.position, proof.body),
+        *(_personal_line(proof.position, values) for values in opened.values()),
+        _line({"path": [node.hex() for node in proof.path]}),
+        _line({"checkpoint": proof.note}),
+    ]
+    return b"".join(lines)
+
+
+def _event_line(position: int, body: bytes) -> bytes:
+    return b'{"position":%d,"body":%b}\n' % (position, body)
+
+
+def _personal_line(position: int, opened: Mapping[str, tuple[str, bytes]]) -> bytes:
+    values = {name: [text, salt.hex()] for name, (text, salt) in opened.items()}
+    return _line({"personal": {"position": position, "values": values}})
+
+
 def _withheld_lines(connection: Connection, notes: StoredCheckpoints, end: int) -> Iterator[bytes]:
     for number in range(end // TILE_SIZE):
         hashes = stored_tile(connection, number)
@@ -82,10 +124,9 @@ def _event_lines(
         for row in page:
             if row.position != position:
                 raise AuditError(f"the log has a hole at {position}; verify the database")
-            yield b'{"position":%d,"body":%b}\n' % (position, bytes(row.body))
+            yield _event_line(position, bytes(row.body))
             if row.event_id in revealed:
-                values = {name: [text, salt.hex()] for name, (text, salt) in revealed[row.event_id].items()}
-                yield _line({"personal": {"position": position, "values": values}})
+                yield _personal_line(position, revealed[row.event_id])
             hashes.append(bytes(row.leaf_hash))
             position += 1
             if len(hashes) == TILE_SIZE or position == end:

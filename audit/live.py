@@ -35,6 +35,7 @@ from sqlalchemy.types import NullType
 
 from audit.arrivals import arrivals
 from audit.beside import SideTables
+from audit.checker import TILE_SIZE, LogChecker, VerifyResult, witnessed_checkpoints
 from audit.checkpoint import ReadableWitness, VerifyingKey
 from audit.events import EventType, to_micros
 from audit.merkle import EMPTY_ROOT, LEAF_BEGUN, leaf_hash
@@ -54,7 +55,6 @@ from audit.tables import (
     audit_tiles,
 )
 from audit.tiles import StoredCheckpoints, split_hashes, tile_root
-from audit.verify import TILE_SIZE, LogChecker, VerifyResult, witnessed_checkpoints
 
 _PAGE: Final = 1_024
 # Longer than any sequencer ever takes its lease for, with some disagreement of clocks.

@@ -13,6 +13,7 @@ from typing import Final
 
 from sqlalchemy import Connection, delete, func, insert, select
 
+from audit.checker import VerifyResult
 from audit.errors import NotRetainable
 from audit.events import Actor, Event, EventType, clean_text, from_micros, to_micros
 from audit.personal import Sealer
@@ -28,7 +29,6 @@ from audit.tables import (
 )
 from audit.tiles import TILE_SIZE
 from audit.trail import append
-from audit.verify import VerifyResult
 
 # Tiles looked at in one statement.
 _LOOK: Final = 64

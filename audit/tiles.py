@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import Connection, insert, select
 
 from audit.checkpoint import TreeHead
-from audit.errors import AuditError
+from audit.errors import AuditError, NoSuchEvent
 from audit.merkle import EMPTY_ROOT, HASH_SIZE, inclusion_proof, pair_up
 from audit.tables import audit_checkpoints, audit_events, audit_head, audit_positions, audit_tiles, event_place
 
@@ -191,6 +191,7 @@ class InclusionProof:
     """Shows to whoever trusts the checkpoint's key that an event stands in the log at `position`."""
 
     position: int
+    body: bytes
     leaf_hash: bytes
     path: tuple[bytes, ...]
     note: str
@@ -200,17 +201,18 @@ def prove(connection: Connection, event_id: str) -> InclusionProof | None:
     """Return the proof of an event against the newest checkpoint, None while no checkpoint covers it.
 
     Raises:
-        AuditError: there is no such event, or the stored tree has a hole.
+        NoSuchEvent: it is not in the tables.
+        AuditError: the stored tree has a hole.
     """
     event = connection.execute(
-        select(event_place, audit_events.c.leaf_hash).where(audit_events.c.event_id == event_id)
+        select(event_place, audit_events.c.body, audit_events.c.leaf_hash).where(audit_events.c.event_id == event_id)
     ).one_or_none()
     if event is None:
-        raise AuditError("there is no such event")
+        raise NoSuchEvent("there is no such event")
     newest = connection.execute(
         select(audit_checkpoints.c.size, audit_checkpoints.c.note).order_by(audit_checkpoints.c.size.desc()).limit(1)
     ).one_or_none()
     if event.position is None or newest is None or newest.size <= event.position:
         return None
     path = inclusion_proof(event.position, newest.size, StoredTree(connection).node)
-    return InclusionProof(event.position, bytes(event.leaf_hash), tuple(path), newest.note)
+    return InclusionProof(event.position, bytes(event.body), bytes(event.leaf_hash), tuple(path), newest.note)

@@ -1,8 +1,10 @@
-"""Verification of an export by whoever doubts it: `python -m audit.verify EXPORT --keys JWKS [--witness FILE]`.
+"""Verification of an export, or of one event's proof, by whoever doubts it: `python -m audit.verify FILE --keys JWKS`.
 
-Reads nothing but the files it is given and needs nothing but the standard library and `cryptography`. Every event is
-hashed, the tree is built anew, and its root must be the one in each signed checkpoint, so that successive checkpoints
-are consistent by construction; a witness's checkpoints must fit as well. Keys inside the export are never used.
+Reads nothing but the files it is given and needs nothing but the standard library and `cryptography`. Of an export
+every event is hashed, the tree is built anew, and its root must be the one in each signed checkpoint, so that
+successive checkpoints are consistent by construction; a witness's checkpoints must fit as well. A proof shows that one
+event stands below one signed checkpoint (RFC 9162 section 2.1.3) and tells nothing of the others. Keys inside a file
+are never used.
 
 Exit status: 0 valid, 1 invalid, 2 unreadable.
 """
@@ -13,78 +15,55 @@ import argparse
 import binascii
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from audit.checkpoint import (
-    Checkpoint,
-    FileWitness,
-    LostHistory,
-    ReadableWitness,
-    VerifyingKey,
-    load_keys,
-    verify_note,
-    witnessed,
+from audit.checker import (
+    FINDINGS_LIMIT,
+    RANGES,
+    TILE,
+    TILE_SIZE,
+    Finding,
+    LogChecker,
+    VerifyResult,
+    witnessed_checkpoints,
 )
+from audit.checkpoint import Checkpoint, FileWitness, ReadableWitness, VerifyingKey, load_keys, verify_note
 from audit.errors import AuditError, InvalidNote
-from audit.merkle import HASH_SIZE, LEAF_BEGUN, Frontier
+from audit.merkle import HASH_SIZE, LEAF_BEGUN, leaf_hash, verify_inclusion
 
 FORMAT: Final = "idhub-audit-export"
+PROOF_FORMAT: Final = "idhub-audit-proof"
 FORMAT_VERSION: Final = 1
-TILE_SIZE: Final = 256
-_FINDINGS_LIMIT: Final = 50
 _LINE_LIMIT: Final = 1 << 20
 _READ_AT_ONCE: Final = 1 << 16
 # `type` is the last name of a canonical body, so that such an event is known without reading it.
 _PRUNED: Final = b'"type":"audit.pruned"}'
-_TILE: Final = b'{"tile":'
-# Findings that only say between which positions something is wrong.
-_RANGES: Final = frozenset({"root", "order", "tile", "retention"})
 
 
 class Unreadable(AuditError):
-    """What was to be verified is not an export, or its key or witness file cannot be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that is wrong. `position` is where; `until` closes the range when the place is not known exactly."""
-
-    kind: str
-    text: str
-    position: int | None = None
-    until: int | None = None
+    """What was to be verified is no export and no proof, or its key or witness file cannot be read."""
 
 
 @dataclass(slots=True)
-class VerifyResult:
-    """The outcome.
-
-    `unproven` events have no checkpoint over them yet; `withheld` ones were removed by retention. An export that the
-    hub signed as whole at `size` is valid although the witness has seen `beyond` more by now: they are not in it.
-    """
+class ProofResult:
+    """The outcome for one event. What it says of the event holds only where nothing is wrong."""
 
     findings: list[Finding] = field(default_factory=list)
-    events: int = 0
-    size: int = 0
-    checkpoints: int = 0
+    position: int | None = None
+    event: Mapping[str, Any] = field(default_factory=dict)
     origin: str | None = None
+    size: int = 0
     root: str | None = None
     signed_at: str | None = None
-    withheld: int = 0
-    revealed: int = 0
-    unproven: int = 0
-    witnessed_size: int | None = None
-    made_at: str | None = None
-    """When the hub signed that this export is whole; None without such a statement."""
-    lost: list[tuple[int, int, str]] = field(default_factory=list)
-    """Histories (from, until, when) that the witness saw and a restored backup lost, as the hub signed."""
-    beyond: int = 0
-    """Events that the witness has seen and that came after this export was made."""
+    revealed: dict[str, str] = field(default_factory=dict)
+    """Personal values of the event that are the ones committed to."""
+    is_witnessed: bool | None = None
+    """Whether the witness has seen this very checkpoint; None: no witness was asked."""
 
     @property
     def is_valid(self) -> bool:
@@ -92,231 +71,13 @@ class VerifyResult:
         return not self.findings
 
     @property
-    def first_bad(self) -> int | None:
-        """The first position at which something is wrong, None when all is well or the place is unknown.
-
-        A checkpoint that does not fit gives a range; where an exact finding lies within it, that one is the place.
-        """
-        exact = [one.position for one in self.findings if one.kind not in _RANGES and one.position is not None]
-        ranges = [
-            one.position
-            for one in self.findings
-            if one.kind in _RANGES and not any((one.position or 0) <= place < (one.until or 0) for place in exact)
-        ]
-        return min([place for place in [*exact, *ranges] if place is not None], default=None)
-
-    @property
     def exit_code(self) -> int:
         """0 valid, 1 invalid."""
         return 0 if self.is_valid else 1
 
-
-class LogChecker:
-    """Builds the tree anew from leaves in order and compares it with everything that was said about it.
-
-    Used for exports and for live tables. After a structural fault hashes can no longer be compared with roots; the
-    faults are still listed, up to fifty.
-    """
-
-    def __init__(
-        self, keys: Sequence[VerifyingKey], seen: Iterable[Checkpoint] = (), lost: Sequence[LostHistory] = ()
-    ) -> None:
-        self.result = VerifyResult(lost=[(one.start, one.end, one.recovered_at.isoformat()) for one in lost])
-        self.leaves: list[bytes] = []
-        """Leaf hashes since the last tile boundary; appended to by the reader."""
-        self._keys = keys
-        self._before_tile = Frontier()
-        self._tile_start = 0
-        self._agreed = 0
-        self._proven = 0
-        self._is_broken = False
-        self._witnessed: dict[int, bytes] = {}
-        self._signed: dict[int, Checkpoint] = {}
-        self._newest_seen = 0
-        for one in sorted(seen, key=lambda one: one.size):
-            if self._witnessed.setdefault(one.size, one.root) != one.root:
-                self.report("forked", f"the witness holds two roots for size {one.size}", one.size - 1)
-            self._newest_seen = one.size
-        self._sizes_seen = sorted(self._witnessed, reverse=True)
-        if self._sizes_seen:
-            self.result.witnessed_size = self._sizes_seen[0]
-
-    @property
-    def position(self) -> int:
-        """The position that the next leaf gets."""
-        return self._tile_start + len(self.leaves)
-
-    def report(self, kind: str, text: str, position: int | None = None, until: int | None = None) -> None:
+    def report(self, kind: str, text: str) -> None:
         """Note a fault."""
-        if len(self.result.findings) < _FINDINGS_LIMIT:
-            self.result.findings.append(Finding(kind, text, position, until))
-
-    def break_off(self) -> None:
-        """Stop comparing with roots: positions are missing or doubled."""
-        self._is_broken = True
-
-    def skip_to(self, position: int) -> None:
-        """Go on at another position after a structural fault."""
-        self.break_off()
-        self._tile_start = position - position % TILE_SIZE
-        self.leaves = [b""] * (position % TILE_SIZE)
-
-    def frontier(self) -> Frontier | None:
-        """Return the tree of everything read so far, None after a structural fault."""
-        if self._is_broken:
-            return None
-        made = self._before_tile.copy()
-        made.extend(self.leaves)
-        return made
-
-    def next_tile(self) -> None:
-        """Begin the next tile: 256 leaves are there, and all that was said about them has been compared."""
-        if not self._is_broken:
-            self._before_tile.extend(self.leaves)
-        self._tile_start += len(self.leaves)
-        self.leaves = []
-
-    def tile_line(self) -> bytes:
-        """Return the line that an export holds here, when nothing is wrong, for the leaves since the tile's beginning.
-
-        Empty where there can be none.
-        """
-        if self._is_broken or not self.leaves:
-            return b""
-        hashes = b"".join(self.leaves).hex()
-        return b'%b%d,"hashes":"%b"}\n' % (_TILE, self._tile_start // TILE_SIZE, hashes.encode())
-
-    def compare_tile(self, claimed: Sequence[bytes]) -> None:
-        """Compare the leaves since the tile's beginning with the hashes that were stored for them."""
-        own = self.leaves
-        if own == list(claimed):
-            return
-        for offset in range(max(len(own), len(claimed))):
-            mine = own[offset] if offset < len(own) else None
-            theirs = claimed[offset] if offset < len(claimed) else None
-            if mine in (theirs, b""):
-                continue
-            position = self._tile_start + offset
-            kind, other = _classify(own, claimed, offset)
-            texts = {
-                "edited": f"event {position} is not the one that was sequenced there",
-                "swapped": f"events {position} and {self._tile_start + other} have changed places",
-                "missing": f"event {position} is missing; those after it have moved up",
-                "inserted": f"event {position} was put in; those after it have moved down",
-                "truncated": f"events from {position} on are missing",
-            }
-            self.report(kind, texts[kind], position)
-            if kind not in ("edited", "swapped"):
-                self.break_off()
-                return
-        if not self.result.findings:
-            self.report("edited", "a tile of hashes does not fit its events", self._tile_start)
-
-    def checkpoint(self, note: str) -> Checkpoint | None:
-        """Check a signed checkpoint that covers the last event read, or one of the same tile before it.
-
-        Returns it when its signature holds and it stands where it belongs.
-        """
-        try:
-            signed = verify_note(note, self._keys)
-        except InvalidNote as error:
-            self.report("signature", str(error), max(0, self.position - 1))
-            return None
-        result = self.result
-        if result.origin is not None and signed.origin != result.origin:
-            self.report("origin", f"a checkpoint of another log, {signed.origin}, is among these", self.position)
-            return None
-        result.origin = signed.origin
-        if not self._tile_start < signed.size <= self.position:
-            text = f"a checkpoint of size {signed.size} stands after {self.position} events"
-            self.report("order", text, self._agreed, signed.size)
-            self.break_off()
-            return None
-        self._compare(signed.size, signed.root, "checkpoint")
-        result.checkpoints += 1
-        result.size = signed.size
-        result.root = signed.root.hex()
-        result.signed_at = signed.signed_at.isoformat()
-        self._proven = max(self._proven, signed.size)
-        return signed
-
-    def export_statement(self, note: str) -> None:
-        """Check the signed statement that the export ends here and is whole."""
-        try:
-            signed = verify_note(note, self._keys, "export")
-        except InvalidNote as error:
-            self.report("signature", str(error), max(0, self.position - 1))
-            return
-        if self.result.origin is not None and signed.origin != self.result.origin:
-            self.report("origin", f"the export of another log, {signed.origin}, was signed", self.position)
-            return
-        if signed.size != self.position:
-            text = f"the export was signed with {signed.size} events, {self.position} are here"
-            kind = "truncated" if signed.size > self.position else "inserted"
-            self.report(kind, text, min(signed.size, self.position))
-            return
-        self._compare(signed.size, signed.root, "export's own statement")
-        self.result.made_at = signed.signed_at.isoformat()
-
-    def witness_due(self) -> int | None:
-        """Return the next size at which a witness's checkpoint must be compared."""
-        return self._sizes_seen[-1] if self._sizes_seen else None
-
-    def compare_witness(self) -> None:
-        """Compare with everything that the witness saw up to here."""
-        while self._sizes_seen and self._sizes_seen[-1] <= self.position:
-            size = self._sizes_seen.pop()
-            if size:
-                self._compare(size, self._witnessed[size], "witness")
-
-    def finish(self, *, allow_tail: bool) -> VerifyResult:
-        """Return the result; events that no checkpoint covers are a fault unless `allow_tail`."""
-        result = self.result
-        self.compare_witness()
-        if self._sizes_seen and result.made_at is not None:
-            result.beyond = self._newest_seen - self.position
-        elif self._sizes_seen:
-            text = f"the witness has seen {self._newest_seen} events, here are {self.position}"
-            self.report("truncated", text, self.position)
-        tail = self.position - self._proven
-        if tail > 0 and not self._is_broken:
-            if not allow_tail and result.is_valid:
-                self.report("unproven", f"{tail} events stand after the last checkpoint", self._proven)
-            result.unproven += tail
-        return result
-
-    def _compare(self, size: int, root: bytes, said_by: str) -> None:
-        if self._is_broken:
-            return
-        frontier = self._before_tile.copy()
-        frontier.extend(self.leaves[: size - self._tile_start])
-        if frontier.root() == root:
-            self._agreed = size
-            return
-        self.report(
-            "root",
-            f"the first {size} events are not what the {said_by} of size {size} says; "
-            f"the first {self._agreed} still are",
-            self._agreed,
-            size,
-        )
-        self.break_off()
-
-
-def _classify(own: Sequence[bytes], claimed: Sequence[bytes], offset: int) -> tuple[str, int]:
-    """Name what happened at the first offset where two lists of leaf hashes differ."""
-    mine = own[offset] if offset < len(own) else None
-    theirs = claimed[offset] if offset < len(claimed) else None
-    if mine is None:
-        return "truncated", offset
-    for other in range(offset + 1, min(len(own), len(claimed))):
-        if own[other] == theirs and claimed[other] == mine:
-            return "swapped", other
-    if offset + 1 < len(claimed) and claimed[offset + 1] == mine:
-        return "missing", offset
-    if theirs is None or (offset + 1 < len(own) and own[offset + 1] == theirs):
-        return "inserted", offset
-    return "edited", offset
+        self.findings.append(Finding(kind, text, self.position))
 
 
 class _ExportReader:
@@ -390,7 +151,7 @@ class _ExportReader:
             self._pruned = max(self._pruned, through)
 
     def _other(self, line: bytes) -> None:
-        if line.startswith(_TILE) and line == self._checker.tile_line() and not self._has_end:
+        if line.startswith(TILE) and line == self._checker.tile_line() and not self._has_end:
             return
         if len(line) > _LINE_LIMIT or not line.endswith(b"\n"):
             self._checker.report("truncated", "a line is cut short or too long", self._checker.position)
@@ -448,11 +209,8 @@ class _ExportReader:
         checker = self._checker
         try:
             body = json.loads(self._last_body or b"{}")
-            commitments = body.get("personal", {})
-            for name, (text, salt) in value["values"].items():
-                # The rule of `audit.personal.commitment`.
-                digest = sha256(bytes.fromhex(salt) + name.encode() + b"\x00" + text.encode()).hexdigest()
-                if commitments.get(name) != digest:
+            for name, _, is_kept in _opened(value, body):
+                if not is_kept:
                     checker.report("commitment", f"{name} is not the value committed to", self._last_position)
                 self._result.revealed += 1
             if value["position"] != self._last_position:
@@ -477,13 +235,28 @@ class _ExportReader:
             checker.skip_to(expected + 1)
         elif found > expected:
             checker.report("missing", f"events {expected} to {found - 1} are missing", expected, found)
-            self._skipped.update(range(expected, min(found, expected + _FINDINGS_LIMIT)))
+            self._skipped.update(range(expected, min(found, expected + FINDINGS_LIMIT)))
             checker.skip_to(found + 1)
         elif found in self._skipped:
             checker.report("swapped", f"event {found} stands in the wrong place", found)
         else:
             checker.report("inserted", f"event {found} appears again", found)
             checker.break_off()
+
+
+def _opened(personal: Any, body: Mapping[str, Any]) -> list[tuple[str, str, bool]]:
+    """The personal values beside an event: name, value, and whether it is the one that the event committed to.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: they do not have the form.
+    """
+    commitments = body.get("personal", {})
+    opened = []
+    for name, (text, salt) in personal["values"].items():
+        # The rule of `audit.personal.commitment`.
+        digest = sha256(bytes.fromhex(salt) + name.encode() + b"\x00" + text.encode()).hexdigest()
+        opened.append((name, text, commitments.get(name) == digest))
+    return opened
 
 
 def _json_object(line: bytes) -> dict[str, Any]:
@@ -494,18 +267,6 @@ def _json_object(line: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Unreadable("a line is not a JSON object")
     return value
-
-
-def witnessed_checkpoints(
-    witness: ReadableWitness, keys: Sequence[VerifyingKey]
-) -> tuple[list[Checkpoint], list[LostHistory]]:
-    """Return what a witness holds, with every signature checked, and the histories that recoveries gave up.
-
-    Raises:
-        InvalidNote: a note that no known key signed is among them.
-    """
-    held = list(witnessed(witness, keys))
-    return [one for one in held if isinstance(one, Checkpoint)], [one for one in held if isinstance(one, LostHistory)]
 
 
 def verify_export(
@@ -555,6 +316,93 @@ def _verified(path: Path, checker: LogChecker, *, origin: str | None, made_after
     return result
 
 
+def is_proof(path: Path) -> bool:
+    """Tell whether a file says that it is the proof of one event.
+
+    Raises:
+        Unreadable: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return _json_object(file.readline(_LINE_LIMIT)).get("format") == PROOF_FORMAT
+    except OSError as error:
+        raise Unreadable(f"{path} cannot be read: {error.strerror}") from error
+
+
+def verify_proof(
+    path: Path,
+    *,
+    keys: Sequence[VerifyingKey],
+    witness: ReadableWitness | None = None,
+    origin: str | None = None,
+    made_after: datetime | None = None,
+) -> ProofResult:
+    """Verify the proof of one event against public keys and, if given, a witness that must have seen its checkpoint.
+
+    Raises:
+        Unreadable: the file is not such a proof.
+        InvalidNote: the witness holds what no known key signed.
+    """
+    try:
+        with path.open("rb") as file:
+            header, *lines = file.read(_LINE_LIMIT).split(b"\n")
+    except OSError as error:
+        raise Unreadable(f"{path} cannot be read: {error.strerror}") from error
+    said = _json_object(header)
+    if said.get("format") != PROOF_FORMAT or said.get("version") != FORMAT_VERSION:
+        raise Unreadable("this is not the proof of an event, or of a newer version")
+    result = ProofResult()
+    try:
+        event, path_line, note_line = (line for line in lines if line and not line.startswith(b'{"personal":'))
+        position = _json_object(event)["position"]
+        start = b'{"position":%d,"body":' % position
+        if not event.startswith(start) or not event.endswith(b"}"):
+            raise Unreadable("the event is not written as it was proven")
+        leaf = leaf_hash(event[len(start) : -1])
+        nodes = [bytes.fromhex(node) for node in _json_object(path_line)["path"]]
+        note = str(_json_object(note_line)["checkpoint"])
+        body = json.loads(event[len(start) : -1])
+        personal = [_json_object(line)["personal"] for line in lines if line.startswith(b'{"personal":')]
+        opened = [one for each in personal for one in _opened(each, body)]
+    except (Unreadable, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        result.report("edited", "the proof is not written as the hub writes one")
+        return result
+    result.position, result.event = position, body
+    try:
+        signed = verify_note(note, keys)
+    except InvalidNote as error:
+        result.report("signature", str(error))
+        return result
+    result.origin, result.size, result.root = signed.origin, signed.size, signed.root.hex()
+    result.signed_at = signed.signed_at.isoformat()
+    if not verify_inclusion(leaf, index=position, size=signed.size, proof=nodes, root=signed.root):
+        result.report("proof", f"this event does not stand at {position} below the checkpoint of size {signed.size}")
+    for name, text, is_kept in opened:
+        if is_kept:
+            result.revealed[name] = text
+        else:
+            result.report("commitment", f"{name} is not the value committed to")
+    if origin is not None and signed.origin != origin:
+        result.report("origin", f"this is the log {signed.origin}, not {origin}")
+    if made_after is not None and signed.signed_at < made_after:
+        result.report("stale", f"its checkpoint is of {result.signed_at}, not after {made_after.isoformat()}")
+    if witness is not None:
+        _compare_with(result, signed, witness, keys)
+    return result
+
+
+def _compare_with(
+    result: ProofResult, signed: Checkpoint, witness: ReadableWitness, keys: Sequence[VerifyingKey]
+) -> None:
+    roots = {one.root for one in witnessed_checkpoints(witness, keys)[0] if one.size == signed.size}
+    result.is_witnessed = signed.root in roots
+    if roots - {signed.root}:
+        result.report("forked", f"the witness has seen another root for size {signed.size}")
+    elif not roots:
+        text = f"the witness has not seen the checkpoint of size {signed.size}; have the event proven anew"
+        result.report("unwitnessed", text)
+
+
 def read_keys(path: Path) -> list[VerifyingKey]:
     """Return the checkpoint keys of a JWKS file.
 
@@ -570,10 +418,21 @@ def read_keys(path: Path) -> list[VerifyingKey]:
     return keys
 
 
+def outcome_of(result: VerifyResult | ProofResult) -> dict[str, Any]:
+    """Return the outcome as data."""
+    first = {"first_bad": result.first_bad} if isinstance(result, VerifyResult) else {}
+    return {"valid": result.is_valid, **first, **asdict(result)}
+
+
+def told(result: VerifyResult | ProofResult) -> str:
+    """Return the outcome in lines of text."""
+    return describe(result) if isinstance(result, VerifyResult) else describe_proof(result)
+
+
 def describe(result: VerifyResult) -> str:
     """Return the outcome in lines of text."""
     lines = []
-    for one in sorted(result.findings, key=lambda one: (one.kind in _RANGES, one.position or 0)):
+    for one in sorted(result.findings, key=lambda one: (one.kind in RANGES, one.position or 0)):
         where = "" if one.position is None else f" at {one.position}"
         where = where if one.until is None else f" between {one.position} and {one.until - 1}"
         lines.append(f"INVALID{where} ({one.kind}): {one.text}")
@@ -601,10 +460,32 @@ def describe(result: VerifyResult) -> str:
     return "\n".join(lines)
 
 
+def describe_proof(result: ProofResult) -> str:
+    """Return the outcome of a proof in lines of text."""
+    lines = [f"INVALID ({one.kind}): {one.text}" for one in result.findings]
+    if result.is_valid:
+        event = result.event
+        lines += [
+            f"valid: event {event.get('event_id')} stands at {result.position} of {result.origin}",
+            f"checkpoint: of size {result.size}, signed at {result.signed_at}, root {result.root}",
+            f"event: {event.get('type')} of {_when(event.get('at'))}, {event.get('outcome')}",
+        ]
+        lines += [f"{name}: {text}, as the event committed to" for name, text in result.revealed.items()]
+    if result.is_witnessed:
+        lines.append("witness: has seen this checkpoint")
+    return "\n".join(lines)
+
+
+def _when(micros: Any) -> str:
+    return datetime.fromtimestamp(micros / 1_000_000, UTC).isoformat() if type(micros) is int else "no time"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    parser = argparse.ArgumentParser(prog="audit.verify", description="Verify an export of the audit trail.")
-    parser.add_argument("export", type=Path, help="the JSONL export")
+    parser = argparse.ArgumentParser(
+        prog="audit.verify", description="Verify an export of the audit trail, or one event's proof."
+    )
+    parser.add_argument("export", type=Path, help="the JSONL export, or the proof of one event")
     parser.add_argument("--keys", type=Path, required=True, help="JWKS with the public checkpoint keys")
     parser.add_argument("--witness", type=Path, help="a witness's file of checkpoints")
     parser.add_argument("--origin", help="the log that it must be")
@@ -617,7 +498,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         witness = FileWitness(chosen.witness) if chosen.witness else None
         if chosen.made_after is not None and chosen.made_after.tzinfo is None:
             raise Unreadable("--made-after needs a time zone")
-        result = verify_export(
+        verify = verify_proof if is_proof(chosen.export) else verify_export
+        result = verify(
             chosen.export,
             keys=read_keys(chosen.keys),
             witness=witness,
@@ -627,11 +509,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (AuditError, binascii.Error) as error:
         sys.stderr.write(f"unreadable: {error}\n")
         return 2
-    if chosen.json:
-        outcome = {"valid": result.is_valid, "first_bad": result.first_bad, **asdict(result)}
-        sys.stdout.write(json.dumps(outcome, ensure_ascii=False) + "\n")
-    else:
-        sys.stdout.write(describe(result) + "\n")
+    sys.stdout.write(json.dumps(outcome_of(result), ensure_ascii=False) if chosen.json else told(result))
+    sys.stdout.write("\n")
     return result.exit_code
 
 

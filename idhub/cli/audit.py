@@ -1,9 +1,8 @@
-"""`idhub audit`: search, export, verify, prune."""
+"""`idhub audit`: search, export, prove, verify, prune."""
 
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,23 +11,25 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
+from audit.checker import VerifyResult
 from audit.checkpoint import Ed25519Signer, FileWitness, load_keys
-from audit.errors import AuditError, InvalidQuery
-from audit.export import export_jsonl
+from audit.errors import AuditError, InvalidQuery, NoSuchEvent
+from audit.export import export_jsonl, export_proof
 from audit.live import verify_database
 from audit.retention import Decision, decide, decided_through, removable, remove
 from audit.search import Query, search
 from audit.tiles import TILE_SIZE
-from audit.verify import VerifyResult, describe, read_keys, verify_export
+from audit.verify import ProofResult, describe, is_proof, outcome_of, read_keys, told, verify_export, verify_proof
 from idhub.changes import Event, EventType, record
 from idhub.cli.console import JsonOption, app, caller, open_here, plain, say, show, table
 from idhub.directory.calendar import parse_instant
 from idhub.directory.organizations import recovery_reason
-from idhub.errors import Conflict, Invalid
+from idhub.errors import Conflict, Invalid, NotFound
+from idhub.lifecycle.receipts import find_case
 from idhub.services import Hub, log_origin
 from idhub.turns import bulk_work
 
-audit = typer.Typer(help="The audit log: search, export, verify, prune.", no_args_is_help=True)
+audit = typer.Typer(help="The audit log: search, export, prove, verify, prune.", no_args_is_help=True)
 app.add_typer(audit, name="audit")
 VALID, INVALID, UNREADABLE = 0, 1, 2
 _PATIENCE_SECONDS = 15.0
@@ -88,18 +89,8 @@ def export_events(
 ) -> None:
     """Print the whole log with its checkpoints as JSONL; `idhub audit verify` needs nothing else."""
     with open_here() as hub:
-        with hub.database.transaction() as session:
-            now = hub.clock()
-            event = Event(
-                type=EventType.AUDIT_EXPORTED,
-                at=now,
-                actor=caller().actor,
-                door="cli",
-                target_kind="log",
-                target_id=log_origin(hub.settings),
-                details={"revealed": reveal},
-            )
-            record(session, [event])
+        now = hub.clock()
+        _note_export(hub, "log", log_origin(hub.settings), is_revealed=reveal)
         try:
             _sequence(hub)
             with hub.database.read() as session:
@@ -110,6 +101,68 @@ def export_events(
         except AuditError as error:
             raise Invalid(str(error), field="log", rule="audit.export") from error
         sys.stdout.buffer.flush()
+
+
+def _note_export(hub: Hub, kind: str, target: str, *, is_revealed: bool) -> None:
+    with hub.database.transaction() as session:
+        event = Event(
+            type=EventType.AUDIT_EXPORTED,
+            at=hub.clock(),
+            actor=caller().actor,
+            door="cli",
+            target_kind=kind,
+            target_id=target,
+            details={"revealed": is_revealed},
+        )
+        record(session, [event])
+
+
+@audit.command("prove")
+def prove_event(
+    event: Annotated[str, typer.Argument(metavar="EVENT", help="Event id, or a receipt: that its version was issued.")],
+    reveal: Annotated[bool, typer.Option("--reveal", help="With personal values beside their commitments.")] = False,
+) -> None:
+    """Print the proof that an event is in the log and unchanged; it tells nothing of other events.
+
+    `idhub audit verify` checks it with the published keys alone, and a receipt with it by `idhub receipt verify`.
+    """
+    with open_here() as hub:
+        event_id = _event_named(hub, event)
+        if reveal:
+            _note_export(hub, "event", event_id, is_revealed=True)
+        proof = _proven(hub, event_id, reveal=reveal)
+        if proof is None:
+            # Asked within a second of the event, or while no worker runs.
+            _sequence(hub)
+            proof = _proven(hub, event_id, reveal=reveal)
+    if proof is None:
+        raise Conflict(f"No signed checkpoint covers {event_id} yet. Ask again in a second.", rule="audit.unproven")
+    sys.stdout.buffer.write(proof)
+    sys.stdout.buffer.flush()
+
+
+def _event_named(hub: Hub, text: str) -> str:
+    """The event itself, or that the newest version of this receipt was issued."""
+    if text.startswith("evt_"):
+        return text
+    with hub.database.read() as session:
+        case_id = find_case(session, text)
+        issued = Query(action=EventType.RECEIPT_ISSUED, case_id=case_id, size=1)
+        found = search(session.connection(), issued, sealer=hub.keyring).records
+    if not found:
+        raise Conflict(f"No version of the receipt {text} has been signed yet.", field="event", rule="receipt.unsigned")
+    return found[0].event_id
+
+
+def _proven(hub: Hub, event_id: str, *, reveal: bool) -> bytes | None:
+    with hub.database.read() as session:
+        try:
+            return export_proof(session.connection(), event_id, reveal_with=hub.keyring if reveal else None)
+        except NoSuchEvent as error:
+            said = f"There is no event {event_id} here. One that was pruned is proven by the export that holds it."
+            raise NotFound(said, field="event", rule="audit.event") from error
+        except AuditError as error:
+            raise Invalid(str(error), field="event", rule="audit.proof") from error
 
 
 def _sequence(hub: Hub) -> None:
@@ -136,10 +189,12 @@ def sequence_at_once(hub: Hub) -> None:
 
 @audit.command("verify")
 def verify_log(
-    export: Annotated[Path | None, typer.Argument(help="An exported log; default: the live database.")] = None,
-    keys: Annotated[Path | None, typer.Option(help="Published keys (JWK set); needed for an export.")] = None,
+    export: Annotated[
+        Path | None, typer.Argument(help="An exported log, or the proof of an event; default: the live database.")
+    ] = None,
+    keys: Annotated[Path | None, typer.Option(help="Published keys (JWK set); needed for a file.")] = None,
     witness: Annotated[Path | None, typer.Option(help="A witness's file of checkpoints.")] = None,
-    made_after: Annotated[str | None, typer.Option(help="The export must not be older; ISO time with zone.")] = None,
+    made_after: Annotated[str | None, typer.Option(help="The file must not be older; ISO time with zone.")] = None,
     json: JsonOption = False,
 ) -> None:
     """Verify that no event was changed, removed, inserted or moved. Exit status 0 valid, 1 invalid, 2 unreadable."""
@@ -149,16 +204,18 @@ def verify_log(
             raise AuditError(f"the witness file {witness} cannot be read")
         if export is not None:
             if keys is None:
-                raise AuditError("an export is verified with --keys; keys inside it are never trusted")
+                raise AuditError("a file is verified with --keys; keys inside it are never trusted")
             oldest = parse_instant(made_after, field="made_after") if made_after else None
-            result = verify_export(export, keys=read_keys(keys), witness=seen_by, made_after=oldest)
+            verify_file = verify_proof if is_proof(export) else verify_export
+            result: VerifyResult | ProofResult = verify_file(
+                export, keys=read_keys(keys), witness=seen_by, made_after=oldest
+            )
         else:
             result = _verify_live(keys, seen_by)
     except (AuditError, OSError) as error:
         say(f"unreadable: {error}")
         sys.exit(UNREADABLE)
-    data = {"valid": result.is_valid, "first_bad": result.first_bad, **plain(asdict(result))}
-    show(data, as_json=json, lines=describe(result).splitlines())
+    show(plain(outcome_of(result)), as_json=json, lines=told(result).splitlines())
     sys.exit(VALID if result.is_valid else INVALID)
 
 

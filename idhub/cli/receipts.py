@@ -7,10 +7,13 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+from audit.errors import AuditError
+from audit.events import EventType
+from audit.verify import ProofResult, read_keys, verify_proof
 from idhub.cli.console import JsonOption, app, open_here, plain, say, show, table
 from idhub.directory.people import find_person
 from idhub.errors import Conflict, NotFound
-from idhub.lifecycle.receipt_document import Unreadable, verify
+from idhub.lifecycle.receipt_document import Unreadable, Verdict, verify
 from idhub.lifecycle.receipts import ReceiptView, current, export, find_case
 
 receipt = typer.Typer(help="Receipts of offboardings.", no_args_is_help=True)
@@ -69,30 +72,54 @@ def export_one(case: CaseArgument) -> None:
 def verify_file(
     file: Annotated[Path, typer.Argument(help="An exported receipt.")],
     keys: Annotated[Path, typer.Option(help="The hub's published keys (JWK set); keys in the file are never used.")],
+    proof: Annotated[
+        Path | None, typer.Option(help="What `idhub audit prove RECEIPT` printed: that the log holds this version.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Verify a receipt with the published keys and nothing else. Exit status 0 valid, 1 invalid, 2 unreadable."""
     try:
         verdict = verify(_bytes_of(file), _keys_of(keys))
-    except Unreadable as error:
+        logged = verify_proof(proof, keys=read_keys(keys)) if proof is not None else None
+    except (Unreadable, AuditError) as error:
         say(f"unreadable: {error}")
         sys.exit(UNREADABLE)
+    problems = [*verdict.problems, *_problems_of(logged, verdict)]
     data = {
-        "valid": verdict.is_valid,
-        "problems": list(verdict.problems),
+        "valid": not problems,
+        "problems": problems,
         "kid": verdict.kid,
         "number": verdict.claims.get("number"),
         "version": verdict.claims.get("version"),
         "complete": verdict.claims.get("complete"),
         "as_of": verdict.claims.get("as_of"),
+        "position": logged.position if logged is not None else None,
     }
-    if verdict.is_valid:
+    if not problems:
         state = "complete" if data["complete"] else "open"
         lines = [f"valid: {data['number']} version {data['version']}, {state} as of {data['as_of']}, key {verdict.kid}"]
+        if logged is not None:
+            lines.append(
+                f"in the log: at {logged.position} of {logged.origin}, below the checkpoint of {logged.signed_at}"
+            )
     else:
-        lines = [f"INVALID: {problem}" for problem in verdict.problems]
+        lines = [f"INVALID: {problem}" for problem in problems]
     show(data, as_json=json, lines=lines)
-    sys.exit(VALID if verdict.is_valid else INVALID)
+    sys.exit(INVALID if problems else VALID)
+
+
+def _problems_of(logged: ProofResult | None, verdict: Verdict) -> list[str]:
+    """What is wrong with a proof that the log holds this receipt."""
+    if logged is None or not verdict.is_valid:
+        return []
+    if not logged.is_valid:
+        return [f"the proof: {one.text}" for one in logged.findings]
+    details = logged.event.get("details", {})
+    if logged.event.get("type") != EventType.RECEIPT_ISSUED or details.get("number") != verdict.claims.get("number"):
+        return ["the proof is of another event, not of this receipt"]
+    if details.get("sha256") != verdict.sha256:
+        return [f"the proof is of version {details.get('version')}, or of a receipt that says something else"]
+    return []
 
 
 def _bytes_of(file: Path) -> bytes:

@@ -129,6 +129,8 @@ class Verdict:
     claims: Mapping[str, Any] = field(default_factory=dict)
     disclosed: Mapping[str, str] = field(default_factory=dict)
     kid: str = ""
+    sha256: str = ""
+    """`digest` of what was signed, where the signature holds."""
 
     @property
     def is_valid(self) -> bool:
@@ -144,6 +146,11 @@ def wrap(token: str, disclosures: Mapping[str, Sequence[str]]) -> bytes:
     """The file that people keep: the signed receipt, and what opens its personal commitments."""
     document = {"receipt": token, "disclosures": {name: list(pair) for name, pair in disclosures.items()}}
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS) + b"\n"
+
+
+def digest(token: str) -> str:
+    """What the log's event says of a signed receipt: SHA-256 of the compact JWS."""
+    return hashlib.sha256(token.encode()).hexdigest()
 
 
 def verify(content: bytes, jwks: Mapping[str, Any]) -> Verdict:
@@ -187,7 +194,7 @@ def verify(content: bytes, jwks: Mapping[str, Any]) -> Verdict:
             problems.append(f"the disclosed {name} is not what was signed")
         else:
             disclosed[name] = value
-    return Verdict(tuple(problems), claims, disclosed, unverified_kid)
+    return Verdict(tuple(problems), claims, disclosed, unverified_kid, digest(token))
 
 
 def _read(content: bytes) -> tuple[str, dict[str, tuple[str, str]]]:

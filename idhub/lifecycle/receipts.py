@@ -24,7 +24,7 @@ from idhub.errors import NotFound
 from idhub.keys import Keyring
 from idhub.lifecycle import cases
 from idhub.lifecycle.pace import GoesOn, nobody_else
-from idhub.lifecycle.receipt_document import TYP, ReceiptRow, commit, is_complete, payload, wrap
+from idhub.lifecycle.receipt_document import TYP, ReceiptRow, commit, digest, is_complete, payload, wrap
 from idhub.lifecycle.tables import Case, CaseRow, Receipt, ReceiptDue
 
 # What is signed in one commit, after which others may write.
@@ -366,18 +366,19 @@ def _sign(
             last_reconcile_at=compared.get(case.id),
         )
         complete = is_complete(rows[case.id])
+        token = keyring.sign_jws("receipt", TYP, claims)
         receipts.append(
             {
                 "case_id": case.id,
                 "version": version,
                 "is_complete": complete,
                 "signed_at": as_of,
-                "jws": keyring.sign_jws("receipt", TYP, claims),
+                "jws": token,
                 "disclosures": disclosures,
                 "log_size": log_size,
             }
         )
-        said = {"version": version, "complete": complete, "kid": key.kid}
+        said = {"version": version, "complete": complete, "kid": key.kid, "sha256": digest(token)}
         events.append(_event(EventType.RECEIPT_ISSUED, case, as_of, said))
         if complete and case.state != cases.COMPLETE:
             states.append({"key": case.id, "to": cases.COMPLETE, "at": as_of})

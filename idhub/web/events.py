@@ -4,11 +4,14 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
+import structlog
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from audit.errors import AuditError
+from audit.export import export_proof
 from idhub.authority import Action
-from idhub.errors import Invalid
+from idhub.errors import Conflict, Invalid, NotFound
 from idhub.pages import N_
 from idhub.web import labels, queries_audit
 from idhub.web.drawing import histogram
@@ -20,6 +23,7 @@ from idhub.web.services import WebServices
 from idhub.web.visit import frame_of, page_router, require, visitor_of
 from idhub.web.words import actor_words, object_words
 
+_LOG = structlog.get_logger("idhub.web")
 _RANGES: Mapping[str, tuple[timedelta | None, str]] = {
     "24h": (timedelta(hours=24), N_("last 24 hours")),
     "7d": (timedelta(days=7), N_("last 7 days")),
@@ -92,6 +96,29 @@ def create_router(services: WebServices) -> APIRouter:
             "matches": sum(total for _, total, _ in counts),
         }
         return pages.render(request, "events.html", context, session_id=visitor.session_id)
+
+    @router.get("/audit/events/{event_id}/download")
+    def download(request: Request, event_id: str) -> Response:
+        """The event with the proof that it is in the log, as `idhub audit prove` prints it."""
+        with services.database.read() as session:
+            visitor = visitor_of(session, request, services, now=services.clock())
+            require(session, visitor, Action.AUDIT_READ)
+            try:
+                if not queries_audit.is_visible(session, event_id, visitor.subject):
+                    raise NotFound("There is no such event.")
+                content = export_proof(session.connection(), event_id)
+            except AuditError as error:
+                # What is said of the tables is for whoever looks after them.
+                _LOG.error("audit.proof_refused", event_id=event_id, detail=str(error))
+                raise Conflict(N_("The log is not what was signed. Run `idhub audit verify`.")) from error
+        if content is None:
+            raise Conflict(N_("No signed checkpoint covers this event yet. Try again in a second."))
+        headers = {
+            "Content-Disposition": f'attachment; filename="{event_id}.proof.jsonl"',
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "no-store",
+        }
+        return Response(content, media_type="application/jsonl", headers=headers)
 
     return router
 

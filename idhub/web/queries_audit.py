@@ -137,6 +137,12 @@ def visible_events(session: Session, subject: Subject) -> ColumnElement[bool]:
     return _E.organization_id.in_(visible) if visible is not None else _E.id > 0
 
 
+def is_visible(session: Session, event_id: str, subject: Subject) -> bool:
+    """Whether there is this event, and the subject may see it."""
+    found = select(_E.id).where(visible_events(session, subject), _E.event_id == event_id)
+    return session.execute(found).first() is not None
+
+
 def _organizations(session: Session, subject: Subject) -> Select[str] | None:
     """Ids of the organizations whose events the subject may see; None where that is the whole installation."""
     if sees_everything(session, subject, Action.AUDIT_READ):

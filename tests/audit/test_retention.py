@@ -9,13 +9,14 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 
+from audit.checker import Finding, VerifyResult
 from audit.errors import NotRetainable
 from audit.events import Actor
 from audit.live import verify_database
 from audit.retention import Decision, decide, decided_through, removable, remove
 from audit.tables import audit_events, audit_person_keys, audit_personal, audit_positions, event_place
 from audit.tiles import prove
-from audit.verify import Finding, VerifyResult, verify_export
+from audit.verify import verify_export
 from tests.audit.support import NOW, Trail, event
 
 POSITION = audit_positions.c.position

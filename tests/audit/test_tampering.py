@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, LargeBinary, Table, Text, delete, func, insert, select, update
 
+from audit.checker import VerifyResult
 from audit.errors import AuditError
 from audit.events import Actor, EventType
 from audit.export import export_jsonl
@@ -38,7 +39,7 @@ from audit.tables import (
     metadata,
 )
 from audit.trail import erase_person
-from audit.verify import VerifyResult, verify_export
+from audit.verify import verify_export
 from tests.audit.support import Trail, event
 from tests.support.databases import DatabaseKind, Databases
 

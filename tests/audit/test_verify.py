@@ -14,12 +14,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import insert, select, text
 
+from audit.checker import VerifyResult
 from audit.checkpoint import Checkpoint, Ed25519Signer, VerifyingKey, sign_checkpoint
 from audit.errors import AuditError, InvalidNote
 from audit.live import verify_database
 from audit.merkle import Frontier, leaf_hash
 from audit.tables import audit_checkpoints, audit_events, audit_head, event_place
-from audit.verify import Unreadable, VerifyResult, describe, main, read_keys, verify_export
+from audit.verify import Unreadable, describe, main, read_keys, verify_export
 from tests.audit.support import AT_PLACE, NOW, ORIGIN, Trail, event
 
 Lines = list[bytes]

@@ -293,6 +293,70 @@ def test_the_log_is_exported_and_verified_with_published_keys(staffed: Command) 
     assert (done.code, f"the key file {staffed.folder / 'junk'} cannot be read" in done.err) == (2, True), done.err
 
 
+def test_an_event_is_proven_and_checked_with_published_keys(staffed: Command) -> None:
+    (event,) = staffed("audit", "search", "--action", "person.onboarded", "--size", "1", "--json").json["events"]
+    made = staffed("audit", "prove", event["event_id"])
+    assert made.code == 0, made.err
+    keys = str(staffed.write("keys.json", _published_keys(staffed.folder / "data")))
+    proof = str(staffed.write("proof.jsonl", made.out))
+    elsewhere = {"IDHUB_DATA_DIR": str(staffed.folder / "nowhere")}
+    good = staffed("audit", "verify", proof, "--keys", keys, "--json", env=elsewhere)
+    assert (good.code, good.json["valid"]) == (0, True), good
+    assert good.json["event"]["event_id"] == event["event_id"]
+    assert good.json["revealed"] == {}
+    assert not (staffed.folder / "nowhere").exists(), "nothing but the file and the keys is used"
+    witness = str(staffed.folder / "data" / "witness.log")
+    assert staffed("audit", "verify", proof, "--keys", keys, "--witness", witness).code == 0
+    bad = staffed.write("bad.jsonl", made.out.replace("person.onboarded", "person.onboardee"))
+    done = staffed("audit", "verify", str(bad), "--keys", keys)
+    assert (done.code, done.out.startswith("INVALID (proof): this event does not stand at ")) == (1, True), done
+    revealed = staffed.write("revealed.jsonl", staffed("audit", "prove", event["event_id"], "--reveal").out)
+    shown = staffed("audit", "verify", str(revealed), "--keys", keys, "--json").json["revealed"]
+    assert {"王磊", "林晓雯"} & set(shown.values()), shown
+    (noted,) = staffed("audit", "search", "--action", "audit.exported", "--json").json["events"]
+    assert noted["target_id"] == event["event_id"], "who opens personal values is known"
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("evt_0000000000000000000000000", "There is no event evt_0000000000000000000000000 here. One that was pruned"),
+        ("RC-1", "There is no receipt 'RC-1'"),
+        ("", "There is no receipt ''"),
+    ],
+)
+def test_what_cannot_be_proven_is_said_in_a_sentence(staffed: Command, name: str, said: str) -> None:
+    done = staffed("audit", "prove", name)
+    assert (done.code, done.out) == (1, "")
+    assert said in done.err, done.err
+    assert "Traceback" not in done.err
+
+
+def test_the_log_holds_a_receipt_that_was_handed_out(staffed: Command) -> None:
+    case = staffed("offboard", "QY1", "--json").json["case"]
+    waiting = staffed("audit", "prove", case)
+    assert (waiting.code, "has been signed yet" in waiting.err) == (1, True), waiting
+    _sign_receipts(staffed.folder / "data")
+    keys = str(staffed.write("keys.json", _published_keys(staffed.folder / "data")))
+    file = str(staffed.write("receipt.json", staffed("receipt", "export", case).out))
+    proof = str(staffed.write("proof.jsonl", staffed("audit", "prove", case).out))
+    done = staffed("receipt", "verify", file, "--keys", keys, "--proof", proof)
+    assert done.code == 0, done
+    assert done.out.splitlines()[1].startswith("in the log: at ")
+    other = staffed("offboard", "QY2", "--json").json["case"]
+    _sign_receipts(staffed.folder / "data")
+    wrong = str(staffed.write("wrong.jsonl", staffed("audit", "prove", other).out))
+    done = staffed("receipt", "verify", file, "--keys", keys, "--proof", wrong, "--json")
+    assert (done.code, done.json["problems"]) == (1, ["the proof is of another event, not of this receipt"])
+    edited = str(
+        staffed.write("edited.jsonl", (staffed.folder / "proof.jsonl").read_text().replace("sha256", "sha255"))
+    )
+    done = staffed("receipt", "verify", file, "--keys", keys, "--proof", edited)
+    assert (done.code, done.out.startswith("INVALID: the proof: this event does not stand at")) == (1, True), done
+    done = staffed("receipt", "verify", file, "--keys", keys, "--proof", file)
+    assert (done.code, done.err.startswith("unreadable: ")) == (2, True), done
+
+
 def test_a_changed_event_in_the_database_is_found(staffed: Command) -> None:
     assert staffed("audit", "export").code == 0
     with sqlite3.connect(staffed.folder / "data" / "idhub.db") as database:

@@ -122,6 +122,7 @@ CASES: Mapping[str, Case] = {
     "/scim/v2/{path:path}": Case({"path:path": "Users"}, ("filter", "sortBy", "count", "startIndex", "attributes")),
     "/audit": Case(),
     "/audit/events": Case(parameters=(*_LIST, "view", "result", "action")),
+    "/audit/events/{event_id}/download": Case({"event_id": "evt_x"}),
     "/consent": Case(parameters=("transaction", "consent", "csrf_token")),
     "/error": Case(),
     "/healthz": Case(),

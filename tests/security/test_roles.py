@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
+from audit.tables import audit_events
 from idhub.access.tables import Application
 from idhub.delivery.tables import Delivery
 from idhub.directory.tables import IdentityLink, Principal
@@ -69,6 +70,7 @@ CELLS: Mapping[tuple[str, str], frozenset[str]] = {
     ("GET", "/admin/providers/{provider}"): ADMINISTRATORS | AUDITORS,
     ("GET", "/audit"): ALL,
     ("GET", "/audit/events"): AUDITORS,
+    ("GET", "/audit/events/{event_id}/download"): AUDITORS,
     ("GET", "/consent"): ALL,
     ("POST", "/consent"): ALL,
     ("GET", "/error"): ALL,
@@ -161,7 +163,13 @@ def values(hall: Hall) -> Mapping[str, str]:
                 created_at=stage.clock(),
             )
         )  # fmt: skip
+    # Only what is under a signed checkpoint can be proven.
+    stage.hub.sequencer().run_once(stage.clock(), checkpoint=True)
+    with stage.hub.database.read() as session:
+        about_them = audit_events.c.person_id == stage.person
+        event = session.execute(select(audit_events.c.event_id).where(about_them).limit(1)).scalar_one()
     return {
+        "event_id": event,
         "finding_id": finding,
         "person_id": stage.person,
         "number": number,

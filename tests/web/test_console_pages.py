@@ -8,8 +8,10 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 
+from audit.checkpoint import load_keys
 from audit.events import Actor, Event, EventType
 from audit.tables import audit_events
+from audit.verify import verify_proof
 from idhub.authority import HubRole, assign_role
 from idhub.changes import record
 from idhub.delivery.channel import Operation
@@ -239,6 +241,56 @@ def test_an_event_opens_in_place_without_script(story: Story, look: SignIn) -> N
     page = look("何慕青").get(f"/audit/events?action=receipt&open={row.event_id}").text
 
     assert f'<tr class="detail" id="d-{row.id}"><td' in page
+
+
+def test_an_event_is_handed_out_with_its_proof(hub: SampleHub, sign_in: SignIn, tmp_path: Path) -> None:
+    hub.seal_log()
+    auditor, mine = sign_in("何慕青"), hub.people["周子昂"]
+    address = re.search(
+        r'href="(/audit/events/(evt_[0-9a-z]+)/download)"', auditor.get(f"/audit/events?object={mine}").text
+    )
+    assert address is not None
+    got = auditor.get(address[1])
+    assert (got.status_code, got.headers["content-type"]) == (200, "application/jsonl")
+    assert got.headers["content-disposition"] == f'attachment; filename="{address[2]}.proof.jsonl"'
+    (tmp_path / "proof.jsonl").write_bytes(got.content)
+    keys = load_keys(hub.services.keyring.jwks("checkpoint"))
+    result = verify_proof(tmp_path / "proof.jsonl", keys=keys)
+    assert (result.findings, result.event["event_id"], result.event["person_id"]) == ([], address[2], mine)
+    assert auditor.get("/audit/events/evt_nothing/download").status_code == 404
+    # An auditor of another company has no such event.
+    with hub.database.transaction() as session:
+        assign_role(
+            session, hub.people["魏东来"], HubRole.AUDITOR, organization_id=hub.organizations["QYM"], now=hub.clock(),
+            assigned_by="cli",
+        )  # fmt: skip
+    assert sign_in("魏东来").get(address[1]).status_code == 404
+
+
+def test_an_event_that_waits_for_its_checkpoint_has_no_proof_yet(hub: SampleHub, sign_in: SignIn) -> None:
+    auditor, mine = sign_in("何慕青"), hub.people["周子昂"]
+    (event, *_) = rows_of(auditor.get(f"/audit/events?object={mine}").text)
+    refused = auditor.get(f"/audit/events/{event}/download")
+    assert refused.status_code == 409
+    assert "No signed checkpoint covers this event yet." in refused.text
+
+
+def test_what_was_changed_in_the_tables_is_not_handed_out_as_proven(hub: SampleHub, sign_in: SignIn) -> None:
+    hub.seal_log()
+    auditor, mine = sign_in("何慕青"), hub.people["周子昂"]
+    (event, *_) = rows_of(auditor.get(f"/audit/events?object={mine}").text)
+    with hub.database.transaction() as session:
+        connection = session.connection()
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL session_replication_role = replica")
+        else:
+            guards = "SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'audit_events'"
+            for guard in list(connection.exec_driver_sql(guards).scalars()):
+                connection.exec_driver_sql(f"DROP TRIGGER {guard}")
+        connection.execute(update(audit_events).where(audit_events.c.event_id == event).values(leaf_hash=bytes(32)))
+    refused = auditor.get(f"/audit/events/{event}/download")
+    assert refused.status_code == 409
+    assert "idhub audit verify" in refused.text
 
 
 def test_events_follow_each_other_and_lead_back(look: SignIn) -> None:

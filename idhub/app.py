@@ -35,8 +35,8 @@ from idhub.db import Database
 from idhub.delivery.http import OutboundHttp
 from idhub.errors import IdhubError, Invalid, NotFound, Unavailable
 from idhub.keys import Keyring
+from idhub.login.addresses import client_address, trusted_networks
 from idhub.login.passwords import HashingPool
-from idhub.login.throttling import client_address, trusted_networks
 from idhub.logs import RequestLog
 from idhub.oidc.front import Direct, create_hot
 from idhub.oidc.metadata import AUTHORIZE_PATH, HOT_PATHS, RESUME_PATH

@@ -18,7 +18,7 @@ from idhub.credentials.journal import Journal
 from idhub.credentials.sessions import SignedIn, authenticate
 from idhub.db import Database
 from idhub.keys import Keyring
-from idhub.login.throttling import client_address, trusted_networks
+from idhub.login.addresses import client_address, trusted_networks
 from idhub.logs import request_id
 from idhub.pages.cookies import BROWSER_COOKIE, believed, new_browser_token, set_browser_cookie
 from idhub.pages.notices import ErrorNotice

@@ -21,7 +21,7 @@ from idhub.directory.tables import Installation, Principal
 from idhub.errors import IdhubError
 from idhub.lifecycle import commands
 from idhub.lifecycle.doors import Door
-from idhub.login.throttling import client_address, trusted_networks
+from idhub.login.addresses import client_address, trusted_networks
 from idhub.provisioning.inbound.extensions import REGISTERED
 from idhub.settings import Settings
 

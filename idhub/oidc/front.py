@@ -17,7 +17,7 @@ import structlog
 
 from idhub.changes import EventType
 from idhub.errors import Unavailable
-from idhub.login.throttling import client_address
+from idhub.login.addresses import client_address
 from idhub.logs import RequestLog, request_id
 from idhub.oidc.errors import OAuthError, invalid_request
 from idhub.oidc.hot import NO_STORE, Answer, Endpoints, HotServices, MissingToken, Request

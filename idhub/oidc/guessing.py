@@ -24,7 +24,8 @@ from sqlalchemy.exc import OperationalError
 from idhub.db import Database
 from idhub.errors import Unavailable
 from idhub.keys import Keyring
-from idhub.login.throttling import CLIENT, ClientGuess, claim_client
+from idhub.login.counters import CLIENT
+from idhub.login.throttling import ClientGuess, claim_client
 from idhub.oidc.errors import OAuthError
 
 _KEYS: Final = 20_000

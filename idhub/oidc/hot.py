@@ -18,7 +18,7 @@ from idhub.credentials.spending import Active, Caller
 from idhub.credentials.store import Store
 from idhub.db import Database
 from idhub.keys import Keyring
-from idhub.login.throttling import trusted_networks
+from idhub.login.addresses import trusted_networks
 from idhub.oidc.claims import person_claims
 from idhub.oidc.clients import Client, ClientCache, presented, verify
 from idhub.oidc.errors import OAuthError, invalid_request

@@ -20,7 +20,7 @@ from idhub.authority import Action, HubRole, Subject, may, roles_of
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials.sessions import SignedIn, authenticate
 from idhub.errors import Conflict, IdhubError, Invalid, NotFound, NotPermitted, Unavailable
-from idhub.login.throttling import client_address, trusted_networks
+from idhub.login.addresses import client_address, trusted_networks
 from idhub.pages import N_, local_address
 from idhub.web.errors import render_error
 from idhub.web.frame import Frame, build_frame

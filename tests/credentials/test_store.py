@@ -20,7 +20,7 @@ from idhub.credentials.store import SqliteStore, Store, create_store
 from idhub.credentials.tables import AccessToken, Grant, LoginTransaction, SessionParticipant, SsoSession, Throttle
 from idhub.directory.tables import Principal
 from idhub.errors import Unavailable
-from idhub.login import throttling
+from idhub.login import counters, throttling
 from tests.oidc.world import App, World
 
 SQLITE = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
@@ -275,7 +275,7 @@ def test_refused_try_of_a_group_counts_for_nothing_more(world: World, device: st
         return await asyncio.gather(*claims)
 
     answers = using(world, work)
-    assert [admission.limit for admission in answers].count(throttling.PERSON) == 5
+    assert [admission.limit for admission in answers].count(counters.PERSON) == 5
     assert all(admission.retry_after for admission in answers if admission.limit is not None)
     with world.database.read() as session:
         failures = sorted(session.execute(select(Throttle.failures).where(Throttle.failures > 1)).scalars())

@@ -14,7 +14,7 @@ from idhub.directory.organizations import root_organization
 from idhub.directory.tables import Installation
 from idhub.errors import Conflict, NotFound
 from idhub.lifecycle.intake import AddEmployment, EmploymentFacts, EndCredentials, Offboard, Reactivate, Suspend
-from idhub.login import invitations, throttling
+from idhub.login import counters, invitations
 from idhub.login.invitations import Invited
 from idhub.login.sign_in import Minted, Refusal
 from tests.login.world import HERE, PASSWORD, World
@@ -153,7 +153,7 @@ def test_a_reset_ends_every_session_and_the_old_password(world: World) -> None:
 
 def test_a_reset_opens_what_strangers_had_closed(world: World) -> None:
     principal_id, number = world.person()
-    for _ in range(throttling.PERSON.count + 1):
+    for _ in range(counters.PERSON.count + 1):
         world.sign_in(number, "wrong")
     assert not world.prepare(number).admission.is_admitted
     world.redeem(world.invite(principal_id, "reset_password"), "seven copper bridges")
@@ -164,11 +164,11 @@ def test_a_reset_opens_the_own_browser_after_a_hundred_wrong_tries(world: World)
     """NIST SP 800-63B-4 section 3.2.2: the lane stays closed for that password, not for the next."""
     principal_id, number = world.person()
     own = replace(HERE, device_token=world.minted(number, remember=True).device_token)
-    for _ in range(throttling.CONSECUTIVE.count):
+    for _ in range(counters.CONSECUTIVE.count):
         assert world.sign_in(number, "wrong", browser=own) is Refusal.WRONG_PASSWORD
         world.clock.advance(seconds=90)
     closed = world.prepare(number, own).admission
-    assert closed.lane == "device" and closed.limit is throttling.CONSECUTIVE
+    assert closed.lane == "device" and closed.limit is counters.CONSECUTIVE
     world.redeem(world.invite(principal_id, "reset_password"), "seven copper bridges")
     assert isinstance(world.sign_in(number, "seven copper bridges", browser=own), Minted)
 

@@ -9,7 +9,7 @@ from sqlalchemy import select, update
 from idhub.credentials.tables import Password, RememberedDevice, SsoSession, Throttle
 from idhub.errors import NotPermitted
 from idhub.lifecycle.intake import EndCredentials, Offboard, Reactivate, Suspend
-from idhub.login import sign_in, throttling
+from idhub.login import counters, sign_in, throttling
 from idhub.login.passwords import HashingPool
 from idhub.login.sign_in import Minted, Refusal
 from tests.login.world import HERE, PASSWORD, World
@@ -145,7 +145,7 @@ def test_a_failed_sign_in_leaves_the_session_of_the_browser_alone(world: World) 
 
 def test_throttled_tries_are_refused_before_the_password_is_looked_at(world: World) -> None:
     _, number = world.person()
-    for _ in range(throttling.PERSON.count + 1):
+    for _ in range(counters.PERSON.count + 1):
         world.sign_in(number, "wrong", browser=replace(HERE, address="198.51.100.1"))
     prepared = world.prepare(number, replace(HERE, address="198.51.100.2"))
     assert not prepared.admission.is_admitted
@@ -156,13 +156,13 @@ def test_of_guesses_at_once_no_more_than_the_limit_are_answered_a_right_one_amon
     """All were let in before the first was counted; whoever comes after the limit is told that, whatever they typed."""
     _, number = world.person()
     browser = replace(HERE, address="198.51.100.1")
-    guesses = [world.prepare(number, browser) for _ in range(throttling.PERSON.count + 3)]
+    guesses = [world.prepare(number, browser) for _ in range(counters.PERSON.count + 3)]
     assert all(guess.admission.is_admitted for guess in guesses)
     *wrong, late, later, right = guesses
     assert [world.finish(guess, "wrong", browser=browser) for guess in wrong] == [Refusal.WRONG_PASSWORD] * len(wrong)
     told = [world.finish(late, "wrong", browser=browser), world.finish(later, PASSWORD, browser=browser)]
     told.append(world.finish(right, PASSWORD, browser=browser))
-    assert told == [throttling.Admission("stranger", throttling.PERSON, timedelta(seconds=90))] * 3
+    assert told == [throttling.Admission("stranger", counters.PERSON, timedelta(seconds=90))] * 3
     assert [reason for _, reason, _ in world.events("login.throttled")] == ["login.limit_person"] * 3
     assert world.events("login.succeeded") == []
 
@@ -171,9 +171,9 @@ def test_right_passwords_of_people_who_may_not_act_are_counted_like_wrong_ones(w
     """B03: or that nobody is ever told to wait would tell that the password is right."""
     principal_id, number = world.person()
     world.change(Suspend(principal_id=principal_id))
-    told = [world.sign_in(number) for _ in range(throttling.PERSON.count + 1)]
-    assert told[:-1] == [Refusal.STANDING] * throttling.PERSON.count
-    assert told[-1] == throttling.Admission("stranger", throttling.PERSON, timedelta(seconds=90))
+    told = [world.sign_in(number) for _ in range(counters.PERSON.count + 1)]
+    assert told[:-1] == [Refusal.STANDING] * counters.PERSON.count
+    assert told[-1] == throttling.Admission("stranger", counters.PERSON, timedelta(seconds=90))
 
 
 def test_whoever_signs_in_leaves_nothing_counted_and_their_place_noted_once_a_day(world: World) -> None:
@@ -192,7 +192,7 @@ def test_a_remembered_browser_gets_in_while_strangers_fill_their_lane(world: Wor
     """B06."""
     _, number = world.person()
     device = world.minted(number, remember=True).device_token
-    for _ in range(throttling.PERSON.count + 1):
+    for _ in range(counters.PERSON.count + 1):
         world.sign_in(number, "wrong", browser=replace(HERE, address="198.51.100.1"))
     own = replace(HERE, address="192.0.2.200", device_token=device)
     assert isinstance(world.sign_in(number, browser=own), Minted)
@@ -295,12 +295,12 @@ def test_tries_at_the_current_password_are_limited(world: World) -> None:
     _, number = world.person()
     here = world.minted(number)
     admissions = []
-    for _ in range(throttling.PERSON.count + 1):
+    for _ in range(counters.PERSON.count + 1):
         with world.database.transaction() as session:
             prepared = sign_in.prepare_change(
                 session, world.keyring, here.principal_id, here.session_id, browser=HERE, now=world.clock()
             )
             sign_in.refuse_change(session, prepared, browser=HERE, now=world.clock())
         admissions.append(prepared.admission)
-    assert [a.is_admitted for a in admissions] == [True] * throttling.PERSON.count + [False]
+    assert [a.is_admitted for a in admissions] == [True] * counters.PERSON.count + [False]
     assert admissions[-1].retry_after == timedelta(seconds=90)

@@ -19,7 +19,7 @@ from idhub.delivery.tables import Delivery
 from idhub.errors import Unavailable
 from idhub.keys import Keyring
 from idhub.lifecycle.intake import Offboard, Suspend
-from idhub.login import throttling
+from idhub.login import counters
 from idhub.login.passwords import HashingPool
 from idhub.pages import new_browser_token
 from idhub.settings import Settings
@@ -186,7 +186,7 @@ def test_too_many_tries_say_how_long_to_wait_and_for_unknown_names_alike(world: 
     answers = {}
     for name in (number, "nobody-here"):
         world.clock.advance(hours=2)
-        for _ in range(throttling.PERSON.count):
+        for _ in range(counters.PERSON.count):
             assert person.sign_in(name, "wrong").status_code == 403
         answers[name] = person.sign_in(name, "wrong")
     for answer in answers.values():
@@ -201,7 +201,7 @@ def test_a_busy_hub_answers_503_and_counts_no_try(world: World, person: Person) 
     _, number = world.person()
     busy = Person(world)
     fill(busy)
-    for _ in range(throttling.PERSON.count + 2):
+    for _ in range(counters.PERSON.count + 2):
         answer = busy.sign_in(number)
         assert answer.status_code == 503
         assert answer.headers["retry-after"] == "3"
@@ -271,7 +271,7 @@ def test_a_busy_hub_spends_no_link_and_counts_no_try_at_the_own_password(world: 
     chosen = {"token": link, "password": "seven copper bridges"}
     chosen["csrf_token"] = first.token(f"/login/first?token={link}")
     roomy = fill(person), fill(first)
-    for _ in range(throttling.PERSON.count + 2):
+    for _ in range(counters.PERSON.count + 2):
         assert person.client.post("/account/security", data=form).status_code == 503
         assert first.client.post("/login/first", data=chosen).status_code == 503
     for one, pool in zip((person, first), roomy, strict=True):
@@ -284,7 +284,7 @@ def test_a_busy_hub_spends_no_link_and_counts_no_try_at_the_own_password(world: 
 def test_every_place_in_the_hashing_queue_is_left_again(world: World, person: Person) -> None:
     """Refused, throttled, admitted, cut off by a database that fails: none keeps a place."""
     _, number = world.person()
-    for _ in range(throttling.PERSON.count + 2):
+    for _ in range(counters.PERSON.count + 2):
         person.sign_in(number, "wrong")
     assert person.sign_in(number).status_code == 429
     assert person.sign_in(world.person()[1]).status_code == 303

@@ -7,6 +7,7 @@ ScimError                    description (safe to show, stable) and cause (logs 
  │   ├─ InvalidSyntax        the body is not what the schema of the message says
  │   ├─ InvalidValue         a value does not fit its attribute
  │   ├─ InvalidCursor        a cursor that is not of this list (RFC 9865)
+ │   ├─ InvalidCount         no number of resources for a list by cursor (RFC 9865)
  │   ├─ NoTarget             a PATCH operation selects nothing that it could act upon
  │   ├─ NotMutable           the attribute cannot be changed so
  │   ├─ NotUnique            somebody else has a value that must be unique
@@ -92,6 +93,12 @@ class InvalidCursor(RequestError):
     """The cursor is not of this list (RFC 9865 section 2.1, `invalidCursor`)."""
 
     scim_type = "invalidCursor"
+
+
+class InvalidCount(RequestError):
+    """A list by cursor is asked for with no number of resources (RFC 9865 section 2.1, `invalidCount`)."""
+
+    scim_type = "invalidCount"
 
 
 class NoTarget(RequestError):

@@ -97,6 +97,44 @@ def compile_filter(
     return _compile(expression, _Scope.of(attributes, schema))
 
 
+def fitted(
+    expression: Filter, *, attributes: Mapping[str, AttributeSpec], schema: str | None = None
+) -> tuple[Filter | bool, frozenset[str]]:
+    """What a filter asks of a type that has not all of its attributes, and those: they are treated as if they had no
+    value (RFC 7644 section 3.4.2.1). A truth value: nothing is left to ask.
+    """
+    scope, unknown = _Scope.of(attributes, schema), set[str]()
+    return _fitted(expression, scope, unknown), frozenset(unknown)
+
+
+def _fitted(node: Filter, scope: _Scope, unknown: set[str]) -> Filter | bool:
+    match node:
+        case Not():
+            inner = _fitted(node.expression, scope, unknown)
+            return not inner if isinstance(inner, bool) else Not(inner)
+        case And() | Or():
+            decides = isinstance(node, Or)
+            terms = [_fitted(term, scope, unknown) for term in node.terms]
+            left = tuple(term for term in terms if not isinstance(term, bool))
+            if decides in terms or not left:
+                return decides if decides in terms else not decides
+            return left[0] if len(left) == 1 else type(node)(left)
+        case Comparison() | Present() | ValuePath():
+            try:
+                scope.find(node.path)
+            except InvalidFilter:
+                unknown.add(str(node.path))
+                return isinstance(node, Comparison) and _holds_of_nothing(node)
+            return node
+
+
+def _holds_of_nothing(node: Comparison) -> bool:
+    """Whether an attribute without a value meets a comparison."""
+    if node.operator is Operator.NE:
+        return node.value is not None
+    return node.operator is Operator.EQ and node.value is None
+
+
 def quote(value: str) -> str:
     """A text as a filter's string literal: whatever it holds, it stays one value (RFC 7644 section 3.4.2.2).
 

@@ -20,7 +20,6 @@ import orjson
 from scim import bulk
 from scim.attributes import RESOURCE_TYPE, SCHEMA, ResourceType
 from scim.errors import (
-    InvalidFilter,
     InvalidSyntax,
     InvalidValue,
     NotFound,
@@ -217,7 +216,7 @@ class Server:
         if len(request.query) > MAX_QUERY:
             raise InvalidValue(f"The query has more than {MAX_QUERY} characters; POST it to .search.")
         # No identifier holds this character, and PostgreSQL takes it in no text.
-        parts = [part for part in request.path.split("/") if part] if "\0" not in request.path else []
+        parts = [part for part in request.path.split("/") if part] if "\0" not in request.path else ["\0"]
         match parts:
             case ["ServiceProviderConfig"]:
                 known = self._configuration(is_async=_prefers_async(request), events=events())
@@ -230,7 +229,7 @@ class Server:
                 return self._bulk(request, transactions, jobs)
             case ["Bulk", job_id] if jobs is not None:
                 return self._job(request, jobs, job_id)
-            case [".search"]:
+            case [] | [".search"]:
                 return self._search(request, transactions, list(self._kinds.values()))
             case ["Me"]:
                 return self._me(request, transactions)
@@ -431,9 +430,10 @@ class Server:
     # --- lists --------------------------------------------------------------------------------------------------------
 
     def _search(self, request: ScimRequest, transactions: Transactions, kinds: Sequence[ResourceType]) -> ScimResponse:
-        """RFC 7644 section 3.4.3: the query in the body, where no log keeps it."""
-        _allow(request, "POST")
-        wishes = Wishes.of_body(self._read_body(request))
+        """RFC 7644 section 3.4.3: the query in the body, where no log keeps it; at the root in the address (3.4.2)."""
+        is_root = not request.path.strip("/")
+        _allow(request, "GET" if is_root else "POST")
+        wishes = Wishes.of_query(request.query) if is_root else Wishes.of_body(self._read_body(request))
         with transactions() as store:
             return self._listed(store, kinds, wishes)
 
@@ -450,21 +450,18 @@ class Server:
         return _json(200, _list(documents, total=page.total, start_index=query.start_index))
 
     def _listed_over_types(self, store: Store, kinds: Sequence[ResourceType], wishes: Wishes) -> ScimResponse:
-        """Types one after the other; of a type that does not understand the filter nothing (section 3.4.2.1)."""
+        """Types one after the other, each in its own order (section 3.4.2.1)."""
         if wishes.cursor is not None:
             raise InvalidValue("A cursor walks one type of resource; search below its address.", attribute="cursor")
         documents: list[Any] = []
-        total, unknown = 0, 0
-        for kind in kinds:
-            query = wishes.query(kind, skip=max(0, wishes.start_index - 1 - total), taken=len(documents))
-            try:
-                page = store.find(kind, query)
-            except InvalidFilter:
-                unknown += 1
-                if unknown == len(kinds):
-                    raise
-                continue
+        total = 0
+        for kind, asked in zip(kinds, wishes.of_types(kinds), strict=True):
             projection = wishes.projection(kind)
+            if asked is None:
+                continue
+            page = store.find(
+                kind, asked.query(kind, skip=max(0, wishes.start_index - 1 - total), taken=len(documents))
+            )
             documents += self._entries(kind, page, projection)
             total += page.total or 0
         return _json(200, _list(documents, total=total, start_index=wishes.start_index))

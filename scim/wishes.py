@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from scim.attributes import ResourceType, Target
-from scim.errors import InvalidPath, InvalidSyntax, InvalidValue
+from scim.errors import InvalidCount, InvalidFilter, InvalidPath, InvalidSyntax, InvalidValue
 from scim.filter_grammar import ATTRIBUTE_PATH, AttributePath, Filter, parse_filter
+from scim.filters import fitted
 from scim.reading import Projection
 from scim.schemas import SEARCH_REQUEST
 
@@ -82,10 +83,43 @@ class Wishes:
                 try:
                     read[field_name] = reader(values[name.lower()])
                 except ValueError as error:
-                    raise InvalidValue(f"{name} must be {error}.", attribute=name) from error
+                    refusal = InvalidCount if name == "count" and "cursor" in values else InvalidValue
+                    raise refusal(f"{name} must be {error}.", attribute=name) from error
         if "cursor" in read and "start_index" in read:
             raise InvalidValue("startIndex and cursor cannot be asked for together.", attribute="cursor")
         return cls(**read)
+
+    def of_types(self, kinds: Sequence[ResourceType]) -> Sequence[Wishes | None]:
+        """What is asked of each of several types: what a type does not have has no value there (RFC 7644 section
+        3.4.2.1). None: nothing of it can match.
+
+        Raises:
+            InvalidFilter, InvalidPath: a name that none of them has.
+        """
+        asked: list[Wishes | None] = [self] * len(kinds)
+        if self.filter is not None:
+            parts = [fitted(self.filter, attributes=kind.specs, schema=kind.schema.id) for kind in kinds]
+            for name in sorted(frozenset.intersection(*(unknown for _, unknown in parts))):
+                raise InvalidFilter(f"There is no attribute {name!r} to filter by.", attribute=name)
+            asked = [
+                None if left is False else replace(self, filter=None if left is True else left) for left, _ in parts
+            ]
+        if self.sort_by is not None:
+            can_sort = [self._can_sort(kind) for kind in kinds]
+            if not any(can_sort):
+                self._sort_target(kinds[0])
+            asked = [
+                each if each is None or can else replace(each, sort_by=None, is_descending=False)
+                for each, can in zip(asked, can_sort, strict=True)
+            ]
+        return asked
+
+    def _can_sort(self, kind: ResourceType) -> bool:
+        try:
+            self._sort_target(kind)
+        except InvalidPath:
+            return False
+        return True
 
     def projection(self, kind: ResourceType) -> Projection:
         """The part of each resource that is shown."""

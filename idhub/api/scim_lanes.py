@@ -79,7 +79,7 @@ def is_quick(method: str, path: str, query: str, body: bytes) -> bool:
             left_out = str(wishes.get("excludedattributes", "")).lower().split(",")
             is_short = "members" in left_out
             return is_short and (len(parts) == 2 or _BY_NAME.fullmatch(str(wishes.get("filter", ""))) is not None)
-        case [".search"]:
+        case [] | [".search"]:
             return False
     return True
 
@@ -100,6 +100,9 @@ def _is_quick_list(wishes: Mapping[str, Any]) -> bool:
     except (ValueError, TypeError):
         return False
     if count > _MOST_SHOWN or start > _FURTHEST or "sortby" in wishes:
+        return False
+    if not count and "count" in wishes and "cursor" in wishes:
+        # Asked for no one, it counts everybody.
         return False
     filter_ = wishes.get("filter")
     if filter_ is None:

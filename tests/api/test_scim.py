@@ -335,6 +335,40 @@ def test_every_way_of_paging_walks_everybody_once(crowd: Scim) -> None:
     assert walked[2] == ["Ada", "Bo", "Cy", "Di", "Ed"]
 
 
+@pytest.mark.parametrize("name", ["title", "name.familyName", "emails.value"])
+def test_who_has_no_value_is_last_of_those_that_ascend_and_first_of_those_that_descend(scim: Scim, name: str) -> None:
+    """RFC 7644 section 3.4.2.3. By the database where it can, else in memory."""
+    said: Any = {"title": "x", "name": {"familyName": "x"}, "emails": [{"value": "x@corp.example"}]}
+    plain = scim.user("plain")["id"]
+    valued = scim.user("valued", **{name.partition(".")[0]: said[name.partition(".")[0]]})["id"]
+
+    ids = [
+        [each["id"] for each in scim.ok("GET", "/Users", params={"sortBy": name, **more})["Resources"]]
+        for more in ({}, {"sortOrder": "descending"})
+    ]
+
+    assert ids == [[valued, plain], [plain, valued]]
+
+
+def test_groups_without_a_value_are_first_of_those_that_descend(scim: Scim) -> None:
+    plain, valued = (
+        scim.ok("POST", "/Groups", {"schemas": [GROUP], "displayName": name, **more})["id"]
+        for name, more in (("A", {}), ("B", {"externalId": "b"}))
+    )
+
+    found = scim.ok("GET", "/Groups", params={"sortBy": "externalId", "sortOrder": "descending"})["Resources"]
+
+    assert [each["id"] for each in found] == [plain, valued]
+
+
+@pytest.mark.parametrize("more", [{}, {"sortBy": "userName"}, {"filter": "active eq true"}])
+def test_count_of_none_by_cursor_tells_how_many_there_are(crowd: Scim, more: dict[str, str]) -> None:
+    """RFC 9865 section 2: no resources, the total; there is no page to go on to."""
+    page = crowd.ok("GET", "/Users", params={"cursor": "", "count": 0, **more})
+
+    assert (page["totalResults"], page["Resources"], "nextCursor" in page) == (5, [], False)
+
+
 def test_queries_that_cannot_be_met_are_recorded(crowd: Scim) -> None:
     queries = [{"filter": "nothing eq 1"}, {"cursor": "x", "sortBy": "displayName"}, {"count": "x"}]
 

@@ -161,7 +161,7 @@ def test_known_version_is_not_sent_again(client: Client) -> None:
     ("method", "path", "status"),
     [
         ("GET", "/Nothing", 404),
-        ("GET", "/", 404),
+        ("POST", "/", 405),
         ("GET", "/users", 404),
         ("GET", "/Users/1/2", 404),
         ("GET", "/Schemas/urn:nothing", 404),
@@ -282,6 +282,63 @@ def test_search_over_all_types(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
+    ("filter_", "kinds"),
+    [
+        ('displayName eq "team" or userName eq "nobody"', ["User", "Group"]),
+        ('displayName eq "team" and userName eq "a"', ["User"]),
+        ('displayName eq "team" and not (userName pr)', ["Group"]),
+        ('userName ne "a"', ["Group"]),
+        ('nickName eq null and displayName eq "team"', ["User", "Group"]),
+        ('emails[type eq "work"] or members pr', []),
+        ('not (emails[type eq "work"]) and not (members pr)', ["User", "Group"]),
+    ],
+)
+def test_what_a_type_does_not_have_has_no_value_there(client: Client, filter_: str, kinds: list[str]) -> None:
+    """RFC 7644 section 3.4.2.1: SHALL be treated as an attribute without a value."""
+    client.user("a", displayName="Team")
+    client.json("POST", "/Groups", {"schemas": [GROUP], "displayName": "Team"})
+
+    found = client.json("POST", "/.search", {"schemas": [SEARCH_REQUEST], "filter": filter_})
+
+    assert [each["meta"]["resourceType"] for each in found["Resources"]] == kinds
+    assert found["totalResults"] == len(kinds)
+
+
+def test_types_are_sorted_each_by_what_it_has(client: Client) -> None:
+    for name in "ba":
+        client.user(name)
+        client.json("POST", "/Groups", {"schemas": [GROUP], "displayName": name})
+
+    found = client.json("POST", "/.search", {"schemas": [SEARCH_REQUEST], "sortBy": "userName"})["Resources"]
+
+    assert [each.get("userName") for each in found] == ["a", "b", None, None]
+
+
+@pytest.mark.parametrize(
+    ("wish", "scim_type"),
+    [
+        ({"filter": 'nothing eq "x" or userName eq "a"'}, "invalidFilter"),
+        ({"filter": 'emails[nothing eq "x"]'}, "invalidFilter"),
+        ({"filter": "active gt true"}, "invalidFilter"),
+        ({"sortBy": "nothing"}, "invalidPath"),
+        ({"cursor": ""}, "invalidValue"),
+    ],
+)
+def test_search_over_all_types_that_cannot_be_met(client: Client, wish: dict[str, Any], scim_type: str) -> None:
+    assert _error(client.ask("POST", "/.search", {"schemas": [SEARCH_REQUEST], **wish}))[:2] == (400, scim_type)
+
+
+def test_root_is_asked_by_get_too(client: Client) -> None:
+    """RFC 7644 section 3.4.2: a query against the server's root is over all types."""
+    client.user("a", displayName="Team")
+    client.json("POST", "/Groups", {"schemas": [GROUP], "displayName": "Team"})
+
+    found = client.json("GET", "/", query='filter=displayName eq "team"&attributes=displayName')
+
+    assert [each["displayName"] for each in found["Resources"]] == ["Team", "Team"]
+
+
+@pytest.mark.parametrize(
     ("query", "scim_type"),
     [
         ("filter=userName", "invalidFilter"),
@@ -292,6 +349,7 @@ def test_search_over_all_types(client: Client) -> None:
         ("sortBy=nothing", "invalidPath"),
         ("sortOrder=up", "invalidValue"),
         ("count=many", "invalidValue"),
+        ("count=many&cursor=", "invalidCount"),
         ("startIndex=1.5", "invalidValue"),
         ("count=1&count=2", "invalidValue"),
         ("startIndex=1&cursor=", "invalidValue"),

@@ -5,9 +5,11 @@ from datetime import timedelta
 
 import orjson
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
 from audit.tables import audit_events
+from idhub.access.tables import Account, Entitlement
+from idhub.credentials.tables import Grant
 from idhub.delivery.tables import Delivery
 from idhub.directory.tables import Principal
 from idhub.lifecycle.receipt_document import verify
@@ -243,3 +245,22 @@ def test_live_changes_are_not_for_everybody(hub: SampleHub, sign_in: SignIn) -> 
     number = hub.leave(NAME)
 
     assert sign_in("郑可欣").get(f"/hr/receipts/{number}/events").status_code == 404
+
+
+@SQLITE
+def test_channels_are_counted_where_there_are_some(hub: SampleHub, sign_in: SignIn) -> None:
+    """Nothing is "0/0 reachable": of whom no application is told, that is said."""
+    client = sign_in("沈佳宁")
+    untold = hub.people["何慕青"]
+    with hub.database.transaction() as session:
+        session.execute(delete(Account).where(Account.principal_id == untold))
+        session.execute(delete(Grant).where(Grant.principal_id == untold))
+        session.execute(delete(Entitlement).where(Entitlement.principal_id == untold))
+    english = {"accept-language": "en"}
+
+    some = client.get(f"/hr/offboarding/{hub.people[NAME]}/preview", headers=english).text
+    none = client.get(f"/hr/offboarding/{untold}/preview", headers=english).text
+
+    assert re.fullmatch(r"(\d+)/\1", text_of(some, "channels"))
+    assert text_of(none, "channels") == "—"
+    assert "no automatic channel" in none

@@ -16,7 +16,7 @@ from idhub.directory.names import may_name
 from idhub.directory.organizations import root_organization
 from idhub.directory.tables import Group, Person, Principal
 from idhub.provisioning.events.feed import tell_one
-from idhub.provisioning.inbound.lists import document_of, ordered, start_of, window
+from idhub.provisioning.inbound.lists import document_of, next_of, ordered, start_of, window
 from idhub.provisioning.inbound.person_resource import SHOWN_ACTIVE
 from idhub.provisioning.inbound.sender import MAX_LOOKED_AT, ExternalIds, Sender, end_person, visible_people
 from idhub.provisioning.inbound.terms import Ending
@@ -111,9 +111,9 @@ class Groups:
             total = self._session.execute(select(func.count()).select_from(statement.subquery())).scalar_one()
             start = start_of(query)
             ids = self._session.execute(statement.order_by(Group.id).offset(start).limit(query.count)).scalars().all()
-            more = query.cursor is not None and start + query.count < total
             shown = self.show(ids, with_members=with_members)
-            return Page(items=shown, total=total, next_cursor=str(start + query.count) if more else None)
+            more = next_of(query, start, has_more=start + query.count < total)
+            return Page(items=shown, total=total, next_cursor=more)
         if query.filter is not None:
             statement = statement.where(*self._narrowing(query.filter))
         ids = self._session.execute(statement.order_by(Group.id).limit(MAX_LOOKED_AT + 1)).scalars().all()

@@ -30,7 +30,9 @@ def sort_name(target: Target) -> str:
 
 
 def ordered(found: list[Stored], query: Query, document_of: Callable[[Stored], Mapping[str, Any]]) -> list[Stored]:
-    """Sorted as RFC 7644 section 3.4.2.3 says: by the primary value of several, those without a value last."""
+    """Sorted as RFC 7644 section 3.4.2.3 says: by the primary value of several; without a value is
+    last of those that ascend, first of those that descend.
+    """
     if query.sort_by is None:
         return found
     target = query.sort_by
@@ -51,7 +53,8 @@ def ordered(found: list[Stored], query: Query, document_of: Callable[[Stored], M
     keyed = [(key(stored), stored) for stored in found]
     with_value = [pair for pair in keyed if pair[0] is not None]
     with_value.sort(key=lambda pair: pair[0], reverse=query.is_descending)
-    return [stored for _, stored in with_value] + [stored for value, stored in keyed if value is None]
+    valued, without = [stored for _, stored in with_value], [stored for value, stored in keyed if value is None]
+    return without + valued if query.is_descending else valued + without
 
 
 def start_of(query: Query) -> int:
@@ -64,9 +67,13 @@ def start_of(query: Query) -> int:
 
 def window(found: Sequence[Stored], query: Query) -> Page:
     start = start_of(query)
-    has_more = query.cursor is not None and start + query.count < len(found)
     return Page(
         items=found[start : start + query.count],
         total=len(found),
-        next_cursor=str(start + query.count) if has_more else None,
+        next_cursor=next_of(query, start, has_more=start + query.count < len(found)),
     )
+
+
+def next_of(query: Query, start: int, *, has_more: bool) -> str | None:
+    """The cursor of the next page of a list that is counted; of pages of nobody there is no next one."""
+    return str(start + query.count) if query.cursor is not None and query.count and has_more else None

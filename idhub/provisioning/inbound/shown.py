@@ -15,7 +15,7 @@ from idhub.directory.search import named
 from idhub.directory.tables import Group, Person, Principal
 from idhub.keys import Keyring
 from idhub.provisioning.inbound.documents import Document, joined, make_document, rules_of
-from idhub.provisioning.inbound.lists import document_of, ordered, sort_name, start_of, window
+from idhub.provisioning.inbound.lists import document_of, next_of, ordered, sort_name, start_of, window
 from idhub.provisioning.inbound.page import DELETED, Met, People, fallback_names, present, read_met, read_rows
 from idhub.provisioning.inbound.person_resource import Row, own_part
 from idhub.provisioning.inbound.query import Condition, lookup_of, spellings, user_condition
@@ -196,7 +196,7 @@ class ShownUsers:
                 return page
             condition = user_condition(query.filter, self.kind, provider=self._sender.provider)
         left = None if condition.is_exact or matches is None else matches
-        if query.cursor is not None and query.sort_by is None:
+        if query.cursor is not None and query.sort_by is None and (query.count or query.cursor or left is not None):
             scope = visible_organizations(self._session, self._sender.caller.subject, Action.PEOPLE_READ)
             walks = self._walks(condition, scope, has_more=isinstance(query.filter, And))
             # Every other name may be unsaid, and is not shown then.
@@ -312,7 +312,7 @@ class ShownUsers:
         connection, start = self._session.connection(), start_of(query)
         order: list[Any] = [Person.id]
         if column is not None:
-            order.insert(0, column.desc().nulls_last() if query.is_descending else column.asc().nulls_last())
+            order.insert(0, column.desc().nulls_first() if query.is_descending else column.asc().nulls_last())
         elif query.is_descending:
             order = [Person.id.desc()]
         with plan_freely(connection):
@@ -330,7 +330,7 @@ class ShownUsers:
         return Page(
             items=self._show_met(read_met(self._session, ids[: query.count], people), needs_whole=False),
             total=total,
-            next_cursor=str(start + query.count) if query.cursor is not None and more else None,
+            next_cursor=next_of(query, start, has_more=more),
         )
 
     def _all_users(self, statement: Select[str]) -> Iterator[list[Stored]]:

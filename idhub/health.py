@@ -41,7 +41,7 @@ from idhub.provisioning.events.streams import StreamView, list_streams
 from idhub.provisioning.outbound import tokens
 from idhub.saml.refresh import warnings as saml_warnings
 from idhub.services import Hub
-from idhub.settings import Settings
+from idhub.settings import Settings, unknown_variables
 
 SEQUENCER_LAG_LIMIT: Final = timedelta(seconds=30)
 DELIVERY_LAG_LIMIT: Final = timedelta(seconds=60)
@@ -139,6 +139,8 @@ def check(hub: Hub, *, now: datetime) -> list[Finding]:
         late = [_late(each) for each in list_streams(session) if now - (each.oldest_at or now) > STREAM_LAG_LIMIT]
     said = f"These receivers do not take their events: {', '.join(late)}. See `idhub stream list`."
     found.append(Finding("streams", not late, said if late else "receivers take the events that they are told"))
+    unknown = unknown_variables(os.environ)
+    found.append(Finding("settings", not unknown, " ".join(unknown) if unknown else "every variable is a setting"))
     found.append(_passwords(hub.settings))
     found.append(_witness(hub))
     return found

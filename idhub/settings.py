@@ -3,7 +3,9 @@
 import os
 import re
 import tomllib
+from collections.abc import Mapping
 from datetime import timedelta
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -17,6 +19,14 @@ from idhub.errors import Invalid
 _LOOPBACK_HOSTS = frozenset({"127.0.0.1", "localhost", "::1"})
 _POSTGRESQL = re.compile(r"postgres(?:ql)?(?:\+psycopg)?://(?:([^@/?]*)@)?([^@/?]*)(/[^?]*)?(?:\?(.*))?", re.DOTALL)
 _POSTGRESQL_PORT = "5432"
+# Of a service called idhub, or idhub-something: `IDHUB_SERVICE_HOST`, `IDHUB_PORT_8000_TCP_ADDR` and the like. No
+# setting may be named so.
+OF_A_SERVICE = re.compile(
+    r"IDHUB_(?:[A-Z0-9_]+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_[A-Z0-9_]+)?|PORT(?:_[0-9]+_(?:TCP|UDP|SCTP)"
+    r"(?:_(?:PROTO|PORT|ADDR))?)?)"
+)
+_NEAR = 0.8
+_SHOWN = 80
 
 
 def _as_sqlalchemy_reads(url: str) -> str:
@@ -173,6 +183,24 @@ class Settings(BaseSettings):
         # The cores that this process may use, where the system tells: in a container that is fewer than there are.
         usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         return self.hash_workers or usable or 1
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Sentences about `IDHUB_*` variables that are no setting, each with the setting that may have been meant.
+
+    What Kubernetes and Docker put there for services called idhub or idhub-something is passed over.
+    """
+    prefix = str(Settings.model_config["env_prefix"])
+    known = {f"{prefix}{name.upper()}" for name in Settings.model_fields}
+    said = []
+    for name in sorted(environment):
+        # Settings are read whatever the case of the variable.
+        if not name.upper().startswith(prefix) or name.upper() in known or OF_A_SERVICE.fullmatch(name):
+            continue
+        near = get_close_matches(name.upper(), sorted(known), n=1, cutoff=_NEAR)
+        meant = f"; {near[0]} is" if near else ""
+        said.append(f"{name[:_SHOWN]!r} is no setting{meant}.".replace("'", ""))
+    return said
 
 
 def load_settings(config: Path | None = None, **overrides: Any) -> Settings:

@@ -17,7 +17,7 @@ from idhub.changes import COMMAND_LINE
 from idhub.cli.loading import LazyCommands
 from idhub.logs import configure_logging
 from idhub.services import Hub, open_hub
-from idhub.settings import Settings, load_settings
+from idhub.settings import Settings, load_settings, unknown_variables
 
 if TYPE_CHECKING:
     from idhub.lifecycle.commands import Caller
@@ -46,7 +46,9 @@ def _options(
 
 
 def settings(**overrides: Any) -> Settings:
-    """Settings of this call."""
+    """Settings of this call. Says which variables that look like settings are none: they change nothing."""
+    for sentence in unknown_variables(os.environ):
+        say(f"warning: {sentence}")
     return load_settings(_chosen["config"], **overrides)
 
 

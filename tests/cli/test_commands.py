@@ -5,7 +5,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from idhub.cli.console import app
 from idhub.cli.loading import MODULES, load_commands
 from idhub.credentials import opaque
+from idhub.settings import OF_A_SERVICE, Settings, unknown_variables
 from tests.cli.conftest import FAULTY, LIN, WANG, Command, Done
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -463,6 +464,49 @@ def test_whoever_has_seen_enough_of_the_output_is_not_shown_a_traceback(staffed:
 )
 def test_a_setting_that_cannot_be_used_is_one_sentence(idhub: Command, settings: dict[str, str], said: str) -> None:
     assert said in one_sentence(idhub("doctor", env=settings))
+
+
+def test_a_variable_that_is_no_setting_is_told_once_with_the_near_one(idhub: Command) -> None:
+    wrong = {"IDHUB_DATABSE_URL": "postgresql://somewhere/idhub", "IDHUB_FOO": "1", "idhub_isuer": "https://x.example"}
+    done = idhub("token", "list", "--json", env=wrong)
+    assert (done.code, done.json) == (0, []), "nothing but data on stdout"
+    assert done.err.splitlines() == [
+        "warning: IDHUB_DATABSE_URL is no setting; IDHUB_DATABASE_URL is.",
+        "warning: IDHUB_FOO is no setting.",
+        "warning: idhub_isuer is no setting; IDHUB_ISSUER is.",
+    ]
+    told = idhub("doctor", "--json", env=wrong)
+    (finding,) = [one for one in told.json if one["name"] == "settings"]
+    assert (told.code, finding["is_ok"]) == (1, False)
+    assert "IDHUB_DATABSE_URL is no setting; IDHUB_DATABASE_URL is." in finding["detail"]
+    (finding,) = [one for one in idhub("doctor", "--json").json if one["name"] == "settings"]
+    assert finding["is_ok"]
+
+
+def test_what_kubernetes_says_of_services_is_neither_noise_nor_a_setting(idhub: Command) -> None:
+    """Service links of a service `idhub`, one `idhub-database` and one `idhub-log-level`."""
+    links: dict[str, str] = {}
+    for service in ("IDHUB", "IDHUB_DATABASE", "IDHUB_LOG_LEVEL"):
+        links |= {
+            f"{service}_SERVICE_HOST": "10.0.0.1",
+            f"{service}_SERVICE_PORT": "8000",
+            f"{service}_SERVICE_PORT_HTTP": "8000",
+            f"{service}_PORT": "tcp://10.0.0.1:8000",
+            f"{service}_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+            f"{service}_PORT_8000_TCP_PROTO": "tcp",
+            f"{service}_PORT_8000_TCP_PORT": "8000",
+            f"{service}_PORT_8000_TCP_ADDR": "10.0.0.1",
+        }
+    done = idhub("token", "list", env=links)
+    assert (done.code, done.err) == (0, "")
+    (finding,) = [one for one in idhub("doctor", "--json", env=links).json if one["name"] == "settings"]
+    assert finding["is_ok"]
+
+
+def test_no_setting_is_named_as_kubernetes_names_what_it_says_of_services() -> None:
+    names = {f"IDHUB_{name.upper()}": "x" for name in Settings.model_fields}
+    assert not [name for name in names if OF_A_SERVICE.fullmatch(name)]
+    assert unknown_variables(names) == []
 
 
 def test_an_unknown_setting_in_the_file_is_named(idhub: Command) -> None:

@@ -220,6 +220,38 @@ def authorize(session: Session, subject: Subject, action: Action, *, organizatio
         raise NotPermitted("You do not have the right to do this here.", rule=f"authority.{action.value}")
 
 
+@dataclass(frozen=True, slots=True)
+class HeldRole:
+    """A hub role that somebody holds now."""
+
+    principal_id: str
+    role: HubRole
+    organization_id: str
+    assigned_at: datetime
+    assigned_by: str
+
+
+def held_roles(session: Session) -> list[HeldRole]:
+    """Every hub role that is held now, by role; one who is suspended holds theirs again when they come back."""
+    rows = session.execute(
+        select(
+            RoleAssignment.principal_id,
+            RoleAssignment.role,
+            RoleAssignment.organization_id,
+            RoleAssignment.assigned_at,
+            RoleAssignment.assigned_by,
+        )
+        .join(Principal, Principal.id == RoleAssignment.principal_id)
+        .where(
+            RoleAssignment.removed_at.is_(None),
+            RoleAssignment.enrolment_epoch == Principal.enrolment_epoch,
+            Principal.standing != Standing.LEFT,
+        )
+        .order_by(RoleAssignment.role, RoleAssignment.assigned_at, RoleAssignment.id)
+    )
+    return [HeldRole(row[0], HubRole(row[1]), *row[2:]) for row in rows]
+
+
 def assign_role(
     session: Session, principal_id: str, role: HubRole, *, organization_id: str, now: datetime, assigned_by: str
 ) -> bool:

@@ -7,14 +7,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.progress import Progress
+from sqlalchemy import select
 
 from idhub.api.configuration import apply as apply_configuration
 from idhub.api.export import export_configuration
-from idhub.authority import HubRole, assign_role, remove_role
+from idhub.authority import HubRole, assign_role, held_roles, remove_role
 from idhub.changes import Event, EventType, record
-from idhub.cli.console import JsonOption, app, caller, open_here, show
+from idhub.cli.console import JsonOption, app, caller, open_here, plain, show, table
 from idhub.directory.organizations import find_organization, root_organization
-from idhub.directory.people import find_person
+from idhub.directory.people import find_person, show_people
+from idhub.directory.tables import Organization
 from idhub.errors import Invalid
 from idhub.keys import PURPOSES, rotate
 from idhub.lifecycle.reevaluation import reevaluate_pending
@@ -82,6 +84,34 @@ def _role(text: str) -> HubRole:
         return HubRole(text)
     except ValueError as error:
         raise Invalid(f"role must be one of {', '.join(HubRole)}.", field="role", rule="role.unknown") from error
+
+
+@role.command("list")
+def list_roles(json: JsonOption = False) -> None:
+    """Show who holds which role over the hub, over what, since when, and who gave it."""
+    with open_here() as hub, hub.database.read() as session:
+        held = held_roles(session)
+        people = show_people(session, sorted({one.principal_id for one in held}))
+        wanted = {one.organization_id for one in held}
+        found = select(Organization.id, Organization.name).where(Organization.id.in_(wanted))
+        names = {row[0]: row[1] for row in session.execute(found)}
+    data = [
+        {
+            "person": one.principal_id,
+            "name": people[one.principal_id].display_name,
+            "standing": people[one.principal_id].standing,
+            "role": one.role,
+            "organization": one.organization_id,
+            "organization_name": names[one.organization_id],
+            "assigned_at": one.assigned_at,
+            "assigned_by": one.assigned_by,
+        }
+        for one in held
+    ]
+    columns = ("role", "name", "person", "standing", "organization_name", "assigned_at", "assigned_by")
+    rows = [[str(plain(one[column])) for column in columns] for one in data]
+    head = ("role", "name", "person", "standing", "over", "since", "by")
+    show(plain(data), as_json=json, lines=table(rows, head) if rows else ["nobody holds a role"])
 
 
 @role.command("assign")

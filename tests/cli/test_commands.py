@@ -241,6 +241,26 @@ applications:
 """
 
 
+def test_who_holds_a_role_is_listed(staffed: Command) -> None:
+    assert staffed("role", "list").out == "nobody holds a role\n"
+    for person, role in (("QY1", "administrator"), ("QY2", "auditor"), ("QY1", "hr")):
+        assert staffed("role", "assign", person, role, "--organization", "总部").code == 0
+    assert staffed("role", "remove", "QY1", "hr").code == 0
+    held = staffed("role", "list", "--json").json
+    assert [(one["role"], one["name"], one["organization_name"], one["standing"]) for one in held] == [
+        ("administrator", "王磊", "总部", "active"),
+        ("auditor", "林晓雯", "总部", "active"),
+    ]
+    assert held[0]["assigned_by"] == "cli"
+    assert datetime.now(UTC) - datetime.fromisoformat(held[0]["assigned_at"]) < timedelta(minutes=5)
+    assert "林晓雯" in staffed("role", "list").out
+    # Who is suspended keeps theirs; whoever leaves has none any more, also as somebody who came back.
+    assert staffed("suspend", "QY2").code == 0
+    assert [one["standing"] for one in staffed("role", "list", "--json").json] == ["active", "suspended"]
+    assert staffed("offboard", "QY2").code == 0
+    assert [one["role"] for one in staffed("role", "list", "--json").json] == ["administrator"]
+
+
 def test_apply_is_told_once_and_export_is_what_it_takes(staffed: Command) -> None:
     staffed.write("office.secret", "s" * 43)
     apps = str(staffed.write("apps.yaml", APPS))

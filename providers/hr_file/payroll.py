@@ -24,6 +24,8 @@ PAYROLL_COLUMNS = (*PAYROLL_REQUIRED, "period", "national_id", "name")
 _PERIOD = re.compile(r"(19|20|21)\d\d-(0[1-9]|1[0-2])")
 _EDGE = " \u3000\u00a0"
 _MAX_GAPS = 20
+_OTHERS = 32
+"""Characters of a value that an HR file does not have."""
 
 
 class PayrollRow(NamedTuple):
@@ -115,7 +117,9 @@ class PayrollFile:
         cells = [*cells, *[""] * (self._width - len(cells))]
         values = dict.fromkeys(PAYROLL_COLUMNS, "")
         for name, place in self._places.items():
-            value = unicodedata.normalize("NFC", cells[place].strip(_EDGE))
+            # What is longer is too long in any form (see `rules`).
+            longest = 4 * LIMITS.get(name, _OTHERS) + 1
+            value = unicodedata.normalize("NFC", cells[place].strip(_EDGE)[:longest])
             rule = faults.get(place) or _broken_rule(name, value)
             if rule is not None:
                 return _refused(line, name, rule, value)
@@ -134,7 +138,7 @@ def _broken_rule(name: str, value: str) -> Rule | None:
         return Rule.BIDI_CHARACTER if BIDI.search(value) else Rule.CONTROL_CHARACTER
     if FORMULA_PREFIX.match(value):
         return Rule.FORMULA_PREFIX
-    if len(value) > LIMITS.get(name, 32):
+    if len(value) > LIMITS.get(name, _OTHERS):
         return Rule.TOO_LONG
     if name == "period" and not _PERIOD.fullmatch(value):
         return Rule.IMPOSSIBLE_DATE

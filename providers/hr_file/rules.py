@@ -53,7 +53,12 @@ LIMITS = {
 MAX_DEPTH = 16
 MAX_PATH = 1000
 FIRST_YEAR, LAST_YEAR = 1900, 2199
+# No more than four code points become one in NFC, so that what is longer than this is too long in any form. Putting
+# accents in order takes the square of their number, minutes for a line of a megabyte: it is cut before.
+_LONGEST = tuple(4 * (MAX_PATH if column == "department" else LIMITS[column]) + 1 for column in JUDGED)
 
+_SHORT_ROW = 2_000
+"""Characters up to which a row is looked at as it is."""
 _CACHED_VALUES = 50_000
 _EDGE = " \u3000\u00a0"
 _ISO_DATE = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -111,9 +116,9 @@ class RowJudge:
             or " \x1f" in joined
             or joined[-1] == " "
             or "\x1f " in joined
-            or not (joined.isascii() or unicodedata.is_normalized("NFC", joined))
+            or not (joined.isascii() or (len(joined) < _SHORT_ROW and unicodedata.is_normalized("NFC", joined)))
         ):
-            cells = tuple(unicodedata.normalize("NFC", cell.strip(_EDGE)) for cell in cells)
+            cells = _composed(cells)
             joined = "\x1f" + "\x1f".join(cells)
             if _character_problems(line, cells):
                 return self._refuse(line, cells, self._problems(line, cells))
@@ -165,7 +170,7 @@ class RowJudge:
 
     def refuse_cells(self, line: int, cells: tuple[str, ...], problems: Sequence[RowProblem]) -> RefusedRow:
         """Refuse a row whose cells are of the wrong type, with whatever else is wrong with it."""
-        cells = tuple(unicodedata.normalize("NFC", cell.strip(_EDGE)) for cell in cells)
+        cells = _composed(cells)
         named = {problem.field for problem in problems}
         further = [problem for problem in self._problems(line, cells) if problem.field not in named]
         return self._refuse(line, cells, [*problems, *further])
@@ -297,6 +302,11 @@ def _date(text: str) -> date:
     if not FIRST_YEAR <= day.year <= LAST_YEAR:
         raise _Refused(Rule.DATE_OUT_OF_RANGE)
     return day
+
+
+def _composed(cells: tuple[str, ...]) -> tuple[str, ...]:
+    trimmed = [cell.strip(_EDGE)[:longest] for cell, longest in zip(cells, _LONGEST, strict=True)]
+    return tuple(cell if cell.isascii() else unicodedata.normalize("NFC", cell) for cell in trimmed)
 
 
 def _path(text: str) -> tuple[str, ...]:

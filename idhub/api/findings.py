@@ -7,10 +7,9 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 from sqlalchemy.orm import Session
 
-from idhub.access.applications import find_application
 from idhub.api.access import ApiCaller, Caller
 from idhub.api.errors import create_route_class
-from idhub.api.shared import PREFIX, TAGS, ApiServices, Body, Day, permit
+from idhub.api.shared import PREFIX, TAGS, ApiServices, Body, Day, permit, visible_application
 from idhub.authority import Action, authorize, visible_organizations
 from idhub.delivery import queue
 from idhub.errors import NotFound
@@ -56,7 +55,9 @@ def create_router(services: ApiServices) -> APIRouter:
                 session,
                 kinds=[kind] if kind else [],
                 states=[state] if state else [],
-                application_id=find_application(session, application) if application else None,
+                application_id=visible_application(session, caller, application, Action.FINDING_READ)
+                if application
+                else None,
                 organizations=visible_organizations(session, caller.subject, Action.FINDING_READ),
                 after=after,
                 limit=limit,

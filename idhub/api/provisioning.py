@@ -4,17 +4,13 @@ from typing import Any, Literal
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 
-from idhub.access.applications import find_application
-from idhub.access.tables import Application
-from idhub.api.access import ApiCaller, Caller
+from idhub.api.access import Caller
 from idhub.api.errors import create_route_class
-from idhub.api.shared import PREFIX, TAGS, ApiServices, Body, Text, find_visible, permit
+from idhub.api.shared import PREFIX, TAGS, ApiServices, Body, Text, find_visible, visible_application
 from idhub.authority import Action, authorize
 from idhub.delivery import queue
-from idhub.errors import Invalid, NotFound
+from idhub.errors import Invalid
 from idhub.provisioning.outbound import adoption, sync
 from idhub.provisioning.outbound.preview import preview
 
@@ -43,7 +39,7 @@ def create_router(services: ApiServices) -> APIRouter:
         with database.read() as session:
             # Both scopes are asked for before anything is looked up.
             authorize(session, caller.subject, Action.PEOPLE_READ)
-            application_id = _application(session, caller, application, Action.APPLICATION_READ)
+            application_id = visible_application(session, caller, application, Action.APPLICATION_READ)
             principal_id = find_visible(session, caller, person, Action.PEOPLE_READ)
             seen = preview(session, application_id, principal_id, now=services.clock())
             return {
@@ -63,7 +59,7 @@ def create_router(services: ApiServices) -> APIRouter:
     def list_reviews(caller: Caller, application: str) -> Any:
         """Accounts found there that wait for a decision, the oldest 200."""
         with database.read() as session:
-            application_id = _application(session, caller, application, Action.APPLICATION_READ)
+            application_id = visible_application(session, caller, application, Action.APPLICATION_READ)
             return {
                 "reviews": [
                     {
@@ -83,7 +79,7 @@ def create_router(services: ApiServices) -> APIRouter:
     def decide(caller: Caller, application: str, review: str, body: ReviewBody) -> Any:
         """Link a found account to a person, or leave it alone."""
         with database.transaction() as session:
-            application_id = _application(session, caller, application, Action.APPLICATION_CHANGE)
+            application_id = visible_application(session, caller, application, Action.APPLICATION_CHANGE)
             who: dict[str, Any] = {"now": services.clock(), "actor": caller.lifecycle.actor, "door": "api"}
             if body.decision == "confirm":
                 if body.person is None:
@@ -99,7 +95,7 @@ def create_router(services: ApiServices) -> APIRouter:
     def synchronise(caller: Caller, application: str, body: SyncBody) -> Any:
         """Begin, pause, resume or cancel a run over all accounts."""
         with database.transaction() as session:
-            application_id = _application(session, caller, application, Action.APPLICATION_CHANGE)
+            application_id = visible_application(session, caller, application, Action.APPLICATION_CHANGE)
             who: dict[str, Any] = {"now": services.clock(), "actor": caller.lifecycle.actor, "door": "api"}
             if body.step == "start":
                 sync.start(session, application_id, **who)
@@ -112,7 +108,7 @@ def create_router(services: ApiServices) -> APIRouter:
     def retry_all(caller: Caller, application: str) -> Any:
         """Put all dead deliveries of an application back into its queue, at most 1,000 a call."""
         with database.transaction() as session:
-            application_id = _application(session, caller, application, Action.DELIVERY_RETRY)
+            application_id = visible_application(session, caller, application, Action.DELIVERY_RETRY)
             revived, left = queue.retry_all_dead(
                 session, application_id, now=services.clock(), actor=caller.lifecycle.actor, door="api"
             )
@@ -120,16 +116,3 @@ def create_router(services: ApiServices) -> APIRouter:
         return JSONResponse({"requeued": revived, "overtaken": left}, status_code=202)
 
     return router
-
-
-def _application(session: Session, caller: ApiCaller, text: str, action: Action) -> str:
-    """Id of the application, if the token may do `action` to it."""
-    authorize(session, caller.subject, action)
-    unknown = NotFound("There is no such application.", field="application", rule="application.unknown")
-    try:
-        application_id = find_application(session, text)
-    except NotFound:
-        raise unknown from None
-    organization_id = session.scalars(select(Application.organization_id).where(Application.id == application_id)).one()
-    permit(session, caller, action, organization_id, unknown=unknown)
-    return application_id

@@ -7,8 +7,11 @@ from typing import Annotated, Any, Protocol, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic_core import PydanticCustomError
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from idhub.access.applications import find_application
+from idhub.access.tables import Application
 from idhub.admission import Admission
 from idhub.api.access import ApiCaller
 from idhub.authority import Action, authorize, visible_organizations
@@ -104,6 +107,19 @@ def find_visible(session: Session, caller: ApiCaller, person: str, action: Actio
 def visible(session: Session, caller: ApiCaller, person: str, action: Action) -> PersonView:
     """The person, if the token may do `action` to them; people outside its company do not exist for it."""
     return show_person(session, find_visible(session, caller, person, action))
+
+
+def visible_application(session: Session, caller: ApiCaller, text: str, action: Action) -> str:
+    """Id of the application, if the token may do `action` to it; those outside its company do not exist for it."""
+    authorize(session, caller.subject, action)
+    unknown = NotFound("There is no such application.", field="application", rule="application.unknown")
+    try:
+        application_id = find_application(session, text)
+    except NotFound:
+        raise unknown from None
+    organization_id = session.scalars(select(Application.organization_id).where(Application.id == application_id)).one()
+    permit(session, caller, action, organization_id, unknown=unknown)
+    return application_id
 
 
 def permit(session: Session, caller: ApiCaller, action: Action, organization_id: str, *, unknown: NotFound) -> None:

@@ -92,6 +92,26 @@ def organizations_of(session: Session, organization_ids: Iterable[str]) -> dict[
     return found
 
 
+def common_organizations(session: Session, groups: Iterable[frozenset[str]]) -> dict[frozenset[str], str]:
+    """Of each set of organizations the lowest one that holds them all: whoever sees it sees each of them."""
+    wanted = set(groups)
+    above: dict[str, dict[str, int]] = {}
+    for part in chunked(sorted(set().union(*wanted))):
+        rows = session.execute(
+            select(OrganizationClosure.descendant_id, OrganizationClosure.ancestor_id, OrganizationClosure.depth).where(
+                OrganizationClosure.descendant_id.in_(part)
+            )
+        )
+        for descendant_id, ancestor_id, depth in rows:
+            above.setdefault(descendant_id, {})[ancestor_id] = depth
+    found = {}
+    for group in wanted:
+        one = above[min(group)]
+        common = set.intersection(*(set(above[organization_id]) for organization_id in group))
+        found[group] = min(common, key=lambda ancestor_id: one[ancestor_id])
+    return found
+
+
 def find_organization(session: Session, text: str) -> str:
     """Id of the organization of that id, code or name.
 

@@ -16,6 +16,7 @@ from idhub.provisioning.reconcile import lookup
 from idhub.provisioning.reconcile.kinds import LIVE, Kind, State
 from idhub.provisioning.reconcile.tables import Finding, ReconcileRun
 from idhub.web.listing import Page, Spec, Statement, View, page_of, values
+from idhub.web.queries_people import sees_everything
 
 FINDINGS = Spec(
     path="/admin/ghosts",
@@ -175,10 +176,15 @@ class SourceCell:
 
 
 def sources(session: Session, subject: Subject) -> list[SourceCell]:
-    """The register, the applications, the payroll: what each said last."""
-    register = lookup.register(session)
+    """The register, the applications, the payroll: what each said last.
+
+    A payroll file speaks of its companies together: whoever sees some of them is not told of the others.
+    """
+    sees_all = sees_everything(session, subject, Action.FINDING_READ)
+    visible = None if sees_all else visible_organizations(session, subject, Action.FINDING_READ)
+    register = lookup.register(session, within=visible)
     cells = [SourceCell("register", register.active, register.is_complete, as_of=register.as_of)]
-    runs = session.execute(_newest_runs(visible_organizations(session, subject, Action.FINDING_READ))).all()
+    runs = session.execute(_newest_runs(visible)).all()
     broken = [run for run in runs if run.state != "complete"]
     first = next(((run.slug, run.name, run.name_zh, (run.gaps or ("",))[0]) for run in broken), None)
     cells.append(
@@ -192,6 +198,8 @@ def sources(session: Session, subject: Subject) -> list[SourceCell]:
             problem=first,
         )
     )
+    if not sees_all:
+        return cells
     payroll = session.execute(
         select(ReconcileRun.read, ReconcileRun.state, ReconcileRun.started_at)
         .where(ReconcileRun.source == "payroll")

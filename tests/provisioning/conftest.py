@@ -19,7 +19,15 @@ from idhub.changes import use_sealer
 from idhub.db import Database, new_id
 from idhub.delivery.channel import Grade, LeasedDelivery, Operation, Outcome
 from idhub.delivery.http import OutboundHttp
-from idhub.directory.tables import Department, Employment, LoginName, Organization, Person, Principal
+from idhub.directory.tables import (
+    Department,
+    Employment,
+    LoginName,
+    Organization,
+    OrganizationClosure,
+    Person,
+    Principal,
+)
 from idhub.keys import Keyring
 from idhub.lifecycle.records import login_names_of
 from idhub.provisioning.outbound.channel import ScimChannel
@@ -61,6 +69,8 @@ class Scene:
                     created_at=now,
                 )
             )
+            own = {"ancestor_id": self.organization_id, "descendant_id": self.organization_id, "depth": 0}
+            session.execute(insert(OrganizationClosure).values(own))
             session.execute(
                 insert(Department).values(
                     id="dep_1", organization_id=self.organization_id, name="底盘", path="研发/底盘", created_at=now

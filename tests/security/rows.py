@@ -281,6 +281,11 @@ ROWS: dict[str, Row] = {
     "V8.4.1": Row("ASVS 8.4.1", "ids of another company's objects", "404", (
         f"{_ROLES}test_a_role_finds_what_is_its_own_and_nothing_else",
         f"{_API}test_a_company_limit_hides_everybody_else", f"{_API}test_a_company_limit_filters_lists")),
+    "P06": Row("CVE-2026-14613 and others", "counts, orders, filters, refusals of another company", "the same told", (
+        "tests/security/test_elsewhere.py::test_what_happens_in_another_company_is_told_nobody_of_this_one",
+        "tests/provisioning/reconcile/test_payroll.py::test_people_of_two_companies_are_shown_to_whoever_sees_both")),
+    "X04": Row("import bombs", "a cell of nothing but accents", "refused as fast as any", (
+        "tests/providers/test_hr_rules.py::test_cell_of_nothing_but_accents_is_refused_as_fast_as_any",)),
     "V10.4.4": Row("ASVS 10.4.4; RFC 9700 section 2.4", "implicit, password and unregistered grants", "refused", (
         *_KINDS, f"{_TOKEN}test_a_bad_token_request_is_named_and_recorded")),
     "V10.4.8": Row("ASVS 10.4.8", "refresh token after its absolute end", "refused", (

@@ -92,6 +92,7 @@ def write(session: Session, place: Place, verdicts: Sequence[Verdict], *, now: d
                 "key": row.id,
                 "new_state": State.REOPENED if reopens else row.state,
                 "deadline": now + _time_for(place, verdict.kind) if reopens else row.deadline_at,
+                "place": place.organization_id,
                 "evidence": dict(verdict.evidence),
                 "proposal": verdict.proposal.value,
                 "account": verdict.account_id,
@@ -120,6 +121,7 @@ _SEE_AGAIN = (
     .values(
         state=bindparam("new_state"),
         deadline_at=bindparam("deadline"),
+        organization_id=bindparam("place"),
         evidence=bindparam("evidence"),
         proposal=bindparam("proposal"),
         account_id=func.coalesce(bindparam("account"), Finding.account_id),

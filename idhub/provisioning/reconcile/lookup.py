@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import Select, exists, func, select
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import Account, AccountKind
@@ -58,19 +58,24 @@ class Judged:
     """Nothing is concluded of it in this run."""
 
 
-def register(session: Session) -> Register:
-    """The register as it stands. Absence from it counts unless its newest source run was incomplete."""
+def register(session: Session, *, within: Select[str] | None = None) -> Register:
+    """The register as it stands. Absence from it counts unless its newest source run was incomplete.
+
+    Args:
+        within: ids of the organizations whose people are counted; None: all.
+    """
     newest = session.execute(
         select(SourceRun.is_complete, SourceRun.finished_at, SourceRun.started_at)
         .where(SourceRun.provider == _HR)
         .order_by(SourceRun.started_at.desc())
         .limit(1)
     ).first()
+    counted = [] if within is None else [Principal.organization_id.in_(within)]
     counts: dict[str, int] = {
         row[0]: row[1]
         for row in session.execute(
             select(Principal.standing, func.count())
-            .where(Principal.kind == PrincipalKind.PERSON)
+            .where(Principal.kind == PrincipalKind.PERSON, *counted)
             .group_by(Principal.standing)
         )
     }

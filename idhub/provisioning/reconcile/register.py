@@ -3,7 +3,7 @@
 Nobody is merged here and no pay is stopped: these findings are for people to act upon.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date, datetime
 from itertools import islice
@@ -17,7 +17,7 @@ from idhub.changes import Actor, record
 from idhub.db import Database, among, new_id
 from idhub.directory.kinds import Standing
 from idhub.directory.names import LoginNameKind
-from idhub.directory.organizations import root_organization
+from idhub.directory.organizations import common_organizations, root_organization
 from idhub.directory.tables import Employment, LoginName, Person, Principal
 from idhub.errors import Invalid
 from idhub.keys import Keyring
@@ -201,10 +201,11 @@ def check_register(database: Database, *, clock: Callable[[], datetime], actor: 
         with database.read() as session:
             by_mail = list(_sharing(session, "email"))
             by_phone = list(_sharing(session, "mobile"))
+            places = common_organizations(session, {_organizations(people) for people in (*by_mail, *by_phone)})
             report.read = lookup.register(session).active
-        scratch.add_verdicts(_duplicates(by_mail, Kind.DUPLICATE_PERSON, "mail"))
+        scratch.add_verdicts(_duplicates(by_mail, places, Kind.DUPLICATE_PERSON, "mail"))
         alike = [people for people in by_phone if len({person.display_name for person in people}) < len(people)]
-        scratch.add_verdicts(_duplicates(alike, Kind.QUESTION, "name_and_phone"))
+        scratch.add_verdicts(_duplicates(alike, places, Kind.QUESTION, "name_and_phone"))
         report.total, report.is_complete = report.read, True
         _settle(database, scratch, report, clock=clock, actor=actor)
     return report
@@ -237,14 +238,22 @@ def _sharing(session: Session, kind: LoginNameKind) -> Iterator[list[Any]]:
         yield together
 
 
-def _duplicates(groups: Iterable[list[Any]], kind: Kind, basis: str) -> Iterator[Verdict]:
+def _organizations(people: Iterable[Any]) -> frozenset[str]:
+    return frozenset(person.organization_id for person in people)
+
+
+def _duplicates(
+    groups: Iterable[list[Any]], places: Mapping[frozenset[str], str], kind: Kind, basis: str
+) -> Iterator[Verdict]:
     for people in groups:
         hashes = [person.national_id_hash for person in people]
         if all(hashes) and len(set(hashes)) == len(hashes):
             # Two national ids are two humans, whatever they share.
             continue
         ids = [person.id for person in people]
-        evidence = {"people": ids, "organization_id": people[0].organization_id, "register": {"records": len(ids)}}
+        # It names them all: who may not see one of them is not told.
+        place = places[_organizations(people)]
+        evidence = {"people": ids, "organization_id": place, "register": {"records": len(ids)}}
         if kind == Kind.QUESTION:
             evidence["why"] = basis
         subject = " / ".join(person.display_name for person in people)[:254]

@@ -2,17 +2,21 @@
 
 from datetime import date
 from pathlib import Path
+from time import process_time
 
 import pytest
 from sqlalchemy import insert, update
 
 from idhub.changes import COMMAND_LINE
 from idhub.db import new_id
+from idhub.directory.kinds import OrganizationKind
+from idhub.directory.organizations import create_organization
 from idhub.directory.tables import Employment, LoginName, Organization, Person, Principal
 from idhub.errors import Invalid
 from idhub.lifecycle.hr_ahead import NATIONAL_ID
 from idhub.provisioning.reconcile.register import check_register, match_payroll
 from idhub.provisioning.reconcile.run import Report
+from providers.hr_file import RefusedRow
 from providers.hr_file.payroll import PayrollFile, PayrollRow
 from tests.provisioning.reconcile.conftest import Ground
 
@@ -166,6 +170,18 @@ def test_workbook_is_read_as_the_csv_is(tmp_path: Path) -> None:
         assert file.completeness().is_complete
 
 
+def test_payroll_cell_of_nothing_but_accents_is_refused_as_fast_as_any(tmp_path: Path) -> None:
+    path = tmp_path / "payroll.csv"
+    accents = "\u0301\u0327" * 60_000
+    path.write_text(f"{HEAD}HQ,1,,{accents}\n", encoding="utf-8")
+    began = process_time()
+    with PayrollFile(path) as file:
+        (refused,) = file.records()
+    assert process_time() - began < 2
+    assert isinstance(refused, RefusedRow)
+    assert [(problem.field, problem.rule.value) for problem in refused.problems] == [("national_id", "too_long")]
+
+
 @sqlite_only
 def test_register_finds_people_of_one_mail_and_asks_about_likeness(ground: Ground) -> None:
     scene = ground.scene
@@ -186,3 +202,35 @@ def test_register_finds_people_of_one_mail_and_asks_about_likeness(ground: Groun
         session.execute(update(Person).where(Person.id == people["c"]).values(display_name="另一人"))
     assert check().closed == 2
     assert ground.kinds() == {}
+
+
+@sqlite_only
+def test_people_of_two_companies_are_shown_to_whoever_sees_both(ground: Ground) -> None:
+    """A finding names everybody it is of: in one company it would tell who of another has this mobile."""
+    scene = ground.scene
+    ours, theirs = (scene.person(name, mobile="13900000001") for name in ("c", "d"))
+    with scene.database.transaction() as session:
+        root = scene.organization_id
+
+        def company(code: str, parent: str) -> str:
+            return create_organization(
+                session, code=code, name=code, kind=OrganizationKind.COMPANY, parent_id=parent, time_zone="UTC",
+                now=scene.clock(),
+            )  # fmt: skip
+
+        one, other = company("ONE", root), company("OTHER", root)
+        below = company("BELOW", one)
+
+    def place(*organizations: str) -> str:
+        with scene.database.transaction() as session:
+            for person, organization_id in zip((ours, theirs), organizations, strict=True):
+                move = update(Principal).where(Principal.id == person)
+                session.execute(move.values(organization_id=organization_id))
+        check_register(scene.database, clock=scene.clock, actor=COMMAND_LINE)
+        (finding,) = ground.findings()
+        return finding.organization_id
+
+    # The same finding, wherever its people are by then.
+    assert place(one, one) == one
+    assert place(one, other) == root
+    assert place(one, below) == one

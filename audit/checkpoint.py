@@ -33,6 +33,7 @@ _SIGNATURE_MARK: Final = "\u2014 "
 _ED25519: Final = b"\x01"
 _TIME_PREFIX: Final = "time "
 _TAIL_BYTES: Final = 1 << 16
+_NOTE_BEGUN: Final = b'{"note": "'
 Purpose = Literal["checkpoint", "export", "recovery"]
 
 
@@ -216,7 +217,8 @@ class ReadableWitness(Witness, Protocol):
 class FileWitness:
     """One JSON line a checkpoint in a file that is only ever appended to, flushed to the disk before it counts.
 
-    A line that a crash cut short is passed over when reading and closed when the next one is written.
+    A line that a crash cut short is passed over when reading and closed when the next one is written. Lines into which
+    a syslog receiver wrote what `SyslogWitness` sent are read too.
     """
 
     def __init__(self, path: Path, *, end: int | None = None) -> None:
@@ -274,7 +276,8 @@ class FileWitness:
 
     def _note(self, line: bytes) -> str | None:
         try:
-            note = json.loads(line)["note"]
+            # A receiver of syslog puts time and names before it.
+            note = json.loads(line[max(line.find(_NOTE_BEGUN), 0) :])["note"]
         except (ValueError, KeyError, TypeError):
             # A torn write: what the crash left is not a JSON line, and nothing in it was acknowledged.
             return None
@@ -296,13 +299,27 @@ class SyslogWitness:
         *,
         transport: Literal["tcp", "udp", "unix"] = "tcp",
         host_name: str = "-",
-        timeout: float = 5.0,
+        timeout: float = 2.0,
     ) -> None:
         self._address = address
         self._transport = transport
         self._host_name = host_name
         self._timeout = timeout
-        self.name = f"syslog:{address}"
+        self.name = f"syslog:{address}" if isinstance(address, str) else f"syslog:{address[0]}:{address[1]}"
+
+    def probe(self) -> None:
+        """Reach the receiver without sending anything; of UDP only its name is looked up.
+
+        Raises:
+            OSError: it cannot be reached.
+        """
+        if self._transport == "tcp":
+            socket.create_connection(self._inet(), timeout=self._timeout).close()
+        elif self._transport == "udp":
+            socket.getaddrinfo(*self._inet(), type=socket.SOCK_DGRAM)
+        else:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as datagram:
+                datagram.connect(self._address)
 
     def publish(self, note: str, /) -> None:
         """Send a note."""

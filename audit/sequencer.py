@@ -13,6 +13,7 @@ passed over.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ _CLOCKS_DIFFER: Final = timedelta(minutes=1)
 # About 10 ms a piece on SQLite, where a commit must not keep other writers waiting for more than 50.
 _PIECE: Final = {"sqlite": 500, "postgresql": 2_000}
 _PIECES_A_RUN: Final = 200
+_REST_TIMES: Final = 30
+"""How many times as long as its failure took a witness is left alone: it has a thirtieth of the time at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +145,8 @@ class Sequencer:
         self._interval = checkpoint_interval
         self._piece = piece
         self._published: dict[str, int] = {}
+        self._rests_until: dict[str, float] = {}
+        """Witnesses that failed, and when (monotonic) they are asked again."""
         self._has_looked_everywhere = False
         """What a dump may have brought from another cluster was looked for."""
         self._signed_at: datetime | None = None
@@ -359,10 +364,16 @@ class Sequencer:
         for witness in self._witnesses:
             if newest is None or self._published.get(witness.name, 0) >= newest.size:
                 continue
+            began = time.monotonic()
+            if began < self._rests_until.get(witness.name, 0):
+                continue
             try:
                 witness.publish(newest.note)
             except (OSError, AuditError) as error:
                 unreached.append((witness.name, str(error)))
+                # One that lets everybody wait for its failure must not hold up what is sealed next.
+                ended = time.monotonic()
+                self._rests_until[witness.name] = ended + _REST_TIMES * (ended - began)
             else:
                 self._published[witness.name] = newest.size
         return unreached

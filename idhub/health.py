@@ -22,6 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from starlette.responses import Response
 
+from audit.checkpoint import SyslogWitness
 from audit.sequencer import lag as sequencer_lag
 from audit.tables import audit_events, audit_positions
 from idhub.access.tables import Application
@@ -40,7 +41,7 @@ from idhub.migrations import is_current
 from idhub.provisioning.events.streams import StreamView, list_streams
 from idhub.provisioning.outbound import tokens
 from idhub.saml.refresh import warnings as saml_warnings
-from idhub.services import Hub
+from idhub.services import Hub, syslog_witness
 from idhub.settings import Settings, unknown_variables
 
 SEQUENCER_LAG_LIMIT: Final = timedelta(seconds=30)
@@ -143,6 +144,8 @@ def check(hub: Hub, *, now: datetime) -> list[Finding]:
     found.append(Finding("settings", not unknown, " ".join(unknown) if unknown else "every variable is a setting"))
     found.append(_passwords(hub.settings))
     found.append(_witness(hub))
+    if (receiver := syslog_witness(hub.settings)) is not None:
+        found.append(_syslog(receiver, hub.settings.witness_syslog))
     return found
 
 
@@ -203,6 +206,16 @@ def _witness(hub: Hub) -> Finding:
             return Finding("witness", True, "readable")
     except OSError:
         return Finding("witness", False, f"The witness file {path.name} cannot be read; no checkpoint was witnessed.")
+
+
+def _syslog(receiver: SyslogWitness, address: str) -> Finding:
+    try:
+        receiver.probe()
+    except OSError as error:
+        said = f"{address} cannot be reached ({error.strerror or error}); checkpoints are not witnessed there."
+        return Finding("syslog witness", False, said)
+    is_silent = address.startswith("udp://")
+    return Finding("syslog witness", True, "UDP tells nobody what arrives; compare" if is_silent else "can be reached")
 
 
 def _slugs(session: Session) -> dict[str, str]:

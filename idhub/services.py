@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 from sqlalchemy import inspect, select
 from sqlalchemy.orm import Session
 
-from audit.checkpoint import Ed25519Signer, FileWitness
+from audit.checkpoint import Ed25519Signer, FileWitness, SyslogWitness
 from audit.sequencer import Sequencer
 from idhub.changes import use_sealer
 from idhub.db import Database, create_database, new_id, wait_alone
@@ -91,7 +92,7 @@ class Hub:
         return Sequencer(
             self.database.transaction,
             Ed25519Signer(self.keyring.signing_key("checkpoint").private),
-            [FileWitness(self.settings.effective_witness_file)],
+            [FileWitness(self.settings.effective_witness_file), *filter(None, [syslog_witness(self.settings)])],
             self.node,
             origin=log_origin(self.settings),
             reads=self.database.read,
@@ -113,6 +114,17 @@ def is_empty(database: Database) -> bool:
         return True
     with database.read() as session:
         return session.execute(select(Installation.id)).first() is None
+
+
+def syslog_witness(settings: Settings) -> SyslogWitness | None:
+    """The receiver of syslog that is sent checkpoints, where the settings name one."""
+    if not settings.witness_syslog:
+        return None
+    parts = urlsplit(settings.witness_syslog)
+    if parts.scheme == "unix":
+        return SyslogWitness(parts.path, transport="unix", host_name=socket.gethostname())
+    transport: Literal["tcp", "udp"] = "udp" if parts.scheme == "udp" else "tcp"
+    return SyslogWitness((parts.hostname or "", parts.port or 0), transport=transport, host_name=socket.gethostname())
 
 
 def log_origin(settings: Settings) -> str:

@@ -107,6 +107,11 @@ class Settings(BaseSettings):
     witness_file: Path | None = Field(
         None, description="Append-only file of signed checkpoints. Empty: in the data folder."
     )
+    witness_syslog: str = Field(
+        "",
+        description="Syslog receiver that is sent every signed checkpoint too (RFC 5424): `tcp://HOST:PORT`,"
+        " `udp://HOST:PORT` or `unix:///dev/log`. Empty: none.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
     log_format: Literal["json", "console"] = Field("json", description="Shape of log lines on stderr.")
 
@@ -128,6 +133,19 @@ class Settings(BaseSettings):
         schemes = ("sqlite:///", "postgresql://", "postgres://", "postgresql+psycopg://")
         if value and not value.startswith(schemes):
             raise ValueError("must begin with postgresql:// or sqlite:///")
+        return value
+
+    @field_validator("witness_syslog")
+    @classmethod
+    def _syslog_is_an_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        try:
+            is_inet = parts.scheme in {"tcp", "udp"} and parts.hostname and parts.port and not parts.path
+        except ValueError:
+            is_inet = False
+        is_path = parts.scheme == "unix" and not parts.netloc and parts.path.startswith("/")
+        if value and (not (is_inet or is_path) or parts.query or parts.fragment or parts.username):
+            raise ValueError("must be tcp://HOST:PORT, udp://HOST:PORT or unix:///PATH")
         return value
 
     @field_validator("time_zone")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -341,6 +342,32 @@ def test_a_witness_that_is_down_gets_the_newest_checkpoint_later(trail: Trail) -
     assert witness.notes == [result.checkpoint]
     sequencer.run_once(NOW + timedelta(seconds=2))
     assert len(witness.notes) == 1
+
+
+class _Hanging:
+    """A witness that fails after some time, as one does whose machine is gone."""
+
+    name = "syslog:gone"
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def publish(self, note: str, /) -> None:
+        self.asked += 1
+        time.sleep(0.1)
+        raise OSError("timed out")
+
+
+def test_a_witness_that_lets_others_wait_is_left_alone_for_a_while(sqlite_trail: Trail) -> None:
+    hanging = _Hanging()
+    sequencer = Sequencer(
+        sqlite_trail.engine, sqlite_trail.signer, [hanging, sqlite_trail.witness], "node-a", origin=ORIGIN
+    )
+    for second in range(20):
+        sqlite_trail.append(event(second))
+        result = sequencer.run_once(NOW + timedelta(seconds=second), checkpoint=True)
+        assert next(sqlite_trail.witness.notes()) == result.checkpoint, "the other is not kept waiting"
+    assert hanging.asked == 1
 
 
 def test_a_restored_backup_is_behind_its_witness(trail: Trail, tmp_path: Path) -> None:

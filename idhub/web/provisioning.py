@@ -35,6 +35,21 @@ _PROBLEMS = {
     "ambiguous": N_("fits several people, or one whose address others share"),
     "unmatched": N_("fits nobody"),
 }
+_DIALECTS = {
+    "generic": N_("RFC 7643 and 7644 as written"),
+    "put": N_("As written, without PATCH"),
+    "no-filter": N_("As written, without filters: the list is read"),
+    "no-external-id": N_("As written, without externalId"),
+    "text-booleans": N_("Booleans as texts, operations with a capital"),
+}
+"""Those that are named after what they do; the others are names of products."""
+_DONE = {
+    "start": N_("A run over all accounts has begun. Load the page again to see how far it is."),
+    "retry": N_("All dead letters go out again. Load the page again to see what became of them."),
+    "discover": N_("The application is being asked. Load the page again to see what it said."),
+    "confirm": N_("Linked. The account is being brought up to date."),
+    "reject": N_("Left alone. Whoever waited for it gets an account of their own."),
+}
 _RUN = {
     "running": N_("under way"),
     "paused": N_("paused"),
@@ -49,9 +64,9 @@ def create_router(services: WebServices) -> APIRouter:
     pages = services.pages
 
     @router.get("/admin/apps/{slug}/provisioning")
-    def provisioning(request: Request, slug: str, person: str = "") -> Response:
-        """Show it; with `person`, what would be sent for them."""
-        return _show(services, request, slug, person, {}, 200)
+    def provisioning(request: Request, slug: str, person: str = "", done: str = "") -> Response:
+        """Show it; with `person`, what would be sent for them; with `done`, the step that was taken."""
+        return _show(services, request, slug, person, {}, 200, done=done)
 
     @router.post("/admin/apps/{slug}/provisioning")
     def change(
@@ -79,7 +94,8 @@ def create_router(services: WebServices) -> APIRouter:
                 errors[error.field or ""] = refusal_words(error, lambda message: pages.gettext(request, message))
         if errors:
             return _show(services, request, slug, "", errors, 409)
-        return RedirectResponse(f"/admin/apps/{row.slug}/provisioning", status_code=303)
+        done = f"?done={step}" if step in _DONE else ""
+        return RedirectResponse(f"/admin/apps/{row.slug}/provisioning{done}", status_code=303)
 
     return router
 
@@ -134,7 +150,14 @@ def _require_target(row: Any) -> None:
 
 
 def _show(
-    services: WebServices, request: Request, slug: str, text: str, errors: dict[str, str], status: int
+    services: WebServices,
+    request: Request,
+    slug: str,
+    text: str,
+    errors: dict[str, str],
+    status: int,
+    *,
+    done: str = "",
 ) -> Response:
     now, pages = services.clock(), services.pages
 
@@ -181,6 +204,8 @@ def _show(
         "name": name,
         "mark": mark_of(name, row.slug),
         "typed": text,
+        "title": t(_DIALECTS[target.dialect]) if target.dialect in _DIALECTS else context["dialect"].title,
+        "done": t(_DONE[done]) if done in _DONE else "",
         "seen": seen,
         "resource": _json(seen.resource) if seen else "",
         "json": _json,

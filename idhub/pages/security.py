@@ -148,7 +148,8 @@ class CsrfGuard:
     def __init__(self, secret: bytes, issuer: str) -> None:
         if len(secret) < hashlib.sha256().digest_size:
             raise ValueError("the secret of form tokens has at least 32 bytes")
-        self._secret = secret
+        # Begun once: `hmac.digest` would let another thread have the interpreter for each.
+        self._begun = hmac.new(secret, b"csrf\0", "sha256")
         parts = urlsplit(issuer)
         self._origin = f"{parts.scheme}://{parts.netloc}"
 
@@ -204,4 +205,6 @@ class CsrfGuard:
             raise NotPermitted("The request came from another site. Nothing was changed.", rule="csrf.cross_site")
 
     def _mac(self, binding: str, nonce: str) -> str:
-        return hmac.digest(self._secret, f"csrf\0{binding}\0{nonce}".encode(), "sha256").hex()
+        mac = self._begun.copy()
+        mac.update(f"{binding}\0{nonce}".encode())
+        return mac.hexdigest()

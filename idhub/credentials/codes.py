@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from idhub.changes import Actor, Event, EventType
 from idhub.credentials import opaque
-from idhub.credentials.operations import LOCK, Operation, Row, Step, record, run_in, together
+from idhub.credentials.operations import LOCK_SESSION, Operation, Row, Step, record, run_in, together
 from idhub.credentials.predicate import Refused, first_failing
 from idhub.credentials.sessions import Epochs
 from idhub.credentials.statements_browser import PUBLIC_SECTOR
@@ -41,33 +41,24 @@ def issue_code(
 
 
 def issuing_code(
-    session_id: str, request: CodeRequest, *, now: datetime, settings: Settings, principal_id: str | None = None
+    session_id: str, request: CodeRequest, *, now: datetime, settings: Settings
 ) -> Operation[str | Refused]:
     """Issue a code under the session and return its value, or say which criterion of the use predicate failed.
-
-    Args:
-        principal_id: whose session it is, which never changes; None: it is looked up.
 
     Locks the principal, then the session's row, and only then asks the predicate: a transition or a logout that began
     before is seen here, one that begins later sees the participant written here. The grant is stamped with the
     session's epochs, which were read before the password was checked.
     """
-    if principal_id is None:
-        owners = yield "session.principal", {"session_id": session_id}
-        if not owners:
-            return Refused("session_ended")
-        principal_id = str(owners[0]["principal_id"])
-    yield LOCK, {"principal_id": principal_id}
-    extend = {"session_id": session_id, "idle_expires_at": now + settings.session_idle, "now": now}
     check = {"session_id": session_id, "client_id": request.client_id, "now": now}
-    _, rows = yield together(("session.extend", extend), ("code.check", check))
+    _, rows = yield together((LOCK_SESSION, {"session_id": session_id}), ("code.check", check))
     if not rows:
         return Refused("session_ended")
+    yield "session.extend", {"session_id": session_id, "idle_expires_at": now + settings.session_idle, "now": now}
     row = rows[0]
     refused = first_failing(row)
     if refused is not None:
         return refused
-    return (yield from _issuing(row, session_id, principal_id, request, now, settings))
+    return (yield from _issuing(row, session_id, str(row["principal_id"]), request, now, settings))
 
 
 def asking_entry(principal_id: str, client_id: str, *, now: datetime) -> Step:

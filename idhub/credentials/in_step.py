@@ -19,8 +19,10 @@ from idhub.credentials.operations import (
     AFTERWARDS,
     DEFERRED,
     DURABLE,
+    HELD,
     HOLD,
     LOCK,
+    LOCKS,
     RECORD,
     TOGETHER,
     VOLATILE,
@@ -29,7 +31,7 @@ from idhub.credentials.operations import (
     Step,
 )
 from idhub.credentials.pinned import BEGIN, COMMIT, WITHOUT_DISK, Lost, Pinned, Question
-from idhub.credentials.statements import LOCK_AT_ONCE, Statement
+from idhub.credentials.statements import AT_ONCE, Statement
 
 _COUNTERS: Final = "throttle."
 Begun = tuple[Operation[Any], Step | None]
@@ -41,7 +43,9 @@ class CommitUnknown(Lost):
 
 
 LOCKED_OUT: Final = object()
-"""Outcome of an operation that met a locked principal: it has written nothing, and comes again."""
+"""Outcome of an operation that met what somebody else has locked: it has written nothing, and comes again."""
+_Lock = tuple[str, str]
+"""Statement of `LOCKS`, and what it locks by."""
 
 
 class _Group:
@@ -56,6 +60,8 @@ class _Group:
         """The database was asked something; until then there is nothing to roll back."""
         self.locked: set[str] = set()
         """Principals that this transaction has locked, until its end."""
+        self.taken: set[_Lock] = set()
+        """What one of its operations has locked for itself: to another that is as if another transaction had."""
         self.to_hold: set[str] = set()
         """Keys of counters that are about to be changed."""
         self.afterwards: list[Step] = []
@@ -81,13 +87,13 @@ class _Turn:
         """What it has asked already."""
         self.rows: Any = None
         self.questions: list[Question] = []
-        self.locking: list[str | None] = []
-        """Of each question, the principal that it locks."""
+        self.locking: list[_Lock | None] = []
+        """Of each question, what it locks."""
         self._answers: list[int | None] = []
         """Of each step, its question; None: it needed none."""
         self._is_together = False
 
-    def go_on(self, file: Callable[[Step], tuple[Question, str | None] | None]) -> None:
+    def go_on(self, file: Callable[[Step], tuple[Question, _Lock | None] | None]) -> None:
         """Run the operation until the database is asked.
 
         Args:
@@ -221,17 +227,17 @@ class InStep:
 
     def _place_of(self, question: Question) -> tuple[str, str]:
         name, values = question
-        # Who only reads waits for nobody, nor does LOCK_AT_ONCE.
+        # Who only reads waits for nobody, nor does what locks at once.
         return name, "" if self._statements[name].sql.startswith("SELECT") else str(values)
 
-    def _file(self, step: Step, group: _Group | None) -> tuple[Question, str | None] | None:
-        """What the database is asked for a step, and the principal that it locks; None: it is kept for the end."""
+    def _file(self, step: Step, group: _Group | None) -> tuple[Question, _Lock | None] | None:
+        """What the database is asked for a step, and what that locks; None: it is kept for the end."""
         name, parameters = step
         if name == DURABLE:
             # Whatever lasts is committed as the database's own setting of synchronous_commit says, which is not
             # lowered for it.
             return None
-        principal: str | None = None
+        lock: _Lock | None = None
         if group is not None and name == HOLD:
             group.to_hold.update(parameters["keys"])
             return None
@@ -247,15 +253,15 @@ class InStep:
             if name == RECORD:
                 group.events += parameters["events"]
                 return None
-            if name in DEFERRED:
+            if name in DEFERRED or name in HELD:
                 group.deferred.append(self._question(step))
                 return None
-            if name == LOCK:
-                principal = parameters["principal_id"]
-                if principal in group.locked:
+            if name in LOCKS:
+                lock = name, parameters[LOCKS[name]]
+                if name == LOCK and lock[1] in group.locked:
                     return None
-                name = LOCK_AT_ONCE
-        return self._question((name, parameters)), principal
+                name += AT_ONCE
+        return self._question((name, parameters)), lock
 
     def _holding(self, group: _Group, questions: Sequence[Question]) -> list[Question]:
         """What is asked before counters are changed."""
@@ -270,18 +276,28 @@ class InStep:
 
     @staticmethod
     def _is_locked_out(turn: _Turn, answers: Sequence[Sequence[Row]], group: _Group | None) -> bool:
-        """Whether a transition holds the principal."""
+        """Whether a transition holds the principal, or another operation what this one wants for itself."""
         if group is None:
             return False
-        for principal, rows in zip(turn.locking, answers, strict=True):
-            if principal is not None:
+        for place, (lock, rows) in enumerate(zip(turn.locking, answers, strict=True)):
+            if lock is None:
+                continue
+            if lock[0] == LOCK:
                 if not rows:
                     return True
-                group.locked.add(principal)
+                group.locked.add(lock[1])
+            elif not rows:
+                # Where nothing is there to be locked, what is asked with it finds nothing.
+                return bool(answers[place + 1])
+            elif lock in group.taken:
+                return True
+            else:
+                group.taken.add(lock)
+                group.locked.add(rows[0]["principal_id"])
         return False
 
 
 def _rank(question: Question) -> tuple[int, str]:
     """A row before those that refer to it, those of one kind beside each other, and what others change in one order."""
     name, values = question
-    return DEFERRED[name], str(values) if name.startswith(_COUNTERS) else ""
+    return DEFERRED.get(name, -1), str(values) if name.startswith(_COUNTERS) else ""

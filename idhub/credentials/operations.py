@@ -35,6 +35,15 @@ TOGETHER: Final = "together"
 
 LOCK: Final = "principal.lock"
 """The statement that locks a principal. An operation asks for it before it writes anything."""
+LOCK_CODE: Final = "code.lock"
+LOCK_SESSION: Final = "session.lock"
+LOCKS: Final[Mapping[str, str]] = {LOCK: "principal_id", LOCK_CODE: "code_hash", LOCK_SESSION: "session_id"}
+"""Statements that lock, and by what. The principal is locked against transitions, shared with others who mint; a code
+and a session with their principal, and for this operation alone. What is looked at under the lock is asked together
+with it, right behind: that it finds nothing where nothing was locked tells that there is nothing to lock."""
+HELD: Final = frozenset({"code.claim", "session.extend"})
+"""Statements that change a row which the operation has locked for itself, so that what comes of them is known: a driver
+that keeps members of one transaction apart may run them at its end."""
 HOLD: Final = "throttle.hold"
 """Statement that waits until nobody else changes counters of these `keys`. On PostgreSQL whoever changes counters holds
 what they are of first, in one order: two transactions then wait for each other in turn, not in a circle. A driver puts

@@ -12,7 +12,7 @@ from operator import itemgetter
 from typing import Any, Final, NamedTuple
 
 from idhub.changes import Actor, Event, EventType
-from idhub.credentials.operations import DURABLE, LOCK, Operation, Row, record, together
+from idhub.credentials.operations import DURABLE, LOCK, LOCK_CODE, Operation, Row, record, together
 from idhub.credentials.predicate import Refused, first_failing
 from idhub.db import from_micros, new_id, to_micros
 
@@ -85,20 +85,21 @@ def redeem_code(
 ) -> Operation[Issued | Refused]:
     """Spend an authorization code and store what it authorizes.
 
-    The code is claimed by one conditional UPDATE before anything is minted, so of many concurrent redemptions exactly
-    one succeeds. Any use after the first ends the grant: every token that it produced is dead.
+    The code is locked for this operation alone before it is looked at, and claimed by one conditional UPDATE with what
+    is minted, so of many concurrent redemptions exactly one succeeds. Any use after the first ends the grant: every
+    token that it produced is dead.
 
     Args:
         challenge: S256 of the verifier that was sent.
 
     RFC 6749 section 4.1.3; RFC 7636 section 4.6; RFC 9700 section 2.1.1.
     """
-    rows = yield "code.find", {"code_hash": code_hash}
+    _, rows = yield together((LOCK_CODE, {"code_hash": code_hash}), ("code.use", {"code_hash": code_hash, "now": now}))
     if not rows:
         return Refused("code_unknown")
     code = rows[0]
     # RFC 6749 section 4.1.3: the code was issued to the authenticated client.
-    if code["client_id"] != caller.client_id:
+    if code["code_client_id"] != caller.client_id:
         return (yield from _refuse(caller, code, "code_of_another_client", now))
     if code["expires_at"] <= to_micros(now) and code["spent_at"] is None:
         return (yield from _refuse(caller, code, "code_expired", now))
@@ -108,17 +109,14 @@ def redeem_code(
     # RFC 7636 section 4.6.
     if not hmac.compare_digest(code["code_challenge"].encode(), challenge.encode()):
         return (yield from _refuse(caller, code, "verifier_differs", now))
-    grant = yield from _locked_grant(code, now)
     if code["spent_at"] is not None:
         return (yield from _replayed(caller, code, EventType.CODE_REPLAYED, "code_spent", now))
-    refused = _unusable(grant, now)
+    refused = _unusable(code, now)
     if refused is not None:
         return (yield from _refuse(caller, code, refused.reason, now))
-    claimed = yield "code.claim", {"code_hash": code_hash, "now": now}
-    if not claimed:
-        return (yield from _replayed(caller, code, EventType.CODE_REPLAYED, "code_spent", now))
+    yield "code.claim", {"code_hash": code_hash, "now": now}
     issued: Issued = yield from _store(
-        caller, grant, mint, scope=grant["grant_scope"], token_scope=grant["grant_scope"], now=now, nonce=code["nonce"]
+        caller, code, mint, scope=code["grant_scope"], token_scope=code["grant_scope"], now=now, nonce=code["nonce"]
     )
     yield record([_event(caller, EventType.CODE_REDEEMED, code, now), _issued_event(caller, code, issued, now)])
     return issued

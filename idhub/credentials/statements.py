@@ -30,8 +30,8 @@ DriverName = Literal["sqlite", "postgresql", "psycopg"]
 # In the text, not bound: there is an index of the active ones, and SQLite plans a statement anew each time that a value
 # is bound which decides whether such an index serves.
 _ACTIVE: ColumnElement[EmploymentState] = literal_column(f"'{EmploymentState.ACTIVE}'")
-LOCK_AT_ONCE = "principal.lock_at_once"
-"""`principal.lock` that does not wait: no row when somebody else holds it."""
+AT_ONCE = "_at_once"
+"""Behind the name of a statement that locks: the one that does not wait, and has no row when somebody else holds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +131,52 @@ def _at(name: str, kind: Any = None) -> Any:
     return bindparam(name, type_=kind, required=True)
 
 
+def _locking(name: str, lock: Callable[[bool], Executable]) -> dict[str, Executable]:
+    """The statement that waits, and the one that does not."""
+    return {name: lock(False), name + AT_ONCE: lock(True)}
+
+
+def _lock_of_principal(at_once: bool) -> Executable:
+    return (
+        select(Principal.id.label("principal_id"))
+        .where(Principal.id == _at("principal_id", Text()))
+        .with_for_update(read=True, skip_locked=at_once)
+    )
+
+
+def _lock_of_code(at_once: bool) -> Executable:
+    """The principal first, as a transition locks, and then the code."""
+    held = (
+        select(Principal.id.label("principal_id"), AuthorizationCode.code_hash)
+        .join(Grant, Grant.principal_id == Principal.id)
+        .join(AuthorizationCode, AuthorizationCode.grant_id == Grant.id)
+        .where(AuthorizationCode.code_hash == _at("code_hash", Text()))
+        .with_for_update(read=True, of=Principal, skip_locked=at_once)
+        .subquery("held")
+    )
+    return (
+        select(held.c.principal_id)
+        .join(AuthorizationCode, AuthorizationCode.code_hash == held.c.code_hash)
+        .with_for_update(key_share=True, of=AuthorizationCode, skip_locked=at_once)
+    )
+
+
+def _lock_of_session(at_once: bool) -> Executable:
+    """The principal first, as a transition locks, and then the session's row."""
+    held = (
+        select(Principal.id.label("principal_id"), SsoSession.id.label("session_id"))
+        .join(SsoSession, SsoSession.principal_id == Principal.id)
+        .where(SsoSession.id == _at("session_id", Text()))
+        .with_for_update(read=True, of=Principal, skip_locked=at_once)
+        .subquery("held")
+    )
+    return (
+        select(held.c.principal_id)
+        .join(SsoSession, SsoSession.id == held.c.session_id)
+        .with_for_update(key_share=True, of=SsoSession, skip_locked=at_once)
+    )
+
+
 def _statements() -> dict[str, Executable]:
     now = bindparam("now", type_=Instant, required=True)
     grant_id = Grant.id == _at("grant_id", Text())
@@ -189,26 +235,22 @@ def _statements() -> dict[str, Executable]:
         .outerjoin(Person, Person.id == Application.owner_id)
         .where(OidcClient.client_id == _at("client_id", Text())),
         # ---- locks and the predicate
-        "principal.lock": select(Principal.id)
-        .where(Principal.id == _at("principal_id", Text()))
-        .with_for_update(read=True),
-        LOCK_AT_ONCE: select(Principal.id)
-        .where(Principal.id == _at("principal_id", Text()))
-        .with_for_update(read=True, skip_locked=True),
+        **_locking("principal.lock", _lock_of_principal),
+        **_locking("code.lock", _lock_of_code),
+        **_locking("session.lock", _lock_of_session),
         "grant.use": select(*grant_columns, usable).select_from(grants).where(grant_id),
         # ---- codes
-        "code.find": select(
-            AuthorizationCode.grant_id,
-            AuthorizationCode.client_id,
+        "code.use": select(
+            AuthorizationCode.client_id.label("code_client_id"),
             AuthorizationCode.redirect_uri,
             AuthorizationCode.code_challenge,
             AuthorizationCode.nonce,
             AuthorizationCode.expires_at,
             AuthorizationCode.spent_at,
-            Grant.principal_id,
-            Grant.application_id,
+            *grant_columns,
+            usable,
         )
-        .join(Grant, Grant.id == AuthorizationCode.grant_id)
+        .select_from(grants.join(AuthorizationCode.__table__, AuthorizationCode.grant_id == Grant.id))
         .where(AuthorizationCode.code_hash == _at("code_hash", Text())),
         "code.claim": update(AuthorizationCode)
         .where(AuthorizationCode.code_hash == _at("code_hash", Text()), AuthorizationCode.spent_at.is_(None))

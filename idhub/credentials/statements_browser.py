@@ -88,7 +88,6 @@ def browser_statements(*, is_sqlite: bool) -> dict[str, Executable]:
         # ---- sessions
         "session.find": signed_in,
         "session.insert": every_column(SsoSession),
-        "session.principal": select(SsoSession.principal_id).where(SsoSession.id == session_id),
         "session.extend": update(SsoSession)
         .where(SsoSession.id == session_id, SsoSession.ended_at.is_(None), SsoSession.idle_expires_at > now)
         .values(last_seen_at=now, idle_expires_at=instant("idle_expires_at")),
@@ -114,6 +113,7 @@ def browser_statements(*, is_sqlite: bool) -> dict[str, Executable]:
         .values(_all(SubjectIdentifier))
         .on_conflict_do_nothing(index_elements=["principal_id", "sector"]),
         "code.check": select(
+            SsoSession.principal_id,
             SsoSession.access_epoch,
             SsoSession.enrolment_epoch,
             SsoSession.installation_epoch,

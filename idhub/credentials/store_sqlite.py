@@ -21,7 +21,7 @@ from idhub.credentials.grouping import Grouping, Waiting
 from idhub.credentials.operations import (
     DEFERRED,
     DURABLE,
-    LOCK,
+    LOCKS,
     RECORD,
     STEP_BY_STEP,
     TOGETHER,
@@ -263,7 +263,7 @@ class SqliteStore(Grouping):
         statement = self._plain.get(name)
         if statement is not None:
             return connection.execute(statement.sql, statement.bind(parameters)).fetchall()
-        if name == LOCK:
+        if name in LOCKS:
             # The write transaction is the lock.
             return _LOCKED
         if name == TOGETHER:

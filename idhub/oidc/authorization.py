@@ -232,9 +232,7 @@ class Authorization:
         settings, now = self._gateway.settings, browser.now
 
         def issuing() -> "Operation[str | Refused]":
-            code = yield from issuing_code(
-                signed.session_id, code_request, now=now, settings=settings, principal_id=signed.principal_id
-            )
+            code = yield from issuing_code(signed.session_id, code_request, now=now, settings=settings)
             if isinstance(code, Refused) or transaction is None:
                 return code
             # Of two resumptions at once only one may answer; the other's code rolls back with this error.

@@ -83,6 +83,12 @@ def test_every_statement_compiles_alike_for_both_databases() -> None:
             assert {place[1] for place in ours[name].places} == {place[1] for place in other.places}, name
     assert theirs["principal.lock"].sql.endswith("FOR SHARE")
     assert theirs["principal.lock_at_once"].sql.endswith("FOR SHARE SKIP LOCKED")
+    for name, own in (("code", "authorization_codes"), ("session", "sessions")):
+        # The principal first, as a transition locks.
+        assert "FOR SHARE OF principals)" in theirs[f"{name}.lock"].sql
+        assert theirs[f"{name}.lock"].sql.endswith(f"FOR NO KEY UPDATE OF {own}")
+        assert "FOR SHARE OF principals SKIP LOCKED)" in theirs[f"{name}.lock_at_once"].sql
+        assert theirs[f"{name}.lock_at_once"].sql.endswith(f"FOR NO KEY UPDATE OF {own} SKIP LOCKED")
 
 
 def test_a_group_shares_its_transaction_and_each_gets_its_own_answer(world: World, office: App) -> None:

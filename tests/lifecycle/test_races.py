@@ -240,7 +240,7 @@ def spend(world: World, settings: Settings, keyring: Keyring) -> Callable[[Calla
 
 
 def _standing_still(
-    operation: Callable[[], Generator[Any, Any, Any]], at: str, reached: threading.Event, go_on: threading.Event
+    operation: Callable[[], Generator[Any, Any, Any]], at: set[str], reached: threading.Event, go_on: threading.Event
 ) -> Callable[[], Generator[Any, Any, Any]]:
     """The operation, which stands still when it has the rows of `at`: after its checks, before its writes."""
 
@@ -253,7 +253,7 @@ def _standing_still(
             except StopIteration as stop:
                 return stop.value
             rows = yield step
-            if at in {step[0], *(one[0] for one in step[1].get("steps", ()))}:
+            if at & {step[0], *(one[0] for one in step[1].get("steps", ()))}:
                 reached.set()
                 go_on.wait(_PATIENCE)
 
@@ -276,7 +276,7 @@ def _race_with_leave(
 ) -> tuple[Any, Any]:
     reached, go_on = threading.Event(), threading.Event()
     with _thread() as pool:
-        spending_it = pool.submit(spend, _standing_still(operation, "grant.use", reached, go_on))
+        spending_it = pool.submit(spend, _standing_still(operation, {"code.use", "grant.use"}, reached, go_on))
         assert reached.wait(_PATIENCE)
         leaving = pool.submit(_offboard, world, person)
         time.sleep(_A_MOMENT)

@@ -2,17 +2,17 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import select
 
 from idhub.credentials import opaque, sessions, spending
-from idhub.credentials.codes import CodeRequest, issue_code
+from idhub.credentials.codes import CodeRequest, issue_code, issuing_code
 from idhub.credentials.journal import Journal
 from idhub.credentials.predicate import Refused
 from idhub.credentials.spending import Caller, Issued, Mint
@@ -25,6 +25,7 @@ from idhub.lifecycle.ports import use_planners
 from idhub.signals.planner import BackchannelPlanner
 from tests.oidc.world import CALLBACK, VERIFIER, App, Services, World, challenge_of, running
 
+T = TypeVar("T")
 TURN = 0.4
 """Seconds in which something that is not held back would long be over."""
 
@@ -83,6 +84,13 @@ def run(store: Store, operation: Callable[[], Operation[Any]]) -> Any:
             await store.close()
 
     return asyncio.run(once())
+
+
+async def _closing(store: Store, work: Callable[[], Awaitable[T]]) -> T:
+    try:
+        return await work()
+    finally:
+        await store.close()
 
 
 def mint(access: str, refresh: str | None = None) -> Mint:
@@ -299,6 +307,71 @@ def test_an_application_that_joins_while_its_session_ends_is_told_or_refused(
                 second.result(TURN)
         assert second.result(20) == Refused("session_ended")
         assert world.count(AuthorizationCode) == 0
+
+
+def test_codes_of_one_session_at_once_join_once_and_are_all_issued(world: World, office: App) -> None:
+    """A browser that opens twelve tabs: members of one transaction keep each other from the session's row too."""
+    session_id = world.sign_in(world.employee(office))
+    request = CodeRequest(
+        client_id="office", redirect_uri=CALLBACK, code_challenge=challenge_of(VERIFIER), scope="openid", nonce=None,
+        ip=None,
+    )  # fmt: skip
+
+    def issuing() -> Operation[str | Refused]:
+        return issuing_code(session_id, request, now=world.clock(), settings=world.settings)
+
+    async def at_once() -> list[str | Refused]:
+        async with asyncio.timeout(20):
+            return list(await asyncio.gather(*(store.write(issuing) for _ in range(12))))
+
+    with store_of(world) as store:
+        codes = asyncio.run(_closing(store, at_once))
+    assert all(isinstance(code, str) for code in codes)
+    assert len(set(codes)) == world.count(AuthorizationCode) == 12
+    assert len(participants(world)) == 1
+    assert world.redeem(office, str(codes[0])).status_code == 200
+
+
+def test_a_code_is_not_issued_by_the_store_while_its_session_ends(
+    world: World, office: App, threads: ThreadPoolExecutor
+) -> None:
+    """Who meets the session's row in another's hands comes again, and sees what became of it."""
+    session_id = world.sign_in(world.employee(office))
+    request = CodeRequest(
+        client_id="office", redirect_uri=CALLBACK, code_challenge=challenge_of(VERIFIER), scope="openid", nonce=None,
+        ip=None,
+    )  # fmt: skip
+    with store_of(world) as store:
+        with world.database.transaction() as session:
+            sessions.end_session(session, session_id, reason="logout", now=world.clock())
+            issuing = threads.submit(
+                run, store, lambda: issuing_code(session_id, request, now=world.clock(), settings=world.settings)
+            )
+            with pytest.raises(TimeoutError):
+                issuing.result(TURN)
+        assert issuing.result(20) == Refused("session_ended")
+    assert world.count(AuthorizationCode) == 0
+
+
+def test_a_code_redeemed_many_times_in_one_group_is_spent_once(world: World, office: App) -> None:
+    """To each other the members of a transaction are other transactions: the code is for one of them alone."""
+    world.sign_in(world.employee(office))
+    code, other = world.code(office), world.code(office)
+    access = [opaque.make("at") for _ in range(9)]
+
+    async def at_once() -> list[Issued | Refused]:
+        async with asyncio.timeout(20):
+            codes = [code] * 8 + [other]
+            redeeming = (redemption(world, one, value) for one, value in zip(codes, access, strict=True))
+            return list(await asyncio.gather(*map(store.write, redeeming)))
+
+    with store_of(world) as store:
+        *answers, bystander = asyncio.run(_closing(store, at_once))
+    assert sum(isinstance(answer, Issued) for answer in answers) == 1
+    assert [answer for answer in answers if isinstance(answer, Refused)] == [Refused("code_spent")] * 7
+    assert isinstance(bystander, Issued), "a replay of another code is nothing to it"
+    assert world.is_active(office, access[8])
+    assert not any(world.is_active(office, value) for value in access[:8])
 
 
 @pytest.mark.parametrize("kind", ["code", "refresh"])

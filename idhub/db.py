@@ -363,6 +363,11 @@ def execute_planned(
         driver.prepare_threshold = before
 
 
+def plans_are_kept(connection: Connection) -> bool:
+    """Whether a snapshot of PostgreSQL keeps plans, and no pooler stands between."""
+    return bool(connection.info.get(_KEEPS_PLANS))
+
+
 @contextmanager
 def plan_freely(connection: Connection) -> Iterator[None]:
     """While the block lasts, let PostgreSQL read and sort whole tables again in a snapshot that keeps plans: for what

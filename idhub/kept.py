@@ -21,10 +21,13 @@ from sqlalchemy.sql import ClauseElement
 
 from audit.driver import Sent, begin, driver_error, send, sent_ahead
 from audit.driver import answered as wait_for_answers
+from idhub.db import execute_planned, plans_are_kept
 
 _LIST = re.compile(r"__\[POSTCOMPILE_(\w+)\]")
 _IN_LIST = re.compile(r"(?<! NOT) IN \(__\[POSTCOMPILE_(\w+)\]\)")
 _MARK = re.compile(r"%\((\w+)\)s|%%")
+_MOST_TEXTS = 6
+"""Of a statement with numbers in its text: a connection keeps few statements ready."""
 Process = Callable[[Any], Any]
 
 
@@ -36,7 +39,15 @@ class _Place:
     store: Process | None
     is_list: bool
     is_given: bool
+    is_literal: bool
+    """A number that stands in the text itself: a plan is made for it."""
     fixed: Any
+
+    def written(self, given: Mapping[str, Any]) -> Any:
+        """What stands in the text in its place."""
+        if self.is_literal:
+            return str(int(given[self.name])) if self.is_given else self.fixed
+        return ", ".join("?" * len(given[self.name] if self.is_given else self.fixed))
 
     def value(self, given: Mapping[str, Any]) -> Any:
         if not self.is_given:
@@ -53,21 +64,19 @@ class _Form:
     def __init__(self, statement: Any, dialect: Dialect) -> None:
         compiled: Any = statement.compile(dialect=dialect)
         self.is_sqlite = dialect.name == "sqlite"
-        self.numbered = ""
-        binds = compiled.binds
-        if self.is_sqlite:
-            self._parts = _LIST.split(compiled.string)[::2]
-            names = compiled.positiontup
-        else:
-            # One text whatever the number of values, which the server keeps ready.
-            self._parts = [_IN_LIST.sub(r" = ANY(%(\1)s::VARCHAR[])", compiled.string)]
-            names = list(dict.fromkeys(compiled.bind_names.values()))
-            self.numbered = _numbered(self._parts[0], names)
-        self._places = tuple(_place(name, binds[name], dialect) for name in names)
-        unlike = [p.name for p in self._places if p.is_list and not isinstance(binds[p.name].type, String)]
-        if unlike or _LIST.search(_IN_LIST.sub("", compiled.string)):
+        places = {name: _place(name, bind, compiled) for name, bind in compiled.binds.items()}
+        names = compiled.positiontup if self.is_sqlite else list(dict.fromkeys(compiled.bind_names.values()))
+        self._places = tuple(places[name] for name in names if not places[name].is_literal)
+        unlike = [p for p in self._places if p.is_list and not isinstance(compiled.binds[p.name].type, String)]
+        left = _LIST.findall(_IN_LIST.sub("", compiled.string))
+        if unlike or not all(places[name].is_literal for name in left):
             raise ValueError("a kept statement takes lists of texts alone, each in an IN")
-        self._lists = tuple(place.name for place in self._places if place.is_list)
+        # PostgreSQL has one text whatever the number of values, which the server keeps ready.
+        text = compiled.string if self.is_sqlite else _IN_LIST.sub(r" = ANY(%(\1)s::VARCHAR[])", compiled.string)
+        parts = _LIST.split(text)
+        self._parts, self._written = parts[::2], tuple(places[name] for name in parts[1::2])
+        self._literals = tuple(place.name for place in self._written if place.is_literal and place.is_given)
+        self._numbered: dict[tuple[int, ...], str] = {}
         columns = list(statement.exported_columns)
         self.returns = bool(columns)
         self._make = _maker(tuple(column.key for column in columns))
@@ -78,9 +87,22 @@ class _Form:
         if len(self._parts) == 1:
             return self._parts[0]
         text = [self._parts[0]]
-        for name, part in zip(self._lists, self._parts[1:], strict=True):
-            text += (", ".join("?" * len(given[name])), part)
+        for place, part in zip(self._written, self._parts[1:], strict=True):
+            text += (place.written(given), part)
         return "".join(text)
+
+    def numbered(self, given: Mapping[str, Any]) -> str:
+        """The text in PostgreSQL's own form (`$1`)."""
+        literals = tuple(given[name] for name in self._literals)
+        found = self._numbered.get(literals)
+        if found is None:
+            found = self._numbered[literals] = _numbered(self.text(given), [place.name for place in self._places])
+        return found
+
+    def has_room(self, given: Mapping[str, Any]) -> bool:
+        """Whether there are few texts of it with other numbers in them."""
+        literals = tuple(given[name] for name in self._literals)
+        return literals in self._numbered or len(self._numbered) < _MOST_TEXTS
 
     def named(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The values by their names, as the text of PostgreSQL's driver has them."""
@@ -123,11 +145,19 @@ def _maker(names: tuple[str, ...]) -> Any:
     return kind._make
 
 
-def _place(name: str, bind: Any, dialect: Dialect) -> _Place:
-    store = bind.type.dialect_impl(dialect).bind_processor(dialect)
-    is_given = bool(bind.required or bind.expanding)
-    fixed = bind.value if is_given or store is None else store(bind.value)
-    return _Place(name, store, bool(bind.expanding), is_given, fixed)
+def _place(name: str, bind: Any, compiled: Any) -> _Place:
+    store = bind.type.dialect_impl(compiled.dialect).bind_processor(compiled.dialect)
+    is_list, is_literal = bool(bind.expanding), bind.literal_execute or bind in compiled.literal_execute_params
+    is_given = bool(bind.required or (is_list and bind.value is None))
+    fixed = bind.value
+    if not is_given and is_literal:
+        fixed = compiled.render_literal_bindparam(bind, render_literal_value=fixed)
+    elif not is_given and is_list:
+        # As plain texts: an enumeration's are.
+        fixed = [str(one if store is None else store(one)) for one in fixed]
+    elif not is_given and store is not None:
+        fixed = store(fixed)
+    return _Place(name, store, is_list, is_given, is_literal, fixed)
 
 
 class _Fetched:
@@ -141,9 +171,10 @@ class _Fetched:
 class Answer:
     """Rows that were asked for, and may still be on their way."""
 
-    def __init__(self, connection: Connection, form: _Form, sent: _Fetched | Sent) -> None:
+    def __init__(self, connection: Connection, form: _Form, text: str, sent: _Fetched | Sent) -> None:
         self._connection = connection
         self._form = form
+        self._text = text
         self._sent = sent
 
     def rows(self) -> list[Any]:
@@ -151,7 +182,7 @@ class Answer:
         try:
             stored = self._sent.fetchall()
         except self._connection.dialect.loaded_dbapi.Error as error:
-            raise driver_error(self._connection, self._form.numbered, error) from error
+            raise driver_error(self._connection, self._text, error) from error
         return self._form.rows(stored)
 
 
@@ -191,7 +222,8 @@ class Kept:
         """Run it; its rows are fetched later. What is asked together within `ahead` is one exchange on PostgreSQL."""
         connection = session.connection()
         form = self._form(connection)
-        return Answer(connection, form, _run(connection, form, given))
+        text, sent = _run(connection, form, given)
+        return Answer(connection, form, text, sent)
 
     def scalars(self, session: Session, **given: Any) -> list[Any]:
         """Run it and return the first value of each row."""
@@ -214,6 +246,10 @@ class Kept:
         for one in given:
             _run(connection, form, one)
 
+    def has_room(self, connection: Connection, given: Mapping[str, Any]) -> bool:
+        """Whether PostgreSQL keeps few texts of it with other numbers in them."""
+        return self._form(connection).has_room(given)
+
     def _form(self, connection: Connection) -> _Form:
         name = connection.dialect.name
         form = self._forms.get(name)
@@ -226,18 +262,50 @@ class Kept:
         return kept if isinstance(kept, ClauseElement) else kept(name)
 
 
-def _run(connection: Connection, form: _Form, given: Mapping[str, Any]) -> _Fetched | Sent:
+class Planned:
+    """A kept statement that finds by index what it is given, whatever that is, for pages that are read.
+
+    In `Database.read(keeps_plans=True)` PostgreSQL plans it once a connection: to plan many joins costs more than to
+    make them. In other transactions of PostgreSQL it is a statement like any other, planned for its values. Numbers may
+    stand in its text (`literal_execute`), where a plan must be made for them.
+    """
+
+    def __init__(self, statement: Any) -> None:
+        self._statement = statement
+        self._kept = Kept(statement)
+
+    def all(self, session: Session, given: Mapping[str, Any]) -> Sequence[Any]:
+        """Run it and return its rows.
+
+        Raises:
+            DBAPIError: as any other statement.
+        """
+        connection = session.connection()
+        if connection.dialect.name == "sqlite":
+            return self._kept.all(session, **given)
+        if not plans_are_kept(connection) or not self._kept.has_room(connection, given):
+            return execute_planned(connection, self._statement, given).all()
+        driver: Any = connection.connection.driver_connection
+        before, driver.prepare_threshold = driver.prepare_threshold, 0
+        try:
+            return self._kept.all(session, **given)
+        finally:
+            driver.prepare_threshold = before
+
+
+def _run(connection: Connection, form: _Form, given: Mapping[str, Any]) -> tuple[str, _Fetched | Sent]:
     if not form.is_sqlite:
         if connection.dispatch.before_cursor_execute:
             _tell(connection, form.text(given), form.named(given))
-        return send(connection, form.numbered, form.values(given))
+        text = form.numbered(given)
+        return text, send(connection, text, form.values(given))
     begin(connection)
     text, values = form.text(given), form.values(given)
     _tell(connection, text, values)
     driver: Any = connection.connection.driver_connection
     try:
         # SQLite finds rows as they are fetched: what is written meanwhile would show.
-        return _Fetched(driver.execute(text, values).fetchall())
+        return text, _Fetched(driver.execute(text, values).fetchall())
     except connection.dialect.loaded_dbapi.Error as error:
         raise driver_error(connection, text, error) from error
 

@@ -4,14 +4,14 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import pytest
-from sqlalchemy import Select, bindparam, event, func, insert, literal, select, text, update
+from sqlalchemy import Integer, Select, bindparam, event, func, insert, literal, select, text, update
 from sqlalchemy.exc import DataError, IntegrityError, OperationalError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from idhub.db import Database, insert_rows, upsert_on
 from idhub.directory.kinds import EmploymentState, EmploymentType, OrganizationKind, PrincipalKind, Standing
 from idhub.directory.tables import Employment, Organization, Principal
-from idhub.kept import Kept, ahead, answered
+from idhub.kept import _MOST_TEXTS, Kept, Planned, ahead, answered
 from idhub.lifecycle.tables import Case, CaseNumber
 
 NOW = datetime(2026, 11, 29, 10, 0, 0, 123456, tzinfo=UTC)
@@ -373,3 +373,76 @@ def test_more_than_the_connection_takes_at_once_is_sent_and_answered(people: Dat
     with people.transaction() as session, ahead(session):
         asked = [echo.ask(session, more="y" * 100_000) for _ in range(200)]
         assert all(len(one.rows()[0].said) == 101_000 for one in asked)
+
+
+_FIRST: Any = (
+    select(Principal.id, Principal.standing, Principal.access_starts_at, func.coalesce(Principal.owner_id, "none"))
+    .where(Principal.id >= bindparam("reached"), Principal.standing.in_([Standing.ACTIVE, Standing.STAGED]))
+    .order_by(Principal.id)
+    .limit(bindparam("some", type_=Integer, literal_execute=True))
+)
+_PLANNED = text("SELECT name FROM pg_prepared_statements WHERE statement LIKE '%principals.standing%'")
+
+
+@pytest.mark.parametrize("some", [0, 1, 3])
+@pytest.mark.parametrize("reached", ["", "b", "z"])
+@pytest.mark.parametrize("keeps_plans", [True, False])
+def test_planned_statement_finds_what_the_statement_finds(
+    people: Database, reached: str, some: int, *, keeps_plans: bool
+) -> None:
+    planned, given = Planned(_FIRST), {"reached": reached, "some": some, "unasked": "x"}
+    with people.read(keeps_plans=keeps_plans) as session:
+        first, again = planned.all(session, given), planned.all(session, given)
+        expected = session.execute(_FIRST, given).all()
+
+    assert [tuple(row) for row in first] == [tuple(row) for row in expected]
+    assert list(first) == list(again)
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_planned_statement_is_kept_ready_with_few_numbers_in_its_text_and_answers_any(people: Database) -> None:
+    planned, found = Planned(_FIRST), []
+    for _ in range(2):
+        for some in range(9):
+            with people.read(keeps_plans=True) as session:
+                found.append(len(planned.all(session, {"reached": "", "some": some})))
+    with people.read(keeps_plans=True) as session:
+        # The driver keeps others, by its own rules.
+        ours = [name for name in session.execute(_PLANNED).scalars() if name.startswith("idhub_")]
+
+    assert (found, len(ours)) == ([0, 1, 2, 3, 3, 3, 3, 3, 3] * 2, _MOST_TEXTS)
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_planned_statement_is_planned_for_its_values_outside_a_snapshot_that_keeps_plans(people: Database) -> None:
+    planned = Planned(_FIRST)
+    for _ in range(3):
+        with people.read() as session:
+            planned.all(session, {"reached": "", "some": 1})
+            assert session.execute(_PLANNED).all() == []
+        with people.transaction() as session:
+            planned.all(session, {"reached": "", "some": 1})
+            assert session.execute(_PLANNED).all() == []
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+def test_planned_statement_after_a_snapshot_that_was_rolled_back(people: Database) -> None:
+    """The driver may have the server forget what is kept ready."""
+    planned = Planned(_FIRST)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), people.read(keeps_plans=True) as session:
+            planned.all(session, {"reached": "", "some": 1})
+            raise ZeroDivisionError
+        with people.transaction() as session:
+            session.execute(select(1))
+            session.rollback()
+
+    with people.read(keeps_plans=True) as session:
+        assert [row.id for row in planned.all(session, {"reached": "", "some": 2})] == ["a", "b"]
+
+
+@pytest.mark.parametrize("keeps_plans", [True, False])
+def test_planned_statement_that_fails_raises_as_any_other(people: Database, *, keeps_plans: bool) -> None:
+    wrong: Any = select(Principal.id, text("nothing")).where(Principal.id == bindparam("which"))
+    with people.read(keeps_plans=keeps_plans) as session, pytest.raises((ProgrammingError, OperationalError)):
+        Planned(wrong).all(session, {"which": "a"})

@@ -16,9 +16,10 @@ from idhub.changes import Actor
 from idhub.credentials import opaque
 from idhub.credentials.predicate import may_act
 from idhub.credentials.tables import ApiToken
-from idhub.db import Database, execute_planned
+from idhub.db import Database
 from idhub.directory.tables import Installation, Principal
 from idhub.errors import IdhubError
+from idhub.kept import Planned
 from idhub.lifecycle import commands
 from idhub.lifecycle.doors import Door
 from idhub.login.addresses import client_address, trusted_networks
@@ -140,13 +141,15 @@ _OF_DOOR: Mapping[Door, Select[Any]] = {
     # What every request there needs besides costs no statement of its own.
     Door.SCIM: _TOKENS.add_columns(REGISTERED.label("extensions")),
 }
-_BY_VALUE = {door: tokens.where(ApiToken.token_hash == bindparam("which")) for door, tokens in _OF_DOOR.items()}
-_BY_ID = {door: tokens.where(ApiToken.id == bindparam("which")) for door, tokens in _OF_DOOR.items()}
+_BY_VALUE = {
+    door: Planned(tokens.where(ApiToken.token_hash == bindparam("which"))) for door, tokens in _OF_DOOR.items()
+}
+_BY_ID = {door: Planned(tokens.where(ApiToken.id == bindparam("which"))) for door, tokens in _OF_DOOR.items()}
 
 
-def _find(session: Session, tokens: Select[Any], which: object, *, now: datetime) -> Any:
+def _find(session: Session, tokens: Planned, which: object, *, now: datetime) -> Any:
     """The token's row if it may be used now: not revoked or expired, its epochs equal, its person active."""
-    row = execute_planned(session.connection(), tokens, {"which": which}).one_or_none()
+    row = next(iter(tokens.all(session, {"which": which})), None)
     if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
         return None
     if row.principal_id is not None:

@@ -8,9 +8,10 @@ from typing import Final
 from sqlalchemy import ColumnElement, Select, select, update
 from sqlalchemy.orm import Session
 
-from idhub.db import bulk_insert, chunked, execute_planned, given, given_value, new_id
+from idhub.db import bulk_insert, chunked, given, given_value, new_id
 from idhub.directory.tables import Group, GroupMember, Person
 from idhub.errors import Conflict, Invalid, NotFound
+from idhub.kept import Planned
 
 LONGEST_NAME = 200
 _UNWANTED = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp", "Cf"})
@@ -117,11 +118,9 @@ def members_of(session: Session, group_ids: Collection[str]) -> Mapping[str, Seq
 def groups_of(session: Session, principal_ids: Collection[str]) -> Mapping[str, Sequence[tuple[str, str]]]:
     """(id, name) of the groups that each person belongs to now, by name."""
     found: dict[str, list[tuple[str, str]]] = {}
-    connection = session.connection()
-    is_sqlite = connection.dialect.name == "sqlite"
+    is_sqlite = session.get_bind().dialect.name == "sqlite"
     for part in chunked(list(principal_ids)):
-        asked = {"ids": given_value(part)}
-        for row in execute_planned(connection, _GROUPS[is_sqlite], asked):
+        for row in _GROUPS[is_sqlite].all(session, {"ids": given_value(part)}):
             found.setdefault(row[0], []).append((row[1], row[2]))
     return found
 
@@ -164,10 +163,12 @@ HAS_GROUPS: Final[ColumnElement[bool]] = (
 """Column beside `Person`: whether they belong to any group now."""
 # Made once: building a statement costs more than what it asks.
 _GROUPS = {
-    is_sqlite: select(GroupMember.principal_id, Group.id, Group.name)
-    .join(Group, Group.id == GroupMember.group_id)
-    .where(GroupMember.principal_id.in_(given("ids", is_sqlite=is_sqlite)), *_CURRENT)
-    .order_by(Group.name)
+    is_sqlite: Planned(
+        select(GroupMember.principal_id, Group.id, Group.name)
+        .join(Group, Group.id == GroupMember.group_id)
+        .where(GroupMember.principal_id.in_(given("ids", is_sqlite=is_sqlite)), *_CURRENT)
+        .order_by(Group.name)
+    )
     for is_sqlite in (True, False)
 }
 

@@ -11,7 +11,6 @@ from typing import Any, Final, NamedTuple
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
-    Result,
     Select,
     Text,
     and_,
@@ -39,6 +38,7 @@ from idhub.directory.tables import (
     Person,
     Principal,
 )
+from idhub.kept import Planned
 from idhub.provisioning.inbound.person_resource import SHOWN_ACTIVE, Row
 from idhub.provisioning.inbound.tables import ScimDocument, ScimExternalId, ScimNames, ScimUser
 
@@ -201,28 +201,39 @@ class People(NamedTuple):
         elif (found := _PACKED.get((id(rows), is_sqlite))) is not None:
             packed = found
         else:
-            packed = _PACKED[id(rows), is_sqlite] = _packed(rows, is_sqlite=is_sqlite)
-        return taken_apart(self._run(session, packed, values).scalar())
+            packed = _PACKED[id(rows), is_sqlite] = staying(_packed(rows, is_sqlite=is_sqlite))
+        return taken_apart(self._run(session, packed, values)[0][0])
 
     def read_ids(self, session: Session, ids: Select[Any], **values: Any) -> list[str]:
         """The same of a statement that was made out of `ids`."""
-        return list(self._run(session, ids, values).scalars())
+        return [row[0] for row in self._run(session, ids, values)]
 
     def read_whole(self, session: Session, rows: Select[Any], **values: Any) -> list[Row]:
         """The same of a statement that was made out of `whole`."""
         return [Row._make(each) for each in self._run(session, rows, values)]
 
-    def _run(self, session: Session, statement: Select[Any], values: Mapping[str, Any]) -> Result[Any]:
+    def _run(self, session: Session, statement: Select[Any], values: Mapping[str, Any]) -> Sequence[Any]:
         asked = {"provider": self.provider, "rules": self.rules, **self.values, **values}
+        planned = _STAYING.get(id(statement))
+        if planned is not None:
+            return planned.all(session, asked)
         connection = session.connection()
-        return (
-            execute_planned(connection, statement, asked) if self.is_lasting else connection.execute(statement, asked)
-        )
+        if self.is_lasting:
+            # The same each time, but made anew.
+            return execute_planned(connection, statement, asked).all()
+        return connection.execute(statement, asked).all()
 
 
 # By statements, and conditions, that stay.
 _NARROWED: Final[dict[tuple[int, int], tuple[People, ColumnElement[bool]]]] = {}
 _PACKED: Final[dict[tuple[int, bool], Select[Any]]] = {}
+_STAYING: Final[dict[int, Planned]] = {}
+
+
+def staying(statement: Select[Any]) -> Select[Any]:
+    """A statement that stays as long as the process: what it takes to send it is kept."""
+    _STAYING[id(statement)] = Planned(statement)
+    return statement
 
 
 def _packed(rows: Select[Any], *, is_sqlite: bool) -> Select[Any]:
@@ -279,17 +290,17 @@ def _met(is_sqlite: bool) -> Select[Any]:
 
 
 @cache
-def _page(is_sqlite: bool) -> Select[Any]:
-    return _ROWS.where(Person.id.in_(given("given", is_sqlite=is_sqlite)))
+def _page(is_sqlite: bool) -> Planned:
+    return Planned(_ROWS.where(Person.id.in_(given("given", is_sqlite=is_sqlite))))
 
 
 @cache
-def _taken(is_sqlite: bool) -> Any:
+def _taken(is_sqlite: bool) -> Planned:
     values = given("given", is_sqlite=is_sqlite)
-    return union_all(
-        select(LoginName.value).where(LoginName.value.in_(values)).group_by(LoginName.value).having(func.count() > 1),
-        select(ScimUser.user_name_key).where(ScimUser.user_name_key.in_(values)),
+    shared = (
+        select(LoginName.value).where(LoginName.value.in_(values)).group_by(LoginName.value).having(func.count() > 1)
     )
+    return Planned(union_all(shared, select(ScimUser.user_name_key).where(ScimUser.user_name_key.in_(values))))
 
 
 def read_rows(session: Session, ids: Sequence[str], *, provider: str) -> list[Row]:
@@ -315,10 +326,9 @@ def read_met(session: Session, ids: Sequence[str], people: People) -> list[Met]:
     return [found[each] for each in ids if each in found]
 
 
-def _given(session: Session, statement: Select[Any], ids: Sequence[str], **asked: str) -> Iterator[Any]:
-    connection = session.connection()
+def _given(session: Session, statement: Planned, ids: Sequence[str], **asked: str) -> Iterator[Any]:
     for part in chunked(ids):
-        yield from execute_planned(connection, statement, {"given": given_value(part), **asked})
+        yield from statement.all(session, {"given": given_value(part), **asked})
 
 
 def fallback_names(session: Session, people: Sequence[Row]) -> dict[str, str]:
@@ -328,12 +338,8 @@ def fallback_names(session: Session, people: Sequence[Row]) -> dict[str, str]:
         for person in people
         if person.email and not person.email.isascii()
     }
-    shared: set[str] = set()
-    connection = session.connection()
-    is_sqlite = connection.dialect.name == "sqlite"
-    for part in chunked(list(set(mails.values()))):
-        asked = {"given": given_value(part)}
-        shared.update([row[0] for row in execute_planned(connection, _taken(is_sqlite), asked).all()])
+    taken = _taken(session.get_bind().dialect.name == "sqlite")
+    shared = {row[0] for row in _given(session, taken, list(set(mails.values())))}
     return {
         person.id: person.email
         if person.email and not (mails[person.id] in shared if person.id in mails else person.is_mail_taken)

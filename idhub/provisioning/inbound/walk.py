@@ -17,13 +17,13 @@ import orjson
 from sqlalchemy import ColumnElement, Integer, Select, String, and_, bindparam, func, not_, or_, select, tuple_
 from sqlalchemy.orm import Session
 
-from idhub.db import execute_planned
 from idhub.directory.search import find_people
 from idhub.directory.search_terms import LONGEST_TERM, folded, words_of
 from idhub.directory.tables import DISPLAY_NAME_KEY, LoginName, Organization, Person, Principal
 from idhub.errors import Unavailable
+from idhub.kept import Planned
 from idhub.keys import Keyring
-from idhub.provisioning.inbound.page import Met, People, read_met
+from idhub.provisioning.inbound.page import Met, People, read_met, staying
 from idhub.provisioning.inbound.person_resource import Row
 from idhub.provisioning.inbound.query import Lookup
 from idhub.provisioning.inbound.tables import ScimDocument, ScimUser
@@ -85,8 +85,7 @@ class ById:
             if len(rows) == limit:
                 return Found(rows, _ids(rows), is_over=False)
             asked = {"place": place or "", "stride": _STRIDE}
-            reach = execute_planned(session.connection(), _STRIDE_ON, asked).scalar_one_or_none()
-            if reach is not None:
+            for (reach,) in _ON_STRIDE.all(session, asked):
                 within = _made(
                     people, people.rows, "id within", lambda rows: _behind_id(rows).where(Person.id <= _text("reach"))
                 )
@@ -142,12 +141,11 @@ class ByCompany:
         """The id up to which as many are looked at as a stride allows; None: all who are left are fewer."""
         asked = {"place": place, "stride": stride // len(self.organizations)} if self.organizations else {}
         found = [
-            execute_planned(
-                session.connection(), _STRIDE_IN_COMPANY, {"organization": each, **asked}
-            ).scalar_one_or_none()
+            reach
             for each in self.organizations
+            for (reach,) in _STRIDE_IN_COMPANY.all(session, {"organization": each, **asked})
         ]
-        return min((each for each in found if each is not None), default=None)
+        return min(found, default=None)
 
     def _ids(self, session: Session, people: People, place: str, reach: str | None, *, limit: int) -> list[str]:
         name = "company" if reach is None else "company within"
@@ -268,7 +266,7 @@ def _made(people: People, rows: Select[Any], name: str, make: Callable[[Select[A
     # The rows stay: what is kept of them is told apart by which they are.
     key = (id(rows), name)
     if key not in _KEPT:
-        _KEPT[key] = make(rows)
+        _KEPT[key] = staying(make(rows))
     return _KEPT[key]
 
 
@@ -282,6 +280,7 @@ _STRIDE_ON: Final = (
     .offset(bindparam("stride", type_=Integer, literal_execute=True))
     .limit(1)
 )
+_ON_STRIDE: Final = Planned(_STRIDE_ON)
 # Whoever is left, where they are fewer.
 _NEAR: Final = func.coalesce(_STRIDE_ON.scalar_subquery(), _LAST)
 # No equality: PostgreSQL would find the order of ids alone enough, and pass everybody of other companies.
@@ -289,7 +288,7 @@ _BEHIND_IN_COMPANY: Final = (
     tuple_(Principal.organization_id, Principal.id) > tuple_(_text("organization"), _text("place")),
     Principal.organization_id <= _text("organization"),
 )
-_STRIDE_IN_COMPANY: Final = (
+_STRIDE_IN_COMPANY: Final = Planned(
     select(Principal.id)
     .where(*_BEHIND_IN_COMPANY)
     .order_by(Principal.organization_id, Principal.id)
@@ -297,17 +296,19 @@ _STRIDE_IN_COMPANY: Final = (
     .limit(1)
 )
 # Whether a company's code begins with a text, and whether a sender has said a name that does.
-_BEGINNINGS: Final = select(
-    select(Organization.id)
-    .where(func.substr(func.lower(Organization.code), 1, bindparam("length", type_=Integer)) == _text("begins"))
-    .limit(1)
-    .scalar_subquery()
-    .is_not(None),
-    select(ScimUser.principal_id)
-    .where(ScimUser.user_name_key >= _text("begins"), ScimUser.user_name_key < _text("last"))
-    .limit(1)
-    .scalar_subquery()
-    .is_not(None),
+_BEGINNINGS: Final = Planned(
+    select(
+        select(Organization.id)
+        .where(func.substr(func.lower(Organization.code), 1, bindparam("length", type_=Integer)) == _text("begins"))
+        .limit(1)
+        .scalar_subquery()
+        .is_not(None),
+        select(ScimUser.principal_id)
+        .where(ScimUser.user_name_key >= _text("begins"), ScimUser.user_name_key < _text("last"))
+        .limit(1)
+        .scalar_subquery()
+        .is_not(None),
+    )
 )
 _BY_DISPLAY_NAME: Final = ByKey("display name", DISPLAY_NAME_KEY, Person.id.expression)
 _BY_USER_NAME: Final = (
@@ -365,7 +366,7 @@ def by_user_name(session: Session, text: str, *, looks_at_each: bool, is_all: bo
     if first_word(text) is None or beginning != beginning.strip() or "/" in text or "per_".startswith(text[:4].lower()):
         return [ById()]
     asked = {"begins": beginning, "last": beginning + _LAST, "length": len(beginning)}
-    is_code, is_said = execute_planned(session.connection(), _BEGINNINGS, asked).one()
+    is_code, is_said = _BEGINNINGS.all(session, asked)[0]
     if is_code:
         return [ById()]
     # What has letters beyond ASCII may be the same in a form that the filter tells from it.

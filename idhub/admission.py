@@ -23,6 +23,7 @@ from idhub.errors import Unavailable
 from idhub.logs import ASGIApp, Message, Receive, Scope, Send
 
 T = TypeVar("T")
+_Lines = OrderedDict[str, deque[asyncio.Future[bool]]]
 RESERVED_ENDING: Final = 2
 RESERVED_HEALTH: Final = 2
 _PATIENCE: Final = 5.0
@@ -39,6 +40,8 @@ _LONGEST_WORK: Final = 1.0
 _ALWAYS_WAIT: Final = 8
 """So many may wait at a thread however long they take."""
 _MOST_WAIT: Final = 1_024
+_SHORT_FIRST: Final = 8
+"""So many short readings go before one of the others, which then takes its turn."""
 _WEIGHT_OF_LAST: Final = 0.05
 _READS: Final = {
     "GET": re.compile(r"/scim/v2/(?!(?:Bulk|Events)(?:/|$)).*"),
@@ -133,24 +136,33 @@ class Lane:
 class ReadingLane:
     """Few threads for what is read much, and a line of each who asks: lines are served in turn, so that who asks for
     a thousand things keeps nobody waiting who asks for one. Where no more may wait, the last of the longest line goes.
+
+    What reads one thing goes before what reads many, which takes it several times as long: so many times, then one of
+    the others.
     """
 
     def __init__(self, threads: int, *, timer: Callable[[], float] = time.monotonic) -> None:
         self.threads = self._free = threads
         self._timer = timer
         self._limiter: CapacityLimiter | None = None
-        self._lines: OrderedDict[str, deque[asyncio.Future[bool]]] = OrderedDict()
+        self._short: _Lines = OrderedDict()
+        self._others: _Lines = OrderedDict()
+        self._went_first = 0
+        """Short ones that went before others who waited."""
         self._waiting = 0
         self._seconds = 0.0
         """What one piece of work takes, of late."""
 
-    async def run(self, who: str, work: Callable[[], T]) -> T:
+    async def run(self, who: str, work: Callable[[], T], *, is_short: bool = False) -> T:
         """Have a thread do some work, when it is the turn of whoever asks.
+
+        Args:
+            is_short: it reads one thing.
 
         Raises:
             Busy: what waits is more than about a second of work, or nothing of it is done for a while.
         """
-        await self._take(who)
+        await self._take(who, self._short if is_short else self._others)
         if self._limiter is None:
             self._limiter = CapacityLimiter(self.threads)
         began = self._timer()
@@ -160,25 +172,25 @@ class ReadingLane:
             self._seconds += (self._timer() - began - self._seconds) * _WEIGHT_OF_LAST
             self._give()
 
-    async def _take(self, who: str) -> None:
+    async def _take(self, who: str, lines: _Lines) -> None:
         if self._free > 0 and not self._waiting:
             self._free -= 1
             return
         if self._is_full() and not self._has_made_room(who):
             raise Busy
         place: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._lines.setdefault(who, deque()).append(place)
+        lines.setdefault(who, deque()).append(place)
         self._waiting += 1
         try:
             await asyncio.wait((place,), timeout=_PATIENCE)
         except asyncio.CancelledError:
             if not place.done():
-                self._leave(who, place)
+                self._leave(lines, who, place)
             elif place.result():
                 self._give()
             raise
         if not place.done():
-            self._leave(who, place)
+            self._leave(lines, who, place)
             raise Busy
         if not place.result():
             raise Busy
@@ -190,33 +202,46 @@ class ReadingLane:
 
     def _has_made_room(self, who: str) -> bool:
         """Whether the last of the longest line has gone for somebody in whose line fewer wait."""
-        longest = max(self._lines, key=lambda each: len(self._lines[each]))
-        if len(self._lines[longest]) <= len(self._lines.get(who, ())) + 1:
+        longest = max((*self._others, *self._short), key=self._length)
+        if self._length(longest) <= self._length(who) + 1:
             return False
-        place = self._lines[longest][-1]
-        self._leave(longest, place)
+        lines = self._others if longest in self._others else self._short
+        place = lines[longest][-1]
+        self._leave(lines, longest, place)
         place.set_result(False)
         return True
 
-    def _leave(self, who: str, place: "asyncio.Future[bool]") -> None:
-        line = self._lines[who]
+    def _length(self, who: str) -> int:
+        return len(self._others.get(who, ())) + len(self._short.get(who, ()))
+
+    def _leave(self, lines: _Lines, who: str, place: "asyncio.Future[bool]") -> None:
+        line = lines[who]
         line.remove(place)
         self._waiting -= 1
         if not line:
-            del self._lines[who]
+            del lines[who]
 
     def _give(self) -> None:
         if not self._waiting:
             self._free += 1
             return
-        who, line = next(iter(self._lines.items()))
+        lines = self._next()
+        who, line = next(iter(lines.items()))
         place = line.popleft()
         self._waiting -= 1
         if line:
-            self._lines.move_to_end(who)
+            lines.move_to_end(who)
         else:
-            del self._lines[who]
+            del lines[who]
         place.set_result(True)
+
+    def _next(self) -> _Lines:
+        """Whose turn it is: of short ones, or of the others."""
+        if self._short and self._others and self._went_first < _SHORT_FIRST:
+            self._went_first += 1
+            return self._short
+        self._went_first = 0
+        return self._others or self._short
 
 
 class Admission:

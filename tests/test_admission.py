@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -327,6 +327,40 @@ def test_readers_are_served_in_turn_whoever_asks_for_much() -> None:
     in_a_loop(work)
 
 
+def _served(asked: Sequence[tuple[str, bool]]) -> list[str]:
+    """In what order readings are done that wait for one thread: who asked, and whether for one thing."""
+    served: list[str] = []
+
+    async def work() -> None:
+        lane, go_on = ReadingLane(1), threading.Event()
+        first = asyncio.ensure_future(lane.run("first", go_on.wait))
+        await asyncio.sleep(0)
+        waiting = [
+            asyncio.ensure_future(lane.run(who, partial(served.append, f"{who} {number}"), is_short=is_short))
+            for number, (who, is_short) in enumerate(asked)
+        ]
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(first, *waiting)
+
+    in_a_loop(work)
+    return served
+
+
+def test_whoever_reads_one_thing_goes_before_who_reads_many() -> None:
+    asked = [("a", False), ("a", False), ("b", False), ("b", True), ("a", True), ("b", True)]
+
+    assert _served(asked) == ["b 3", "a 4", "b 5", "a 0", "b 2", "a 1"]
+
+
+def test_whoever_reads_many_waits_for_few_who_read_one_thing() -> None:
+    short = [("short", True)] * 20
+
+    served = _served([("many", False), ("many", False), *short])
+
+    assert [place for place, each in enumerate(served) if each.startswith("many")] == [8, 17]
+
+
 def test_more_than_a_second_of_reading_is_refused() -> None:
     """What a piece takes is learned; few may wait however long theirs take."""
 
@@ -366,6 +400,33 @@ def test_where_no_more_may_wait_the_last_of_the_longest_line_goes(monkeypatch: p
         # The third of `much` went for `two`, its second for `three`; nobody goes for who has as many.
         assert served == ["much 0", "one 3", "two 4", "three 7"]
         assert [place for place, each in enumerate(outcomes) if isinstance(each, Unavailable)] == [1, 2, 5, 6]
+        await asyncio.wait_for(lane.run("next", partial(served.append, "next")), 10)
+
+    in_a_loop(work)
+
+
+def test_lines_of_who_reads_one_thing_and_of_who_reads_many_are_one_when_somebody_must_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(admission, "_MOST_WAIT", 4)
+
+    async def work() -> None:
+        lane, go_on, served = ReadingLane(1), threading.Event(), list[str]()
+        first = asyncio.ensure_future(lane.run("first", go_on.wait))
+        await asyncio.sleep(0)
+        asked = []
+        for number, (who, is_short) in enumerate(
+            [("much", True), ("much", False), ("much", True), ("one", False), ("two", True), ("three", False)]
+        ):
+            work = partial(served.append, f"{who} {number}")
+            asked.append(asyncio.ensure_future(lane.run(who, work, is_short=is_short)))
+            await asyncio.sleep(0)
+        go_on.set()
+        await first
+        outcomes = await asyncio.gather(*asked, return_exceptions=True)
+        # What reads many goes first for `two`; then `much` has two left, and one of them goes for `three`.
+        assert served == ["much 0", "two 4", "one 3", "three 5"]
+        assert [place for place, each in enumerate(outcomes) if isinstance(each, Unavailable)] == [1, 2]
         await asyncio.wait_for(lane.run("next", partial(served.append, "next")), 10)
 
     in_a_loop(work)

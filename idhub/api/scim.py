@@ -16,7 +16,7 @@ from idhub.admission import Busy
 from idhub.api.access import ApiCaller, Unauthenticated, address_of, authenticate
 from idhub.api.scim_desk import LIMITS, PREFIX, Desk, Later, TooOften, record_refusals
 from idhub.api.scim_jobs import Jobs
-from idhub.api.scim_lanes import KnownSenders, is_quick
+from idhub.api.scim_lanes import KnownSenders, Reading, reading_of
 from idhub.api.scim_poll import WAIT_SECONDS, poll
 from idhub.api.scim_streams import STREAMS
 from idhub.api.shared import ApiServices
@@ -70,14 +70,15 @@ async def _in_lane(
     lanes, query = services.admission, request.scope["query_string"].decode("latin-1")
     said = request.headers.get("authorization", "")
     # Whoever has a token stands in the line of it: nobody's many requests keep another's waiting.
-    who = known.find(said)
+    who, reading = known.find(said), reading_of(request.method, path, query, body or b"")
     if who is None:
         # Anybody can say a token. Where they come from they cannot invent as easily.
         lane, who = lanes.reading_unverified, address_of(services, request)
     else:
-        lane = lanes.reading if is_quick(request.method, path, query, body or b"") else lanes.reading_long
+        lane = lanes.reading_long if reading is Reading.LONG else lanes.reading
     try:
-        answer = await lane.run(who, partial(_answered, services, request, path, body))
+        work = partial(_answered, services, request, path, body)
+        answer = await lane.run(who, work, is_short=reading is Reading.ONE)
     except Busy as error:
         lanes.count_refused()
         return _response(error_response(Later(error.description)), {"Retry-After": _LATER})

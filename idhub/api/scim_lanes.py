@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections import OrderedDict
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -63,25 +64,37 @@ def _digest(authorization: str) -> bytes:
     return hashlib.sha256(authorization.encode("utf-8", "surrogatepass")).digest()
 
 
-def is_quick(method: str, path: str, query: str, body: bytes) -> bool:
-    """Whether what is read is found and walked by an index, and is not long."""
+class Reading(StrEnum):
+    """How much a request reads, as far as its text tells."""
+
+    ONE = "one"
+    """Whom an index finds, or what describes the server."""
+    WALK = "walk"
+    """A page in the order of an index."""
+    LONG = "long"
+    """Whatever else."""
+
+
+def reading_of(method: str, path: str, query: str, body: bytes) -> Reading:
+    """How much a request reads."""
     parts = [part for part in path.split("/") if part]
     if len(query) > _LONGEST or len(body) > _LONGEST:
-        return False
+        return Reading.LONG
     wishes = _wishes(query if method == "GET" else None, body)
     if wishes is None:
-        return False
+        return Reading.LONG
     match parts:
         case ["Users"] | ["Users", ".search"]:
-            return _is_quick_list(wishes)
+            return _reading_of_list(wishes)
         case ["Groups"] | ["Groups", _]:
             # A group is as long as its members are many.
             left_out = str(wishes.get("excludedattributes", "")).lower().split(",")
             is_short = "members" in left_out
-            return is_short and (len(parts) == 2 or _BY_NAME.fullmatch(str(wishes.get("filter", ""))) is not None)
+            is_one = len(parts) == 2 or _BY_NAME.fullmatch(str(wishes.get("filter", ""))) is not None
+            return Reading.ONE if is_short and is_one else Reading.LONG
         case [] | [".search"]:
-            return False
-    return True
+            return Reading.LONG
+    return Reading.ONE
 
 
 def _wishes(query: str | None, body: bytes) -> Mapping[str, Any] | None:
@@ -94,19 +107,22 @@ def _wishes(query: str | None, body: bytes) -> Mapping[str, Any] | None:
         return None
 
 
-def _is_quick_list(wishes: Mapping[str, Any]) -> bool:
+def _reading_of_list(wishes: Mapping[str, Any]) -> Reading:
     try:
         count, start = int(wishes.get("count", 0)), int(wishes.get("startindex", 1))
     except (ValueError, TypeError):
-        return False
+        return Reading.LONG
     if count > _MOST_SHOWN or start > _FURTHEST or "sortby" in wishes:
-        return False
+        return Reading.LONG
     if not count and "count" in wishes and "cursor" in wishes:
         # Asked for no one, it counts everybody.
-        return False
+        return Reading.LONG
     filter_ = wishes.get("filter")
     if filter_ is None:
-        return "cursor" in wishes
+        return Reading.WALK if "cursor" in wishes else Reading.LONG
     if not isinstance(filter_, str):
-        return False
-    return _FOUND.fullmatch(filter_) is not None or ("cursor" in wishes and _WALKED.fullmatch(filter_) is not None)
+        return Reading.LONG
+    if _FOUND.fullmatch(filter_) is not None:
+        return Reading.ONE
+    is_walk = "cursor" in wishes and _WALKED.fullmatch(filter_) is not None
+    return Reading.WALK if is_walk else Reading.LONG

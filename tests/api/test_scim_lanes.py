@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import update
 
 from idhub import admission
-from idhub.api.scim_lanes import KnownSenders, is_quick
+from idhub.api.scim_lanes import KnownSenders, Reading, reading_of
 from idhub.credentials import opaque
 from idhub.credentials.tables import ApiToken
 from scim.messages import MEDIA_TYPE
@@ -25,7 +25,7 @@ from tests.api.test_scim import Scim
 from tests.api.world import Api
 
 _CURSOR = {"cursor": ""}
-_QUICK: tuple[dict[str, str], ...] = (
+_ONE: tuple[dict[str, str], ...] = (
     {"filter": 'userName eq "ada@corp.example"'},
     {"filter": 'USERNAME EQ "a b \\" or"', "count": "1"},
     {"filter": f'{USER}:userName eq "ada"'},
@@ -33,6 +33,9 @@ _QUICK: tuple[dict[str, str], ...] = (
     {"filter": f'{ENTERPRISE_USER}:employeeNumber eq "QY1"'},
     {"filter": 'emails[type eq "work"].value eq "ada@corp.example"'},
     {"filter": 'emails.value eq "ada@corp.example"'},
+    {"filter": 'userName eq "ada"', **_CURSOR},
+)
+_WALKED: tuple[dict[str, str], ...] = (
     {"filter": 'userName sw "ada"', **_CURSOR},
     {"filter": 'displayName sw "王"', **_CURSOR, "count": "100"},
     {**_CURSOR, "count": "200"},
@@ -57,47 +60,54 @@ _SLOW: tuple[dict[str, str], ...] = (
 )
 
 
-@pytest.mark.parametrize("query", _QUICK, ids=str)
-def test_what_an_index_finds_and_walks_is_quick(query: dict[str, str]) -> None:
+def _readings(query: dict[str, str]) -> set[Reading]:
     searched = {"schemas": [SEARCH_REQUEST], **query}
+    return {
+        reading_of("GET", "Users", urlencode(query), b""),
+        reading_of("POST", "Users/.search", "", orjson.dumps(searched)),
+    }
 
-    assert is_quick("GET", "Users", urlencode(query), b"")
-    assert is_quick("POST", "Users/.search", "", orjson.dumps(searched))
+
+@pytest.mark.parametrize("query", _ONE, ids=str)
+def test_whom_an_index_finds_is_one(query: dict[str, str]) -> None:
+    assert _readings(query) == {Reading.ONE}
+
+
+@pytest.mark.parametrize("query", _WALKED, ids=str)
+def test_what_is_read_in_the_order_of_an_index_is_a_walk(query: dict[str, str]) -> None:
+    assert _readings(query) == {Reading.WALK}
 
 
 @pytest.mark.parametrize("query", _SLOW, ids=lambda query: str(query)[:60])
-def test_whatever_else_is_not(query: dict[str, str]) -> None:
-    searched = {"schemas": [SEARCH_REQUEST], **query}
-
-    assert not is_quick("GET", "Users", urlencode(query), b"")
-    assert not is_quick("POST", "Users/.search", "", orjson.dumps(searched))
+def test_whatever_else_is_long(query: dict[str, str]) -> None:
+    assert _readings(query) == {Reading.LONG}
 
 
-def test_a_group_is_quick_without_its_members_alone() -> None:
+def test_a_group_is_one_without_its_members_alone() -> None:
     by_name = {"filter": 'displayName eq "Team"'}
     without = {"excludedAttributes": "members"}
 
-    assert is_quick("GET", "Groups", urlencode({**by_name, **without}), b"")
-    assert is_quick("GET", "Groups/grp_1", urlencode(without), b"")
-    assert not is_quick("GET", "Groups", urlencode(by_name), b"")
-    assert not is_quick("GET", "Groups", urlencode(without), b"")
-    assert not is_quick("GET", "Groups/grp_1", "", b"")
+    assert reading_of("GET", "Groups", urlencode({**by_name, **without}), b"") is Reading.ONE
+    assert reading_of("GET", "Groups/grp_1", urlencode(without), b"") is Reading.ONE
+    assert reading_of("GET", "Groups", urlencode(by_name), b"") is Reading.LONG
+    assert reading_of("GET", "Groups", urlencode(without), b"") is Reading.LONG
+    assert reading_of("GET", "Groups/grp_1", "", b"") is Reading.LONG
 
 
 @pytest.mark.parametrize(
     "body", [b"", b"[]", b"{", b"null", b'{"filter": 1, "cursor": ""}', b'{"count": [], "cursor": ""}']
 )
-def test_what_cannot_be_read_is_not_quick(body: bytes) -> None:
-    assert not is_quick("POST", "Users/.search", "", body)
+def test_what_cannot_be_read_is_long(body: bytes) -> None:
+    assert reading_of("POST", "Users/.search", "", body) is Reading.LONG
 
 
 @pytest.mark.parametrize("path", ["Users/per_1", "ServiceProviderConfig", "Schemas", "ResourceTypes/User", "Me"])
-def test_one_resource_and_what_describes_the_server_is_quick(path: str) -> None:
-    assert is_quick("GET", path, "", b"")
+def test_one_resource_and_what_describes_the_server_is_one(path: str) -> None:
+    assert reading_of("GET", path, "", b"") is Reading.ONE
 
 
 def test_search_over_all_types_is_not() -> None:
-    assert not is_quick("POST", ".search", "", orjson.dumps({"filter": 'userName eq "a"'}))
+    assert reading_of("POST", ".search", "", orjson.dumps({"filter": 'userName eq "a"'})) is Reading.LONG
 
 
 def test_slow_lists_keep_no_quick_one_waiting_and_are_told_to_come_back(
@@ -134,7 +144,7 @@ def _asks(api: Api, token: str, *, address: str = "198.51.100.7") -> Callable[[]
         transport = httpx2.ASGITransport(app=api.app, client=(address, 50_000))
         async with httpx2.AsyncClient(transport=transport, base_url=str(api.http.base_url)) as client:
             answer = await client.get(
-                "/scim/v2/Users", params=_QUICK[0], headers={"Authorization": f"Bearer {token}"}, timeout=60
+                "/scim/v2/Users", params=_ONE[0], headers={"Authorization": f"Bearer {token}"}, timeout=60
             )
         return answer.status_code
 
@@ -148,7 +158,7 @@ def test_flood_of_invented_tokens_keeps_no_true_sender_out(
     """Each invented token has the right form, and is said once. Whoever is not known yet comes from elsewhere."""
     scim, lanes, go_on = Scim(api), api.app.state.services.admission, threading.Event()
     if is_known:
-        scim.ok("GET", "/Users", params=_QUICK[0])
+        scim.ok("GET", "/Users", params=_ONE[0])
     monkeypatch.setattr(admission, "_MOST_WAIT", 20)
     monkeypatch.setattr(admission, "_PATIENCE", 20.0)
     flood = [_asks(api, opaque.make("api")) for _ in range(60)]
@@ -182,7 +192,7 @@ def test_flood_of_invented_tokens_keeps_no_true_sender_out(
 
 def test_who_is_known_is_looked_up_all_the_same_and_forgotten_when_the_token_works_no_more(api: Api) -> None:
     scim = Scim(api)
-    scim.ok("GET", "/Users", params=_QUICK[0])
+    scim.ok("GET", "/Users", params=_ONE[0])
     with api.world.database.transaction() as session:
         session.execute(
             update(ApiToken)
@@ -190,7 +200,7 @@ def test_who_is_known_is_looked_up_all_the_same_and_forgotten_when_the_token_wor
             .values(revoked_at=api.world.clock())
         )
 
-    assert [scim.call("GET", "/Users", params=_QUICK[0]).status_code for _ in range(2)] == [401, 401]
+    assert [scim.call("GET", "/Users", params=_ONE[0]).status_code for _ in range(2)] == [401, 401]
 
 
 def test_senders_are_known_while_their_token_works_and_the_oldest_is_forgotten(

@@ -38,7 +38,7 @@ from idhub.admission import Admission
 from idhub.api.access import caller_of
 from idhub.api.scim_desk import Desk
 from idhub.api.scim_jobs import Jobs, work_jobs
-from idhub.api.scim_lanes import is_quick
+from idhub.api.scim_lanes import Reading, reading_of
 from idhub.credentials import opaque
 from idhub.credentials.tables import ApiToken
 from idhub.db import new_id
@@ -319,8 +319,9 @@ async def _under_load(sender: Sender, quick: Sequence[_Kind], rounds: int, arriv
     others = [chance.choice(quick).wish(sender, chance) for _ in range(arrivals)]
 
     async def answered(wish: Mapping[str, str], arrival: float) -> float:
-        lane = admission.reading if is_quick("GET", "/Users", urlencode(wish), b"") else admission.reading_long
-        answer = await lane.run("bench", partial(sender.get, **wish))
+        reading = reading_of("GET", "/Users", urlencode(wish), b"")
+        lane = admission.reading_long if reading is Reading.LONG else admission.reading
+        answer = await lane.run("bench", partial(sender.get, **wish), is_short=reading is Reading.ONE)
         assert answer.status == 200, answer.body
         return (time.perf_counter() - arrival) * 1e3
 

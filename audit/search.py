@@ -15,14 +15,14 @@ from datetime import datetime
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import ColumnElement, Connection, and_, false, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, false, func, literal_column, or_, select
 
 from audit.errors import AuditError, InvalidQuery
 from audit.events import EventType, from_micros, to_micros
 from audit.merkle import leaf_hash
 from audit.personal import Sealer, fits, index_term
 from audit.reveal import reveal
-from audit.tables import EVENT, audit_events, audit_terms, event_place
+from audit.tables import EVENT, TARGETS, audit_events, audit_terms, event_place
 
 PAGE_LIMIT: Final = 500
 _COUNT_LIMIT: Final = 10_000
@@ -161,12 +161,17 @@ def _conditions(query: Query, sealer: Sealer) -> list[ColumnElement[bool]]:
 
 
 def _target(kind: str | None, target_id: str) -> ColumnElement[bool]:
-    """A person as target is indexed by `person_id` only; the conditions name what the partial indexes do."""
-    as_person = and_(_event.person_id == target_id, _event.target_kind == "person", _event.target_id == target_id)
-    other = and_(_event.target_id == target_id, _event.target_kind != "person")
-    if kind is None:
-        return or_(as_person, other)
-    return as_person if kind == "person" else other
+    """Some kinds are indexed by a column of their own only; the conditions name what the partial index does."""
+    ways = {
+        named: and_(column == target_id, _event.target_kind == named, _event.target_id == target_id)
+        for named, column in TARGETS.items()
+    }
+    other = and_(_event.target_id == target_id, _event.target_kind.not_in(_NAMED))
+    return or_(*ways.values(), other) if kind is None else ways.get(kind, other)
+
+
+# Written out: a planner does not know of a value to come that it is what an index was made for.
+_NAMED: Final[list[ColumnElement[str]]] = [literal_column(f"'{kind}'") for kind in TARGETS]
 
 
 def _types(action: str) -> list[str]:

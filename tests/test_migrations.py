@@ -17,8 +17,9 @@ from idhub.migrations import HEAD, current_revision, head_revision, is_current, 
 from idhub.migrations.schema import target_metadata
 from idhub.settings import Settings
 
-# An index of an expression is not compared: that it is there and used, plans show (tests/api/test_scim_plans.py).
-_BY_EXPRESSION = frozenset({"ix_people_display_name"})
+# An index of an expression is not compared: that it is there and used, plans show (tests/api/test_scim_plans.py,
+# tests/delivery/test_queue.py).
+_BY_EXPRESSION = frozenset({"ix_people_display_name", "ix_deliveries_state"})
 
 
 @pytest.mark.filterwarnings("ignore:Skipped unsupported reflection of expression-based index")

@@ -10,8 +10,10 @@ from sqlalchemy.orm import Mapped, mapped_column
 from idhub.db import Base, Instant, JsonText
 
 _CURRENT = text("superseded_at IS NULL AND valid_to IS NULL")
-_ALIVE = text("known_state = 'active' AND desired_state = 'active' AND external_id IS NOT NULL")
-"""Accounts that may serve as the control of a read-back."""
+_UNENDED = text("valid_to IS NULL")
+_ALIVE = text("known_state = 'active' AND external_id IS NOT NULL")
+"""Accounts that may serve as the control of a read-back, and those that are about to end: what a leave changes of an
+account is in no index, so that it writes no page of every application's."""
 
 
 class Criticality(StrEnum):
@@ -258,7 +260,9 @@ class Entitlement(Base):
             sqlite_where=_CURRENT,
             postgresql_where=_CURRENT,
         ),
-        Index("ix_entitlements_application", "application_id", sqlite_where=_CURRENT, postgresql_where=_CURRENT),
+        # SQLite takes what is superseded out of an index of what is current, one page for each application; PostgreSQL
+        # leaves that to its vacuum, and would put the superseded row into one of what has no end.
+        Index("ix_entitlements_application", "application_id", sqlite_where=_UNENDED, postgresql_where=_CURRENT),
         Index("ix_entitlements_history", "principal_id", "application_id", "recorded_at"),
     )
 

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Select,
     Text,
     bindparam,
+    case,
     exists,
     func,
     literal_column,
@@ -143,9 +144,7 @@ def _choose(
     due = now - due_for
     rows = _heads(session, open_applications, by_channel, each, now=due, is_ending=True)
     if len(rows) < limit * _ENOUGH:
-        known = {row.id for row in rows}
-        others = _heads(session, open_applications, by_channel, each, now=due, is_ending=False)
-        rows += [row for row in others if row.id not in known]
+        rows += _heads(session, open_applications, by_channel, each, now=due, is_ending=False)
     probes = _probes(session, held, in_flight, now=now)
     return _take_turns(rows + probes, in_flight, per_application, limit), {
         (probe.application_id, probe.channel) for probe in probes
@@ -187,7 +186,7 @@ def _heads(
     """The first `each` deliveries of every application that are due and first in their lanes.
 
     Args:
-        is_ending: look among those alone that end an access.
+        is_ending: look among those that end an access; otherwise among the others.
     """
     with_holds = {application_id for application_id, _ in held}
     free = [a for a in applications if a not in with_holds]
@@ -252,15 +251,16 @@ def _due(now: datetime | BindParameter[datetime], *, is_ending: bool) -> Select[
 
 
 def _is_pending(row: Any, *, is_ending: bool) -> tuple[ColumnElement[bool], ...]:
-    """What makes a row one to choose from. Endings are named as their partial index names them."""
-    if not is_ending:
-        return (row.state == "pending",)
+    """What makes a row one to choose from, in the words of `ix_deliveries_state`."""
     endings: list[ColumnElement[str]] = [literal_column(f"'{operation}'") for operation in ENDINGS]
-    return row.state == literal_column("'pending'"), row.operation.in_(endings)
+    first: ColumnElement[int] = literal_column("0")
+    then: ColumnElement[int] = literal_column("1")
+    rank = case((row.operation.in_(endings), first), else_=then)
+    return row.state == literal_column("'pending'"), rank == (first if is_ending else then)
 
 
 _NOW: BindParameter[datetime] = bindparam("now", type_=Instant())
-# Made once, for each database, among endings and among all: building a statement costs more than what it asks.
+# Made once, for each database, among endings and among others: building a statement costs more than what it asks.
 _HEADS = {
     (is_postgresql, is_ending): _first_of_each(is_postgresql=is_postgresql, is_ending=is_ending)
     for is_postgresql in (False, True)
@@ -284,19 +284,13 @@ def _probes(session: Session, held: Sequence[Hold], in_flight: Counter[str], *, 
     for hold in held:
         if hold.is_probe_due(now) and not in_flight[hold.application_id]:
             # Its back-off does not matter: the hold decides when.
-            statement = (
-                select(Delivery.id, Delivery.application_id, Delivery.channel, Delivery.next_attempt_at)
-                .where(
-                    Delivery.state == "pending",
-                    Delivery.application_id == hold.application_id,
-                    Delivery.channel == hold.channel,
-                    Delivery.next_attempt_at <= now,
-                    is_head(Delivery),
+            for is_ending in (True, False):
+                statement = _due(now, is_ending=is_ending).where(
+                    Delivery.application_id == hold.application_id, Delivery.channel == hold.channel
                 )
-                .order_by(Delivery.next_attempt_at)
-                .limit(1)
-            )
-            found += _fetch(session, statement)
+                if first := _fetch(session, statement.limit(1)):
+                    found += first
+                    break
     return found
 
 

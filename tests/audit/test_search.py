@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 from datetime import timedelta
+from typing import Any
 
 import pytest
+from sqlalchemy.event import listen
 
 from audit.errors import InvalidQuery
 from audit.events import Actor, EventType
@@ -27,7 +29,14 @@ def filled(trail: Trail) -> Trail:
         event(1, actor=Actor("person", "per_9", ip="10.0.0.1"), request_id="req_1"),
         event(2, type=EventType.LOGIN_FAILED, outcome="failure", application_id="app_1", organization_id="org_2"),
         event(3, type=EventType.PERSON_OFFBOARDED, case_id="cas_1", organization_id="org_2"),
-        event(4, target_kind="application", target_id="per_3", person_id=None, organization_id=None),
+        event(
+            4,
+            target_kind="application",
+            target_id="per_3",
+            application_id="per_3",
+            person_id=None,
+            organization_id=None,
+        ),
     )
     return trail
 
@@ -106,3 +115,26 @@ def test_one_event_is_read_by_its_id(filled: Trail) -> None:
         newest = search(connection, Query(size=1), sealer=filled.sealer).records[0]
         assert get(connection, newest.event_id, sealer=filled.sealer) == newest
         assert get(connection, "evt_unknown", sealer=filled.sealer) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "index"),
+    [
+        ("person", "ix_audit_events_person_id"),
+        ("application", "ix_audit_events_application_id"),
+        ("delivery", "ix_audit_events_delivery_id"),
+        ("session", "ix_audit_events_target"),
+    ],
+)
+def test_a_target_is_found_by_an_index_in_the_order_of_the_page(filled: Trail, kind: str, index: str) -> None:
+    """The log grows for ever: nobody reads all of it, nor sorts all that a busy target has, for one page."""
+    if filled.is_postgresql:
+        pytest.skip("PostgreSQL chooses by the rows there are")
+    asked: list[tuple[str, Any]] = []
+    listen(filled.engine, "before_cursor_execute", lambda _c, _k, sent, given, _x, _m: asked.append((sent, given)))
+    with filled.engine.connect() as connection:
+        search(connection, Query(target_kind=kind, target_id="x"), sealer=filled.sealer)
+        statement, given = asked[0]
+        plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", given)]
+    assert any(index in line for line in plan), plan
+    assert not any("TEMP B-TREE" in line or line.startswith("SCAN") for line in plan), plan

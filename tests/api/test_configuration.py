@@ -12,7 +12,8 @@ from sqlalchemy import select
 
 from audit.tables import audit_events
 from idhub.access.tables import Application, EntitlementRule, OidcClient, ScimTarget
-from idhub.api.configuration import MAX_BYTES, Applied, apply, read_configuration
+from idhub.api.configuration import Applied, apply
+from idhub.api.configuration_file import MAX_BYTES, read_configuration
 from idhub.api.export import export_configuration
 from idhub.changes import COMMAND_LINE
 from idhub.errors import IdhubError, Invalid

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from idhub.api.configuration import ConfigurationFile, apply
+from idhub.api.configuration import apply
+from idhub.api.configuration_file import ConfigurationFile
 from idhub.changes import COMMAND_LINE
 from idhub.settings import Settings
 from providers.hr_file.rows import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Rule

@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import func, select, update
 
 from audit.tables import audit_events
-from idhub.api.configuration import OidcBlock
+from idhub.api.configuration_file import OidcBlock
 from idhub.authority import RoleAssignment
 from idhub.credentials.tables import ApiToken, Invitation, Password
 from idhub.db import Database

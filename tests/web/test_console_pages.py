@@ -311,6 +311,13 @@ def test_bad_parameters_of_the_log_are_dropped(look: SignIn, query: str) -> None
     assert look("何慕青").get(f"/audit/events?{query}").status_code == 200
 
 
+def test_who_finds_no_company_sign_in_is_told_how_one_is_connected(look: SignIn) -> None:
+    page = look("高远").get("/admin/providers").text
+    assert "None is connected: everybody signs in with a password." in page
+    assert "idhub apply" in page
+    assert 'href="/login/saml/metadata"' in page
+
+
 def test_the_chart_is_a_table_too(look: SignIn) -> None:
     page = look("何慕青").get("/audit/events?view=table").text
 

@@ -41,6 +41,7 @@ _RACES = "tests/oidc/test_races.py::"
 _LOGIN = "tests/web/test_login_pages.py::"
 _PASSWORDS = "tests/login/test_passwords.py::"
 _THROTTLING = "tests/login/test_throttling.py::"
+_PLACES = "tests/login/test_addresses.py::"
 _SIGN_IN = "tests/login/test_sign_in.py::"
 _LINKS = "tests/login/test_invitations.py::"
 _PAGES = "tests/web/test_pages.py::"
@@ -317,7 +318,7 @@ ROWS: dict[str, Row] = {
         f"{_THROTTLING}test_a_stranger_cannot_lock_out_a_remembered_browser",
         f"{_THROTTLING}test_a_stranger_cannot_lock_out_a_place_with_a_success_before")),
     "B07": Row("rotation of X-Forwarded-For", "a new address a try", "counted as the one who sent it", (
-        f"{_THROTTLING}test_without_trusted_proxies_nothing_forwarded_is_read",
+        f"{_PLACES}test_without_trusted_proxies_nothing_forwarded_is_read",
         f"{_TOKEN}test_addresses_are_those_that_trusted_proxies_vouch_for")),
     "B08": Row("spraying", "one password for many names, from one address or from many", "slowed, nobody locked out", (
         f"{_THROTTLING}test_spraying_many_names_from_one_address_is_stopped",

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from idhub.admission import Busy
 from idhub.api.access import ApiCaller, Unauthenticated, address_of, authenticate
-from idhub.api.scim_desk import LIMITS, PREFIX, Desk, Later, TooOften, record_refusals
+from idhub.api.scim_desk import LIMITS, PREFIX, Desk, Later, NoToken, TooOften, record_refusals
 from idhub.api.scim_jobs import Jobs
 from idhub.api.scim_lanes import KnownSenders, Reading, reading_of
 from idhub.api.scim_poll import WAIT_SECONDS, poll
@@ -32,10 +32,6 @@ _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _LATER = "1"
 _READ_OF_ANYBODY = 262_144
 """Nobody fills the memory with megabytes who is not to say anything here."""
-
-
-class _NoToken(RequestError):
-    status = 401
 
 
 def create_router(services: ApiServices) -> APIRouter:
@@ -142,7 +138,7 @@ def _answer(
             EventType.REQUEST_REFUSED, door=Door.SCIM, target_kind="endpoint", target_id=_endpoint(request, path),
             address=address_of(services, request), now=services.clock(), reason=caller.rule or "token",
         )  # fmt: skip
-        return _response(error_response(_NoToken(caller.description)), {"WWW-Authenticate": "Bearer"})
+        return _response(error_response(NoToken(caller.description)), {"WWW-Authenticate": "Bearer"})
     if answer is None:
         # Not in the snapshot: what changes something has a transaction of its own.
         _, answer = _served(services, caller, request, path, body, turn=turn)
@@ -154,6 +150,8 @@ def _answer(
     headers = {}
     if isinstance(answer.error, Later):
         headers["Retry-After"] = _LATER
+    elif isinstance(answer.error, NoToken):
+        headers["WWW-Authenticate"] = "Bearer"
     elif isinstance(answer.error, TooOften):
         headers["Retry-After"] = str(answer.error.seconds)
     response = _response(answer, headers)

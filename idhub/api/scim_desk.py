@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
-from idhub.api.access import ApiCaller
+from idhub.api.access import ApiCaller, caller_of
 from idhub.changes import Event, EventType, record
 from idhub.db import Database, chunked
 from idhub.errors import Unavailable
@@ -42,6 +42,12 @@ _KEPT_TOGETHER, _PATIENCE = 500, 0.1
 _MADE_TOGETHER = 50
 """So many that nobody waits long for SQLite's one writer."""
 _LOG = structlog.get_logger(__name__)
+
+
+class NoToken(RequestError):
+    """The token does not work, or not any more."""
+
+    status = 401
 
 
 class Later(RequestError):
@@ -195,8 +201,14 @@ class Desk:
 
     @contextmanager
     def writing(self) -> Iterator[Store]:
-        """A transaction, committed when the operation has been done."""
+        """A transaction, committed when the operation has been done.
+
+        Raises:
+            NoToken: the token, which worked when the request came, does not any more: a bulk request lasts.
+        """
         with translated(), self.services.database.transaction() as session:
+            if caller_of(session, self._token_id, door=Door.SCIM, now=self.services.clock()) is None:
+                raise NoToken("This token does not work any more.")
             if self._has_written:
                 # An operation of a bulk request weighs as much as a request; the first is the request's own.
                 self.count_in(session)

@@ -10,11 +10,13 @@ import pytest
 from sqlalchemy import event, update
 
 from idhub.api.scim_jobs import work_jobs
+from idhub.credentials.tables import ApiToken
+from idhub.directory.tables import Installation, Principal
 from idhub.provisioning.inbound.extensions import register
 from idhub.provisioning.inbound.store import KINDS
 from idhub.provisioning.inbound.tables import ScimJobOperation
 from idhub.provisioning.inbound.terms import Terms, check_terms
-from scim.schemas import BULK_REQUEST, ENTERPRISE_USER, USER
+from scim.schemas import BULK_REQUEST, ENTERPRISE_USER, PATCH_OP, USER
 from tests.api.test_scim import Scim
 from tests.api.test_scim_jobs import ASYNC, _hub, _path
 from tests.api.world import Api
@@ -245,3 +247,31 @@ def test_job_that_another_process_works_is_left_to_it(scim: Scim) -> None:
         "ada@corp.example",
         "cy@corp.example",
     }
+
+
+@pytest.mark.parametrize("end", ["revoked", "expired", "installation", "left"])
+def test_token_that_ends_within_a_load_does_nothing_more(api: Api, end: str) -> None:
+    """A load of a thousand operations takes seconds: each asks again whether its token works."""
+    owner = api.world.hire()
+    epoch = api.world.principal(owner).enrolment_epoch
+    scim = Scim(api, organization_id=api.world.hq, principal_id=owner, enrolment_epoch=epoch)
+    users = [scim.user(f"u{number}")["id"] for number in range(3)]
+    patch = {"schemas": [PATCH_OP], "Operations": [{"op": "replace", "path": "title", "value": "new"}]}
+    ways = {
+        "revoked": update(ApiToken).values(revoked_at=api.world.clock()),
+        "expired": update(ApiToken).values(expires_at=api.world.clock()),
+        "installation": update(Installation).values(epoch=Installation.epoch + 1),
+        "left": update(Principal).where(Principal.id == owner).values(standing="left"),
+    }
+    ended = [ways[end]]
+
+    @event.listens_for(api.world.database.engine, "before_cursor_execute")
+    def _end(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        # With what the first operation changes.
+        if statement.startswith("UPDATE employments") and ended:
+            connection.execute(ended.pop())
+
+    answers = _bulk(scim, [{"method": "PATCH", "path": f"/Users/{user}", "data": patch} for user in users])
+
+    assert [each["status"] for each in answers] == ["200", "401", "401"]
+    assert [api.world.employments(user)[0].title for user in users] == ["new", None, None]

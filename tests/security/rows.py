@@ -207,7 +207,7 @@ ROWS: dict[str, Row] = {
         f"{_LOGIN}test_a_form_of_another_site_signs_nobody_in",
         f"{_LOGIN}test_a_form_without_this_browsers_token_signs_nobody_in")),
     "T06": Row("CVE-2024-47070", "garbage X-Forwarded-For; Host and Proto of another site", "one public address", (
-        f"{_THROTTLING}test_only_trusted_proxies_are_believed_and_garbage_skips_nothing",
+        f"{_PLACES}test_only_trusted_proxies_are_believed_and_garbage_skips_nothing",
         f"{_TOKEN}test_addresses_are_those_that_trusted_proxies_vouch_for",
         f"{_HEADERS}test_no_header_of_a_request_changes_where_the_hub_believes_to_be",
         f"{_LINKS}test_the_link_is_built_from_the_issuer_and_hides_nothing_in_its_host")),

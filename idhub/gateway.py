@@ -41,8 +41,8 @@ class ShownError(Exception):
         self.cause = cause or reason
 
 
-class BrowserServices(Protocol):
-    """The part of `idhub.app.Services` that every protocol uses."""
+class HubServices(Protocol):
+    """The part of `idhub.app.Services` that everything which answers requests uses: protocols, pages, the API."""
 
     @property
     def settings(self) -> Settings:
@@ -58,11 +58,15 @@ class BrowserServices(Protocol):
 
     @property
     def clock(self) -> Callable[[], datetime]:
-        """The present, aware UTC."""
+        """The present, aware UTC. Routes read it once and hand it down as `now`."""
 
     @property
     def journal(self) -> Journal:
         """Counts refusals of nobody in particular."""
+
+
+class BrowserServices(HubServices, Protocol):
+    """The part of `idhub.app.Services` that every protocol uses."""
 
     def error_page(self, request: Request, notice: ErrorNotice, /) -> Response:
         """The page of an error that is shown."""

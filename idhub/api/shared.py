@@ -1,6 +1,5 @@
 """What the API's routes share: services, the visible person, outcomes."""
 
-from collections.abc import Callable
 from datetime import date, datetime
 from enum import Enum
 from typing import Annotated, Any, Protocol, TypeVar
@@ -15,46 +14,23 @@ from idhub.access.tables import Application
 from idhub.admission import Admission
 from idhub.api.access import ApiCaller
 from idhub.authority import Action, authorize, visible_organizations
-from idhub.credentials.journal import Journal
-from idhub.db import Database
 from idhub.directory.calendar import parse_day, parse_instant
 from idhub.directory.people import PersonView, find_person, show_person
 from idhub.errors import Invalid, NotFound, NotPermitted
-from idhub.keys import Keyring
+from idhub.gateway import HubServices
 from idhub.lifecycle.transition import TransitionResult
-from idhub.settings import Settings
 
 PREFIX = "/api/v1"
 TAGS: list[str | Enum] = ["v1"]
 T_co = TypeVar("T_co", covariant=True)
 
 
-class ApiServices(Protocol):
+class ApiServices(HubServices, Protocol):
     """The part of `idhub.app.Services` that the API uses."""
-
-    @property
-    def settings(self) -> Settings:
-        """Settings of the installation."""
-
-    @property
-    def database(self) -> Database:
-        """The one database."""
-
-    @property
-    def keyring(self) -> Keyring:
-        """Keys by purpose."""
 
     @property
     def admission(self) -> Admission:
         """Lanes of requests."""
-
-    @property
-    def journal(self) -> Journal:
-        """Counts refusals of nobody in particular."""
-
-    @property
-    def clock(self) -> Callable[[], datetime]:
-        """The present."""
 
 
 def _day(value: object) -> date:

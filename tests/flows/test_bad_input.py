@@ -75,7 +75,7 @@ CASES: Mapping[str, Case] = {
     "/account/sessions/end-others": Case(parameters=("csrf_token",)),
     "/admin/apps": Case(parameters=_LIST),
     "/admin/apps/{slug}": Case({"slug": "jwt-app"}),
-    "/admin/apps/{slug}/provisioning": Case({"slug": "jwt-app"}, ("person", "step", "review", "csrf_token")),
+    "/admin/apps/{slug}/provisioning": Case({"slug": "jwt-app"}, ("person", "step", "review", "done", "csrf_token")),
     "/admin/apps/{slug}/saml": Case({"slug": "saml-app"}, ("person",)),
     "/admin/apps/{slug}/wsfed": Case({"slug": "wsfed-app"}, ("person",)),
     "/account/links": Case(parameters=("done",)),

@@ -11,9 +11,6 @@ from typing import Literal
 
 from idhub.login.contexts import ContextRequest
 
-Prompt = Literal["none", "login", "consent", "select_account"]
-PROMPTS: frozenset[str] = frozenset({"none", "login", "consent", "select_account"})
-
 
 class Step(StrEnum):
     """What the browser is shown next."""

@@ -148,7 +148,7 @@ def fill(database: Database, people: int, *, batch: int = BATCH, seconds: float 
     tended = time.perf_counter() - began
     with database.engine.connect() as connection:
         if database.dialect == "postgresql":
-            connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("ANALYZE"))
+            connection.execution_options(isolation_level="AUTOCOMMIT").execute(text("VACUUM (ANALYZE)"))
             size = connection.execute(text("SELECT pg_total_relation_size('search_blocks')")).scalar_one()
         else:
             connection.exec_driver_sql("ANALYZE")

@@ -98,7 +98,7 @@ _COPY_FROM: Final = 32
 # Up to here the rows of all tables are one statement on PostgreSQL: few shapes, so that each stays prepared.
 _ROWS_AT_ONCE: Final = 8
 # Rows of one INSERT: few sizes, so that texts stay cached.
-_ROWS_A_STATEMENT: Final = (100, 10, 1)
+_ROWS_A_STATEMENT: Final = (100, 25, 5, 1)
 _ROWS_SENT: Final = (16, 8, 4, 2, 1)
 
 

@@ -83,7 +83,7 @@ _AFTER_COMMIT = "idhub.after_commit"
 # Each connection has its own, and each thread of a process in time its connection.
 _CACHE_KIB, _LARGE_CACHE_KIB = 4_096, 131_072
 # Pages of the write-ahead log from which a commit copies them back; what many commits touch is copied once.
-_LOG_PAGES, _LONG_LOG_PAGES = 1_000, 16_000
+_LOG_PAGES, _LONG_LOG_PAGES = 1_000, 64_000
 _PLAIN_FORM = (_CACHE_KIB, _LOG_PAGES)
 # Uses of a statement on a connection after which PostgreSQL keeps its plan.
 _PREPARED_FROM = 5
@@ -592,7 +592,7 @@ class Database:
 
     @contextmanager
     def large_cache(self) -> Iterator[None]:
-        """While the block lasts, SQLite keeps 128 MB of pages instead of 4, and up to 64 of its log: for work that
+        """While the block lasts, SQLite keeps 128 MB of pages instead of 4, and up to 256 of its log: for work that
         fills every index.
         """
         before, self._form = self._form, (_LARGE_CACHE_KIB, _LONG_LOG_PAGES)
@@ -602,7 +602,7 @@ class Database:
             self._form = before
 
     def keep_long_log(self) -> None:
-        """From now on SQLite keeps up to 64 MB of its log before a commit copies it back.
+        """From now on SQLite keeps up to 256 MB of its log before a commit copies it back.
 
         For a process of bulk alone, and where somebody else of the process copies it (`credentials.store_sqlite`):
         whoever does keeps their turn meanwhile, up to tenths of a second while another process imports.
@@ -718,6 +718,20 @@ class Database:
                 stood = True
                 time.sleep(_POLL_SECONDS)
         return stood
+
+    def is_awaited(self) -> bool:
+        """Whether somebody stands in line to write, here or elsewhere: asked by a long transaction on its way."""
+        path = self.engine.url.database
+        if self.dialect != "sqlite" or not path:
+            return False
+        if self.turns.are_awaited():
+            return True
+        with _line(path) as line:
+            try:
+                fcntl.flock(line, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def end_long_writers(self, limit: timedelta) -> int:
         """End transactions of ours that have written something and go on for longer than `limit`; returns how many.

@@ -49,6 +49,11 @@ class Turns:
             if has_turn:
                 self._pass_on()
 
+    def are_awaited(self) -> bool:
+        """Whether somebody waits for a turn whom bulk work lets go first."""
+        with self._guard:
+            return bool(self._urgent)
+
     def _take(self, patience: float) -> bool:
         with self._guard:
             if not self._is_taken:

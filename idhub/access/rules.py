@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from idhub.access.tables import Application, EntitlementRule
 from idhub.db import new_id
 from idhub.errors import Invalid
+from idhub.kept import Kept
 from scim.errors import InvalidFilter
 from scim.filters import AttributeSpec, Predicate, compile_predicate
 
@@ -57,6 +58,19 @@ class BirthrightRule:
     matches: Predicate
 
 
+# Asked by every batch that changes people.
+_CURRENT = Kept(
+    select(EntitlementRule.id, EntitlementRule.application_id, EntitlementRule.role, EntitlementRule.rule)
+    .join(Application, Application.id == EntitlementRule.application_id)
+    .where(
+        EntitlementRule.superseded_at.is_(None),
+        EntitlementRule.valid_to.is_(None),
+        Application.is_enabled.is_(True),
+    )
+    .order_by(EntitlementRule.id)
+)
+
+
 @lru_cache(maxsize=4096)
 def compile_rule(text: str) -> Predicate:
     """The predicate of a rule's text.
@@ -72,17 +86,9 @@ def compile_rule(text: str) -> Predicate:
 
 def current_rules(session: Session) -> list[BirthrightRule]:
     """Every rule of an enabled application that holds now."""
-    rows = session.execute(
-        select(EntitlementRule.id, EntitlementRule.application_id, EntitlementRule.role, EntitlementRule.rule)
-        .join(Application, Application.id == EntitlementRule.application_id)
-        .where(
-            EntitlementRule.superseded_at.is_(None),
-            EntitlementRule.valid_to.is_(None),
-            Application.is_enabled.is_(True),
-        )
-        .order_by(EntitlementRule.id)
-    )
-    return [BirthrightRule(r.id, r.application_id, r.role, compile_rule(r.rule)) for r in rows]
+    # A kept statement sends nothing that the session still holds back.
+    session.flush()
+    return [BirthrightRule(r.id, r.application_id, r.role, compile_rule(r.rule)) for r in _CURRENT.all(session)]
 
 
 def wanted_by_rules(rules: Sequence[BirthrightRule], document: Mapping[str, Any]) -> dict[tuple[str, str], str]:

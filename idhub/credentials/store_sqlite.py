@@ -39,6 +39,9 @@ T = TypeVar("T")
 _BUSY_TIMEOUT_S: Final = 5.0
 _CHECKPOINT_SECONDS: Final = 1.0
 _LONG_LOG_PAGES: Final = 16_384
+# A log that somebody writes all the time is copied again until so few pages are new, or so often.
+_FEW_PAGES: Final = 1_000
+_PASSES: Final = 4
 _LOG = structlog.get_logger(__name__)
 
 
@@ -296,10 +299,17 @@ class SqliteStore(Grouping):
 
     async def _checkpoint(self) -> None:
         def copy(connection: sqlite3.Connection) -> None:
-            _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-            if pages > _LONG_LOG_PAGES:
-                # Writers who never pause keep it from being begun anew; here they wait for a moment.
-                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
+            before = 0
+            for _ in range(_PASSES):
+                _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if pages <= _LONG_LOG_PAGES:
+                    return
+                if pages - before < _FEW_PAGES:
+                    break
+                before = pages
+            # Writers who never pause keep it from being begun anew; here they wait for a moment, while what has come
+            # since is copied.
+            connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
 
         try:
             await self._log.run(copy)

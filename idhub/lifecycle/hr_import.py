@@ -60,11 +60,14 @@ MAX_LISTED = 1_000
 """Problems that a report keeps; beyond, they are only counted."""
 MAX_ROW_EVENTS = 200
 """Refused rows that get an event each; beyond, `import.finished` has their number."""
-# A transaction's length: SQLite has one writer at a time. The shortest while somebody waits for it, the longest while
-# nobody does; it grows by a quarter each time nobody did.
-_SLICE_SECONDS = {"sqlite": (0.02, 0.1), "postgresql": (0.5, 0.5)}
+# A transaction is made of pieces: SQLite has one writer at a time, and after each piece whoever waits is let through.
+# A piece is shortest while somebody waits, longest while nobody does; it grows by a quarter each time nobody did.
+_SLICE_SECONDS = {"sqlite": (0.02, 0.07), "postgresql": (0.5, 0.5)}
 _GROWTH = 1.25
 _LARGEST = 2_000
+# Joiners of one transaction while nobody waits. The more, the fewer pages each of them writes; a commit of so many
+# takes about as long as a piece or two.
+_MOST_JOINERS = {"sqlite": 4_000, "postgresql": _LARGEST}
 # Below, the fixed cost of a transaction would be most of it. One who is changed takes the time of ten joiners.
 _FEWEST_JOINERS, _FEWEST_CHANGED = 250, 25
 # Rows kept back until there are so many: joiners go in before them, and the more of these go in together the better.
@@ -217,9 +220,11 @@ class _Run:
     request_id: str | None
     size: int = 50
     joining: int = _FEWEST_JOINERS
-    """How many joiners a transaction takes; `size` is of those who are changed one by one."""
+    """How many joiners a piece of a transaction takes; `size` is of those who are changed one by one."""
+    pieces: int = 1
+    """How many pieces a transaction may have now."""
     slice: float = 0.0
-    """Seconds that a transaction may take now."""
+    """Seconds that a piece may take now."""
     worked: float = 0.0
     """Seconds in transactions since their size was last set."""
     joiners: list[Ready] = field(default_factory=list)
@@ -234,6 +239,10 @@ class _Run:
     leaders: Leaders = field(default_factory=Leaders)
     humans: dict[str, str] = field(default_factory=dict)
     """In a dry run: people planned so far, by keyed national id."""
+
+    @property
+    def _most_joiners(self) -> int:
+        return _MOST_JOINERS[self.database.dialect]
 
     def refuse_replay(self) -> None:
         """Refuse a file that was taken in before, if a newer one has spoken for its companies since."""
@@ -324,8 +333,8 @@ class _Run:
         if ahead.ready is not None:
             # Here and not in the reading process, which is the busier one of the two.
             self.joiners.append(ahead.ready._replace(joiners=records.indexed(ahead.ready.joiners)))
-            # They come by the batch: whatever is nearer to the size that fits.
-            if sum(len(group.lines) for group in self.joiners) + BATCH // 2 >= self.joining:
+            enough = min(self.joining * self.pieces, self._most_joiners)
+            if sum(len(group.lines) for group in self.joiners) + BATCH // 2 >= enough:
                 self._join()
         self.news += ahead.news
         if len(self.news) >= _NEWS_AT_ONCE:
@@ -339,35 +348,56 @@ class _Run:
             self._account(plan)
 
     def _join(self) -> None:
-        """Let the joiners read so far join, in one transaction; where one contradicts what is, all are read again."""
+        """Let the joiners read so far join, in few transactions; where one contradicts what is, rows are read again."""
         groups, self.joiners = self.joiners, []
-        if not groups:
-            return
+        while groups:
+            del groups[: self._join_first(groups)]
+
+    def _join_first(self, groups: Sequence[Ready]) -> int:
+        """Let the first groups join, in one transaction that ends when somebody waits. Returns how many are done."""
+        # No lock is held while the reading process is waited for: what a transaction may take in is there.
+        pieces = list(islice(_pieces(groups, self.joining), self.pieces))
         mark = self.companies.mark()
 
-        def work(session: Session) -> list[int] | None:
+        def work(session: Session) -> tuple[int, list[int]] | None:
             self.companies.rewind(mark)
+            done, unsettled = 0, list[int]()
             context: dict[str, Any] = {"now": self.now, "actor": self.actor, "door": DOOR}
-            if not all(self.companies.came_true(session, group.foreseen, **context) for group in groups):
-                return None
-            settled, unsettled = self._settled(session, groups)
-            transition(session, (), joiners=settled, request_id=self.request_id, **context)
-            return unsettled
+            for piece in pieces:
+                if done and self.database.is_awaited():
+                    break
+                if not all(self.companies.came_true(session, group.foreseen, **context) for group in piece):
+                    if done:
+                        break
+                    return None
+                settled, lines = self._settled(session, piece)
+                transition(session, (), joiners=settled, request_id=self.request_id, **context)
+                unsettled += lines
+                done += len(piece)
+            return done, unsettled
 
         try:
-            unsettled = self.database.run(self._timed(work))
+            joined = self.database.run(self._timed(work))
         except (IdhubError, IntegrityError):
             self._back_to(mark)
-            unsettled = None
-        people = sum(len(group.lines) for group in groups)
-        if unsettled is None:
-            for group in groups:
+            if len(pieces) > 1:
+                # Those who contradict nothing join.
+                self.pieces = 1
+                return 0
+            joined = None
+        if joined is None:
+            done = len(pieces[0])
+            for group in pieces[0]:
                 self.missed.extend(group.lines)
         else:
-            self.report.new += people
+            done, unsettled = joined
+            self.report.new += sum(len(group.lines) for group in groups[:done])
             self.deferred.extend(unsettled)
-        self._give_way()
+        people = sum(len(group.lines) for group in groups[:done])
+        has_waited = self._give_way() or done < sum(map(len, pieces))
         self.joining = self._fitting(people, _FEWEST_JOINERS)
+        self.pieces = 1 if has_waited else min(2 * self.pieces, -(-self._most_joiners // self.joining))
+        return done
 
     def _timed(self, work: Callable[[Session], T]) -> Callable[[Session], T]:
         """`work`, counting its own seconds alone: a smaller transaction waits as long for its turn and the disk."""
@@ -381,11 +411,12 @@ class _Run:
 
         return timed
 
-    def _give_way(self) -> None:
-        """Let whoever waits write; transactions are short as long as somebody does."""
+    def _give_way(self) -> bool:
+        """Let whoever waits write; transactions are short as long as somebody does. Returns whether somebody did."""
         shortest, longest = _SLICE_SECONDS[self.database.dialect]
         has_waited = self.database.give_way()
         self.slice = shortest if has_waited else min(longest, max(shortest, self.slice) * _GROWTH)
+        return has_waited
 
     def _fitting(self, rows: int, fewest: int) -> int:
         """How many rows fill a transaction, after one of so many."""
@@ -428,6 +459,7 @@ class _Run:
     def _back_to(self, mark: Mark) -> None:
         """A transaction was rolled back: what it made is not there, and somebody else may have made it."""
         self.companies.rewind(mark)
+        self.leaders = Leaders()
         with self.database.read() as session:
             self.companies.refresh(session)
 
@@ -718,6 +750,20 @@ def _spoken_since(session: Session, run_id: str) -> tuple[set[str], bool]:
     return {company for run in runs for company in run.counts.get("companies", ())}, any(
         run.finished_at is None for run in runs
     )
+
+
+def _pieces(groups: Iterable[Ready], people: int) -> Iterator[list[Ready]]:
+    """Groups together, in their order: whatever is nearest to so many people."""
+    piece: list[Ready] = []
+    size = 0
+    for group in groups:
+        piece.append(group)
+        size += len(group.lines)
+        if size + BATCH // 2 >= people:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece
 
 
 def _batches(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:

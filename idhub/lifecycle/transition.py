@@ -202,7 +202,7 @@ def _join(
         records.write_joiners(session, groups)
     record_ready(session, (group.events for group in groups))
     # The lock of `_entitle`: whoever looks at everybody after a change of rules comes before these, or waits for them.
-    session.execute(select(Installation.id).with_for_update(read=True))
+    _INSTALLATION.all(session)
     if not current_rules(session) and listener_of(session) is None:
         # Nobody holds anything yet, no rule gives anything, and nobody is told: nothing follows.
         result.changed += [principal_id for group in groups for principal_id in records.ids_of(group)]
@@ -363,6 +363,8 @@ def _follow(
     )
 
 
+# Held by whoever looks at everybody after a change of rules.
+_INSTALLATION = Kept(select(Installation.id).with_for_update(read=True))
 _DEMANDS = Kept(select(Application.id, Application.revocation_deadline_seconds, Application.required_grade))
 _DEMANDS_OF = Kept(
     select(Application.id, Application.revocation_deadline_seconds, Application.required_grade).where(
@@ -427,7 +429,7 @@ def _entitle(
     if any(w.begins for w in written):
         # Whoever looks at everybody after a change of rules does not see these yet: the change waits for us, or we
         # for it.
-        session.execute(select(Installation.id).with_for_update(read=True))
+        _INSTALLATION.all(session)
     birthright = current_rules(session) if active else []
     paths = (
         department_paths(session, (p.department_id for s in active for p in s.posts if p.department_id and p.is_live))

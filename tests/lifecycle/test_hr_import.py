@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from datetime import timedelta
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -650,6 +652,60 @@ def test_a_slow_disk_makes_no_more_transactions(hub: Hub, monkeypatch: pytest.Mo
     monkeypatch.setattr(hr_import, "transition", counted)
     hub.read(*people(3_000))
     assert len(joins) < 3_000 / 250  # the smallest hold so many people
+
+
+def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every transaction seem to take its whole time, so that pieces stay as small as they may be."""
+    monkeypatch.setattr(hr_import, "time", SimpleNamespace(perf_counter=count().__next__))
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"])
+def test_joiners_are_committed_as_soon_as_somebody_waits(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    happened: list[str] = []
+    line = os.open(f"{hub.database.engine.url.database}-line", os.O_RDWR | os.O_CREAT)
+
+    def followed(*values: Any, **context: Any) -> Any:
+        made = transition(*values, **context)
+        happened.append("piece")
+        if "waits" not in happened and happened[-4:] == ["piece", "piece", "commit", "piece"]:
+            fcntl.flock(line, fcntl.LOCK_SH)
+            happened.append("waits")
+        return made
+
+    @event.listens_for(hub.database.engine, "commit")
+    def committed(_: object) -> None:
+        happened.append("commit")
+        fcntl.flock(line, fcntl.LOCK_UN)
+
+    slowly(monkeypatch)
+    monkeypatch.setattr(hr_import, "transition", followed)
+    report = hub.read(*people(12 * BATCH))
+    os.close(line)
+    came = happened.index("waits")
+    assert happened[came : came + 2] == ["waits", "commit"], "four pieces were there, of which one had gone in"
+    assert report.new == hub.count(Person) == 12 * BATCH
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"])
+def test_one_who_is_known_after_all_keeps_only_those_of_the_same_piece_from_joining_together(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone: list[Any] = []
+
+    def followed(session: Any, changes: Any, **context: Any) -> Any:
+        alone.extend(changes)
+        return transition(session, changes, **context)
+
+    everybody = people(12 * BATCH, national_id="")
+    wrong = 5 * BATCH + 10  # in the midst of a transaction of four pieces
+    other = hub.write(everybody[wrong - 1])
+    slowly(monkeypatch)
+    monkeypatch.setattr(hr_import, "transition", followed)
+    rows = [*everybody[:wrong], person("x", status="?"), *everybody[wrong:]]
+    report = hub.read(*rows, on_refused=lambda _row: hub.take(other, snapshot=False), snapshot=False)
+    assert (report.new, report.unchanged, report.refused) == (12 * BATCH - 1, 1, 1)
+    assert hub.count(Person) == 12 * BATCH
+    assert 0 < len(alone) < BATCH
 
 
 def test_unknown_columns_are_reported(hub: Hub, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from idhub.db import Base, Instant, JsonText
 
 _CURRENT = text("superseded_at IS NULL AND valid_to IS NULL")
 _UNENDED = text("valid_to IS NULL")
+_AWAITS = text("awaited_manager_id IS NOT NULL")
+_DUE_AGAIN = text("due_again_at IS NOT NULL")
 _ALIVE = text("known_state = 'active' AND external_id IS NOT NULL")
 """Accounts that may serve as the control of a read-back, and those that are about to end: what a leave changes of an
 account is in no index, so that it writes no page of every application's."""
@@ -296,6 +298,14 @@ class Account(Base):
         Index("uq_accounts_principal", "application_id", "principal_id", "slot", unique=True),
         Index("ix_accounts_external", "application_id", "external_id"),
         Index("ix_accounts_alive", "application_id", "observed_at", sqlite_where=_ALIVE, postgresql_where=_ALIVE),
+        Index(
+            "ix_accounts_awaits",
+            "application_id",
+            "awaited_manager_id",
+            sqlite_where=_AWAITS,
+            postgresql_where=_AWAITS,
+        ),
+        Index("ix_accounts_due_again", "application_id", "id", sqlite_where=_DUE_AGAIN, postgresql_where=_DUE_AGAIN),
     )
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
@@ -318,5 +328,9 @@ class Account(Base):
     off_since: Mapped[datetime | None] = mapped_column(Instant)
     """Since when the application shows it inactive, as far as we have seen; null while it is active."""
     observed_at: Mapped[datetime | None] = mapped_column(Instant)
+    awaited_manager_id: Mapped[str | None] = mapped_column(String(40))
+    """The manager, whose account there was not known when this one was last sent; it goes without until it is."""
+    due_again_at: Mapped[datetime | None] = mapped_column(Instant)
+    """Since when what it went without is there; null: nothing is."""
     created_at: Mapped[datetime] = mapped_column(Instant)
     changed_at: Mapped[datetime] = mapped_column(Instant)

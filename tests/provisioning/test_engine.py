@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import func, insert, select, update
 
-from idhub.access.tables import Account, ScimTarget
+from idhub.access.tables import Account, Application, ScimTarget
 from idhub.changes import SYSTEM
 from idhub.db import new_id
 from idhub.delivery import queue
@@ -14,9 +14,11 @@ from idhub.delivery.tables import Delivery
 from idhub.directory.tables import Group, Person
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.provisioning.outbound import adoption, deletion, discovering, groups, sync, tokens, upkeep
+from idhub.provisioning.outbound.mapping import MANAGER
 from idhub.provisioning.outbound.options import AdoptRule, WantedGroup
 from idhub.provisioning.outbound.preview import preview
 from idhub.provisioning.outbound.tables import AdoptionReview, OutboundGroup, OutboundMember
+from scim.schemas import attribute
 from tests.provisioning.conftest import Scene
 from tests.provisioning.quirky import Quirks
 
@@ -450,3 +452,101 @@ def test_deletion_is_due_only_where_the_application_says_so(scene: Scene) -> Non
     scene.quirks(Quirks())
     with scene.database.read() as session:
         assert deletion.is_due(session, now=scene.clock()) is False
+
+
+# --- managers who come later ------------------------------------------------------------------------------------------
+
+
+def _manager_of(service: Any, person: str) -> Any:
+    user = next(user for user in service.users.values() if user.get("externalId") == person)
+    return attribute(user, MANAGER)
+
+
+def _reports(scene: Scene, application: str) -> tuple[str, str, str, str]:
+    """A manager and a report, each with an account that is to be made."""
+    boss = scene.person("boss")
+    report = scene.person("report", manager_id=boss)
+    return boss, scene.entitle(boss, application), report, scene.entitle(report, application)
+
+
+def _due(scene: Scene) -> list[str | None]:
+    """Accounts for which the worker plans a delivery now."""
+    upkeep.tend(scene.database, now=scene.clock())
+    return [account for account, _ in planned(scene, "provision")]
+
+
+def _send_what_is_due(scene: Scene, account: str) -> None:
+    """Send the one delivery that the worker plans, and see that no other comes of it."""
+    assert _due(scene) == [account]
+    assert scene.send_one(account, "provision").kind == "done"
+    with scene.database.transaction() as session:
+        session.execute(update(Delivery).values(state="done"))
+    assert _due(scene) == []
+
+
+@pytest.mark.parametrize("comes_first", ["report", "both at once"])
+def test_account_made_before_its_managers_gets_the_manager_when_that_one_is_known(
+    scene: Scene, comes_first: str
+) -> None:
+    service, application = scene.quirks(Quirks())
+    _, bosses, report, reports = _reports(scene, application)
+    provision = [scene.delivery(account, "provision") for account in (reports, bosses)]
+    if comes_first == "report":
+        assert scene.send(provision[0])[0].kind == "done"
+        assert _manager_of(service, report) is None
+        assert _due(scene) == [], "nobody is there yet"
+        assert scene.send(provision[1])[0].kind == "done"
+    else:
+        assert [outcome.kind for outcome in scene.send(*provision)] == ["done", "done"]
+    _send_what_is_due(scene, reports)
+    assert _manager_of(service, report) == {"value": scene.account(bosses)["external_id"]}
+    assert scene.account(reports)["awaited_manager_id"] is None
+
+
+def test_manager_who_gets_in_much_later_is_told_to_those_who_were_there(scene: Scene) -> None:
+    service, application = scene.quirks(Quirks())
+    boss = scene.person("boss")
+    report = scene.person("report", manager_id=boss)
+    reports = scene.entitle(report, application)
+    assert scene.send_one(reports, "provision").kind == "done"
+    assert scene.account(reports)["awaited_manager_id"] == boss
+    bosses = scene.entitle(boss, application)
+    assert scene.send_one(bosses, "provision").kind == "done"
+    _send_what_is_due(scene, reports)
+    assert _manager_of(service, report) == {"value": scene.account(bosses)["external_id"]}
+
+
+@one_database
+def test_whoever_left_meanwhile_is_not_sent_again_for_a_manager(scene: Scene) -> None:
+    _, application = scene.quirks(Quirks())
+    _, bosses, report, reports = _reports(scene, application)
+    assert scene.send_one(reports, "provision").kind == "done"
+    scene.leave(report)
+    assert scene.send_one(bosses, "provision").kind == "done"
+    assert _due(scene) == []
+    assert scene.account(reports)["due_again_at"] is None
+    assert scene.account(reports)["desired_state"] == "inactive"
+
+
+@one_database
+def test_mapping_without_managers_waits_for_none(scene: Scene) -> None:
+    _, application = scene.quirks(Quirks(), options={"mapping": {MANAGER: None}})
+    _, bosses, _, reports = _reports(scene, application)
+    for account in (reports, bosses):
+        assert scene.send_one(account, "provision").kind == "done"
+        assert scene.account(account)["awaited_manager_id"] is None
+    assert _due(scene) == []
+
+
+@one_database
+def test_accounts_of_an_application_that_is_off_wait_until_it_is_on(scene: Scene) -> None:
+    _, application = scene.quirks(Quirks())
+    _, bosses, _, reports = _reports(scene, application)
+    for account in (reports, bosses):
+        assert scene.send_one(account, "provision").kind == "done"
+    with scene.database.transaction() as session:
+        session.execute(update(Application).values(is_enabled=False))
+    assert _due(scene) == []
+    with scene.database.transaction() as session:
+        session.execute(update(Application).values(is_enabled=True))
+    _send_what_is_due(scene, reports)

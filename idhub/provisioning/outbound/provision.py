@@ -1,7 +1,8 @@
 """Make an account what it should be: found or created, linked, brought up to date, switched on."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 from idhub.changes import EventType
 from idhub.delivery.channel import Grade, Outcome
@@ -11,6 +12,8 @@ from idhub.provisioning.outbound.mapping import attributes_hash, differences, pr
 from idhub.provisioning.outbound.run import NeedsSomebody, Run, id_of
 from scim.errors import RemoteConflict, remote_text
 from scim.schemas import Resource, attribute, is_active
+
+_ANY: Final = "any"
 
 
 async def provision(run: Run) -> Outcome:
@@ -115,7 +118,17 @@ async def _note(run: Run, user: Resource, desired: Mapping[str, Any], *events: E
             "known_state": "active" if active else "inactive",
             "known_hash": attributes_hash(run.client.dialect.changeable(desired)),
             "known_attributes": present(desired),
+            "awaited_manager_id": _awaited_manager(run, desired),
         },
         seen_at=run.clock.now(),
         events=events,
     )
+
+
+def _awaited_manager(run: Run, desired: Mapping[str, Any]) -> str | None:
+    """The manager without whom the account goes for now; None: it has one, or its mapping asks for none."""
+    situation = run.situation
+    if situation.missing_manager_id is None or situation.person is None:
+        return None
+    with_one = situation.target.mapping.attributes(replace(situation.person, manager_external_id=_ANY))
+    return None if run.client.dialect.supported(with_one) == desired else situation.missing_manager_id

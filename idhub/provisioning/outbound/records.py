@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import (
     BindParameter,
+    Connection,
     String,
     Update,
     bindparam,
@@ -79,6 +80,7 @@ class Situation:
         is_wanted: whether the principal may have this account now: standing, dates, entitlement.
         version: the principal's version that `person` and `is_wanted` were read at.
         is_shared: whether our records give this user of the application to another account row as well.
+        missing_manager_id: the manager, where we know no account of theirs in the application.
     """
 
     target: Target
@@ -87,6 +89,7 @@ class Situation:
     version: int
     is_wanted: bool
     is_shared: bool
+    missing_manager_id: str | None = None
 
 
 def situations(session: Session, deliveries: Sequence[LeasedDelivery], *, now: datetime) -> list[Situation | None]:
@@ -123,16 +126,18 @@ def situations(session: Session, deliveries: Sequence[LeasedDelivery], *, now: d
             continue
         person = people.get(row.principal_id or "")
         roles = wanted.get((row.principal_id, row.application_id))
+        manager = managers.get((person.manager_id, row.application_id)) if person else None
         found.append(
             Situation(
                 target=target,
                 account=AccountFacts(
                     row.id, row.principal_id, row.external_id, row.user_name, row.known_state, row.known_hash
                 ),
-                person=person and _facts(person, managers.get((person.manager_id, row.application_id)), roles or ()),
+                person=person and _facts(person, manager, roles or ()),
                 version=versions.get(row.principal_id or "", 0),
                 is_wanted=roles is not None,
                 is_shared=row.id in shared,
+                missing_manager_id=person.manager_id if person and manager is None else None,
             )
         )
     return found
@@ -279,7 +284,7 @@ _SHARED = select(Account.id).where(
         _other.id != Account.id,
     ),
 )
-_MANAGERS = select(Account.principal_id, Account.application_id, Account.external_id).where(
+_MANAGERS = select(Account.id, Account.principal_id, Account.application_id, Account.external_id).where(
     Account.principal_id.in_(_IDS), Account.application_id.in_(_APPLICATIONS), Account.slot == "main"
 )
 _CONTROLS = (
@@ -295,7 +300,26 @@ _CONTROLS = (
     .order_by(Account.observed_at.desc())
     .limit(_MAX_CONTROLS)
 )
-_OBSERVED = select(Account.id, Account.observed_at).where(Account.id.in_(_IDS)).order_by(Account.id).with_for_update()
+_HELD = (
+    select(
+        Account.id,
+        Account.observed_at,
+        Account.application_id,
+        Account.principal_id,
+        Account.slot,
+        Account.external_id,
+        Account.awaited_manager_id,
+    )
+    .where(Account.id.in_(_IDS))
+    .order_by(Account.id)
+    .with_for_update()
+)
+_AWAITING = select(Account.id).where(
+    Account.application_id.in_(_APPLICATIONS),
+    Account.awaited_manager_id.is_not(None),
+    Account.awaited_manager_id.in_(_IDS),
+)
+_HAS_COME = update(Account).where(Account.id.in_(_IDS)).values(awaited_manager_id=None, due_again_at=bindparam("at"))
 
 
 def controls(session: Session, delivery: LeasedDelivery) -> Sequence[str]:
@@ -339,29 +363,72 @@ def note_accounts(session: Session, notes: Sequence[Note]) -> list[bool]:
     a while must not put old news over what was seen since.
     """
     connection = session.connection()
-    ids = sorted({note.delivery.account_id for note in notes if note.delivery.account_id})
-    observed = {row.id: row.observed_at for row in connection.execute(_OBSERVED, {"ids": ids}).all()}
+    held = {row.id: row for row in connection.execute(_HELD, {"ids": sorted(_to_hold(connection, notes))}).all()}
+    observed = {account_id: row.observed_at for account_id, row in held.items()}
     written: list[bool] = []
-    rows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    events: list[Event] = []
     for note in notes:
         account_id = note.delivery.account_id or ""
         seen_before = observed.get(account_id)
         is_news = account_id in observed and (seen_before is None or seen_before <= note.seen_at)
         written.append(is_news)
-        if not is_news:
-            continue
-        observed[account_id] = note.seen_at
-        names = tuple(sorted(note.values))
-        row = {"key": account_id, "seen": note.seen_at, "at": note.now, **{f"new_{n}": note.values[n] for n in names}}
-        rows.setdefault(names, []).append(row)
-        events += [_event(event, account_id, note) for event in note.events]
-    for names, values in rows.items():
-        connection.execute(_noting(names), values)
+        if is_news:
+            observed[account_id] = note.seen_at
+    news = [note for note, is_news in zip(notes, written, strict=True) if is_news]
+    known = {
+        (row.application_id, row.principal_id)
+        for row in held.values()
+        if row.slot == "main" and row.external_id is not None
+    }
+    come = {
+        (note.delivery.application_id, note.delivery.principal_id) for note in news if note.values.get("external_id")
+    }
+    rows: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    events: list[Event] = []
+    for note in news:
+        values = _with_manager(note, known | come)
+        names = tuple(sorted(values))
+        row = {"key": note.delivery.account_id, "seen": note.seen_at, "at": note.now}
+        rows.setdefault(names, []).append(row | {f"new_{n}": values[n] for n in names})
+        events += [_event(event, note.delivery.account_id or "", note) for event in note.events]
+    for names, noting in rows.items():
+        connection.execute(_noting(names), noting)
+    noted = {note.delivery.account_id for note in news}
+    now_whole = [
+        account_id
+        for account_id, row in held.items()
+        if account_id not in noted and (row.application_id, row.awaited_manager_id) in come
+    ]
+    if now_whole:
+        connection.execute(_HAS_COME, {"ids": now_whole, "at": max(note.now for note in news)})
     record(session, events)
-    told = [note for note, is_news in zip(notes, written, strict=True) if is_news and "known_state" in note.values]
+    told = [note for note in news if "known_state" in note.values]
     mark_groups(session, {note.delivery.application_id for note in told}, now=max((n.now for n in told), default=None))
     return written
+
+
+def _to_hold(connection: Connection, notes: Sequence[Note]) -> set[str]:
+    """Accounts that notes are about, and those on which it depends whether one is due again, or is from now on: whoever
+    notes a manager's account and whoever notes a report's lock the same rows, so that neither misses the other.
+    """
+    ids = {note.delivery.account_id for note in notes if note.delivery.account_id}
+    provisioned = [note for note in notes if "awaited_manager_id" in note.values]
+    if not provisioned:
+        return ids
+    there = {"applications": sorted({note.delivery.application_id for note in provisioned})}
+    people = sorted({note.delivery.principal_id or "" for note in provisioned})
+    ids.update(connection.execute(_AWAITING, {"ids": people, **there}).scalars())
+    missing = sorted({note.values["awaited_manager_id"] for note in provisioned} - {None})
+    if missing:
+        ids.update(connection.execute(_MANAGERS, {"ids": missing, **there}).scalars())
+    return ids
+
+
+def _with_manager(note: Note, known: Collection[tuple[str, str | None]]) -> Mapping[str, Any]:
+    """What is written of a note. A manager whose account has become known meanwhile is not waited for any more."""
+    manager_id = note.values.get("awaited_manager_id")
+    if manager_id is None or (note.delivery.application_id, manager_id) not in known:
+        return note.values
+    return {**note.values, "awaited_manager_id": None, "due_again_at": note.now}
 
 
 _MARK_GROUPS = (

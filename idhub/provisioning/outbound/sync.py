@@ -169,13 +169,9 @@ def advance(session: Session, *, run_id: str, now: datetime, ahead: int = AHEAD)
     run = session.scalars(select(SyncRun).where(SyncRun.id == run_id).with_for_update()).one()
     if run.state != "running":
         return 0
-    unfinished = session.scalar(
-        select(func.count()).where(
-            Delivery.application_id == run.application_id, Delivery.state.in_(("pending", "leased"))
-        )
-    )
-    room = min(ahead - (unfinished or 0), _PART)
-    if room < min(ahead, _PART) // 2:
+    unfinished = unfinished_of(session, run.application_id)
+    room = room_beside(unfinished, ahead=ahead)
+    if not room:
         return 0
     rows = session.execute(
         select(Account.id, Account.principal_id)
@@ -220,6 +216,20 @@ def advance(session: Session, *, run_id: str, now: datetime, ahead: int = AHEAD)
     run.cursor, run.planned = rows[-1].id, run.planned + len(rows)
     session.flush()
     return len(planned)
+
+
+def unfinished_of(session: Session, application_id: str) -> int:
+    """Deliveries of an application that wait or are being sent."""
+    unfinished = session.scalar(
+        select(func.count()).where(Delivery.application_id == application_id, Delivery.state.in_(("pending", "leased")))
+    )
+    return unfinished or 0
+
+
+def room_beside(unfinished: int, *, ahead: int = AHEAD) -> int:
+    """How many deliveries to plan now, beside those; 0 until it is worth a transaction."""
+    room = min(ahead - unfinished, _PART)
+    return room if room >= min(ahead, _PART) // 2 else 0
 
 
 def _count(session: Session, application_id: str) -> int:

@@ -140,6 +140,15 @@ def test_epochs_never_go_down_and_go_up_with_every_exit(
             assert after.enrolment_epoch == before.enrolment_epoch
 
 
+def test_post_that_has_ended_keeps_the_instant_of_it_wherever_it_is_moved() -> None:
+    """The midnight of another place, six hours behind, is no longer end of what is over."""
+    life = [(0, ("end", 0, 15)), (364, ("place", 0, "ber"))]
+    (_, _), (_, ending), (now, moved) = _lived(life, START.date())
+    (post,) = moved.posts
+    assert (post.organization_id, post.state, post.ends_at) == ("ber", EmploymentState.ENDED, now)
+    assert ending.posts[0].ends_at == moved.ends_at == now
+
+
 @settings(max_examples=300, deadline=None)
 @given(_LIVES, st.integers(-40, 40))
 def test_standing_window_and_posts_always_agree(life: list[tuple[int, tuple[str, Any, Any]]], offset: int) -> None:

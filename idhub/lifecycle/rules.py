@@ -317,8 +317,8 @@ def _move(post: Post, values: Mapping[str, Any], places: Places) -> Post:
     starts_at = places.midnight(moved.organization_id, moved.starts_on)
     is_corrected = "ends_on" in values and (moved.ends_on != post.ends_on or post.ends_at is None)
     ends_at = post.ends_at
-    # An instant that an offboarding named stays, and one that is over: only a new date, or the midnight of another place
-    # while it is still to come, is derived anew.
+    # An instant that an offboarding named stays, and one that is over. A new date is derived anew, or the midnight of
+    # another place while it is still to come.
     is_elsewhere = post.is_live and moved.organization_id != post.organization_id
     if is_corrected or (is_elsewhere and _ends_at_midnight(post, places)):
         ends_at = None if moved.ends_on is None else places.end_of(moved.organization_id, moved.ends_on)

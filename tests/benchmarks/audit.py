@@ -110,15 +110,23 @@ def _made(url: str, folder: Path) -> Trail:
     return trail
 
 
-def _best(work: Callable[[], int]) -> float:
-    """Things a second in the median of three rounds."""
+def _best(work: Callable[[], tuple[int, float]]) -> float:
+    """Things a second in the median of three rounds, each of which says how many in how many seconds."""
     rates = []
     for _ in range(_ROUNDS):
         gc.collect()
+        done, seconds = work()
+        rates.append(done / seconds)
+    return sorted(rates)[len(rates) // 2]
+
+
+def _timed(work: Callable[[], int]) -> Callable[[], tuple[int, float]]:
+    def timed() -> tuple[int, float]:
         started = time.perf_counter()
         done = work()
-        rates.append(done / (time.perf_counter() - started))
-    return sorted(rates)[len(rates) // 2]
+        return done, time.perf_counter() - started
+
+    return timed
 
 
 def _figure(name: str, value: float, unit: str = "events/s", database: str = "-", durability: str = "-") -> Figure:
@@ -136,18 +144,25 @@ def building() -> list[Figure]:
                 event_rows(events, sealer=_MASTER)
             return 10 * len(events)
 
-        figures.append(_figure(f"audit: rows built, {name}", _best(build)))
+        figures.append(_figure(f"audit: rows built, {name}", _best(_timed(build))))
     return figures
 
 
-def _append_batches(url: str, batches: int, size: int, make: Callable[[int], Event]) -> int:
+def _append_batches(
+    url: str, batches: int, size: int, make: Callable[[int], Event], begin: Callable[[], object] = lambda: None
+) -> int:
+    """Append batches on one connection, when everything is ready and `begin` has returned."""
     engine = create_engine(make_url(url))
     events = [make(number) for number in range(size)]
+    with engine.connect() as connection:
+        if connection.dialect.name == "sqlite":
+            connection.exec_driver_sql("PRAGMA busy_timeout=30000")
+            connection.exec_driver_sql("PRAGMA synchronous=FULL")
+        connection.commit()
+    begin()
     for _ in range(batches):
         with engine.connect() as connection:
             if connection.dialect.name == "sqlite":
-                connection.exec_driver_sql("PRAGMA busy_timeout=30000")
-                connection.exec_driver_sql("PRAGMA synchronous=FULL")
                 connection.exec_driver_sql("BEGIN IMMEDIATE")
             append(connection, events, sealer=_MASTER)
             connection.commit()
@@ -155,16 +170,22 @@ def _append_batches(url: str, batches: int, size: int, make: Callable[[int], Eve
     return batches * size
 
 
-def _in_processes(count: int, work: Callable[[], object]) -> None:
-    """Run the same work in processes of their own, begun at once."""
+def _in_processes(count: int, work: Callable[[Callable[[], object]], int]) -> tuple[int, float]:
+    """Run the same work in processes of their own: how much all did, in how many seconds from when all were ready."""
     context = multiprocessing.get_context("fork")
-    running = [context.Process(target=work) for _ in range(count)]
+    ready, queue = context.Barrier(count + 1), context.Queue()
+    running = [context.Process(target=lambda: queue.put(work(ready.wait))) for _ in range(count)]
     for one in running:
         one.start()
+    ready.wait(timeout=60)
+    started = time.perf_counter()
+    done = sum(queue.get(timeout=600) for _ in running)
+    seconds = time.perf_counter() - started
     for one in running:
         one.join()
         if one.exitcode:
             raise RuntimeError("a writer failed")
+    return done, seconds
 
 
 def appending(kind: DatabaseKind) -> list[Figure]:
@@ -176,23 +197,22 @@ def appending(kind: DatabaseKind) -> list[Figure]:
     with trail_on(kind) as trail:
         url = trail.engine.url.render_as_string(hide_password=False)
 
-        def batched(make: Callable[[int], Event]) -> int:
-            batches = max(1, round(30 * _SCALE)) if make is token_event else max(1, round(10 * _SCALE))
-            _in_processes(processes, lambda: _append_batches(url, batches, _BATCH, make))
-            return processes * batches * _BATCH
+        def batched() -> tuple[int, float]:
+            batches = max(1, round(30 * _SCALE))
+            return _in_processes(processes, lambda begin: _append_batches(url, batches, _BATCH, token_event, begin))
 
-        def alone() -> int:
+        def alone() -> tuple[int, float]:
             each = max(50, round(3_000 * _SCALE / singles))
-            _in_processes(singles, lambda: _append_batches(url, each, 1, token_event))
-            return singles * each
+            return _in_processes(singles, lambda begin: _append_batches(url, each, 1, token_event, begin))
 
         writers = f"{processes} writer" + ("s" if processes > 1 else "")
-        named: list[tuple[str, Callable[[], int]]] = [
-            (f"audit: appended, batches of 1,000 tokens, {writers}", lambda: batched(token_event)),
+        named: list[tuple[str, Callable[[], tuple[int, float]]]] = [
+            (f"audit: appended, batches of 1,000 tokens, {writers}", batched),
             (f"audit: appended, each durable by itself, {singles} writers", alone),
         ]
         if kind == "sqlite":
-            named.append(("audit: appended, batches of 1,000 people", lambda: _append_batches(url, 5, 1_000, _fresh)))
+            people = _timed(lambda: _append_batches(url, 5, 1_000, hired_event))
+            named.append(("audit: appended, batches of 1,000 people", people))
         for name, work in named:
             figures.append(_figure(name, _best(work), database=kind, durability=durability))
         started = time.perf_counter()
@@ -200,10 +220,6 @@ def appending(kind: DatabaseKind) -> list[Figure]:
         rate = result.appended / (time.perf_counter() - started)
         figures.append(_figure("audit: sequenced", rate, database=kind, durability=durability))
     return figures
-
-
-def _fresh(number: int) -> Event:
-    return hired_event(number)
 
 
 def verifying() -> list[Figure]:
@@ -222,7 +238,7 @@ def verifying() -> list[Figure]:
                 raise RuntimeError(f"the export is not valid: {result.findings[:3]}")
             return count
 
-        export = _figure("audit: verified, an export", _best(verify))
+        export = _figure("audit: verified, an export", _best(_timed(verify)))
 
         def verify_live() -> int:
             with trail.engine.connect() as connection:
@@ -231,7 +247,7 @@ def verifying() -> list[Figure]:
                 raise RuntimeError(f"the tables are not valid: {result.findings[:3]}")
             return result.events
 
-        return [export, _figure("audit: verified, live tables", _best(verify_live), database="sqlite")]
+        return [export, _figure("audit: verified, live tables", _best(_timed(verify_live)), database="sqlite")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, Final, Protocol
 
 from fastapi import Depends, Request
 from sqlalchemy import Select, bindparam, literal, select
@@ -29,8 +29,20 @@ from idhub.settings import Settings
 SCHEME = "bearer"
 
 
+_DEAD: Final = "token.dead"
+
+
 class Unauthenticated(IdhubError):
     """No token, or one that does not work (any more)."""
+
+    @property
+    def challenge(self) -> str:
+        """`WWW-Authenticate` of the answer (RFC 6750 section 3): whoever sent no token is told of no error of one."""
+        return INVALID if self.rule == _DEAD else 'Bearer realm="idhub"'
+
+
+INVALID: Final = 'Bearer realm="idhub", error="invalid_token"'
+"""`WWW-Authenticate` where a token was sent that does not work (any more)."""
 
 
 class _Services(Protocol):
@@ -79,12 +91,15 @@ def authenticate(
         Unauthenticated: no usable token.
     """
     scheme, _, value = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != SCHEME or not opaque.looks_valid("api", value.strip()):
+    value = value.strip()
+    if scheme.lower() != SCHEME or not value:
         raise Unauthenticated("Send a token: `Authorization: Bearer ...`.", field="authorization", rule="token")
-    with services.database.read() if session is None else nullcontext(session) as snapshot:
-        row = _find(snapshot, _BY_VALUE[door], opaque.hash_of(value.strip()), now=services.clock())
+    row = None
+    if opaque.looks_valid("api", value):
+        with services.database.read() if session is None else nullcontext(session) as snapshot:
+            row = _find(snapshot, _BY_VALUE[door], opaque.hash_of(value), now=services.clock())
     if row is None:
-        raise Unauthenticated("This token does not work (any more).", field="authorization", rule="token.dead")
+        raise Unauthenticated("This token does not work (any more).", field="authorization", rule=_DEAD)
     request_id = getattr(request.state, "request_id", None)
     return _caller(row, door, address=address_of(services, request), request_id=request_id)
 

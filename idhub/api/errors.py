@@ -88,8 +88,8 @@ def error_response(request: Request, error: IdhubError | None) -> Response:
         "request_id": request_id,
     }
     headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
-    if status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = error.challenge
     if isinstance(error, Unavailable):
         headers["Retry-After"] = str(max(1, int(error.retry_after.total_seconds())))
     return JSONResponse(body, status_code=status, headers=headers)

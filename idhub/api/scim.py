@@ -13,7 +13,7 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from idhub.admission import Busy
-from idhub.api.access import ApiCaller, Unauthenticated, address_of, authenticate
+from idhub.api.access import INVALID, ApiCaller, Unauthenticated, address_of, authenticate
 from idhub.api.scim_desk import LIMITS, PREFIX, Desk, Later, NoToken, TooOften, record_refusals
 from idhub.api.scim_jobs import Jobs
 from idhub.api.scim_lanes import KnownSenders, Reading, reading_of
@@ -138,7 +138,7 @@ def _answer(
             EventType.REQUEST_REFUSED, door=Door.SCIM, target_kind="endpoint", target_id=_endpoint(request, path),
             address=address_of(services, request), now=services.clock(), reason=caller.rule or "token",
         )  # fmt: skip
-        return _response(error_response(NoToken(caller.description)), {"WWW-Authenticate": "Bearer"})
+        return _response(error_response(NoToken(caller.description)), {"WWW-Authenticate": caller.challenge})
     if answer is None:
         # Not in the snapshot: what changes something has a transaction of its own.
         _, answer = _served(services, caller, request, path, body, turn=turn)
@@ -151,7 +151,7 @@ def _answer(
     if isinstance(answer.error, Later):
         headers["Retry-After"] = _LATER
     elif isinstance(answer.error, NoToken):
-        headers["WWW-Authenticate"] = "Bearer"
+        headers["WWW-Authenticate"] = INVALID
     elif isinstance(answer.error, TooOften):
         headers["Retry-After"] = str(answer.error.seconds)
     response = _response(answer, headers)

@@ -75,9 +75,14 @@ def test_without_a_working_token_every_endpoint_answers_401_and_nothing_changes(
 
 def test_a_401_says_how_to_authenticate(api: Api) -> None:
     """RFC 6750 section 3."""
-    response = api.call("GET", "/people")
-    assert response.headers["www-authenticate"] == "Bearer"
-    assert response.headers["cache-control"] == "no-store"
+    for path in ("/api/v1/people", "/scim/v2/Users"):
+        missing = api.http.get(path)
+        assert (missing.status_code, missing.headers["www-authenticate"]) == (401, 'Bearer realm="idhub"')
+        assert missing.headers["cache-control"] == "no-store"
+        for token in ("nonsense", opaque.make("api")):
+            dead = api.http.get(path, headers={"Authorization": f"Bearer {token}"})
+            assert dead.status_code == 401
+            assert dead.headers["www-authenticate"] == 'Bearer realm="idhub", error="invalid_token"'
 
 
 def test_a_scope_opens_its_endpoints_and_no_other(api: Api) -> None:

@@ -18,13 +18,11 @@ from sqlalchemy.orm import Session
 from idhub.access.tables import Account
 from idhub.changes import SYSTEM, Actor, Event, EventType, record
 from idhub.db import Database, bulk_insert, chunked, new_id
-from idhub.delivery import queue
-from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.directory.names import LoginNameKind, may_name, stored_login_name
 from idhub.directory.tables import LoginName, Principal
 from idhub.errors import Conflict, NotFound
 from idhub.provisioning.outbound.options import AdoptRule
-from idhub.provisioning.outbound.planner import CHANNEL, lane_of
+from idhub.provisioning.outbound.planner import hold_people, plan_provisions
 from idhub.provisioning.outbound.run import NeedsSomebody, Run, id_of
 from idhub.provisioning.outbound.tables import AdoptionReview
 from scim.client import ScimClient, emails_of, enterprise
@@ -248,7 +246,7 @@ def reject(session: Session, review_id: str, *, application_id: str, now: dateti
     """
     review = _open(session, review_id, application_id)
     candidates = sorted(review.candidates)
-    session.execute(select(Principal.id).where(Principal.id.in_(candidates)).order_by(Principal.id).with_for_update())
+    hold_people(session, candidates)
     _decide(review, "rejected", None, now=now, actor=actor)
     session.flush()
     event = Event(
@@ -316,19 +314,7 @@ def _plan_again(session: Session, principal_ids: Sequence[str], application_id: 
             Account.desired_state == "active",
         )
     )
-    planned = [
-        PlannedDelivery(
-            application_id=application_id,
-            channel=CHANNEL,
-            lane=lane_of(row.id),
-            operation="provision",
-            principal_id=row.principal_id,
-            account_id=row.id,
-            required_grade=Grade.E1,
-        )
-        for row in rows
-    ]
-    queue.plan(session, planned, now=now)
+    plan_provisions(session, application_id, rows, now=now)
 
 
 @dataclass(slots=True)
@@ -484,7 +470,7 @@ def _link(
     if not links:
         return 0
     people = sorted({principal_id for _, principal_id, _ in links})
-    session.execute(select(Principal.id).where(Principal.id.in_(people)).order_by(Principal.id).with_for_update())
+    hold_people(session, people)
     events = []
     for account_id, principal_id, user_id in links:
         changed = session.execute(

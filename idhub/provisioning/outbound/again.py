@@ -10,10 +10,7 @@ from sqlalchemy import exists, select, update
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import Account, Application, ScimTarget
-from idhub.delivery import queue
-from idhub.delivery.channel import Grade, PlannedDelivery
-from idhub.directory.tables import Principal
-from idhub.provisioning.outbound.planner import ACTIVE, CHANNEL, lane_of
+from idhub.provisioning.outbound.planner import ACTIVE, hold_people, plan_provisions
 from idhub.provisioning.outbound.sync import room_beside, unfinished_of
 
 
@@ -38,28 +35,16 @@ def plan_due(session: Session, application_id: str, *, now: datetime) -> int:
     if not room:
         return 0
     marked = (
-        select(Account.id, Account.principal_id, Account.slot, Account.desired_state)
+        select(Account.id, Account.principal_id, Account.desired_state)
         .where(Account.application_id == application_id, Account.due_again_at.is_not(None))
         .order_by(Account.id)
         .limit(room)
     )
-    people = sorted({row.principal_id for row in session.execute(marked) if row.principal_id})
-    session.execute(select(Principal.id).where(Principal.id.in_(people)).order_by(Principal.id).with_for_update())
+    people = {row.principal_id for row in session.execute(marked)}
+    hold_people(session, people)
     # Read again behind the locks: whoever lost the right meanwhile has a deprovision, which stays the last word.
-    rows = [row for row in session.execute(marked) if row.principal_id in people or row.principal_id is None]
-    planned = [
-        PlannedDelivery(
-            application_id=application_id,
-            channel=CHANNEL,
-            lane=lane_of(row.id),
-            operation="provision",
-            principal_id=row.principal_id,
-            account_id=row.id,
-            required_grade=Grade.E1,
-        )
-        for row in rows
-        if row.principal_id is not None and row.slot == "main" and row.desired_state == ACTIVE
-    ]
-    queue.plan(session, planned, now=now)
+    rows = [row for row in session.execute(marked) if row.principal_id in people]
+    wanted = [row for row in rows if row.principal_id is not None and row.desired_state == ACTIVE]
+    planned = plan_provisions(session, application_id, wanted, now=now)
     session.execute(update(Account).where(Account.id.in_([row.id for row in rows])).values(due_again_at=None))
-    return len(planned)
+    return planned

@@ -14,9 +14,8 @@ from idhub.changes import EventType
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade, Outcome, PlannedDelivery
 from idhub.delivery.tables import Delivery
-from idhub.directory.tables import Principal
 from idhub.provisioning.outbound.options import TargetOptions
-from idhub.provisioning.outbound.planner import CHANNEL, lane_of
+from idhub.provisioning.outbound.planner import CHANNEL, hold_people, lane_of
 from idhub.provisioning.outbound.run import NeedsSomebody, Run
 from scim.errors import RemoteNotFound
 from scim.schemas import is_active
@@ -107,9 +106,7 @@ def plan_due(session: Session, *, now: datetime, limit: int = 100) -> int:
         found = due(session, application_id, before=now - kept_for, limit=limit - count)
         people = sorted({principal_id for _, principal_id in found if principal_id})
         if people:
-            session.execute(
-                select(Principal.id).where(Principal.id.in_(people)).order_by(Principal.id).with_for_update()
-            )
+            hold_people(session, people)
             # Whoever came back while the locks were awaited is not in the list any more.
             found = due(session, application_id, before=now - kept_for, limit=limit - count)
         planned = [

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
@@ -10,6 +11,7 @@ from idhub.access.tables import Account, AccountKind, ScimTarget
 from idhub.db import bulk_insert, chunked, new_id
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade, Operation, PlannedDelivery
+from idhub.directory.tables import Principal
 from idhub.kept import Kept
 from idhub.lifecycle.ports import ApplicationTerms, Batch, PreviewRow
 from idhub.provisioning.outbound.records import mark_groups
@@ -38,6 +40,30 @@ _DESIRE = Kept(
 def lane_of(account_id: str) -> str:
     """Lane of an account: its deliveries go one by one, in order."""
     return f"scim:{account_id}"
+
+
+def hold_people(session: Session, principal_ids: Iterable[str | None]) -> None:
+    """Lock principals, in one order, before anything is planned for them: no transition plans between."""
+    ids = sorted({principal_id for principal_id in principal_ids if principal_id is not None})
+    session.execute(select(Principal.id).where(Principal.id.in_(ids)).order_by(Principal.id).with_for_update())
+
+
+def plan_provisions(session: Session, application_id: str, accounts: Iterable[Any], *, now: datetime) -> int:
+    """Plan that accounts are looked at and brought up to date: rows of `id` and `principal_id`. Returns how many."""
+    planned = [
+        PlannedDelivery(
+            application_id=application_id,
+            channel=CHANNEL,
+            lane=lane_of(account.id),
+            operation="provision",
+            principal_id=account.principal_id,
+            account_id=account.id,
+            required_grade=Grade.E1,
+        )
+        for account in accounts
+    ]
+    queue.plan(session, planned, now=now)
+    return len(planned)
 
 
 class ScimPlanner:

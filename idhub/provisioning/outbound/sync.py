@@ -15,12 +15,9 @@ from sqlalchemy.orm import Session
 from idhub.access.tables import Account, Application, ScimTarget
 from idhub.changes import Actor, Event, EventType, record
 from idhub.db import new_id
-from idhub.delivery import queue
-from idhub.delivery.channel import Grade, PlannedDelivery
 from idhub.delivery.tables import Delivery
-from idhub.directory.tables import Principal
 from idhub.errors import Conflict, NotFound
-from idhub.provisioning.outbound.planner import CHANNEL, lane_of
+from idhub.provisioning.outbound.planner import hold_people, plan_provisions
 from idhub.provisioning.outbound.tables import SyncRun
 
 AHEAD: Final = 1_000
@@ -191,31 +188,17 @@ def advance(session: Session, *, run_id: str, now: datetime, ahead: int = AHEAD)
             session.flush()
             _record(session, run, "done", now=now, actor=Actor(kind="system", id="hub", name="idhub"), door="worker")
         return 0
-    people = sorted({row.principal_id for row in rows})
-    session.execute(select(Principal.id).where(Principal.id.in_(people)).order_by(Principal.id).with_for_update())
+    hold_people(session, (row.principal_id for row in rows))
     # Whoever lost the right while the locks were awaited has a deprovision planned, which must stay the last word.
     still = set(
         session.scalars(
             select(Account.id).where(Account.id.in_([row.id for row in rows]), Account.desired_state == "active")
         )
     )
-    planned = [
-        PlannedDelivery(
-            application_id=run.application_id,
-            channel=CHANNEL,
-            lane=lane_of(row.id),
-            operation="provision",
-            principal_id=row.principal_id,
-            account_id=row.id,
-            required_grade=Grade.E1,
-        )
-        for row in rows
-        if row.id in still
-    ]
-    queue.plan(session, planned, now=now)
+    planned = plan_provisions(session, run.application_id, (row for row in rows if row.id in still), now=now)
     run.cursor, run.planned = rows[-1].id, run.planned + len(rows)
     session.flush()
-    return len(planned)
+    return planned
 
 
 def unfinished_of(session: Session, application_id: str) -> int:

@@ -34,6 +34,7 @@ from idhub.delivery.tables import Delivery
 from idhub.directory.organizations import recovery_reason
 from idhub.directory.tables import Installation
 from idhub.errors import IdhubError
+from idhub.interpreter import described
 from idhub.keys import PURPOSES
 from idhub.login.argon2id import Costs, fastest, hash_password
 from idhub.login.passwords import HashingPool
@@ -142,6 +143,7 @@ def check(hub: Hub, *, now: datetime) -> list[Finding]:
     found.append(Finding("streams", not late, said if late else "receivers take the events that they are told"))
     unknown = unknown_variables(os.environ)
     found.append(Finding("settings", not unknown, " ".join(unknown) if unknown else "every variable is a setting"))
+    found.append(Finding("python", True, described()))
     found.append(_passwords(hub.settings))
     found.append(_witness(hub))
     if (receiver := syslog_witness(hub.settings)) is not None:

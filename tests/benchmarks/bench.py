@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from idhub.interpreter import described
 from idhub.login.argon2id import fastest
 from tests.benchmarks.subjects import Subject, core_of_load, core_of_subjects, subjects
 
@@ -279,6 +280,7 @@ def main() -> None:
     for hub in every:
         if hub.is_hub:
             print(f"idhub on {hub.database}: {hub.durability}; audit: every token and sign-in is an event, sealed")
+    print(f"idhub runs on {described()}")
     print("\n".join(table(results.rows)))
     print(f"\n{RESULT.relative_to(ROOT)}: {len(results.rows)} rows; {time.monotonic() - began:.0f} s")
     if results.missing:

@@ -160,12 +160,10 @@ class EventType(StrEnum):
     CASE_COMPLETED = "case.completed", EventClass.CHANGE, "Every row of a case reached its required grade."
     RECEIPT_ISSUED = "receipt.issued", EventClass.CHANGE, "A version of a receipt was signed."
 
-    LOGIN_SUCCEEDED = "login.succeeded", EventClass.CREDENTIAL, "A person signed in."
+    LOGIN_SUCCEEDED = "login.succeeded", EventClass.CREDENTIAL, "A person signed in; their session began."
     LOGIN_FAILED = "login.failed", EventClass.CREDENTIAL, "A sign-in was refused."
     LOGIN_THROTTLED = "login.throttled", EventClass.CREDENTIAL, "Sign-in attempts were slowed down."
-    SESSION_STARTED = "session.started", EventClass.CREDENTIAL, "A single sign-on session began."
     SESSION_ENDED = "session.ended", EventClass.CREDENTIAL, "A single sign-on session ended."
-    SESSION_APP_JOINED = "session.app_joined", EventClass.CREDENTIAL, "An application joined a session."
     PASSWORD_SET = "password.set", EventClass.CREDENTIAL, "A first password was set."
     PASSWORD_CHANGED = "password.changed", EventClass.CREDENTIAL, "A password was changed."
     INVITATION_ISSUED = "invitation.issued", EventClass.CREDENTIAL, "A one-time link was issued."
@@ -180,10 +178,10 @@ class EventType(StrEnum):
     CONSENT_DENIED = "consent.denied", EventClass.CREDENTIAL, "A person refused a client."
     AUTHORIZATION_REFUSED = "authorization.refused", EventClass.CREDENTIAL, "An authorization request was refused."
     TICKET_ISSUED = "ticket.issued", EventClass.CREDENTIAL, "A service ticket was issued to a CAS application."
+    TICKET_VALIDATED = "ticket.validated", EventClass.CREDENTIAL, "A ticket was spent; its application came in."
     TICKET_REFUSED = "ticket.refused", EventClass.CREDENTIAL, "A service ticket was not believed."
     ASSERTION_ISSUED = "assertion.issued", EventClass.CREDENTIAL, "An assertion about a person was issued."
     CODE_ISSUED = "code.issued", EventClass.CREDENTIAL, "An authorization code was issued."
-    CODE_REDEEMED = "code.redeemed", EventClass.CREDENTIAL, "An authorization code was spent."
     CODE_REPLAYED = "code.replayed", EventClass.CREDENTIAL, "A spent code came again; what it produced was revoked."
     TOKEN_ISSUED = "token.issued", EventClass.CREDENTIAL, "Tokens were issued."
     TOKEN_REFRESHED = "token.refreshed", EventClass.CREDENTIAL, "A refresh token was rotated."
@@ -212,6 +210,9 @@ class EventType(StrEnum):
     EXPORT_MADE = "export.made", EventClass.ACCESS, "A list was exported; the row count is in the details."
     AUDIT_EXPORTED = "audit.exported", EventClass.ACCESS, "The audit trail was exported."
 
+
+FORMER_TYPES: Final = ("code.redeemed", "session.app_joined", "session.started")
+"""Types that nothing writes any more. Events of theirs are proven, found, shown and exported like any other."""
 
 ActorKind = Literal["person", "service", "device", "client", "system", "cli", "anonymous"]
 

@@ -18,7 +18,7 @@ import orjson
 from sqlalchemy import ColumnElement, Connection, and_, false, func, literal_column, or_, select
 
 from audit.errors import AuditError, InvalidQuery
-from audit.events import EventType, from_micros, to_micros
+from audit.events import FORMER_TYPES, EventType, from_micros, to_micros
 from audit.merkle import leaf_hash
 from audit.personal import Sealer, fits, index_term
 from audit.reveal import reveal
@@ -175,7 +175,8 @@ _NAMED: Final[list[ColumnElement[str]]] = [literal_column(f"'{kind}'") for kind 
 
 
 def _types(action: str) -> list[str]:
-    return [one.value for one in EventType if one.value == action or (action.endswith(".") and one.startswith(action))]
+    types = [*(one.value for one in EventType), *FORMER_TYPES]
+    return [one for one in types if one == action or (action.endswith(".") and one.startswith(action))]
 
 
 def _bindable(text: str) -> str:

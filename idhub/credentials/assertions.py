@@ -179,30 +179,23 @@ def _join(
 def _note(
     session: Session, row: Any, session_id: str, request: AssertionRequest, *, has_joined: bool, now: datetime
 ) -> None:
-    actor = Actor(kind="person", id=row["principal_id"], session_id=session_id, ip=request.ip)
-    common: dict[str, Any] = {
-        "at": now,
-        "actor": actor,
-        "door": request.door,
-        "request_id": request.request_id,
-        "person_id": row["principal_id"],
-        "application_id": row["application_id"],
-    }
     issued = Event(
         type=EventType.ASSERTION_ISSUED,
+        at=now,
+        actor=Actor(kind="person", id=row["principal_id"], session_id=session_id, ip=request.ip),
+        door=request.door,
         target_kind="service_provider",
         target_id=request.service_provider_id,
-        details={"name_id": request.name_id_kind, "solicited": request.in_response_to is not None},
-        **common,
+        request_id=request.request_id,
+        person_id=row["principal_id"],
+        application_id=row["application_id"],
+        details={
+            "name_id": request.name_id_kind,
+            "solicited": request.in_response_to is not None,
+            "joined": has_joined,
+        },
     )
-    joined = Event(
-        type=EventType.SESSION_APP_JOINED,
-        target_kind="session",
-        target_id=session_id,
-        details={"service_provider": request.service_provider_id},
-        **common,
-    )
-    record(session, [joined, issued] if has_joined else [issued])
+    record(session, [issued])
 
 
 def is_first_use(session: Session, service_provider_id: str, request_id: str, *, expires_at: datetime) -> bool:

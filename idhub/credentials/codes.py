@@ -140,32 +140,19 @@ def _issuing(
             "spent_at": None,
         },
     )
-    actor = Actor(kind="person", id=principal_id, session_id=session_id, ip=request.ip)
     issued = Event(
         type=EventType.CODE_ISSUED,
         at=now,
-        actor=actor,
+        actor=Actor(kind="person", id=principal_id, session_id=session_id, ip=request.ip),
         door="oidc",
         target_kind="client",
         target_id=request.client_id,
         request_id=request.request_id,
         person_id=principal_id,
         application_id=row["application_id"],
-        details={"grant": grant_id, "scope": request.scope},
+        details={"grant": grant_id, "scope": request.scope, "joined": has_joined},
     )
-    joined = Event(
-        type=EventType.SESSION_APP_JOINED,
-        at=now,
-        actor=actor,
-        door="oidc",
-        target_kind="session",
-        target_id=session_id,
-        request_id=request.request_id,
-        person_id=principal_id,
-        application_id=row["application_id"],
-        details={"client": request.client_id},
-    )
-    yield record([joined, issued] if has_joined else [issued])
+    yield record([issued])
     return code
 
 

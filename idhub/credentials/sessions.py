@@ -3,11 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 
 import orjson
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from audit.events import JsonValue
 from idhub.access.tables import Application
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque
@@ -30,6 +32,7 @@ LOGOUT_CHANNELS: Mapping[Protocol, str] = {
     "cas": "cas_logout",
 }
 """The channel by which participants of each protocol are told."""
+_NOTHING: Mapping[str, JsonValue] = MappingProxyType({})
 # A session's last use is written at most this often; reading a page writes nothing.
 _MAX_USER_AGENT = 400
 _MAX_IP = 45
@@ -122,14 +125,18 @@ def start_session(
     user_agent: str | None,
     settings: Settings,
     authenticated_at: datetime | None = None,
+    request_id: str | None = None,
+    said: Mapping[str, JsonValue] = _NOTHING,
 ) -> tuple[str, str]:
     """Start a session after a proof was accepted; returns its token (for the cookie) and its id.
 
     Locks the principal and asks again whether it may act; a transition that ended access while the proof was being
-    checked wins, because the session is stamped with the epochs read before that.
+    checked wins, because the session is stamped with the epochs read before that. That somebody signed in and that the
+    session began is one event, written here.
 
     Args:
         authenticated_at: when the person proved who they are, where that was not just now.
+        said: what the event says of the way in, beside `amr`.
 
     Raises:
         NotPermitted: rule `session.recovery`, `session.standing` or `session.epoch`.
@@ -138,7 +145,7 @@ def start_session(
         session,
         starting(
             principal_id, epochs_read=epochs_read, amr=amr, now=now, ip=ip, user_agent=user_agent, settings=settings,
-            authenticated_at=authenticated_at,
+            authenticated_at=authenticated_at, request_id=request_id, said=said,
         ),
     )  # fmt: skip
 
@@ -153,6 +160,8 @@ def starting(
     user_agent: str | None,
     settings: Settings,
     authenticated_at: datetime | None = None,
+    request_id: str | None = None,
+    said: Mapping[str, JsonValue] = _NOTHING,
 ) -> Operation[tuple[str, str]]:
     """See `start_session`."""
     _, rows = yield together(*asking_to_start(principal_id, now=now))
@@ -160,7 +169,7 @@ def starting(
     return (
         yield from starting_now(
             principal_id, epochs_read=epochs_read, amr=amr, now=now, ip=ip, user_agent=user_agent, settings=settings,
-            authenticated_at=authenticated_at,
+            authenticated_at=authenticated_at, request_id=request_id, said=said,
         )
     )  # fmt: skip
 
@@ -196,6 +205,8 @@ def starting_now(
     user_agent: str | None,
     settings: Settings,
     authenticated_at: datetime | None = None,
+    request_id: str | None = None,
+    said: Mapping[str, JsonValue] = _NOTHING,
 ) -> Operation[tuple[str, str]]:
     """`starting` in a transaction in which `check_start` has passed under the lock."""
     token, session_id = opaque.make("ses"), new_id("ses")
@@ -221,18 +232,18 @@ def starting_now(
             "user_agent": user_agent[:_MAX_USER_AGENT] if user_agent else None,
         },
     )
-    actor = Actor(kind="person", id=principal_id, session_id=session_id, ip=ip)
-    started = Event(
-        type=EventType.SESSION_STARTED,
+    signed_in = Event(
+        type=EventType.LOGIN_SUCCEEDED,
         at=now,
-        actor=actor,
+        actor=Actor(kind="person", id=principal_id, session_id=session_id, ip=ip),
         door="login",
         target_kind="session",
         target_id=session_id,
         person_id=principal_id,
-        details={"amr": list(amr)},
+        request_id=request_id,
+        details={"amr": list(amr), **said},
     )
-    yield recording([started])
+    yield recording([signed_in])
     return token, session_id
 
 

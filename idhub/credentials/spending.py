@@ -118,7 +118,7 @@ def redeem_code(
     issued: Issued = yield from _store(
         caller, code, mint, scope=code["grant_scope"], token_scope=code["grant_scope"], now=now, nonce=code["nonce"]
     )
-    yield record([_event(caller, EventType.CODE_REDEEMED, code, now), _issued_event(caller, code, issued, now)])
+    yield record([_issued_event(caller, code, issued, now, grant_type="authorization_code")])
     return issued
 
 
@@ -168,7 +168,7 @@ def refresh(
         family=token if rotates else None,
         has_refresh=True,
     )
-    yield record([_issued_event(caller, token, issued, now, EventType.TOKEN_REFRESHED)])
+    yield record([_issued_event(caller, token, issued, now)])
     return issued
 
 
@@ -209,7 +209,7 @@ def issue_for_service(
     if refused is not None:
         return (yield from _refuse(caller, about, refused.reason, now))
     issued: Issued = yield from _store(caller, grant, mint, scope=scope, token_scope=scope, now=now)
-    yield record([_issued_event(caller, about, issued, now)])
+    yield record([_issued_event(caller, about, issued, now, grant_type="client_credentials")])
     return issued
 
 
@@ -420,8 +420,9 @@ def _event(
     )
 
 
-def _issued_event(
-    caller: Caller, about: Row, issued: Issued, now: datetime, kind: EventType = EventType.TOKEN_ISSUED
-) -> Event:
-    details = {"grant_id": issued.grant_id, "scope": issued.scope, "refresh": issued.has_refresh}
-    return _event(caller, kind, about, now, details=details)
+def _issued_event(caller: Caller, about: Row, issued: Issued, now: datetime, *, grant_type: str | None = None) -> Event:
+    """One event for tokens and for what was spent to get them; a refresh has a type of its own."""
+    details: dict[str, Any] = {"grant_id": issued.grant_id, "scope": issued.scope, "refresh": issued.has_refresh}
+    if grant_type is None:
+        return _event(caller, EventType.TOKEN_REFRESHED, about, now, details=details)
+    return _event(caller, EventType.TOKEN_ISSUED, about, now, details={**details, "grant_type": grant_type})

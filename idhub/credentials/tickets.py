@@ -285,16 +285,16 @@ def _join(
             ended_at=None,
         )
     )
-    joined = Event(
-        type=EventType.SESSION_APP_JOINED,
+    validated = Event(
+        type=EventType.TICKET_VALIDATED,
         at=now,
         actor=Actor(kind="client", id=spent.service_id, ip=ip),
         door="cas",
-        target_kind="session",
-        target_id=spent.session_id,
+        target_kind="cas_service",
+        target_id=spent.service_id,
         request_id=request_id,
         person_id=row["principal_id"],
         application_id=row["application_id"],
-        details={"cas_service": spent.service_id},
+        details={"session": spent.session_id},
     )
-    record(session, [joined])
+    record(session, [validated])

@@ -440,7 +440,8 @@ def _enter(
         token, session_id = start_session(
             session, principal_id, epochs_read=epochs, amr=taken.answer["amr"], now=now, ip=taken.browser.address,
             user_agent=taken.browser.user_agent, settings=settings,
-            authenticated_at=from_micros(taken.answer["authenticated_at"]),
+            authenticated_at=from_micros(taken.answer["authenticated_at"]), request_id=taken.browser.request_id,
+            said={"provider": provider.slug},
         )  # fmt: skip
     except NotPermitted as error:
         return taken.refuse(_REASONS.get(error.rule or "", Refusal.EPOCH), principal_id)
@@ -452,18 +453,6 @@ def _enter(
             session_index=taken.answer["session_index"],
         )
     )  # fmt: skip
-    succeeded = Event(
-        type=EventType.LOGIN_SUCCEEDED,
-        at=now,
-        actor=actor,
-        door="login",
-        target_kind="person",
-        target_id=principal_id,
-        person_id=principal_id,
-        request_id=taken.browser.request_id,
-        details={"amr": taken.answer["amr"], "provider": provider.slug},
-    )
-    record(session, [succeeded])
     if old is not None and old_owner is not None:
         sign_in.replace_session(session, old.session_id, session_id, is_same_person=old_owner == principal_id, now=now)
     goes_on = transactions.establish(session, transaction_id, browser_token, session_id=session_id, now=now)

@@ -224,7 +224,7 @@ def finishing(
         return _REASONS.get(refused.rule or "", Refusal.EPOCH), ()
     token, session_id = yield from starting_now(
         principal_id, epochs_read=epochs, amr=PASSWORD_AMR, now=now, ip=browser.address, user_agent=browser.user_agent,
-        settings=settings,
+        settings=settings, request_id=browser.request_id, said={"lane": seen.admission.lane},
     )  # fmt: skip
     if verification.replacement is not None:
         renewed = {"principal_id": principal_id, "old": prepared.stored_hash, "new": verification.replacement}
@@ -233,18 +233,6 @@ def finishing(
     device_token, lifetime = yield from _know_device(
         principal_id, epochs.enrolment, browser.device_token, attempt.device_hash, remember=remember, now=now
     )
-    succeeded = Event(
-        type=EventType.LOGIN_SUCCEEDED,
-        at=now,
-        actor=Actor(kind="person", id=principal_id, session_id=session_id, ip=browser.address),
-        door="login",
-        target_kind="person",
-        target_id=principal_id,
-        person_id=principal_id,
-        request_id=browser.request_id,
-        details={"amr": list(PASSWORD_AMR), "lane": seen.admission.lane},
-    )
-    yield recording([succeeded])
     return Minted(token, session_id, principal_id, device_token, lifetime), answers
 
 
@@ -373,7 +361,7 @@ def replace_credentials(
     store_password(session, principal_id, new_hash, enrolment_epoch=epochs.enrolment, now=now)
     return start_session(
         session, principal_id, epochs_read=epochs, amr=PASSWORD_AMR, now=now, ip=browser.address,
-        user_agent=browser.user_agent, settings=settings,
+        user_agent=browser.user_agent, settings=settings, request_id=browser.request_id, said={"after": reason},
     )  # fmt: skip
 
 

@@ -97,6 +97,7 @@ EVENT: Mapping[str, str] = {
     "authorization.refused": N_("Application request refused"),
     "assertion.issued": N_("Assertion issued"),
     "ticket.issued": N_("Service ticket issued"),
+    "ticket.validated": N_("Service ticket spent"),
     "ticket.refused": N_("Service ticket refused"),
     "code.issued": N_("Authorisation code issued"),
     "code.redeemed": N_("Authorisation code spent"),

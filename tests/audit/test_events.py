@@ -152,8 +152,8 @@ def test_the_contracts_names_are_all_there() -> None:
     account.linked account.provisioned account.updated account.deactivated account.reactivated application.created
     application.changed rule.changed delivery.planned delivery.sent delivery.done delivery.retried delivery.dead
     delivery.requeued receipt.issued case.completed login.succeeded login.failed login.throttled
-    session.started session.ended session.app_joined password.set password.changed invitation.issued invitation.used
-    consent.given consent.denied authorization.refused code.issued code.redeemed code.replayed token.issued
+    session.ended password.set password.changed invitation.issued invitation.used
+    consent.given consent.denied authorization.refused code.issued code.replayed token.issued
     token.refreshed token.replayed token.revoked token.introspected token.refused userinfo.read logout.requested
     role.assigned role.removed api_token.created api_token.revoked authorization.denied request.refused key.created
     key.rotated settings.applied hub.started hub.recovery page.viewed export.made audit.exported checkpoint.signed"""

@@ -10,8 +10,10 @@ import pytest
 from sqlalchemy.event import listen
 
 from audit.errors import InvalidQuery
-from audit.events import Actor, EventType
+from audit.events import FORMER_TYPES, Actor, EventClass, EventType
+from audit.live import verify_database
 from audit.search import Query, count, get, search
+from audit.verify import verify_export
 from tests.audit.support import NOW, Trail, event
 
 
@@ -70,6 +72,25 @@ def filled(trail: Trail) -> Trail:
 )
 def test_filters(filled: Trail, filters: dict[str, object], expected: list[str]) -> None:
     assert found(filled, **filters) == expected
+
+
+def test_types_that_nothing_writes_any_more_are_proven_and_found(trail: Trail) -> None:
+    """Logs written earlier hold them."""
+    for number, name in enumerate(FORMER_TYPES):
+        with pytest.raises(ValueError, match="not a valid"):
+            EventType(name)
+        former = str.__new__(EventType, name)
+        former._value_, former.event_class = name, EventClass.CREDENTIAL
+        trail.append(event(number, type=former))
+    trail.append(event(9, type=EventType.SESSION_ENDED))
+    trail.seal()
+    assert found(trail, action="session.") == ["per_9", "per_2", "per_1"]
+    assert found(trail, action="code.redeemed") == ["per_0"]
+    with trail.engine.connect() as connection:
+        assert verify_database(connection, trail.keys, trail.witness).is_valid
+    exported = trail.export()
+    assert verify_export(exported, keys=trail.keys, witness=trail.witness).is_valid
+    assert all(name.encode() in exported.read_bytes() for name in FORMER_TYPES)
 
 
 def test_scope_holds_for_counting_too(filled: Trail) -> None:

@@ -28,9 +28,10 @@ def test_a_person_signs_in_and_the_application_learns_who_it_is(cas: CasScene) -
     assert said.attributes["displayName"] == ["林晓雯"]
     assert said.attributes["roles"] == ["member"]
     assert said.attributes["isFromNewLogin"] == ["true"]
-    (joined,) = [e for e in cas.scene.events("session.app_joined") if e["door"] == "cas"][-1:]
-    assert joined["person_id"] == cas.stage.person
-    assert "ticket.issued" in {e["type"] for e in cas.scene.events("ticket.issued")}
+    issued, validated = cas.scene.events("ticket.issued")[-1], cas.scene.events("ticket.validated")[-1]
+    assert issued["person_id"] == validated["person_id"] == cas.stage.person
+    assert validated["target"] == issued["target"] and validated["target"]["kind"] == "cas_service"
+    assert validated["details"] == {"session": issued["actor"]["session_id"]}
     again = browser.get(signed.headers["location"])
     assert again.status_code == 400, "a sign-in answers once"
 

@@ -213,7 +213,7 @@ def test_what_a_group_inserts_is_there_when_it_is_told_so(world: World, office: 
 
     assert using(world, work) == (3, 5, 3)
     with world.database.read() as session:
-        told = session.execute(text("SELECT count(*) FROM audit_events WHERE type = 'session.started'")).scalar_one()
+        told = session.execute(text("SELECT count(*) FROM audit_events WHERE type = 'login.succeeded'")).scalar_one()
     assert told == 3
 
 

@@ -10,6 +10,7 @@ from collections import Counter, defaultdict
 from datetime import datetime
 from typing import Any
 
+import orjson
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -67,10 +68,8 @@ def _effects_have_events(session: Session) -> None:
     effects = {
         "person.onboarded": _count(session, of=Person),
         "entitlement.entitled": _count(session, Entitlement.superseded_at.is_(None), of=Entitlement),
-        "session.started": _count(session, of=SsoSession),
-        "session.app_joined": _count(session, of=SessionParticipant),
+        "login.succeeded": _count(session, of=SsoSession),
         "code.issued": _count(session, of=AuthorizationCode),
-        "code.redeemed": _count(session, AuthorizationCode.spent_at.is_not(None), of=AuthorizationCode),
         "token.refreshed": _count(session, RefreshToken.spent_at.is_not(None), of=RefreshToken),
         "import.finished": _count(session, SourceRun.finished_at.is_not(None), of=SourceRun),
         "receipt.issued": _count(session, of=Receipt),
@@ -85,6 +84,34 @@ def _effects_have_events(session: Session) -> None:
     assert events["person.offboarded"] - events["person.rehired"] == left, "every leave and every return has its event"
     # Access tokens of this application are self-contained; a refresh token comes with each.
     assert events["token.issued"] + events["token.refreshed"] == _count(session, of=RefreshToken)
+    _told_with_another(session)
+
+
+def _told_with_another(session: Session) -> None:
+    """Effects that have no event of their own: that of what happened with them says so, and names whose it is."""
+    signed_in = {one["target"]["id"]: one["person_id"] for one in _bodies(session, "login.succeeded")}
+    assert signed_in == {
+        row.id: row.principal_id for row in session.execute(select(SsoSession.id, SsoSession.principal_id))
+    }
+    joined = [
+        (one["actor"]["session_id"], one["target"]["id"])
+        for one in _bodies(session, "code.issued")
+        if one["details"]["joined"]
+    ]
+    entered = session.execute(select(SessionParticipant.session_id, SessionParticipant.client_id))
+    assert sorted(joined) == sorted((row.session_id, row.client_id) for row in entered)
+    redeemed = [
+        one["details"]["grant_id"]
+        for one in _bodies(session, "token.issued")
+        if one["details"].get("grant_type") == "authorization_code"
+    ]
+    spent = select(AuthorizationCode.grant_id).where(AuthorizationCode.spent_at.is_not(None))
+    assert sorted(redeemed) == sorted(session.execute(spent).scalars())
+
+
+def _bodies(session: Session, kind: str) -> list[dict[str, Any]]:
+    statement = select(audit_events.c.body).where(audit_events.c.type == kind, audit_events.c.outcome == "success")
+    return [orjson.loads(bytes(body)) for body in session.execute(statement).scalars()]
 
 
 def _deliveries_have_events(session: Session) -> None:

@@ -3,9 +3,11 @@
 from dataclasses import replace
 from datetime import date, timedelta
 
+import orjson
 import pytest
 from sqlalchemy import select, update
 
+from audit.tables import audit_events
 from idhub.credentials.tables import Password, RememberedDevice, SsoSession, Throttle
 from idhub.errors import NotPermitted
 from idhub.lifecycle.intake import EndCredentials, Offboard, Reactivate, Suspend
@@ -33,13 +35,40 @@ def test_number_mail_and_mobile_name_a_person_however_typed(world: World, typed:
     assert world.minted(typed).principal_id == principal_id
 
 
-def test_a_success_mints_a_session_and_its_events(world: World) -> None:
+def test_a_success_mints_a_session_and_its_event(world: World) -> None:
     principal_id, number = world.person()
+    before = world.events("login.succeeded")
     minted = world.minted(number)
     signed_in = world.session_of(minted.token)
     assert signed_in is not None and signed_in.principal_id == principal_id and signed_in.amr == ("pwd",)
-    assert world.events("login.succeeded") == [("success", None, principal_id)]
-    assert world.events("session.started")[-1] == ("success", None, principal_id)
+    assert world.events("login.succeeded") == [*before, ("success", None, principal_id)]
+
+
+def test_whichever_way_in_is_one_event_about_the_session(world: World) -> None:
+    """A link, a password and a changed password: who signed in and that a session began is said once."""
+    principal_id, number = world.onboard()
+    first = world.redeem(world.invite(principal_id))
+    assert isinstance(first, Minted)
+    second = world.minted(number)
+    third = change(world, second, "seven copper bridges")
+    reset = world.redeem(world.invite(principal_id, "reset_password"), "nine wooden doors")
+    assert isinstance(reset, Minted)
+    with world.database.read() as session:
+        rows = session.execute(
+            select(audit_events.c.body)
+            .where(audit_events.c.type == "login.succeeded")
+            .order_by(audit_events.c.id)
+        )  # fmt: skip
+        bodies = [orjson.loads(bytes(body)) for body in rows.scalars()]
+    said = [(one["target"]["id"], one["details"]) for one in bodies]
+    assert said == [
+        (first.session_id, {"amr": ["pwd"], "after": "password_reset"}),
+        (second.session_id, {"amr": ["pwd"], "lane": "stranger"}),
+        (third.session_id, {"amr": ["pwd"], "after": "password_changed"}),
+        (reset.session_id, {"amr": ["pwd"], "after": "password_reset"}),
+    ]
+    assert {(one["target"]["kind"], one["person_id"]) for one in bodies} == {("session", principal_id)}
+    assert world.count(SsoSession) == len(bodies)
 
 
 def test_every_cause_of_refusal_is_one_outcome_and_its_reason_is_in_the_log_alone(world: World) -> None:
@@ -155,6 +184,7 @@ def test_throttled_tries_are_refused_before_the_password_is_looked_at(world: Wor
 def test_of_guesses_at_once_no_more_than_the_limit_are_answered_a_right_one_among_them(world: World) -> None:
     """All were let in before the first was counted; whoever comes after the limit is told that, whatever they typed."""
     _, number = world.person()
+    signed_in = world.events("login.succeeded")
     browser = replace(HERE, address="198.51.100.1")
     guesses = [world.prepare(number, browser) for _ in range(counters.PERSON.count + 3)]
     assert all(guess.admission.is_admitted for guess in guesses)
@@ -164,7 +194,7 @@ def test_of_guesses_at_once_no_more_than_the_limit_are_answered_a_right_one_amon
     told.append(world.finish(right, PASSWORD, browser=browser))
     assert told == [throttling.Admission("stranger", counters.PERSON, timedelta(seconds=90))] * 3
     assert [reason for _, reason, _ in world.events("login.throttled")] == ["login.limit_person"] * 3
-    assert world.events("login.succeeded") == []
+    assert world.events("login.succeeded") == signed_in
 
 
 def test_right_passwords_of_people_who_may_not_act_are_counted_like_wrong_ones(world: World) -> None:

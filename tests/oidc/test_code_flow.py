@@ -192,11 +192,19 @@ def test_single_sign_on_needs_no_second_password(world: World, office: App) -> N
 
 
 def test_issuing_and_spending_is_recorded(world: World, office: App) -> None:
-    world.sign_in(world.employee(office))
+    """Each effect by one event; what comes with another effect is in that one's details."""
+    session_id = world.sign_in(person := world.employee(office))
     tokens = world.tokens(office)
     world.refresh(office, tokens["refresh_token"])
-    for kind in ("session.started", "session.app_joined", "code.issued", "code.redeemed", "token.issued"):
-        assert [event["outcome"] for event in world.events(kind)] == ["success"], kind
+    (signed_in,), (issued,), (redeemed,) = map(world.events, ("login.succeeded", "code.issued", "token.issued"))
+    assert [one["outcome"] for one in (signed_in, issued, redeemed)] == ["success"] * 3
+    assert [one["person_id"] for one in (signed_in, issued, redeemed)] == [person] * 3
+    assert signed_in["target"] == {"kind": "session", "id": session_id}
+    assert issued["details"]["joined"] is True and issued["actor"]["session_id"] == session_id
+    assert redeemed["details"]["grant_type"] == "authorization_code"
+    assert redeemed["details"]["grant_id"] == issued["details"]["grant"]
+    world.tokens(office)
+    assert [one["details"]["joined"] for one in world.events("code.issued")] == [True, False]
     assert len(world.events("token.refreshed")) == 1
     world.userinfo(tokens["access_token"])
     world.userinfo(tokens["access_token"])

@@ -61,6 +61,7 @@ def test_a_person_signs_in_and_lands_where_they_were_going(scene: Scene, upstrea
     assert (signed["person_id"], signed["details"]) == (
         scene.stage.person, {"amr": ["fed", "pwd"], "provider": "acme"}
     )  # fmt: skip
+    assert signed["target"] == {"kind": "session", "id": signed["actor"]["session_id"]}
 
 
 def test_an_application_gets_its_answer(scene: Scene, upstream: Upstream) -> None:

@@ -215,7 +215,7 @@ def test_a_log_without_a_checkpoint_is_not_called_proven(hub: SampleHub, sign_in
         ("action=receipt", {"receipt.issued"}),
         ("action=person.suspended", {"person.suspended"}),
         ("action=role", set()),
-        ("q=10.20.4.17&action=session", {"session.started"}),
+        ("q=10.20.4.17&action=login", {"login.succeeded"}),
         ("q=nothing-like-this", set()),
         ("from=2020-01-01&to=2020-01-02", set()),
     ],

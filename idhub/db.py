@@ -67,6 +67,7 @@ WRITERS_PATIENCE = timedelta(milliseconds=_BUSY_TIMEOUT_MS)
 """How long one who writes to SQLite waits for another."""
 _POLL_SECONDS = 0.002
 _LONGEST_WAY_SECONDS = 0.25
+_SHARED_SECONDS = 2.0
 # PostgreSQL gives up one of several transactions that wait for each other, or that no order explains. Nothing of it
 # stands, so it may begin anew.
 _BEGIN_ANEW = frozenset({"40001", "40P01"})
@@ -536,6 +537,7 @@ class Database:
         """Of SQLite's writers in this process. PostgreSQL's do not wait for each other."""
         self._form = _PLAIN_FORM
         """Of SQLite connections that write: KiB of pages kept, pages of the log after which it is copied back."""
+        self._awaited_at = float("-inf")
 
     @property
     def url(self) -> str:
@@ -574,6 +576,8 @@ class Database:
                 try:
                     yield session
                     session.flush()
+                    if is_bulk() and self.is_awaited():
+                        self._awaited_at = time.monotonic()
                     faults.at("commit.before")
                 except BaseException:
                     connection.rollback()
@@ -732,6 +736,12 @@ class Database:
             except BlockingIOError:
                 return True
         return False
+
+    def is_shared(self) -> bool:
+        """Whether somebody stood in line while bulk work of this process wrote, a moment ago: then it writes less at a
+        time. Never on PostgreSQL, where nobody waits for all that it has in hand.
+        """
+        return time.monotonic() - self._awaited_at < _SHARED_SECONDS
 
     def end_long_writers(self, limit: timedelta) -> int:
         """End transactions of ours that have written something and go on for longer than `limit`; returns how many.

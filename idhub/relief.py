@@ -43,7 +43,7 @@ _BEAT_EVERY = 1.0
 _IDLE_FOR = 20.0
 _ENDS_WITHIN = 5.0
 _OBJECTS_BEFORE_COLLECTION = 10_000
-_SWITCH_SECONDS = 0.0005
+_SWITCH_SECONDS = {"sqlite": 0.0001, "postgresql": 0.0005}
 # Whoever is waited for is sent by the process that was asked: it needs a moment for that.
 _LEFT_FOR = timedelta(seconds=0.25)
 
@@ -208,7 +208,7 @@ def serve() -> None:
         # On SQLite everybody waits for whoever writes: that one must get on.
         os.nice(_LOWER_PRIORITY)
     # Whoever holds the lock of a database waits for its turn of the interpreter, and everybody else for the lock.
-    sys.setswitchinterval(_SWITCH_SECONDS)
+    sys.setswitchinterval(_SWITCH_SECONDS[hub.database.dialect])
     # What is there now stays: looking through it again and again would only cost time.
     gc.freeze()
     gc.set_threshold(_OBJECTS_BEFORE_COLLECTION)

@@ -37,6 +37,7 @@ from idhub.delivery.tables import Lease
 from idhub.kept import Kept
 from idhub.lifecycle.tables import CaseNumber
 from idhub.settings import Settings
+from idhub.turns import bulk_work
 
 NOW = datetime(2026, 11, 23, 2, 0, 0, 123456, tzinfo=UTC)
 
@@ -416,6 +417,25 @@ def test_bulk_work_lets_another_process_write_first(database: Database) -> None:
     with open(f"{database.engine.url.database}-line", "a") as line:
         fcntl.flock(line, fcntl.LOCK_SH)
         assert database.give_way(), "somebody stands there, for longer than bulk work waits"
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_bulk_work_knows_for_a_moment_that_somebody_waited_while_it_wrote(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with bulk_work(), database.transaction():
+        pass
+    assert not database.is_shared(), "nobody waited"
+    with open(f"{database.engine.url.database}-line", "a") as line:
+        with database.transaction():
+            fcntl.flock(line, fcntl.LOCK_SH)
+        assert not database.is_shared(), "who waits for what is no bulk work makes none of it shorter"
+        fcntl.flock(line, fcntl.LOCK_UN)
+        with bulk_work(), database.transaction():
+            fcntl.flock(line, fcntl.LOCK_SH)
+    assert database.is_shared()
+    monkeypatch.setattr("idhub.db._SHARED_SECONDS", 0.0)
+    assert not database.is_shared(), "that is over"
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)

@@ -39,6 +39,9 @@ _SLOW_FACTOR = 4
 _MOST_LEASED = 320
 _MOST_LEASED_BESIDE = 100
 _MOST_SETTLED = 100
+# While somebody stands in line for that.
+_MOST_LEASED_SHARED = 60
+_MOST_SETTLED_SHARED = 40
 _FEWEST_AT_ONCE = 32
 _EXPIRE_EVERY = 1.0
 _STEP = 2.0
@@ -142,7 +145,7 @@ class DeliveryLoop:
                 return False
             # Taken before the lease, so that the deadline kept here is never later than the one stored.
             began = loop.time()
-            leased = await self._lease(asked, min(free, _MOST_LEASED_BESIDE if self._sending else _MOST_LEASED))
+            leased = await self._lease(asked, min(free, self._most_leased()))
         except Exception:
             # The loop must outlive its database: it comes back, leases do not get lost.
             _log.exception("delivery.lease_failed")
@@ -160,6 +163,11 @@ class DeliveryLoop:
         """Whether the clock went back since somebody looked; it may have before this process began."""
         before, self._ahead = self._ahead, self._clock().timestamp() - steady
         return before is None or before - self._ahead > _STEP
+
+    def _most_leased(self) -> int:
+        if not self._sending:
+            return _MOST_LEASED
+        return _MOST_LEASED_SHARED if self._database.is_shared() else _MOST_LEASED_BESIDE
 
     def _take_asked(self, free: int, *, goes_on: bool) -> list[Asked]:
         """What somebody waits for and this process is to send; the rest is left to whoever looks."""
@@ -218,7 +226,8 @@ class DeliveryLoop:
             await self._settle_batch()
 
     async def _settle_batch(self) -> None:
-        answers, self._answers = self._answers[:_MOST_SETTLED], self._answers[_MOST_SETTLED:]
+        most = _MOST_SETTLED_SHARED if self._database.is_shared() else _MOST_SETTLED
+        answers, self._answers = self._answers[:most], self._answers[most:]
         if not answers:
             return
         if self._answers:
@@ -262,7 +271,7 @@ class DeliveryLoop:
         if self._sending:
             await asyncio.wait(self._sending, timeout=self._settings.delivery_timeout.total_seconds())
         # Waits for a batch that is being recorded; what fails now is found by its lease's end.
-        for _ in range(1 + len(self._answers) // _MOST_SETTLED):
+        for _ in range(1 + len(self._answers) // _MOST_SETTLED_SHARED):
             await self._settle_answers()
 
     async def _in_thread(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -14,7 +14,7 @@ GoesOn = Callable[[int], bool]
 """Told of so many people that a long job has done, or finds due; False: another process goes on with the rest."""
 
 _SECONDS: Final = {"sqlite": 0.03, "postgresql": 0.25}
-_SHORT_SECONDS: Final = {"sqlite": 0.012, "postgresql": 0.25}
+_SHORT_SECONDS: Final = {"sqlite": 0.006, "postgresql": 0.25}
 _FIRST, _SHORT_FIRST = 8, 2
 _MOST: Final = 250
 

@@ -29,6 +29,8 @@ from idhub.lifecycle.tables import Case, CaseRow, Receipt, ReceiptDue
 
 # What is signed in one commit, after which others may write.
 _BATCH = 4
+# While somebody stands in line for that.
+_BATCH_SHARED = 2
 _LOG = structlog.get_logger(__name__)
 _DELIVERY_STATES: Mapping[str, str] = {"done": "done", "dead": "dead"}
 
@@ -204,7 +206,7 @@ _DUE = (
         or_(ReceiptDue.since <= bindparam("before", type_=Instant()), ~_UNFINISHED),
     )
     .order_by(ReceiptDue.since)
-    .limit(_BATCH)
+    .limit(bindparam("most"))
     .with_for_update(skip_locked=True, of=ReceiptDue)
 )
 _TAKE = delete(ReceiptDue).where(ReceiptDue.case_id.in_(_IDS)).returning(ReceiptDue.case_id)
@@ -308,7 +310,8 @@ def sign_due(
                 if alone:
                     taken = [alone.pop()]
                 else:
-                    values = {"failed": failed, "before": now - patience}
+                    most = _BATCH_SHARED if database.is_shared() else _BATCH
+                    values = {"failed": failed, "before": now - patience, "most": most}
                     taken = list(session.connection().execute(_DUE, values).scalars())
                 if not taken:
                     return signed

@@ -1,6 +1,7 @@
 """The loop against channels that fail, hang and lie: bulkheads, deadlines, wake-up, graceful end."""
 
 import asyncio
+import fcntl
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -279,6 +280,32 @@ def test_three_hundred_accounts_of_a_leaver_are_told_at_once(hub: Database, sett
     sent, recorded = run(hub, settings, channel, story)
     print(f"\n300 accounts: sent within {sent:.3f} s, recorded within {recorded:.3f} s")
     assert len({one for _, one, _ in channel.sent}) == len(channel.sent) == 300
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(("somebody_waits", "most"), [(False, 100), (True, 40)])
+def test_while_somebody_waits_to_write_fewer_answers_are_recorded_at_once(
+    hub: Database, settings: Settings, clock: Clock, somebody_waits: bool, most: int
+) -> None:
+    names = [f"app_{i:03}" for i in range(120)]
+    add_applications(hub, names, clock)
+
+    async def story(_loop: DeliveryLoop) -> None:
+        await asyncio.sleep(0.1)
+        await asyncio.to_thread(put_now, hub, *[delivery(name, application_id=name) for name in names])
+        await until(lambda: len(channel.sent) == 120, seconds=20)
+        over.set()
+        await until(lambda: states(hub).get("done") == 120, seconds=20)
+
+    over = asyncio.Event()
+    channel = FakeChannel({name: hang_until(over) for name in names})
+    with open(f"{hub.engine.url.database}-line", "a") as line:
+        if somebody_waits:
+            fcntl.flock(line, fcntl.LOCK_SH)
+        run(hub, settings, channel, story)
+    with hub.read() as session:
+        together = session.execute(text("SELECT count(*) FROM deliveries GROUP BY finished_at")).scalars().all()
+    assert max(together) == most
 
 
 def test_an_answer_that_cannot_be_stored_holds_up_no_other(hub: Database, settings: Settings) -> None:

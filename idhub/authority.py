@@ -5,7 +5,7 @@ One function decides (`authorize`), and the same scope filters queries (`visible
 database on every use: a role removed is gone at the next request.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -218,6 +218,61 @@ def authorize(session: Session, subject: Subject, action: Action, *, organizatio
     """
     if not may(session, subject, action, organization_id=organization_id):
         raise NotPermitted("You do not have the right to do this here.", rule=f"authority.{action.value}")
+
+
+def is_covered(session: Session, subject: Subject, action: Action, principal_id: str) -> bool:
+    """Whether the subject may do `action` in every place in which the person holds a hub role.
+
+    What gives access back or changes how somebody signs in is asked so, beside `authorize`: whoever may act on the
+    people of one company gets no hold over a colleague's authority elsewhere.
+    """
+    roots = scope_roots(session, subject, action)
+    return roots is None or are_roles_within(session, principal_id, roots)
+
+
+def are_roles_within(session: Session, principal_id: str, roots: Sequence[str]) -> bool:
+    """Whether every hub role of the person lies in these subtrees; a suspended person's count, they come back."""
+    held = set(session.scalars(_held_places(principal_id)))
+    if not held:
+        return True
+    within = session.scalars(
+        select(OrganizationClosure.descendant_id).where(
+            OrganizationClosure.ancestor_id.in_(roots), OrganizationClosure.descendant_id.in_(held)
+        )
+    )
+    return held <= set(within)
+
+
+def holds_any_role(session: Session, principal_id: str) -> bool:
+    """Whether the person holds a hub role, wherever and whatever their standing."""
+    return session.execute(_held_places(principal_id).limit(1)).first() is not None
+
+
+def cover(session: Session, subject: Subject, action: Action, principal_id: str) -> None:
+    """Permit or refuse, as `is_covered` says.
+
+    Raises:
+        NotPermitted: the person holds a hub role where the subject may not do this.
+    """
+    if not is_covered(session, subject, action, principal_id):
+        raise NotPermitted(
+            "This person holds a role over the hub that reaches further than yours; "
+            "somebody whose role covers it must do this.",
+            field="person",
+            rule="authority.beyond",
+        )
+
+
+def _held_places(principal_id: str) -> Select[str]:
+    return (
+        select(RoleAssignment.organization_id)
+        .join(Principal, Principal.id == RoleAssignment.principal_id)
+        .where(
+            RoleAssignment.principal_id == principal_id,
+            RoleAssignment.removed_at.is_(None),
+            RoleAssignment.enrolment_epoch == Principal.enrolment_epoch,
+        )
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from idhub.api.errors import create_route_class
 from idhub.api.people import company_of, department_of, manager_of
 from idhub.api.shared import PREFIX, TAGS, ApiServices, Body, Day, Instant, Reason, Text, outcome, visible
 from idhub.api.views import person_view
-from idhub.authority import Action
+from idhub.authority import Action, cover
 from idhub.directory.kinds import EmploymentType
 from idhub.directory.people import show_person
 from idhub.errors import Invalid, NotFound
@@ -150,6 +150,7 @@ def create_router(services: ApiServices) -> APIRouter:  # noqa: C901 - one route
 
         def work(session: Session) -> Any:
             found = visible(session, caller, person, Action.PEOPLE_INVITE)
+            cover(session, caller.subject, Action.PEOPLE_INVITE, found.id)
             link = find_link(session, found.id, provider)
             unlink(
                 session, link.id, link.slug, found.id, actor=caller.lifecycle.actor, door=caller.lifecycle.door,

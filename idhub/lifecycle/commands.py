@@ -12,11 +12,11 @@ from typing import Any
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
-from idhub.authority import Action, Subject, authorize, is_last_administrator
+from idhub.authority import Action, Subject, authorize, cover, is_last_administrator
 from idhub.changes import Actor
 from idhub.db import new_id
-from idhub.directory.kinds import EmploymentType, PrincipalKind, Standing
-from idhub.directory.people import show_person
+from idhub.directory.kinds import EmploymentState, EmploymentType, PrincipalKind, Standing
+from idhub.directory.people import EmploymentView, PersonView, show_person
 from idhub.directory.tables import Department, Person, Principal
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.kept import Kept
@@ -162,7 +162,11 @@ def move(
     _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
     person = show_person(session, principal_id)
     post = next((post for post in person.employments if post.id == employment_id), None)
+    if values.get("employee_number") is not None:
+        cover(session, caller.subject, Action.PEOPLE_CHANGE, principal_id)
     if post is not None:
+        if _ends_sooner(person, post, values.get("ends_on")):
+            _protect(session, caller, principal_id)
         # A further post of somebody of ours may be another company's.
         authorize(session, caller.subject, Action.PEOPLE_CHANGE, organization_id=post.organization_id)
     if values.get("organization_id") is not None:
@@ -186,10 +190,12 @@ def move(
 def update_person(
     session: Session, caller: Caller, principal_id: str, *, values: Mapping[str, str | None], now: datetime
 ) -> TransitionResult:
-    """Change attributes of a person."""
+    """Change attributes of a person; what they sign in with only where the caller covers their hub roles."""
     _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
-    change = intake.UpdatePerson(principal_id=principal_id, values=_clean_person(values))
-    return _make(session, change, caller, now=now)
+    cleaned = _clean_person(values)
+    if _renames(session, principal_id, cleaned):
+        cover(session, caller.subject, Action.PEOPLE_CHANGE, principal_id)
+    return _make(session, intake.UpdatePerson(principal_id=principal_id, values=cleaned), caller, now=now)
 
 
 def suspend(
@@ -205,8 +211,9 @@ def suspend(
 def reactivate(
     session: Session, caller: Caller, principal_id: str, *, now: datetime, reason: str | None = None
 ) -> TransitionResult:
-    """Undo a suspension."""
+    """Undo a suspension; it gives hub roles back, so that the caller must cover them."""
     _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
+    cover(session, caller.subject, Action.PEOPLE_CHANGE, principal_id)
     change = intake.Reactivate(principal_id=principal_id, reason=_reason(reason))
     return _make(session, change, caller, now=now)
 
@@ -246,8 +253,9 @@ def offboard(
 def cancel_offboarding(
     session: Session, caller: Caller, principal_id: str, *, now: datetime, reason: str | None = None
 ) -> TransitionResult:
-    """Take a scheduled offboarding back before its time has come."""
+    """Take a scheduled offboarding back before its time has come; hub roles live on with it."""
     _in_scope(session, caller, principal_id, Action.PEOPLE_OFFBOARD)
+    cover(session, caller.subject, Action.PEOPLE_OFFBOARD, principal_id)
     change = intake.CancelOffboarding(principal_id=principal_id, reason=_reason(reason))
     return _make(session, change, caller, now=now)
 
@@ -278,6 +286,21 @@ def _protect(session: Session, caller: Caller, principal_id: str) -> None:
         raise Conflict("You cannot end your own access here; ask a colleague.", field="person", rule="self")
     if is_last_administrator(session, principal_id):
         raise Conflict("This is the last administrator; name another first.", field="person", rule="last_administrator")
+
+
+def _ends_sooner(person: PersonView, post: EmploymentView, ends_on: date | None) -> bool:
+    """Whether this end of a post is the end of the person: a leave by another name."""
+    if ends_on is None or (post.ends_on is not None and ends_on >= post.ends_on):
+        return False
+    return not any(p.id != post.id and p.state != EmploymentState.ENDED for p in person.employments)
+
+
+def _renames(session: Session, principal_id: str, values: Mapping[str, str | None]) -> bool:
+    """Whether a mail address or mobile number, which people sign in with, becomes another."""
+    if not {"email", "mobile"} & values.keys():
+        return False
+    known = session.execute(select(Person.email, Person.mobile).where(Person.id == principal_id)).one()
+    return any(values.get(name, now) != now for name, now in known._mapping.items())
 
 
 def _check_named(session: Session, *, manager_id: str | None, department_id: str | None, organization_id: str) -> None:

@@ -23,6 +23,7 @@ from typing import Any, Final, Literal
 from sqlalchemy import Select, select, update
 from sqlalchemy.orm import Session
 
+from idhub.authority import are_roles_within, holds_any_role
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque, transactions
 from idhub.credentials.assertions import is_first_use
@@ -72,6 +73,8 @@ class Refusal(StrEnum):
     """The subject is another person's."""
     NOT_SIGNED_IN = "federation.session"
     """The session that wanted the link is over."""
+    HUB_ROLE = "federation.hub_role"
+    """The person holds a role over the hub: no rule links them, and a company's provider does not speak beyond it."""
     STANDING = "login.standing"
     EPOCH = "login.epoch"
     RECOVERY = "login.recovery"
@@ -469,6 +472,8 @@ def _cannot_enter(taken: _Taken, principal_id: str, epochs: Epochs | None) -> Re
         return Refusal.EPOCH
     if session.execute(posts_under(provider).where(Employment.principal_id == principal_id)).first() is None:
         return Refusal.SCOPE
+    if not are_roles_within(session, principal_id, [provider.organization_id]):
+        return Refusal.HUB_ROLE
     owner = linked(session, provider.id, subject)
     if owner not in {None, principal_id}:
         return Refusal.TAKEN
@@ -479,4 +484,7 @@ def _cannot_enter(taken: _Taken, principal_id: str, epochs: Epochs | None) -> Re
         found = _recognised(session, provider, taken.answer["values"])
         if found != principal_id:
             return found if isinstance(found, Refusal) else Refusal.NO_LINK
+        # Numbers and mail addresses are HR's to write, and whoever writes them must not become an administrator.
+        if holds_any_role(session, principal_id):
+            return Refusal.HUB_ROLE
     return None

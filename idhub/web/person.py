@@ -6,19 +6,20 @@ from fastapi import APIRouter, Form, Request
 from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse, Response
 
-from idhub.authority import Action, may
+from idhub.authority import Action, is_covered, may
 from idhub.changes import Event, EventType, record
 from idhub.directory.kinds import Standing
 from idhub.directory.people import PersonView, show_person, sources_of
-from idhub.errors import Conflict, Invalid
-from idhub.lifecycle.intake import Change, Reactivate, Suspend, clean_text
-from idhub.lifecycle.transition import transition
+from idhub.errors import Conflict, Invalid, NotPermitted
+from idhub.lifecycle import commands
+from idhub.lifecycle.intake import clean_text
 from idhub.login.links import links_of
 from idhub.pages import N_
 from idhub.web import labels, queries_audit, queries_people
 from idhub.web.drawing import mark_of
 from idhub.web.event_labels import EVENT, tone_of
 from idhub.web.labels import Label, Translate, translated
+from idhub.web.refusals import refusal_words
 from idhub.web.services import WebServices
 from idhub.web.visit import Visitor, frame_of, page_router, request_id, require, visitor_of
 from idhub.web.words import actor_words
@@ -109,18 +110,15 @@ def _change(
             words = clean_text(reason, field_name="reason", required=verb == "suspend")
             if person.id == visitor.principal_id:
                 raise Conflict(N_("You cannot suspend or reactivate yourself; ask a colleague."), rule="self")
-            change: Change = (
-                Suspend(principal_id=person.id, reason=words)
-                if verb == "suspend"
-                else Reactivate(principal_id=person.id, reason=words)
+            act = commands.suspend if verb == "suspend" else commands.reactivate
+            caller = commands.Caller(
+                subject=visitor.subject, actor=visitor.actor, door=DOOR, request_id=request_id(request)
             )
-            transition(
-                session, [change], now=now, actor=visitor.actor, door=DOOR, request_id=request_id(request)
-            ).only()
+            act(session, caller, person.id, now=now, reason=words)
         except Invalid as error:
             errors[error.field or ""] = t(N_("Write a reason of at most 500 characters."))
-        except Conflict as error:
-            errors[""] = t(error.description)
+        except (Conflict, NotPermitted) as error:
+            errors[""] = t(error.description) if error.rule == "self" else refusal_words(error, t)
     if errors:
         return _show(services, request, person_id, verb, errors, {"reason": reason}, 409)
     return RedirectResponse(f"/hr/people/{person_id}", status_code=303)
@@ -150,6 +148,9 @@ def _show(
         can_offboard = may(session, visitor.subject, Action.PEOPLE_OFFBOARD, organization_id=scope)
         can_invite = may(session, visitor.subject, Action.PEOPLE_INVITE, organization_id=scope)
         can_audit = may(session, visitor.subject, Action.AUDIT_READ, organization_id=scope)
+        # Of somebody with a role beyond the visitor's: what gives access back, or another way in, is others' to do.
+        gives_back = can_change and is_covered(session, visitor.subject, Action.PEOPLE_CHANGE, person.id)
+        unlinks = can_invite and is_covered(session, visitor.subject, Action.PEOPLE_INVITE, person.id)
         accounts = queries_people.accounts_of(session, person.id)
         cases = queries_people.cases_of(session, person.id)
         leave = queries_people.open_leaves(session, [person.id]).get(person.id)
@@ -181,9 +182,9 @@ def _show(
         "can_move": can_change and is_other and person.standing != Standing.LEFT,
         "can_rehire": can_change and person.standing == Standing.LEFT,
         "can_suspend": can_change and is_other and person.standing in {Standing.ACTIVE, Standing.STAGED},
-        "can_reactivate": can_change and is_other and person.standing == Standing.SUSPENDED,
+        "can_reactivate": gives_back and is_other and person.standing == Standing.SUSPENDED,
         "can_offboard": can_offboard and is_other and person.standing != Standing.LEFT,
-        "can_unlink": can_invite and is_other,
+        "can_unlink": unlinks and is_other,
         "can_audit": can_audit,
         "can_open_apps": any(role in visitor.roles for role in ("administrator", "auditor")),
         "accounts": accounts,

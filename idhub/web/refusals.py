@@ -9,6 +9,10 @@ from idhub.web.labels import Translate
 _SENTENCES: Mapping[str, str] = {
     "self": N_("You cannot end your own access here. Ask a colleague."),
     "last_administrator": N_("This is the last administrator. Name another one first."),
+    "authority.beyond": N_(
+        "This person holds a role over the hub that reaches further than yours. Somebody whose role covers it must do "
+        "this."
+    ),
     "emergency.time": N_("An emergency leave is now. Leave the time out."),
     "required": N_("This must not be empty."),
     "too_long": N_("This is too long."),

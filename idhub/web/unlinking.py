@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Request
 from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse, Response
 
-from idhub.authority import Action
+from idhub.authority import Action, cover
 from idhub.directory.people import PersonView
 from idhub.errors import Conflict
 from idhub.login.links import HeldLink, find_link, unlink
@@ -65,4 +65,5 @@ def _of_another(session: Session, visitor: Visitor, person_id: str, provider_id:
     person = visible_person(session, visitor, person_id, Action.PEOPLE_INVITE)
     if person.id == visitor.principal_id:
         raise Conflict(N_("Your own links are under Company sign-in in your account."), rule="self")
+    cover(session, visitor.subject, Action.PEOPLE_INVITE, person.id)
     return person, find_link(session, person.id, provider_id)

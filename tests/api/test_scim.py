@@ -567,6 +567,39 @@ def test_last_administrator_cannot_be_deleted(scim: Scim) -> None:
     assert _standing(scim, user) == Standing.ACTIVE
 
 
+def test_a_sender_of_one_company_moves_no_name_of_whoever_has_authority_beyond_it(api: Api) -> None:
+    """Decision 0033: their mail and number are what they sign in with; the rest, and the end, are the sender's."""
+    from idhub.authority import HubRole, assign_role
+    from idhub.directory.organizations import root_organization
+
+    scim = Scim(api, organization_id=api.world.hq)
+    user = scim.user(emails=[{"value": "head@corp.example"}])
+    with api.world.database.transaction() as session:
+        assign_role(
+            session, user["id"], HubRole.AUDITOR, organization_id=root_organization(session), now=api.world.clock(),
+            assigned_by="test",
+        )  # fmt: skip
+
+    def patch(**value: Any) -> Any:
+        operation = {"op": "replace", "value": value}
+        return scim.call("PATCH", f"/Users/{user['id']}", {"schemas": [PATCH_OP], "Operations": [operation]})
+
+    for moved in (
+        {"emails": [{"value": "evil@corp.example"}]},
+        {"phoneNumbers": [{"value": "+8613900000000", "type": "mobile"}]},
+        {"urn:ietf:params:scim:schemas:extension:enterprise:2.0:User": {"employeeNumber": "EVIL"}},
+    ):
+        refused = patch(**moved, title="with it")
+        assert refused.status_code == 403, (moved, refused.text)
+    kept = scim.ok("GET", f"/Users/{user['id']}")
+    assert (kept["emails"][0]["value"], kept.get("title")) == ("head@corp.example", user.get("title"))
+    assert patch(title="Head").status_code == 200
+    assert patch(active=False).status_code == 200
+    assert _standing(scim, user) == Standing.SUSPENDED
+    assert patch(active=True).status_code == 403
+    assert _standing(scim, user) == Standing.SUSPENDED
+
+
 def test_large_body_is_refused_unread(scim: Scim) -> None:
     answer = scim.api.http.post(
         PREFIX + "/Bulk", content=b" " * 10_000_001, headers={"Authorization": f"Bearer {scim.token}"}

@@ -7,10 +7,11 @@ import pytest
 from sqlalchemy import func, select
 
 from audit.tables import audit_events
-from idhub.authority import Action, HubRole, Subject, assign_role
+from idhub.authority import Action, HubRole, Subject, assign_role, remove_role
 from idhub.changes import COMMAND_LINE, Actor
 from idhub.directory.kinds import Standing
 from idhub.directory.organizations import root_organization
+from idhub.directory.people import show_person
 from idhub.directory.tables import Principal
 from idhub.errors import Conflict, IdhubError, Invalid, NotFound, NotPermitted
 from idhub.lifecycle import commands, intake
@@ -150,6 +151,103 @@ def test_nobody_ends_their_own_access_nor_the_last_administrators(world: World, 
     # Whoever runs the command line owns the data folder.
     _do(world, name, CALLER, administrator)
     assert world.principal(administrator).standing != Standing.ACTIVE
+
+
+def _with_role(world: World, role: HubRole, place: str | None = None, **values: Any) -> str:
+    person = world.hire(**values)
+    with world.database.transaction() as session:
+        assign_role(
+            session, person, role, organization_id=place or root_organization(session), now=world.clock(),
+            assigned_by="test",
+        )  # fmt: skip
+    return person
+
+
+def _company_callers(world: World) -> list[Caller]:
+    return [
+        _token(*Action, organization=world.hq),
+        _signed_in(_with_role(world, HubRole.HR, world.hq)),
+    ]
+
+
+def test_hr_of_a_company_gets_no_hold_over_an_authority_that_reaches_further(world: World) -> None:
+    """What gives access back or changes how somebody signs in needs a caller who covers the person's hub roles."""
+    _with_role(world, HubRole.ADMINISTRATOR)
+    callers = _company_callers(world)
+    person = _with_role(world, HubRole.ADMINISTRATOR)
+    post = world.employments(person)[0].id
+    asked: list[tuple[str, dict[str, Any]]] = [
+        ("update_person", {"values": {"email": "evil@qiyue.example"}}),
+        ("update_person", {"values": {"email": None}}),
+        ("update_person", {"values": {"mobile": "+8613900000000"}}),
+        ("move", {"employment_id": post, "values": {"employee_number": "EVIL"}}),
+        ("reactivate", {}),
+        ("cancel_offboarding", {}),
+    ]
+    before = _counts(world), world.principal(person), world.employments(person)
+    for caller in callers:
+        for name, values in asked:
+            with pytest.raises(NotPermitted) as refused:
+                _do(world, name, caller, person, **values)
+            assert (refused.value.field, refused.value.rule) == ("person", "authority.beyond"), name
+    assert (_counts(world), world.principal(person), world.employments(person)) == before
+    # What is no name to sign in with is HR's, and so is the end of a post.
+    for caller in callers:
+        _do(world, "update_person", caller, person, values={"display_name": f"王{caller.door}"})
+        _do(world, "move", caller, person, employment_id=post, values={"title": caller.door})
+    _do(world, "suspend", callers[1], person)
+    for caller in callers:
+        with pytest.raises(NotPermitted):
+            _do(world, "reactivate", caller, person)
+    group = _signed_in(_with_role(world, HubRole.HR))
+    _do(world, "reactivate", group, person)
+    _do(world, "update_person", group, person, values={"email": "new@qiyue.example"})
+    assert _do(world, "offboard", callers[1], person).left == [person]
+
+
+def test_an_address_that_stays_is_no_change_and_a_role_that_is_covered_is_none_beyond(world: World) -> None:
+    callers = _company_callers(world)
+    auditor = _with_role(world, HubRole.AUDITOR)
+    with world.database.read() as session:
+        email = show_person(session, auditor).email
+    own = _with_role(world, HubRole.ADMINISTRATOR, world.hq)
+    for number, caller in enumerate(callers):
+        _do(world, "update_person", caller, auditor, values={"email": email, "display_name": "审"})
+        _do(world, "update_person", caller, own, values={"email": f"own{number}@qiyue.example"})
+    with world.database.transaction() as session:
+        remove_role(session, auditor, HubRole.AUDITOR, now=world.clock())
+    for number, caller in enumerate(callers):
+        _do(world, "update_person", caller, auditor, values={"email": f"free{number}@qiyue.example"})
+
+
+def test_a_role_of_before_a_leave_holds_nothing_back(world: World) -> None:
+    callers = _company_callers(world)
+    person = _with_role(world, HubRole.AUDITOR)
+    _do(world, "offboard", CALLER, person)
+    _do(world, "rehire", CALLER, person, **_post(world))
+    _do(world, "update_person", callers[0], person, values={"email": "again@qiyue.example"})
+
+
+def test_an_end_date_is_no_way_around_the_last_administrator(world: World) -> None:
+    """A post that ends sooner is a leave by another name, when it is the only one."""
+    hr, administrator = _with_role(world, HubRole.HR), _with_role(world, HubRole.ADMINISTRATOR)
+    post = world.employments(administrator)[0].id
+    for caller in (_signed_in(hr), _token(*Action)):
+        for day in (date(2020, 1, 2), date(2050, 1, 1)):
+            with pytest.raises(Conflict) as refused:
+                _do(world, "move", caller, administrator, employment_id=post, values={"ends_on": day})
+            assert refused.value.rule == "last_administrator"
+    with pytest.raises(Conflict) as refused:
+        own = world.employments(hr)[0].id
+        _do(world, "move", _signed_in(hr), hr, employment_id=own, values={"ends_on": date(2020, 1, 2)})
+    assert refused.value.rule == "self"
+    assert world.principal(administrator).access_ends_at is None
+    _do(world, "move", CALLER, administrator, employment_id=post, values={"ends_on": date(2050, 1, 1)})
+    # Later than it was, or one of two: nothing ends by it.
+    _do(world, "move", _signed_in(hr), administrator, employment_id=post, values={"ends_on": date(2051, 1, 1)})
+    _do(world, "rehire", CALLER, administrator, **_post(world))
+    _do(world, "move", _signed_in(hr), administrator, employment_id=post, values={"ends_on": date(2020, 1, 2)})
+    assert world.principal(administrator).standing == Standing.ACTIVE
 
 
 def test_emergency_names_no_time(world: World) -> None:

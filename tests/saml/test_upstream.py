@@ -8,22 +8,23 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
-from sqlalchemy import func, select
+from sqlalchemy import func, select, update
 from starlette.testclient import TestClient
 
 from idhub.api.export import export_configuration
-from idhub.authority import HubRole, assign_role
-from idhub.credentials.tables import SsoSession
+from idhub.authority import HubRole, RoleAssignment, assign_role, remove_role
+from idhub.credentials import opaque
+from idhub.credentials.tables import ApiToken, SsoSession
 from idhub.credentials.transactions import is_sealed
 from idhub.directory.kinds import OrganizationKind
-from idhub.directory.organizations import create_organization, root_organization
+from idhub.directory.organizations import create_organization, find_organization, root_organization
 from idhub.directory.tables import Principal
 from idhub.errors import Invalid
 from idhub.lifecycle import commands
 from idhub.login.links import links_of
 from idhub.saml.refresh import refresh_due, warnings
 from providers.saml_wire import names
-from tests.flows.every_door import HR_NUMBER, PASSWORD, hidden_fields, submit
+from tests.flows.every_door import COMPANY, HR_NUMBER, PASSWORD, hidden_fields, submit
 from tests.lifecycle.world import CALLER
 from tests.saml.conftest import Scene
 from tests.saml.partner import make_signer
@@ -670,3 +671,91 @@ def test_a_token_lists_links_and_takes_one_away(scene: Scene, upstream: Upstream
     assert not is_in(held)
     assert scene.events("identity.unlinked")[-1]["door"] == "api"
     assert stage.machine.delete(f"{path}/{link['provider']}", headers=headers).status_code == 404
+
+
+def _give(scene: Scene, role: HubRole, place: str | None = None) -> None:
+    with scene.stage.hub.database.transaction() as session:
+        assign_role(
+            session, scene.stage.person, role, organization_id=place or root_organization(session), now=scene.now,
+            assigned_by="test",
+        )  # fmt: skip
+
+
+@pytest.fixture
+def roles(scene: Scene) -> Iterator[Any]:
+    """Gives the person hub roles, for one test."""
+    yield lambda role, place=None: _give(scene, role, place)
+    with scene.stage.hub.database.transaction() as session:
+        for role in HubRole:
+            remove_role(session, scene.stage.person, role, now=scene.now)
+
+
+def test_no_rule_links_whoever_holds_a_role_over_the_hub(scene: Scene, upstream: Upstream, roles: Any) -> None:
+    """Numbers and mail addresses are written by HR and by the provider: neither may become an administrator by them."""
+    own = replace(upstream, slug="own6", entity_id="https://own6.example/idp", sso="https://own6.example/sso")
+    provide(scene, own.block())
+    with scene.stage.hub.database.read() as session:
+        roles(HubRole.AUDITOR, find_organization(session, COMPANY))
+    assert _refused(scene, own) == "federation.hub_role"
+    # Signed in, and having proved who they are, they link themselves.
+    browser = scene.signed_in()
+    scene.stage.clock.advance(timedelta(seconds=1))
+    request = own.read(_add(browser, "own6").headers["location"])
+    done = follow(browser, deliver(browser, own.document(own.answer(request, scene.now))))
+    assert 'data-test="linked"' in done.text, (_reason(scene), done.text[:3000])
+    sign_in(by_link := scene.browser(), own, scene.now)
+    assert is_in(by_link)
+
+
+def test_a_provider_of_one_company_does_not_speak_for_authority_beyond_it(
+    scene: Scene, upstream: Upstream, roles: Any
+) -> None:
+    own = replace(upstream, slug="own7", entity_id="https://own7.example/idp", sso="https://own7.example/sso")
+    provide(scene, own.block(organization=COMPANY))
+    sign_in(browser := scene.browser(), own, scene.now)
+    assert is_in(browser)
+    with scene.stage.hub.database.read() as session:
+        company = find_organization(session, COMPANY)
+    roles(HubRole.HR, company)
+    sign_in(browser := scene.browser(), own, scene.now)
+    assert is_in(browser), "the role is within the company"
+    roles(HubRole.HR)
+    assert _refused(scene, own) == "federation.hub_role"
+
+
+def test_a_link_of_whoever_has_authority_beyond_it_is_not_a_companys_to_take(
+    scene: Scene, upstream: Upstream, roles: Any
+) -> None:
+    own = replace(upstream, slug="own8", entity_id="https://own8.example/idp", sso="https://own8.example/sso")
+    provide(scene, own.block())
+    held, stage = _linked_and_in(scene, own), scene.stage
+    with stage.hub.database.read() as session:
+        company = find_organization(session, COMPANY)
+    roles(HubRole.AUDITOR)
+    path = f"/people/{stage.person}/links/{_provider_id(scene, 'own8')}"
+    token = stage._api_token(None)
+    with stage.hub.database.transaction() as session:
+        limited = update(ApiToken).where(ApiToken.token_hash == opaque.hash_of(token))
+        session.execute(limited.values(organization_id=company))
+    headers = {"authorization": f"Bearer {token}"}
+    refused = stage.machine.delete(f"/api/v1{path}", headers=headers)
+    assert (refused.status_code, refused.json()["rule"]) == (403, "authority.beyond")
+    assert is_in(held)
+    assert scene.events("authorization.denied")[-1]["reason"] == "authority.beyond"
+    hr = scene.signed_in(HR_NUMBER)
+    assert hr.get(f"/hr{path}").status_code == 200, "the role of group HR covers it"
+    with stage.hub.database.read() as session:
+        root = root_organization(session)
+    _others_roles_at(scene, company)
+    try:
+        assert f"/hr{path}" not in hr.get(f"/hr/people/{stage.person}").text
+        assert hr.get(f"/hr{path}").status_code == 404
+        assert is_in(held)
+    finally:
+        _others_roles_at(scene, root)
+
+
+def _others_roles_at(scene: Scene, place: str) -> None:
+    with scene.stage.hub.database.transaction() as session:
+        others = update(RoleAssignment).where(RoleAssignment.principal_id != scene.stage.person)
+        session.execute(others.values(organization_id=place))

@@ -8,6 +8,8 @@ from starlette.testclient import TestClient
 
 from audit.tables import audit_events
 from idhub.authority import HubRole, assign_role
+from idhub.directory.organizations import root_organization
+from idhub.directory.people import show_person
 from idhub.directory.tables import Principal
 from idhub.web.listing import Cursor
 from idhub.web.queries_people import Found
@@ -241,6 +243,38 @@ def test_suspending_and_reactivating_by_form(hub: SampleHub, sign_in: SignIn) ->
     page = client.get(f"{path}?tab=reactivate").text
     client.post(f"{path}/reactivate", data={"csrf_token": token_of(page)})
     assert _standing(hub, "林晓雯") == "active"
+
+
+@SQLITE
+def test_the_last_administrator_is_not_suspended_by_form(hub: SampleHub, sign_in: SignIn) -> None:
+    """Design: nobody is left to run the hub. P14."""
+    client, path = sign_in("沈佳宁"), f"/hr/people/{hub.people['高远']}"
+    token = token_of(client.get(f"{path}?tab=suspend").text)
+    response = client.post(f"{path}/suspend", data={"csrf_token": token, "reason": "r"})
+    assert response.status_code == 409
+    assert "last administrator" in response.text
+    assert _standing(hub, "高远") == "active"
+
+
+@SQLITE
+def test_hr_of_a_company_neither_reactivates_nor_unlinks_who_has_authority_beyond_it(
+    hub: SampleHub, sign_in: SignIn
+) -> None:
+    person = hub.people["林晓雯"]
+    with hub.database.transaction() as session:
+        home = show_person(session, person).organization_id
+        assign_role(session, hub.people["魏东来"], HubRole.HR, organization_id=home, now=hub.clock(), assigned_by="cli")
+        assign_role(
+            session, person, HubRole.AUDITOR, organization_id=root_organization(session), now=hub.clock(),
+            assigned_by="cli",
+        )  # fmt: skip
+    client, path = sign_in("魏东来"), f"/hr/people/{person}"
+    token = token_of(client.get(f"{path}?tab=suspend").text)
+    assert client.post(f"{path}/suspend", data={"csrf_token": token, "reason": "r"}).status_code == 303
+    assert "tab=reactivate" not in client.get(path).text
+    refused = client.post(f"{path}/reactivate", data={"csrf_token": token, "reason": "r"})
+    assert (refused.status_code, "reaches further than yours" in refused.text) == (409, True)
+    assert _standing(hub, "林晓雯") == "suspended"
 
 
 @SQLITE

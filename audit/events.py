@@ -135,6 +135,8 @@ class EventType(StrEnum):
     SCIM_JOB_ACCEPTED = "scim_job.accepted", EventClass.CHANGE, "A bulk request of a SCIM sender waits to be worked."
     SCIM_JOB_ENDED = "scim_job.ended", EventClass.CHANGE, "A bulk request of a SCIM sender is done or cancelled."
     SCIM_STREAM_CREATED = "scim_stream.created", EventClass.CHANGE, "A receiver of SCIM events was named."
+    SCIM_STREAM_PAUSED = "scim_stream.paused", EventClass.CHANGE, "A receiver of SCIM events is to wait."
+    SCIM_STREAM_RESUMED = "scim_stream.resumed", EventClass.CHANGE, "A receiver of SCIM events is told again."
     SCIM_STREAM_REMOVED = "scim_stream.removed", EventClass.CHANGE, "A receiver of SCIM events is told no more."
     SCIM_EXTENSION_CHANGED = "scim_extension.changed", EventClass.CHANGE, "Attributes of a SCIM extension changed."
     RULE_CHANGED = "rule.changed", EventClass.CHANGE, "A birthright rule was added, changed or removed."

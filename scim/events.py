@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 _PREFIX: Final = "urn:ietf:params:scim:event:"
 MEDIA_TYPE: Final = "application/secevent+jwt"
@@ -15,7 +15,7 @@ TOKEN_TYPE: Final = "secevent+jwt"  # noqa: S105 - no secret
 
 
 class Kind(StrEnum):
-    """What happened, by the end of its URI (RFC 9967 section 7.4). Events that carry data are not among them."""
+    """What happened, by the end of its URI (RFC 9967 section 7.4); where it has two forms, of the one without data."""
 
     ADDED = "feed:add"
     """Somebody else's until now: came within what the receiver may see."""
@@ -32,13 +32,20 @@ class Kind(StrEnum):
 
     @property
     def uri(self) -> str:
-        """The event's URI."""
+        """The event's URI; where it has two forms, of the one that names attributes."""
         return _PREFIX + self.value
 
+    @property
+    def full_uri(self) -> str:
+        """URI of the form that carries data; of an event that has one form, its own."""
+        return self.uri.replace(":notice", ":full")
 
-BY_URI: Final[Mapping[str, Kind]] = {kind.uri: kind for kind in Kind}
-_LISTING: Final = frozenset({Kind.CREATED, Kind.PATCHED, Kind.REPLACED})
-"""Section 2.4: in notice form the payload names the attributes, and holds no data."""
+
+PLAIN: Final[Mapping[str, Kind]] = {kind.uri: kind for kind in Kind}
+"""Events that name attributes and hold no values."""
+LISTING: Final = frozenset({Kind.CREATED, Kind.PATCHED, Kind.REPLACED})
+"""Section 2.4: these have two forms; one names the attributes, the other carries data."""
+BY_URI: Final[Mapping[str, Kind]] = {**PLAIN, **{kind.full_uri: kind for kind in Kind if kind in LISTING}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +62,11 @@ class Happening:
     payload: Mapping[str, Any] = field(default_factory=dict)
 
 
-def payloads(happenings: Iterable[Happening]) -> dict[str, dict[str, Any]]:
+Full: TypeAlias = Callable[[Kind, Sequence[str]], "dict[str, Any] | None"]
+"""Payload with data of an event that has two forms and names these attributes; None: it is told without."""
+
+
+def payloads(happenings: Iterable[Happening], full: Full = lambda _kind, _names: None) -> dict[str, dict[str, Any]]:
     """The `events` claim of what one transaction did to one resource.
 
     Of a resource that is gone only that is told; of a new one, everything as part of its making.
@@ -71,8 +82,10 @@ def payloads(happenings: Iterable[Happening]) -> dict[str, dict[str, Any]]:
     for kind in Kind:
         if kind not in kinds or (Kind.CREATED in kinds and kind in {Kind.PATCHED, Kind.REPLACED, Kind.ADDED}):
             continue
-        if kind in _LISTING:
-            told[kind.uri] = {"attributes": names}
+        if kind in LISTING:
+            data = full(kind, names)
+            # Section 2.4: data or the names of attributes, never both.
+            told[kind.uri if data is None else kind.full_uri] = {"attributes": names} if data is None else data
         else:
             told[kind.uri] = dict(next(each.payload for each in listed if each.kind is kind))
     return told

@@ -204,6 +204,18 @@ class Server:
         except RequestError as error:
             return error_response(error)
 
+    def shown(self, store: Store, type_name: str, resource_id: str) -> tuple[ResourceType, Resource] | None:
+        """A resource as a GET shows it, and its type; None: there is none, or none that may be seen."""
+        kind = next((each for each in self._kinds.values() if each.name == type_name), None)
+        if kind is None:
+            return None
+        projection = Wishes().projection(kind)
+        try:
+            stored = store.get(kind, resource_id, shows=projection.shows)
+        except NotFound:
+            return None
+        return kind, projection(self._document(kind, stored))
+
     # --- addresses ----------------------------------------------------------------------------------------------------
 
     def _route(

@@ -14,10 +14,10 @@ from idhub.api.scopes import SCIM_SCOPES, SCOPES, actions_of
 from idhub.authority import Action, Subject
 from idhub.changes import Actor
 from idhub.credentials import opaque
-from idhub.credentials.predicate import may_act
+from idhub.credentials.api_tokens import is_usable
 from idhub.credentials.tables import ApiToken
 from idhub.db import Database
-from idhub.directory.tables import Installation, Principal
+from idhub.directory.tables import Installation
 from idhub.errors import IdhubError
 from idhub.kept import Planned
 from idhub.lifecycle import commands
@@ -165,12 +165,4 @@ _BY_ID = {door: Planned(tokens.where(ApiToken.id == bindparam("which"))) for doo
 def _find(session: Session, tokens: Planned, which: object, *, now: datetime) -> Any:
     """The token's row if it may be used now: not revoked or expired, its epochs equal, its person active."""
     row = next(iter(tokens.all(session, {"which": which})), None)
-    if row is None or row.revoked_at is not None or (row.expires_at is not None and row.expires_at <= now):
-        return None
-    if row.principal_id is not None:
-        epoch = session.execute(
-            select(Principal.enrolment_epoch).where(Principal.id == row.principal_id, may_act(now))
-        ).scalar_one_or_none()
-        if epoch != row.enrolment_epoch:
-            return None
-    return row
+    return row if row is not None and is_usable(session, row, now=now) else None

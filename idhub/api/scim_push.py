@@ -28,6 +28,7 @@ from idhub.provisioning.events.streams import authorization_context
 from idhub.provisioning.events.tables import EventRow, EventStream
 from idhub.provisioning.events.waiting import take_away
 from scim.events import MEDIA_TYPE
+from scim.messages import Forbidden
 
 _AT_ONCE: Final = 8
 _BATCH: Final = 100
@@ -60,7 +61,9 @@ def _due(now: datetime) -> Any:
     waiting = exists().where(EventRow.stream_id == EventStream.id, EventRow.is_ready.is_(True))
     # Later than any is tried again: somebody's clock was wrong.
     is_due = or_(EventStream.next_attempt_at <= now, EventStream.next_attempt_at > now + FARTHEST_ATTEMPT)
-    return select(EventStream.id).where(EventStream.push_url.is_not(None), is_due, waiting)
+    return select(EventStream.id).where(
+        EventStream.push_url.is_not(None), EventStream.paused_at.is_(None), is_due, waiting
+    )
 
 
 def has_events(database: Database, *, now: datetime) -> bool:
@@ -88,19 +91,23 @@ def push_events(services: DeskServices, http: OutboundHttp, run: Run, *, seconds
 def _send_some(services: DeskServices, http: OutboundHttp, run: Run, stream_id: str) -> int | None:
     """Send the next tokens of a stream; None: nothing more is to be sent now."""
     now = services.clock()
+    sent = _Round()
+    told: Sequence[Told] = ()
     with services.database.read() as session:
         stream = stream_of(session, stream_id)
         if stream is None or stream.push_url is None:
             return None
         caller = caller_of_stream(session, stream, now=now)
-        told = [] if caller is None else next_tokens(services, session, stream, caller, most=_BATCH)
-    sent = _Round()
+        try:
+            told = () if caller is None else next_tokens(services, session, stream, caller, most=_BATCH)
+        except Forbidden as error:
+            sent.error = error.description
     try:
         if caller is None:
             sent.error = "No token of the stream's name and company works."
-        elif not told:
+        elif not told and sent.error is None:
             return None
-        else:
+        elif told:
             headers = _headers(services, stream)
             run(_send_all(http, stream.push_url, headers, told, sent, clock=services.clock))
     except Unavailable as error:

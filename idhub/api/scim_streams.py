@@ -1,6 +1,6 @@
 """What is told of SCIM events, and to whom: tokens of a stream, made and signed while its own token works."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -9,15 +9,16 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from idhub.api.access import ApiCaller, caller_of
-from idhub.api.scim_desk import DeskServices, base_url_of
+from idhub.api.scim_desk import Desk, DeskServices
 from idhub.authority import Action
 from idhub.lifecycle.doors import Door
-from idhub.provisioning.events.streams import tokens_of
+from idhub.provisioning.events.streams import address_of, full_kinds, tokens_of
 from idhub.provisioning.events.tables import EventStream
 from idhub.provisioning.events.waiting import Waiting, external_ids, waiting_for
-from idhub.provisioning.inbound.sender import provider_of
-from idhub.provisioning.inbound.terms import read_terms
-from scim.events import TOKEN_TYPE
+from scim.attributes import ResourceType
+from scim.event_data import full_payload
+from scim.events import TOKEN_TYPE, Full, Kind
+from scim.schemas import Resource
 
 STREAMS = "Events"
 """Below the address of the SCIM server: a stream's own address, and where it is polled."""
@@ -34,8 +35,8 @@ class Told:
 
 
 def address_of_stream(services: DeskServices, stream_id: str) -> str:
-    """Where the stream is polled; also `aud` of its tokens, unless another was chosen."""
-    return f"{base_url_of(services)}/{STREAMS}/{stream_id}"
+    """See `address_of`."""
+    return address_of(services.settings.issuer, stream_id)
 
 
 def caller_of_stream(session: Session, stream: EventStream, *, now: datetime) -> ApiCaller | None:
@@ -50,25 +51,67 @@ def caller_of_stream(session: Session, stream: EventStream, *, now: datetime) ->
 def next_tokens(
     services: DeskServices, session: Session, stream: EventStream, caller: ApiCaller, *, most: int
 ) -> list[Told]:
-    """The next tokens of a stream, oldest first; what was told before and not taken is told again, the same."""
+    """The next tokens of a stream, oldest first; what was told before and not taken is told again.
+
+    Nothing while it is paused.
+
+    Raises:
+        Forbidden: the terms of the stream's token are not understood here.
+    """
+    if stream.paused_at is not None:
+        return []
+    desk = Desk(services, caller, session)
     listed = waiting_for(session, stream.id, most=most)
-    called = _called(session, caller, listed)
+    called = _called(session, desk, listed)
+    data = _Data(desk, session, full_kinds(stream.requested))
     audience = stream.audience or address_of_stream(services, stream.id)
-    return [Told(each.token_id, each.resource_id, _signed(services, each, audience, called)) for each in listed]
+    told = []
+    for each in listed:
+        claims = each.claims(
+            issuer=services.settings.issuer,
+            audience=audience,
+            external_id=called.get(each.resource_id),
+            full=data.of(each),
+        )
+        token = services.keyring.sign_jws("event", TOKEN_TYPE, claims)
+        told.append(Told(claims["jti"], each.resource_id, token))
+    return told
 
 
-def _called(session: Session, caller: ApiCaller, listed: Sequence[Waiting]) -> Mapping[str, str]:
-    readable = read_terms(caller.terms).readable
+class _Data:
+    """What tokens carry: resources as a GET by the receiver's own token shows them now.
+
+    They are read when they are told and kept nowhere. What the token may not see (any more), and what is gone, is told
+    without.
+    """
+
+    def __init__(self, desk: Desk, session: Session, kinds: Collection[Kind]) -> None:
+        self._kinds, self._server, self._store = kinds, desk.server, desk.store(session)
+        self._known: dict[tuple[str, str], tuple[ResourceType, Resource] | None] = {}
+
+    def of(self, each: Waiting) -> Full:
+        """Payloads of what happened to one resource."""
+
+        def full(kind: Kind, names: Sequence[str]) -> dict[str, Any] | None:
+            if kind not in self._kinds:
+                return None
+            found = self._found(each.resource, each.resource_id)
+            return None if found is None else full_payload(kind, names, found[1], found[0])
+
+        return full
+
+    def _found(self, resource: str, resource_id: str) -> tuple[ResourceType, Resource] | None:
+        key = (resource, resource_id)
+        if key not in self._known:
+            self._known[key] = self._server.shown(self._store, *key)
+        return self._known[key]
+
+
+def _called(session: Session, desk: Desk, listed: Sequence[Waiting]) -> Mapping[str, str]:
+    readable = desk.sender.terms.readable
     if readable is not None and "externalId" not in readable:
         return {}
-    return external_ids(session, provider_of(caller.name), listed)
-
-
-def _signed(services: DeskServices, each: Waiting, audience: str, called: Mapping[str, str]) -> str:
-    claims: dict[str, Any] = each.claims(
-        issuer=services.settings.issuer, audience=audience, external_id=called.get(each.resource_id)
-    )
-    return services.keyring.sign_jws("event", TOKEN_TYPE, claims)
+    return external_ids(session, desk.sender.provider, listed)
 
 
 def stream_of(session: Session, stream_id: str) -> EventStream | None:

@@ -1,21 +1,23 @@
 """`idhub stream`: receivers of SCIM events."""
 
+from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from idhub.access.uris import check_web_uri
 from idhub.api.scim_streams import address_of_stream
-from idhub.changes import Event, EventType, record
 from idhub.cli.console import JsonOption, app, caller, open_here, show, table
 from idhub.delivery.addresses import OutboundPolicy
 from idhub.directory.organizations import find_organization
 from idhub.errors import Invalid
-from idhub.provisioning.events.feed import forget_listeners
-from idhub.provisioning.events.streams import StreamWish, create_stream, list_streams, remove_stream
+from idhub.provisioning.events import steps
+from idhub.provisioning.events.steps import By
+from idhub.provisioning.events.streams import StreamWish, list_streams
 
 _LARGEST_FILE = 10_000
+_StreamId = Annotated[str, typer.Argument(help="From `idhub stream list`.")]
 
 stream = typer.Typer(help="Receivers of SCIM events.", no_args_is_help=True)
 app.add_typer(stream, name="stream")
@@ -32,6 +34,9 @@ def create(
     event: Annotated[
         list[str] | None, typer.Option(help="URI of an event; say it again for more; without any, all.")
     ] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Tell values as well, of attributes that the token may read.")
+    ] = False,
     audience: Annotated[str | None, typer.Option(help="aud of the tokens; by default the stream's address.")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -42,22 +47,17 @@ def create(
             raise Invalid("The file is too large for a header.", field="authorization_file", rule="authorization")
         authorization = authorization_file.read_text(encoding="utf-8").strip()
     with open_here() as hub, hub.database.transaction() as session:
-        if push is not None:
-            check_web_uri(push, field="push")
-            OutboundPolicy(hub.settings.outbound_allow).check_url(push)
-        now = hub.clock()
         wish = StreamWish(
             token_name=token,
             organization_id=find_organization(session, organization) if organization else None,
             events=event or (),
+            is_full=full,
             push_url=push,
             authorization=authorization,
             audience=audience,
         )
-        stream_id = create_stream(session, wish, keyring=hub.keyring, now=now)
-        forget_listeners(session)
-        details = {"token": token, "organization": wish.organization_id, "push": push, "events": list(wish.events)}
-        record(session, [_event(EventType.SCIM_STREAM_CREATED, stream_id, details, now)])
+        policy = OutboundPolicy(hub.settings.outbound_allow)
+        stream_id = steps.create(session, wish, keyring=hub.keyring, policy=policy, by=_by(hub.clock()))
         address = address_of_stream(hub, stream_id)
     data = {"id": stream_id, "address": address, "method": "push" if push else "poll"}
     show(data, as_json=json, lines=[f"{stream_id} {address}"])
@@ -76,33 +76,36 @@ def list_all(json: JsonOption = False) -> None:
             each.push_url or "polls",
             str(each.waiting),
             each.heard_at.isoformat(timespec="seconds") if each.heard_at else "never",
-            each.last_error or "",
+            "paused" if each.paused_at else each.last_error or "",
         ]
         for each in streams
     ]
     show(data, as_json=json, lines=table(lines, ["id", "token", "to", "waiting", "heard", "error"]))
 
 
+@stream.command("pause")
+def pause(stream_id: _StreamId, json: JsonOption = False) -> None:
+    """Tell a receiver nothing for a while; what happens meanwhile waits, a week at most."""
+    _step(steps.pause, stream_id, "paused", as_json=json)
+
+
+@stream.command("resume")
+def resume(stream_id: _StreamId, json: JsonOption = False) -> None:
+    """Go on with a receiver that was paused, or try one at once that waits after an error."""
+    _step(steps.resume, stream_id, "resumed", as_json=json)
+
+
 @stream.command("remove")
-def remove(
-    stream_id: Annotated[str, typer.Argument(help="From `idhub stream list`.")], json: JsonOption = False
-) -> None:
+def remove(stream_id: _StreamId, json: JsonOption = False) -> None:
     """Tell a receiver nothing more; what waits for it is forgotten."""
+    _step(steps.remove, stream_id, "removed", as_json=json)
+
+
+def _step(take: Callable[..., str], stream_id: str, done: str, *, as_json: bool) -> None:
     with open_here() as hub, hub.database.transaction() as session:
-        now = hub.clock()
-        name = remove_stream(session, stream_id)
-        forget_listeners(session)
-        record(session, [_event(EventType.SCIM_STREAM_REMOVED, stream_id, {"token": name}, now)])
-    show({"id": stream_id, "removed": True}, as_json=json, lines=[f"{stream_id} ({name}) is removed"])
+        name = take(session, stream_id, by=_by(hub.clock()))
+    show({"id": stream_id, done: True}, as_json=as_json, lines=[f"{stream_id} ({name}) is {done}"])
 
 
-def _event(kind: EventType, stream_id: str, details: dict[str, Any], now: Any) -> Event:
-    return Event(
-        type=kind,
-        at=now,
-        actor=caller().actor,
-        door="cli",
-        target_kind="scim_stream",
-        target_id=stream_id,
-        details=details,
-    )
+def _by(now: datetime) -> By:
+    return By(actor=caller().actor, door="cli", now=now)

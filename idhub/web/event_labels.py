@@ -59,6 +59,8 @@ EVENT: Mapping[str, str] = {
     "scim_job.accepted": N_("SCIM bulk request accepted"),
     "scim_job.ended": N_("SCIM bulk request ended"),
     "scim_stream.created": N_("SCIM event receiver named"),
+    "scim_stream.paused": N_("SCIM event receiver paused"),
+    "scim_stream.resumed": N_("SCIM event receiver told again"),
     "scim_stream.removed": N_("SCIM event receiver removed"),
     "rule.changed": N_("Entitlement rule changed"),
     "delivery.planned": N_("Delivery planned"),

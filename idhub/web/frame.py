@@ -80,6 +80,12 @@ _CONSOLE: tuple[tuple[str, tuple[_Entry, ...]], ...] = (
             _Entry(
                 "/admin/deliveries", N_("Deliveries"), "send", frozenset({HubRole.ADMINISTRATOR, HubRole.AUDITOR}), "d"
             ),
+            _Entry(
+                "/admin/streams",
+                N_("Event receivers"),
+                "bolt",
+                frozenset({HubRole.ADMINISTRATOR, HubRole.AUDITOR}),
+            ),
         ),
     ),
     (

@@ -45,6 +45,10 @@ _SENTENCES: Mapping[str, str] = {
     "finding.account": N_("The account of this finding is not known any more."),
     "finding.linked": N_("The person has another account in this application."),
     "release.same_person": N_("A second person must approve this release."),
+    "stream.paused": N_("This receiver is paused already."),
+    "stream.told": N_("This receiver is not paused."),
+    "authorization": N_("The header is one line of plain characters, and needs an address to send to."),
+    "audience": N_("The audience is one line of plain characters."),
     "manager.self": N_("Nobody manages themself."),
     "manager.unknown": N_("Nobody is named so, or they have left. Write the employee number."),
 }

@@ -20,6 +20,7 @@ from idhub.web import (
     service_provider,
     shared,
     sources,
+    streams,
     unlinking,
 )
 from idhub.web.services import WebServices
@@ -42,6 +43,7 @@ _AREAS = (
     service_provider,
     identity_providers,
     deliveries,
+    streams,
     findings,
     events,
 )

@@ -104,8 +104,8 @@ class Receiver:
         assert claims["sub_id"]["format"] == "scim" and claims["sub_id"]["uri"].startswith("/"), "RFC 9967 section 2.1"
         assert claims["txn"] and claims["events"].keys() <= BY_URI.keys(), "RFC 9967 sections 2.2 and 7.4"
         for uri, payload in claims["events"].items():
-            listed = uri.endswith(":notice")
-            assert (bool(payload.get("attributes")), "data" in payload) == (listed, False), "RFC 9967 section 2.4"
+            listed, full = uri.endswith(":notice"), uri.endswith(":full")
+            assert (bool(payload.get("attributes")), "data" in payload) == (listed, full), "RFC 9967 section 2.4"
         return claims
 
 
@@ -646,7 +646,7 @@ def test_new_token_of_the_same_name_goes_on_with_the_stream(receiver: Receiver) 
 @pytest.mark.parametrize(
     ("wish", "field"),
     [
-        ({"events": [f"{EVENT}prov:create:full"]}, "event"),
+        ({"events": [f"{EVENT}prov:delete:full"]}, "event"),
         ({"events": ["x"]}, "event"),
         ({"authorization": "Bearer x"}, "authorization_file"),
         ({"authorization": "Bearer x\r\nHost: y", "push_url": "https://r.example/e"}, "authorization_file"),

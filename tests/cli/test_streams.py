@@ -6,6 +6,7 @@ from tests.cli.conftest import Command
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+FULL = "urn:ietf:params:scim:event:prov:patch:full"
 DELETED = "urn:ietf:params:scim:event:prov:delete"
 
 
@@ -19,10 +20,20 @@ def test_stream_is_named_shown_and_removed(idhub: Command) -> None:
     )  # fmt: skip
     polled = idhub("stream", "create", "--token", "directory")
     listed = idhub("stream", "list", "--json")
+    paused = idhub("stream", "pause", stream_id := polled.out.split()[0])
+    again = idhub("stream", "pause", stream_id)
+    resting = idhub("stream", "list")
+    resumed = idhub("stream", "resume", stream_id)
+    full = idhub("stream", "create", "--token", "directory", "--full", "--json")
+    told = idhub("stream", "list", "--json").json[-1]["events"]
+    assert idhub("stream", "remove", full.json["id"]).code == 0
     removed = idhub("stream", "remove", made.json["id"])
     left = idhub("stream", "list")
 
     assert (made.code, polled.code, removed.code) == (0, 0, 0), (made, polled, removed)
+    assert (paused.code, again.code, resumed.code) == (0, 1, 0), (paused, again, resumed)
+    assert "paused" in resting.out
+    assert FULL in told and FULL.replace("full", "notice") not in told
     assert made.json["method"] == "push"
     stream_id, address = polled.out.split()
     assert address.endswith(f"/scim/v2/Events/{stream_id}")

@@ -86,6 +86,10 @@ CASES: Mapping[str, Case] = {
     "/admin/deliveries": Case(parameters=_LIST),
     "/admin/deliveries/{delivery_id}": Case({"delivery_id": "dlv_x"}),
     "/admin/deliveries/{delivery_id}/retry": Case({"delivery_id": "dlv_x"}, ("csrf_token",)),
+    "/admin/streams": Case(
+        parameters=("done", "csrf_token", "token", "push", "authorization", "audience", "full", "e0", "e8")
+    ),
+    "/admin/streams/{stream_id}": Case({"stream_id": "evs_x"}, ("done", "step", "csrf_token")),
     "/admin/ghosts": Case(parameters=(*_LIST, "class", "state", "app")),
     "/admin/ghosts/held/{slug}": Case({"slug": "jwt-app"}, ("csrf_token",)),
     "/hr/sources": Case(parameters=(*_LIST, "kind", "company", "run")),

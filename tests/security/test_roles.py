@@ -15,6 +15,7 @@ from idhub.directory.tables import IdentityLink, Principal
 from idhub.lifecycle import commands
 from idhub.lifecycle.tables import Case
 from idhub.login.tables import IdentityProvider
+from idhub.provisioning.events.tables import EventStream
 from idhub.provisioning.reconcile import findings
 from idhub.provisioning.reconcile.judge import Verdict
 from idhub.provisioning.reconcile.kinds import Kind, Policy, Proposal
@@ -68,6 +69,10 @@ CELLS: Mapping[tuple[str, str], frozenset[str]] = {
     ("POST", "/admin/ghosts/{finding_id}/dismiss"): HR | ADMINISTRATORS,
     ("GET", "/admin/providers"): ADMINISTRATORS | AUDITORS,
     ("GET", "/admin/providers/{provider}"): ADMINISTRATORS | AUDITORS,
+    ("GET", "/admin/streams"): ADMINISTRATORS | AUDITORS,
+    ("POST", "/admin/streams"): ADMINISTRATORS,
+    ("GET", "/admin/streams/{stream_id}"): ADMINISTRATORS | AUDITORS,
+    ("POST", "/admin/streams/{stream_id}"): ADMINISTRATORS,
     ("GET", "/audit"): ALL,
     ("GET", "/audit/events"): AUDITORS,
     ("GET", "/audit/events/{event_id}/download"): AUDITORS,
@@ -163,6 +168,13 @@ def values(hall: Hall) -> Mapping[str, str]:
                 created_at=stage.clock(),
             )
         )  # fmt: skip
+        at = stage.clock()
+        session.merge(
+            EventStream(
+                id="evs_roles", token_name="none", requested=[], created_at=at, next_attempt_at=at,
+                failures=0, refused=0, lost=0,
+            )
+        )  # fmt: skip
     # Only what is under a signed checkpoint can be proven.
     stage.hub.sequencer().run_once(stage.clock(), checkpoint=True)
     with stage.hub.database.read() as session:
@@ -170,6 +182,7 @@ def values(hall: Hall) -> Mapping[str, str]:
         event = session.execute(select(audit_events.c.event_id).where(about_them).limit(1)).scalar_one()
     return {
         "event_id": event,
+        "stream_id": "evs_roles",
         "finding_id": finding,
         "person_id": stage.person,
         "number": number,

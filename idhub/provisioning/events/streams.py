@@ -3,24 +3,29 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import structlog
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, Select, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from idhub.authority import Action, Subject, visible_organizations
+from idhub.credentials.api_tokens import is_usable
 from idhub.credentials.tables import ApiToken
 from idhub.db import bulk_insert, new_id
-from idhub.errors import Invalid, NotFound
+from idhub.directory.organizations import root_organization
+from idhub.directory.tables import Installation
+from idhub.errors import Conflict, Invalid, NotFound
 from idhub.keys import Keyring
 from idhub.provisioning.events.tables import EventRow, EventStream
 from idhub.provisioning.inbound.terms import read_terms
-from scim.events import BY_URI, Happening, Kind
+from scim.events import BY_URI, LISTING, PLAIN, Happening, Kind
 
 _SCOPES: Final = ("scim:read", "scim:write")
+_PATH: Final = "/scim/v2/Events"
 _MOST_AUTHORIZATION: Final = 4_096
 _LONGEST_AUDIENCE: Final = 2_000
+_AS_IT_IS: Final = {"stream.paused": "This stream is paused.", "stream.told": "This stream is not paused."}
 _LOG = structlog.get_logger(__name__)
 
 
@@ -30,7 +35,8 @@ class StreamWish:
 
     Args:
         token_name, organization_id: of the token with whose eyes the receiver sees.
-        events: URIs; none named: all that there are.
+        events: URIs; none named: all that there are, without data.
+        is_full: those that can carry data do.
         push_url: where tokens are sent, checked by the caller; None: the receiver fetches them.
         authorization: value of the header `Authorization` that is sent along.
         audience: `aud` of the tokens; None: the stream's address.
@@ -39,6 +45,7 @@ class StreamWish:
     token_name: str
     organization_id: str | None
     events: Sequence[str] = ()
+    is_full: bool = False
     push_url: str | None = None
     authorization: str | None = None
     audience: str | None = None
@@ -62,6 +69,12 @@ class StreamView(NamedTuple):
     last_error: str | None
     refused: int
     lost: int
+    paused_at: datetime | None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether any of its events carries data."""
+        return bool(full_kinds(self.events))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +145,7 @@ def create_stream(session: Session, wish: StreamWish, *, keyring: Keyring, now: 
         "id": stream_id,
         "token_name": wish.token_name,
         "organization_id": wish.organization_id,
-        "requested": list(dict.fromkeys(wish.events)) or list(BY_URI),
+        "requested": _requested(wish),
         "audience": audience,
         "push_url": wish.push_url,
         "authorization_sealed": sealed,
@@ -143,9 +156,20 @@ def create_stream(session: Session, wish: StreamWish, *, keyring: Keyring, now: 
         "last_error": None,
         "refused": 0,
         "lost": 0,
+        "paused_at": None,
     }
     bulk_insert(session, EventStream, [row])
     return stream_id
+
+
+def _requested(wish: StreamWish) -> list[str]:
+    named = dict.fromkeys(wish.events) or dict.fromkeys(PLAIN)
+    return list(dict.fromkeys(BY_URI[uri].full_uri for uri in named)) if wish.is_full else list(named)
+
+
+def full_kinds(requested: Sequence[str]) -> frozenset[Kind]:
+    """Events of which a stream wants the form that carries data."""
+    return frozenset(kind for kind in LISTING if kind.full_uri in requested)
 
 
 def _is_text(value: str, longest: int) -> bool:
@@ -172,16 +196,56 @@ def remove_stream(session: Session, stream_id: str) -> str:
     return name
 
 
-def list_streams(session: Session) -> list[StreamView]:
-    """Every stream, oldest first."""
+def pause_stream(session: Session, stream_id: str, *, now: datetime) -> str:
+    """Tell a receiver nothing until somebody says go on; what happens meanwhile waits. Returns its token's name.
+
+    Raises:
+        NotFound: there is none.
+        Conflict: it is paused.
+    """
+    return _set(session, stream_id, EventStream.paused_at.is_(None), "stream.paused", {"paused_at": now})
+
+
+def resume_stream(session: Session, stream_id: str, *, now: datetime) -> str:
+    """Go on with a stream that was paused, or that waits after an error: at once. Returns its token's name.
+
+    Raises:
+        NotFound: there is none.
+        Conflict: it is told already.
+    """
+    waits = or_(EventStream.paused_at.is_not(None), EventStream.failures > 0)
+    return _set(session, stream_id, waits, "stream.told", {"paused_at": None, "next_attempt_at": now})
+
+
+def _set(session: Session, stream_id: str, where: ColumnElement[bool], rule: str, values: dict[str, Any]) -> str:
+    statement = update(EventStream).where(EventStream.id == stream_id, where).values(**values)
+    done = session.execute(
+        statement.returning(EventStream.token_name).execution_options(synchronize_session=False)
+    ).scalar_one_or_none()
+    if done is not None:
+        return done
+    if session.execute(select(EventStream.id).where(EventStream.id == stream_id)).first() is None:
+        raise NotFound("There is no such stream.", field="stream", rule="stream.unknown")
+    raise Conflict(_AS_IT_IS[rule], field="stream", rule=rule)
+
+
+def list_streams(session: Session, *, within: Select[str] | None = None) -> list[StreamView]:
+    """Every stream, oldest first.
+
+    Args:
+        within: ids of organizations; of streams whose token is limited to none, the root's decides.
+    """
     waiting: dict[str, tuple[int, datetime | None]] = {
         row[0]: (row[1], row[2])
         for row in session.execute(
             select(EventRow.stream_id, func.count(), func.min(EventRow.happened_at)).group_by(EventRow.stream_id)
         )
     }
-    streams = session.execute(select(EventStream).order_by(EventStream.created_at, EventStream.id)).scalars()
-    return [_view(each, *waiting.get(each.id, (0, None))) for each in streams]
+    statement = select(EventStream).order_by(EventStream.created_at, EventStream.id)
+    if within is not None:
+        owner = func.coalesce(EventStream.organization_id, root_organization(session))
+        statement = statement.where(owner.in_(within))
+    return [_view(each, *waiting.get(each.id, (0, None))) for each in session.execute(statement).scalars()]
 
 
 def _view(stream: EventStream, waiting: int, oldest_at: datetime | None) -> StreamView:
@@ -200,6 +264,7 @@ def _view(stream: EventStream, waiting: int, oldest_at: datetime | None) -> Stre
         last_error=stream.last_error,
         refused=stream.refused,
         lost=stream.lost,
+        paused_at=stream.paused_at,
     )
 
 
@@ -211,6 +276,8 @@ def events_of_sender(session: Session, token_name: str, organization_id: str | N
         )
     ).scalars()
     named = {uri for uris in wanted for uri in uris}
+    # What is too large, or gone, is told in the other form.
+    named |= {BY_URI[uri].uri for uri in named if uri in BY_URI}
     return [uri for uri in BY_URI if uri in named]
 
 
@@ -248,6 +315,52 @@ def listeners(session: Session) -> tuple[Listener, ...]:
     return tuple(found)
 
 
+def address_of(issuer: str, stream_id: str) -> str:
+    """Where the stream is polled; also `aud` of its tokens, unless another was chosen."""
+    return f"{issuer.rstrip('/')}{_PATH}/{stream_id}"
+
+
+class Sending(NamedTuple):
+    """A SCIM sender for whom a stream can be made."""
+
+    token_id: str
+    name: str
+    organization_id: str | None
+
+
+def senders(session: Session, *, within: Select[str] | None, now: datetime) -> list[Sending]:
+    """Senders whose token works, by name, each with the newest of its tokens.
+
+    Args:
+        within: ids of organizations; of tokens that are limited to none, the root's decides.
+    """
+    statement = _usable_tokens().order_by(ApiToken.name, ApiToken.created_at.desc(), ApiToken.id.desc())
+    if within is not None:
+        owner = func.coalesce(ApiToken.organization_id, root_organization(session))
+        statement = statement.where(owner.in_(within))
+    found: dict[tuple[str, str | None], Sending] = {}
+    for row in session.execute(statement).scalars():
+        if _is_sender(row) and is_usable(session, row, now=now):
+            found.setdefault((row.name, row.organization_id), Sending(row.id, row.name, row.organization_id))
+    return list(found.values())
+
+
+def has_working_token(session: Session, name: str, organization_id: str | None, *, now: datetime) -> bool:
+    """Whether anything can be told to a stream of that name and company."""
+    statement = _usable_tokens().where(
+        ApiToken.name == name, ApiToken.organization_id.is_not_distinct_from(organization_id)
+    )
+    return any(_is_sender(row) and is_usable(session, row, now=now) for row in session.execute(statement).scalars())
+
+
+def _usable_tokens() -> Select[ApiToken]:
+    return select(ApiToken).where(ApiToken.installation_epoch == select(Installation.epoch).scalar_subquery())
+
+
+def _is_sender(row: ApiToken) -> bool:
+    return not set(_SCOPES).isdisjoint(row.scopes)
+
+
 def tokens_of(session: Session, token_name: str, organization_id: str | None) -> list[str]:
     """Ids of tokens with a SCIM scope of that name and company, the newest first, whether they work or not."""
     return [row.id for row in _tokens(session, token_name, organization_id)]
@@ -259,7 +372,7 @@ def _tokens(session: Session, name: str, organization_id: str | None) -> list[Ap
         .where(ApiToken.name == name, ApiToken.organization_id.is_not_distinct_from(organization_id))
         .order_by(ApiToken.created_at.desc(), ApiToken.id.desc())
     ).scalars()
-    return [row for row in rows if not set(_SCOPES).isdisjoint(row.scopes)]
+    return [row for row in rows if _is_sender(row)]
 
 
 def _token_of(session: Session, name: str, organization_id: str | None) -> ApiToken | None:

@@ -36,6 +36,8 @@ class EventStream(Base):
     """Tokens that the receiver would not have."""
     lost: Mapped[int] = mapped_column(Integer, default=0)
     """Events that waited longer than they are kept."""
+    paused_at: Mapped[datetime | None] = mapped_column(Instant)
+    """Since when nothing is told, until somebody says go on; what happens meanwhile waits."""
 
 
 class EventRow(Base):

@@ -1,17 +1,19 @@
 """What waits to be told: read in order, made into tokens, and forgotten once the receiver has it."""
 
+import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+import orjson
 from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.orm import Session
 
 from idhub.db import Database, chunked
 from idhub.provisioning.events.tables import EventRow, EventStream
 from idhub.provisioning.inbound.sender import ExternalIds
-from scim.events import Happening, Kind, payloads, token_claims
+from scim.events import Full, Happening, Kind, payloads, token_claims
 
 KEPT: Final = timedelta(days=7)
 """How long an event waits for its receiver."""
@@ -29,20 +31,22 @@ class Waiting:
     happened_at: datetime
     happenings: Sequence[Happening]
 
-    def claims(self, *, issuer: str, audience: str, external_id: str | None) -> dict[str, Any]:
-        """The token's claims, the same each time.
+    def claims(self, *, issuer: str, audience: str, external_id: str | None, full: Full) -> dict[str, Any]:
+        """The token's claims, the same each time, unless data that it carries are others by now: then it is another.
 
         Args:
             external_id: what the receiver calls the resource.
+            full: data of events that carry them.
         """
+        events = payloads(self.happenings, full)
         return token_claims(
             issuer=issuer,
             audience=audience,
-            token_id=self.token_id,
+            token_id=_named(self.token_id, events),
             issued_at=int(self.happened_at.timestamp()),
             transaction=self.transaction,
             subject=self._subject(external_id),
-            events=payloads(self.happenings),
+            events=events,
         )
 
     def _subject(self, external_id: str | None) -> dict[str, Any]:
@@ -54,6 +58,14 @@ class Waiting:
         # Where a POST failed there is no resource; its request is what the answer is about.
         below = "/".join(location.rsplit("/", 2)[-2:]) if location else f"Bulk/{self.resource_id}"
         return {"uri": f"/{below}"}
+
+
+def _named(token_id: str, events: Mapping[str, Mapping[str, Any]]) -> str:
+    """`jti`: of a token that carries data, of these data, so that no two tokens with one name say different things."""
+    if not any("data" in payload for payload in events.values()):
+        return token_id
+    digest = hashlib.sha256(orjson.dumps(events, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return f"{token_id}.{digest[:16]}"
 
 
 _NEXT = (
@@ -123,7 +135,8 @@ def take_away(
 ) -> None:
     """The receiver has these tokens, or will not have them: they are not told again."""
     gone: set[str] = set()
-    for part in chunked(sorted({*taken, *refused})):
+    taken, refused = ({name.partition(".")[0] for name in names} for names in (taken, refused))
+    for part in chunked(sorted(taken | refused)):
         rows = session.execute(
             delete(EventRow)
             .where(EventRow.stream_id == stream_id, EventRow.token_id.in_(part), EventRow.is_ready.is_(True))
@@ -134,7 +147,7 @@ def take_away(
         session.execute(
             update(EventStream)
             .where(EventStream.id == stream_id)
-            .values(heard_at=now, refused=EventStream.refused + len(gone & set(refused)))
+            .values(heard_at=now, refused=EventStream.refused + len(gone & refused))
             .execution_options(synchronize_session=False)
         )
 

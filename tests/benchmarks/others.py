@@ -95,7 +95,7 @@ def search() -> Rows:
     """Search among 50,000 people."""
     from tests.benchmarks.search import measure
 
-    return [{**row, "name": f"{row['name']} (50,000 people)"} for row in measure(people=50_000, rounds=20)]
+    return [{**row, "name": f"{row['name']} (50,000 people)"} for row in measure(people=50_000, rounds=100)]
 
 
 def scim_pages() -> Rows:

@@ -1,6 +1,6 @@
 """People search at 1,000,000 people: latency of every kind of query, and what the index costs to write and to keep.
 
-    python -m tests.benchmarks.search [--people 1000000] [--database sqlite] [--database postgresql] [--rounds 40]
+    python -m tests.benchmarks.search [--people 1000000] [--database sqlite] [--database postgresql] [--rounds 120]
     python -m tests.benchmarks.search --url URL [--fill-for SECONDS]
 
 People are put into the database directly; the index is written through `directory.search_index`, as an import does.
@@ -10,6 +10,7 @@ With `--url` that happens in a database that stays, empty or migrated, and goes 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import statistics
 import sys
@@ -66,7 +67,7 @@ def main() -> None:
     """Print the figures as a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=120)
     parser.add_argument("--only", default="", help="kinds of query whose name holds this")
     parser.add_argument("--database", action="append", choices=["sqlite", "postgresql"])
     parser.add_argument("--url", help="of a database that stays")
@@ -89,7 +90,7 @@ def main() -> None:
 
 
 def measure(
-    *, people: int = 1_000_000, rounds: int = 40, databases: Sequence[DatabaseKind] = ("sqlite", "postgresql")
+    *, people: int = 1_000_000, rounds: int = 120, databases: Sequence[DatabaseKind] = ("sqlite", "postgresql")
 ) -> list[dict[str, Any]]:
     """Fill each database, and measure."""
     rows: list[dict[str, Any]] = []
@@ -239,8 +240,11 @@ _DEEP = (
 )
 
 
-def latencies(database: Database, people: int, *, rounds: int = 40, only: str = "") -> list[dict[str, Any]]:
-    """p50 and p99 in milliseconds of the list of people (page and count) for every kind of query."""
+def latencies(database: Database, people: int, *, rounds: int = 120, only: str = "") -> list[dict[str, Any]]:
+    """p50, p99 and slowest in milliseconds of the list of people (page and count) for every kind of query.
+
+    The p99 of fewer than a hundred rounds is the slowest of them.
+    """
     rows: list[dict[str, Any]] = []
     for name, words, filters, company in queries(people):
         if only not in name:
@@ -258,9 +262,9 @@ def latencies(database: Database, people: int, *, rounds: int = 40, only: str = 
             found = listing.found
             shown = "?" if found is None else f"{found.number:,}" if found.is_all else f"over {found.number:,}"
             label = f"search: {name} [{shown}]" + (f", page {number}" if number > 1 else "")
-            p99 = spent[min(int(len(spent) * 0.99), len(spent) - 1)]
-            rows.append({"name": f"{label} p50", "value": statistics.median(spent), "unit": "ms"})
-            rows.append({"name": f"{label} p99", "value": p99, "unit": "ms"})
+            p99 = spent[math.ceil(len(spent) * 0.99) - 1]
+            for measure, value in (("p50", statistics.median(spent)), ("p99", p99), ("slowest", spent[-1])):
+                rows.append({"name": f"{label} {measure}", "value": value, "unit": "ms"})
         _progress(f"{database.dialect}: {name}")
     _progress("")
     return rows

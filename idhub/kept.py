@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, Dialect, Executable, String
 from sqlalchemy.orm import Session
@@ -186,6 +186,28 @@ class Answer:
         return self._form.rows(stored)
 
 
+class Told(Protocol):
+    """What a statement returns, perhaps later."""
+
+    def rows(self) -> Sequence[Any]:
+        """The rows, once."""
+
+
+class _Rows:
+    def __init__(self, rows: Sequence[Any]) -> None:
+        self._rows = rows
+
+    def rows(self) -> Sequence[Any]:
+        return self._rows
+
+
+def together(session: Session) -> AbstractContextManager[None]:
+    """What planned statements ask within the block is one exchange with PostgreSQL, where it keeps plans; rows are
+    fetched behind it.
+    """
+    return ahead(session) if plans_are_kept(session.connection()) else nullcontext()
+
+
 def ahead(session: Session) -> AbstractContextManager[None]:
     """While the block lasts, nobody waits for the answer to what kept statements write (`audit.driver.sent_ahead`)."""
     return sent_ahead(session.connection())
@@ -280,15 +302,23 @@ class Planned:
         Raises:
             DBAPIError: as any other statement.
         """
+        return self.ask(session, given).rows()
+
+    def ask(self, session: Session, given: Mapping[str, Any]) -> Told:
+        """Run it; its rows are fetched later (`together`).
+
+        Raises:
+            DBAPIError: as any other statement.
+        """
         connection = session.connection()
         if connection.dialect.name == "sqlite":
-            return self._kept.all(session, **given)
+            return self._kept.ask(session, **given)
         if not plans_are_kept(connection) or not self._kept.has_room(connection, given):
-            return execute_planned(connection, self._statement, given).all()
+            return _Rows(execute_planned(connection, self._statement, given).all())
         driver: Any = connection.connection.driver_connection
         before, driver.prepare_threshold = driver.prepare_threshold, 0
         try:
-            return self._kept.all(session, **given)
+            return self._kept.ask(session, **given)
         finally:
             driver.prepare_threshold = before
 

@@ -8,9 +8,9 @@ within `Database.read(keeps_plans=True)`.
 """
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple, TypeAlias
 
 from sqlalchemy import (
@@ -35,11 +35,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
-from idhub.db import among, execute_planned, in_one_piece, json_text, taken_apart
+from idhub.db import among, execute_planned, given, given_value, in_one_piece, taken_apart
 from idhub.directory.names import login_name_candidates, may_name
 from idhub.directory.search_index import RUN, tag_of
 from idhub.directory.search_terms import LONGEST_TERM, RANKS, first_match, tail_of, words_of
 from idhub.directory.tables import LoginName, Organization, Person, Principal, SearchBlock, SearchRun, SearchShelf
+from idhub.kept import Planned, Told, together
 
 People: TypeAlias = Select[*tuple[Any, ...]]
 """A SELECT of people, joined as it needs; what it selects does not matter."""
@@ -55,6 +56,7 @@ _FEW = 500
 _LAST = 16
 # Of a shelf two blocks may hold nothing that is wanted: with three at once reading goes on.
 _FIRST_BLOCKS = 6
+_FIRST_BLOCKS_FOR_MANY = 24
 _MOST_BLOCKS = 96
 _BLOCKS_FOR_COUNT = 128
 _AFTER_ALL = "\U0010ffff"
@@ -77,6 +79,10 @@ class Hits:
     """Whether there are no others than these `found`."""
 
 
+_Blocks: TypeAlias = list[tuple[int, str]]
+"""Shelves and bodies."""
+
+
 class _Place(NamedTuple):
     """A place in the order of hits: line of a shelf."""
 
@@ -97,6 +103,7 @@ def find_people(
     most_looks: int | None = None,
     count_to: int = 0,
     is_narrowed: bool = True,
+    values: Mapping[str, Any] | None = None,
 ) -> Hits:
     """People named by `text` among `people`, in the order of hits; backwards: those before `beside`, in the same order.
 
@@ -110,13 +117,15 @@ def find_people(
         count_to: how far hits are counted that are not shown, where that is cheap; from the first page only.
         is_narrowed: whether `people` leaves out anybody who is within `organizations`. Of those it does not, hits are
             counted without being read.
+        values: of the parameters of `people`, when that is one of a few statements that are made once: they are kept.
     """
     words = words_of(text) if len(text) <= LONGEST_QUERY and may_name(text) else []
     if not words or max(map(len, words)) > LONGEST_TERM:
         return Hits((), has_more=False)
-    exact = _exactly_named(session, text, people) if exactly else {}
-    search = _Search(session, words, people, organizations, exact)
-    start = search.place_of(beside) if beside is not None else None
+    search = _Search(session, words, people, organizations, values)
+    names = login_name_candidates(text) if exactly else ()
+    start = search.begin(names, beside, is_counted=count_to > 0 and (is_narrowed or len(words) > 1))
+    exact = search.exact
     is_backwards = backwards and start is not None
     read = search.page(start, backwards=is_backwards, limit=limit, most_looks=most_looks or _MOST_LOOKS)
     if is_backwards:
@@ -147,19 +156,6 @@ def within(organizations: Select[str]) -> ColumnElement[bool]:
     return func.coalesce(Principal.organization_id, "").in_(organizations)
 
 
-def _exactly_named(session: Session, text: str, people: People) -> dict[str, int | None]:
-    """Whoever has this very number, mail or mobile, and their places; a handful at most, of several companies."""
-    names = select(LoginName.principal_id).where(LoginName.value.in_(login_name_candidates(text)))
-    # Asked first: nearly no query names anybody so, and PostgreSQL would begin with the people.
-    ids = sorted(set(session.execute(names.limit(_MOST_OF_ONE_NAME)).scalars()))
-    if not ids:
-        return {}
-    found = people.with_only_columns(Person.id, Person.search_place).where(Person.id.in_(ids))
-    places: dict[str, int | None] = {row.id: row.search_place for row in session.execute(found)}
-    seen = [person_id for person_id in ids if person_id in places]
-    return {person_id: places[person_id] for person_id in seen[:_MOST_EXACT]}
-
-
 class _Search:
     """One query: what it looks for, and where."""
 
@@ -169,49 +165,76 @@ class _Search:
         words: Sequence[str],
         people: People,
         organizations: Collection[str] | None,
-        exact: Mapping[str, int | None],
+        values: Mapping[str, Any] | None,
     ) -> None:
         self._session = session
-        self._exact = exact
+        self.exact: dict[str, int | None] = {}
+        """Whom the query names exactly, and their places."""
         # The word that says most leads; the others are checked on whom it finds. A Chinese character says more.
         self._word = max(words, key=lambda word: (len(word.encode()), word))
         self._others = [word for word in words if word != self._word]
         self._is_sqlite = session.get_bind().dialect.name == "sqlite"
-        self._asked_for = _placed(people, self._is_sqlite, self._others)
+        self._people, self._values = people, values
         self._organizations = None if organizations is None else frozenset(organizations)
         self._tags = None if organizations is None else {tag_of(organization) for organization in organizations}
-        self._shelves = self._find_shelves()
+        self._shelves: list[int] | None = None
+        """Shelves that may hold people of the asker's organizations; None: all of them."""
+        self._first_blocks = _FIRST_BLOCKS
+        self._first_looks = 0
         self._blocks_read = 0
 
-    def _find_shelves(self) -> list[int] | None:
-        """Shelves that may hold people of the asker's organizations; None: all of them."""
-        if self._tags is None:
-            return None
-        rows = self._session.execute(_SHELVES)
-        return [shelf_id for shelf_id, tags in rows if not tags or not self._tags.isdisjoint(tags.split(" "))]
+    def begin(self, names: Sequence[str], beside: str | None, *, is_counted: bool) -> "_Place | None":
+        """Find whom the query names exactly, the shelves, and where to begin: asked for in one exchange.
 
-    def place_of(self, person_id: str) -> _Place | None:
+        Args:
+            names: login names that the query may be.
+            beside: see `find_people`.
+            is_counted: whether hits are counted by reading people.
+        """
+        if beside is None and is_counted:
+            # So many are looked at in any case.
+            self._first_looks, self._first_blocks = _LOOKS_FOR_COUNT, _FIRST_BLOCKS_FOR_MANY
+        session = self._session
+        with together(session):
+            named = _NAMED.ask(session, {"names": list(names)}) if names else None
+            shelves = _SHELVES.ask(session, {}) if self._tags is not None else None
+            place = _PLACE.ask(session, {"person": beside}) if beside is not None else None
+        if shelves is not None and (tags := self._tags) is not None:
+            self._shelves = [
+                shelf_id for shelf_id, held in shelves.rows() if not held or not tags.isdisjoint(held.split(" "))
+            ]
+        if named is not None and (ids := sorted({row[0] for row in named.rows()})):
+            self._see_exact(ids)
+        return None if place is None else self._place(place)
+
+    def _see_exact(self, ids: Sequence[str]) -> None:
+        """Of those who have this very number, mail or mobile, whom the caller may see; a handful at most, of several
+        companies.
+        """
+        # Asked for by their ids: nearly no query names anybody so, and PostgreSQL would begin with the people.
+        found = self._people.with_only_columns(Person.id, Person.search_place).where(Person.id.in_(ids))
+        places: dict[str, int | None] = {
+            row.id: row.search_place for row in self._session.execute(found, self._values or {})
+        }
+        seen = [person_id for person_id in ids if person_id in places]
+        self.exact = {person_id: places[person_id] for person_id in seen[:_MOST_EXACT]}
+
+    def _place(self, asked: Told) -> "_Place | None":
         """Where in the order of hits a person stands; None when they are no hit, or none of the asker's organizations:
         from where a page begins beside them, whoever knows an id would learn what its person is called.
         """
-        row = self._session.execute(
-            select(Person.search_terms, Person.search_place, Principal.organization_id, SearchRun.shelf_id)
-            .join(Principal, Principal.id == Person.id)
-            .join(SearchRun, SearchRun.id == Person.search_place // RUN)
-            .where(Person.id == person_id)
-        ).first()
-        if row is None or (self._organizations is not None and row.organization_id not in self._organizations):
-            return None
-        term = first_match(row.search_terms, self._word)
-        if term is None:
-            return None
-        return _Place(row.shelf_id, f"{term}\t{tag_of(row.organization_id)}\t{row.search_place}")
+        for terms, place, organization_id, shelf_id in asked.rows():
+            if self._organizations is not None and organization_id not in self._organizations:
+                return None
+            term = first_match(terms, self._word)
+            return None if term is None else _Place(shelf_id, f"{term}\t{tag_of(organization_id)}\t{place}")
+        return None
 
     def page(self, start: _Place | None, *, backwards: bool, limit: int, most_looks: int) -> "_Read":
         """Hits in the direction of reading."""
         read = _Read(_Proposals(self._lines(start, backwards=backwards), is_once=not backwards))
         # Some lines are of people who were there before, or whom the caller does not want.
-        size = limit + 1 + limit // 4
+        size = max(limit + 1 + limit // 4, min(self._first_looks, most_looks))
         while part := read.proposals.take(size):
             read.looks += len(part)
             hits = self._confirmed(part)
@@ -239,13 +262,13 @@ class _Search:
         proposals = read.proposals
         if not read.is_done and most and not is_narrowed and not self._others and self._knows_own_by_tags():
             # Lines go and come with the people: who is counted need not be read.
-            exact = {place for place in self._exact.values() if place is not None}
-            nowhere = len(self._exact) - len(exact)
+            exact = {place for place in self.exact.values() if place is not None}
+            nowhere = len(self.exact) - len(exact)
             while len(proposals.places | exact) + nowhere <= most and self._blocks_read < _BLOCKS_FOR_COUNT:
                 if not proposals.read_on():
                     return len(proposals.places | exact) + nowhere, True
             return min(len(proposals.places | exact) + nowhere, most + 1), False
-        found = len(self._exact) + len(read.hits) + max(read.beyond, 0)
+        found = len(self.exact) + len(read.hits) + max(read.beyond, 0)
         if read.is_done or not most:
             return found, read.is_done
         if read.beyond > 0 and (part := proposals.take(_LOOKS_FOR_COUNT - read.looks)):
@@ -263,12 +286,14 @@ class _Search:
 
     def _confirmed(self, lines: Sequence[str]) -> list[str]:
         """Ids of the people whom these lines propose and the caller's statement has, each at their first line only."""
-        places = [_place_in(line) for line in lines]
-        known = self._at(places, self._asked_for)
+        known = self._among(lines)
         hits: list[str] = []
-        for place, line in zip(places, lines, strict=True):
-            person_id, terms = known.get(place, ("", ""))
-            if not person_id or person_id in self._exact or first_match(terms, self._word) != line.split("\t", 1)[0]:
+        for line in lines:
+            found = known.get(line[line.rindex("\t") + 1 :])
+            if found is None:
+                continue
+            person_id, terms = found
+            if person_id in self.exact or first_match(terms, self._word) != line.split("\t", 1)[0]:
                 continue
             if all(first_match(terms, word) is not None for word in self._others):
                 hits.append(person_id)
@@ -276,28 +301,41 @@ class _Search:
 
     def _person_at(self, lines: Sequence[str]) -> str | None:
         """The last of these lines that is still somebody's first match: where reading may go on."""
-        people: People = select(Person.id)
-        if self._organizations is not None:
-            # Organizations share tags: of the others, nobody is a place to go on from.
-            own = within(among(self._session, sorted(self._organizations)))
-            people = people.join(Principal, Principal.id == Person.id).where(own)
-        statement = _placed(people, self._is_sqlite)
+        is_limited = self._organizations is not None
+        values = {"organizations": given_value(sorted(self._organizations))} if self._organizations is not None else {}
+        statement = _at_places(_people_of(is_limited, self._is_sqlite), self._is_sqlite, 0)
         # Nearly always the last one is.
         for some in (lines[-_LAST:], lines[:-_LAST]):
-            known = self._at([_place_in(line) for line in some], statement) if some else {}
+            if not some:
+                break
+            known = self._known(statement.all(self._session, {**values, "places": self._numbers(_places_in(some))}))
             for line in reversed(some):
-                person_id, terms = known.get(_place_in(line), ("", ""))
+                person_id, terms = known.get(line[line.rindex("\t") + 1 :], ("", ""))
                 if person_id and first_match(terms, self._word) == line.split("\t", 1)[0]:
                     return person_id
         return None
 
-    def _at(self, places: Sequence[int], statement: People) -> dict[int, tuple[str, str]]:
-        """Id and terms of those who have these places (`_placed`)."""
-        wanted = sorted(set(places))
-        value = f"[{','.join(map(str, wanted))}]" if self._is_sqlite else wanted
-        piece = in_one_piece(statement, is_sqlite=self._is_sqlite)
-        found = execute_planned(self._session.connection(), piece, {"places": value}).scalar()
-        return {int(place): (person_id.decode(), terms.decode()) for place, person_id, terms in taken_apart(found)}
+    def _among(self, lines: Sequence[str]) -> dict[str, tuple[str, str]]:
+        """By their places, id and terms of those whom these lines propose and the caller's statement has."""
+        # What may be the end of a mobile number is stored backwards.
+        told = [word for word in self._others if not tail_of(word)]
+        values: dict[str, Any] = {f"word{number}": f" {word}" for number, word in enumerate(told)}
+        values["places"] = self._numbers(_places_in(lines))
+        if self._values is not None:
+            statement = _at_places(self._people, self._is_sqlite, len(told))
+            return self._known(statement.all(self._session, {**self._values, **values}))
+        once = in_one_piece(_placed(self._people, self._is_sqlite, len(told)), is_sqlite=self._is_sqlite)
+        return self._known(execute_planned(self._session.connection(), once, values).all())
+
+    def _known(self, rows: Sequence[Any]) -> dict[str, tuple[str, str]]:
+        return {
+            place.decode(): (person_id.decode(), terms.decode()) for place, person_id, terms in taken_apart(rows[0][0])
+        }
+
+    def _numbers(self, numbers: Sequence[int]) -> str:
+        """Numbers as one value (`_among_numbers`)."""
+        written = ",".join(map(str, numbers))
+        return f"[{written}]" if self._is_sqlite else f"{{{written}}}"
 
     def _lines(self, start: _Place | None, *, backwards: bool) -> Iterator[Sequence[str]]:
         """Lines in the order of hits, some at a time."""
@@ -310,38 +348,49 @@ class _Search:
             if word:
                 is_first = start is not None and start.line[0] == rank
                 parts.append(_Part(rank + word, start if is_first else None))
-        # Of all ranks at once: an exchange with PostgreSQL costs more than some blocks.
-        for part, first in zip(parts, self._blocks(parts, _FIRST_BLOCKS, backwards=backwards), strict=True):
-            blocks, most, rest = first, _FIRST_BLOCKS, part
-            while blocks:
-                end = rest
-                for shelf_id, body in blocks:
-                    low, high = rest.bounds(shelf_id, backwards=backwards)
-                    lines = _within(body, low, high, backwards=backwards)
-                    yield self._of_organizations(lines)
-                    end = end.beyond(shelf_id, lines, backwards=backwards)
-                if len(blocks) < most:
+        while parts:
+            # Of all ranks at once: an exchange with PostgreSQL costs more than some blocks.
+            firsts = self._blocks(parts, self._first_blocks, backwards=backwards)
+            for first in firsts:
+                yield from self._lines_of(parts.pop(0), first, backwards=backwards)
+                if len(first) >= self._first_blocks:
+                    # Those behind it were not looked for.
                     break
-                # There may be more in the last shelf, and in others.
-                rest, most = end, min(most * 4, _MOST_BLOCKS)
-                (blocks,) = self._blocks([rest], most, backwards=backwards)
+
+    def _lines_of(self, part: "_Part", first: "_Blocks", *, backwards: bool) -> Iterator[Sequence[str]]:
+        """Lines of a part, block by block, given its first blocks."""
+        blocks, most, rest = first, self._first_blocks, part
+        while blocks:
+            end = rest
+            for shelf_id, body in blocks:
+                low, high = rest.bounds(shelf_id, backwards=backwards)
+                lines = _within(body, low, high, backwards=backwards)
+                yield self._of_organizations(lines)
+                end = end.beyond(shelf_id, lines, backwards=backwards)
+            if len(blocks) < most:
+                return
+            # There may be more in the last shelf, and in others.
+            rest, most = end, min(most * 4, _MOST_BLOCKS)
+            (blocks,) = self._blocks([rest], most, backwards=backwards)
 
     def _of_organizations(self, lines: Sequence[str]) -> Sequence[str]:
         tags = self._tags
         return lines if tags is None else [line for line in lines if line.rsplit("\t", 2)[1] in tags]
 
-    def _blocks(self, parts: Sequence["_Part"], most: int, *, backwards: bool) -> list[list[tuple[int, str]]]:
-        """Of each part its first blocks, no more than `most`: (shelf, body), in the direction of reading."""
+    def _blocks(self, parts: Sequence["_Part"], most: int, *, backwards: bool) -> list["_Blocks"]:
+        """Of each part its first blocks, no more than `most`, in the direction of reading; none of those that stand
+        behind one with so many.
+        """
         asked: dict[str, Any] = {"most": most}
         for number, part in enumerate(parts):
             asked |= {f"{name}{number}": value for name, value in part.asked(backwards=backwards).items()}
         if self._shelves is not None:
-            asked["shelves"] = json_text(self._shelves) if self._is_sqlite else self._shelves
+            asked["shelves"] = self._numbers(self._shelves)
         statement = _blocks_statement(
             len(parts), is_sqlite=self._is_sqlite, backwards=backwards, is_listed=self._shelves is not None
         )
-        found: list[list[tuple[int, str]]] = [[] for _ in parts]
-        for number, shelf_id, body in execute_planned(self._session.connection(), statement, asked):
+        found: list[_Blocks] = [[] for _ in parts]
+        for number, shelf_id, body in statement.all(self._session, asked):
             found[number].append((shelf_id, body))
             self._blocks_read += 1
         return found
@@ -444,37 +493,76 @@ def _place_in(line: str) -> int:
     return int(line[line.rindex("\t") + 1 :])
 
 
-def _placed(people: People, is_sqlite: bool, words: Sequence[str] = ()) -> People:
-    """Place, id and terms of those of `people` who have one of the `places`, one bound value whatever their number.
-
-    Whoever has not all of the `words` too is left out as far as the database can tell, and need not be read.
-    """
-    statement = people.with_only_columns(Person.search_place, Person.id, Person.search_terms)
-    if is_sqlite:
-        each = func.json_each(bindparam("places", type_=Text)).table_valued("value")
-        statement = statement.where(Person.search_place.in_(select(each.c.value)))
-    else:
-        places = bindparam("places", type_=ARRAY(BigInteger))
-        statement = statement.where(Person.search_place == any_(cast(places, ARRAY(BigInteger))))
-    place_of = func.instr if is_sqlite else func.strpos
-    # What may be the end of a mobile number is stored backwards.
-    told = [word for word in words if not tail_of(word)]
-    return statement.where(*(place_of(Person.search_terms, f" {word}") > 0 for word in told))
+def _places_in(lines: Iterable[str]) -> list[int]:
+    return sorted({_place_in(line) for line in lines})
 
 
-_SHELVES: Select[int, str] = select(SearchShelf.id, SearchShelf.tags).order_by(SearchShelf.id)
+@lru_cache(64)
+def _at_places(people: People, is_sqlite: bool, words: int) -> Planned:
+    """`_placed`, kept."""
+    return Planned(in_one_piece(_placed(people, is_sqlite, words), is_sqlite=is_sqlite))
 
 
 @cache
-def _blocks_statement(parts: int, *, is_sqlite: bool, backwards: bool, is_listed: bool) -> Any:
+def _people_of(is_limited: bool, is_sqlite: bool) -> People:
+    """Everybody, or those of the `organizations`: these share tags, and of others nobody is a place to go on from."""
+    people: People = select(Person.id)
+    if not is_limited:
+        return people
+    return people.join(Principal, Principal.id == Person.id).where(within(given("organizations", is_sqlite=is_sqlite)))
+
+
+def _placed(people: People, is_sqlite: bool, words: int) -> People:
+    """Place, id and terms of those of `people` who have one of the `places`, one bound value whatever their number.
+
+    Whoever has not all of the words `word0`... too is left out as far as the database can tell, and need not be read.
+    """
+    place_of = func.instr if is_sqlite else func.strpos
+    statement = people.with_only_columns(Person.search_place, Person.id, Person.search_terms)
+    return statement.where(
+        _is_one_of(Person.search_place, "places", is_sqlite),
+        *(place_of(Person.search_terms, bindparam(f"word{number}", type_=Text)) > 0 for number in range(words)),
+    )
+
+
+def _is_one_of(column: Any, name: str, is_sqlite: bool) -> ColumnElement[bool]:
+    """Whether a number is one of those that are bound as one value (`_Search._numbers`)."""
+    value = bindparam(name, type_=Text)
+    if is_sqlite:
+        each = func.json_each(value).table_valued("value")
+        return column.in_(select(each.c.value))  # type: ignore[no-any-return]
+    return column == any_(cast(value, ARRAY(BigInteger)))  # type: ignore[no-any-return]
+
+
+_NAMED = Planned(
+    select(LoginName.principal_id)
+    .where(LoginName.value.in_(bindparam("names", expanding=True)))
+    .limit(_MOST_OF_ONE_NAME)
+)
+_SHELVES = Planned(select(SearchShelf.id, SearchShelf.tags).order_by(SearchShelf.id))
+_PLACE = Planned(
+    select(Person.search_terms, Person.search_place, Principal.organization_id, SearchRun.shelf_id)
+    .join(Principal, Principal.id == Person.id)
+    .join(SearchRun, SearchRun.id == Person.search_place // RUN)
+    .where(Person.id == bindparam("person"))
+)
+
+
+@cache
+def _blocks_statement(parts: int, *, is_sqlite: bool, backwards: bool, is_listed: bool) -> Planned:
     """Blocks that may hold lines of some parts (`_Part.asked`): number of the part, shelf and body.
 
-    Of each shelf found by one walk down the tree, and of no further shelf than is needed.
+    Of each shelf found by one walk down the tree, and of no further shelf than is needed. A part is left out when one
+    before it has all the blocks that are asked for: reading goes on there.
     """
-    each = [
-        _blocks_of_part(number, is_sqlite, backwards, is_listed).subquery("blocks_found") for number in range(parts)
-    ]
-    return union_all(*(select(one) for one in each))
+    most = bindparam("most", type_=Integer)
+    found: list[Any] = []
+    for number in range(parts):
+        blocks = _blocks_of_part(number, is_sqlite, backwards, is_listed)
+        for before in found:
+            blocks = blocks.where(select(func.count()).select_from(before).scalar_subquery() < most)
+        found.append(blocks.cte(f"blocks{number}"))
+    return Planned(union_all(*(select(one) for one in found)) if parts > 1 else select(found[0]))
 
 
 def _blocks_of_part(number: int, is_sqlite: bool, backwards: bool, is_listed: bool) -> Any:
@@ -517,12 +605,8 @@ def _blocks_of_part(number: int, is_sqlite: bool, backwards: bool, is_listed: bo
         )
         first = part.c.first
         statement = select(literal_column(str(number)).label("part"), SearchShelf.id, part.c.body).join(part, true())
-    if is_listed and is_sqlite:
-        shelves = bindparam("shelves", type_=Text)
-        statement = statement.where(SearchShelf.id.in_(select(func.json_each(shelves).table_valued("value").c.value)))
-    elif is_listed:
-        ids = bindparam("shelves", type_=ARRAY(BigInteger))
-        statement = statement.where(SearchShelf.id == any_(cast(ids, ARRAY(BigInteger))))
+    if is_listed:
+        statement = statement.where(_is_one_of(SearchShelf.id, "shelves", is_sqlite))
     if backwards:
         return statement.where(SearchShelf.id <= edge).order_by(SearchShelf.id.desc(), first.desc()).limit(most)
     return statement.where(SearchShelf.id >= edge).order_by(SearchShelf.id, first).limit(most)

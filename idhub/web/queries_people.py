@@ -6,14 +6,10 @@ from datetime import date, datetime
 from functools import cache, partial
 
 from sqlalchemy import (
-    ARRAY,
     ColumnElement,
     Select,
-    String,
     and_,
-    any_,
     bindparam,
-    cast,
     exists,
     func,
     or_,
@@ -25,10 +21,11 @@ from sqlalchemy.orm import Session
 from idhub.access.tables import Account, Application, Entitlement
 from idhub.authority import Action, Subject, scope_roots, visible_organizations
 from idhub.credentials.tables import SsoSession
-from idhub.db import among, execute_planned, given, given_value, plan_freely
+from idhub.db import given, given_value, plan_freely
 from idhub.directory.organizations import root_organization
 from idhub.directory.search import Hits, find_people, within
 from idhub.directory.tables import Department, Employment, Organization, OrganizationClosure, Person, Principal
+from idhub.kept import Planned
 from idhub.lifecycle.tables import Case
 from idhub.web.listing import Cursor, Page, Spec, Statement, View, page_of, values
 
@@ -116,24 +113,29 @@ def people_statement(view: View, session: Session, subject: Subject) -> Statemen
     return statement.where(*limits, *_of_principals(view), *_of_employments(view))
 
 
-def _asked_for(view: View, session: Session, organizations: Sequence[str] | None) -> Statement:
+@cache
+def _asked_for(*, state: str, has_type: bool, is_within: bool, is_sqlite: bool) -> Statement:
     """The same people, of whom nothing is read that the question does not need: a search looks at thousands of them.
 
     What is asked beside the person is a question about each (EXISTS), not a join, which might begin at its other end.
+    Parameters: `standing`, `type`, `organizations` (`given`).
     """
-    of_principals = _of_principals(view)
-    if organizations is not None:
-        of_principals.append(within(among(session, organizations)))
+    of_principals: list[ColumnElement[bool]] = []
+    if state:
+        of_principals.append(Principal.standing == bindparam("standing"))
+    if is_within:
+        of_principals.append(within(given("organizations", is_sqlite=is_sqlite)))
     principal = select(Principal.id)
-    if view.value("state") not in ("", "active"):
+    if state not in ("", "active"):
         # SQLite would look at each in the table of all; said as above, it finds the few by an index of them alone.
         principal = principal.where(text("principals.standing <> 'active'"))
         principal = principal.with_hint(Principal, "INDEXED BY ix_principals_not_active", "sqlite")
     statement: Statement = select(Person.id)
     if of_principals:
         statement = statement.where(principal.where(Principal.id == Person.id, *of_principals).exists())
-    if of_employments := _of_employments(view):
-        statement = statement.where(exists().where(Employment.id == Person.main_employment_id, *of_employments))
+    if has_type:
+        is_of_type = (Employment.id == Person.main_employment_id, Employment.type == bindparam("type"))
+        statement = statement.where(exists().where(*is_of_type))
     return statement
 
 
@@ -196,13 +198,21 @@ def list_people(view: View, session: Session, subject: Subject) -> Listing:
 
 def _search(view: View, session: Session, subject: Subject) -> Listing:
     organizations = _organizations(view, session, subject)
+    state, kind = view.value("state"), view.value("type")
+    asked = {"standing": state, "type": kind, "organizations": given_value(organizations or ())}
     find = partial(
         find_people,
         session,
         view.value("q"),
-        _asked_for(view, session, organizations),
+        _asked_for(
+            state=state,
+            has_type=bool(kind),
+            is_within=organizations is not None,
+            is_sqlite=session.get_bind().dialect.name == "sqlite",
+        ),
         organizations=organizations,
-        is_narrowed=bool(view.value("state") or view.value("type")),
+        is_narrowed=bool(state or kind),
+        values=asked,
     )
     wants_order, cursor = bool(view.value("sort")), view.after or view.before
     if cursor is not None and not wants_order:
@@ -268,10 +278,8 @@ def _hits_page(
     """The rows of these people in this order, with the people beside which the neighbouring pages begin."""
     rows: dict[str, PersonRow] = {}
     if ids:
-        is_sqlite = session.get_bind().dialect.name == "sqlite"
-        asked = {"ids": given_value(ids)} if is_sqlite else {"ids": list(ids)}
-        read = execute_planned(session.connection(), _rows_by_ids(is_sqlite), asked)
-        rows = {row.id: row for row in (PersonRow(*values(each)) for each in read)}
+        read = _ROWS_BY_IDS.all(session, {"ids": list(ids)})
+        rows = {row.id: row for row in (PersonRow(*each) for each in read)}
     counted = found.write() if found else _BY_HIT
     return Page(
         [rows[person_id] for person_id in ids if person_id in rows],
@@ -280,13 +288,8 @@ def _hits_page(
     )
 
 
-@cache
-def _rows_by_ids(is_sqlite: bool) -> Statement:
-    """The lines of people whom a search has found for the asker."""
-    if is_sqlite:
-        return _LINES.where(Person.id.in_(given("ids", is_sqlite=True)))
-    ids = bindparam("ids", type_=ARRAY(String))
-    return _LINES.where(Person.id == any_(cast(ids, ARRAY(String))))
+_ROWS_BY_IDS = Planned(_LINES.where(Person.id.in_(bindparam("ids", expanding=True))))
+"""The lines of people whom a search has found for the asker."""
 
 
 def _sorted_page(view: View, session: Session, statement: Statement) -> Page[PersonRow]:

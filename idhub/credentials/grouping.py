@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 from idhub.credentials.operations import Operation, Step
 
 T = TypeVar("T")
-_MOST_AT_ONCE: Final = 64
+MOST_AT_ONCE: Final = 64
 """Operations in one transaction: bounds how long a group holds its locks, and on SQLite the event loop."""
 _MOST_TURNS: Final = 4
 """Turns of the loop for which a group waits for others at most."""
@@ -108,7 +108,7 @@ class Grouping(ABC):
         happens.
         """
         waiting = len(self._pending[lane])
-        if turns and known < waiting < _MOST_AT_ONCE:
+        if turns and known < waiting < MOST_AT_ONCE:
             assert self._loop is not None  # noqa: S101 - `in_group` has adopted it
             self._loop.call_soon(self._gather, lane, waiting, turns - 1)
         else:
@@ -117,7 +117,7 @@ class Grouping(ABC):
     def _begin(self, lane: str) -> None:
         self._due.discard(lane)
         pending = self._pending[lane]
-        group, self._pending[lane] = pending[:_MOST_AT_ONCE], pending[_MOST_AT_ONCE:]
+        group, self._pending[lane] = pending[:MOST_AT_ONCE], pending[MOST_AT_ONCE:]
         # Whoever went away meanwhile wants nothing done.
         group = [one for one in group if not one.future.cancelled()]
         if group:

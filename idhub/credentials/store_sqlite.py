@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final, TypeVar
@@ -17,7 +18,7 @@ from audit.events import Event
 from audit.personal import Sealer
 from audit.trail import INSERT_COLUMNS, TableName, event_rows, insert_statement
 from idhub import faults
-from idhub.credentials.grouping import Grouping, Waiting
+from idhub.credentials.grouping import MOST_AT_ONCE, Grouping, Waiting
 from idhub.credentials.operations import (
     DEFERRED,
     DURABLE,
@@ -91,6 +92,9 @@ class SqliteStore(Grouping):
         self._log = _Thread(lambda: self._connect("NORMAL", 0.2))
         self._log_done_at = time.monotonic()
         self._is_waiting = False
+        self._unsynced: list[Waiting] = []
+        """Who asked for the disk, and waits until it is asked for others."""
+        self._is_syncing = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     def _connect(self, synchronous: str, timeout: float) -> sqlite3.Connection:
@@ -174,23 +178,36 @@ class SqliteStore(Grouping):
         self._settle(group, outcomes)
         self._write_back()
 
-    async def _sync(self, one: Waiting) -> None:
+    async def _sync(self) -> None:
+        """Commit what needs the disk: all of it that came while the disk was waited for before."""
+        if self._is_syncing:
+            return
+        self._is_syncing = True
         try:
-            outcomes = await self._durable.run(lambda c: self._in_turn(c, [one.operation], is_durable=True))
-        except sqlite3.OperationalError as error:
-            outcomes = [_Failed(error)]
-        self._settle([one], outcomes)
+            while self._unsynced:
+                group, self._unsynced = self._unsynced[:MOST_AT_ONCE], self._unsynced[MOST_AT_ONCE:]
+                group = [one for one in group if not one.future.cancelled()]
+                work = partial(self._in_turn, operations=[one.operation for one in group], is_durable=True)
+                try:
+                    outcomes = await self._durable.run(work)
+                except sqlite3.OperationalError as error:
+                    outcomes = [_Failed(error)] * len(group)
+                self._settle(group, outcomes)
+        finally:
+            self._is_syncing = False
 
     def _settle(self, group: Sequence[Waiting], outcomes: Sequence[Any]) -> None:
         for one, outcome in zip(group, outcomes, strict=True):
             if outcome is _DURABLY:
-                self._spawn(self._sync(one))
+                self._unsynced.append(one)
             elif outcome is _LATER:
                 self._spawn(self._wait([one]))
             elif isinstance(outcome, _Failed):
                 one.fail(_translated(outcome.error))
             else:
                 one.settle(outcome)
+        if self._unsynced and not self._is_syncing:
+            self._spawn(self._sync())
 
     def _in_turn(
         self, connection: sqlite3.Connection, operations: Sequence[Callable[[], Operation[Any]]], *, is_durable: bool

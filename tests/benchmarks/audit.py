@@ -6,6 +6,7 @@ Sizes are those of the targets; `IDHUB_BENCH_SCALE=0.1` runs a tenth.
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import multiprocessing
@@ -17,12 +18,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
+import uvloop
 from sqlalchemy import create_engine, select
 from sqlalchemy.engine import make_url
 
@@ -32,9 +34,13 @@ from audit.errors import StaleSequencer
 from audit.events import Actor, Event, EventType
 from audit.live import verify_database
 from audit.tables import audit_events, event_place
-from audit.trail import append, event_rows
+from audit.trail import append, event_rows, insert
 from audit.verify import verify_export
+from idhub.credentials.operations import DURABLE, Operation, record
+from idhub.credentials.store import create_store
+from idhub.db import begin_immediate, create_database
 from idhub.keys import MasterKey
+from idhub.settings import Settings
 from tests.audit.support import Trail
 from tests.support.databases import DatabaseKind
 from tests.support.postgres import postgres_server
@@ -43,6 +49,8 @@ Figure = dict[str, Any]
 _SCALE: Final = float(os.environ.get("IDHUB_BENCH_SCALE", "1"))
 _BATCH: Final = 1_000
 _ROUNDS: Final = 3
+_WRITERS_OF_BATCHES: Final = 3
+_REQUESTS: Final = 64
 _NOW: Final = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
 _WAITING: Final = "SELECT count(*) FROM audit_events WHERE id NOT IN (SELECT event_row FROM audit_positions)"
 _MASTER: Final = MasterKey(bytes(range(32)))
@@ -158,16 +166,75 @@ def _append_batches(
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql("PRAGMA busy_timeout=30000")
             connection.exec_driver_sql("PRAGMA synchronous=FULL")
+            # As in `serve`: somebody else copies the log back (`_log_copied`).
+            connection.exec_driver_sql("PRAGMA wal_autocheckpoint=0")
         connection.commit()
     begin()
     for _ in range(batches):
+        # Before the transaction, as whoever has many does it: on SQLite one writes at a time.
+        rows = event_rows(events, sealer=_MASTER)
         with engine.connect() as connection:
             if connection.dialect.name == "sqlite":
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            append(connection, events, sealer=_MASTER)
+                begin_immediate(connection.connection.driver_connection, engine.url.database or "")
+            insert(connection, rows)
             connection.commit()
     engine.dispose()
     return batches * size
+
+
+def _recorded(trail: Trail, requests: int, each: int) -> tuple[int, float]:
+    """Single events of so many requests at once, by the hub's store: each is answered when its event is durable."""
+    settings = Settings(data_dir=trail.folder, database_url=trail.engine.url.render_as_string(hide_password=False))
+    database = create_database(settings)
+
+    def operation() -> Operation[None]:
+        yield DURABLE, {}
+        yield record([token_event()])
+
+    async def work() -> float:
+        store = create_store(settings, database, _MASTER)
+
+        async def request() -> None:
+            for _ in range(each):
+                await store.write(operation)
+
+        try:
+            await store.write(operation)
+            began = time.perf_counter()
+            await asyncio.gather(*[request() for _ in range(requests)])
+            return time.perf_counter() - began
+        finally:
+            await store.close()
+
+    try:
+        # The loop that serves: timers and threads cost less.
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return requests * each, runner.run(work())
+    finally:
+        database.dispose()
+
+
+@contextmanager
+def _log_copied(url: str) -> Iterator[None]:
+    """Have SQLite's log copied back by a thread once a second, as `serve` does it; nothing on PostgreSQL."""
+    named = make_url(url)
+    if named.get_backend_name() != "sqlite":
+        yield
+        return
+    is_over = threading.Event()
+
+    def copy() -> None:
+        with closing(sqlite3.connect(named.database or "")) as connection:
+            while not is_over.wait(1):
+                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    thread = threading.Thread(target=copy)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def _in_processes(count: int, work: Callable[[Callable[[], object]], int]) -> tuple[int, float]:
@@ -192,29 +259,33 @@ def appending(kind: DatabaseKind) -> list[Figure]:
     """Events into the tables: in batches, and each in a transaction of its own."""
     figures = []
     durability = "FULL" if kind == "sqlite" else "synchronous_commit=on"
-    processes = 1 if kind == "sqlite" else 2
+    processes = _WRITERS_OF_BATCHES
     singles = 1 if kind == "sqlite" else 8
     with trail_on(kind) as trail:
         url = trail.engine.url.render_as_string(hide_password=False)
 
         def batched() -> tuple[int, float]:
-            batches = max(1, round(30 * _SCALE))
+            batches = max(1, round(60 * _SCALE / processes))
             return _in_processes(processes, lambda begin: _append_batches(url, batches, _BATCH, token_event, begin))
 
         def alone() -> tuple[int, float]:
             each = max(50, round(3_000 * _SCALE / singles))
             return _in_processes(singles, lambda begin: _append_batches(url, each, 1, token_event, begin))
 
-        writers = f"{processes} writer" + ("s" if processes > 1 else "")
+        def at_once() -> tuple[int, float]:
+            return _recorded(trail, _REQUESTS, max(5, round(200 * _SCALE)))
+
         named: list[tuple[str, Callable[[], tuple[int, float]]]] = [
-            (f"audit: appended, batches of 1,000 tokens, {writers}", batched),
+            (f"audit: appended, batches of 1,000 tokens, {processes} writers", batched),
             (f"audit: appended, each durable by itself, {singles} writers", alone),
+            (f"audit: appended, each durable by itself, {_REQUESTS} requests of the hub at once", at_once),
         ]
         if kind == "sqlite":
             people = _timed(lambda: _append_batches(url, 5, 1_000, hired_event))
             named.append(("audit: appended, batches of 1,000 people", people))
-        for name, work in named:
-            figures.append(_figure(name, _best(work), database=kind, durability=durability))
+        with _log_copied(url):
+            for name, work in named:
+                figures.append(_figure(name, _best(work), database=kind, durability=durability))
         started = time.perf_counter()
         result = trail.sequencer.run_once(_NOW, checkpoint=True)
         rate = result.appended / (time.perf_counter() - started)

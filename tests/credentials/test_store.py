@@ -3,13 +3,15 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import Text, func, select, text
 
+from audit.tables import audit_events
 from idhub.changes import Actor, Event, EventType
 from idhub.credentials import transactions
 from idhub.credentials.operations import DURABLE, LOCK, STEP_BY_STEP, Operation, record
@@ -21,6 +23,7 @@ from idhub.credentials.tables import AccessToken, Grant, LoginTransaction, Sessi
 from idhub.directory.tables import Principal
 from idhub.errors import Unavailable
 from idhub.login import counters, throttling
+from idhub.turns import Turns
 from tests.oidc.world import App, World
 
 SQLITE = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
@@ -497,6 +500,53 @@ def test_a_durable_operation_begins_anew_and_happens_once(world: World, office: 
     grant_id = grant_of(world, office)
     assert using(world, lambda store: store.write(ending(world, grant_id, durable=True))) == 1
     assert is_ended(world)
+
+
+class CountedTurns(Turns):
+    """Knows how many transactions waited for their turn: those of the threads, not the loop's own."""
+
+    taken = 0
+
+    @contextmanager
+    def mine(self, patience: float | None = None) -> Iterator[None]:
+        """Count."""
+        self.taken += 1
+        with super().mine(patience):
+            yield
+
+
+@SQLITE
+def test_those_who_need_the_disk_at_the_same_moment_wait_for_it_together(world: World) -> None:
+    turns = CountedTurns(10)
+
+    def recording(number: int) -> Callable[[], Operation[int]]:
+        def operation() -> Operation[int]:
+            yield DURABLE, {}
+            yield record([event_of(world, f"refused_{number}")])
+            if number == 7:
+                raise RuntimeError("one of them fails")
+            return number
+
+        return operation
+
+    async def work() -> tuple[list[Any], int]:
+        store = SqliteStore(world.database.engine.url.database or "", world.keyring, turns)
+        try:
+            good = await asyncio.gather(*[store.write(recording(number)) for number in range(8, 40)])
+            together = turns.taken
+            mixed = [store.write(recording(number)) for number in range(4, 8)]
+            return [good, await asyncio.gather(*mixed, return_exceptions=True)], together
+        finally:
+            await store.close()
+
+    (good, (*others, failed)), together = asyncio.run(work())
+    assert (good, others) == (list(range(8, 40)), [4, 5, 6])
+    assert isinstance(failed, RuntimeError)
+    assert together == 1
+    with world.database.read() as session:
+        body = audit_events.c.body.cast(Text)
+        found = session.execute(select(func.count()).where(body.contains("refused_"))).scalar_one()
+    assert found == 35
 
 
 @SQLITE

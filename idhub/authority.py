@@ -358,13 +358,16 @@ def assign_role(
     return True
 
 
-def remove_role(session: Session, principal_id: str, role: HubRole, *, now: datetime) -> int:
+def remove_role(session: Session, principal_id: str, role: HubRole, *, now: datetime, keeps_last: bool = True) -> int:
     """Take a hub role from a person, wherever they hold it. Returns how many assignments ended.
+
+    Args:
+        keeps_last: refuse to take it from the last administrator.
 
     Raises:
         Conflict: they are the last administrator.
     """
-    if role == HubRole.ADMINISTRATOR and is_last_administrator(session, principal_id):
+    if keeps_last and role == HubRole.ADMINISTRATOR and is_last_administrator(session, principal_id):
         raise Conflict("This is the last administrator; name another first.", field="person", rule="last_administrator")
     return len(
         session.execute(

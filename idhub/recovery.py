@@ -6,7 +6,8 @@ installation epoch goes up, so that nothing issued before works; nobody signs in
 not sealed, until somebody has seen the `preview` and decided (`leave`).
 
 What is known of the lost time comes from an export of the log that outlived it: leaves, suspensions and removed roles
-are made again. The log goes on from where the backup stood; a note signed for the witness says so for ever.
+are made again, a link that was taken away is taken away, and who left and came back does so, so that nothing that ended
+works again. The log goes on from where the backup stood; a note signed for the witness says so for ever.
 """
 
 import base64
@@ -39,7 +40,7 @@ from audit.verify import describe, verify_export_of
 from idhub.authority import HubRole, remove_role
 from idhub.changes import SYSTEM, Event, EventType, record
 from idhub.db import Database
-from idhub.directory.kinds import Standing
+from idhub.directory.kinds import EmploymentState, Standing
 from idhub.directory.organizations import recovery_reason
 from idhub.directory.tables import Installation, Principal
 from idhub.errors import Conflict, Invalid
@@ -58,6 +59,8 @@ _STANDINGS = {
     EventType.PERSON_REHIRED: Standing.ACTIVE,
 }
 _REPLAYED = frozenset({*_STANDINGS, EventType.ROLE_ASSIGNED, EventType.ROLE_REMOVED})
+_OTHER_WAYS_IN = frozenset({EventType.PASSWORD_SET, EventType.PASSWORD_CHANGED, EventType.IDENTITY_LINKED})
+"""Told beside the changes: the password and the links are those of the backup."""
 _REASON = "Restored backup: left according to the exported log."
 
 
@@ -95,9 +98,15 @@ class Preview:
     known_through: int
     """Events known of: those in the log, or in the export that goes further."""
     leave: tuple[str, ...] = ()
+    returned: tuple[str, ...] = ()
+    """Who left and came back since: both are made again, so that nothing from before the leave works."""
     suspend: tuple[str, ...] = ()
     roles: tuple[tuple[str, str], ...] = ()
     """Person and hub role to take."""
+    links: tuple[tuple[str, str], ...] = ()
+    """Person and identity provider whose link was taken away."""
+    passwords: tuple[str, ...] = ()
+    """Whose password has changed since: theirs is the old one again."""
     absent: tuple[str, ...] = ()
     """People of the lost time who are not in this database: they were hired after the backup."""
     not_replayed: dict[str, int] = field(default_factory=dict)
@@ -106,7 +115,9 @@ class Preview:
     @property
     def fingerprint(self) -> str:
         """Names this preview: what is done is what was seen."""
-        seen = [self.reason, self.size, self.known_through, self.leave, self.suspend, self.roles]
+        seen = [
+            self.reason, self.size, self.known_through, self.leave, self.returned, self.suspend, self.roles, self.links,
+        ]  # fmt: skip
         return hashlib.sha256(orjson.dumps(seen)).hexdigest()[:16]
 
 
@@ -184,11 +195,17 @@ def leave(log: Log, caller: "Caller", seen: Preview, *, now: datetime) -> int:
     for principal_id in seen.leave:
         with log.database.transaction() as session:
             changed += bool(commands.offboard(session, caller, principal_id, now=now, reason=_REASON).left)
+    for principal_id in seen.returned:
+        with log.database.transaction() as session:
+            changed += _leave_and_return(session, caller, principal_id, now=now)
     for principal_id in seen.suspend:
         with log.database.transaction() as session:
             changed += bool(commands.suspend(session, caller, principal_id, now=now, reason=_REASON).changed)
     for principal_id, role in seen.roles:
         _take_role(log.database, caller, principal_id, HubRole(role), now=now)
+    for principal_id, provider_id in seen.links:
+        with log.database.transaction() as session:
+            _take_link(session, caller, principal_id, provider_id, now=now)
     note = _sign_off(log, caller, seen, now=now)
     FileWitness(log.witness_file).publish(note)
     _LOG.warning("recovery.left", size=seen.size, witnessed=seen.witnessed_size, people=changed)
@@ -212,7 +229,9 @@ def _sign_off(log: Log, caller: "Caller", seen: Preview, *, now: datetime) -> st
             "known_through": seen.known_through,
             "people_left": len(seen.leave),
             "people_suspended": len(seen.suspend),
+            "people_returned": len(seen.returned),
             "roles_taken": len(seen.roles),
+            "links_taken": len(seen.links),
             "note": base64.b64encode(note.encode()).decode(),
         }
         record(session, [_event(details, now=now, caller=caller)])
@@ -263,17 +282,26 @@ def _events(export: Path, *, start: int) -> Iterator[dict[str, Any]]:
 def _folded(session: Session, seen: Preview, lost: Sequence[dict[str, Any]]) -> Preview:
     """What the lost events come to, as far as this database does not say it already."""
     standings: dict[str, Standing] = {}
+    left: set[str] = set()
+    links: set[tuple[str, str]] = set()
+    passwords: set[str] = set()
     roles: dict[tuple[str, str], bool] = {}
     others: Counter[str] = Counter()
     for body in lost:
         kind, person_id = body["type"], body.get("person_id")
         if person_id and kind in _STANDINGS:
             standings[person_id] = _STANDINGS[EventType(kind)]
+            if standings[person_id] == Standing.LEFT:
+                left.add(person_id)
         elif person_id and kind in (EventType.ROLE_ASSIGNED, EventType.ROLE_REMOVED):
             roles[person_id, body["details"]["role"]] = kind == EventType.ROLE_REMOVED
-        elif body["class"] == "change" and kind not in _REPLAYED:
+        elif person_id and kind == EventType.IDENTITY_UNLINKED:
+            links.add((person_id, body["target"]["id"]))
+        elif (body["class"] == "change" and kind not in _REPLAYED) or kind in _OTHER_WAYS_IN:
             others[kind] += 1
-    people = sorted({*standings, *(person_id for person_id, _ in roles)})
+            if person_id and kind == EventType.PASSWORD_CHANGED:
+                passwords.add(person_id)
+    people = sorted({*standings, *(person_id for person_id, _ in (*roles, *links)), *passwords})
     known: dict[str, Standing] = {}
     for start in range(0, len(people), 500):
         known |= {
@@ -288,16 +316,54 @@ def _folded(session: Session, seen: Preview, lost: Sequence[dict[str, Any]]) -> 
         seen.witnessed_size,
         seen.size + len(lost),
         leave=tuple(p for p in people if standings.get(p) == Standing.LEFT and known.get(p, Standing.LEFT) != "left"),
+        returned=tuple(p for p in people if p in left and standings[p] != Standing.LEFT and _is_here(known.get(p))),
         suspend=tuple(p for p in people if standings.get(p) == Standing.SUSPENDED and known.get(p) == "active"),
         roles=tuple(sorted(key for key, is_removed in roles.items() if is_removed and key[0] in known)),
+        links=tuple(sorted(link for link in links if link[0] in known)),
+        passwords=tuple(sorted(passwords & known.keys())),
         absent=tuple(p for p in people if p not in known),
         not_replayed=dict(sorted(others.items())),
     )
 
 
+def _is_here(standing: Standing | None) -> bool:
+    return standing is not None and standing != Standing.LEFT
+
+
+def _leave_and_return(session: Session, caller: "Caller", principal_id: str, *, now: datetime) -> int:
+    """The leave, and the posts again in which the person is: under new epochs, with nothing from before."""
+    from idhub.directory.people import show_person
+    from idhub.lifecycle import commands
+
+    posts = [post for post in show_person(session, principal_id).employments if post.state != EmploymentState.ENDED]
+    if not commands.offboard(session, caller, principal_id, now=now, reason=_REASON).left:
+        return 0
+    for post in posts:
+        commands.rehire(
+            session, caller, principal_id, organization_id=post.organization_id, employee_number=post.employee_number,
+            employment_type=post.type, starts_on=post.starts_on, ends_on=post.ends_on, department_id=post.department_id,
+            title=post.title, manager_id=_manager_who_is_here(session, post.manager_id), now=now,
+        )  # fmt: skip
+    return 1
+
+
+def _manager_who_is_here(session: Session, manager_id: str | None) -> str | None:
+    standing = session.execute(select(Principal.standing).where(Principal.id == manager_id)).scalar()
+    return manager_id if _is_here(standing) else None
+
+
+def _take_link(session: Session, caller: "Caller", principal_id: str, provider_id: str, *, now: datetime) -> None:
+    from idhub.login.links import links_of, unlink
+
+    slug = next((link.slug for link in links_of(session, principal_id) if link.id == provider_id), None)
+    if slug is not None:
+        unlink(session, provider_id, slug, principal_id, actor=caller.actor, door=caller.door, request_id=None, now=now)
+
+
 def _take_role(database: Database, caller: "Caller", principal_id: str, role: HubRole, *, now: datetime) -> None:
     with database.transaction() as session:
-        if remove_role(session, principal_id, role, now=now):
+        # Also of the last one: who was named since is not in this database, and the command line names another.
+        if remove_role(session, principal_id, role, now=now, keeps_last=False):
             event = Event(
                 type=EventType.ROLE_REMOVED,
                 at=now,

@@ -355,7 +355,8 @@ class Worker:
     def _sign_receipts(self) -> bool:
         """Sign what is due; False: nothing was."""
         with self._hub.database.read() as session:
-            if not has_due(session):
+            # What a restored backup knows of a leave is old: a later version may be out already.
+            if not has_due(session) or recovery_reason(session) is not None:
                 return False
         hub = self._hub
         sign_due(

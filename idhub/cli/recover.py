@@ -49,9 +49,17 @@ def _lines(seen: recovery.Preview) -> list[str]:
         f"recovery mode: {seen.reason}",
         f"events: {seen.size} here, {witnessed} witnessed, {seen.known_through} known{lost}",
         f"would leave: {len(seen.leave)}  {' '.join(seen.leave[:20])}".rstrip(),
+        f"would leave and come back: {len(seen.returned)}  {' '.join(seen.returned[:20])}".rstrip(),
         f"would be suspended: {len(seen.suspend)}  {' '.join(seen.suspend[:20])}".rstrip(),
         f"would lose a role: {', '.join(f'{person} {role}' for person, role in seen.roles) or 'nobody'}",
     ]
+    if seen.links:
+        lines.append(f"would lose a link: {', '.join(f'{person} {provider}' for person, provider in seen.links[:20])}")
+    if seen.passwords:
+        lines.append(
+            f"whose password is the old one again: {len(seen.passwords)}  {' '.join(seen.passwords[:20])}; "
+            "make them a new link (idhub people invite)"
+        )
     if seen.absent:
         lines.append(f"not in this database (hired after the backup): {len(seen.absent)}")
     if seen.not_replayed:

@@ -600,6 +600,26 @@ def test_a_sender_of_one_company_moves_no_name_of_whoever_has_authority_beyond_i
     assert _standing(scim, user) == Standing.SUSPENDED
 
 
+def test_a_groups_entity_tag_is_not_met_again_after_a_restored_backup(scim: Scim) -> None:
+    """RFC 7644 section 3.14: the number goes up from the backup's, once more, to another content."""
+    from sqlalchemy import update
+
+    from idhub.directory.tables import Group
+
+    group = scim.ok("POST", "/Groups", {"schemas": [GROUP], "displayName": "Team"})
+    lost = scim.patch(group, {"op": "replace", "path": "displayName", "value": "Lost"})["meta"]["version"]
+    assert scim.ok("GET", f"/Groups/{group['id']}")["meta"]["version"] == lost
+    with scim.api.world.database.transaction() as session:
+        session.execute(update(Group).where(Group.id == group["id"]).values(version=1, name="Team"))
+    scim.api.world.clock.advance(minutes=5)
+    made = scim.patch(group, {"op": "replace", "path": "displayName", "value": "Made since"})["meta"]["version"]
+    assert made != lost
+    body = {"schemas": [PATCH_OP], "Operations": [{"op": "replace", "path": "displayName", "value": "Over it"}]}
+    stale = scim.call("PATCH", f"/Groups/{group['id']}", body, headers={"If-Match": lost})
+    assert stale.status_code == 412
+    assert scim.ok("GET", f"/Groups/{group['id']}")["displayName"] == "Made since"
+
+
 def test_large_body_is_refused_unread(scim: Scim) -> None:
     answer = scim.api.http.post(
         PREFIX + "/Bulk", content=b" " * 10_000_001, headers={"Authorization": f"Bearer {scim.token}"}

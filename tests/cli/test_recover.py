@@ -5,12 +5,25 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psycopg
 import pytest
+from sqlalchemy import select
 
+from idhub.changes import COMMAND_LINE, Event, EventType, record
+from idhub.db import JsonText
+from idhub.delivery.http import OutboundHttp
+from idhub.delivery.receipt_box import has_due
+from idhub.directory.organizations import root_organization
+from idhub.directory.tables import IdentityLink, Principal
+from idhub.login.links import unlink
+from idhub.login.tables import IdentityProvider
+from idhub.services import Hub, open_hub
+from idhub.settings import Settings
+from idhub.worker import Worker
 from tests.cli.conftest import Command
 from tests.support.databases import DatabaseKind, Databases
 from tests.support.postgres import _programs
@@ -138,6 +151,132 @@ def test_a_restored_backup_is_noticed_and_led_out_of(hub: tuple[Command, Backup]
     assert [one["details"]["step"] for one in found] == ["left", "entered"]
 
 
+def test_who_left_and_came_back_gets_nothing_from_before_the_leave(hub: tuple[Command, Backup]) -> None:
+    """Invariant 7: the backup is of before the leave, and so are the enrolment, the role and the password in it."""
+    idhub, _ = hub
+    before = idhub("people", "show", "QY4", "--json").json
+
+    def comes_back(idhub: Command) -> None:
+        assert idhub("offboard", "QY4").code == 0
+        again = idhub(
+            "onboard",
+            "--name",
+            "员工QY4",
+            "--company",
+            "总部",
+            "--employee-number",
+            "QY4",
+            "--start-date",
+            "2020-01-01",
+        )
+        assert again.code == 0, again.err
+
+    export = set_back(hub, comes_back)
+    seen = idhub("recover", "--from", export, "--json").json
+    assert (seen["leave"], seen["returned"]) == ([], [before["id"]])
+    done = idhub("recover", "--from", export, "--plan", seen["plan"], "--json")
+    assert (done.code, done.json["people_changed"]) == (0, 1), done.err
+    after = idhub("people", "show", "QY4", "--json").json
+    assert after["standing"] == "active"
+    assert after["employments"][0]["department"] == before["employments"][0]["department"]
+    assert "QY4" not in idhub("role", "list").out
+    with opened(idhub) as here, here.database.read() as session:
+        epochs = session.execute(select(Principal.enrolment_epoch).where(Principal.id == before["id"])).scalar_one()
+    assert epochs == 2
+    assert idhub("audit", "verify").code == 0
+
+
+def test_a_role_that_was_taken_is_taken_also_from_who_is_the_last_here(hub: tuple[Command, Backup]) -> None:
+    """Who was named administrator since is not known to the backup: it must not keep the mode from being left."""
+    idhub, _ = hub
+    assert idhub("role", "remove", "QY4", "administrator").code == 0
+
+    def hands_over(idhub: Command) -> None:
+        assert idhub("role", "assign", "QY2", "administrator").code == 0
+        assert idhub("role", "remove", "QY1", "administrator").code == 0
+
+    export = set_back(hub, hands_over)
+    plan = idhub("recover", "--from", export, "--json").json["plan"]
+    done = idhub("recover", "--from", export, "--plan", plan)
+    assert done.code == 0, done.err
+    assert "administrator" not in idhub("role", "list").out
+    assert idhub("role", "assign", "QY2", "administrator").code == 0
+
+
+def test_ways_in_that_changed_since_are_taken_or_told(hub: tuple[Command, Backup]) -> None:
+    """A link that was taken away is taken away again; an old password works again, and whose is said."""
+    idhub, _ = hub
+    people = {number: idhub("people", "show", number, "--json").json["id"] for number in ("QY2", "QY3")}
+    with opened(idhub) as here, here.database.transaction() as session:
+        now = here.clock()
+        blank: dict[str, Any] = {
+            "rules": [], "domains": [], "contexts": [], "entity_id": "https://idp.example", "slug": "idp",
+            "organization_id": root_organization(session), "sign_on_services": [], "signature_policy": "any",
+            "allows_unsolicited": False, "is_shown": True, "is_enabled": True, "name": "IdP",
+        }  # fmt: skip
+        columns = {c.name for c in IdentityProvider.__table__.columns if not c.nullable} - blank.keys() - {"id"}
+        fill = {name: _nothing(IdentityProvider.__table__.columns[name], now) for name in columns}
+        session.add(IdentityProvider(id="idp_1", **blank, **fill))
+        session.flush()
+        for subject, person in enumerate(people.values()):
+            session.add(
+                IdentityLink(
+                    provider="idp_1", upstream_subject=str(subject), principal_id=person, enrolment_epoch=1,
+                    created_at=now,
+                )
+            )  # fmt: skip
+
+    def changes(idhub: Command) -> None:
+        with opened(idhub) as here, here.database.transaction() as session:
+            unlink(session, "idp_1", "idp", people["QY2"], actor=COMMAND_LINE, request_id=None, now=here.clock())
+            changed = Event(
+                type=EventType.PASSWORD_CHANGED, at=here.clock(), actor=COMMAND_LINE, door="login",
+                target_kind="person", target_id=people["QY3"], person_id=people["QY3"],
+            )  # fmt: skip
+            record(session, [changed])
+
+    export = set_back(hub, changes)
+    seen = idhub("recover", "--from", export, "--json").json
+    assert (seen["links"], seen["passwords"]) == ([[people["QY2"], "idp_1"]], [people["QY3"]])
+    assert seen["not_replayed"] == {"password.changed": 1}
+    said = idhub("recover", "--from", export).out
+    assert f"{people['QY2']} idp_1" in said
+    assert f"old one again: 1  {people['QY3']}" in said
+    assert idhub("recover", "--from", export, "--plan", seen["plan"]).code == 0
+    with opened(idhub) as here, here.database.read() as session:
+        assert session.scalars(select(IdentityLink.principal_id)).all() == [people["QY3"]]
+
+
+def _nothing(column: Any, now: Any) -> Any:
+    kind = column.type.python_type if not isinstance(column.type, JsonText) else list
+    return {bool: False, int: 0, str: "", bytes: b"", list: []}.get(kind, now)
+
+
+def test_no_receipt_is_signed_meanwhile(hub: tuple[Command, Backup]) -> None:
+    """A later version of it may be out already, which the backup does not know."""
+    idhub, _ = hub
+    assert idhub("offboard", "QY2").code == 0
+    plan = idhub("recover", "--enter", "restored", "--json").json["plan"]
+    with opened(idhub) as here:
+        worker = Worker(here, cast(OutboundHttp, None))
+        assert worker._sign_receipts() is False
+        with here.database.read() as session:
+            assert has_due(session)
+    assert idhub("recover", "--plan", plan).code == 0
+    with opened(idhub) as here:
+        assert Worker(here, cast(OutboundHttp, None))._sign_receipts() is True
+
+
+@contextmanager
+def opened(idhub: Command) -> Iterator[Hub]:
+    """The hub in this process."""
+    hub = open_hub(Settings(data_dir=idhub.folder / "data", database_url=idhub.environment["IDHUB_DATABASE_URL"]))
+    try:
+        yield hub
+    finally:
+        hub.close()
+
+
 def reason(idhub: Command) -> str:
     return str(next(one for one in idhub("doctor", "--json").json if one["name"] == "recovery")["detail"])
 
@@ -147,8 +286,6 @@ def test_nothing_issued_before_works_and_nobody_signs_in_meanwhile(hub: tuple[Co
     from starlette.testclient import TestClient
 
     from idhub.app import create_app
-    from idhub.services import open_hub
-    from idhub.settings import Settings
 
     idhub, backup = hub
     token = idhub("token", "create", "--scope", "people:read").out.strip()

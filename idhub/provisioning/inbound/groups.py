@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from idhub.authority import Action, authorize, visible_organizations
 from idhub.changes import Event, EventType, record
-from idhub.db import chunked
+from idhub.db import chunked, to_micros
 from idhub.directory import groups as group_book
 from idhub.directory.kinds import Standing
 from idhub.directory.names import may_name
@@ -87,7 +87,8 @@ class Groups:
                 Stored(
                     id=row.id,
                     resource=resource,
-                    version=str(row.version),
+                    # The moment too: after a restored backup the same number comes again, of another content.
+                    version=f"{row.version}.{to_micros(row.changed_at or row.created_at):x}",
                     created_at=row.created_at,
                     changed_at=row.changed_at or row.created_at,
                 )

@@ -166,8 +166,13 @@ def _target(kind: str | None, target_id: str) -> ColumnElement[bool]:
         named: and_(column == target_id, _event.target_kind == named, _event.target_id == target_id)
         for named, column in TARGETS.items()
     }
-    other = and_(_event.target_id == target_id, _event.target_kind.not_in(_NAMED))
+    other = names_other(target_id)
     return or_(*ways.values(), other) if kind is None else ways.get(kind, other)
+
+
+def names_other(target_id: str) -> ColumnElement[bool]:
+    """Events whose target is this one, of the kinds without a column of their own: as their partial index says it."""
+    return and_(_event.target_id == target_id, _event.target_kind.not_in(_NAMED))
 
 
 # Written out: a planner does not know of a value to come that it is what an index was made for.

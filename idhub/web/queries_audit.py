@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Select, and_, case, false, func, or_, sele
 from sqlalchemy.orm import Session
 
 from audit.arrivals import count_waiting
+from audit.search import names_other
 from audit.tables import audit_checkpoints, audit_events, audit_head, event_place
 from idhub.access.tables import Application
 from idhub.authority import Action, Subject, visible_organizations
@@ -121,7 +122,8 @@ def conditions(
     if actor := view.value("actor"):
         found.append(_E.actor_id == actor)
     if target := view.value("object"):
-        found.append(or_(_E.target_id == target, _E.person_id == target, _E.application_id == target))
+        own = (_E.person_id, _E.application_id, _E.delivery_id)
+        found.append(or_(names_other(target), *(column == target for column in own)))
     if address := view.value("ip"):
         found.append(_E.ip == address)
     if number := view.value("request"):
@@ -170,12 +172,12 @@ def _matches(session: Session, text: str, subject: Subject) -> ColumnElement[boo
         column = _COLUMN_OF.get(found[1])
         if column is not None:
             return column == text
-        return or_(_E.person_id == text, _E.actor_id == text, _E.target_id == text)
+        return or_(_E.person_id == text, _E.actor_id == text, names_other(text))
     try:
         return _E.ip == str(ipaddress.ip_address(text))
     except ValueError:
         pass
-    alternatives: list[ColumnElement[bool]] = [_E.request_id == text, _E.target_id == text, _E.actor_id == text]
+    alternatives: list[ColumnElement[bool]] = [_E.request_id == text, names_other(text), _E.actor_id == text]
     case_id = session.execute(select(Case.id).where(Case.number == text.upper())).scalar()
     if case_id is not None:
         alternatives.append(_E.case_id == case_id)

@@ -285,6 +285,7 @@ def _configure_scim(
             )
         )
         difference.changes.append(("scim", None, wish.base_url))
+        difference.changes += [(f"scim.{name}", None, value) for name, value in sorted(wish.options.items())]
         difference.scim_added = True
         return
     _assign(target, values, "scim.", difference, now=now)

@@ -114,7 +114,7 @@ def create_router(services: WebServices) -> APIRouter:
             "status": _status(row, health, bool(held), t),
             "deadline": _bar(row.deadline_seconds),
             "criticality": t(labels.CRITICALITY.get(row.criticality, row.criticality)),
-            "delivery_states": translated(labels.DELIVERY_STATE, t),
+            "delivery_states": translated({**labels.DELIVERY_STATE, "review": labels.REVIEW}, t),
             "operations": {code: t(words) for code, words in labels.OPERATION.items()},
             **connections,
         }
@@ -136,6 +136,8 @@ def _status(row: ApplicationRow, health: Health, is_held: bool, t: Translate) ->
         return Label("bad", t(N_("Queue held")), "hand-stop")
     if health.dead:
         return Label("bad", t(N_("Dead letters")))
+    if health.reviewing:
+        return translated({"": labels.REVIEW}, t)[""]
     if health.retrying:
         return Label("warn", t(N_("Trying again")), "refresh")
     if not row.is_told:

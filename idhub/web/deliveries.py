@@ -185,7 +185,7 @@ def _pretty(evidence: Any) -> str:
 
 def _words(t: Translate) -> dict[str, Any]:
     return {
-        "badges": translated(labels.DELIVERY_STATE, t),
+        "badges": translated({**labels.DELIVERY_STATE, "review": labels.REVIEW}, t),
         "operations": {code: t(words) for code, words in labels.OPERATION.items()},
         "channels": {code: t(words) for code, words in labels.CHANNEL.items()},
         "attempt_badges": translated(labels.ATTEMPT, t),
@@ -197,6 +197,8 @@ def _queue_status(health: Health, hold: Hold | None, t: Translate) -> Label:
         return Label("bad", t(N_("Held")), "hand-stop")
     if health.dead:
         return Label("bad", t(N_("Dead letters")))
+    if health.reviewing:
+        return translated({"": labels.REVIEW}, t)[""]
     if health.retrying:
         return Label("warn", t(N_("Trying again")), "refresh")
     return Label("ok", t(N_("Normal")))

@@ -62,6 +62,8 @@ DELIVERY_STATE: Mapping[str, Label] = {
     "dead": Label("bad", N_("Dead letter")),
     "superseded": Label("neutral", N_("Superseded")),
 }
+REVIEW = Label("warn", N_("Waits for a decision"), "help-circle")
+"""Of a delivery that stands because somebody has to say first whose an account is."""
 DOOR: Mapping[str, str] = {
     "console": N_("Console"),
     "api": "API",

@@ -22,7 +22,10 @@ from idhub.delivery.tables import Delivery, DeliveryAttempt
 from idhub.directory.search import named
 from idhub.directory.tables import Person
 from idhub.lifecycle.tables import Case
+from idhub.provisioning.outbound.adoption import AWAITS_REVIEW
 from idhub.web.listing import Page, Spec, Statement, View, page_of, values
+
+_IS_WRONG = Delivery.last_error.is_distinct_from(AWAITS_REVIEW)
 
 APPLICATIONS = Spec(
     path="/admin/apps",
@@ -189,7 +192,7 @@ def applications_statement(view: View, session: Session, subject: Subject) -> St
         }
         statement = statement.where(connected[protocol])
     if state := view.value("state"):
-        troubled = Application.id.in_(select(Delivery.application_id).where(Delivery.state == "dead"))
+        troubled = Application.id.in_(select(Delivery.application_id).where(Delivery.state == "dead", _IS_WRONG))
         statement = statement.where(
             {
                 "disabled": Application.is_enabled.is_(False),
@@ -225,6 +228,8 @@ class Health:
 
     waiting: int = 0
     dead: int = 0
+    reviewing: int = 0
+    """Nothing is wrong with them: somebody has to say first whose an account is. Not among the dead."""
     done_today: int = 0
     failed_today: int = 0
     oldest_waiting: datetime | None = None
@@ -258,9 +263,10 @@ def health(session: Session, application_ids: Sequence[str], *, now: datetime) -
         found.setdefault(application_id, {}).update(zip(names, numbers, strict=True))
     is_recent = Delivery.finished_at >= now - _DAY
     for name, *conditions in (
-        ("dead", Delivery.state == "dead"),
+        ("dead", Delivery.state == "dead", _IS_WRONG),
+        ("reviewing", Delivery.state == "dead", ~_IS_WRONG),
         ("done_today", Delivery.state == "done", is_recent),
-        ("failed_today", Delivery.state == "dead", is_recent),
+        ("failed_today", Delivery.state == "dead", is_recent, _IS_WRONG),
     ):
         counts = select(Delivery.application_id, func.count()).where(*conditions, mine)
         for application_id, count in session.execute(counts.group_by(Delivery.application_id)):
@@ -308,6 +314,11 @@ class DeliveryRow:
     organization_id: str
     lane: str
     evidence: Any
+
+    @property
+    def shown_state(self) -> str:
+        """Its state, or `review` where it waits for somebody to say whose an account is."""
+        return "review" if self.state == "dead" and self.last_error == AWAITS_REVIEW else self.state
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,7 +428,7 @@ def list_deliveries(view: View, session: Session, statement: Statement) -> Page[
 def dead_letters(session: Session, statement: Statement, limit: int = 50) -> list[DeliveryRow]:
     """Newest dead letters."""
     dead = (
-        statement.where(Delivery.state == "dead", Delivery.finished_at.is_not(None))
+        statement.where(Delivery.state == "dead", _IS_WRONG, Delivery.finished_at.is_not(None))
         .order_by(Delivery.finished_at.desc(), Delivery.id)
         .limit(limit)
     )

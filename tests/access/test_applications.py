@@ -79,6 +79,16 @@ def test_a_new_application_is_told_with_its_channels(applications: Applications)
     assert [name for name, _, _ in difference.changes] == ["oidc", "scim", "entitle"]
 
 
+def test_a_new_target_is_told_with_its_mapping_and_adoption(applications: Applications) -> None:
+    """Whoever looks before applying sees what will be sent."""
+    options = {"mapping": {"nickName": "lower(given_name)"}, "adopt": {"automatic": ["external_id"], "review": []}}
+    difference = applications.make(replace(applications.wish, scim=replace(SCIM, options=options)))
+
+    told = {name: (before, after) for name, before, after in difference.changes}
+    assert told["scim.mapping"] == (None, options["mapping"])
+    assert told["scim.adopt"] == (None, options["adopt"])
+
+
 def test_the_same_wish_twice_changes_nothing(applications: Applications) -> None:
     applications.make(applications.wish)
     applications.clock.advance(hours=1)

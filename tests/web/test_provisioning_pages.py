@@ -6,6 +6,7 @@ from sqlalchemy import select, update
 from idhub.access.tables import Account, Application
 from idhub.delivery.holds import NOTES, Failed, note_answers
 from idhub.delivery.tables import Delivery
+from idhub.provisioning.outbound.adoption import AWAITS_REVIEW
 from idhub.provisioning.outbound.tables import AdoptionReview, SyncRun
 from idhub.web.labels import HOLD
 from tests.web.conftest import SignIn
@@ -173,3 +174,26 @@ def test_why_a_queue_stands_still_is_said_in_both_languages_with_the_reason(
 
 def test_every_note_that_the_hub_writes_has_its_words() -> None:
     assert HOLD == NOTES
+
+
+@SQLITE
+def test_what_waits_for_a_decision_is_no_failure(hub: SampleHub, sign_in: SignIn) -> None:
+    """Nothing is wrong with it, and sending it again would change nothing."""
+    _, account = person_with_account(hub)
+    with hub.database.transaction() as session:
+        session.execute(
+            update(Delivery)
+            .where(Delivery.account_id == account)
+            .values(state="dead", last_error=AWAITS_REVIEW, finished_at=hub.clock())
+        )
+        delivery = session.scalars(select(Delivery.id).where(Delivery.account_id == account)).first()
+    client = sign_in("高远")
+    listed, one = client.get("/admin/deliveries").text, client.get(f"/admin/deliveries/{delivery}").text
+    provisioning, applications = client.get(PATH).text, client.get("/admin/apps").text
+
+    assert text_of(listed, "dead").split()[-1] == "0"
+    assert 'id="dead"' not in listed
+    assert "Waits for a decision" in listed
+    assert "Waits for a decision" in one
+    assert "Waits for a decision" in applications
+    assert 'data-test="retry"' not in provisioning

@@ -33,6 +33,10 @@ _SIGN_IN_KINDS: Final[tuple[LoginNameKind, ...]] = ("email", "employee_number")
 """What a userName there may be of ours."""
 
 
+AWAITS_REVIEW: Final = "An account there may be this person's. Confirm or reject it in the list of reviews."
+"""Why a delivery stands that nothing is wrong with: somebody has to look first, and their decision sends it again."""
+
+
 async def find_account(run: Run, user_name: str) -> Resource | None:
     """The account that is this person's: the linked one, or one that a rule finds; None: there is none.
 
@@ -57,7 +61,7 @@ async def find_account(run: Run, user_name: str) -> Resource | None:
         is_shared = await run.read(partial(_fits_others, run=run, rule=rule, user_name=user_name))
         if rule in adopt.review or is_shared:
             await _put_to_review(run, rule, "ambiguous" if is_shared else "review", users)
-            raise NeedsSomebody("An account there may be this person's. Confirm or reject it in the list of reviews.")
+            raise NeedsSomebody(AWAITS_REVIEW)
         run.evidence["adopted_by"] = rule
         return users[0]
     return None

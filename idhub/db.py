@@ -52,7 +52,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from audit.driver import answered, driver_error
+from audit.driver import answered, driver_error, send, sent_ahead
 from audit.trail import copy_rows, put_rows, put_values, rows_of, send_rows
 from idhub import faults
 from idhub.entropy import random_bytes
@@ -89,6 +89,11 @@ _PLAIN_FORM = (_CACHE_KIB, _LOG_PAGES)
 # Uses of a statement on a connection after which PostgreSQL keeps its plan.
 _PREPARED_FROM = 5
 _KEEPS_PLANS = "idhub.keeps_plans"
+ASKED_FIRST = "idhub.asked_first"
+"""Of a connection: what its snapshot began with (`Database.read(first=)`), until it is taken."""
+_END = "COMMIT"
+_GOES_WELL = 2
+"""`TransactionStatus.INTRANS` of libpq."""
 _SNAPSHOT = "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 # Whoever keeps plans finds by index and walks in its order, however few rows there are or were counted: what a planner
 # would rather read whole and sort is some pages today, and everybody when the plan is used last. What is forbidden so
@@ -108,7 +113,8 @@ _PLANS = (
     ("max_parallel_workers_per_gather", "0"),
     *_WALKING,
 )
-_SNAPSHOT_WITH_PLANS = "; ".join((_SNAPSHOT, *(f"SET LOCAL {name} = {value}" for name, value in _PLANS)))
+# A statement that is kept ready: the same as so many SET LOCAL, which the server would read anew each time.
+_KEEP_PLANS = "SELECT " + ", ".join(f"set_config('{name}', '{value}', true)" for name, value in _PLANS)
 _FREELY = "; ".join(f"SET LOCAL {name} = on" for name, _ in _WALKING)
 _WALKING_AGAIN = "; ".join(f"SET LOCAL {name} = {value}" for name, value in _WALKING)
 # A process that stands still within a transaction, or waits for one that does, is bounded by the database.
@@ -634,15 +640,18 @@ class Database:
             return work(session)
 
     @contextmanager
-    def read(self, *, keeps_plans: bool = False) -> Iterator[Session]:
+    def read(
+        self, *, keeps_plans: bool = False, first: Callable[[Connection], None] | None = None
+    ) -> Iterator[Session]:
         """One consistent snapshot for reading; locks nothing and changes nothing.
 
         Args:
             keeps_plans: what is asked with `execute_planned` is planned once a connection, for whatever values; and
                 all statements walk indexes, but for those within `plan_freely`.
+            first: asks PostgreSQL for something in the exchange in which the snapshot begins (`Planned.first`).
         """
         with (
-            self._snapshot(keeps_plans=keeps_plans) as connection,
+            self._snapshot(keeps_plans=keeps_plans, first=first) as connection,
             Session(connection, expire_on_commit=False, info=self.session_info) as session,
         ):
             try:
@@ -654,10 +663,10 @@ class Database:
                 connection.rollback()
             else:
                 # Nothing was changed; after a rollback the driver would forget its prepared statements.
-                connection.commit()
+                _commit(connection)
 
     @contextmanager
-    def _snapshot(self, *, keeps_plans: bool) -> Iterator[Connection]:
+    def _snapshot(self, *, keeps_plans: bool, first: Callable[[Connection], None] | None) -> Iterator[Connection]:
         """A connection on which a snapshot has begun. Whoever is given it ends it.
 
         While the block lasts, PostgreSQL plans each statement for its values, but for those of `execute_planned`.
@@ -667,7 +676,7 @@ class Database:
                 connection.exec_driver_sql("BEGIN")
                 yield connection
             return
-        with self._begun(_SNAPSHOT_WITH_PLANS if keeps_plans else _SNAPSHOT) as connection:
+        with self._begun(keeps_plans=keeps_plans, first=first) as connection:
             # Taken once: a connection that broke meanwhile would be made anew to be asked for it, or refuse to say.
             driver: Any = connection.connection.driver_connection
             info, before = connection.info, driver.prepare_threshold
@@ -678,12 +687,16 @@ class Database:
             finally:
                 driver.prepare_threshold = before
                 info[_KEEPS_PLANS] = False
+                # No other snapshot's.
+                info.pop(ASKED_FIRST, None)
                 if not driver.closed:
                     driver.autocommit = False
 
-    def _begun(self, statement: str, *, is_again: bool = False) -> Connection:
-        """A connection on which a statement has begun a transaction, in one exchange: the driver begins none itself,
-        and asks no connection of the pool first whether it still lives. One that does not is made anew.
+    def _begun(
+        self, *, keeps_plans: bool, first: Callable[[Connection], None] | None, is_again: bool = False
+    ) -> Connection:
+        """A connection on which a snapshot has begun, in one exchange: the driver begins none itself, and asks no
+        connection of the pool first whether it still lives. One that does not is made anew.
         """
         _PINGS.are_wanted = False
         try:
@@ -693,13 +706,18 @@ class Database:
         driver: Any = connection.connection.driver_connection
         driver.autocommit = True
         try:
-            connection.exec_driver_sql(statement)
+            with sent_ahead(connection):
+                send(connection, _SNAPSHOT, ())
+                if keeps_plans:
+                    send(connection, _KEEP_PLANS, ())
+                if first is not None:
+                    first(connection)
         except DBAPIError as error:
             connection.invalidate(error)
             connection.close()
             if is_again or not error.connection_invalidated:
                 raise
-            return self._begun(statement, is_again=True)
+            return self._begun(keeps_plans=keeps_plans, first=first, is_again=True)
         return connection
 
     def give_way(self) -> bool:
@@ -761,6 +779,15 @@ class Database:
     def dispose(self) -> None:
         """Close every pooled connection."""
         self.engine.dispose()
+
+
+def _commit(connection: Connection) -> None:
+    """End a snapshot: of a transaction that goes well without the driver, which takes as long again for it."""
+    driver: Any = None if connection.invalidated else connection.connection.driver_connection
+    if driver is not None and driver.pgconn.transaction_status == _GOES_WELL:
+        send(connection, _END, ())
+    # The driver has nothing left to end then.
+    connection.commit()
 
 
 def create_database(settings: Settings) -> Database:

@@ -21,7 +21,7 @@ from sqlalchemy.sql import ClauseElement
 
 from audit.driver import Sent, begin, driver_error, send, sent_ahead
 from audit.driver import answered as wait_for_answers
-from idhub.db import execute_planned, plans_are_kept
+from idhub.db import ASKED_FIRST, execute_planned, plans_are_kept
 
 _LIST = re.compile(r"__\[POSTCOMPILE_(\w+)\]")
 _IN_LIST = re.compile(r"(?<! NOT) IN \(__\[POSTCOMPILE_(\w+)\]\)")
@@ -242,7 +242,10 @@ class Kept:
 
     def ask(self, session: Session, **given: Any) -> Answer:
         """Run it; its rows are fetched later. What is asked together within `ahead` is one exchange on PostgreSQL."""
-        connection = session.connection()
+        return self.ask_on(session.connection(), given)
+
+    def ask_on(self, connection: Connection, given: Mapping[str, Any]) -> Answer:
+        """The same on a connection that no session has yet."""
         form = self._form(connection)
         text, sent = _run(connection, form, given)
         return Answer(connection, form, text, sent)
@@ -296,6 +299,14 @@ class Planned:
         self._statement = statement
         self._kept = Kept(statement)
 
+    def first(self, given: Mapping[str, Any]) -> Callable[[Connection], None]:
+        """What `Database.read(first=)` asks as a snapshot begins; `all` of the same has the answer then."""
+
+        def ask(connection: Connection) -> None:
+            connection.info[ASKED_FIRST] = (self, given, self._kept.ask_on(connection, given))
+
+        return ask
+
     def all(self, session: Session, given: Mapping[str, Any]) -> Sequence[Any]:
         """Run it and return its rows.
 
@@ -313,6 +324,10 @@ class Planned:
         connection = session.connection()
         if connection.dialect.name == "sqlite":
             return self._kept.ask(session, **given)
+        first = connection.info.pop(ASKED_FIRST, None)
+        if first is not None and first[:2] == (self, given):
+            answer: Answer = first[2]
+            return answer
         if not plans_are_kept(connection) or not self._kept.has_room(connection, given):
             return _Rows(execute_planned(connection, self._statement, given).all())
         driver: Any = connection.connection.driver_connection

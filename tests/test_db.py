@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import bindparam, event, func, insert, select, text, update
+from sqlalchemy import String, bindparam, event, func, insert, select, text, update
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -34,7 +34,7 @@ from idhub.db import (
     wait_alone,
 )
 from idhub.delivery.tables import Lease
-from idhub.kept import Kept
+from idhub.kept import Kept, Planned
 from idhub.lifecycle.tables import CaseNumber
 from idhub.settings import Settings
 from idhub.turns import bulk_work
@@ -59,10 +59,10 @@ def test_a_connection_that_breaks_where_a_snapshot_begins_is_said_to_be_broken(d
     ended: list[int] = []
     most = 2
 
-    @event.listens_for(database.engine, "before_cursor_execute")
-    def end(_: Any, cursor: Any, statement: str, *__: Any) -> None:
-        info = cursor.connection.info
-        if statement.startswith("BEGIN") and len(ended) < most:
+    @event.listens_for(database.engine, "checkout")
+    def end(connection: Any, *_: Any) -> None:
+        info = connection.info
+        if len(ended) < most:
             ended.append(info.backend_pid)
             with psycopg.connect(info.dsn, password=info.password) as other:
                 other.execute("SELECT pg_terminate_backend(%s, 10000)", ended[-1:])
@@ -74,6 +74,11 @@ def test_a_connection_that_breaks_where_a_snapshot_begins_is_said_to_be_broken(d
     ended.clear()
     most = 1
     assert _last(database) is None, "one that is made anew is asked"
+    assert len(ended) == 1
+    ended.clear()
+    planned = Planned(select(bindparam("which", type_=String)))
+    with database.read(keeps_plans=True, first=planned.first({"which": "x"})) as session:
+        assert planned.all(session, {"which": "x"})[0][0] == "x", "with what it begins with"
     assert len(ended) == 1
 
 

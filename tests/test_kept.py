@@ -446,3 +446,37 @@ def test_planned_statement_that_fails_raises_as_any_other(people: Database, *, k
     wrong: Any = select(Principal.id, text("nothing")).where(Principal.id == bindparam("which"))
     with people.read(keeps_plans=keeps_plans) as session, pytest.raises((ProgrammingError, OperationalError)):
         Planned(wrong).all(session, {"which": "a"})
+
+
+_WHO: Any = select(Principal.id).where(Principal.id == bindparam("which"))
+
+
+def test_what_is_asked_as_a_snapshot_begins_is_answered_once_and_only_for_the_same_values(people: Database) -> None:
+    planned, asked = Planned(_WHO), {"which": "a"}
+    with people.read(keeps_plans=True, first=planned.first(asked)) as session:
+        assert [row.id for row in planned.all(session, {"which": "b"})] == ["b"]
+        assert [row.id for row in planned.all(session, asked)] == ["a"]
+    with people.read(keeps_plans=True, first=planned.first(asked)) as session:
+        assert [row.id for row in planned.all(session, {"which": "a"})] == ["a"]
+    with people.read(keeps_plans=True) as session:
+        assert [row.id for row in planned.all(session, {"which": "b"})] == ["b"], "nothing is left of it"
+
+
+def test_an_answer_that_nobody_took_is_not_that_of_the_next_snapshot(people: Database) -> None:
+    planned, asked = Planned(select(Principal.standing).where(Principal.id == bindparam("which"))), {"which": "a"}
+    with people.read(keeps_plans=True, first=planned.first(asked)):
+        pass
+    with people.transaction() as session:
+        session.execute(update(Principal).where(Principal.id == "a").values(standing="left"))
+        assert planned.all(session, asked)[0].standing == "left"
+    with people.read(keeps_plans=True) as session:
+        assert planned.all(session, asked)[0].standing == "left"
+
+
+def test_what_is_asked_as_a_snapshot_begins_sees_what_the_rest_of_it_sees(people: Database) -> None:
+    planned, asked = Planned(select(Principal.standing).where(Principal.id == bindparam("which"))), {"which": "a"}
+    with people.read(keeps_plans=True, first=planned.first(asked)) as session:
+        before = planned.all(session, asked)[0].standing
+        with people.transaction() as other:
+            other.execute(update(Principal).where(Principal.id == "a").values(standing="left"))
+        assert planned.all(session, asked)[0].standing == before != "left"

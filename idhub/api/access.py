@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Protocol
 
 from fastapi import Depends, Request
-from sqlalchemy import Select, bindparam, literal, select
+from sqlalchemy import Connection, Select, bindparam, literal, select
 from sqlalchemy.orm import Session
 
 from idhub.api.scopes import SCIM_SCOPES, SCOPES, actions_of
@@ -90,9 +90,8 @@ def authenticate(
     Raises:
         Unauthenticated: no usable token.
     """
-    scheme, _, value = request.headers.get("authorization", "").partition(" ")
-    value = value.strip()
-    if scheme.lower() != SCHEME or not value:
+    value = _said(request)
+    if not value:
         raise Unauthenticated("Send a token: `Authorization: Bearer ...`.", field="authorization", rule="token")
     row = None
     if opaque.looks_valid("api", value):
@@ -102,6 +101,23 @@ def authenticate(
         raise Unauthenticated("This token does not work (any more).", field="authorization", rule=_DEAD)
     request_id = getattr(request.state, "request_id", None)
     return _caller(row, door, address=address_of(services, request), request_id=request_id)
+
+
+def asked_first(request: Request, *, door: Door) -> Callable[[Connection], None] | None:
+    """What `authenticate` asks, for a snapshot to begin with (`Database.read(first=)`); None: it asks nothing."""
+    value = _said(request)
+    return _BY_VALUE[door].first({"which": opaque.hash_of(value)}) if opaque.looks_valid("api", value) else None
+
+
+def _said(request: Request) -> str:
+    """The token that a request says; empty: none."""
+    scheme, _, value = request.headers.get("authorization", "").partition(" ")
+    return value.strip() if scheme.lower() == SCHEME else ""
+
+
+def caller_asked_first(token_id: str, *, door: Door) -> Callable[[Connection], None]:
+    """The same of `caller_of`."""
+    return _BY_ID[door].first({"which": token_id})
 
 
 def caller_of(

@@ -13,7 +13,7 @@ from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
 from idhub.admission import Busy
-from idhub.api.access import INVALID, ApiCaller, Unauthenticated, address_of, authenticate
+from idhub.api.access import INVALID, ApiCaller, Unauthenticated, address_of, asked_first, authenticate
 from idhub.api.scim_desk import LIMITS, PREFIX, Desk, Later, NoToken, TooOften, record_refusals
 from idhub.api.scim_jobs import Jobs
 from idhub.api.scim_lanes import KnownSenders, Reading, reading_of
@@ -122,7 +122,8 @@ def _answer(
     """
     caller: ApiCaller | Unauthenticated
     # Whoever only reads does so in the snapshot in which the token was found to work.
-    with services.database.read(keeps_plans=True) as session:
+    first = asked_first(request, door=Door.SCIM)
+    with services.database.read(keeps_plans=True, first=first) as session:
         try:
             caller = authenticate(services, request, door=Door.SCIM, session=session)
             request.state.token_id = caller.token_id

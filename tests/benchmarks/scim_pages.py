@@ -35,7 +35,7 @@ import orjson
 from sqlalchemy import delete, insert, select
 
 from idhub.admission import Admission
-from idhub.api.access import caller_of
+from idhub.api.access import caller_asked_first, caller_of
 from idhub.api.scim_desk import Desk
 from idhub.api.scim_jobs import Jobs, work_jobs
 from idhub.api.scim_lanes import Reading, reading_of
@@ -191,7 +191,8 @@ class Sender:
 
     def get(self, **query: str) -> ScimResponse:
         """A list."""
-        with self.hub.database.read(keeps_plans=True) as session:
+        first = caller_asked_first(self.token_id, door=Door.SCIM)
+        with self.hub.database.read(keeps_plans=True, first=first) as session:
             caller = caller_of(session, self.token_id, door=Door.SCIM, now=self.hub.clock())
             assert caller is not None
             desk = Desk(self.hub, caller, session)

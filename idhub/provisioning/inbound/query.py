@@ -44,9 +44,10 @@ from scim.schemas import ENTERPRISE_USER, USER
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A condition on `Person`, `Principal` and the left-joined `ScimUser`; None selects everybody."""
+    """A condition on `Person`, `Principal` and the left-joined `ScimUser`."""
 
-    clause: ColumnElement[bool] | None
+    made: Callable[[], ColumnElement[bool]] | None
+    """Makes its clause, which costs more than what it asks where a walk needs none; None selects everybody."""
     is_exact: bool
     begins: tuple[str, str] | None = None
     """(attribute, text): it selects nobody of whom the attribute, a name or `userName`, does not begin so."""
@@ -56,6 +57,11 @@ class Condition:
     """Whether the database has no index for it and asks it of everybody."""
     kept: "tuple[ColumnElement[bool], Mapping[str, Any]] | None" = None
     """The clause as one that is the same object each time, and its parameters; None: it is made anew."""
+
+    @property
+    def clause(self) -> ColumnElement[bool] | None:
+        """Made anew each time; None selects everybody."""
+        return None if self.made is None else self.made()
 
 
 _Ask: TypeAlias = Callable[[str], ColumnElement[str]]
@@ -98,6 +104,12 @@ _TEXTS: Final = {
 _MOST_SPELLINGS: Final = 16
 _SHOWN_TO: Final = timedelta(milliseconds=1)
 _LISTS: Final = frozenset({"emails", "phonenumbers"})
+_COMPARED: Final[Mapping[Operator, Callable[[Any, str], ColumnElement[bool]]]] = {
+    Operator.EQ: lambda column, text: column == text,
+    Operator.SW: lambda column, text: column.startswith(text, autoescape=True),
+    Operator.CO: lambda column, text: column.contains(text, autoescape=True),
+    Operator.EW: lambda column, text: column.endswith(text, autoescape=True),
+}
 _INSTANTS: Final[Mapping[Operator, Callable[[Any, Any], ColumnElement[bool]]]] = {
     Operator.GT: lambda column, value: column > value,
     Operator.GE: lambda column, value: column >= value,
@@ -126,37 +138,38 @@ def user_condition(tree: Filter, kind: ResourceType, *, provider: str) -> Condit
     match tree:
         case And():
             parts = [user_condition(term, kind, provider=provider) for term in tree.terms]
-            clauses = [part.clause for part in parts if part.clause is not None]
+            clauses = [part.made for part in parts if part.made is not None]
             begins = next((part.begins for part in parts if part.begins is not None), None)
             return Condition(
-                and_(*clauses) if clauses else None,
+                (lambda: and_(*[make() for make in clauses])) if clauses else None,
                 all(part.is_exact for part in parts),
                 begins=begins,
                 # One list of ids among them is enough to look at nobody else.
-                looks_at_each=all(part.looks_at_each or part.clause is None for part in parts) and bool(clauses),
+                looks_at_each=all(part.looks_at_each or part.made is None for part in parts) and bool(clauses),
             )
         case Or():
             parts = [user_condition(term, kind, provider=provider) for term in tree.terms]
-            clauses = [part.clause for part in parts if part.clause is not None]
+            clauses = [part.made for part in parts if part.made is not None]
             if len(clauses) < len(parts):
                 return EVERYBODY
             return Condition(
-                or_(*clauses),
+                lambda: or_(*[make() for make in clauses]),
                 all(part.is_exact for part in parts),
                 looks_at_each=any(part.looks_at_each for part in parts),
             )
         case Not():
             inner = user_condition(tree.expression, kind, provider=provider)
-            if not inner.is_exact or inner.clause is None:
+            made = inner.made
+            if not inner.is_exact or made is None:
                 return EVERYBODY
-            return Condition(not_(func.coalesce(inner.clause, false())), is_exact=True, looks_at_each=True)
+            return Condition(lambda: not_(func.coalesce(made(), false())), is_exact=True, looks_at_each=True)
         case Present():
             always = _name(tree.path) in {"id", "username", "meta", "displayname", "active"}
-            return Condition(true(), is_exact=True) if always else EVERYBODY
+            return Condition(true, is_exact=True) if always else EVERYBODY
         case ValuePath() | Comparison():
             found = lookup_of(tree, kind, provider=provider)
             if found is not None:
-                return Condition(found.clause, is_exact=found.make in _EXACT)
+                return Condition(lambda: found.clause, is_exact=found.make in _EXACT)
             return EVERYBODY if isinstance(tree, ValuePath) else _compared(tree, kind)
 
 
@@ -199,7 +212,7 @@ def _compared(tree: Comparison, kind: ResourceType) -> Condition:
     name, value = _name(tree.path), tree.value
     if name is None:
         found = _of_extension(tree, kind)
-        return EVERYBODY if found is None else Condition(found.clause, is_exact=False)
+        return EVERYBODY if found is None else Condition(lambda: found.clause, is_exact=False)
     if name in {"meta.created", "meta.lastmodified"} and isinstance(value, str):
         return _instant(name, tree.operator, value)
     if name in _TEXTS and isinstance(value, str):
@@ -209,7 +222,7 @@ def _compared(tree: Comparison, kind: ResourceType) -> Condition:
     if tree.operator is Operator.EQ and name == "active" and isinstance(value, bool | str):
         is_active = value if isinstance(value, bool) else value.lower() == "true"
         shown = Principal.standing.in_(SHOWN_ACTIVE)
-        return Condition(shown if is_active else not_(shown), is_exact=True, looks_at_each=not is_active)
+        return Condition(lambda: shown if is_active else not_(shown), is_exact=True, looks_at_each=not is_active)
     return EVERYBODY
 
 
@@ -303,23 +316,21 @@ def _text(name: str, operator: Operator, value: str) -> Condition:
     The databases fold letters differently beyond ASCII. What has no case compares the same everywhere; of the rest
     every spelling in question is looked for, as far as they are few.
     """
-    column = func.lower(_TEXTS[name])
     ways = spellings(value)
     is_beginning = operator in {Operator.EQ, Operator.SW}
     begins = (name, value) if is_beginning and value else None
     if not may_name(value) or ways is None:
         return Condition(None, is_exact=False, begins=begins if may_name(value) else None)
-    compare: dict[Operator, Callable[[str], ColumnElement[bool]]] = {
-        Operator.EQ: lambda text: column == text,
-        Operator.SW: lambda text: column.startswith(text, autoescape=True),
-        Operator.CO: lambda text: column.contains(text, autoescape=True),
-        Operator.EW: lambda text: column.endswith(text, autoescape=True),
-    }
-    if operator not in compare:
+    compare = _COMPARED.get(operator)
+    if compare is None:
         return EVERYBODY
-    clauses = [compare[operator](text) for text in ways]
+
+    def made() -> ColumnElement[bool]:
+        column = func.lower(_TEXTS[name])
+        return or_(*[compare(column, text) for text in ways])
+
     is_exact = value.isascii() or len(ways) == 1
-    return Condition(or_(*clauses), is_exact, begins, is_beginning=operator is Operator.SW, looks_at_each=True)
+    return Condition(made, is_exact, begins, is_beginning=operator is Operator.SW, looks_at_each=True)
 
 
 def spellings(value: str) -> list[str] | None:
@@ -348,7 +359,7 @@ def _instant(name: str, operator: Operator, value: str) -> Condition:
         # Instants are shown in milliseconds, cut.
         at += _SHOWN_TO
     return Condition(
-        _instant_clause(name, operator, literal(at, Instant())),
+        lambda: _instant_clause(name, operator, literal(at, Instant())),
         is_exact=False,
         looks_at_each=True,
         kept=(_kept_instant(name, operator), {"instant": at}),

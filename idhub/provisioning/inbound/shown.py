@@ -216,7 +216,8 @@ class ShownUsers:
                 show=partial(self._show_met, needs_whole=left is not None and not is_shown),
                 matches=None if left is None else lambda stored: left(self._document(stored)),
             )
-        statement = people.ids if condition.clause is None else people.ids.where(condition.clause)
+        clause = condition.clause
+        statement = people.ids if clause is None else people.ids.where(clause)
         if condition.begins is not None and condition.begins[0] != "userName":
             statement = self._narrowed(statement, condition.begins[1])
         column = _SORTED.get(sort_name(query.sort_by)) if query.sort_by is not None else None
@@ -234,7 +235,8 @@ class ShownUsers:
     def _selected(people: People, condition: Condition) -> People:
         if condition.kept is not None:
             return people.where_kept(*condition.kept)
-        return people if condition.clause is None else people.where(condition.clause)
+        clause = condition.clause
+        return people if clause is None else people.where(clause)
 
     def _looked_up(
         self, people: People, tree: Filter, matches: Callable[[Mapping[str, Any]], bool], query: Query

@@ -218,11 +218,12 @@ class ByKey:
         }
         if self.is_empty:
             return Found([], [], is_over=True)
-        within = self._within(is_first=place is None)
-        name = f"{self.name} {place is None} {self.is_met is None}"
-        statement = _made(people, people.rows, name, lambda rows: self._rows(rows, within))
+        is_first = place is None
+        name = f"{self.name} {is_first} {self.is_met is None}"
+        statement = _made(people, people.rows, name, lambda rows: self._rows(rows, self._within(is_first=is_first)))
         reach = None
         if self.looks_at_each:
+            within = self._within(is_first=is_first)
             step = select(self.tie, self.key).where(*within).order_by(self.key, self.tie).offset(_STEP).limit(1)
             reach = session.connection().execute(step, values).first()
             if reach is not None:

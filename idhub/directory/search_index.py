@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from idhub.db import Database, chunked, insert_rows
 from idhub.directory.search_terms import RANKS, Searchable, ranked_terms, terms_of
 from idhub.directory.tables import Employment, Person, Principal, SearchBlock, SearchRun, SearchShelf
+from idhub.kept import Kept
 
 RUN = 4096
 """Places of a run; `place // RUN` is the run's id."""
@@ -32,6 +33,13 @@ _MOST_TAGS = 200
 _LINES_A_BLOCK = 48
 _TAG = 4
 _BLOCK_COLUMNS = ("shelf_id", "first", "body")
+_OF_SHELF = SearchBlock.shelf_id == bindparam("shelf_id")
+_FIRSTS = Kept(select(SearchBlock.first).where(_OF_SHELF).order_by(SearchBlock.first))
+_BODIES = Kept(
+    select(SearchBlock.first, SearchBlock.body)
+    .where(_OF_SHELF, SearchBlock.first.in_(bindparam("firsts", expanding=True)))
+    .with_for_update()
+)
 
 
 class Indexed(NamedTuple):
@@ -381,7 +389,7 @@ def _remove_lines(session: Session, shelf_id: int, wanted: Sequence[tuple[str, s
     connection = session.connection()
     table: Any = SearchBlock.__table__
     of_shelf = table.c.shelf_id == shelf_id
-    firsts = connection.execute(select(table.c.first).where(of_shelf).order_by(table.c.first)).scalars().all()
+    firsts = _FIRSTS.scalars(session, shelf_id=shelf_id)
     touched: dict[int, list[tuple[str, str]]] = {}
     for beginning, end in wanted:
         # All lines of one term of one person; how they name the organization is not known here.
@@ -392,9 +400,7 @@ def _remove_lines(session: Session, shelf_id: int, wanted: Sequence[tuple[str, s
     changed: list[dict[str, Any]] = []
     emptied: list[str] = []
     for part in chunked([firsts[number] for number in sorted(touched)], 500):
-        for first, body in connection.execute(
-            select(table.c.first, table.c.body).where(of_shelf, table.c.first.in_(part)).with_for_update()
-        ):
+        for first, body in _BODIES.all(session, shelf_id=shelf_id, firsts=part):
             kept = _without_lines(body, touched[bisect_right(firsts, first) - 1])
             if not kept:
                 emptied.append(first)

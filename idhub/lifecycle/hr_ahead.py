@@ -300,7 +300,8 @@ class Reader:
             door=terms.door,
             request_id=terms.request_id,
         )
-        return Ready([one.row.line for one in strangers], managers, foreseen, joiners)
+        # Here and not in the writing process, which waits for the disk besides.
+        return Ready([one.row.line for one in strangers], managers, foreseen, records.indexed(joiners))
 
 
 class FileChanged(Exception):

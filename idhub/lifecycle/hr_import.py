@@ -71,7 +71,7 @@ _MOST_JOINERS = {"sqlite": 4_000, "postgresql": _LARGEST}
 # Below, the fixed cost of a transaction would be most of it. One who is changed takes the time of ten joiners.
 _FEWEST_JOINERS, _FEWEST_CHANGED = 250, 25
 # Rows kept back until there are so many: joiners go in before them, and the more of these go in together the better.
-_NEWS_AT_ONCE = 250
+_NEWS_AT_ONCE = 1_000
 _ABSENT_PAGE = 2_000
 _HELD_AT_ONCE = 500
 
@@ -331,8 +331,7 @@ class _Run:
             if foreseen is not None:
                 self.companies.expect(foreseen)
         if ahead.ready is not None:
-            # Here and not in the reading process, which is the busier one of the two.
-            self.joiners.append(ahead.ready._replace(joiners=records.indexed(ahead.ready.joiners)))
+            self.joiners.append(ahead.ready)
             enough = min(self.joining * self.pieces, self._most_joiners)
             if sum(len(group.lines) for group in self.joiners) + BATCH // 2 >= enough:
                 self._join()

@@ -44,6 +44,9 @@ with it, right behind: that it finds nothing where nothing was locked tells that
 HELD: Final = frozenset({"code.claim", "session.extend"})
 """Statements that change a row which the operation has locked for itself, so that what comes of them is known: a driver
 that keeps members of one transaction apart may run them at its end."""
+CHANGED_LAST: Final = HELD | {"participant.use"}
+"""Changes of single rows by their keys that a driver may run at the end of a transaction, and all of a kind as one
+statement: nobody reads what comes of them, and no two change one row to different ends."""
 HOLD: Final = "throttle.hold"
 """Statement that waits until nobody else changes counters of these `keys`. On PostgreSQL whoever changes counters holds
 what they are of first, in one order: two transactions then wait for each other in turn, not in a circle. A driver puts

@@ -3,8 +3,8 @@
 An exchange costs more than what the database does in it. Whatever is known to be asked is therefore written at once
 (libpq's pipeline) and answered at once: questions of many, the beginning of a transaction with the first of them, its
 end with what is stored last. The database runs them one after another, in order. Several of one kind that follow each
-other are one statement to it: a query around the asked values (`unnest ... CROSS JOIN LATERAL`), or an INSERT of many
-rows. Everybody gets what they would have got alone.
+other are one statement to it: a query around the asked values (`unnest ... CROSS JOIN LATERAL`), an INSERT of many
+rows, or an UPDATE of rows by their keys. Everybody gets what they would have got alone.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from psycopg.errors import error_from_result
 from psycopg.pq.abc import PGresult
 
 from audit.trail import INSERT_COLUMNS, insert_statement
-from idhub.credentials.operations import Row
+from idhub.credentials.operations import CHANGED_LAST, Row
 from idhub.credentials.statements import Statement
 
 _SERVER_SETTINGS: Final = {
@@ -163,7 +163,7 @@ class Pinned:
         if sql.startswith("SELECT"):
             return _EACH
         is_plain = sql.startswith("INSERT") and " RETURNING " not in sql and " ON CONFLICT " not in sql
-        return _ROWS if is_plain else ""
+        return _ROWS if is_plain or name in CHANGED_LAST else ""
 
     async def _prepare(self, names: Sequence[str]) -> None:
         missing = {name: None for name in names if name not in self._known}
@@ -206,7 +206,7 @@ class Pinned:
         form, _, single = name.partition(">")
         types = self._known[single].types
         if form == _ROWS[:-1]:
-            return _insert_for_rows(self._sql(single), types)
+            return (_update_of_rows if single in CHANGED_LAST else _insert_for_rows)(self._sql(single), types)
         return _query_for_each(self._statements[single], types)
 
     # ------------------------------------------------------------------ the wire
@@ -396,7 +396,7 @@ class _Known:
 
 
 class _KnownRows(_Known):
-    """An INSERT of many rows."""
+    """An INSERT or an UPDATE of many rows."""
 
     def encode(self, values: Sequence[Sequence[Any]]) -> list[bytes | None]:
         """What is sent: a column for each place."""
@@ -460,6 +460,12 @@ def _insert_for_rows(sql: str, types: Sequence[int]) -> str:
     taken = _MARK.sub(lambda found: f"given_.c{int(found[1]) - 1}", values[1])
     rows = f" SELECT {taken} FROM {_unnest(range(len(types)), types)} "  # noqa: S608 - statements of ours only
     return sql[: values.start()] + rows + sql[values.end() :]
+
+
+def _update_of_rows(sql: str, types: Sequence[int]) -> str:
+    changed, _, which = _MARK.sub(lambda found: f"given_.c{int(found[1]) - 1}", sql).partition(" WHERE ")
+    rows = _unnest(range(len(types)), types)
+    return f"{changed} FROM {rows} WHERE {which.partition(' RETURNING ')[0]}"
 
 
 def _unnest(places: Sequence[int], types: Sequence[int], ordinality: str = "", more: str = "") -> str:

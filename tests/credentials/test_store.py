@@ -5,11 +5,11 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Text, func, select, text
+from sqlalchemy import Text, func, select, text, update
 
 from audit.tables import audit_events
 from idhub.changes import Actor, Event, EventType
@@ -19,7 +19,15 @@ from idhub.credentials.pinned import Pinned
 from idhub.credentials.sessions import Epochs, starting
 from idhub.credentials.statements import compile_statements
 from idhub.credentials.store import SqliteStore, Store, create_store
-from idhub.credentials.tables import AccessToken, Grant, LoginTransaction, SessionParticipant, SsoSession, Throttle
+from idhub.credentials.tables import (
+    AccessToken,
+    AuthorizationCode,
+    Grant,
+    LoginTransaction,
+    SessionParticipant,
+    SsoSession,
+    Throttle,
+)
 from idhub.directory.tables import Principal
 from idhub.errors import Unavailable
 from idhub.login import counters, throttling
@@ -240,6 +248,38 @@ def test_what_a_group_changes_at_its_end_is_changed(world: World, office: App) -
 
     using(world, work)
     assert world.count(SessionParticipant, SessionParticipant.last_used_at == later) == 2
+
+
+def test_rows_that_many_of_a_group_change_are_each_their_own(world: World, office: App) -> None:
+    """Six sessions go on and six codes are spent, each at its moment; what has ended, or is spent, stays as it is."""
+    sessions, now = [], world.clock()
+    for name in ("王芳", "李娜", "张伟", "刘洋", "陈杰", "杨静"):
+        sessions.append(world.sign_in(world.employee(office, name)))
+        world.code(office)
+    with world.database.transaction() as session:
+        hashes = session.execute(select(AuthorizationCode.code_hash)).scalars().all()
+        session.execute(update(SsoSession).where(SsoSession.id == sessions[0]).values(ended_at=now, last_seen_at=now))
+        session.execute(update(AuthorizationCode).where(AuthorizationCode.code_hash == hashes[0]).values(spent_at=now))
+    moments = [now + timedelta(seconds=number) for number in range(1, 7)]
+
+    def change(session_id: str, code_hash: str, at: datetime) -> Any:
+        def operation() -> Operation[None]:
+            yield "session.extend", {"session_id": session_id, "idle_expires_at": at + timedelta(minutes=1), "now": at}
+            yield "code.claim", {"code_hash": code_hash, "now": at}
+
+        return operation
+
+    async def work(store: Store) -> None:
+        changes = zip(sessions, hashes, moments, strict=True)
+        await asyncio.gather(*(store.write(change(*one)) for one in changes))
+
+    using(world, work)
+    with world.database.read() as session:
+        seen = {row.id: row for row in session.execute(select(SsoSession.__table__))}
+        spent = {row.code_hash: row.spent_at for row in session.execute(select(AuthorizationCode.__table__))}
+    assert [seen[one].last_seen_at for one in sessions] == [now, *moments[1:]]
+    assert [seen[one].idle_expires_at for one in sessions[1:]] == [at + timedelta(minutes=1) for at in moments[1:]]
+    assert [spent[one] for one in hashes] == [now, *moments[1:]]
 
 
 def test_each_success_of_a_group_disregards_what_failed_of_its_own(world: World) -> None:

@@ -261,12 +261,20 @@ def _opened(personal: Any, body: Mapping[str, Any]) -> list[tuple[str, str, bool
 
 def _json_object(line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line)
+        value = json.loads(line, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise Unreadable("a line is not JSON") from error
     if not isinstance(value, dict):
         raise Unreadable("a line is not a JSON object")
     return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """No name twice in one object (RFC 8259 section 4): another reader would see the value that was not checked."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
 
 
 def verify_export(

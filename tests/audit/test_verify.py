@@ -350,6 +350,32 @@ def test_revealed_values_must_be_the_ones_committed_to(sqlite_trail: Trail) -> N
         assert [(one.kind, one.position) for one in result.findings] == [("commitment", 0)]
 
 
+def test_a_name_that_stands_twice_is_not_valid(sqlite_trail: Trail) -> None:
+    """RFC 8259 section 4: one reader takes the first, another the last, and only one of the two was checked."""
+    sqlite_trail.append(event(1, personal={"name": "张三"}))
+    sqlite_trail.fill(3)
+    path = sqlite_trail.export(reveal=True)
+    lines = lines_of(path)
+    assert verified(sqlite_trail, path, lines).is_valid
+    forged = [
+        (b'{"personal"', b'"values":{', b'"values":{"name":["\xe6\x9d\x8e\xe5\x9b\x9b","00"],'),
+        (b'{"personal"', b'"values":', b'"values":{"name":["\xe6\x9d\x8e\xe5\x9b\x9b","00"]},"values":'),
+        (b'{"tile"', b'"hashes":', b'"hashes":"00","hashes":'),
+        (b'{"checkpoint"', b'"checkpoint":', b'"checkpoint":"forged","checkpoint":'),
+        (b'{"end"', b'"size":', b'"size":99,"size":'),
+        (b'{"format"', b'"size":', b'"size":99,"size":'),
+    ]
+    for start, honest, twice in forged:
+        number = next(number for number, line in enumerate(lines) if line.startswith(start))
+        changed = [*lines]
+        changed[number] = lines[number].replace(honest, twice, 1)
+        assert changed != lines
+        try:
+            assert not verified(sqlite_trail, path, changed).is_valid, (start, twice)
+        except Unreadable:
+            assert start == b'{"format"'
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"{}\n", b"[1]\n", b"not json\n", b'{"format":"idhub-audit-export","version":2}\n', b"\x00" * 99]
 )

@@ -14,9 +14,11 @@ from sqlalchemy import select, update
 from idhub.delivery.channel import Grade
 from idhub.delivery.http import OutboundHttp
 from idhub.directory.tables import Person
+from idhub.provisioning.outbound.channel import ScimHttp
 from idhub.provisioning.outbound.groups import set_wanted
 from idhub.provisioning.outbound.options import WantedGroup
 from idhub.provisioning.outbound.tables import OutboundGroup, ScimDiscovery
+from scim.certify import Certificate, certify
 from tests.provisioning.conftest import Scene
 from tests.support.processes import Server, free_port, running
 
@@ -104,6 +106,32 @@ def test_hire_change_group_disable_delete(scene: Scene, provider: tuple[str, Ser
     deleted = scene.send_one(accounts[0], "delete")
     assert (deleted.kind, deleted.evidence["action"]) == ("done", "deleted"), deleted.error
     assert [user["userName"] for user in listed(scene, base_url, "Users")] == ["bob@corp.example"]
+
+
+CERTIFIED = {
+    "scim2-server": ("A", "generic", set()),
+    "scimmy": ("C", "generic", {"filter_case", "filter_quotes", "filter_invalid", "list_paging", "etag"}),
+    "django-scim2": ("B", "django-scim2", {"filter_quotes", "filter_external_id", "group_member_removed"}),
+}
+"""Grade, dialect, and what does not work there: each was looked at by hand."""
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_certify_says_of_them_what_is_so(scene: Scene, provider: tuple[str, Server]) -> None:
+    name, server = provider
+    base_url = f"{server.address}{PROVIDERS[name].base}"
+    scene.application(base_url=base_url, token=TOKEN)
+    before = listed(scene, base_url, "Users")
+
+    async def graded() -> Certificate:
+        settings = scene.settings.model_copy(update={"outbound_allow": ",".join(scene.allowed)})
+        async with OutboundHttp(settings) as http:
+            return await certify(ScimHttp(http), base_url, TOKEN)
+
+    certificate = asyncio.run(graded())
+    broken = {one.check.name for one in certificate.broken}
+    assert (certificate.grade, certificate.dialect, broken) == CERTIFIED[name]
+    assert listed(scene, base_url, "Users") == before, "what it made is removed"
 
 
 def pushed(scene: Scene, application: str, group_id: str) -> set[str]:

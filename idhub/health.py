@@ -5,6 +5,7 @@ answered from a look at most a second old.
 """
 
 import os
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -44,6 +45,7 @@ from idhub.provisioning.outbound import tokens
 from idhub.saml.refresh import warnings as saml_warnings
 from idhub.services import Hub, syslog_witness
 from idhub.settings import Settings, unknown_variables
+from idhub.sqlite_library import may_lose_pages
 
 SEQUENCER_LAG_LIMIT: Final = timedelta(seconds=30)
 DELIVERY_LAG_LIMIT: Final = timedelta(seconds=60)
@@ -144,6 +146,8 @@ def check(hub: Hub, *, now: datetime) -> list[Finding]:
     unknown = unknown_variables(os.environ)
     found.append(Finding("settings", not unknown, " ".join(unknown) if unknown else "every variable is a setting"))
     found.append(Finding("python", True, described()))
+    if hub.database.dialect == "sqlite":
+        found.append(_library())
     found.append(_passwords(hub.settings))
     found.append(_witness(hub))
     if (receiver := syslog_witness(hub.settings)) is not None:
@@ -157,6 +161,14 @@ def _passwords(settings: Settings) -> Finding:
     hash_password("what a hash costs here", costs)
     spent = time.thread_time() - began
     return Finding("passwords", True, f"a hash takes {spent * 1000:.0f} ms of a core, by {library}")
+
+
+def _library() -> Finding:
+    # No fault of the installation's: most have no other library to take, and the answer may be to keep a backup.
+    said = f"SQLite {sqlite3.sqlite_version}"
+    if may_lose_pages(sqlite3.sqlite_version_info):
+        said += ", which may in rare moments lose committed pages (wal-reset): take 3.51.3 or later where you can"
+    return Finding("sqlite", True, said)
 
 
 def _late(stream: StreamView) -> str:

@@ -2,8 +2,12 @@
 
 import ctypes
 import importlib.util
+from collections.abc import Sequence
 
 _CONFIG_MEMSTATUS = 9
+# Versions in which the fault is corrected: the first of all, and the first of each earlier line that was.
+_CORRECTED = (3, 51, 3)
+_CORRECTED_BEFORE = {(3, 44): 6, (3, 50): 7}
 
 
 def count_no_memory() -> bool:
@@ -21,3 +25,11 @@ def count_no_memory() -> bool:
         return False
     configure.argtypes = [ctypes.c_int]
     return bool(configure(_CONFIG_MEMSTATUS, ctypes.c_int(0)) == 0)
+
+
+def may_lose_pages(version: Sequence[int]) -> bool:
+    """Whether this version has the fault that can lose committed pages when a log is begun anew (`durability.md`)."""
+    line = (version[0], version[1])
+    if line in _CORRECTED_BEFORE:
+        return version[2] < _CORRECTED_BEFORE[line]
+    return tuple(version[:3]) < _CORRECTED

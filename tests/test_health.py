@@ -1,5 +1,6 @@
 """/healthz, /readyz, /metrics: what they name, and what they never tell."""
 
+import platform
 import re
 import sqlite3
 from datetime import timedelta
@@ -215,6 +216,8 @@ def test_doctor_tells_what_needs_somebody_although_requests_are_answered(
     assert {name for name, one in found.items() if not one.is_ok} == {"recovery", "holds", "dead letters", "witness"}
     assert found["holds"].detail == "Deliveries stand still: app-b (paused)."
     assert re.fullmatch(r"a hash takes \d+ ms of a core, by (libsodium|argon2-cffi)", found["passwords"].detail)
+    assert found["python"].detail.startswith(f"CPython {platform.python_version()}, ")
+    assert ("sqlite" in found) == (opened.database.dialect == "sqlite")
     assert found["dead letters"].detail == "1 deliveries were given up and need somebody."
     seal(opened, clock)
     assert {one.name: one.is_ok for one in health.check(opened, now=clock())}["witness"]

@@ -145,7 +145,7 @@ def _create(
     session: Session, services: WebServices, visitor: Visitor, form: Fields, t: Translate, now: datetime
 ) -> tuple[str, dict[str, str]]:
     """Id of the new stream, or what is wrong by field."""
-    chosen = next((one for one in _senders(session, visitor, now) if one.token_id == form["token"]), None)
+    chosen = {one.token_id: one for one in _senders(session, visitor, now)}.get(form["token"])
     uris = [uri for name, uri in _CHOSEN.items() if form[name]]
     if chosen is None:
         return "", {"token": t(N_("Choose one of the listed tokens."))}

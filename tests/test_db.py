@@ -439,7 +439,7 @@ def test_bulk_work_knows_for_a_moment_that_somebody_waited_while_it_wrote(
         with bulk_work(), database.transaction():
             fcntl.flock(line, fcntl.LOCK_SH)
     assert database.is_shared()
-    monkeypatch.setattr("idhub.db._SHARED_SECONDS", 0.0)
+    monkeypatch.setattr("idhub.db.database._SHARED_SECONDS", 0.0)
     assert not database.is_shared(), "that is over"
 
 

@@ -26,7 +26,7 @@ _SECONDS = 0.05
 def held_hall(databases: Databases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hall]:
     """On SQLite, where nobody is patient."""
     with open_hall("sqlite", databases, tmp_path) as opened:
-        monkeypatch.setattr("idhub.db._BUSY_TIMEOUT_MS", _SECONDS * 1000)
+        monkeypatch.setattr("idhub.db.sqlite._BUSY_TIMEOUT_MS", _SECONDS * 1000)
         monkeypatch.setattr("idhub.credentials.store_sqlite._BUSY_TIMEOUT_S", _SECONDS)
         yield opened
 

@@ -8,12 +8,14 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
+from idhub.authority import HubRole, remove_role
 from idhub.changes import COMMAND_LINE
 from idhub.credentials.sessions import authenticate
+from idhub.directory.tables import Principal
 from idhub.lifecycle import commands
 from idhub.lifecycle.doors import Door
 from idhub.login import federation
@@ -99,6 +101,9 @@ def test_a_subject_that_was_given_to_somebody_else_is_theirs(fresh: Scene) -> No
     sign_in(fresh.browser(), upstream, fresh.now)
     with stage.hub.database.transaction() as session:
         commands.offboard(session, CALLER, stage.person, now=fresh.now)
+        # Whoever holds a role over the hub is linked by no rule.
+        colleague = session.execute(select(Principal.id).where(Principal.id != stage.person)).scalar_one()
+        remove_role(session, colleague, HubRole.HR, now=fresh.now)
     stage.clock.advance(timedelta(seconds=1))
     sign_in(browser := fresh.browser(), upstream, fresh.now, attributes={"employeeNumber": ["QY000002"]})
     assert is_in(browser)

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
 
-from idhub.authority import Action, may
+from idhub.authority import Action, is_covered, may
 from idhub.directory.people import show_person
 from idhub.errors import NotFound
 from idhub.lifecycle import receipts as receipt_book
@@ -138,8 +138,11 @@ def create_router(services: WebServices) -> APIRouter:
             record_visit(session, shown.visitor, shown.person, request, "receipt", now)
             versions = queries_receipts.versions_of(session, shown.view.case_id)
             scope = shown.view.organization_id
-            can_cancel = shown.view.state == "scheduled" and may(
-                session, shown.visitor.subject, Action.PEOPLE_OFFBOARD, organization_id=scope
+            subject, leaver = shown.visitor.subject, shown.view.person_id
+            can_cancel = (
+                shown.view.state == "scheduled"
+                and may(session, subject, Action.PEOPLE_OFFBOARD, organization_id=scope)
+                and is_covered(session, subject, Action.PEOPLE_OFFBOARD, leaver)
             )
         context = {
             **_context(shown, request, services),

@@ -9,8 +9,11 @@ from sqlalchemy import delete, func, select
 
 from audit.tables import audit_events
 from idhub.access.tables import Account, Entitlement
+from idhub.authority import HubRole, assign_role
 from idhub.credentials.tables import Grant
 from idhub.delivery.tables import Delivery
+from idhub.directory.organizations import root_organization
+from idhub.directory.people import show_person
 from idhub.directory.tables import Principal
 from idhub.lifecycle.receipt_document import verify
 from idhub.lifecycle.tables import Case, CaseRow, Receipt
@@ -81,6 +84,24 @@ def test_a_time_to_come_schedules_and_can_be_taken_back(hub: SampleHub, sign_in:
     cancelled = client.post(f"/hr/offboarding/{hub.people[NAME]}/cancel", data={"csrf_token": token_of(receipt)})
     assert cancelled.status_code == 303
     assert "This leave was taken back" in client.get(response.headers["location"]).text
+
+
+@SQLITE
+def test_hr_of_a_company_takes_no_leave_back_of_who_has_authority_beyond_it(hub: SampleHub, sign_in: SignIn) -> None:
+    """Decision 0033: ending is theirs, giving back is not; nor is the button there."""
+    with hub.database.transaction() as session:
+        home, root = show_person(session, hub.people[NAME]).organization_id, root_organization(session)
+        for name, role, place in (("魏东来", HubRole.HR, home), (NAME, HubRole.AUDITOR, root)):
+            assign_role(session, hub.people[name], role, organization_id=place, now=hub.clock(), assigned_by="cli")
+    client, path = sign_in("魏东来"), f"/hr/offboarding/{hub.people[NAME]}"
+    fields = _fields(client.get(f"{path}/preview").text)
+    sent = client.post(f"{path}/preview", data={**fields, "confirm_name": NAME, "effective_at": "2026-11-30 18:00"})
+    receipt = client.get(sent.headers["location"]).text
+    assert "Scheduled for 30 Nov 2026" in receipt
+    assert "Cancel this leave" not in receipt
+    assert client.post(f"{path}/cancel", data={"csrf_token": fields["csrf_token"]}).status_code == 404
+    assert "Scheduled for 30 Nov 2026" in client.get(sent.headers["location"]).text
+    assert "Cancel this leave" in sign_in("沈佳宁").get(sent.headers["location"]).text
 
 
 @SQLITE

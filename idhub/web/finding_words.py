@@ -117,7 +117,8 @@ def _account(row: FindingRow, accounts: int, t: Translate) -> Cell:
         return Cell("help-circle", t(N_("undecided")), True)
     if row.kind == "drift":
         number = len(row.evidence.get("differences", ()))
-        return Cell("alert-triangle", t(N_("%(n)s differences")) % {"n": number}, True)
+        words = t(N_("One difference")) if number == 1 else t(N_("%(n)s differences")) % {"n": number}
+        return Cell("alert-triangle", words, True)
     return Cell("alert-triangle", t(N_("in use")), True)
 
 

@@ -251,7 +251,8 @@ def run_one(
     """
     missing = next((name for name in sorted(operation.needs) if name not in made), None)
     if missing is not None:
-        response = error_response(_Unresolved(f"bulkId:{missing} names nothing that was made: it failed, or waits for this one.", attribute="bulkId"))
+        said = f"bulkId:{missing} names nothing that was made: it failed, or waits for this one."
+        response = error_response(_Unresolved(said, attribute="bulkId"))
     else:
         body = b"" if operation.data is None else _resolved(orjson.dumps(operation.data).decode(), made).encode()
         response = answer(

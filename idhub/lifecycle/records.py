@@ -172,7 +172,7 @@ def _joiners_of(packed: bytes) -> Joiners:
     if search is None:
         return group
     lines, owners, tags = search
-    return group._replace(search=Prepared(_terms_of(group), lines.split("\n"), owners, tags))
+    return group._replace(search=Prepared(_terms_of(group), lines.split("\n") if lines else [], owners, tags))
 
 
 def left_of(group: Joiners) -> list[str]:

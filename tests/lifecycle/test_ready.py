@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import asdict, dataclass, replace
 from datetime import date, timedelta
 from typing import Any
@@ -19,7 +20,7 @@ from idhub.directory.tables import Employment, EmploymentPeriod, LoginName, Pers
 from idhub.errors import Conflict, IdhubError, NotPermitted
 from idhub.lifecycle import intake, ready
 from idhub.lifecycle.ready import Newcomer
-from idhub.lifecycle.records import Joiners
+from idhub.lifecycle.records import Joiners, indexed
 from idhub.lifecycle.transition import TransitionResult, transition
 from tests.lifecycle.world import World
 
@@ -195,3 +196,14 @@ def test_joiners_made_for_another_moment_or_place_do_not_join(world: World, stal
 def test_nobody_joins_through_a_door_that_changes_no_standing(world: World) -> None:
     with pytest.raises(NotPermitted):
         join(world, made(world, candidate(world, "甲")), door="login")
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_lines_of_the_index_travel_between_processes_and_so_does_that_there_are_none(world: World) -> None:
+    group = indexed(made(world, candidate(world, "甲")))
+    assert group.search is not None and group.search.lines
+    nothing = group._replace(search=group.search._replace(lines=[], owners=[]))
+    for sent in (group, nothing):
+        arrived = copy.copy(sent)  # by what pickle uses
+        assert arrived.search is not None and sent.search is not None
+        assert (arrived.search.lines, arrived.search.owners) == (sent.search.lines, sent.search.owners)

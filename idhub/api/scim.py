@@ -18,10 +18,10 @@ from idhub.api.scim_desk import LIMITS, PREFIX, Desk, Later, NoToken, TooOften, 
 from idhub.api.scim_jobs import Jobs
 from idhub.api.scim_lanes import KnownSenders, Reading, reading_of
 from idhub.api.scim_poll import WAIT_SECONDS, poll
-from idhub.api.scim_streams import STREAMS
 from idhub.api.shared import ApiServices
 from idhub.changes import EventType
 from idhub.lifecycle.doors import Door
+from idhub.provisioning.events.streams import STREAMS
 from scim.errors import RequestError
 from scim.messages import Forbidden, ScimRequest, ScimResponse, TooLarge, error_response
 

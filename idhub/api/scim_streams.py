@@ -20,9 +20,6 @@ from scim.event_data import full_payload
 from scim.events import TOKEN_TYPE, Full, Kind
 from scim.schemas import Resource
 
-STREAMS = "Events"
-"""Below the address of the SCIM server: a stream's own address, and where it is polled."""
-
 
 @dataclass(frozen=True, slots=True)
 class Told:

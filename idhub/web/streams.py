@@ -22,7 +22,6 @@ from idhub.provisioning.events.streams import (
     StreamView,
     StreamWish,
     address_of,
-    has_working_token,
     list_streams,
     senders,
 )
@@ -212,8 +211,18 @@ def _health(stream: StreamView, *, works: bool, now: datetime, t: Translate) -> 
     return Label("ok", t(N_("Normal")))
 
 
-def _line(session: Session, stream: StreamView, companies: dict[str | None, str], now: datetime, t: Translate) -> Any:
-    works = has_working_token(session, stream.token_name, stream.organization_id, now=now)
+def _lines(
+    session: Session, streams: Sequence[StreamView], companies: dict[str | None, str], now: datetime, t: Translate
+) -> list[dict[str, Any]]:
+    working = {(one.name, one.organization_id) for one in senders(session, within=None, now=now)}
+    return [
+        _line(one, companies, works=(one.token_name, one.organization_id) in working, now=now, t=t) for one in streams
+    ]
+
+
+def _line(
+    stream: StreamView, companies: dict[str | None, str], *, works: bool, now: datetime, t: Translate
+) -> dict[str, Any]:
     return {
         "stream": stream,
         "company": companies.get(stream.organization_id),
@@ -244,7 +253,7 @@ def _list(
         offered = _senders(session, visitor, now) if can_change else ()
         named = [*(one.organization_id for one in seen), *(one.organization_id for one in offered)]
         companies = _companies(session, named, english=english)
-        lines = [_line(session, one, companies, now, t) for one in seen]
+        lines = _lines(session, seen, companies, now, t)
     all_of_it = t(N_("everybody"))
     context: dict[str, Any] = {
         "frame": frame_of(visitor, request, services),
@@ -278,7 +287,7 @@ def _show(
         visitor = visitor_of(session, request, services, now=now)
         stream = _one(session, visitor, stream_id)
         companies = _companies(session, [stream.organization_id], english=english)
-        line = _line(session, stream, companies, now, t)
+        (line,) = _lines(session, [stream], companies, now, t)
         owner = _owner(session, stream)
         can_change = may(session, visitor.subject, Action.APPLICATION_CHANGE, organization_id=owner)
     context = {

@@ -6,6 +6,8 @@ import pytest
 
 from idhub.db import Database
 from idhub.keys import Keyring
+from idhub.lifecycle.ports import use_follower
+from idhub.provisioning.events.feed import Feed
 from idhub.settings import Settings
 from tests.api.world import Api, serving
 from tests.lifecycle.world import GROUP, World, group_in
@@ -32,3 +34,10 @@ def api(world: World, settings: Settings) -> Iterator[Api]:
     """Its API."""
     with serving(world, settings) as made:
         yield made
+
+
+@pytest.fixture
+def listening(api: Api) -> Api:
+    """The API of a hub that tells of changes, as `open_hub` makes it."""
+    use_follower(api.world.database, Feed)
+    return api

@@ -28,7 +28,7 @@ from idhub.errors import Invalid, NotFound
 from idhub.lifecycle import intake
 from idhub.lifecycle.due import apply_due
 from idhub.lifecycle.hr_import import import_file
-from idhub.lifecycle.ports import follower_of, use_follower
+from idhub.lifecycle.ports import follower_of
 from idhub.provisioning.events.feed import Feed, forget_listeners
 from idhub.provisioning.events.streams import StreamWish, create_stream, list_streams, remove_stream
 from idhub.provisioning.events.tables import EventRow, EventStream
@@ -107,13 +107,6 @@ class Receiver:
             listed, full = uri.endswith(":notice"), uri.endswith(":full")
             assert (bool(payload.get("attributes")), "data" in payload) == (listed, full), "RFC 9967 section 2.4"
         return claims
-
-
-@pytest.fixture
-def listening(api: Api) -> Api:
-    """The API of a hub that tells of changes, as `open_hub` makes it."""
-    use_follower(api.world.database, Feed)
-    return api
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ from sqlalchemy import update
 from idhub.credentials.tables import ApiToken
 from idhub.errors import Conflict, NotFound
 from idhub.lifecycle import intake
-from idhub.lifecycle.ports import use_follower
-from idhub.provisioning.events.feed import Feed
 from idhub.provisioning.events.streams import list_streams, pause_stream, resume_stream
 from idhub.provisioning.events.tables import EventRow
 from idhub.provisioning.inbound.terms import Terms
@@ -22,13 +20,6 @@ from scim.standard import USER_TYPE
 from tests.api.test_scim import Scim
 from tests.api.test_scim_events import EVENT, Receiver
 from tests.api.world import Api
-
-
-@pytest.fixture
-def listening(api: Api) -> Api:
-    """The API of a hub that tells of changes, as `open_hub` makes it."""
-    use_follower(api.world.database, Feed)
-    return api
 
 
 @pytest.fixture

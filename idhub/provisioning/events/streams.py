@@ -22,7 +22,9 @@ from idhub.provisioning.inbound.terms import read_terms
 from scim.events import BY_URI, LISTING, PLAIN, Happening, Kind
 
 _SCOPES: Final = ("scim:read", "scim:write")
-_PATH: Final = "/scim/v2/Events"
+STREAMS: Final = "Events"
+"""Below the address of the SCIM server: a stream's own address, and where it is polled."""
+_PATH: Final = f"/scim/v2/{STREAMS}"
 _MOST_AUTHORIZATION: Final = 4_096
 _LONGEST_AUDIENCE: Final = 2_000
 _AS_IT_IS: Final = {"stream.paused": "This stream is paused.", "stream.told": "This stream is not paused."}
@@ -334,7 +336,8 @@ def senders(session: Session, *, within: Select[str] | None, now: datetime) -> l
     Args:
         within: ids of organizations; of tokens that are limited to none, the root's decides.
     """
-    statement = _usable_tokens().order_by(ApiToken.name, ApiToken.created_at.desc(), ApiToken.id.desc())
+    usable = select(ApiToken).where(ApiToken.installation_epoch == select(Installation.epoch).scalar_subquery())
+    statement = usable.order_by(ApiToken.name, ApiToken.created_at.desc(), ApiToken.id.desc())
     if within is not None:
         owner = func.coalesce(ApiToken.organization_id, root_organization(session))
         statement = statement.where(owner.in_(within))
@@ -343,18 +346,6 @@ def senders(session: Session, *, within: Select[str] | None, now: datetime) -> l
         if _is_sender(row) and is_usable(session, row, now=now):
             found.setdefault((row.name, row.organization_id), Sending(row.id, row.name, row.organization_id))
     return list(found.values())
-
-
-def has_working_token(session: Session, name: str, organization_id: str | None, *, now: datetime) -> bool:
-    """Whether anything can be told to a stream of that name and company."""
-    statement = _usable_tokens().where(
-        ApiToken.name == name, ApiToken.organization_id.is_not_distinct_from(organization_id)
-    )
-    return any(_is_sender(row) and is_usable(session, row, now=now) for row in session.execute(statement).scalars())
-
-
-def _usable_tokens() -> Select[ApiToken]:
-    return select(ApiToken).where(ApiToken.installation_epoch == select(Installation.epoch).scalar_subquery())
 
 
 def _is_sender(row: ApiToken) -> bool:

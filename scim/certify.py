@@ -20,7 +20,7 @@ from scim.client import HttpPort, enterprise
 from scim.dialects import DIALECTS, GENERIC, Dialect
 from scim.errors import RemoteError, remote_text
 from scim.filters import quote
-from scim.schemas import ENTERPRISE_USER, ERROR, GROUP, LIST_RESPONSE, PATCH_OP, USER, attribute, is_active
+from scim.schemas import ENTERPRISE_USER, ERROR, GROUP, LIST_RESPONSE, PATCH_OP, USER, attribute, is_active, value_at
 
 Level = Literal["must", "should", "optional"]
 Verdict = Literal["pass", "fail", "absent", "skipped"]
@@ -485,18 +485,11 @@ _CHANGED: Final = ("displayName", "name.familyName")
 """Attributes by which a change is looked for: some services make the one out of the other, and take it from nobody."""
 
 
-def _said(user: Mapping[str, Any], path: str) -> Any:
-    held: Any = user
-    for name in path.split("."):
-        held = attribute(held, name) if isinstance(held, dict) else None
-    return held
-
-
 async def patch(kit: _Kit) -> None:
     answers: list[_Answer] = []
     for path in _CHANGED:
         answer = await kit.patch(kit.user["id"], {"op": "replace", "path": path, "value": "Changed"})
-        if answer.is_success and _said(await kit.get(kit.user["id"]), path) == "Changed":
+        if answer.is_success and value_at(await kit.get(kit.user["id"]), path) == "Changed":
             kit.has_patch, kit.patched = True, path
             return
         answers.append(answer)
@@ -512,7 +505,7 @@ async def patch_atomic(kit: _Kit) -> None:
         {"op": "replace", "path": kit.patched, "value": "Half"},
         {"op": "replace", "path": "noSuchAttributeAtAll[", "value": "x"},
     )
-    said = _said(await kit.get(kit.user["id"]), kit.patched)
+    said = value_at(await kit.get(kit.user["id"]), kit.patched)
     _ensure(not answer.is_success and said == "Changed", f"{kit.says(answer)} and left {remote_text(said)[:40]!r}")
 
 
@@ -532,7 +525,7 @@ async def put(kit: _Kit) -> None:
         raise _Absent(kit.says(answer))
     _ensure(answer.is_success, kit.says(answer))
     shown = await kit.get(kit.user["id"])
-    _ensure(any(_said(shown, path) == "Replaced" for path in _CHANGED), "accepted it and changed nothing")
+    _ensure(any(value_at(shown, path) == "Replaced" for path in _CHANGED), "accepted it and changed nothing")
     kit.has_put = True
 
 

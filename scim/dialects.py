@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Final, Literal
 
 from scim.discovery import Capabilities
-from scim.schemas import ENTERPRISE_USER, attribute
+from scim.schemas import ENTERPRISE_USER, value_at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +109,7 @@ class Dialect:
 
     def missing(self, attributes: Mapping[str, Any]) -> list[str]:
         """Required attributes that have no value here."""
-        return [path for path in self.required if _value_at(attributes, path) in (None, "", [], {})]
+        return [path for path in self.required if value_at(attributes, path) in (None, "", [], {})]
 
     def learned(self, capabilities: Capabilities | None) -> Dialect:
         """This row with what the service published of itself, where that is believed."""
@@ -136,14 +136,6 @@ def _learned(row: Dialect, capabilities: Capabilities) -> Dialect:
 
 
 _ENTERPRISE: Final = ENTERPRISE_USER.lower()
-
-
-def _value_at(attributes: Mapping[str, Any], path: str) -> Any:
-    if path in attributes or path.startswith("urn:"):
-        return attributes.get(path)
-    name, _, sub = path.partition(".")
-    held = attributes.get(name)
-    return attribute(held, sub) if sub and isinstance(held, Mapping) else held
 
 
 GENERIC: Final = Dialect(

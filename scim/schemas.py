@@ -45,6 +45,15 @@ def attribute(resource: Mapping[str, Any], path: str) -> Any:
     return _spelled(resource, name)
 
 
+def value_at(resource: Mapping[str, Any], path: str) -> Any:
+    """The value at a path of at most two names, or under the path itself where attributes are kept so."""
+    if path in resource or path.startswith("urn:"):
+        return attribute(resource, path) if path not in resource else resource[path]
+    name, _, sub = path.partition(".")
+    held = attribute(resource, name)
+    return attribute(held, sub) if sub and isinstance(held, Mapping) else held
+
+
 def kept_id(entry: object) -> str | None:
     """The id of an entry that a service showed; None when it has none that can be stored and asked for again."""
     found = attribute(entry, "id") if isinstance(entry, Mapping) else None

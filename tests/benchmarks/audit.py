@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +42,7 @@ from idhub.db import begin_immediate, create_database
 from idhub.keys import MasterKey
 from idhub.settings import Settings
 from tests.audit.support import Trail
+from tests.benchmarks.copied_log import log_copied
 from tests.support.databases import DatabaseKind
 from tests.support.postgres import postgres_server
 
@@ -166,7 +167,7 @@ def _append_batches(
         if connection.dialect.name == "sqlite":
             connection.exec_driver_sql("PRAGMA busy_timeout=30000")
             connection.exec_driver_sql("PRAGMA synchronous=FULL")
-            # As in `serve`: somebody else copies the log back (`_log_copied`).
+            # As in `serve`: somebody else copies the log back (`log_copied`).
             connection.exec_driver_sql("PRAGMA wal_autocheckpoint=0")
         connection.commit()
     begin()
@@ -214,27 +215,9 @@ def _recorded(trail: Trail, requests: int, each: int) -> tuple[int, float]:
         database.dispose()
 
 
-@contextmanager
-def _log_copied(url: str) -> Iterator[None]:
-    """Have SQLite's log copied back by a thread once a second, as `serve` does it; nothing on PostgreSQL."""
-    named = make_url(url)
-    if named.get_backend_name() != "sqlite":
-        yield
-        return
-    is_over = threading.Event()
-
-    def copy() -> None:
-        with closing(sqlite3.connect(named.database or "")) as connection:
-            while not is_over.wait(1):
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-
-    thread = threading.Thread(target=copy)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()
+def _path_of(url: str) -> str | None:
+    """The file of an SQLite database; None: it is none."""
+    return make_url(url).database if url.startswith("sqlite") else None
 
 
 def _in_processes(count: int, work: Callable[[Callable[[], object]], int]) -> tuple[int, float]:
@@ -283,7 +266,7 @@ def appending(kind: DatabaseKind) -> list[Figure]:
         if kind == "sqlite":
             people = _timed(lambda: _append_batches(url, 5, 1_000, hired_event))
             named.append(("audit: appended, batches of 1,000 people", people))
-        with _log_copied(url):
+        with log_copied(_path_of(url)):
             for name, work in named:
                 figures.append(_figure(name, _best(work), database=kind, durability=durability))
         started = time.perf_counter()

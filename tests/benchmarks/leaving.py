@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import sqlite3
 import statistics
 import subprocess
 import sys
@@ -46,6 +45,7 @@ from idhub.lifecycle.tables import Case, Receipt
 from idhub.services import Hub, open_hub
 from idhub.settings import Settings
 from idhub.worker import Worker
+from tests.benchmarks.copied_log import log_copied
 from tests.benchmarks.leaving_world import (
     CLIENT_SECRET,
     PASSWORD,
@@ -251,27 +251,12 @@ def _quantile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
-@contextmanager
-def _log_copied(database: Database) -> Iterator[None]:
-    """Have SQLite's log copied back by a thread once a second, as `serve` does it; elsewhere by some of the commits."""
+def _copied(database: Database) -> AbstractContextManager[None]:
+    """The log copied as `serve` does it; elsewhere some of the commits would."""
     if database.dialect != "sqlite":
-        yield
-        return
+        return log_copied(None)
     database.keep_long_log()
-    is_over = threading.Event()
-
-    def copy() -> None:
-        with closing(sqlite3.connect(database.engine.url.database or "")) as connection:
-            while not is_over.wait(1):
-                connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-
-    thread = threading.Thread(target=copy)
-    thread.start()
-    try:
-        yield
-    finally:
-        is_over.set()
-        thread.join()
+    return log_copied(database.engine.url.database)
 
 
 def measure_offboard(world: World) -> None:
@@ -284,7 +269,7 @@ def measure_offboard(world: World) -> None:
     analyze(hub.database)
     caller = commands.Caller(subject=LOCAL, actor=COMMAND_LINE, door="cli")
     took, busy = [], []
-    with _log_copied(hub.database):
+    with _copied(hub.database):
         for number in numbers:
             # Without a pause they fill the whole log between two copies, and every sixtieth commit has to copy it.
             time.sleep(_BETWEEN_LEAVES)

@@ -1,6 +1,9 @@
 """Kept statements: the same answers, effects and errors as any other statement of the session."""
 
+import subprocess
+import sys
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,6 +158,36 @@ def test_lists_of_other_kinds_are_refused(people: Database, criterion: Any) -> N
     """Written for an `IN` of texts; anything else must be looked at first."""
     with people.read() as session, pytest.raises(ValueError, match="lists of texts"):
         Kept(_PEOPLE.where(criterion)).all(session, ids=["a"])
+
+
+_EACH_FIRST = """
+import importlib, os, sys
+import idhub.db, idhub.kept
+from sqlalchemy.dialects import sqlite
+
+failed = []
+for name in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        importlib.import_module(name)
+        for module in [m for m in sys.modules.values() if m.__name__.startswith("idhub")]:
+            for kept in [v for v in vars(module).values() if isinstance(v, idhub.kept.Kept)]:
+                idhub.kept._Form(kept._make("sqlite"), sqlite.dialect())
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        failed.append(name)
+print(*failed)
+"""
+
+
+def test_whichever_module_comes_first_every_statement_is_known_by_its_types() -> None:
+    """A column that points to another has the type of that one, if its table is known when the statement is made."""
+    root = Path(__file__).parent.parent
+    files = [file.relative_to(root) for file in sorted((root / "idhub").rglob("*.py")) if "Kept(" in file.read_text()]
+    names = [".".join(file.with_suffix("").parts) for file in files]
+    done = subprocess.run([sys.executable, "-c", _EACH_FIRST, *names], capture_output=True, text=True, check=True)
+    assert len(names) > 10
+    assert done.stdout.split() == [], done.stderr
 
 
 def test_whoever_listens_hears_it(people: Database) -> None:

@@ -8,6 +8,7 @@ from sqlalchemy import Boolean, ForeignKey, Index, Integer, LargeBinary, String,
 from sqlalchemy.orm import Mapped, mapped_column
 
 from idhub.db import Base, Instant, JsonText
+from idhub.directory import tables as _pointed_to  # noqa: F401 - a column has the type of what it points to
 
 _CURRENT = text("superseded_at IS NULL AND valid_to IS NULL")
 _UNENDED = text("valid_to IS NULL")

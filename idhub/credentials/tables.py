@@ -12,6 +12,7 @@ from sqlalchemy import Boolean, ForeignKey, Index, Integer, String, Text, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from idhub.db import Base, Instant, JsonText
+from idhub.directory import tables as _pointed_to  # noqa: F401 - a column has the type of what it points to
 
 _ALIVE = text("ended_at IS NULL")
 _NAMED = text("name_id IS NOT NULL")

@@ -7,6 +7,7 @@ from sqlalchemy import Boolean, ForeignKey, Index, Integer, LargeBinary, String,
 from sqlalchemy.orm import Mapped, mapped_column
 
 from idhub.db import Base, Instant, JsonText
+from idhub.directory import tables as _pointed_to  # noqa: F401 - a column has the type of what it points to
 
 _ELAPSES = text("delivery_id IS NULL AND residual_until IS NOT NULL")
 """Rows that end by expiry alone."""

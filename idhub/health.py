@@ -119,7 +119,10 @@ def check(hub: Hub, *, now: datetime) -> list[Finding]:
         return found
     with hub.database.read() as session:
         held = holds(session)
-        dead = session.execute(select(func.count()).where(Delivery.state == "dead")).scalar_one()
+        dead, reviewing = (
+            session.execute(select(func.count()).where(Delivery.state == state)).scalar_one()
+            for state in ("dead", "review")
+        )
         slugs = _slugs(session)
         partners = saml_warnings(session, now=hub.clock())
     names = ", ".join(f"{slugs.get(hold.application_id, hold.application_id)} ({hold.reason})" for hold in held)
@@ -127,6 +130,9 @@ def check(hub: Hub, *, now: datetime) -> list[Finding]:
     found.append(
         Finding("dead letters", dead == 0, f"{dead} deliveries were given up and need somebody." if dead else "none")
     )
+    # A decision that somebody has still to take is no fault of the installation's.
+    said = f"{reviewing} deliveries wait until somebody says whose an account is. See `idhub provisioning review`."
+    found.append(Finding("reviews", True, said if reviewing else "no delivery waits for a decision"))
     with hub.database.read() as session:
         ending = tokens.expiring(session, now=now)
     listed = ", ".join(f"{one.slug} ({one.expires_at.date()})" for one in ending)
@@ -275,14 +281,20 @@ class _Collector:
     def _deliveries(self, session: Session, now: datetime) -> Iterable[Metric]:
         slugs = _slugs(session)
         by_state = GaugeMetricFamily(
-            "idhub_deliveries", "Unfinished and dead deliveries.", labels=["application", "state"]
+            "idhub_deliveries", "Deliveries that are unfinished, in review or dead.", labels=["application", "state"]
         )
         oldest = GaugeMetricFamily(
             "idhub_delivery_oldest_seconds", "Age of the oldest unfinished delivery.", labels=["application"]
         )
         for queue in overview.queues(session):
             slug = slugs.get(queue.application_id, queue.application_id)
-            for state, count in (("pending", queue.waiting), ("leased", queue.in_flight), ("dead", queue.dead)):
+            counts = {
+                "pending": queue.waiting,
+                "leased": queue.in_flight,
+                "review": queue.reviewing,
+                "dead": queue.dead,
+            }
+            for state, count in counts.items():
                 by_state.add_metric([slug, state], count)
             if queue.oldest_waiting is not None:
                 oldest.add_metric([slug], max(0.0, (now - queue.oldest_waiting).total_seconds()))

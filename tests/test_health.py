@@ -199,6 +199,21 @@ def test_metrics_count_deliveries_holds_and_events(opened: Hub, clock: Clock, se
     assert 'idhub_credentials_alive{kind="session"} 0.0' in shown
     assert "idhub_hashing_queue_depth 3.0" in shown
     assert sum(float(line.split()[-1]) for line in shown.splitlines() if 'state="dead"' in line) == 1
+    assert sum(float(line.split()[-1]) for line in shown.splitlines() if 'state="review"' in line) == 0
+
+
+def test_what_waits_for_a_decision_is_told_and_is_no_dead_letter(opened: Hub, clock: Clock, settings: Settings) -> None:
+    put(opened.database, clock, delivery(operation="provision"))
+    (leased,) = lease(opened.database, worker="w", now=clock(), limit=2, settings=settings)
+    settle(opened.database, leased, Outcome(kind="review", status_code=200), now=clock(), settings=settings)
+
+    found = {one.name: one for one in health.check(opened, now=clock())}
+    shown = client(opened).get("/metrics").text
+
+    assert (found["dead letters"].is_ok, found["dead letters"].detail) == (True, "none")
+    assert (found["reviews"].is_ok, found["reviews"].detail.split(" ")[0]) == (True, "1")
+    assert 'idhub_deliveries{application="app-a",state="review"} 1.0' in shown
+    assert 'idhub_deliveries{application="app-a",state="dead"} 0.0' in shown
 
 
 def test_doctor_tells_what_needs_somebody_although_requests_are_answered(

@@ -109,7 +109,7 @@ def create_router(services: ApiServices) -> APIRouter:
         """Put all dead deliveries of an application back into its queue, at most 1,000 a call."""
         with database.transaction() as session:
             application_id = visible_application(session, caller, application, Action.DELIVERY_RETRY)
-            revived, left = queue.retry_all_dead(
+            revived, left = queue.send_dead_again(
                 session, application_id, now=services.clock(), actor=caller.lifecycle.actor, door="api"
             )
         queue.wake()

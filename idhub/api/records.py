@@ -73,7 +73,7 @@ def create_router(services: ApiServices) -> APIRouter:
             if organization_id is None:
                 raise unknown
             permit(session, caller, Action.DELIVERY_RETRY, organization_id, unknown=unknown)
-            queue.retry_dead(session, delivery, now=services.clock(), actor=caller.lifecycle.actor, door="api")
+            queue.send_again(session, delivery, now=services.clock(), actor=caller.lifecycle.actor, door="api")
         queue.wake()
         return JSONResponse({"requeued": delivery}, status_code=202)
 

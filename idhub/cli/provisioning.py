@@ -202,7 +202,7 @@ def retry(application: Application, json: JsonOption = False) -> None:
     """Send an application's dead deliveries again."""
     who = caller()
     with open_here() as hub, hub.database.transaction() as session:
-        revived, left = queue.retry_all_dead(
+        revived, left = queue.send_dead_again(
             session, find_application(session, application), now=hub.clock(), actor=who.actor, door=who.door
         )
     lines = [f"{revived} are sent again, {left} were overtaken and stay dead"]

@@ -76,7 +76,8 @@ class Outcome:
     """What one attempt achieved.
 
     Args:
-        kind: done (enough was proven), retry (try again later), dead (trying again will not help).
+        kind: done (enough was proven), retry (try again later), review (nothing is wrong, but somebody has to decide
+            first), dead (trying again will not help).
         grade: what this attempt proved, whatever its kind.
         evidence: what was sent, answered and read back, with times; no secret; shown in the receipt.
         error: the other side's own words or ours, one line, bounded.
@@ -84,7 +85,7 @@ class Outcome:
         failure: what is wrong with the connection, where that is why it failed.
     """
 
-    kind: Literal["done", "retry", "dead"]
+    kind: Literal["done", "retry", "review", "dead"]
     grade: Grade = Grade.E0
     evidence: Mapping[str, Any] = field(default_factory=dict)
     status_code: int | None = None

@@ -1,6 +1,6 @@
 """What pages and health checks ask of the queue. Pure reads."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,9 +10,6 @@ from sqlalchemy.orm import Session, aliased
 from idhub.delivery.holds import EVERY_CHANNEL, holds
 from idhub.delivery.leasing import is_head
 from idhub.delivery.tables import Delivery
-from idhub.errors import Invalid
-
-PAGE_SIZE = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,42 +19,18 @@ class ApplicationQueue:
     application_id: str
     waiting: int
     in_flight: int
+    reviewing: int
+    """Nothing is wrong with them: somebody has to say first whose an account is."""
     dead: int
     oldest_waiting: datetime | None
     """When the oldest unfinished one was planned."""
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    """A delivery that was given up and needs somebody."""
-
-    id: str
-    application_id: str
-    channel: str
-    operation: str
-    principal_id: str | None
-    account_id: str | None
-    case_id: str | None
-    attempts: int
-    last_error: str | None
-    last_status: int | None
-    planned_at: datetime
-    finished_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetterPage:
-    """Dead letters, newest first; `next_cursor` is None on the last page."""
-
-    rows: Sequence[DeadLetter]
-    next_cursor: str | None
-
-
 def queues(session: Session, application_ids: Collection[str] | None = None) -> list[ApplicationQueue]:
-    """Applications that have anything unfinished or dead, by id."""
+    """Applications that have anything unfinished, in review or dead, by id."""
     statement = (
         select(Delivery.application_id, Delivery.state, func.count(), func.min(Delivery.planned_at))
-        .where(Delivery.state.in_(("pending", "leased", "dead")))
+        .where(Delivery.state.in_(("pending", "leased", "review", "dead")))
         .group_by(Delivery.application_id, Delivery.state)
     )
     if application_ids is not None:
@@ -66,13 +39,14 @@ def queues(session: Session, application_ids: Collection[str] | None = None) -> 
     oldest: dict[str, datetime] = {}
     for application_id, state, count, planned_at in session.execute(statement):
         counts.setdefault(application_id, {})[state] = count
-        if state != "dead":
+        if state in {"pending", "leased"}:
             oldest[application_id] = min(oldest.get(application_id, planned_at), planned_at)
     return [
         ApplicationQueue(
             application_id,
             by_state.get("pending", 0),
             by_state.get("leased", 0),
+            by_state.get("review", 0),
             by_state.get("dead", 0),
             oldest.get(application_id),
         )
@@ -106,48 +80,3 @@ def lag(session: Session, *, now: datetime) -> timedelta:
         statement = statement.where(tuple_(Delivery.application_id, Delivery.channel).not_in(queues_held))
     oldest = session.execute(statement.limit(1)).scalar()
     return max(now - oldest, timedelta(0)) if oldest is not None else timedelta(0)
-
-
-def dead_letters(
-    session: Session,
-    *,
-    application_ids: Collection[str] | None = None,
-    cursor: str | None = None,
-    limit: int = PAGE_SIZE,
-) -> DeadLetterPage:
-    """One page of dead letters, by keyset.
-
-    Args:
-        cursor: `next_cursor` of the page before.
-
-    Raises:
-        Invalid: the cursor is not one of ours.
-    """
-    statement = (
-        select(
-            Delivery.id,
-            Delivery.application_id,
-            Delivery.channel,
-            Delivery.operation,
-            Delivery.principal_id,
-            Delivery.account_id,
-            Delivery.case_id,
-            Delivery.attempts,
-            Delivery.last_error,
-            Delivery.last_status,
-            Delivery.planned_at,
-            Delivery.finished_at,
-        )
-        .where(Delivery.state == "dead")
-        .order_by(Delivery.id.desc())
-        .limit(limit + 1)
-    )
-    if application_ids is not None:
-        statement = statement.where(Delivery.application_id.in_(application_ids))
-    if cursor is not None:
-        if not cursor.startswith("dlv_") or len(cursor) > 40 or not cursor.isascii():
-            raise Invalid("The cursor is not one of this list.", field="cursor", rule="cursor.form")
-        # Ids are ordered by time.
-        statement = statement.where(Delivery.id < cursor)
-    rows = [DeadLetter(**row._mapping) for row in session.execute(statement)]
-    return DeadLetterPage(rows[:limit], rows[limit - 1].id if len(rows) > limit else None)

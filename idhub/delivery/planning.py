@@ -28,7 +28,7 @@ _MOOT = (
     .where(
         Delivery.lane.in_(bindparam("lanes", expanding=True)),
         Delivery.operation == "provision",
-        or_(Delivery.state == "pending", Delivery.state == "dead"),
+        or_(Delivery.state == "pending", Delivery.state == "review", Delivery.state == "dead"),
     )
     .values(state="superseded", finished_at=bindparam("at"))
     .returning(Delivery.id, Delivery.lane, Delivery.case_id)
@@ -47,10 +47,10 @@ class _Superseded:
 def plan(session: Session, planned: Sequence[PlannedDelivery], *, now: datetime) -> list[str]:
     """Store deliveries behind all earlier ones of their lanes; returns their ids, in order.
 
-    A provision that still waits (or was given up) becomes moot, and is superseded, by a later deprovision of its
-    lane, and by a later provision unless a case of its own waits for its proof. A deprovision or logout is never
-    superseded: each is sent and proven. The event of the later delivery names what it supersedes, and each of those
-    has an event of its own.
+    A provision that still waits (or is in review, or was given up) becomes moot, and is superseded, by a later
+    deprovision of its lane, and by a later provision unless a case of its own waits for its proof. A deprovision or
+    logout is never superseded: each is sent and proven. The event of the later delivery names what it supersedes, and
+    each of those has an event of its own.
 
     Runs in the caller's transaction, which must hold the locks of the principals concerned (design, invariant 2):
     the order within a lane rests on them.

@@ -1,13 +1,13 @@
 """The queue of deliveries, by its verbs.
 
 `plan` stores effects with their change; a worker takes them by `lease`, sends them, and records by `settle` what came
-back; `expire_leases` gives back what a silent worker held; `retry_dead`, `pause` and `resume` are for people.
+back; `expire_leases` gives back what a silent worker held; `send_again`, `pause` and `resume` are for people.
 """
 
 from idhub.delivery.holds import Hold, held_applications, holds, pause, resume
 from idhub.delivery.leasing import lease
 from idhub.delivery.planning import plan
-from idhub.delivery.settling import expire_leases, retry_all_dead, retry_dead, settle, settle_all
+from idhub.delivery.settling import expire_leases, send_again, send_dead_again, settle, settle_all
 from idhub.delivery.wake import wake
 
 __all__ = [
@@ -19,8 +19,8 @@ __all__ = [
     "pause",
     "plan",
     "resume",
-    "retry_all_dead",
-    "retry_dead",
+    "send_again",
+    "send_dead_again",
     "settle",
     "settle_all",
     "wake",

@@ -29,6 +29,8 @@ FARTHEST_ATTEMPT = timedelta(hours=2)
 _SHORTEST_DELAY = timedelta(milliseconds=50)
 _ERROR_LIMIT = 500
 _NEVER_FATAL: frozenset[Failure | None] = frozenset({"unauthorized", "tls", "rate_limit"})
+_NEEDS_SOMEBODY = ("dead", "review")
+"""States that only a person ends: by sending again, or by what they decide."""
 _LOST = "The worker stopped before it recorded an answer."
 
 
@@ -36,7 +38,7 @@ _LOST = "The worker stopped before it recorded an answer."
 class Decision:
     """What a delivery becomes after an attempt."""
 
-    state: Literal["pending", "done", "dead"]
+    state: Literal["pending", "done", "review", "dead"]
     grade: Grade
     is_better: bool
     """This attempt proved at least as much as any before: its evidence is the delivery's."""
@@ -49,9 +51,9 @@ def decide(
 ) -> Decision:
     """What follows from an attempt's outcome.
 
-    Done only at or above the required grade. Given up when the channel says so or after `max_attempts`; never because a
-    credential or a certificate is refused, or a limit of requests is used up: those are the connection's faults, and
-    hold its queue instead.
+    Done only at or above the required grade. In review when the channel says so. Given up when the channel says so or
+    after `max_attempts`; never because a credential or a certificate is refused, or a limit of requests is used up:
+    those are the connection's faults, and hold its queue instead.
 
     Args:
         best: best grade proven by earlier attempts; it is kept.
@@ -61,6 +63,8 @@ def decide(
     is_better = outcome.grade >= best
     if outcome.kind == "done" and grade >= leased.required_grade:
         return Decision("done", grade, is_better, timedelta(0))
+    if outcome.kind == "review":
+        return Decision("review", grade, is_better, timedelta(0))
     waits = outcome.status_code == 401 or outcome.failure in _NEVER_FATAL
     if not waits and (outcome.kind == "dead" or attempts_spent >= max_attempts):
         return Decision("dead", grade, is_better, timedelta(0))
@@ -173,7 +177,7 @@ def _settle(
     rows = _current(session, sorted(by_id))
     mine = {i: row for i, row in rows.items() if row.lease_token == by_id[i][0].attempt}
     # A first attempt has no earlier one that it could have been given up with.
-    spent = _attempts_before_last_death(session, sorted(i for i, row in mine.items() if row.lease_token > 1))
+    spent = _attempts_before_last_end(session, sorted(i for i, row in mine.items() if row.lease_token > 1))
     deliveries, attempts, events, touched = [], [], [], []
     failed: list[Failed] = []
     accepted: set[Queue] = set()
@@ -226,9 +230,9 @@ _CURRENT = (
     .order_by(Delivery.id)
     .with_for_update(of=Delivery)
 )
-_DEATHS = (
+_ENDS = (
     select(DeliveryAttempt.delivery_id, func.max(DeliveryAttempt.number))
-    .where(DeliveryAttempt.delivery_id.in_(_IDS), DeliveryAttempt.outcome == "dead")
+    .where(DeliveryAttempt.delivery_id.in_(_IDS), DeliveryAttempt.outcome.in_(_NEEDS_SOMEBODY))
     .group_by(DeliveryAttempt.delivery_id)
 )
 _SETTLE = (
@@ -267,11 +271,11 @@ def _current(session: Session, ids: Sequence[str]) -> dict[str, Any]:
     return {row.id: row for row in session.connection().execute(_CURRENT, {"ids": ids}).all()}
 
 
-def _attempts_before_last_death(session: Session, ids: Sequence[str]) -> dict[str, int]:
-    """A delivery that was put back starts counting anew after the attempt that it was given up with."""
+def _attempts_before_last_end(session: Session, ids: Sequence[str]) -> dict[str, int]:
+    """A delivery that was put back starts counting anew after the attempt that it stopped with."""
     if not ids:
         return {}
-    return {row[0]: row[1] for row in session.connection().execute(_DEATHS, {"ids": ids})}
+    return {row[0]: row[1] for row in session.connection().execute(_ENDS, {"ids": ids})}
 
 
 def _delivery_values(
@@ -308,12 +312,12 @@ def _delivery_values(
 def _attempt_values(
     leased: LeasedDelivery, outcome: Outcome, decision: Decision, error: str | None, *, now: datetime, lost: bool
 ) -> dict[str, Any]:
-    said = "lost" if lost else {"pending": "retry"}.get(decision.state, decision.state)
+    said = "retry" if decision.state == "pending" else decision.state
     return {
         "b_id": leased.id,
         "b_number": leased.attempt,
         "b_ended": None if lost else now,
-        "b_outcome": "dead" if decision.state == "dead" else said,
+        "b_outcome": "lost" if lost and decision.state != "dead" else said,
         "b_grade": int(outcome.grade),
         "b_status": outcome.status_code,
         "b_error": error,
@@ -348,6 +352,7 @@ def _note(leased: LeasedDelivery, outcome: Outcome, failed: list[Failed], accept
 _EVENT_TYPES: Mapping[str, EventType] = {
     "pending": EventType.DELIVERY_RETRIED,
     "done": EventType.DELIVERY_DONE,
+    "review": EventType.DELIVERY_AWAITS_REVIEW,
     "dead": EventType.DELIVERY_DEAD,
 }
 
@@ -379,12 +384,12 @@ def _event(leased: LeasedDelivery, outcome: Outcome, decision: Decision, error: 
     )
 
 
-def retry_dead(session: Session, delivery_id: str, *, now: datetime, actor: Actor, door: str = "console") -> None:
-    """Put a dead delivery back in its place; it gets a full set of attempts.
+def send_again(session: Session, delivery_id: str, *, now: datetime, actor: Actor, door: str = "console") -> None:
+    """Put a delivery that is dead or in review back in its place; it gets a full set of attempts.
 
     Raises:
         NotFound: there is no such delivery.
-        Conflict: it is not dead, or something later in its lane has overtaken it: sending it now would undo that.
+        Conflict: it is neither, or something later in its lane has overtaken it: sending it now would undo that.
     """
     found = session.execute(
         select(Delivery.principal_id, Delivery.application_id, Delivery.case_id, Delivery.lane, Delivery.seq).where(
@@ -403,7 +408,7 @@ def retry_dead(session: Session, delivery_id: str, *, now: datetime, actor: Acto
         raise Conflict("A later delivery to the same account has overtaken this one.", rule="delivery.overtaken")
     revived = session.execute(
         update(Delivery)
-        .where(Delivery.id == delivery_id, Delivery.state == "dead")
+        .where(Delivery.id == delivery_id, Delivery.state.in_(_NEEDS_SOMEBODY))
         .values(state="pending", next_attempt_at=now, finished_at=None)
         .returning(Delivery.id)
     ).first()
@@ -426,12 +431,13 @@ def retry_dead(session: Session, delivery_id: str, *, now: datetime, actor: Acto
     announce(session)
 
 
-def retry_all_dead(
+def send_dead_again(
     session: Session, application_id: str, *, now: datetime, actor: Actor, door: str = "console", limit: int = 1_000
 ) -> tuple[int, int]:
     """Put the dead deliveries of an application back, the oldest first: how many were, and how many stay.
 
-    Those that something later in their lane has overtaken stay dead: sending them now would undo that.
+    Those that something later in their lane has overtaken stay dead: sending them now would undo that. What is in
+    review stays there: sending it again would change nothing.
     """
     ids = session.scalars(
         select(Delivery.id)
@@ -442,7 +448,7 @@ def retry_all_dead(
     revived = 0
     for delivery_id in ids:
         try:
-            retry_dead(session, delivery_id, now=now, actor=actor, door=door)
+            send_again(session, delivery_id, now=now, actor=actor, door=door)
         except Conflict:
             continue
         revived += 1

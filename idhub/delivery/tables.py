@@ -18,7 +18,8 @@ _AFTER_ENDINGS = text(f"(CASE WHEN operation IN {ENDINGS} THEN 0 ELSE 1 END)")
 class Delivery(Base):
     """One durable effect towards one account (or session participant).
 
-    States: pending, leased, done, dead (needs somebody), superseded (a later delivery of the lane made it moot).
+    States: pending, leased, done, review (somebody has to say first whose an account is; their decision plans anew),
+    dead (given up, needs somebody), superseded (a later delivery of the lane made it moot).
     Within a lane only the oldest unfinished row may be leased.
     """
 

@@ -114,7 +114,7 @@ def create_router(services: WebServices) -> APIRouter:
             "status": _status(row, health, bool(held), t),
             "deadline": _bar(row.deadline_seconds),
             "criticality": t(labels.CRITICALITY.get(row.criticality, row.criticality)),
-            "delivery_states": translated({**labels.DELIVERY_STATE, "review": labels.REVIEW}, t),
+            "delivery_states": translated(labels.DELIVERY_STATE, t),
             "operations": {code: t(words) for code, words in labels.OPERATION.items()},
             **connections,
         }
@@ -137,7 +137,7 @@ def _status(row: ApplicationRow, health: Health, is_held: bool, t: Translate) ->
     if health.dead:
         return Label("bad", t(N_("Dead letters")))
     if health.reviewing:
-        return translated({"": labels.REVIEW}, t)[""]
+        return translated(labels.DELIVERY_STATE, t)["review"]
     if health.retrying:
         return Label("warn", t(N_("Trying again")), "refresh")
     if not row.is_told:

@@ -114,7 +114,7 @@ def create_router(services: WebServices) -> APIRouter:
 
     @router.post("/admin/deliveries/{delivery_id}/retry")
     def retry(request: Request, delivery_id: str, csrf_token: Annotated[str, Form()] = "") -> Response:
-        """Put a dead letter back into its queue."""
+        """Put a dead letter, or what waits for a decision, back into its queue."""
         now = services.clock()
         errors: dict[str, str] = {}
         with services.database.transaction() as session:
@@ -123,7 +123,7 @@ def create_router(services: WebServices) -> APIRouter:
             row = _visible(session, visitor, delivery_id)
             require(session, visitor, Action.DELIVERY_RETRY, organization_id=row.organization_id)
             try:
-                queue.retry_dead(session, row.id, now=now, actor=visitor.actor, door=DOOR)
+                queue.send_again(session, row.id, now=now, actor=visitor.actor, door=DOOR)
             except Conflict as error:
                 errors[""] = refusal_words(error, lambda message: pages.gettext(request, message))
         if errors:
@@ -153,7 +153,7 @@ def _show(services: WebServices, request: Request, delivery_id: str, errors: dic
         visitor = visitor_of(session, request, services, now=now)
         row = _visible(session, visitor, delivery_id)
         attempts = queries_access.attempts_of(session, row.id)
-        can_retry = row.state == "dead" and may(
+        can_retry = row.state in {"review", "dead"} and may(
             session, visitor.subject, Action.DELIVERY_RETRY, organization_id=row.organization_id
         )
     english = pages.language(request) == "en"
@@ -185,7 +185,7 @@ def _pretty(evidence: Any) -> str:
 
 def _words(t: Translate) -> dict[str, Any]:
     return {
-        "badges": translated({**labels.DELIVERY_STATE, "review": labels.REVIEW}, t),
+        "badges": translated(labels.DELIVERY_STATE, t),
         "operations": {code: t(words) for code, words in labels.OPERATION.items()},
         "channels": {code: t(words) for code, words in labels.CHANNEL.items()},
         "attempt_badges": translated(labels.ATTEMPT, t),
@@ -198,7 +198,7 @@ def _queue_status(health: Health, hold: Hold | None, t: Translate) -> Label:
     if health.dead:
         return Label("bad", t(N_("Dead letters")))
     if health.reviewing:
-        return translated({"": labels.REVIEW}, t)[""]
+        return translated(labels.DELIVERY_STATE, t)["review"]
     if health.retrying:
         return Label("warn", t(N_("Trying again")), "refresh")
     return Label("ok", t(N_("Normal")))

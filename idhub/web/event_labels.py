@@ -68,6 +68,7 @@ EVENT: Mapping[str, str] = {
     "delivery.done": N_("Delivery done"),
     "delivery.retried": N_("Delivery to be tried again"),
     "delivery.dead": N_("Delivery became a dead letter"),
+    "delivery.awaits_review": N_("Delivery waits for a decision"),
     "delivery.requeued": N_("Delivery sent again"),
     "delivery.superseded": N_("Delivery superseded"),
     "delivery.held": N_("Deliveries held"),
@@ -157,7 +158,7 @@ GROUP: Mapping[str, str] = {
 
 _WARN = frozenset(
     {
-        *("delivery.retried", "delivery.held", "import.quarantined", "login.throttled"),
+        *("delivery.retried", "delivery.awaits_review", "delivery.held", "import.quarantined", "login.throttled"),
         *("person.offboarding_scheduled", "finding.opened", "finding.reopened", "finding.held"),
     }
 )

@@ -59,11 +59,10 @@ DELIVERY_STATE: Mapping[str, Label] = {
     "pending": Label("info", N_("Waiting"), "clock"),
     "leased": Label("info", N_("Being sent"), "send"),
     "done": Label("ok", N_("Done")),
+    "review": Label("warn", N_("Waits for a decision"), "help-circle"),
     "dead": Label("bad", N_("Dead letter")),
     "superseded": Label("neutral", N_("Superseded")),
 }
-REVIEW = Label("warn", N_("Waits for a decision"), "help-circle")
-"""Of a delivery that stands because somebody has to say first whose an account is."""
 DOOR: Mapping[str, str] = {
     "console": N_("Console"),
     "api": "API",
@@ -143,6 +142,7 @@ CRITICALITY: Mapping[str, str] = {
 ATTEMPT: Mapping[str, Label] = {
     "done": Label("ok", N_("Done")),
     "retry": Label("warn", N_("Will be tried again"), "refresh"),
+    "review": Label("warn", N_("Waits for a decision"), "help-circle"),
     "dead": Label("bad", N_("Given up")),
 }
 ENDED: Mapping[str, str] = {

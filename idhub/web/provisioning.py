@@ -109,7 +109,7 @@ def _take(
         case "pause" | "resume" | "cancel":
             sync.take_step(session, application_id, step, **who)
         case "retry":
-            queue.retry_all_dead(session, application_id, **who)
+            queue.send_dead_again(session, application_id, **who)
         case "discover":
             discovering.plan(session, [application_id], now=who["now"])
         case "confirm":

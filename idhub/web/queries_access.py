@@ -22,10 +22,7 @@ from idhub.delivery.tables import Delivery, DeliveryAttempt
 from idhub.directory.search import named
 from idhub.directory.tables import Person
 from idhub.lifecycle.tables import Case
-from idhub.provisioning.outbound.adoption import AWAITS_REVIEW
 from idhub.web.listing import Page, Spec, Statement, View, page_of, values
-
-_IS_WRONG = Delivery.last_error.is_distinct_from(AWAITS_REVIEW)
 
 APPLICATIONS = Spec(
     path="/admin/apps",
@@ -36,7 +33,7 @@ DELIVERIES = Spec(
     path="/admin/deliveries",
     sorts=("-planned",),
     choices={
-        "state": ("pending", "leased", "done", "dead", "superseded"),
+        "state": ("pending", "leased", "done", "review", "dead", "superseded"),
         "kind": ("provision", "deprovision", "logout"),
     },
     texts=("app", "person", "case"),
@@ -192,7 +189,7 @@ def applications_statement(view: View, session: Session, subject: Subject) -> St
         }
         statement = statement.where(connected[protocol])
     if state := view.value("state"):
-        troubled = Application.id.in_(select(Delivery.application_id).where(Delivery.state == "dead", _IS_WRONG))
+        troubled = Application.id.in_(select(Delivery.application_id).where(Delivery.state == "dead"))
         statement = statement.where(
             {
                 "disabled": Application.is_enabled.is_(False),
@@ -244,7 +241,7 @@ class Health:
 
 
 def health(session: Session, application_ids: Sequence[str], *, now: datetime) -> Mapping[str, Health]:
-    """Health by application, of those that have deliveries waiting, dead or finished within a day."""
+    """Health by application, of those that have deliveries waiting, in review, dead or finished within a day."""
     found: dict[str, dict[str, Any]] = {}
     mine = Delivery.application_id.in_(application_ids)
     # Walks along an index each; in one query with OR they would be a walk through all there ever was.
@@ -263,10 +260,10 @@ def health(session: Session, application_ids: Sequence[str], *, now: datetime) -
         found.setdefault(application_id, {}).update(zip(names, numbers, strict=True))
     is_recent = Delivery.finished_at >= now - _DAY
     for name, *conditions in (
-        ("dead", Delivery.state == "dead", _IS_WRONG),
-        ("reviewing", Delivery.state == "dead", ~_IS_WRONG),
+        ("dead", Delivery.state == "dead"),
+        ("reviewing", Delivery.state == "review"),
         ("done_today", Delivery.state == "done", is_recent),
-        ("failed_today", Delivery.state == "dead", is_recent, _IS_WRONG),
+        ("failed_today", Delivery.state == "dead", is_recent),
     ):
         counts = select(Delivery.application_id, func.count()).where(*conditions, mine)
         for application_id, count in session.execute(counts.group_by(Delivery.application_id)):
@@ -314,11 +311,6 @@ class DeliveryRow:
     organization_id: str
     lane: str
     evidence: Any
-
-    @property
-    def shown_state(self) -> str:
-        """Its state, or `review` where it waits for somebody to say whose an account is."""
-        return "review" if self.state == "dead" and self.last_error == AWAITS_REVIEW else self.state
 
 
 @dataclass(frozen=True, slots=True)
@@ -405,7 +397,7 @@ def _searched(session: Session, text: str) -> Select[str]:
         select(Delivery.id).join(Application).where(Application.slug == text.lower()),
         select(Delivery.id).join(Person, Person.id == Delivery.principal_id).where(named(session, text)),
         select(Delivery.id).where(
-            Delivery.state.in_(("pending", "leased", "dead")),
+            Delivery.state.in_(("pending", "leased", "review", "dead")),
             func.lower(Delivery.last_error).like(pattern, escape="\\"),
         ),
     )
@@ -428,7 +420,7 @@ def list_deliveries(view: View, session: Session, statement: Statement) -> Page[
 def dead_letters(session: Session, statement: Statement, limit: int = 50) -> list[DeliveryRow]:
     """Newest dead letters."""
     dead = (
-        statement.where(Delivery.state == "dead", _IS_WRONG, Delivery.finished_at.is_not(None))
+        statement.where(Delivery.state == "dead", Delivery.finished_at.is_not(None))
         .order_by(Delivery.finished_at.desc(), Delivery.id)
         .limit(limit)
     )

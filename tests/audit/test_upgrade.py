@@ -7,9 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from alembic import command
-from sqlalchemy import Connection, create_engine, func, insert, select, text, update
-from sqlalchemy.engine import make_url
+from sqlalchemy import Connection, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from audit.checkpoint import Checkpoint, sign_checkpoint
@@ -28,20 +26,10 @@ from audit.tables import (
 )
 from audit.tiles import tile_root
 from audit.trail import append
-from idhub.migrations import _config
 from tests.audit.support import NOW, ORIGIN, Trail, event
+from tests.support.migrating import migrate_to
 
 SEALED, WAITING = 300, 3
-
-
-def migrated(url: str, revision: str) -> None:
-    engine = create_engine(make_url(url))
-    with engine.connect() as connection:
-        config = _config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, revision)
-        connection.commit()
-    engine.dispose()
 
 
 def seal_as_before(connection: Connection, trail: Trail) -> None:
@@ -69,14 +57,14 @@ def seal_as_before(connection: Connection, trail: Trail) -> None:
 @contextmanager
 def old_log(url: str, folder: Path) -> Iterator[Trail]:
     """A log of the version before, with events that have their place and some that wait for it; then migrated."""
-    migrated(url, "r0021")
+    migrate_to(url, "r0021")
     trail = Trail(url, folder, is_migrated=True)
     with trail.engine.begin() as connection:
         append(connection, [event(number) for number in range(SEALED)], sealer=trail.sealer)
     with trail.engine.begin() as connection:
         seal_as_before(connection, trail)
     trail.append(*[event(number) for number in range(WAITING)])
-    migrated(url, "head")
+    migrate_to(url, "head")
     yield trail
     trail.engine.dispose()
 
@@ -134,7 +122,7 @@ def test_places_that_were_copied_cannot_be_changed(database_url: str, tmp_path: 
 
 
 def test_an_empty_log_begins_at_nothing(database_url: str, tmp_path: Path) -> None:
-    migrated(database_url, "head")
+    migrate_to(database_url, "head")
     trail = Trail(database_url, tmp_path, is_migrated=True)
     with trail.engine.connect() as connection:
         assert connection.execute(select(audit_reach)).all() == []

@@ -24,7 +24,7 @@ _examples = count()
 grades = st.sampled_from(list(Grade))
 outcomes = st.builds(
     Outcome,
-    kind=st.sampled_from(["done", "retry", "dead"]),
+    kind=st.sampled_from(["done", "retry", "review", "dead"]),
     grade=grades,
     status_code=st.sampled_from([None, 200, 404, 409, 429, 500, 503]),
     retry_after=st.sampled_from([None, timedelta(0), timedelta(minutes=3)]),
@@ -56,7 +56,7 @@ def check(hub: Database, lanes: list[str]) -> None:
         of_lane = [row for row in rows if row.lane == lane]
         assert sum(row.state == "leased" for row in of_lane) <= 1
         unfinished = [row.seq for row in of_lane if row.state in {"pending", "leased"}]
-        over = [row.seq for row in of_lane if row.state in {"done", "dead"}]
+        over = [row.seq for row in of_lane if row.state in {"done", "review", "dead"}]
         assert not unfinished or not over or max(over) < min(unfinished), "one overtook another"
         assert all(row.attempts == 0 for row in of_lane if unfinished and row.seq > min(unfinished))
 
@@ -103,7 +103,7 @@ def test_lanes_keep_their_order_and_deliveries_their_grade(
         check(hub, lanes)
         if not [row for row in lane_rows(hub, lanes) if row.state in {"pending", "leased"}]:
             break
-    assert {row.state for row in lane_rows(hub, lanes)} <= {"done", "dead", "superseded"}
+    assert {row.state for row in lane_rows(hub, lanes)} <= {"done", "review", "dead", "superseded"}
     with hub.read() as session:
         tries = session.execute(
             select(DeliveryAttempt.delivery_id, DeliveryAttempt.number)

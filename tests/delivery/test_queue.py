@@ -10,7 +10,7 @@ from idhub.changes import COMMAND_LINE
 from idhub.db import Database
 from idhub.delivery.channel import Grade, LeasedDelivery, Outcome
 from idhub.delivery.leasing import lease_asked
-from idhub.delivery.queue import expire_leases, lease, pause, plan, retry_dead, settle, settle_all
+from idhub.delivery.queue import expire_leases, lease, pause, plan, send_again, send_dead_again, settle, settle_all
 from idhub.delivery.settling import FARTHEST_ATTEMPT, call_back
 from idhub.delivery.tables import Delivery, DeliveryHold
 from idhub.delivery.wake import Asked
@@ -251,7 +251,7 @@ def test_a_delivery_is_dead_after_its_last_attempt_and_can_be_put_back(
     fail_twice()
     assert row(hub, planned_id).finished_at == clock()
     with hub.transaction() as session:
-        retry_dead(session, planned_id, now=clock(), actor=COMMAND_LINE)
+        send_again(session, planned_id, now=clock(), actor=COMMAND_LINE)
     assert (row(hub, planned_id).state, row(hub, planned_id).finished_at) == ("pending", None)
     fail_twice()
     assert [a.number for a in attempts(hub, planned_id)] == [1, 2, 3, 4]
@@ -263,19 +263,55 @@ def test_only_a_dead_delivery_that_nothing_has_overtaken_is_put_back(
 ) -> None:
     first, second = put(hub, clock, delivery(), delivery("acc_2"))
     with hub.transaction() as session, pytest.raises(NotFound):
-        retry_dead(session, "dlv_unknown", now=clock(), actor=COMMAND_LINE)
+        send_again(session, "dlv_unknown", now=clock(), actor=COMMAND_LINE)
     with hub.transaction() as session, pytest.raises(Conflict) as refused:
-        retry_dead(session, first, now=clock(), actor=COMMAND_LINE)
+        send_again(session, first, now=clock(), actor=COMMAND_LINE)
     assert refused.value.rule == "delivery.not_dead"
 
     dead = Outcome(kind="dead", status_code=409)
     settle_all(hub, [(one, dead) for one in take(hub, clock, settings)], now=clock(), settings=settings)
     put(hub, clock, delivery(operation="provision"))
     with hub.transaction() as session, pytest.raises(Conflict) as refused:
-        retry_dead(session, first, now=clock(), actor=COMMAND_LINE)
+        send_again(session, first, now=clock(), actor=COMMAND_LINE)
     assert refused.value.rule == "delivery.overtaken"
     with hub.transaction() as session:
-        retry_dead(session, second, now=clock(), actor=COMMAND_LINE)
+        send_again(session, second, now=clock(), actor=COMMAND_LINE)
+
+
+def test_what_waits_for_a_decision_is_not_dead_and_gives_way_to_what_is_planned_then(
+    hub: Database, clock: Clock, settings: Settings
+) -> None:
+    waits = Outcome(kind="review", status_code=200, error="whose is it?")
+    (first,) = put(hub, clock, delivery(operation="provision"))
+    (leased,) = take(hub, clock, settings)
+    settle(hub, leased, waits, now=clock(), settings=settings)
+    assert (row(hub, first).state, row(hub, first).finished_at) == ("review", clock())
+    assert recorded(hub, first)[-1] == "delivery.awaits_review"
+    assert [one.outcome for one in attempts(hub, first)] == ["review"]
+    clock.advance(days=1)
+    assert take(hub, clock, settings) == []
+    with hub.transaction() as session:
+        assert send_dead_again(session, "app_a", now=clock(), actor=COMMAND_LINE) == (0, 0)
+
+    put(hub, clock, delivery(operation="provision"))
+    assert row(hub, first).state == "superseded"
+
+
+def test_what_waits_for_a_decision_can_be_sent_again_with_all_its_attempts(
+    hub: Database, clock: Clock, settings: Settings
+) -> None:
+    few = settings.model_copy(update={"delivery_max_attempts": 2})
+    (only,) = put(hub, clock, delivery(operation="provision"))
+    for outcome, expected in ((BROKEN, "pending"), (Outcome(kind="review", status_code=200), "review")):
+        clock.advance(hours=1)
+        (leased,) = take(hub, clock, few)
+        settle(hub, leased, outcome, now=clock(), settings=few)
+        assert row(hub, only).state == expected
+    with hub.transaction() as session:
+        send_again(session, only, now=clock(), actor=COMMAND_LINE)
+    (leased,) = take(hub, clock, few)
+    settle(hub, leased, BROKEN, now=clock(), settings=few)
+    assert row(hub, only).state == "pending"
 
 
 def test_a_silent_application_never_holds_more_than_its_bulkhead(

@@ -47,7 +47,7 @@ def test_account_of_the_same_mail_waits_for_somebody_and_is_linked_when_confirme
     person = scene.person()
     account = scene.entitle(person, application)
     waiting = scene.send_one(account, "provision")
-    assert (waiting.kind, "list of reviews" in str(waiting.error)) == ("dead", True)
+    assert (waiting.kind, "list of reviews" in str(waiting.error)) == ("review", True)
     assert service.writes() == []
     with scene.database.transaction() as session:
         (review,) = adoption.open_reviews(session, application)
@@ -93,9 +93,82 @@ def test_shared_mailbox_is_ambiguous_even_where_it_adopts(scene: Scene, rule: Ad
     account = scene.entitle(scene.person(), application)
     scene.person("bob", email="Alice@corp.example")
     outcome = scene.send_one(account, "provision")
-    assert outcome.kind == "dead"
+    assert outcome.kind == "review"
     with scene.database.read() as session:
         assert [review.problem for review in adoption.open_reviews(session, application)] == ["ambiguous"]
+
+
+@one_database
+def test_whoever_shares_a_mailbox_goes_on_when_the_account_is_said_to_be_the_others(scene: Scene) -> None:
+    """The list of reviews has nothing to decide about any more, so nobody may wait for it."""
+    service, application = scene.quirks(
+        Quirks(), options={"adopt": {"automatic": ["external_id"], "review": ["email"]}}
+    )
+    shared = service.add_user(userName="front-desk", emails=[{"value": "desk@corp.example"}])
+    people = {name: scene.person(name, email="desk@corp.example") for name in ("alice", "bob")}
+    mapping = {"user_name_attribute": "employee_number"}
+    with scene.database.transaction() as session:
+        session.execute(update(ScimTarget).where(ScimTarget.application_id == application).values(**mapping))
+    accounts = {name: scene.entitle(person, application) for name, person in people.items()}
+    for account in accounts.values():
+        assert scene.send_one(account, "provision").kind == "review"
+    with scene.database.transaction() as session:
+        (review,) = adoption.open_reviews(session, application)
+        assert (review.problem, review.candidates) == ("ambiguous", sorted(people.values()))
+        adoption.confirm(
+            session, review.id, people["alice"], application_id=application, now=scene.clock(), actor=SYSTEM, door="cli"
+        )
+
+    assert {account for account, _ in planned(scene, "provision")} == set(accounts.values())
+    done = {name: scene.send_one(account, "provision", attempt=2) for name, account in accounts.items()}
+    assert {name: (one.kind, one.evidence.get("action")) for name, one in done.items()} == {
+        "alice": ("done", "updated"),
+        "bob": ("done", "created"),
+    }
+    assert service.users[shared]["externalId"] == people["alice"]
+    with scene.database.read() as session:
+        assert adoption.open_reviews(session, application) == []
+
+
+@one_database
+def test_several_accounts_of_one_person_are_decided_in_the_list_of_reviews(scene: Scene) -> None:
+    service, application = scene.quirks(Quirks(), options={"adopt": {"automatic": ["email"], "review": []}})
+    ids = [service.add_user(userName=name, emails=[{"value": "alice@corp.example"}]) for name in ("al", "alice.old")]
+    person = scene.person()
+    account = scene.entitle(person, application)
+    assert scene.send_one(account, "provision").kind == "review"
+    with scene.database.transaction() as session:
+        reviews = {review.user_id: review for review in adoption.open_reviews(session, application)}
+        assert {user: review.problem for user, review in reviews.items()} == dict.fromkeys(ids, "ambiguous")
+        who: dict[str, Any] = {"now": scene.clock(), "actor": SYSTEM, "door": "cli"}
+        adoption.confirm(session, reviews[ids[0]].id, person, application_id=application, **who)
+    done = scene.send_one(account, "provision", attempt=2)
+    assert (done.kind, service.users[ids[0]]["externalId"], service.users[ids[1]].get("externalId")) == (
+        "done",
+        person,
+        None,
+    )
+
+
+@one_database
+def test_an_account_whose_decision_was_undone_is_asked_about_again(scene: Scene) -> None:
+    service, application = scene.quirks(
+        Quirks(), options={"adopt": {"automatic": ["external_id"], "review": ["email"]}}
+    )
+    service.add_user(userName="al", emails=[{"value": "alice@corp.example"}])
+    person = scene.person()
+    account = scene.entitle(person, application)
+    scene.send_one(account, "provision")
+    with scene.database.transaction() as session:
+        (review,) = adoption.open_reviews(session, application)
+        adoption.confirm(
+            session, review.id, person, application_id=application, now=scene.clock(), actor=SYSTEM, door="cli"
+        )
+        session.execute(update(Account).where(Account.id == account).values(external_id=None))
+
+    assert scene.send_one(account, "provision", attempt=2).kind == "review"
+    with scene.database.read() as session:
+        assert [one.user_id for one in adoption.open_reviews(session, application)] == [review.user_id]
 
 
 def test_scan_links_what_fits_and_puts_the_rest_to_review(scene: Scene) -> None:
@@ -443,8 +516,8 @@ def test_dead_letters_of_an_application_are_sent_again_at_once(scene: Scene) -> 
                     evidence={}, next_attempt_at=now, planned_at=now,
                 )
             )  # fmt: skip
-        assert queue.retry_all_dead(session, application, now=now, actor=SYSTEM) == (2, 0)
-        assert queue.retry_all_dead(session, application, now=now, actor=SYSTEM) == (0, 0)
+        assert queue.send_dead_again(session, application, now=now, actor=SYSTEM) == (2, 0)
+        assert queue.send_dead_again(session, application, now=now, actor=SYSTEM) == (0, 0)
     assert len(planned(scene, "provision")) == 2
 
 

@@ -352,7 +352,7 @@ def test_doors_and_applications_are_named_in_the_language_of_the_page(story: Sto
 
 
 def test_every_stored_code_has_its_words() -> None:
-    assert {"pending", "leased", "done", "dead", "superseded"} == labels.DELIVERY_STATE.keys()
+    assert {"pending", "leased", "done", "review", "dead", "superseded"} == labels.DELIVERY_STATE.keys()
     assert set(get_args(Operation)) == labels.OPERATION.keys()
 
 

@@ -6,7 +6,6 @@ from sqlalchemy import select, update
 from idhub.access.tables import Account, Application
 from idhub.delivery.holds import NOTES, Failed, note_answers
 from idhub.delivery.tables import Delivery
-from idhub.provisioning.outbound.adoption import AWAITS_REVIEW
 from idhub.provisioning.outbound.tables import AdoptionReview, SyncRun
 from idhub.web.labels import HOLD
 from tests.web.conftest import SignIn
@@ -182,9 +181,7 @@ def test_what_waits_for_a_decision_is_no_failure(hub: SampleHub, sign_in: SignIn
     _, account = person_with_account(hub)
     with hub.database.transaction() as session:
         session.execute(
-            update(Delivery)
-            .where(Delivery.account_id == account)
-            .values(state="dead", last_error=AWAITS_REVIEW, finished_at=hub.clock())
+            update(Delivery).where(Delivery.account_id == account).values(state="review", finished_at=hub.clock())
         )
         delivery = session.scalars(select(Delivery.id).where(Delivery.account_id == account)).first()
     client = sign_in("高远")
@@ -194,6 +191,8 @@ def test_what_waits_for_a_decision_is_no_failure(hub: SampleHub, sign_in: SignIn
     assert text_of(listed, "dead").split()[-1] == "0"
     assert 'id="dead"' not in listed
     assert "Waits for a decision" in listed
-    assert "Waits for a decision" in one
+    assert "Waits for a decision" in text_of(one, "state")
+    assert f'href="{PATH}">Accounts to review</a>' in one
+    assert 'data-test="retry"' in one
     assert "Waits for a decision" in applications
     assert 'data-test="retry"' not in provisioning

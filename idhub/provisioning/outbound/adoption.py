@@ -19,11 +19,11 @@ from idhub.access.tables import Account
 from idhub.changes import SYSTEM, Actor, Event, EventType, record
 from idhub.db import Database, bulk_insert, chunked, new_id
 from idhub.directory.names import LoginNameKind, may_name, stored_login_name
-from idhub.directory.tables import LoginName, Principal
+from idhub.directory.tables import LoginName
 from idhub.errors import Conflict, NotFound
 from idhub.provisioning.outbound.options import AdoptRule
 from idhub.provisioning.outbound.planner import hold_people, plan_provisions
-from idhub.provisioning.outbound.run import NeedsSomebody, Run, id_of
+from idhub.provisioning.outbound.run import LINKED_ELSEWHERE, AwaitsReview, NeedsSomebody, Run, id_of
 from idhub.provisioning.outbound.tables import AdoptionReview
 from scim.client import ScimClient, emails_of, enterprise
 from scim.errors import RemoteNotFound, remote_text
@@ -31,17 +31,16 @@ from scim.schemas import Resource, attribute, kept_id
 
 _SIGN_IN_KINDS: Final[tuple[LoginNameKind, ...]] = ("email", "employee_number")
 """What a userName there may be of ours."""
-
-
-AWAITS_REVIEW: Final = "An account there may be this person's. Confirm or reject it in the list of reviews."
-"""Why a delivery stands that nothing is wrong with: somebody has to look first, and their decision sends it again."""
+_UNIQUE_THERE: Final[frozenset[AdoptRule]] = frozenset({"external_id", "user_name"})
+"""Rules that go by what a service gives to one account only: where it is taken, there can be no second one."""
 
 
 async def find_account(run: Run, user_name: str) -> Resource | None:
     """The account that is this person's: the linked one, or one that a rule finds; None: there is none.
 
     Raises:
-        NeedsSomebody: several fit, or somebody has to look first; what was found is in the list of reviews.
+        AwaitsReview: several fit, or somebody has to look first; what was found is in the list of reviews.
+        NeedsSomebody: the one that fits is linked to another person.
         RemoteError: the application did not answer as it should.
     """
     account = run.situation.account
@@ -55,15 +54,17 @@ async def find_account(run: Run, user_name: str) -> Resource | None:
         users = await _found(run, rule, user_name)
         if not users:
             continue
-        if len(users) > 1:
-            await _put_to_review(run, rule, "ambiguous", users)
-            raise NeedsSomebody(f"The application has {len(users)} accounts for this person. Keep one of them.")
         is_shared = await run.read(partial(_fits_others, run=run, rule=rule, user_name=user_name))
-        if rule in adopt.review or is_shared:
-            await _put_to_review(run, rule, "ambiguous" if is_shared else "review", users)
-            raise NeedsSomebody(AWAITS_REVIEW)
-        run.evidence["adopted_by"] = rule
-        return users[0]
+        if len(users) == 1 and rule in adopt.automatic and not is_shared:
+            run.evidence["adopted_by"] = rule
+            return users[0]
+        # What somebody has said to be another person's is not asked about again.
+        free = await run.read(partial(_linked_to_nobody_else, run=run, users=users))
+        if free:
+            await _put_to_review(run, rule, "ambiguous" if is_shared or len(free) > 1 else "review", free)
+            raise AwaitsReview
+        if rule in _UNIQUE_THERE:
+            raise NeedsSomebody(LINKED_ELSEWHERE)
     return None
 
 
@@ -132,6 +133,16 @@ def _owners(session: Session, values: Collection[str]) -> dict[str, dict[str, se
     return found
 
 
+def _linked_to_nobody_else(session: Session, *, run: Run, users: Sequence[Resource]) -> list[Resource]:
+    linked = select(Account.external_id).where(
+        Account.application_id == run.delivery.application_id,
+        Account.external_id.in_([id_of(user) for user in users]),
+        Account.id != run.delivery.account_id,
+    )
+    taken = set(session.scalars(linked))
+    return [user for user in users if id_of(user) not in taken]
+
+
 async def _put_to_review(run: Run, rule: AdoptRule, problem: str, users: Sequence[Resource]) -> None:
     now = run.clock.now()
     rows = [
@@ -170,7 +181,10 @@ def _review(
 
 
 def _store(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
-    """Add reviews, except of accounts that have one. Returns how many are new."""
+    """Add reviews, except of accounts that have one. Returns how many are new.
+
+    None of the accounts may be linked: a confirmation of one does not hold any more, and is asked for anew.
+    """
     if not rows:
         return 0
     held: dict[str, AdoptionReview] = {}
@@ -183,7 +197,9 @@ def _store(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
         held |= {review.user_id: review for review in found}
     for row in rows:
         known = held.get(row["user_id"])
-        if known is not None and known.state == "open":
+        if known is not None and known.state == "confirmed":
+            _ask_anew(known, row["candidates"])
+        elif known is not None and known.state == "open":
             known.candidates = sorted({*known.candidates, *row["candidates"]})
             known.problem = "ambiguous" if len(known.candidates) > 1 else row["problem"]
             known.rule = row["rule"] or known.rule
@@ -191,6 +207,11 @@ def _store(session: Session, rows: Sequence[Mapping[str, Any]]) -> int:
     new = {row["user_id"]: row for row in rows if row["user_id"] not in held}
     bulk_insert(session, AdoptionReview, list(new.values()))
     return len(new)
+
+
+def _ask_anew(review: AdoptionReview, candidates: Sequence[str]) -> None:
+    review.state, review.candidates = "open", list(candidates)
+    review.principal_id = review.decided_by = review.decided_at = None
 
 
 def open_reviews(session: Session, application_id: str, *, limit: int = 200) -> list[AdoptionReview]:
@@ -208,15 +229,17 @@ def open_reviews(session: Session, application_id: str, *, limit: int = 200) -> 
 def confirm(
     session: Session, review_id: str, principal_id: str, *, application_id: str, now: datetime, actor: Actor, door: str
 ) -> None:
-    """Decide that the account is this person's: it is linked, and brought up to date.
+    """Decide that the account is this person's: it is linked, and brought up to date. Others whose it might have been
+    wait for it no longer.
 
     Raises:
         NotFound: there is no such review of this application, or no such person with an account there.
         Conflict: it was decided already, or the account or the person is taken.
     """
     review = _open(session, review_id, application_id)
-    # The order of locks of every delivery: the principal first (design, invariant 2).
-    session.execute(select(Principal.id).where(Principal.id == principal_id).with_for_update())
+    # The order of locks of every delivery: principals first (design, invariant 2).
+    concerned = sorted({principal_id, *review.candidates})
+    hold_people(session, concerned)
     account = session.scalars(
         select(Account)
         .where(Account.application_id == application_id, Account.principal_id == principal_id, Account.slot == "main")
@@ -239,7 +262,7 @@ def confirm(
     _decide(review, "confirmed", principal_id, now=now, actor=actor)
     session.flush()
     record(session, [_linked(account.id, principal_id, application_id, review.id, now=now, actor=actor, door=door)])
-    _plan_again(session, [principal_id], application_id, now=now)
+    _plan_again(session, concerned, application_id, now=now)
 
 
 def reject(session: Session, review_id: str, *, application_id: str, now: datetime, actor: Actor, door: str) -> None:

@@ -27,7 +27,7 @@ from idhub.provisioning.outbound.groups import push_group
 from idhub.provisioning.outbound.options import TargetOptions
 from idhub.provisioning.outbound.planner import CEILING, CHANNEL
 from idhub.provisioning.outbound.provision import provision
-from idhub.provisioning.outbound.run import Clock, NeedsSomebody, Overtaken, Run, Talk
+from idhub.provisioning.outbound.run import AwaitsReview, Clock, NeedsSomebody, Overtaken, Run, Talk
 from scim.client import ScimClient
 from scim.dialects import DIALECTS
 from scim.errors import RemoteError, RemoteNotFound, RemoteRefused, RemoteUnauthorized, RemoteUnavailable
@@ -197,6 +197,8 @@ async def _translated(talk: Talk, work: Coroutine[Any, Any, Outcome]) -> Outcome
     """What came of an attempt, whatever stopped it."""
     try:
         return await work
+    except AwaitsReview as error:
+        return talk.outcome("review", str(error))
     except NeedsSomebody as error:
         return talk.outcome("dead", str(error))
     except Overtaken:

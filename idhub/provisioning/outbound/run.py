@@ -22,8 +22,18 @@ _MOST_SHOWN = 40
 """Requests of one attempt that its evidence lists, half of them the first ones and half the last."""
 
 
+LINKED_ELSEWHERE = "The application's account of this name is already linked to another person."
+
+
 class NeedsSomebody(Exception):
     """Trying again will not help: a person has to decide. The text says what and why."""
+
+
+class AwaitsReview(NeedsSomebody):
+    """Nothing is wrong: an account there may be this person's, and is in the list of reviews. A decision goes on."""
+
+    def __init__(self) -> None:
+        super().__init__("An account there may be this person's. Confirm or reject it in the list of reviews.")
 
 
 class Overtaken(Exception):
@@ -80,7 +90,7 @@ class Talk:
 
     def outcome(
         self,
-        kind: Literal["done", "retry", "dead"],
+        kind: Literal["done", "retry", "review", "dead"],
         error: str | None = None,
         *,
         retry_after: timedelta | None = None,
@@ -152,7 +162,7 @@ class Run(Talk):
                 lambda session: records.is_linked_elsewhere(session, self.delivery, external_id=user_id)
             )
         if taken:
-            raise NeedsSomebody("The application's account of this name is already linked to another person.")
+            raise NeedsSomebody(LINKED_ELSEWHERE)
 
     async def note(self, values: Mapping[str, Any], *, seen_at: datetime, events: Sequence[EventType] = ()) -> None:
         """Write down what was seen of the account, with its events; committed when this returns."""

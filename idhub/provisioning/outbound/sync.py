@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 
-from sqlalchemy import func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import Account, Application, ScimTarget
@@ -17,7 +17,6 @@ from idhub.changes import Actor, Event, EventType, record
 from idhub.db import new_id
 from idhub.delivery.tables import Delivery
 from idhub.errors import Conflict, NotFound
-from idhub.provisioning.outbound.adoption import AWAITS_REVIEW
 from idhub.provisioning.outbound.planner import hold_people, plan_provisions
 from idhub.provisioning.outbound.tables import SyncRun
 
@@ -125,8 +124,6 @@ def progress(session: Session, application_id: str) -> Progress:
             Delivery.application_id == application_id,
             Delivery.state.in_(("pending", "leased", "dead")),
             Delivery.operation == "provision",
-            # What waits for a decision is in the list of reviews; sending it again would change nothing.
-            or_(Delivery.state != "dead", Delivery.last_error.is_distinct_from(AWAITS_REVIEW)),
         )
         .group_by(Delivery.state)
     )

@@ -135,9 +135,13 @@ def rehire(
     manager_id: str | None = None,
     ends_on: date | None = None,
 ) -> TransitionResult:
-    """Give a known person a new employment; of one who has left, the rehire: nothing from before works again."""
+    """Give a known person a new employment; of one who has left, the rehire: nothing from before works again.
+
+    Beside a suspension or a scheduled leave a further post keeps hub roles alive, so that the caller must cover them.
+    """
     authorize(session, caller.subject, Action.PEOPLE_CHANGE, organization_id=organization_id)
     _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
+    cover(session, caller.subject, Action.PEOPLE_CHANGE, principal_id)
     _check_named(session, manager_id=manager_id, department_id=department_id, organization_id=organization_id)
     change = intake.AddEmployment(
         principal_id=principal_id,
@@ -162,7 +166,8 @@ def move(
     _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
     person = show_person(session, principal_id)
     post = next((post for post in person.employments if post.id == employment_id), None)
-    if values.get("employee_number") is not None:
+    opens_again = post is not None and post.state == EmploymentState.ENDED and "ends_on" in values
+    if values.get("employee_number") is not None or opens_again:
         cover(session, caller.subject, Action.PEOPLE_CHANGE, principal_id)
     if post is not None:
         if _ends_sooner(person, post, values.get("ends_on")):

@@ -205,6 +205,38 @@ def test_hr_of_a_company_gets_no_hold_over_an_authority_that_reaches_further(wor
     assert _do(world, "offboard", callers[1], person).left == [person]
 
 
+def test_a_further_post_is_no_way_to_give_an_authority_back(world: World) -> None:
+    """Beside a suspended post it makes them active again, beside a scheduled leave it lets nobody leave."""
+    callers = _company_callers(world)
+    suspended, leaving, former = (_with_role(world, HubRole.AUDITOR) for _ in range(3))
+    for person in (suspended, leaving, former):
+        _do(world, "rehire", CALLER, person, **_post(world, employee_number=f"F{person}"))
+    _do(world, "suspend", CALLER, suspended)
+    _do(world, "offboard", CALLER, leaving, at=world.clock() + timedelta(days=1))
+    # One post of theirs has ended; a later end would open it again.
+    ended = world.employments(former)[1].id
+    _do(world, "move", CALLER, former, employment_id=ended, values={"ends_on": date(2026, 1, 2)})
+    _do(world, "suspend", CALLER, former)
+    before = _counts(world), [world.principal(p) for p in (suspended, leaving, former)]
+    later: dict[str, Any] = {"employment_id": ended, "values": {"ends_on": None}}
+    for caller in callers:
+        for name, person, values in (
+            ("rehire", suspended, _post(world)),
+            ("rehire", suspended, _post(world, starts_on=date(2050, 1, 1))),
+            ("rehire", leaving, _post(world)),
+            ("rehire", former, _post(world)),
+            ("move", former, later),
+        ):
+            with pytest.raises(NotPermitted) as refused:
+                _do(world, name, caller, person, **values)
+            assert (refused.value.field, refused.value.rule) == ("person", "authority.beyond"), name
+    assert (_counts(world), [world.principal(p) for p in (suspended, leaving, former)]) == before
+    group = _signed_in(_with_role(world, HubRole.HR))
+    _do(world, "rehire", group, suspended, **_post(world))
+    _do(world, "move", group, former, **later)
+    assert [world.principal(p).standing for p in (suspended, former)] == [Standing.ACTIVE] * 2
+
+
 def test_an_address_that_stays_is_no_change_and_a_role_that_is_covered_is_none_beyond(world: World) -> None:
     callers = _company_callers(world)
     auditor = _with_role(world, HubRole.AUDITOR)

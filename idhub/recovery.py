@@ -5,16 +5,14 @@ every process, before anything else, compares the log with its witness (`enter_w
 installation epoch goes up, so that nothing issued before works; nobody signs in, deliveries are held, and the log is
 not sealed, until somebody has seen the `preview` and decided (`leave`).
 
-What is known of the lost time comes from an export of the log that outlived it: leaves, suspensions and removed roles
-are made again, a link that was taken away is taken away, and who left and came back does so, so that nothing that ended
-works again. The log goes on from where the backup stood; a note signed for the witness says so for ever.
+What is known of the lost time comes from an export of the log that outlived it (`lost_time`): every end that can be is
+made again, so that nothing that ended works again. The log goes on from where the backup stood; a note signed for the
+witness says so for ever.
 """
 
 import base64
-import hashlib
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,28 +38,20 @@ from audit.verify import describe, verify_export_of
 from idhub.authority import HubRole, remove_role
 from idhub.changes import SYSTEM, Event, EventType, record
 from idhub.db import Database
-from idhub.directory.kinds import EmploymentState, Standing
+from idhub.directory.kinds import EmploymentState
 from idhub.directory.organizations import recovery_reason
 from idhub.directory.tables import Installation, Principal
 from idhub.errors import Conflict, Invalid
 from idhub.keys import Keyring
+from idhub.lost_time import PostWord, Preview, folded, is_here
 
 if TYPE_CHECKING:
     from idhub.lifecycle.commands import Caller
 
 _LOG = structlog.get_logger("idhub.recovery")
-_STANDINGS = {
-    EventType.PERSON_OFFBOARDED: Standing.LEFT,
-    EventType.PERSON_SUSPENDED: Standing.SUSPENDED,
-    EventType.PERSON_ONBOARDED: Standing.ACTIVE,
-    EventType.PERSON_STARTED: Standing.ACTIVE,
-    EventType.PERSON_REACTIVATED: Standing.ACTIVE,
-    EventType.PERSON_REHIRED: Standing.ACTIVE,
-}
-_REPLAYED = frozenset({*_STANDINGS, EventType.ROLE_ASSIGNED, EventType.ROLE_REMOVED})
-_OTHER_WAYS_IN = frozenset({EventType.PASSWORD_SET, EventType.PASSWORD_CHANGED, EventType.IDENTITY_LINKED})
-"""Told beside the changes: the password and the links are those of the backup."""
 _REASON = "Restored backup: left according to the exported log."
+_SCHEDULED = "Restored backup: to leave then according to the exported log."
+_TAKEN = "Restored backup: held or ended according to the exported log."
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,41 +74,6 @@ class Log:
         keys = load_keys(self.keyring.jwks("checkpoint"))
         with self.database.read() as session:
             return compare_with_witness(read_head(session.connection()), witness, keys=keys, origin=self.origin)
-
-
-@dataclass(frozen=True, slots=True)
-class Preview:
-    """What leaving recovery mode would do. Nothing of it has been done."""
-
-    reason: str
-    size: int
-    """Events in the log."""
-    witnessed_size: int | None
-    """Events that the witness has seen; None when it cannot be read."""
-    known_through: int
-    """Events known of: those in the log, or in the export that goes further."""
-    leave: tuple[str, ...] = ()
-    returned: tuple[str, ...] = ()
-    """Who left and came back since: both are made again, so that nothing from before the leave works."""
-    suspend: tuple[str, ...] = ()
-    roles: tuple[tuple[str, str], ...] = ()
-    """Person and hub role to take."""
-    links: tuple[tuple[str, str], ...] = ()
-    """Person and identity provider whose link was taken away."""
-    passwords: tuple[str, ...] = ()
-    """Whose password has changed since: theirs is the old one again."""
-    absent: tuple[str, ...] = ()
-    """People of the lost time who are not in this database: they were hired after the backup."""
-    not_replayed: dict[str, int] = field(default_factory=dict)
-    """Changes of the lost time that are not made again, by type of event."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Names this preview: what is done is what was seen."""
-        seen = [
-            self.reason, self.size, self.known_through, self.leave, self.returned, self.suspend, self.roles, self.links,
-        ]  # fmt: skip
-        return hashlib.sha256(orjson.dumps(seen)).hexdigest()[:16]
 
 
 def enter_when_behind(log: Log, *, now: datetime) -> None:
@@ -177,7 +132,7 @@ def preview(log: Log, export: Path | None, *, now: datetime) -> Preview:
         return seen
     _refuse_other_exports(log, export, Checkpoint(log.origin, head.size, head.root, now))
     with log.database.read() as session:
-        return _folded(session, seen, list(_events(export, start=head.size)))
+        return folded(session, seen, _events(export, start=head.size))
 
 
 def leave(log: Log, caller: "Caller", seen: Preview, *, now: datetime) -> int:
@@ -191,16 +146,22 @@ def leave(log: Log, caller: "Caller", seen: Preview, *, now: datetime) -> int:
     # Imported late: every process looks for a restored backup, hardly any finds one.
     from idhub.lifecycle import commands
 
-    changed = 0
+    changed, words = 0, seen.words()
     for principal_id in seen.leave:
         with log.database.transaction() as session:
             changed += bool(commands.offboard(session, caller, principal_id, now=now, reason=_REASON).left)
     for principal_id in seen.returned:
         with log.database.transaction() as session:
-            changed += _leave_and_return(session, caller, principal_id, now=now)
+            changed += _leave_and_return(session, caller, principal_id, words.pop(principal_id, []), now=now)
     for principal_id in seen.suspend:
         with log.database.transaction() as session:
             changed += bool(commands.suspend(session, caller, principal_id, now=now, reason=_REASON).changed)
+    for principal_id, at in seen.scheduled:
+        with log.database.transaction() as session:
+            commands.offboard(session, caller, principal_id, now=now, at=datetime.fromisoformat(at), reason=_SCHEDULED)
+    for posts in words.values():
+        with log.database.transaction() as session:
+            changed += _take_posts(session, caller, posts, now=now)
     for principal_id, role in seen.roles:
         _take_role(log.database, caller, principal_id, HubRole(role), now=now)
     for principal_id, provider_id in seen.links:
@@ -230,6 +191,8 @@ def _sign_off(log: Log, caller: "Caller", seen: Preview, *, now: datetime) -> st
             "people_left": len(seen.leave),
             "people_suspended": len(seen.suspend),
             "people_returned": len(seen.returned),
+            "leaves_scheduled": len(seen.scheduled),
+            "posts_ended": len(seen.posts),
             "roles_taken": len(seen.roles),
             "links_taken": len(seen.links),
             "note": base64.b64encode(note.encode()).decode(),
@@ -279,77 +242,49 @@ def _events(export: Path, *, start: int) -> Iterator[dict[str, Any]]:
                     yield value["body"]
 
 
-def _folded(session: Session, seen: Preview, lost: Sequence[dict[str, Any]]) -> Preview:
-    """What the lost events come to, as far as this database does not say it already."""
-    standings: dict[str, Standing] = {}
-    left: set[str] = set()
-    links: set[tuple[str, str]] = set()
-    passwords: set[str] = set()
-    roles: dict[tuple[str, str], bool] = {}
-    others: Counter[str] = Counter()
-    for body in lost:
-        kind, person_id = body["type"], body.get("person_id")
-        if person_id and kind in _STANDINGS:
-            standings[person_id] = _STANDINGS[EventType(kind)]
-            if standings[person_id] == Standing.LEFT:
-                left.add(person_id)
-        elif person_id and kind in (EventType.ROLE_ASSIGNED, EventType.ROLE_REMOVED):
-            roles[person_id, body["details"]["role"]] = kind == EventType.ROLE_REMOVED
-        elif person_id and kind == EventType.IDENTITY_UNLINKED:
-            links.add((person_id, body["target"]["id"]))
-        elif (body["class"] == "change" and kind not in _REPLAYED) or kind in _OTHER_WAYS_IN:
-            others[kind] += 1
-            if person_id and kind == EventType.PASSWORD_CHANGED:
-                passwords.add(person_id)
-    people = sorted({*standings, *(person_id for person_id, _ in (*roles, *links)), *passwords})
-    known: dict[str, Standing] = {}
-    for start in range(0, len(people), 500):
-        known |= {
-            row.id: row.standing
-            for row in session.execute(
-                select(Principal.id, Principal.standing).where(Principal.id.in_(people[start : start + 500]))
-            )
-        }
-    return Preview(
-        seen.reason,
-        seen.size,
-        seen.witnessed_size,
-        seen.size + len(lost),
-        leave=tuple(p for p in people if standings.get(p) == Standing.LEFT and known.get(p, Standing.LEFT) != "left"),
-        returned=tuple(p for p in people if p in left and standings[p] != Standing.LEFT and _is_here(known.get(p))),
-        suspend=tuple(p for p in people if standings.get(p) == Standing.SUSPENDED and known.get(p) == "active"),
-        roles=tuple(sorted(key for key, is_removed in roles.items() if is_removed and key[0] in known)),
-        links=tuple(sorted(link for link in links if link[0] in known)),
-        passwords=tuple(sorted(passwords & known.keys())),
-        absent=tuple(p for p in people if p not in known),
-        not_replayed=dict(sorted(others.items())),
-    )
-
-
-def _is_here(standing: Standing | None) -> bool:
-    return standing is not None and standing != Standing.LEFT
-
-
-def _leave_and_return(session: Session, caller: "Caller", principal_id: str, *, now: datetime) -> int:
-    """The leave, and the posts again in which the person is: under new epochs, with nothing from before."""
+def _leave_and_return(
+    session: Session, caller: "Caller", principal_id: str, words: Sequence[PostWord], *, now: datetime
+) -> int:
+    """The leave, and the posts again into which the person came back: under new epochs, with nothing from before."""
     from idhub.directory.people import show_person
     from idhub.lifecycle import commands
 
+    ended = {word.employment_id for word in words if word.state == EmploymentState.ENDED}
     posts = [post for post in show_person(session, principal_id).employments if post.state != EmploymentState.ENDED]
     if not commands.offboard(session, caller, principal_id, now=now, reason=_REASON).left:
         return 0
     for post in posts:
+        if post.id in ended:
+            continue
         commands.rehire(
             session, caller, principal_id, organization_id=post.organization_id, employee_number=post.employee_number,
             employment_type=post.type, starts_on=post.starts_on, ends_on=post.ends_on, department_id=post.department_id,
             title=post.title, manager_id=_manager_who_is_here(session, post.manager_id), now=now,
         )  # fmt: skip
+    _take_posts(session, caller, [word for word in words if word.employment_id not in ended], now=now)
     return 1
+
+
+def _take_posts(session: Session, caller: "Caller", words: Sequence[PostWord], *, now: datetime) -> int:
+    """End or hold posts of one person as the lost time did. Returns whether something changed."""
+    from idhub.lifecycle import intake
+    from idhub.lifecycle.transition import transition
+
+    changes: list[intake.Change] = []
+    for word in words:
+        who: dict[str, Any] = {"principal_id": word.principal_id, "employment_id": word.employment_id}
+        if word.state == EmploymentState.ENDED or word.ends_at:
+            at = datetime.fromisoformat(word.ends_at) if word.ends_at else None
+            changes.append(intake.EndEmployment(**who, at=at, reason=_TAKEN))
+        if word.state == EmploymentState.SUSPENDED:
+            changes.append(intake.Suspend(**who, reason=_TAKEN))
+    # Somebody whose time has come meanwhile cannot be held any more, and need not be: that refusal stands in the log.
+    return len(transition(session, changes, now=now, actor=caller.actor, door=caller.door).changed)
 
 
 def _manager_who_is_here(session: Session, manager_id: str | None) -> str | None:
     standing = session.execute(select(Principal.standing).where(Principal.id == manager_id)).scalar()
-    return manager_id if _is_here(standing) else None
+    return manager_id if is_here(standing) else None
 
 
 def _take_link(session: Session, caller: "Caller", principal_id: str, provider_id: str, *, now: datetime) -> None:

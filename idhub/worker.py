@@ -371,6 +371,9 @@ class Worker:
         return True
 
     def _apply_due(self) -> None:
+        if self._is_recovering():
+            # Nobody gets in meanwhile, and a contract's end may have been moved in the time that is lost.
+            return
         changed = apply_due(self._hub.database, now=self._hub.clock(), goes_on=self._goes_on)
         if changed:
             _log.info("worker.due_applied", people=changed)

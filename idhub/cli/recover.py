@@ -9,6 +9,7 @@ from idhub import recovery
 from idhub.cli.audit import sequence_at_once
 from idhub.cli.console import JsonOption, app, caller, open_here, plain, say, show
 from idhub.errors import Conflict
+from idhub.lost_time import Preview
 
 
 @app.command()
@@ -40,7 +41,7 @@ def recover(
     show(data, as_json=json, lines=[f"recovered: {changed} people changed; take in the newest HR file now"])
 
 
-def _lines(seen: recovery.Preview) -> list[str]:
+def _lines(seen: Preview) -> list[str]:
     witnessed = "unknown" if seen.witnessed_size is None else str(seen.witnessed_size)
     lost = (
         "" if seen.witnessed_size is None else f", {max(0, seen.witnessed_size - seen.known_through)} of them unknown"
@@ -51,6 +52,8 @@ def _lines(seen: recovery.Preview) -> list[str]:
         f"would leave: {len(seen.leave)}  {' '.join(seen.leave[:20])}".rstrip(),
         f"would leave and come back: {len(seen.returned)}  {' '.join(seen.returned[:20])}".rstrip(),
         f"would be suspended: {len(seen.suspend)}  {' '.join(seen.suspend[:20])}".rstrip(),
+        f"would leave later: {', '.join(f'{person} {at}' for person, at in seen.scheduled[:20]) or 'nobody'}",
+        f"posts that would end or be held: {len(seen.posts)}",
         f"would lose a role: {', '.join(f'{person} {role}' for person, role in seen.roles) or 'nobody'}",
     ]
     if seen.links:

@@ -6,25 +6,29 @@ import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import psycopg
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from idhub.changes import COMMAND_LINE, Event, EventType, record
+from idhub.credentials.tables import Password
 from idhub.db import JsonText
 from idhub.delivery.http import OutboundHttp
 from idhub.delivery.receipt_box import has_due
 from idhub.directory.organizations import root_organization
-from idhub.directory.tables import IdentityLink, Principal
+from idhub.directory.tables import Employment, IdentityLink, Principal
+from idhub.login.invitations import invite, redeem
 from idhub.login.links import unlink
+from idhub.login.sign_in import Browser
 from idhub.login.tables import IdentityProvider
 from idhub.services import Hub, open_hub
 from idhub.settings import Settings
 from idhub.worker import Worker
-from tests.cli.conftest import Command
+from tests.cli.conftest import HEADER, Command
 from tests.support.databases import DatabaseKind, Databases
 from tests.support.postgres import _programs
 
@@ -186,6 +190,175 @@ def test_who_left_and_came_back_gets_nothing_from_before_the_leave(hub: tuple[Co
     assert idhub("audit", "verify").code == 0
 
 
+def _with_posts(idhub: Command, *posts: tuple[str, str, str, str, str]) -> None:
+    """Rows of one human: number, company, first day, last day, status."""
+    for number, company, start, end, status in posts:
+        row = f"{number},员工2,,,p2@qiyue.example,,{company},研发,Engineer,,regular,{start},{end},{status},SAME"
+        file = idhub.write("posts.csv", f"{HEADER},national_id\n{row}\n")
+        done = idhub("people", "import", "--changes", str(file))
+        assert done.code == 0, done.err
+
+
+def _posts(idhub: Command, person: str) -> dict[str, tuple[Any, ...]]:
+    names = ("company", "department", "title", "type", "starts_on", "ends_on", "state")
+    found = idhub("people", "show", person, "--json").json["employments"]
+    return {post["employee_number"]: tuple(post[name] for name in names) for post in found}
+
+
+def _recovered(idhub: Command, export: str) -> Any:
+    seen = idhub("recover", "--from", export, "--json").json
+    done = idhub("recover", "--from", export, "--plan", seen["plan"], "--json")
+    assert done.code == 0, done.err
+    return done.json
+
+
+_FIVE = (
+    ("QY2", "总部", "2020-01-01", "", "active"),
+    ("QY2B", "分公司", "2020-02-01", "2099-01-31", "active"),
+    ("QY2C", "分公司", "2099-02-01", "", "active"),
+    ("QY2D", "总部", "2020-03-01", "", "active"),
+    ("QY2E", "总部", "2020-04-01", "", "active"),
+)
+
+
+def test_who_came_back_is_in_the_posts_that_they_came_back_into(hub: tuple[Command, Backup]) -> None:
+    """Of several posts: one with an end, one to begin, one that is held, one that stayed ended, one held before."""
+    idhub, _ = hub
+    person = idhub("people", "show", "QY2", "--json").json["id"]
+    _with_posts(idhub, *_FIVE, ("QY2D", "总部", "2020-03-01", "", "suspended"))
+    before = _posts(idhub, person)
+    assert [before[post[0]][-1] for post in _FIVE] == ["active", "active", "staged", "suspended", "active"]
+
+    def comes_back(idhub: Command) -> None:
+        assert idhub("offboard", person).code == 0
+        for number, company, start, end, _ in (_FIVE[0], _FIVE[1], _FIVE[2], _FIVE[4]):
+            dates = ("--start-date", start, *(("--end-date", end) if end else ()))
+            again = idhub(
+                "onboard", "--name", "员工2", "--company", company, "--employee-number", number, *dates,
+                "--department", "研发", "--title", "Engineer",
+            )  # fmt: skip
+            assert again.code == 0, again.err
+        _with_posts(idhub, ("QY2E", "总部", "2020-04-01", "", "suspended"))
+
+    export = set_back(hub, comes_back)
+    done = _recovered(idhub, export)
+    assert (done["returned"], done["leave"], done["people_changed"]) == ([person], [], 1)
+    after = _posts(idhub, person)
+    kept = ("QY2", "QY2B", "QY2C")
+    assert {number: after[number] for number in kept} == {number: before[number] for number in kept}
+    assert (after["QY2D"][-1], after["QY2E"][-1]) == ("ended", "suspended")
+
+
+def test_who_came_back_and_is_suspended_is_suspended(hub: tuple[Command, Backup]) -> None:
+    idhub, _ = hub
+    person = idhub("people", "show", "QY2", "--json").json["id"]
+    assert idhub("suspend", "QY2").code == 0
+
+    def comes_back(idhub: Command) -> None:
+        assert idhub("offboard", person).code == 0
+        again = ("--company", "总部", "--employee-number", "QY2", "--start-date", "2020-01-01")
+        assert idhub("onboard", "--name", "员工2", *again).code == 0
+        assert idhub("suspend", person).code == 0
+
+    done = _recovered(idhub, set_back(hub, comes_back))
+    assert done["returned"] == [person]
+    assert standing(idhub, person) == "suspended"
+
+
+def test_posts_that_ended_or_were_held_end_and_are_held_again(hub: tuple[Command, Backup]) -> None:
+    """Of somebody who did not leave: what one post gave alone is gone again, and what is to end by a date ends."""
+    idhub, _ = hub
+    people = {n: idhub("people", "show", n, "--json").json["id"] for n in ("QY2", "QY3", "QY4")}
+    _with_posts(idhub, *_FIVE)
+
+    def changes(idhub: Command) -> None:
+        _with_posts(
+            idhub,
+            ("QY2B", "分公司", "2020-02-01", "2099-01-31", "left"),
+            ("QY2D", "总部", "2020-03-01", "", "suspended"),
+            ("QY2E", "总部", "2020-04-01", "2098-12-31", "active"),
+        )
+        assert idhub("offboard", "QY3", "--at", "2098-01-01T00:00:00+08:00").code == 0
+        assert idhub("offboard", "QY4", "--at", "2098-01-01T00:00:00+08:00").code == 0
+        assert idhub("offboard", "QY4", "--cancel").code == 0
+
+    done = _recovered(idhub, set_back(hub, changes))
+    assert (done["leave"], done["returned"], done["suspend"]) == ([], [], [])
+    after = _posts(idhub, people["QY2"])
+    assert [after[n][-1] for n in ("QY2", "QY2B", "QY2D", "QY2E")] == ["active", "ended", "suspended", "active"]
+    assert after["QY2E"][-2] == "2098-12-31"
+    assert done["scheduled"] == [[people["QY3"], "2097-12-31T16:00:00+00:00"]]
+    # A leave that is scheduled is taken back by whoever cancels it alone, not by a file that does not know of it.
+    assert idhub("people", "import", "--changes", str(idhub.hr_file(PEOPLE[2].replace("员工3", "员三")))).code == 0
+    assert idhub("people", "show", "QY3", "--json").json["access_ends_at"] == "2097-12-31T16:00:00+00:00"
+    assert idhub("people", "show", "QY4", "--json").json["access_ends_at"] is None
+
+
+def test_a_role_that_was_taken_and_given_elsewhere_is_taken(hub: tuple[Command, Backup]) -> None:
+    """Nothing that was given is given again, and the wider role of the backup had ended."""
+    idhub, _ = hub
+
+    def narrows(idhub: Command) -> None:
+        assert idhub("role", "remove", "QY4", "administrator").code == 0
+        assert idhub("role", "assign", "QY4", "administrator", "--organization", "总部").code == 0
+
+    done = _recovered(idhub, set_back(hub, narrows))
+    assert [role for _, role in done["roles"]] == ["administrator"]
+    assert "QY4" not in idhub("role", "list").out
+
+
+def test_whose_password_a_link_has_set_anew_is_told(hub: tuple[Command, Backup]) -> None:
+    """A reset after an attack above all: the password that was known to others is the one in the backup."""
+    idhub, _ = hub
+    people = {n: idhub("people", "show", n, "--json").json["id"] for n in ("QY2", "QY3")}
+
+    def redeems(here: Hub, person: str, purpose: Any) -> None:
+        with here.database.transaction() as session:
+            token = invite(
+                session, person, purpose=purpose, now=here.clock(), settings=here.settings, actor=COMMAND_LINE
+            )
+        with here.database.transaction() as session:
+            assert redeem(session, here.settings, token, "hash", browser=Browser(address="192.0.2.1"), now=here.clock())
+
+    with opened(idhub) as here:
+        redeems(here, people["QY2"], "first_password")
+
+    def changes(idhub: Command) -> None:
+        with opened(idhub) as here:
+            redeems(here, people["QY2"], "reset_password")
+            redeems(here, people["QY3"], "first_password")
+
+    done = _recovered(idhub, set_back(hub, changes))
+    assert done["passwords"] == [people["QY2"]]
+
+
+def test_what_is_due_or_was_approved_waits_until_the_mode_is_left(hub: tuple[Command, Backup]) -> None:
+    """A contract that was prolonged since has its old end in the backup, and a newer file may have spoken since."""
+    idhub, _ = hub
+    with opened(idhub) as here:
+        today = here.clock().date()
+        with here.database.transaction() as session:
+            person = session.execute(
+                select(Employment.principal_id).where(Employment.employee_number == "QY2")
+            ).scalar_one()
+            session.execute(
+                update(Employment)
+                .where(Employment.principal_id == person)
+                .values(ends_on=today - timedelta(days=2), ends_at=here.clock() - timedelta(days=1))
+            )
+    plan = idhub("recover", "--enter", "restored", "--json").json["plan"]
+
+    def apply_due() -> None:
+        with opened(idhub) as here:
+            Worker(here, cast(OutboundHttp, None))._apply_due()
+
+    apply_due()
+    assert standing(idhub, "QY2") == "active"
+    assert idhub("recover", "--plan", plan).code == 0
+    apply_due()
+    assert standing(idhub, "QY2") == "left"
+
+
 def test_a_role_that_was_taken_is_taken_also_from_who_is_the_last_here(hub: tuple[Command, Backup]) -> None:
     """Who was named administrator since is not known to the backup: it must not keep the mode from being left."""
     idhub, _ = hub
@@ -218,6 +391,7 @@ def test_ways_in_that_changed_since_are_taken_or_told(hub: tuple[Command, Backup
         fill = {name: _nothing(IdentityProvider.__table__.columns[name], now) for name in columns}
         session.add(IdentityProvider(id="idp_1", **blank, **fill))
         session.flush()
+        session.add(Password(principal_id=people["QY3"], hash="old", enrolment_epoch=1, set_at=now))
         for subject, person in enumerate(people.values()):
             session.add(
                 IdentityLink(

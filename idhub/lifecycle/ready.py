@@ -1,6 +1,6 @@
 """New people in bulk, made ready before any lock is held: every row that follows from their facts alone.
 
-The rules decide here as they do behind the one door (`rules.join`), rows have the form that `records` gives them, and
+The rules decide here as they do behind the one door (`courses`), rows have the form that `records` gives them, and
 events the one of `events`; what is left for the door is to compare with what is, to write and to entitle. Needs no
 database: it works in a process of its own (`hr_ahead`).
 """
@@ -16,18 +16,17 @@ from idhub.changes import Actor, Packed
 from idhub.db import from_micros, json_text, new_ids, to_micros
 from idhub.directory.kinds import EmploymentState, EmploymentType, Standing
 from idhub.directory.search_terms import terms_from
-from idhub.lifecycle import intake, periods, records, rules
-from idhub.lifecycle.events import PERSONAL, joined, post_details
+from idhub.lifecycle import intake, records
+from idhub.lifecycle.courses import course_of
+from idhub.lifecycle.events import PERSONAL, joined
 from idhub.lifecycle.records import PERSON_FIELDS
-from idhub.lifecycle.rules import Places, Post, State
+from idhub.lifecycle.rules import Post, State
 
 _NO_MANAGER = '"manager_id":null'
 _POST_OWNER = records.POST_COLUMNS.index("principal_id")
 _POST_PLACE = records.POST_COLUMNS.index("organization_id")
 _POST_NUMBER = records.POST_COLUMNS.index("employee_number")
 _POST_MANAGER = records.POST_COLUMNS.index("manager_id")
-_POST_SETTLED = records.POST_COLUMNS.index("state")
-_PRINCIPAL_SETTLED = records.PRINCIPAL_COLUMNS.index("standing")
 _PERIOD_FACTS = records.PERIOD_COLUMNS.index("facts")
 _SOURCE_HASH = records.SOURCE_COLUMNS.index("content_hash")
 
@@ -52,60 +51,6 @@ class Newcomer(NamedTuple):
 def stamp_of(*, now: datetime, actor: Actor, door: str, request_id: str | None) -> tuple[int, str, str, str | None]:
     """What rows made ahead are bound to (`Joiners.stamp`)."""
     return to_micros(now), actor.id, door, request_id
-
-
-class _Course(NamedTuple):
-    """What the rules make of a post's dates at one place: the same for all who share them."""
-
-    type: str
-    principal: tuple[Any, ...]
-    """A principal's row from its standing on."""
-    post: tuple[Any, ...]
-    """A post's row from its state on."""
-    period: tuple[Any, ...]
-    """A period's row from its beginning up to its facts."""
-    facts: Mapping[str, Any]
-    """What a period says, of whom left open."""
-    told: tuple[str, ...]
-    """What an event says of it, in the order of `_mould`."""
-    is_open: bool
-    """Whether no end is known."""
-
-
-@lru_cache(maxsize=64)
-def _places(zone: str) -> Places:
-    return Places({"": zone})
-
-
-# Few dates, kinds of post and places make up a company.
-@lru_cache(maxsize=16_384)
-def _course(zone: str, kind: str, starts_on: date, ends_on: date | None, state: str, now: datetime) -> _Course:
-    facts = intake.EmploymentFacts(
-        organization_id="",
-        employee_number="",
-        type=EmploymentType(kind),
-        starts_on=starts_on,
-        ends_on=ends_on,
-        state=EmploymentState(state),
-    )
-    after = rules.join("", {}, rules.make_post("", facts, _places(zone), now=now), now=now)
-    post, at = after.posts[0], to_micros(now)
-    # Somebody new has one period: it is open, or they had left before.
-    (period,) = periods.after_change((), post, now=now)
-    details = post_details(post)
-    ends_on = details["ends_on"]
-    return _Course(
-        kind,
-        records.principal_row(after, at)[_PRINCIPAL_SETTLED:],
-        records.post_row("", post, at)[_POST_SETTLED:],
-        records.period_span(period, at),
-        period.facts,
-        (
-            *(after.standing._value_, after.starts_at.isoformat(), details["type"], details["state"]),
-            *(details["starts_on"], *([] if ends_on is None else [ends_on])),
-        ),
-        ends_on is None,
-    )
 
 
 # Few values are missing of few: a person's own, the department, the end.
@@ -168,7 +113,7 @@ def make(
         (
             principal_id, person, place, department_id, number, kind, title, starts_on, ends_on, post_state, source,
         ) = newcomer  # fmt: skip
-        course = _course(zones[place], kind._value_, starts_on, ends_on, post_state._value_, now)
+        course = course_of(zones[place], kind._value_, starts_on, ends_on, post_state._value_, now)
         email, mobile = person["email"], person["mobile"]
         terms = terms_from(
             person["display_name"], person["given_name"], person["family_name"], (number,), email, mobile

@@ -68,19 +68,24 @@ def prepare_people(people: Sequence[Searchable]) -> Prepared:
 
 def prepare_terms(people: Sequence[tuple[str, str]]) -> Prepared:
     """`prepare_people`, given each one's stored terms (`terms_of`) and organization."""
-    owned: list[tuple[str, int]] = []
+    listed: list[str] = []
+    owners: list[int] = []
     tags: set[str] = set()
     for number, (stored, organization_id) in enumerate(people):
         tag = tag_of(organization_id)
         tags.add(tag)
         end = f"\t{tag}\t"
-        fronts, inners, tails = ranked_terms(stored)
-        owned += [(f"n{term}{end}", number) for term in fronts]
-        owned += [(f"i{term}{end}", number) for term in inners]
-        owned += [(f"r{term}{end}", number) for term in tails]
-    owned.sort()
-    lines, owners = [line for line, _ in owned], [number for _, number in owned]
-    return Prepared([stored for stored, _ in people], lines, owners, sorted(tags))
+        # A blank stands between terms and nowhere in them: what is between two lines is put in its place.
+        for rank, terms in zip(RANKS, stored[1:-1].split("  "), strict=True):
+            if terms:
+                listed.append(rank + terms.replace(" ", f"{end}\n{rank}") + end)
+                owners += [number] * (terms.count(" ") + 1)
+    lines = "\n".join(listed).split("\n") if listed else []
+    # Equal lines stay in the order of their owners.
+    order = sorted(range(len(lines)), key=lines.__getitem__)
+    return Prepared(
+        [stored for stored, _ in people], [lines[one] for one in order], [owners[one] for one in order], sorted(tags)
+    )
 
 
 def index_prepared(session: Session, groups: Sequence[Prepared]) -> list[list[int]]:

@@ -6,9 +6,11 @@ a person is called or numbered, `i` inner parts of it, `r` digits of the mobile 
 """
 
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 RANKS = "nir"
@@ -17,6 +19,8 @@ LONGEST_TERM = 100
 _INNER_PARTS = 12
 _SHORTEST_TAIL = 4
 _BETWEEN_DIGITS = str.maketrans("", "", " ()-\t")
+_HOME_PREFIX = "+86"
+_HAN_NAME = re.compile("[\u3400-\u4dbf\u4e00-\u9fff]+")
 _JOINTS = str.maketrans(dict.fromkeys("-·'’._", " "))
 
 # Readings of surnames that the general table gets wrong, beside the general ones (both are indexed).
@@ -99,11 +103,18 @@ def terms_from(
     """`terms_of`, for bulk work."""
     if given_name and family_name and name == family_name + given_name and _is_han_name(family_name, given_name):
         # As most names are written. What the surname is found by the whole name begins with.
-        terms, inners = _han_terms(name)
-        terms += _name_terms(given_name)[0]
+        pinyin, initials, inners, fronts = _given_terms(given_name)
+        terms = [name[:LONGEST_TERM], *fronts]
+        for first, initial in _first_readings(family_name):
+            spelled = first + pinyin
+            if "v" in spelled or len(spelled) > LONGEST_TERM:
+                terms += _spelled(spelled)
+            else:
+                terms.append(spelled)
+            terms.append((initial + initials)[:LONGEST_TERM])
     else:
-        fronts, inners = _name_terms(name)
-        terms = [*fronts]
+        of_name, inners = _name_terms(name)
+        terms = [*of_name]
         for part in (given_name, family_name):
             if part:
                 more, parts = _name_terms(part)
@@ -163,7 +174,9 @@ def tail_of(word: str) -> str:
 
 def digits_of(text: str) -> str:
     """A telephone number without what is put between digits, and without the home prefix."""
-    return text.translate(_BETWEEN_DIGITS).removeprefix("+86")
+    plain = text.removeprefix(_HOME_PREFIX)
+    # As most are written.
+    return plain if plain.isdigit() else text.translate(_BETWEEN_DIGITS).removeprefix(_HOME_PREFIX)
 
 
 def _is_han(char: str) -> bool:
@@ -201,29 +214,32 @@ def _name_terms(name: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return tuple(fronts), _without_beginnings(inners)
 
 
-# Of the people of a surname many share a given name.
-@lru_cache(maxsize=65_536)
 def _is_han_name(family_name: str, given_name: str) -> bool:
-    """Whether a name is written in Chinese characters alone, behind a surname of one."""
-    name = family_name + given_name
-    return len(family_name) == 1 and folded(name) == name and all(map(_is_han, name))
+    """Whether a name is in Chinese characters alone, which folding leaves as they are, behind a surname of one."""
+    return len(family_name) == 1 and _is_han(family_name) and _HAN_NAME.fullmatch(given_name) is not None
+
+
+@lru_cache(maxsize=65_536)
+def _given_terms(given_name: str) -> tuple[str, str, tuple[str, ...], tuple[str, ...]]:
+    """What a given name in Chinese characters adds behind any surname (`_rest_terms`), and its own terms."""
+    return *_rest_terms(given_name), _name_terms(given_name)[0]
 
 
 def _han_terms(han: str) -> tuple[list[str], tuple[str, ...]]:
     """Terms of a name in Chinese characters: of the first rank, and inner parts."""
     pinyin, initials, ends = _rest_terms(han[1:])
     fronts = [han[:LONGEST_TERM]]
-    for first in _first_readings(han[0]):
+    for first, initial in _first_readings(han[0]):
         fronts += _spelled(first + pinyin)
-        fronts.append((first[:1] + initials)[:LONGEST_TERM])
+        fronts.append((initial + initials)[:LONGEST_TERM])
     return fronts, ends
 
 
 @lru_cache(maxsize=4_096)
-def _first_readings(char: str) -> tuple[str, ...]:
-    """How a name may begin that begins with this character."""
+def _first_readings(char: str) -> tuple[tuple[str, str], ...]:
+    """How a name may begin that begins with this character: syllable and initial."""
     reading = _READINGS[char]
-    return tuple(dict.fromkeys((reading, _SURNAMES.get(char, reading))))
+    return tuple((one, one[:1]) for one in dict.fromkeys((reading, _SURNAMES.get(char, reading))))
 
 
 @lru_cache(maxsize=65_536)
@@ -245,11 +261,7 @@ def _spelled(pinyin: str) -> list[str]:
 
 def _without_beginnings(terms: Iterable[str]) -> tuple[str, ...]:
     """Sorted, without terms with which another one begins: whatever finds them finds the other."""
-    kept: list[str] = []
-    following = ""
-    for term in sorted(terms, reverse=True):
-        if not following.startswith(term):
-            kept.append(term)
-            following = term
-    kept.reverse()
-    return tuple(kept)
+    ordered = sorted(terms)
+    # Whatever stands between a text and one that begins with it begins with it too: neighbours tell.
+    kept = [term for term, following in pairwise(ordered) if not following.startswith(term)]
+    return (*kept, *filter(None, ordered[-1:]))

@@ -26,8 +26,9 @@ def _folded(text: str) -> str:
 
 
 def _digits(folded: str) -> str:
-    kept = folded.translate(_BETWEEN_DIGITS)
-    return kept.removeprefix(_HOME_PREFIX)
+    plain = folded.removeprefix(_HOME_PREFIX)
+    # As most are written.
+    return plain if plain.isdigit() else folded.translate(_BETWEEN_DIGITS).removeprefix(_HOME_PREFIX)
 
 
 def stored_login_name(kind: LoginNameKind, value: str) -> str:

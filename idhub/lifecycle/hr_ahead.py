@@ -20,7 +20,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date, datetime, timedelta
 from itertools import islice
@@ -260,34 +260,50 @@ class Reader:
         companies, terms = self._companies, self._terms
         newcomers: list[Newcomer] = []
         managers: list[tuple[int, tuple[str, str]]] = []
-        people = [person_values(one.row) for one in strangers]
-        sealed = self._keyring.seal_all(
-            [(said_context(one.key), _said(one.row, values)) for one, values in zip(strangers, people, strict=True)]
-        )
+        sealed = self._keyring.seal_all([(said_context(one.key), _said(one.row)) for one in strangers])
         ids = new_ids("per", len(strangers))
-        every = enumerate(zip(strangers, people, sealed, ids, strict=True))
-        for number, ((key, row, human), values, raw_sealed, principal_id) in every:
-            organization_id = foreseen.companies[row.company_key]
-            if row.manager_employee_number:
+        places: dict[tuple[str, tuple[str, ...]], tuple[str, str]] = {}
+        for number, ((key, row, human), raw_sealed, principal_id) in enumerate(
+            zip(strangers, sealed, ids, strict=True)
+        ):
+            # Unpacked: to ask a tuple for one after another costs more.
+            (
+                _, employee_number, name, given_name, family_name, email, mobile, _, company_key, department, title,
+                manager, _, kind, starts_on, ends_on, status, _, digest, _,
+            ) = row  # fmt: skip
+            place = places.get((company_key, department))
+            if place is None:
+                organization_id = foreseen.companies[company_key]
+                department_id = foreseen.departments[organization_id, "/".join(department)]
+                place = places[company_key, department] = organization_id, department_id
+            if manager:
                 managers.append((number, manager_place(companies, row)))
-            ends_on, state = row.end_on, "present"
-            if ends_on is not None or row.status is HrStatus.LEFT:
-                today = companies.today(row.company_key, now=terms.now)
+            state = "present"
+            if ends_on is not None or status is HrStatus.LEFT:
+                today = companies.today(company_key, now=terms.now)
                 ends_on = end_of_new(row, today)
                 state = "left" if is_over(row, today) else state
-            mark = intake.SourceMark(PROVIDER, key, organization_id, row.digest.hex(), terms.run_id, state, raw_sealed)
+            person = {
+                "display_name": name,
+                "given_name": given_name or None,
+                "family_name": family_name or None,
+                "email": email,
+                "mobile": mobile,
+                "locale": None,
+                "national_id_hash": human,
+            }
+            mark = intake.SourceMark(PROVIDER, key, place[0], digest.hex(), terms.run_id, state, raw_sealed)
             newcomers.append(
                 Newcomer(
                     principal_id,
-                    {**values, "locale": None, "national_id_hash": human},
-                    organization_id,
-                    foreseen.departments[organization_id, "/".join(row.department)],
-                    row.employee_number,
-                    _TYPES[row.employment_type._value_],
-                    row.title or None,
-                    row.start_on,
+                    person,
+                    *place,
+                    employee_number,
+                    _TYPES[kind._value_],
+                    title or None,
+                    starts_on,
                     ends_on,
-                    _NEW_STATES[row.status._value_],
+                    _NEW_STATES[status._value_],
                     mark,
                 )
             )
@@ -372,24 +388,33 @@ def manager_place(companies: Companies, row: HrRow) -> tuple[str, str]:
     return company, row.manager_employee_number or ""
 
 
-def seal_said(keyring: Keyring, key: str, row: HrRow, values: Mapping[str, Any]) -> bytes:
-    """What a row says, sealed under the name of its source record. `values` are its `person_values`."""
-    return keyring.seal(said_context(key), _said(row, values))
+def seal_said(keyring: Keyring, key: str, row: HrRow) -> bytes:
+    """What a row says, sealed under the name of its source record."""
+    return keyring.seal(said_context(key), _said(row))
 
 
-def _said(row: HrRow, values: Mapping[str, Any]) -> bytes:
-    raw = {
-        **values,
-        "status": row.status._value_,
-        "company": row.company,
-        "department": "/".join(row.department),
-        "title": row.title,
-        "type": row.employment_type._value_,
-        "start_date": row.start_on.isoformat(),
-        "end_date": row.end_on.isoformat() if row.end_on else None,
-        "manager": row.manager_employee_number,
-    }
-    return orjson.dumps(raw)
+def _said(row: HrRow) -> bytes:
+    (
+        _, _, name, given_name, family_name, email, mobile, company, _, department, title, manager, _, kind, start_on,
+        end_on, status, _, _, _,
+    ) = row  # fmt: skip
+    return orjson.dumps(
+        {
+            "display_name": name,
+            "given_name": given_name or None,
+            "family_name": family_name or None,
+            "email": email,
+            "mobile": mobile,
+            "status": status._value_,
+            "company": company,
+            "department": "/".join(department),
+            "title": title,
+            "type": kind._value_,
+            "start_date": start_on,
+            "end_date": end_on,
+            "manager": manager,
+        }
+    )
 
 
 def said_context(key: str) -> str:

@@ -429,7 +429,7 @@ class Planner:
             content_hash=row.digest.hex() + ("" if is_settled else UNSETTLED),
             generation=self._run_id,
             state=state or ("left" if self._is_over(row) else "present"),
-            raw_sealed=seal_said(self._keyring, key, row, person_values(row)),
+            raw_sealed=seal_said(self._keyring, key, row),
         )
 
 

@@ -8,11 +8,12 @@ database: it works in a process of its own (`hr_ahead`).
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from audit.moulds import Cast, Mould, cast_packed, stand_in
 from audit.trail import Sealer, rows_of
-from idhub.changes import Actor, Packed
+from idhub.changes import Actor
 from idhub.db import from_micros, json_text, new_ids, to_micros
 from idhub.directory.kinds import EmploymentState, EmploymentType, Standing
 from idhub.directory.search_terms import terms_from
@@ -29,6 +30,7 @@ _POST_NUMBER = records.POST_COLUMNS.index("employee_number")
 _POST_MANAGER = records.POST_COLUMNS.index("manager_id")
 _PERIOD_FACTS = records.PERIOD_COLUMNS.index("facts")
 _SOURCE_HASH = records.SOURCE_COLUMNS.index("content_hash")
+_personal = itemgetter(*PERSONAL)
 
 
 class Newcomer(NamedTuple):
@@ -100,12 +102,12 @@ def make(
         zones: time zones of their organizations, by id.
     """
     at = to_micros(now)
-    made = records.Joiners(
-        stamp=stamp_of(now=now, actor=actor, door=door, request_id=request_id),
-        zones=dict(zones),
-        principals=[], people=[], posts=[], periods=[], login_names=[], sources=[],
-        events=Packed([], [], []),
-    )  # fmt: skip
+    principals: list[Any] = []
+    people: list[Any] = []
+    posts: list[Any] = []
+    spans: list[Any] = []
+    names: list[tuple[Any, ...]] = []
+    sources: list[Any] = []
     moulds: dict[tuple[tuple[str, ...], bool, bool], Mould] = {}
     casts: list[Cast] = []
     keys = zip(new_ids("emp", len(newcomers)), new_ids("prd", len(newcomers)), strict=True)
@@ -114,28 +116,34 @@ def make(
             principal_id, person, place, department_id, number, kind, title, starts_on, ends_on, post_state, source,
         ) = newcomer  # fmt: skip
         course = course_of(zones[place], kind._value_, starts_on, ends_on, post_state._value_, now)
-        email, mobile = person["email"], person["mobile"]
-        terms = terms_from(
-            person["display_name"], person["given_name"], person["family_name"], (number,), email, mobile
-        )
-        made.principals.extend((principal_id, "person", place, *course.principal))
-        made.people.extend(records.person_row(principal_id, person, employment_id, terms, None))
-        made.posts.extend(
-            (employment_id, principal_id, place, department_id, number, course.type, title, None, *course.post)
-        )
-        of_post = {"organization_id": place, "department_id": department_id, "employee_number": number, "title": title}
-        made.periods.extend((period_id, employment_id, *course.period, json_text({**course.facts, **of_post})))
-        made.login_names.extend(records.login_name_rows(principal_id, (number,), email, mobile))
-        made.sources.extend(records.source_row(principal_id, employment_id, source, at))
-        personal = {name: value for name in PERSONAL if (value := person[name])}
-        shape = tuple(personal), department_id is not None, course.is_open
+        type_, of_principal, of_post, span, facts, told, is_open = course
+        display_name, given_name, family_name, email, mobile = values = _personal(person)
+        terms = terms_from(display_name, given_name, family_name, (number,), email, mobile)
+        principals += (principal_id, "person", place, *of_principal)
+        people += records.person_row(principal_id, person, employment_id, terms, None)
+        posts += (employment_id, principal_id, place, department_id, number, type_, title, None, *of_post)
+        known = {"organization_id": place, "department_id": department_id, "employee_number": number, "title": title}
+        spans += (period_id, employment_id, *span, json_text({**facts, **known}))
+        names += records.login_name_rows(principal_id, (number,), email, mobile)
+        sources += records.source_row(principal_id, employment_id, source, at)
+        personal = {name: value for name, value in zip(PERSONAL, values, strict=True) if value}
+        shape = tuple(personal), department_id is not None, is_open
         mould = moulds.get(shape)
         if mould is None:
             mould = moulds[shape] = _mould(*shape, now, actor, door, request_id)
         department = () if department_id is None else (department_id,)
-        texts = (principal_id, place, number, employment_id, *department, *course.told)
-        casts.append((mould, texts, personal))
-    return made._replace(events=cast_packed(casts, sealer=sealer))
+        casts.append((mould, (principal_id, place, number, employment_id, *department, *told), personal))
+    return records.Joiners(
+        stamp=stamp_of(now=now, actor=actor, door=door, request_id=request_id),
+        zones=dict(zones),
+        principals=principals,
+        people=people,
+        posts=posts,
+        periods=spans,
+        login_names=names,
+        sources=sources,
+        events=cast_packed(casts, sealer=sealer),
+    )
 
 
 def settle(group: records.Joiners, managers: Mapping[int, str], hashes: Mapping[int, str]) -> records.Joiners:

@@ -594,7 +594,7 @@ def test_bad_polls_are_refused_and_take_nothing_away(receiver: Receiver) -> None
     headers = {"Authorization": f"Bearer {receiver.scim.token}"}
     http = receiver.scim.api.http
     for content in (b"[]", b"{", b"\xff", b'{"ack": [], "ack": []}', b"[" * 100_000):
-        assert http.post(path, content=content, headers=headers).status_code in {400, 415}
+        assert http.post(path, content=content, headers=headers).status_code == 400
     form = {**headers, "Content-Type": "application/x-www-form-urlencoded"}
     assert http.post(path, content=b"a=b", headers=form).status_code == 415
     assert http.get(path, headers=headers).status_code == 405

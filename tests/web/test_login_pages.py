@@ -594,18 +594,18 @@ def test_refusals_of_one_caller_are_recorded_once_a_minute_with_their_number(wor
 
 @on_sqlite
 @pytest.mark.parametrize(
-    "query",
+    ("query", "status"),
     [
-        "transaction=" + "a" * 60_000,
-        "transaction=%00",
-        "transaction=%ff",
-        "return_to=%00%00",
-        "transaction=a&transaction=b",
+        ("transaction=" + "a" * 60_000, 400),
+        ("transaction=%00", 400),
+        ("transaction=%ff", 400),
+        ("return_to=%00%00", 200),
+        ("transaction=a&transaction=b", 400),
     ],
 )
-def test_a_broken_address_is_answered_in_words(person: Person, query: str) -> None:
+def test_a_broken_address_is_answered_in_words(person: Person, query: str, status: int) -> None:
     answer = person.get(f"/login?{query}")
-    assert answer.status_code in {200, 400}
+    assert answer.status_code == status
     assert answer.headers["content-type"].startswith("text/html")
 
 

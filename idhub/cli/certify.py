@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from enum import StrEnum
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -58,9 +59,12 @@ def certify_scim(
 def certify_oidc_logout(
     url: Annotated[str, typer.Argument(help="The relying party's back-channel logout address.")],
     client_id: Annotated[str, typer.Option(help="Its client_id: `aud` of the tokens.")],
-    sub: Annotated[str, typer.Option(help="Subject whose session there may end.")],
-    sid: Annotated[str | None, typer.Option(help="Session id, where the relying party keeps it.")] = None,
-    alg: Annotated[str, typer.Option(help="How its tokens are signed: ES256 or RS256.")] = "ES256",
+    person: Annotated[str | None, typer.Option(help="Whose session there may end; it must be signed in there.")] = None,
+    sub: Annotated[str | None, typer.Option(help="Subject of that session, in place of a person.")] = None,
+    sid: Annotated[str | None, typer.Option(help="Session id; with --sub.")] = None,
+    alg: Annotated[
+        str | None, typer.Option(help="How its tokens are signed: ES256 or RS256. Default: as the client has it.")
+    ] = None,
     probe_url: Annotated[str | None, typer.Option(help="A page there that only a live session gets (2xx).")] = None,
     probe_cookie_file: Annotated[Path | None, typer.Option(help="File with the Cookie header of that session.")] = None,
     json: JsonOption = False,
@@ -69,19 +73,27 @@ def certify_oidc_logout(
 
     Exit status 0: as written; 1: something a leave rests on does not work; 2: usable, with deviations.
     """
-    from idhub.signals.certify import Session
+    from idhub.directory.people import find_person
+    from idhub.signals.certify import Session, alg_of, session_of
     from idhub.signals.certify import certify_logout as run
 
-    if alg not in {"ES256", "RS256"}:
+    if alg not in {None, "ES256", "RS256"}:
         raise Invalid("alg must be ES256 or RS256.", field="alg", rule="certify.alg")
+    if (person is None) == (sub is None) or (person and sid):
+        raise Invalid("Say whose session ends: --person, or --sub and --sid.", field="person", rule="certify.person")
     cookie = _secret(probe_cookie_file)
-    probe = (probe_url, cookie) if probe_url and cookie else None
-    session = Session(client_id=client_id, sub=sub, sid=sid, probe=probe)
     with open_here() as hub:
+        with hub.database.read() as reading:
+            chosen = alg or alg_of(reading, client_id)
+            if person is not None:
+                session = session_of(reading, client_id, find_person(reading, person))
+            else:
+                session = Session(client_id=client_id, sub=sub or "", sid=sid)
+        session = replace(session, probe=(probe_url, cookie) if probe_url and cookie else None)
         results = _with_http(
             url,
             lambda http: run(
-                http, url, session, keyring=hub.keyring, issuer=hub.settings.issuer, alg=alg, now=hub.clock()
+                http, url, session, keyring=hub.keyring, issuer=hub.settings.issuer, alg=chosen, now=hub.clock()
             ),
             *([probe_url] if probe_url else []),
         )

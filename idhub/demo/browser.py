@@ -151,6 +151,11 @@ class Browser:
         visited = [str(hop.url) for hop in response.history] + [str(response.url)]
         return Page(str(response.url), response.status_code, response.text, parser.forms, text, visited)
 
+    @property
+    def cookies(self) -> str:
+        """The header `Cookie` as it goes to every address of this host."""
+        return "; ".join(f"{cookie.name}={cookie.value}" for cookie in self._client.cookies.jar)
+
     def close(self) -> None:
         """Close connections; cookies are forgotten."""
         self._client.close()

@@ -87,9 +87,9 @@ class Receiver:
         except jwt.InvalidSignatureError:
             return self._error("invalid_key")
         except jwt.PyJWTError:
-            return self._error("wrong" if self.fault == "not_a_set" else "invalid_request")
+            return (202, {}, b"") if self.fault == "not_a_set" else self._error("invalid_request")
         if claims.get("iss") != self.issuer and self.fault != "wrong_issuer":
-            return self._error("invalid_issuer")
+            return self._error("wrong" if self.fault == "error_codes" else "invalid_issuer")
         if claims.get("aud") != AUDIENCE and self.fault != "wrong_audience":
             return self._error("invalid_audience")
         if not claims.get("events") and self.fault != "events_missing":

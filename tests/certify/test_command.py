@@ -102,6 +102,20 @@ def test_address_where_nobody_answers_is_no_verdict(options: list[str], tmp_path
     assert done.stderr.splitlines()[-1].startswith("error [url]: No connection to 127.0.0.1:")
 
 
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ([], "person"),
+        (["--person", "QY1", "--sub", "s"], "person"),
+        (["--person", "QY1", "--sid", "s"], "person"),
+        (["--sub", "s", "--alg", "none"], "alg"),
+    ],
+)
+def test_session_is_named_in_one_way(options: list[str], field: str, tmp_path: Path) -> None:
+    done = _idhub(tmp_path, "certify", "oidc-logout", "http://127.0.0.1:9/x", "--client-id", "c", *options)
+    assert (done.returncode, done.stderr.splitlines()[-1].startswith(f"error [{field}]: ")) == (1, True), done.stderr
+
+
 def test_scim2_server_comes_out_well(tmp_path: Path) -> None:
     port = free_port()
     command: list[str | Path] = [

@@ -1,6 +1,7 @@
 """Relying parties and event receivers: each broken one is caught by the check named after it, and by no other."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -105,6 +106,36 @@ def test_receivers_of_events(settings: Settings, keyring: Keyring, clock: Clock)
             )
             found = {one.check.name for one in broken(results)}
             assert found == (set() if name == "good" else {name}), (name, [r for r in results if r.verdict == "fail"])
+
+
+@sqlite_only
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        (lambda code: ("application/json", {"err": code, "description": "no"}), {"error_codes"}),
+        (lambda code: ("application/problem+json", {"title": "Bad", "status": 400}), {"error_form"}),
+    ],
+    ids=["one-code", "problem-details"],
+)
+def test_receiver_that_refuses_in_words_of_its_own_refuses(
+    settings: Settings, keyring: Keyring, clock: Clock, error: Any, named: set[str]
+) -> None:
+    """As receivers that others wrote do: what counts for a leave is that nothing wrong is taken."""
+
+    class Own(Receiver):
+        def _error(self, code: str) -> tuple[int, dict[str, str], bytes]:
+            media, document = error("invalid_request")
+            return 400, {"Content-Type": media}, json.dumps(document).encode()
+
+    with serving({"own": Own(keyring.jwks("event"), ISSUER, clock)}) as address:
+        results = graded(
+            settings,
+            address,
+            lambda http: certify_ssf(
+                http, f"{address}/own/events", AUDIENCE, token=TOKEN, keyring=keyring, issuer=ISSUER, now=clock()
+            ),
+        )
+    assert {(one.check.name, one.check.level) for one in broken(results)} == {(name, "should") for name in named}
 
 
 def test_checks_name_their_sections() -> None:

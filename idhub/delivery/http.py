@@ -174,23 +174,26 @@ class OutboundHttp:
         import aiohttp
         from yarl import URL
 
+        from idhub.delivery.connections import allowance
+
         sent_headers, body = _body(headers, json, data)
         faults.at("send.before")
         try:
-            async with (
-                asyncio.timeout(timeout.total_seconds()),
-                self._session(egress_address).request(
-                    method,
-                    # `encoded`: what was vetted is what is sent, byte for byte.
-                    URL(url, encoded=True),
-                    headers=sent_headers,
-                    data=body,
-                    allow_redirects=False,
-                    proxy=None if proxy is None else URL(proxy, encoded=True),
-                ) as response,
-            ):
-                content = await _read(response, max_bytes)
-                return OutboundResponse(response.status, response.headers, content)
+            with allowance(max_bytes):
+                async with (
+                    asyncio.timeout(timeout.total_seconds()),
+                    self._session(egress_address).request(
+                        method,
+                        # `encoded`: what was vetted is what is sent, byte for byte.
+                        URL(url, encoded=True),
+                        headers=sent_headers,
+                        data=body,
+                        allow_redirects=False,
+                        proxy=None if proxy is None else URL(proxy, encoded=True),
+                    ) as response,
+                ):
+                    content = await _read(response, max_bytes)
+                    return OutboundResponse(response.status, response.headers, content)
         except TimeoutError as error:
             raise OutboundTimeout(f"{target.authority} did not answer within {timeout.total_seconds():g} s.") from error
         except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError) as error:
@@ -214,10 +217,12 @@ class OutboundHttp:
     def _session(self, egress_address: str | None) -> aiohttp.ClientSession:
         import aiohttp
 
+        from idhub.delivery.connections import OneAnswerConnector
+
         of_loop = self._sessions.setdefault(asyncio.get_running_loop(), {})
         session = of_loop.get(egress_address)
         if session is None or session.closed:
-            connector = aiohttp.TCPConnector(
+            connector = OneAnswerConnector(
                 # It has the form of one; the class it would come from is imported late.
                 resolver=cast("AbstractResolver", _VettedResolver(self.policy, self._resolve or self._system_resolve)),
                 ssl=self._tls if self._tls is not None else True,
@@ -325,6 +330,9 @@ async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
         if len(content) > max_bytes:
             response.close()
             raise OutboundError(f"The answer is larger than {max_bytes} bytes.")
+        if decoder and decoder.unused_data:
+            # Each further piece would be kept, and copied with all before it.
+            raise aiohttp.ClientPayloadError("more after the end of the compression")
     if decoder and content and not decoder.eof:
         raise aiohttp.ClientPayloadError("compression cut short")
     return bytes(content)

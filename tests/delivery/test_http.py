@@ -195,6 +195,90 @@ def test_a_body_above_the_cap_is_refused_after_decompression(compressed: bool) -
     call(handler, use)
 
 
+_OK = b"HTTP/1.1 200 OK\r\n"
+_GZIP = _OK + b"Content-Encoding: gzip\r\n\r\n"
+_GZIP_HEAD = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03"
+
+
+@pytest.mark.parametrize(
+    ("begins", "goes_on"),
+    [
+        pytest.param(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 100, id="interim answers"),
+        pytest.param(b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 100, id="early hints"),
+        pytest.param(_OK, b"A: b\r\n" * 1000, id="short headers"),
+        pytest.param(_OK + b"Transfer-Encoding: chunked\r\n\r\n5;", b"a=b;" * 10_000, id="a chunk's extensions"),
+        pytest.param(_OK + b"Transfer-Encoding: chunked\r\n\r\n0\r\n", b"A: b\r\n" * 1000, id="trailers"),
+        pytest.param(_OK + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n" * 10_000, id="chunks of a byte"),
+        pytest.param(_GZIP + gzip.compress(b"{}"), b"x" * 65_536, id="after the end of a compression"),
+        pytest.param(_GZIP + _GZIP_HEAD, b"\x00\x00\x00\xff\xff" * 10_000, id="empty blocks of a compression"),
+        pytest.param(_GZIP + b"\x1f\x8b\x08\x08" + _GZIP_HEAD[4:], b"a" * 65_536, id="the name of a compression"),
+    ],
+)
+def test_what_goes_on_beside_a_body_is_broken_off_long_before_the_deadline(begins: bytes, goes_on: bytes) -> None:
+    """None of it counts as a body. It kept the worker's loop busy until the deadline, and memory grew meanwhile."""
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(begins)
+        while True:
+            writer.write(goes_on)
+            await writer.drain()
+
+    async def run() -> None:
+        async with raw_server(endless) as port, OutboundHttp(Settings(outbound_allow=f"127.0.0.1:{port}")) as http:
+            with pytest.raises(OutboundError) as broken:
+                await http.request("GET", f"http://127.0.0.1:{port}/", timeout=60 * SECOND, max_bytes=50_000)
+            assert not isinstance(broken.value, OutboundTimeout)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.1], ids=["at once", "later"])
+def test_an_answer_that_nobody_asked_for_answers_no_later_question(pause: float) -> None:
+    """It was taken for the answer to the next one, and each answer after it for the one before: a read-back saw what
+    was read before the write.
+    """
+
+    async def talkative(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+            except asyncio.IncompleteReadError:
+                return
+            path = head.split(b" ")[1]
+            for body in (path, b"/unasked"):
+                writer.write(_OK + b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+                await writer.drain()
+                await asyncio.sleep(pause)
+
+    async def run() -> list[bytes]:
+        async with raw_server(talkative) as port, OutboundHttp(Settings(outbound_allow=f"127.0.0.1:{port}")) as http:
+            answers = []
+            for number in range(4):
+                answer = await http.request("GET", f"http://127.0.0.1:{port}/{number}", timeout=5 * SECOND)
+                answers.append(answer.body)
+                await asyncio.sleep(2 * pause)
+            return answers
+
+    assert asyncio.run(run()) == [b"/0", b"/1", b"/2", b"/3"]
+
+
+def test_interim_answers_are_passed_over() -> None:
+    async def hinting(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for number in range(3):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 3)
+            writer.write(_OK + b"Content-Length: 1\r\n\r\n%d" % number)
+            await writer.drain()
+
+    async def run() -> list[bytes]:
+        async with raw_server(hinting) as port, OutboundHttp(Settings(outbound_allow=f"127.0.0.1:{port}")) as http:
+            url = f"http://127.0.0.1:{port}/"
+            return [(await http.request("GET", url, timeout=5 * SECOND)).body for _ in range(3)]
+
+    assert asyncio.run(run()) == [b"0", b"1", b"2"]
+
+
 def test_a_compressed_body_within_the_cap_is_read() -> None:
     async def handler(_request: web.Request) -> web.Response:
         return web.Response(body=gzip.compress(b"x" * 100_000), headers={"Content-Encoding": "gzip"})
@@ -277,4 +361,4 @@ def test_nothing_else_in_the_hub_calls_out() -> None:
         if "demo" not in path.relative_to(root).parts and callers.search(path.read_text())
     }
 
-    assert found == {"delivery/http.py": ["aiohttp", "getaddrinfo"]}
+    assert found == {"delivery/connections.py": ["aiohttp"], "delivery/http.py": ["aiohttp", "getaddrinfo"]}

@@ -31,7 +31,7 @@ from scim.errors import (
 )
 from scim.filters import quote
 from scim.pace import MAX_RETRY_AFTER, Pace, retry_after
-from scim.schemas import ENTERPRISE_USER, PATCH_OP, USER, Changes, Resource, attribute, with_changes
+from scim.schemas import ENTERPRISE_USER, ERROR, PATCH_OP, USER, Changes, Resource, attribute, with_changes
 
 __all__ = [
     "MAX_RETRY_AFTER",
@@ -47,6 +47,7 @@ MAX_LISTED: Final = 200_000
 """Most resources that a list is read to when an account is looked for without a filter."""
 
 _LOOKUP_COUNT: Final = 10
+_ERROR: Final = ERROR.encode()
 _RETRYABLE: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 _GONE: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 
@@ -386,6 +387,8 @@ class ScimClient:
         finally:
             self.exchanges.append(Exchange(method, _shown(path), status, began_at, self._now()))
         if HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+            if _ERROR in response.body and ERROR in _schemas_of(_parsed(response.body)):
+                raise self._belied(response, writes=method != "GET")
             return response
         raise self._error(response, writes=method != "GET")
 
@@ -405,6 +408,16 @@ class ScimClient:
             if self._pace.refusals == refusals:
                 return
             # It refused somebody else meanwhile: there are new turns.
+
+    def _belied(self, response: HttpResponse, *, writes: bool) -> RemoteError:
+        """Success by its status, an error by its body: of a gateway, mostly. What was done is not known."""
+        detail = remote_text(attribute(_parsed(response.body), "detail"), secrets=self._secrets)
+        return RemoteUnavailable(
+            f"The application answered {response.status} with an error" + (f": {detail}" if detail else "."),
+            status_code=response.status,
+            may_have_arrived=writes,
+            how="failing",
+        )
 
     def _error(self, response: HttpResponse, *, writes: bool) -> RemoteError:
         status = response.status
@@ -510,6 +523,11 @@ def _parsed(body: bytes) -> Any:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
         return None
+
+
+def _schemas_of(answer: Any) -> list[Any]:
+    schemas = attribute(answer, "schemas") if isinstance(answer, Mapping) else None
+    return schemas if isinstance(schemas, list) else [schemas]
 
 
 def _same_name(value: object, user_name: str) -> bool:

@@ -41,7 +41,10 @@ class GroupClient:
         body: dict[str, Any] = {"schemas": [GROUP], "displayName": name}
         if external_id is not None and self._client.dialect.has_external_id:
             body["externalId"] = external_id
-        return with_text_id(await self._client.resource("POST", "/Groups", json=body))
+        group = with_text_id(await self._client.resource("POST", "/Groups", json=body))
+        if attribute(group, "displayName") not in (None, name):
+            raise RemoteUnavailable("The application answered with another group than the one made.")
+        return group
 
     async def rename(self, group_id: str, name: str) -> None:
         """Give it another displayName."""

@@ -28,8 +28,11 @@ _MAX_ID: Final = 255
 def is_active(resource: Mapping[str, Any]) -> bool | None:
     """Whether the account is administratively active; None where the other side does not say.
 
-    Some services answer `"False"` for false. Anything else that is not a boolean says nothing.
+    Some services answer `"False"` for false. Anything else that is not a boolean says nothing, and so does whoever says
+    it twice, in two spellings.
     """
+    if sum(len(key) == len("active") and key.lower() == "active" for key in resource) > 1:
+        return None
     value = attribute(resource, "active")
     if isinstance(value, str):
         return {"true": True, "false": False}.get(value.strip().lower())

@@ -14,7 +14,7 @@ from idhub.changes import EventType
 from idhub.delivery.channel import Grade, Outcome
 from idhub.errors import Invalid
 from idhub.provisioning.outbound import records
-from idhub.provisioning.outbound.run import Run, id_of
+from idhub.provisioning.outbound.run import NeedsSomebody, Run, id_of
 from scim.errors import RemoteNotFound, RemoteRefused
 from scim.schemas import Resource, is_active
 
@@ -36,7 +36,7 @@ async def deprovision(run: Run) -> Outcome:
         RemoteError, NeedsSomebody: translated by the channel; `run.grade` keeps what was proven before.
     """
     looked_up_at = run.clock.now()
-    users = {id_of(user): user for user in await _accounts(run)}
+    users, stranger = await _accounts(run)
     switched_off = {user_id for user_id, user in users.items() if is_active(user) is not False}
     await _switch_off(run, switched_off, users, seen_at=looked_up_at)
     seen = {user_id: await _read_back(run, user_id) for user_id in users}
@@ -50,7 +50,11 @@ async def deprovision(run: Run) -> Outcome:
     # The look-up that found nobody is the read-back.
     every = list(seen.values()) or [Seen("gone", looked_up_at)]
     was_on = run.was_on or bool(switched_off)
-    return await _judge(run, every, list(users.values()), looked_up_at=looked_up_at, was_on=was_on)
+    outcome = await _judge(run, every, list(users.values()), looked_up_at=looked_up_at, was_on=was_on)
+    if stranger is not None and outcome.kind == "done":
+        run.grade = Grade.E1
+        raise stranger
+    return outcome
 
 
 async def _switch_off(run: Run, user_ids: Set[str], users: Mapping[str, Resource], *, seen_at: datetime) -> None:
@@ -66,18 +70,24 @@ async def _switch_off(run: Run, user_ids: Set[str], users: Mapping[str, Resource
     run.evidence["action"] = "deactivated"
 
 
-async def _accounts(run: Run) -> list[Resource]:
-    """The linked account, and whatever else the application keeps under this principal's externalId or userName."""
-    account = run.situation.account
+@dataclass(slots=True)
+class _Found:
+    """Accounts by their ids there, and what a search had against being believed."""
+
+    users: dict[str, Resource]
     refusal: RemoteRefused | None = None
-    users: dict[str, Resource] = {}
-    if account.principal_id is not None:
-        try:
-            users = {id_of(user): user for user in await run.client.find_by_external_id(account.principal_id)}
-        except RemoteRefused as error:
-            # The service cannot search; the account we know of must be switched off all the same.
-            refusal = error
-            run.evidence["look_up"] = error.description
+    stranger: NeedsSomebody | None = None
+
+
+async def _accounts(run: Run) -> tuple[dict[str, Resource], NeedsSomebody | None]:
+    """The linked account, and whatever else the application keeps under this principal's externalId or userName.
+
+    What a search shows that is linked to somebody else is left alone: theirs, switched off, would prove nothing. It
+    keeps nobody's own account on, and comes back beside them.
+    """
+    account = run.situation.account
+    found = await _found(run)
+    users = found.users
     if account.external_id is not None:
         # The search has mostly shown it already: one request less.
         linked = users.get(account.external_id)
@@ -89,15 +99,35 @@ async def _accounts(run: Run) -> list[Resource]:
             await run.ensure_ours(linked)
             users[id_of(linked)] = linked
     if users:
-        return list(users.values())
-    if refusal is not None:
-        raise refusal
+        return users, found.stranger
+    if found.refusal is not None:
+        raise found.refusal
     user_name = _user_name(run)
     if account.principal_id is None or user_name is None:
-        return []
-    found = await run.client.find_by_user_name(user_name)
-    for user in found:
+        return {}, found.stranger
+    for user in await run.client.find_by_user_name(user_name):
         await run.ensure_ours(user)
+        users[id_of(user)] = user
+    return users, found.stranger
+
+
+async def _found(run: Run) -> _Found:
+    account, found = run.situation.account, _Found({})
+    if account.principal_id is None:
+        return found
+    try:
+        users = await run.client.find_by_external_id(account.principal_id)
+    except RemoteRefused as error:
+        # The service cannot search; the account we know of must be switched off all the same.
+        run.evidence["look_up"] = error.description
+        return _Found({}, refusal=error)
+    for user in users:
+        try:
+            if id_of(user) != account.external_id:
+                await run.ensure_ours(user)
+            found.users[id_of(user)] = user
+        except NeedsSomebody as error:
+            found.stranger = error
     return found
 
 

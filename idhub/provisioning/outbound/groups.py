@@ -111,6 +111,8 @@ async def _ensure(talk: Talk, client: GroupClient, plan: GroupPlan) -> tuple[str
             raise NeedsSomebody(f"The application refuses a group {plan.name!r}. {conflict.description}") from conflict
         talk.evidence["action"] = "created"
     group_id = id_of(group)
+    if await talk.read(lambda session: _is_another(session, plan, talk.delivery, group_id)):
+        raise NeedsSomebody(f"The application's group {plan.name!r} is already linked to another group.")
     shown = frozenset(members_of(group))
     await talk.write(lambda session: _begin(session, plan, group_id, shown, now=talk.clock.now()))
     return group_id, shown
@@ -145,6 +147,16 @@ def _plan_of(session: Session, delivery: LeasedDelivery) -> GroupPlan | None:
         wanted=frozenset(session.scalars(wanted_members(row))) if row.is_wanted else frozenset(),
         known=frozenset(session.scalars(select(OutboundMember.user_id).where(OutboundMember.group_id == row.id))),
     )
+
+
+def _is_another(session: Session, plan: GroupPlan, delivery: LeasedDelivery, group_id: str) -> bool:
+    """Whether our records give this group of the application to another one of ours."""
+    linked = select(OutboundGroup.id).where(
+        OutboundGroup.application_id == delivery.application_id,
+        OutboundGroup.external_id == group_id,
+        OutboundGroup.id != plan.id,
+    )
+    return session.scalar(linked.limit(1)) is not None
 
 
 def wanted_members(group: OutboundGroup) -> Select[str | None]:

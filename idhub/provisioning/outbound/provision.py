@@ -75,6 +75,8 @@ async def _create(run: Run, desired: Mapping[str, Any]) -> Outcome:
         return await _update(run, found, desired)
     run.grade = Grade.E1
     run.evidence["action"] = "created"
+    # An answer about somebody else's account would link that one to two people.
+    await run.ensure_ours(user)
     await _note(run, user, desired, EventType.ACCOUNT_PROVISIONED, active=is_active(user) is not False)
     if is_active(user) is False:
         return run.outcome("retry", "The application created the account switched off.")

@@ -4,7 +4,7 @@ import re
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from idhub.directory.calendar import parse_day
+from idhub.directory.calendar import FIRST_YEAR, LAST_YEAR, parse_day
 from idhub.errors import Invalid
 from idhub.pages import N_
 
@@ -35,7 +35,7 @@ def parse_instant(text: str, zone: str, *, now: datetime) -> datetime | None:
     except ValueError:
         exact = None
     if exact is not None and exact.tzinfo is not None:
-        return exact.astimezone(UTC)
+        return _kept(exact)
     today = now.astimezone(place).date()
     clock = _CLOCK.search(words)
     try:
@@ -47,7 +47,14 @@ def parse_instant(text: str, zone: str, *, now: datetime) -> datetime | None:
             local = datetime(following.year, following.month, following.day, tzinfo=place)
     except (ValueError, OverflowError) as error:
         raise Invalid(CANNOT_READ, field="effective_at", rule="instant.form") from error
-    return local.astimezone(UTC)
+    return _kept(local)
+
+
+def _kept(moment: datetime) -> datetime:
+    # The ends of the calendar have no instant in UTC, and no post begins or ends there.
+    if not FIRST_YEAR <= moment.year <= LAST_YEAR:
+        raise Invalid(CANNOT_READ, field="effective_at", rule="instant.form")
+    return moment.astimezone(UTC)
 
 
 def parse_date(text: str, zone: str, *, now: datetime, field: str) -> date | None:

@@ -45,7 +45,12 @@ def test_nothing_means_now() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["never", "2026-13-01", "2026-02-30", "25:00", "2026-11-30 25:00", "99-99", "0000-00-00", "9" * 60, "下周八"],
+    [
+        *("never", "2026-13-01", "2026-02-30", "25:00", "2026-11-30 25:00", "99-99", "0000-00-00", "9" * 60, "下周八"),
+        # Years that no post has; some of them have no instant in UTC.
+        *("0001-01-01 00:00", "0001-01-01T00:00+08:00", "9999-12-31T23:59-12:00", "9999-12-31", "0202-11-30 18:00"),
+        *("2200-01-01", "1899-12-31T23:59+00:00"),
+    ],
 )
 def test_what_cannot_be_read_is_refused(text: str) -> None:
     with pytest.raises(Invalid) as refused:

@@ -21,7 +21,7 @@ from audit.events import clean_text
 from idhub.api.scim_desk import DeskServices
 from idhub.api.scim_streams import Told, caller_of_stream, next_tokens, stream_of
 from idhub.db import Database
-from idhub.delivery.http import OutboundError, OutboundHttp, OutboundRefused
+from idhub.delivery.http import OutboundError, OutboundHttp, OutboundRefused, OutboundResponse
 from idhub.delivery.settling import FARTHEST_ATTEMPT, delay_before
 from idhub.errors import Unavailable
 from idhub.provisioning.events.streams import authorization_context
@@ -168,17 +168,26 @@ async def _send(
     except (OutboundError, OutboundRefused) as error:
         sent.error = error.description
         return
-    if answer.is_success:
+    if answer.is_success and _is_page(answer):
+        sent.error = f"The receiver answered {answer.status} with a page: nothing there takes events."
+        return
+    code = _error_code(answer.body) if answer.is_success or answer.status == 400 else None
+    if answer.is_success and code is None:
         sent.taken.append(each.id)
         return
-    code = _error_code(answer.body) if answer.status == 400 else None
-    if code == _UNREADABLE:
+    if code == _UNREADABLE and answer.status == 400:
         # It will not be readable next time either: nothing else waits for it.
         _LOG.warning("scim.event_refused", token=each.id)
         sent.refused.append(each.id)
         return
     sent.error = f"The receiver answered {answer.status}{f' ({code})' if code else ''}."
     sent.retry_after = answer.retry_after(now=clock())
+
+
+def _is_page(answer: OutboundResponse) -> bool:
+    """Whether a page came: of a sign-in that stands before the receiver, or of a site with one answer to everything."""
+    body = answer.body.strip()
+    return body.startswith(b"<") or (bool(body) and "html" in answer.headers.get("Content-Type", "").lower())
 
 
 def _error_code(body: bytes) -> str | None:

@@ -14,13 +14,15 @@ from idhub.access.tables import CasService
 from idhub.cas.planner import CHANNEL
 from idhub.db import Database
 from idhub.delivery.channel import Grade, LeasedDelivery, Outcome
-from idhub.delivery.http import OutboundError, OutboundHttp, OutboundRefused
+from idhub.delivery.http import OutboundError, OutboundHttp, OutboundRefused, OutboundResponse
 from idhub.lifecycle.logouts import CEILING
 from providers.saml_wire.writing import Node, render
 
 # CAS 2.3.3: the name is not used, the ticket alone says which session is meant.
 _NOBODY: Final = "@NOT_USED@"
 _FIRST_ERROR: Final = 400
+# Found, and See Other: what was sent has been dealt with. The other redirects want it sent again elsewhere.
+_GO_ON: Final = frozenset({302, 303})
 
 
 class CasLogoutChannel:
@@ -56,14 +58,14 @@ class CasLogoutChannel:
         except OutboundError as error:
             return Outcome(kind="retry", evidence=evidence, error=error.description)
         evidence["status"] = answer.status
-        # No answer is defined, and whatever is no error was taken: django-cas-ng redirects to where its people go.
-        if answer.status < _FIRST_ERROR:
+        problem = _problem(answer)
+        if problem is None:
             return Outcome(kind="done", grade=Grade.E1, evidence=evidence, status_code=answer.status)
         return Outcome(
             kind="retry",
             evidence=evidence,
             status_code=answer.status,
-            error=f"The application answered {answer.status}.",
+            error=problem,
             retry_after=answer.retry_after(now=now),
         )
 
@@ -76,6 +78,19 @@ class CasLogoutChannel:
         if row is None or row.logout == "none":
             return None
         return row.logout_url if row.logout == "url" else str(delivery.payload["logout_url"])
+
+
+def _problem(answer: OutboundResponse) -> str | None:
+    """Why the message was not taken; None: it was.
+
+    No answer is defined. Success is one. So is a redirect to some page: django-cas-ng and mod_auth_cas end the session
+    and send the hub to where their people go, or to its own sign-in.
+    """
+    if answer.is_success or answer.status in _GO_ON:
+        return None
+    if answer.status < _FIRST_ERROR:
+        return f"The application answered {answer.status}: its address for logouts is another one."
+    return f"The application answered {answer.status}."
 
 
 def logout_request(delivery_id: str, ticket: str, *, now: datetime) -> str:

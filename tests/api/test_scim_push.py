@@ -199,6 +199,35 @@ def test_answer_that_is_strange_is_a_failure_and_no_more(receiver: Pushed) -> No
     assert (receiver.view().last_error or "").isprintable()
 
 
+@pytest.mark.parametrize(
+    ("status", "kind", "body"),
+    [
+        (200, "text/html", b"<!doctype html><title>Sign in</title>"),
+        (200, "text/plain", b" \r\n<html>"),
+        (202, "application/json", b'{"err": "authentication_failed"}'),
+        (200, "application/json", b'{"err": "invalid_key", "description": "x"}'),
+    ],
+)
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_success_with_a_page_or_an_error_is_no_taking(receiver: Pushed, status: int, kind: str, body: bytes) -> None:
+    """A sign-in page, or a site that answers every address with itself: events went there and were forgotten."""
+    receiver.world.hire()
+    receiver.answer = lambda _number: web.Response(status=status, body=body, content_type=kind)
+    receiver.send()
+
+    assert (receiver.view().failures, receiver.view().waiting, receiver.view().refused) == (1, 2, 0)
+
+
+@pytest.mark.parametrize(("status", "body"), [(202, b""), (200, b""), (204, b""), (200, b"{}"), (200, b"ok")])
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_success_that_says_nothing_else_is_a_taking(receiver: Pushed, status: int, body: bytes) -> None:
+    receiver.world.hire()
+    receiver.answer = lambda _number: web.Response(status=status, body=body)
+    receiver.send()
+
+    assert (receiver.view().failures, receiver.view().waiting) == (0, 0)
+
+
 def test_events_of_one_resource_are_sent_one_after_the_other(receiver: Pushed) -> None:
     """Others are sent meanwhile; of one, a later one never passes an earlier one."""
     world = receiver.world

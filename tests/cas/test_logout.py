@@ -214,6 +214,14 @@ def test_a_message_that_was_taken_is_evidence_of_that_alone(cas: CasScene, statu
     assert "<samlp:SessionIndex>ST-1</samlp:SessionIndex>" in form["logoutRequest"]
 
 
+@pytest.mark.parametrize("status", [300, 301, 304, 307, 308])
+def test_a_message_that_is_wanted_elsewhere_was_not_taken(cas: CasScene, status: int) -> None:
+    """RFC 9110 section 15.4: the same message is to be sent to another address, which is not followed."""
+    outcome, seen = _send(cas, web.Response(status=status, headers={"Location": "https://told.example/slo"}))
+    assert (outcome.kind, outcome.grade, len(seen)) == ("retry", Grade.E0, 1)
+    assert outcome.error == f"The application answered {status}: its address for logouts is another one."
+
+
 @pytest.mark.parametrize("status", [400, 403, 404, 500, 503])
 def test_a_message_that_was_not_taken_is_sent_again(cas: CasScene, status: int) -> None:
     outcome, _ = _send(cas, web.Response(status=status, headers={"Retry-After": "7"}))

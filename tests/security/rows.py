@@ -348,8 +348,17 @@ ROWS: dict[str, Row] = {
         f"{_ADDRESSES}test_a_url_that_could_lead_elsewhere_is_refused",
         f"{_ADDRESSES}test_a_named_host_may_be_inside_but_never_where_metadata_services_live",
         "tests/api/test_scim_push.py::test_nothing_is_sent_where_the_hub_does_not_connect")),
-    "R02": Row("CVE-2026-4366", "redirects of what is called", "not followed", (
-        f"{_HTTP}test_a_redirect_is_an_answer_and_is_not_followed",)),
+    "R02": Row("CVE-2026-4366", "redirects of what is called", "not followed, nothing taken for done", (
+        f"{_HTTP}test_a_redirect_is_an_answer_and_is_not_followed",
+        "tests/cas/test_logout.py::test_a_message_that_is_wanted_elsewhere_was_not_taken")),
+    "R08": Row("untrue answers", "success for another's account, with an error or a page as its body", "no proof", (
+        "tests/provisioning/test_untrue.py::test_create_that_is_answered_with_a_colleagues_account_links_nothing",
+        "tests/provisioning/test_untrue.py::test_search_that_is_answered_with_a_colleagues_account_switches_it_not_off",
+        "tests/provisioning/test_untrue.py::test_success_with_an_error_as_its_body_is_a_failure",
+        "tests/provisioning/test_untrue.py::test_two_words_on_whether_it_is_active_prove_nothing",
+        "tests/provisioning/test_untrue.py::test_group_that_is_answered_with_another_group_is_not_linked",
+        f"{_HTTP}test_an_answer_that_nobody_asked_for_answers_no_later_question",
+        "tests/api/test_scim_push.py::test_success_with_a_page_or_an_error_is_no_taking")),
     "R04": Row("one client for all", "a call out by another way", "there is none", (
         f"{_HTTP}test_nothing_else_in_the_hub_calls_out",)),
     "R07": Row("DNS rebinding, ports, spellings", "a name that leads inside later", "one look, that address", (
@@ -359,7 +368,8 @@ ROWS: dict[str, Row] = {
     "R09": Row("slow or huge reply", "a byte now and then, endless, a bomb", "deadline and cap", (
         f"{_HTTP}test_a_reply_of_one_byte_now_and_then_ends_at_the_total_deadline",
         f"{_HTTP}test_a_body_above_the_cap_is_refused_after_decompression",
-        f"{_HTTP}test_headers_that_never_end_are_cut_off")),
+        f"{_HTTP}test_headers_that_never_end_are_cut_off",
+        f"{_HTTP}test_what_goes_on_beside_a_body_is_broken_off_long_before_the_deadline")),
     # ------------------------------------------------------------------ SCIM, as far as the client goes
     "7644-7.2": Row("RFC 7644 section 7.2", "plain http to a service provider", "refused", (
         f"{_ADDRESSES}test_plain_http_is_let_through_to_named_loopback_only",)),

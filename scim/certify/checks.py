@@ -187,8 +187,8 @@ async def error_message(kit: Kit) -> None:
     ensure(kit.errors, "no error was seen")
     for answer in kit.errors:
         body = answer.body if isinstance(answer.body, dict) else {}
-        listed = attribute(body, "schemas")
-        right = isinstance(listed, list) and ERROR in listed and str(attribute(body, "status")) == str(answer.status)
+        named = attribute(body, "schemas")
+        right = isinstance(named, list) and ERROR in named and str(attribute(body, "status")) == str(answer.status)
         ensure(right, f"an error of {answer.status} has no schema or not its status")
 
 
@@ -230,8 +230,8 @@ async def filter_invalid(kit: Kit) -> None:
 async def list_total(kit: Kit) -> None:
     answer = await kit.ask("GET", "/Users?startIndex=1&count=2")
     body = answer.body if isinstance(answer.body, dict) else {}
-    listed = attribute(body, "schemas")
-    ensure(answer.is_success and isinstance(listed, list) and LIST_RESPONSE in listed, f"{kit.says(answer)}; no list")
+    named = attribute(body, "schemas")
+    ensure(answer.is_success and isinstance(named, list) and LIST_RESPONSE in named, f"{kit.says(answer)}; no list")
     total = total_of(answer)
     ensure(total is not None and total >= len(listed(answer)) > 0, "does not say how many there are")
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from fastapi import Request, Response
+from starlette.responses import RedirectResponse
 
 from idhub.credentials.sessions import SignedIn, authenticate
 from idhub.credentials.transactions import Transaction
@@ -137,3 +138,10 @@ def form_targets(transaction: Transaction | None) -> tuple[str, ...]:
         with suppress(ValueError):
             found.append(form_target(str(address)))
     return tuple(found)
+
+
+def see_other(target: str) -> RedirectResponse:
+    """On to another address after a form, by GET; kept by nobody."""
+    response = RedirectResponse(target, status_code=303)
+    response.headers["Cache-Control"] = "no-store"
+    return response

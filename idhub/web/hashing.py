@@ -14,6 +14,7 @@ from idhub.pages import N_, Language
 from idhub.pages.render import Composed
 from idhub.web.services import WebServices
 
+OPEN_TOO_LONG = N_("This page was open too long. Enter your password again.")
 TOO_MANY = N_("Too many tries. Try again in %(wait)s.")
 _BUSY_TITLE = N_("Not signed in yet")
 _BUSY = N_("Many people are signing in at this moment. Try again in %(wait)s; your password was not looked at.")

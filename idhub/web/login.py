@@ -1,9 +1,9 @@
-"""Signing in: `/login`, and `/login/first` behind a one-time link. Plain forms that work without script.
+"""Signing in: `/login`. A plain form that works without script.
 
 Everybody passes here each morning, so the way that succeeds runs on the event loop and the narrow store (design, "Two
-speeds"), as plain routes. What is rare (refusals, a browser that is somebody else's, one-time links) runs in threads;
-waiting in the hashing queue holds none of them. Whether there is room in that queue is asked before anything is looked
-up or counted, so that whoever is told to come back costs next to nothing and has used up no try.
+speeds"), as plain routes. What is rare (refusals, a browser that is somebody else's) runs in threads; waiting in the
+hashing queue holds none of them. Whether there is room in that queue is asked before anything is looked up or counted,
+so that whoever is told to come back costs next to nothing and has used up no try.
 """
 
 import asyncio
@@ -12,24 +12,23 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote_plus, urlencode, urlsplit
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Request
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from idhub.credentials import transactions
 from idhub.credentials.codes import asking_entry, entry_of
 from idhub.credentials.operations import Operation, Step, Taken, both, run_in
-from idhub.credentials.sessions import SignedIn, authenticate, authenticating, end_session
+from idhub.credentials.sessions import SignedIn, authenticate, authenticating
 from idhub.credentials.transactions import Transaction
 from idhub.errors import Invalid, NotPermitted, Unavailable
-from idhub.login import invitations, sign_in, throttling
-from idhub.login.invitations import Invited
-from idhub.login.passwords import MAX_PASSWORD_BYTES, Place, Verification, check_policy, context_words, normalize
+from idhub.login import sign_in, throttling
+from idhub.login.passwords import MAX_PASSWORD_BYTES, Place, Verification, normalize
 from idhub.login.providers import Choice, ChoiceCache, choosing
 from idhub.login.sign_in import MAX_USERNAME, Browser, Minted, Prepared, Refusal
 from idhub.login.throttling import Admission
@@ -37,11 +36,11 @@ from idhub.oidc.authorization import Authorization, SignInPage, Started
 from idhub.pages import BROWSER_COOKIE, N_, Language, form_target, safe_local_path
 from idhub.pages.notices import ErrorNotice
 from idhub.pages.render import Composed
-from idhub.web import account, federation, protocol_pages
+from idhub.web import account, federation, first_sign_in, protocol_pages
 from idhub.web.account import AccountServices
-from idhub.web.browser import browser_of, cookie, form_targets, give_session, signed_in_as
+from idhub.web.browser import browser_of, cookie, form_targets, give_session, see_other
 from idhub.web.forms import Form, form_of, form_router
-from idhub.web.hashing import TOO_MANY, LoginServices, busy_page, policy_sentence, wait_words
+from idhub.web.hashing import OPEN_TOO_LONG, TOO_MANY, LoginServices, busy_page, wait_words
 from idhub.web.services import WebServices
 from idhub.web.visit import SESSION_COOKIE, note_refusal, translated
 
@@ -50,25 +49,14 @@ _CLOSED = N_(
     "Too many wrong passwords in a row. Sign in on a device that you used before, or ask HR or the service desk for a "
     "one-time link."
 )
-_OPEN_TOO_LONG = N_("This page was open too long. Enter your password again.")
 _NAME_MISSING = N_("Enter your employee number, mobile or mail address.")
 _PASSWORD_MISSING = N_("Enter your password.")
 _PASSWORD_UNUSABLE = N_("The password is longer than any that can be set, or has characters that no keyboard types.")
-_LINK_TITLE = N_("This link cannot be used")
-_LINK_SENTENCE = N_("It was used already, has expired, or was replaced by a newer one. Nothing was changed.")
-_LINK_NEXT = N_("If you have a password, sign in with it. Otherwise ask HR or the service desk for a new link.")
-_SET_TITLE = N_("Your password is set")
-_SET_SENTENCE = N_("Your access has not begun yet. From your first day on, sign in with the password you just chose.")
-_MAX_TOKEN = 100
 
 _LOGIN_FORM = form_of(
     "username", "password", "csrf_token",
     limits={"username": MAX_USERNAME, "password": MAX_PASSWORD_BYTES, "csrf_token": 200},
     optional={"transaction": transactions.MAX_ID, "return_to": 2048, "remember": 8},
-)  # fmt: skip
-_FIRST_FORM = form_of(
-    "token", "password", "csrf_token",
-    limits={"token": _MAX_TOKEN, "password": 4 * MAX_PASSWORD_BYTES, "csrf_token": 200},
 )  # fmt: skip
 
 
@@ -98,20 +86,10 @@ def create_entrance(services: LoginServices, authorization: Authorization | None
 def create_router(services: AccountServices) -> APIRouter:
     """Routes of `/login`, `/login/first`, of the pages around them (`protocol_pages`) and of `/account`."""
     router = form_router(services)
-    first = _FirstSignIn(services)
     for route in create_entrance(services):
         router.add_route(route.path, route.endpoint, list(route.methods or ()), include_in_schema=False)
 
-    @router.get("/login/first")
-    def show_first_sign_in(request: Request, token: str = "") -> Response:
-        """The form behind a one-time link. Opening it spends nothing."""
-        return first.show(request, token)
-
-    @router.post("/login/first")
-    async def set_first_password(request: Request, form: Annotated[Form, Depends(_FIRST_FORM)]) -> Response:
-        """Spend the link: set the password and sign in."""
-        return await first.submit(request, form)
-
+    first_sign_in.add_routes(router, services)
     protocol_pages.add_routes(router, services)
     router.routes += federation.create_router(services).routes
     router.routes += account.create_router(services).routes
@@ -157,35 +135,13 @@ class _Admitted:
     place: Place
 
 
-class _Pages:
-    """What both kinds of sign-in page share."""
-
-    def __init__(self, services: LoginServices) -> None:
-        self.services = services
-        self.pages = services.pages
-        self.host = urlsplit(services.settings.issuer).netloc
-
-    def is_forged(self, request: Request, token: str) -> bool:
-        """Whether the form token is not this browser's; records it. A request of another site is refused outright.
-
-        Raises:
-            NotPermitted: rule `csrf.cross_site` (T03).
-        """
-        try:
-            self.pages.check_form(request, token)
-        except NotPermitted as refused:
-            if refused.rule == "csrf.cross_site":
-                raise
-            note_refusal(self.services, request, refused.rule or "csrf", "csrf_token")
-            return True
-        return False
-
-
-class _Entrance(_Pages):
+class _Entrance:
     """`/login`."""
 
     def __init__(self, services: LoginServices, authorization: Authorization | None = None) -> None:
-        super().__init__(services)
+        self.services = services
+        self.pages = services.pages
+        self.host = urlsplit(services.settings.issuer).netloc
         self._authorization = authorization
         self._lane = services.admission.sign_ins
 
@@ -209,10 +165,10 @@ class _Entrance(_Pages):
             return partial(protocol_pages.notice, self.services, request, status=400, reason="transaction_gone")
         if signed_in is not None:
             if transaction is None:
-                return _see_other(target)
+                return see_other(target)
             # Somebody who was refused comes here to be somebody else.
             if transaction.session_id == signed_in.session_id and transaction.refusal is None:
-                return _see_other(transactions.resume_url(transaction))
+                return see_other(transactions.resume_url(transaction))
         name = signed_in.display_name if signed_in else ""
         return self.page(
             request, transaction, choices, return_to=target, username=_hint(transaction), signed_in_name=name
@@ -298,7 +254,7 @@ class _Entrance(_Pages):
         except NotPermitted as refused:
             if refused.rule == "csrf.cross_site":
                 raise
-            return partial(self._noted, visit, refused.rule or "csrf", "csrf_token", {"": gettext(_OPEN_TOO_LONG)}, 403)
+            return partial(self._noted, visit, refused.rule or "csrf", "csrf_token", {"": gettext(OPEN_TOO_LONG)}, 403)
         missing = {"username": _NAME_MISSING} if not visit.username else {}
         missing |= {"password": _PASSWORD_MISSING} if not form["password"] else {}
         if missing:
@@ -318,7 +274,7 @@ class _Entrance(_Pages):
                 choices = run_in(session, choosing(now=self.services.clock()))
             slug = next((one.slug for one in choices if domain in one.domains), None)
             if slug is not None:
-                return _see_other(federation.begin_url(slug, visit.transaction, visit.return_to))
+                return see_other(federation.begin_url(slug, visit.transaction, visit.return_to))
         return self._again(visit, sentences, 400)
 
     def _noted(self, visit: _Visit, rule: str, field: str, errors: Mapping[str, str], status: int) -> Response:
@@ -380,7 +336,7 @@ class _Entrance(_Pages):
         return self._welcome(visit, outcome, goes_on)
 
     def _welcome(self, visit: _Visit, minted: Minted, goes_on: str | None) -> Response:
-        response = _see_other(visit.return_to if goes_on is None else goes_on)
+        response = see_other(visit.return_to if goes_on is None else goes_on)
         give_session(response, self.pages, minted, is_secure=self.services.settings.is_https)
         return response
 
@@ -518,94 +474,6 @@ def _composed(language: Language, about: _About) -> Composed:
     return context, (*about.form_targets, *_origins(about.choices))
 
 
-class _FirstSignIn(_Pages):
-    """`/login/first`."""
-
-    def show(self, request: Request, token: str) -> Response:
-        with self.services.database.read() as session:
-            invited = invitations.look_up(session, token, now=self.services.clock())
-        return self._unusable(request) if invited is None else self._page(request, invited, token)
-
-    async def submit(self, request: Request, form: Form) -> Response:
-        try:
-            place = self.services.hashing.enter()
-        except Unavailable as busy:
-            back = "/login/first?" + urlencode({"token": form["token"]})
-            return busy_page(self.services, request, busy, back=back)
-        with place:
-            checked = await run_in_threadpool(self._check, request, form)
-            if isinstance(checked, Response):
-                return checked
-            new_hash = await asyncio.wrap_future(place.hash(checked))
-        return await run_in_threadpool(self._redeem, request, form["token"], new_hash)
-
-    def _check(self, request: Request, form: Form) -> str | Response:
-        is_forged = self.is_forged(request, form["csrf_token"])
-        with self.services.database.read() as session:
-            invited = invitations.look_up(session, form["token"], now=self.services.clock())
-            if invited is None:
-                words: frozenset[str] = frozenset()
-            else:
-                words = context_words(session, invited.principal_id, site_name=self.services.settings.login_name)
-        if invited is None:
-            note_refusal(self.services, request, "invitation.unusable", "token")
-            return self._unusable(request)
-        if is_forged:
-            errors = {"": self.pages.gettext(request, _OPEN_TOO_LONG)}
-            return self._page(request, invited, form["token"], errors=errors, status=403)
-        try:
-            password = normalize(form["password"])
-            check_policy(password, min_length=self.services.settings.password_min_length, context=words)
-        except Invalid as refused:
-            errors = {"password": policy_sentence(self.services, request, refused)}
-            return self._page(request, invited, form["token"], errors=errors, status=400)
-        return password
-
-    def _redeem(self, request: Request, token: str, new_hash: str) -> Response:
-        services, now = self.services, self.services.clock()
-        browser = browser_of(request, self.services)
-        old = signed_in_as(services.database, request, self.pages, now=now)
-        with services.database.transaction() as session:
-            outcome = invitations.redeem(session, services.settings, token, new_hash, browser=browser, now=now)
-        if outcome is None:
-            return self._unusable(request)
-        if isinstance(outcome, Invited):
-            return protocol_pages.sentence_page(services, request, _SET_TITLE, _SET_SENTENCE, status=200)
-        if old is not None and old.principal_id != outcome.principal_id:
-            # The browser was somebody else's: nothing of theirs stays in it (T10).
-            with services.database.transaction() as session:
-                end_session(session, old.session_id, reason="replaced", now=now)
-        response = _see_other("/")
-        give_session(response, self.pages, outcome, is_secure=services.settings.is_https)
-        return response
-
-    def _unusable(self, request: Request) -> Response:
-        link = ("/login", self.pages.gettext(request, N_("Sign in")))
-        return protocol_pages.sentence_page(
-            self.services, request, _LINK_TITLE, _LINK_SENTENCE, next_step=_LINK_NEXT, link=link, status=410
-        )
-
-    def _page(
-        self,
-        request: Request,
-        invited: Invited,
-        token: str,
-        *,
-        errors: Mapping[str, str] | None = None,
-        status: int = 200,
-        headers: Mapping[str, str] | None = None,
-    ) -> Response:
-        context = {
-            "invited": invited,
-            "token": token,
-            "errors": errors or {},
-            "minimum": self.services.settings.password_min_length,
-            "host": self.host,
-            "here": "/login/first?" + urlencode({"token": token}),
-        }
-        return self.pages.render(request, "login/first.html", context, status, headers=headers)
-
-
 def _here(transaction_id: str, return_to: str) -> str:
     """The address of the sign-in page."""
     return (
@@ -633,9 +501,3 @@ def _origins(choices: Sequence[Choice]) -> list[str]:
             if one.domains:
                 found.add(form_target(one.origin))
     return sorted(found)
-
-
-def _see_other(target: str) -> RedirectResponse:
-    response = RedirectResponse(target, status_code=303)
-    response.headers["Cache-Control"] = "no-store"
-    return response

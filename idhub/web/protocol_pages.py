@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from fastapi import APIRouter, Depends, Request
 from sqlalchemy import select
 from sqlalchemy.orm import Session
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 
 from idhub.access.tables import Application
 from idhub.changes import Actor, Event, EventType, record
@@ -25,7 +25,7 @@ from idhub.pages import BROWSER_COOKIE, N_, Language, new_browser_token
 from idhub.pages.notices import Carried
 from idhub.saml import front_channel
 from idhub.saml.metadata import CHAIN_PATH
-from idhub.web.browser import ENDED_COOKIE, cookie, form_targets, set_cookie, take_session
+from idhub.web.browser import ENDED_COOKIE, cookie, form_targets, see_other, set_cookie, take_session
 from idhub.web.forms import Form, form_of
 from idhub.web.services import WebServices
 from idhub.web.visit import SESSION_COOKIE, SignInRequired, address_of, request_id
@@ -336,7 +336,7 @@ def _add_logout(router: APIRouter, services: WebServices) -> None:
             participants = participants_of(session, signed_in.session_id) if signed_in else []
         if signed_in is None:
             if asked is not None:
-                return _see_other(transactions.resume_url(asked))
+                return see_other(transactions.resume_url(asked))
             return pages.render(request, "login/signed_out.html", {"results": results})
         language = pages.language(request)
         context = {
@@ -382,7 +382,7 @@ def _add_logout(router: APIRouter, services: WebServices) -> None:
                     session, chain, browser_token, now=now, settings=services.settings
                 )
                 target = f"{CHAIN_PATH}?transaction={transaction_id}"
-        response = _see_other(target)
+        response = see_other(target)
         if visits:
             set_cookie(
                 response, pages, BROWSER_COOKIE, browser_token, is_secure=is_secure, lifetime=timedelta(hours=24)
@@ -444,7 +444,7 @@ def _add_consent(router: APIRouter, services: WebServices) -> None:
         if asked is None or application is None:
             return notice(services, request, status=400, reason="transaction_gone")
         if signed_in is None:
-            return _see_other(f"/login?transaction={asked.id}")
+            return see_other(f"/login?transaction={asked.id}")
         context = {
             "transaction": asked.id,
             "application": application,
@@ -492,7 +492,7 @@ def _add_consent(router: APIRouter, services: WebServices) -> None:
                 record(session, [event])
         if asked is None:
             return notice(services, request, status=400, reason="transaction_gone")
-        return _see_other(transactions.resume_url(asked))
+        return see_other(transactions.resume_url(asked))
 
 
 def _scope_of(session: Session, asked: Transaction | None) -> str:
@@ -517,9 +517,3 @@ def _scope_words(services: WebServices, request: Request, scope: str) -> list[tu
 def _load(session: Session, services: WebServices, request: Request, transaction_id: str) -> Transaction | None:
     browser_token = cookie(request, services.pages, BROWSER_COOKIE)
     return transactions.load(session, transaction_id, browser_token, now=services.clock())
-
-
-def _see_other(target: str) -> RedirectResponse:
-    response = RedirectResponse(target, status_code=303)
-    response.headers["Cache-Control"] = "no-store"
-    return response

@@ -217,6 +217,23 @@ def test_people_of_the_hr_file_are_there_and_are_found(scim: Scim) -> None:
     assert [user["id"] for user in (*by_mail, *by_number, *by_work_mail)] == [person] * 3
 
 
+def test_a_cursor_that_was_used_gives_its_page_again(scim: Scim) -> None:
+    """There is no `previousCursor`: whoever wants to go back keeps the cursors that it had."""
+    for name in "abcde":
+        scim.user(f"{name}@corp.example")
+
+    def page(cursor: str) -> Any:
+        return scim.ok("GET", "/Users", params={"cursor": cursor, "count": 2})
+
+    first = page("")
+    second = page(first["nextCursor"])
+    third = page(second["nextCursor"])
+
+    assert [len(each["Resources"]) for each in (first, second, third)] == [2, 2, 1]
+    assert "previousCursor" not in second
+    assert page(first["nextCursor"])["Resources"] == second["Resources"]
+
+
 # --- groups -----------------------------------------------------------------------------------------------------------
 
 

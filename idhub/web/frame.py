@@ -56,13 +56,15 @@ class _Entry:
     icon: str
     roles: frozenset[HubRole]
     key: str = ""
+    also: tuple[str, ...] = ()
+    """Beginnings of further addresses that belong to it."""
 
 
 _CONSOLE: tuple[tuple[str, tuple[_Entry, ...]], ...] = (
     (
         N_("People"),
         (
-            _Entry("/hr/people", N_("People"), "users", _EVERY_ROLE, "p"),
+            _Entry("/hr/people", N_("People"), "users", _EVERY_ROLE, "p", also=("/hr/offboarding/",)),
             _Entry("/hr/receipts", N_("Receipts"), "receipt", _EVERY_ROLE, "r"),
             _Entry("/hr/sources", N_("HR source"), "download", _EVERY_ROLE, "h"),
         ),
@@ -131,5 +133,5 @@ def build_frame(name: str, roles: Iterable[HubRole], path: str, translate: Calla
 
 
 def _link(entry: _Entry, path: str, translate: Callable[[str], str]) -> Link:
-    current = path == entry.href or (entry.href != "/" and path.startswith(entry.href + "/"))
+    current = path == entry.href or (entry.href != "/" and path.startswith((entry.href + "/", *entry.also)))
     return Link(href=entry.href, label=translate(entry.label), icon=entry.icon, current=current, key=entry.key)

@@ -1,15 +1,38 @@
 """Every page in a real browser: accessibility, policy, both languages and themes, script on and off."""
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from sqlalchemy import select
+from starlette.routing import Route
 
+from idhub.access.applications import configure
+from idhub.delivery.tables import Delivery
+from idhub.provisioning.events.tables import EventStream
+from idhub.web.routes import create_router
 from tests.browser.conftest import Served, open_visit
+from tests.web import test_stream_pages
 
 SCREENSHOTS = Path("build/screenshots")
+# Longer than any column: a name of it may go on in a second line, and must not push the last column away.
+LONG_NAMES = ("Supplier portal for the plants of the southern region", "南方区域工厂及其服务伙伴与供应商协同门户")
+
+
+def _stream(served: Served) -> str:
+    with served.hub.database.read() as session:
+        return session.scalars(select(EventStream.id)).first() or ""
+
+
+def _dead(served: Served) -> str:
+    with served.hub.database.read() as session:
+        return session.scalars(select(Delivery.id).where(Delivery.state == "dead")).first() or ""
+
+
 # name -> (who, path)
 PAGES: dict[str, tuple[str, Callable[[Served], str]]] = {
     "portal": ("郑可欣", lambda s: "/"),
@@ -31,6 +54,10 @@ PAGES: dict[str, tuple[str, Callable[[Served], str]]] = {
     "app-saml": ("高远", lambda s: "/admin/apps/jira/saml?person=QY-0418273"),
     "provisioning": ("高远", lambda s: "/admin/apps/gitlab/provisioning?person=QY-0418273"),
     "deliveries": ("高远", lambda s: "/admin/deliveries"),
+    "delivery": ("高远", lambda s: f"/admin/deliveries/{_dead(s)}"),
+    "streams": ("高远", lambda s: "/admin/streams"),
+    "stream": ("高远", lambda s: f"/admin/streams/{_stream(s)}"),
+    "ghosts-empty": ("高远", lambda s: "/admin/ghosts?q=nothing-like-this"),
     "events": ("何慕青", lambda s: "/audit/events?action=receipt&range=7d"),
     "events-empty": ("何慕青", lambda s: "/audit/events?q=nothing-like-this"),
     "not-found": ("郑可欣", lambda s: "/hr/people"),
@@ -53,6 +80,19 @@ _BROKEN = """() => {
 # The last columns say what became of it: nobody looks for them beyond an edge.
 _CUT_OFF = """() => [...document.querySelectorAll(".table-box")]
     .filter(box => box.scrollWidth > box.clientWidth).map(box => box.getAttribute("aria-label"))"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def more(served: Served) -> None:
+    """An application with a name in both languages that fills more than its column; a receiver of events."""
+    hub = served.hub
+    address = "https://receiver.example/events/of/the/group?tenant=qiyue"
+    test_stream_pages.stream(hub, "directory", push_url=address)
+    with hub.database.transaction() as session:
+        wish = replace(hub._wish("southern", *LONG_NAMES, True, True), rules=())
+        configure(session, wish, seal=lambda _, plain: plain, now=hub.clock())
+
+
 LOOKS = [("zh-CN", "light"), ("en", "dark")]  # no colour depends on the language, no word on the theme
 
 
@@ -75,6 +115,8 @@ def test_page_is_accessible_and_keeps_the_policy(
         page.set_viewport_size({"width": 1280, "height": 900})
         assert page.evaluate(_BROKEN) == []
         assert page.evaluate(_CUT_OFF) == []
+        page.set_viewport_size({"width": 768, "height": 1024})
+        assert page.evaluate(_CUT_OFF) == []
         page.set_viewport_size({"width": 390, "height": 844})
         page.screenshot(path=SCREENSHOTS / f"{name}-{language}-{theme}-phone.png")
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
@@ -85,7 +127,27 @@ def test_page_is_accessible_and_keeps_the_policy(
         visit.context.close()
 
 
-@pytest.mark.parametrize("name", ["people", "person", "receipt", "deliveries", "portal"])
+# Looked at elsewhere: with data of their own.
+_OTHER_TESTS = {
+    "/hr/people/new", "/hr/people/{person_id}/rehire", "/hr/people/{person_id}/move", "/hr/sources", "/admin/ghosts",
+    "/admin/ghosts/{finding_id}", "/admin/ghosts/{finding_id}/act", "/admin/providers", "/admin/providers/{provider}",
+    "/hr/people/{person_id}/links/{provider_id}",
+    "/admin/apps/{slug}/wsfed",  # The page of SAML, with other words.
+}  # fmt: skip
+_NO_PAGES = re.compile(r"/static/.*|/hr/pick/.*|.*/download|/hr/receipts/\{number\}/events|/hr|/admin|/audit")
+
+
+def test_every_page_is_looked_at(served: Served) -> None:
+    """A page without a line in `PAGES`, or a test of its own, has been seen by nobody."""
+    opened = {path(served).partition("?")[0] for _, path in PAGES.values()}
+    routes = [route for route in create_router(served.hub.services).routes if isinstance(route, Route)]
+    pages = [route for route in routes if "GET" in (route.methods or ()) and not _NO_PAGES.fullmatch(route.path)]
+    unseen = {route.path for route in pages if not any(route.path_regex.match(path) for path in opened)}
+
+    assert unseen <= _OTHER_TESTS
+
+
+@pytest.mark.parametrize("name", ["people", "person", "receipt", "deliveries", "portal", "apps", "app", "events"])
 def test_phone_page_is_accessible(browser: Browser, served: Served, name: str) -> None:
     who, path = PAGES[name]
     visit = open_visit(browser, served, who, phone=True)

@@ -320,7 +320,6 @@ class Throttle(Base):
     key: Mapped[str] = mapped_column(String(64), primary_key=True)
     window_started_at: Mapped[datetime] = mapped_column(Instant)
     failures: Mapped[int] = mapped_column(Integer)
-    blocked_until: Mapped[datetime | None] = mapped_column(Instant)
 
 
 class ApiToken(Base):

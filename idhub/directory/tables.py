@@ -231,7 +231,8 @@ class SearchBlock(Base):
 class LoginName(Base):
     """What a person may type to name themself: employee number, mail, mobile; one normal form.
 
-    A value may belong to several people (the same number in two companies); then it signs in nobody.
+    A value may belong to several people (the same number in two companies); then it signs in nobody, or the one of them
+    whose hub role reaches furthest.
     """
 
     __tablename__ = "login_names"

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from sqlalchemy import Executable, and_, bindparam, or_, select, update
+from sqlalchemy import Executable, and_, bindparam, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from idhub.authority import RoleAssignment
 from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials import opaque
 from idhub.credentials.operations import Operation, Row, Step, run_in, together
@@ -38,7 +39,7 @@ from idhub.credentials.tables import Grant, Password, RememberedDevice, SessionP
 from idhub.db import Instant
 from idhub.directory.kinds import PrincipalKind, Standing
 from idhub.directory.names import login_name_candidates
-from idhub.directory.tables import LoginName, Principal
+from idhub.directory.tables import LoginName, OrganizationClosure, Principal
 from idhub.errors import NotPermitted
 from idhub.keys import Keyring
 from idhub.lifecycle.intake import EndCredentials
@@ -136,7 +137,9 @@ def preparing(
     # A number is given to somebody else once its owner has left: only who is still here can be meant.
     # A person may be found by both names.
     people = list({row["id"]: row for row in rows}.values())
-    here = [one for one in people if one["standing"] != Standing.LEFT] or people
+    here: Sequence[Row] = [one for one in people if one["standing"] != Standing.LEFT] or people
+    if len(here) > 1:
+        here = yield from _meant_by_role(here, names)
     person = here[0] if len(here) == 1 else None
     name_index = keyring.blind_index("login_name", names[-1])
     device = yield from _device_of(browser.device_token, person["id"] if person is not None else "", now)
@@ -155,6 +158,18 @@ def preparing(
         reason = Refusal.STANDING if person["standing"] == Standing.LEFT else Refusal.NO_PASSWORD
     epochs = Epochs(person["access_epoch"], person["enrolment_epoch"], person["installation_epoch"])
     return Prepared(attempt, admission, person["id"], person["hash"], epochs, reason, name_index)
+
+
+def _meant_by_role(people: Sequence[Row], names: Sequence[str]) -> Operation[Sequence[Row]]:
+    """Of several who go by a name, the one whose hub role reaches furthest; all of them where it is not one.
+
+    Numbers, addresses and mobiles are each company's to write: whoever may there could keep an administrator out.
+    """
+    reach: dict[str, int] = {}
+    for row in (yield "login.roles", {"name_1": names[0], "name_2": names[-1]}):
+        reach[row["id"]] = min(row["depth"], reach.get(row["id"], row["depth"]))
+    first = [one for one in people if one["id"] in reach and reach[one["id"]] == min(reach.values())]
+    return first if len(first) == 1 else people
 
 
 def finish(
@@ -486,6 +501,22 @@ def _statements(is_sqlite: bool) -> dict[str, Executable]:
             Principal.kind == PrincipalKind.PERSON,
         )
         .limit(2 * _MOST_NAMESAKES),
+        # How deep in the tree each role begins that somebody of these names holds; the root is nowhere deep.
+        "login.roles": select(
+            Principal.id,
+            select(func.max(OrganizationClosure.depth))
+            .where(OrganizationClosure.descendant_id == RoleAssignment.organization_id)
+            .scalar_subquery()
+            .label("depth"),
+        )
+        .join(LoginName, LoginName.principal_id == Principal.id)
+        .join(RoleAssignment, RoleAssignment.principal_id == Principal.id)
+        .where(
+            or_(LoginName.value == text("name_1"), LoginName.value == text("name_2")),
+            RoleAssignment.removed_at.is_(None),
+            RoleAssignment.enrolment_epoch == Principal.enrolment_epoch,
+            Principal.standing != Standing.LEFT,
+        ),
         "password.renew": update(Password)
         .where(Password.principal_id == principal_id, Password.hash == text("old"))
         .values(hash=text("new")),

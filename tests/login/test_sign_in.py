@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import select, update
 
 from audit.tables import audit_events
+from idhub.authority import HubRole, remove_role
 from idhub.credentials.tables import Password, RememberedDevice, SsoSession, Throttle
 from idhub.errors import NotPermitted
 from idhub.lifecycle.intake import EndCredentials, Offboard, Reactivate, Suspend
@@ -100,6 +101,35 @@ def test_a_name_that_several_people_have_signs_in_nobody(world: World) -> None:
     world.person(number="QY2", mobile="139-0000-0001")
     assert world.sign_in("13900000001") is Refusal.AMBIGUOUS_NAME
     assert isinstance(world.sign_in("QY1"), Minted)
+
+
+def test_nobody_takes_the_names_of_whose_role_reaches_further(world: World) -> None:
+    """HR of a company writes numbers, addresses and mobiles there: also those that an administrator signs in with."""
+    mobile = "13900000002"
+    administrator, number = world.person(mobile=mobile)
+    taken = (number, f"{number.lower()}@qiyue.example", mobile)
+    companies = [world.company(code) for code in ("A", "B")]
+    for company in companies:
+        world.person("another password of somebody", number=number, mobile=mobile, company=company)
+    for name in taken:
+        assert world.sign_in(name) is Refusal.AMBIGUOUS_NAME
+    world.assign(administrator, companies[0])
+    for name in taken:
+        assert world.minted(name).principal_id == administrator
+    # Somebody of the same reach: neither is meant. One who reaches further: the other is not.
+    colleague, _ = world.person(number=number.lower(), mobile=mobile, email=taken[1], company=companies[1])
+    world.assign(colleague, companies[1])
+    for name in taken:
+        assert world.sign_in(name) is Refusal.AMBIGUOUS_NAME
+    world.assign(administrator, None)
+    for name in taken:
+        assert world.minted(name).principal_id == administrator
+    # Who lost the role, or left, is one of many again.
+    with world.database.transaction() as session:
+        remove_role(session, administrator, HubRole.AUDITOR, now=world.clock())
+        remove_role(session, colleague, HubRole.AUDITOR, now=world.clock())
+    for name in taken:
+        assert world.sign_in(name) is Refusal.AMBIGUOUS_NAME
 
 
 def test_a_name_reused_after_its_owner_left_means_the_new_owner(world: World) -> None:

@@ -12,11 +12,12 @@ from sqlalchemy.orm import Session
 
 from audit.events import Actor
 from audit.tables import audit_events
+from idhub.authority import HubRole, assign_role
 from idhub.changes import use_sealer
 from idhub.credentials.sessions import SignedIn, authenticate
 from idhub.db import Database, new_id
-from idhub.directory.kinds import EmploymentType
-from idhub.directory.organizations import install, root_organization
+from idhub.directory.kinds import EmploymentType, OrganizationKind
+from idhub.directory.organizations import create_organization, install, root_organization
 from idhub.keys import Keyring
 from idhub.lifecycle.intake import Change, EmploymentFacts, Onboard, PersonFacts
 from idhub.lifecycle.transition import transition
@@ -48,10 +49,12 @@ class World:
     def onboard(self, *, name: str = "王磊", starts_on: date = date(2020, 1, 1), **facts: Any) -> tuple[str, str]:
         """A new person; returns principal id and employee number."""
         number, principal_id = facts.pop("number", f"QY{next(self.numbers):06d}"), new_id("per")
+        company = facts.pop("company", None)
         person = PersonFacts(display_name=name, **{"email": f"{number.lower()}@qiyue.example", **facts})
         with self.database.transaction() as session:
             employment = EmploymentFacts(
-                organization_id=root_organization(session), employee_number=number, type=EmploymentType.REGULAR,
+                organization_id=company or root_organization(session), employee_number=number,
+                type=EmploymentType.REGULAR,
                 starts_on=starts_on,
             )  # fmt: skip
             self._transition(session, Onboard(principal_id=principal_id, person=person, employment=employment))
@@ -62,6 +65,22 @@ class World:
         principal_id, number = self.onboard(**facts)
         self.set_password(principal_id, password)
         return principal_id, number
+
+    def company(self, code: str) -> str:
+        """A company of the group."""
+        with self.database.transaction() as session:
+            return create_organization(
+                session, code=code, name=code, kind=OrganizationKind.SUBSIDIARY,
+                parent_id=root_organization(session), time_zone="Asia/Shanghai", now=self.clock(),
+            )  # fmt: skip
+
+    def assign(self, principal_id: str, company: str | None) -> None:
+        """Make somebody an auditor of a company, or of the group."""
+        with self.database.transaction() as session:
+            assign_role(
+                session, principal_id, HubRole.AUDITOR, organization_id=company or root_organization(session),
+                now=self.clock(), assigned_by="test",
+            )  # fmt: skip
 
     def set_password(self, principal_id: str, password: str = PASSWORD) -> Minted:
         minted = self.redeem(self.invite(principal_id), password)

@@ -138,6 +138,8 @@ def test_every_cause_of_refusal_looks_the_same(world: World, person: Person) -> 
     world.change(Suspend(principal_id=suspended_id))
     left_id, left = world.person()
     world.change(Offboard(principal_id=left_id))
+    leader, _ = world.person(mobile="13900000003")
+    world.person(mobile="139-0000-0003")
     pages = set()
     for name, password in [
         (known, "wrong"),
@@ -145,6 +147,7 @@ def test_every_cause_of_refusal_looks_the_same(world: World, person: Person) -> 
         (without, PASSWORD),
         (suspended, PASSWORD),
         (left, PASSWORD),
+        ("13900000003", PASSWORD),
     ]:
         answer = person.sign_in(name, password)
         assert answer.status_code == 403
@@ -152,6 +155,9 @@ def test_every_cause_of_refusal_looks_the_same(world: World, person: Person) -> 
         pages.add(re.sub(r'name="csrf_token" value="[^"]*"', "", answer.text).replace(name, "NAME"))
         assert "idhub_session" not in str(answer.headers)
     assert len(pages) == 1
+    # Of several who go by a name, the one with a role over the hub is meant.
+    world.assign(leader, None)
+    assert person.sign_in("13900000003", PASSWORD).status_code == 303
 
 
 def test_a_refused_sign_in_keeps_the_name_and_forgets_the_password(world: World, person: Person) -> None:

@@ -343,10 +343,10 @@ def test_doors_and_applications_are_named_in_the_language_of_the_page(story: Sto
     auditor, person = look("何慕青"), story.hub.people[story.SCHEDULED]
     log = "/audit/events?range=all&action=entitlement.entitled"
 
-    assert '<td class="t2 hide">Command line</td>' in (page := auditor.get(log).text)
+    assert '<td class="t2 hide wide">Command line</td>' in (page := auditor.get(log).text)
     assert "→ Corporate mail" in page
     auditor.headers["accept-language"] = "zh-CN"
-    assert '<td class="t2 hide">命令行</td>' in (page := auditor.get(log).text)
+    assert '<td class="t2 hide wide">命令行</td>' in (page := auditor.get(log).text)
     assert "→ 企业邮箱" in page
     assert "授予授权 · 企业邮箱" in auditor.get(f"/hr/people/{person}").text
 

@@ -7,39 +7,28 @@ from its person's row, within the caller's statement, which decides what may be 
 within `Database.read(keeps_plans=True)`.
 """
 
-from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 from sqlalchemy import (
-    ARRAY,
-    BigInteger,
     ColumnElement,
-    Integer,
     Select,
     Text,
     and_,
-    any_,
     bindparam,
-    case,
-    cast,
     func,
-    lateral,
-    literal_column,
-    or_,
     select,
-    true,
-    union_all,
 )
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 
 from idhub.db import among, execute_planned, given, given_value, in_one_piece, taken_apart
 from idhub.directory.names import login_name_candidates, may_name
-from idhub.directory.search_index import RUN, tag_of
+from idhub.directory.search_blocks import Blocks, Part, Place, blocks_statement, is_one_of, lines_within
+from idhub.directory.search_index import RUN, TAG_LENGTH, tag_of
 from idhub.directory.search_terms import LONGEST_TERM, RANKS, first_match, tail_of, words_of
-from idhub.directory.tables import LoginName, Organization, Person, Principal, SearchBlock, SearchRun, SearchShelf
+from idhub.directory.tables import LoginName, Organization, Person, Principal, SearchRun, SearchShelf
 from idhub.kept import Planned, Told, together
 
 People: TypeAlias = Select[*tuple[Any, ...]]
@@ -59,9 +48,6 @@ _FIRST_BLOCKS = 6
 _FIRST_BLOCKS_FOR_MANY = 24
 _MOST_BLOCKS = 96
 _BLOCKS_FOR_COUNT = 128
-_AFTER_ALL = "\U0010ffff"
-# Shelves count from 0.
-_BEFORE_SHELVES, _AFTER_SHELVES = -1, 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,17 +63,6 @@ class Hits:
     """How many hits were met, those beyond the page included where they were counted."""
     is_all: bool = False
     """Whether there are no others than these `found`."""
-
-
-_Blocks: TypeAlias = list[tuple[int, str]]
-"""Shelves and bodies."""
-
-
-class _Place(NamedTuple):
-    """A place in the order of hits: line of a shelf."""
-
-    shelf_id: int
-    line: str
 
 
 def find_people(
@@ -183,7 +158,7 @@ class _Search:
         self._first_looks = 0
         self._blocks_read = 0
 
-    def begin(self, names: Sequence[str], beside: str | None, *, is_counted: bool) -> "_Place | None":
+    def begin(self, names: Sequence[str], beside: str | None, *, is_counted: bool) -> Place | None:
         """Find whom the query names exactly, the shelves, and where to begin: asked for in one exchange.
 
         Args:
@@ -219,7 +194,7 @@ class _Search:
         seen = [person_id for person_id in ids if person_id in places]
         self.exact = {person_id: places[person_id] for person_id in seen[:_MOST_EXACT]}
 
-    def _place(self, asked: Told) -> "_Place | None":
+    def _place(self, asked: Told) -> Place | None:
         """Where in the order of hits a person stands; None when they are no hit, or none of the asker's organizations:
         from where a page begins beside them, whoever knows an id would learn what its person is called.
         """
@@ -227,10 +202,10 @@ class _Search:
             if self._organizations is not None and organization_id not in self._organizations:
                 return None
             term = first_match(terms, self._word)
-            return None if term is None else _Place(shelf_id, f"{term}\t{tag_of(organization_id)}\t{place}")
+            return None if term is None else Place(shelf_id, f"{term}\t{tag_of(organization_id)}\t{place}")
         return None
 
-    def page(self, start: _Place | None, *, backwards: bool, limit: int, most_looks: int) -> "_Read":
+    def page(self, start: Place | None, *, backwards: bool, limit: int, most_looks: int) -> "_Read":
         """Hits in the direction of reading."""
         read = _Read(_Proposals(self._lines(start, backwards=backwards), is_once=not backwards))
         # Some lines are of people who were there before, or whom the caller does not want.
@@ -280,7 +255,7 @@ class _Search:
         """Whether no organization that the asker may not see is named in lines as one of theirs."""
         if self._organizations is None or self._tags is None:
             return True
-        tag = func.substr(Organization.id, func.length(Organization.id) - len(tag_of(_AFTER_ALL * 9)) + 1)
+        tag = func.substr(Organization.id, func.length(Organization.id) - TAG_LENGTH + 1)
         alike = select(func.count()).select_from(Organization).where(tag.in_(among(self._session, sorted(self._tags))))
         return self._session.execute(alike).scalar_one() == len(self._organizations)
 
@@ -337,17 +312,17 @@ class _Search:
         written = ",".join(map(str, numbers))
         return f"[{written}]" if self._is_sqlite else f"{{{written}}}"
 
-    def _lines(self, start: _Place | None, *, backwards: bool) -> Iterator[Sequence[str]]:
+    def _lines(self, start: Place | None, *, backwards: bool) -> Iterator[Sequence[str]]:
         """Lines in the order of hits, some at a time."""
         if self._shelves == []:
             return
         ranks = RANKS[::-1] if backwards else RANKS
-        parts: list[_Part] = []
+        parts: list[Part] = []
         for rank in ranks if start is None else ranks[ranks.index(start.line[0]) :]:
             word = tail_of(self._word) if rank == "r" else self._word
             if word:
                 is_first = start is not None and start.line[0] == rank
-                parts.append(_Part(rank + word, start if is_first else None))
+                parts.append(Part(rank + word, start if is_first else None))
         while parts:
             # Of all ranks at once: an exchange with PostgreSQL costs more than some blocks.
             firsts = self._blocks(parts, self._first_blocks, backwards=backwards)
@@ -357,14 +332,14 @@ class _Search:
                     # Those behind it were not looked for.
                     break
 
-    def _lines_of(self, part: "_Part", first: "_Blocks", *, backwards: bool) -> Iterator[Sequence[str]]:
+    def _lines_of(self, part: Part, first: Blocks, *, backwards: bool) -> Iterator[Sequence[str]]:
         """Lines of a part, block by block, given its first blocks."""
         blocks, most, rest = first, self._first_blocks, part
         while blocks:
             end = rest
             for shelf_id, body in blocks:
                 low, high = rest.bounds(shelf_id, backwards=backwards)
-                lines = _within(body, low, high, backwards=backwards)
+                lines = lines_within(body, low, high, backwards=backwards)
                 yield self._of_organizations(lines)
                 end = end.beyond(shelf_id, lines, backwards=backwards)
             if len(blocks) < most:
@@ -377,7 +352,7 @@ class _Search:
         tags = self._tags
         return lines if tags is None else [line for line in lines if line.rsplit("\t", 2)[1] in tags]
 
-    def _blocks(self, parts: Sequence["_Part"], most: int, *, backwards: bool) -> list["_Blocks"]:
+    def _blocks(self, parts: Sequence[Part], most: int, *, backwards: bool) -> list[Blocks]:
         """Of each part its first blocks, no more than `most`, in the direction of reading; none of those that stand
         behind one with so many.
         """
@@ -386,48 +361,14 @@ class _Search:
             asked |= {f"{name}{number}": value for name, value in part.asked(backwards=backwards).items()}
         if self._shelves is not None:
             asked["shelves"] = self._numbers(self._shelves)
-        statement = _blocks_statement(
+        statement = blocks_statement(
             len(parts), is_sqlite=self._is_sqlite, backwards=backwards, is_listed=self._shelves is not None
         )
-        found: list[_Blocks] = [[] for _ in parts]
+        found: list[Blocks] = [[] for _ in parts]
         for number, shelf_id, body in statement.all(self._session, asked):
             found[number].append((shelf_id, body))
             self._blocks_read += 1
         return found
-
-
-class _Part(NamedTuple):
-    """Lines that begin alike, on all shelves or beyond a place."""
-
-    beginning: str
-    beside: _Place | None
-
-    def bounds(self, shelf_id: int, *, backwards: bool) -> tuple[str, str]:
-        """Between which texts the lines of a shelf are wanted: from the first to below the second."""
-        low, high = self.beginning, self.beginning + _AFTER_ALL
-        if self.beside is None or self.beside.shelf_id != shelf_id:
-            return low, high
-        return _beyond(self.beside.line, low, high, backwards)
-
-    def beyond(self, shelf_id: int, lines: Sequence[str], *, backwards: bool) -> "_Part":
-        """What remains beyond a block of a shelf, given its lines; it may have none after people have gone."""
-        if lines:
-            return self._replace(beside=_Place(shelf_id, lines[-1]))
-        if self.beside is not None and self.beside.shelf_id == shelf_id:
-            return self
-        return self._replace(beside=_Place(shelf_id, self.beginning + _AFTER_ALL if backwards else self.beginning))
-
-    def asked(self, *, backwards: bool) -> dict[str, Any]:
-        """The values of `_blocks_statement`."""
-        edge = self.beside.shelf_id if self.beside else _AFTER_SHELVES if backwards else _BEFORE_SHELVES
-        low, high = self.bounds(edge, backwards=backwards)
-        return {
-            "low": self.beginning,
-            "high": self.beginning + _AFTER_ALL,
-            "inside": f"\n{self.beginning}",
-            "edge": edge,
-            "near": high if backwards else low,
-        }
 
 
 class _Proposals:
@@ -520,18 +461,9 @@ def _placed(people: People, is_sqlite: bool, words: int) -> People:
     place_of = func.instr if is_sqlite else func.strpos
     statement = people.with_only_columns(Person.search_place, Person.id, Person.search_terms)
     return statement.where(
-        _is_one_of(Person.search_place, "places", is_sqlite),
+        is_one_of(Person.search_place, "places", is_sqlite),
         *(place_of(Person.search_terms, bindparam(f"word{number}", type_=Text)) > 0 for number in range(words)),
     )
-
-
-def _is_one_of(column: Any, name: str, is_sqlite: bool) -> ColumnElement[bool]:
-    """Whether a number is one of those that are bound as one value (`_Search._numbers`)."""
-    value = bindparam(name, type_=Text)
-    if is_sqlite:
-        each = func.json_each(value).table_valued("value")
-        return column.in_(select(each.c.value))  # type: ignore[no-any-return]
-    return column == any_(cast(value, ARRAY(BigInteger)))  # type: ignore[no-any-return]
 
 
 _NAMED = Planned(
@@ -546,82 +478,3 @@ _PLACE = Planned(
     .join(SearchRun, SearchRun.id == Person.search_place // RUN)
     .where(Person.id == bindparam("person"))
 )
-
-
-@cache
-def _blocks_statement(parts: int, *, is_sqlite: bool, backwards: bool, is_listed: bool) -> Planned:
-    """Blocks that may hold lines of some parts (`_Part.asked`): number of the part, shelf and body.
-
-    Of each shelf found by one walk down the tree, and of no further shelf than is needed. A part is left out when one
-    before it has all the blocks that are asked for: reading goes on there.
-    """
-    most = bindparam("most", type_=Integer)
-    found: list[Any] = []
-    for number in range(parts):
-        blocks = _blocks_of_part(number, is_sqlite, backwards, is_listed)
-        for before in found:
-            blocks = blocks.where(select(func.count()).select_from(before).scalar_subquery() < most)
-        found.append(blocks.cte(f"blocks{number}"))
-    return Planned(union_all(*(select(one) for one in found)) if parts > 1 else select(found[0]))
-
-
-def _blocks_of_part(number: int, is_sqlite: bool, backwards: bool, is_listed: bool) -> Any:
-    inner = aliased(SearchBlock)
-    beginning, end, near, inside = (
-        bindparam(f"{name}{number}", type_=Text) for name in ("low", "high", "near", "inside")
-    )
-    edge, most = bindparam(f"edge{number}", type_=BigInteger), bindparam("most", type_=Integer)
-    bound = case((SearchShelf.id == edge, near), else_=end if backwards else beginning)
-    low, high = (beginning, bound) if backwards else (bound, end)
-    block_before = (
-        select(func.max(inner.first))
-        .where(inner.shelf_id == SearchShelf.id, inner.first <= low)
-        .correlate(SearchShelf)
-        .scalar_subquery()
-    )
-    # A shelf nearly always has a block before: most of them say nothing of it, and need not be sent.
-    # Where the first line has gone since, the next may be one of those.
-    is_inside = (func.instr if is_sqlite else func.strpos)(SearchBlock.body, inside) > 0
-    is_at_top = func.substr(SearchBlock.body, 1, func.length(beginning)) == beginning
-    wanted = (
-        or_(SearchBlock.first >= low, is_inside, is_at_top),
-        SearchBlock.shelf_id == SearchShelf.id,
-        SearchBlock.first >= func.coalesce(block_before, low),
-        SearchBlock.first < high,
-    )
-    first: Any = SearchBlock.first
-    statement: Any
-    if is_sqlite:
-        statement = select(literal_column(str(number)).label("part"), SearchShelf.id, SearchBlock.body)
-        statement = statement.join(SearchBlock, true()).where(*wanted)
-    else:
-        # PostgreSQL would read every block of every shelf to sort them.
-        part = lateral(
-            select(SearchBlock.first, SearchBlock.body)
-            .where(*wanted)
-            .order_by(first.desc() if backwards else first)
-            .limit(most)
-            .correlate(SearchShelf)
-        )
-        first = part.c.first
-        statement = select(literal_column(str(number)).label("part"), SearchShelf.id, part.c.body).join(part, true())
-    if is_listed:
-        statement = statement.where(_is_one_of(SearchShelf.id, "shelves", is_sqlite))
-    if backwards:
-        return statement.where(SearchShelf.id <= edge).order_by(SearchShelf.id.desc(), first.desc()).limit(most)
-    return statement.where(SearchShelf.id >= edge).order_by(SearchShelf.id, first).limit(most)
-
-
-def _within(body: str, low: str, high: str, *, backwards: bool) -> list[str]:
-    """Lines of a block from `low` to below `high`, in the direction of reading."""
-    lines = body.split("\n")
-    lines = lines[bisect_left(lines, low) : bisect_left(lines, high)]
-    if backwards:
-        lines.reverse()
-    return lines
-
-
-def _beyond(line: str, low: str, high: str, backwards: bool) -> tuple[str, str]:
-    """What remains between `low` and `high` beyond a line, in the direction of reading."""
-    # No character of a line is as low as this one (NUL would be, but PostgreSQL takes none).
-    return (low, line) if backwards else (line + "\x01", high)

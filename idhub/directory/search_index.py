@@ -22,6 +22,8 @@ from idhub.kept import Kept
 
 RUN = 4096
 """Places of a run; `place // RUN` is the run's id."""
+TAG_LENGTH = 4
+"""Characters of the name that lines have for an organization (`tag_of`)."""
 FULL_SHELF = 8192
 """People of a merged shelf, at most."""
 LOOSE = 0
@@ -31,7 +33,6 @@ _MOST_SMALL_SHELVES = 8
 _MANY_LOOSE = 512
 _MOST_TAGS = 200
 _LINES_A_BLOCK = 48
-_TAG = 4
 _BLOCK_COLUMNS = ("shelf_id", "first", "body")
 _OF_SHELF = SearchBlock.shelf_id == bindparam("shelf_id")
 _FIRSTS = Kept(select(SearchBlock.first).where(_OF_SHELF).order_by(SearchBlock.first))
@@ -325,7 +326,7 @@ def _put_together(
 
 def tag_of(organization_id: str) -> str:
     """How lines name an organization: the end of its id; two may share one, which costs a look."""
-    return organization_id[-_TAG:]
+    return organization_id[-TAG_LENGTH:]
 
 
 def _small_shelves(session: Session) -> tuple[list[int], int, set[str]]:

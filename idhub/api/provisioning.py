@@ -106,7 +106,7 @@ def create_router(services: ApiServices) -> APIRouter:
 
     @router.post("/applications/{application}/retry")
     def retry_all(caller: Caller, application: str) -> Any:
-        """Put all dead deliveries of an application back into its queue, at most 1,000 a call."""
+        """Put all dead deliveries of an application back into its queue, at most 1,000 a call, and try what is held."""
         with database.transaction() as session:
             application_id = visible_application(session, caller, application, Action.DELIVERY_RETRY)
             revived, left = queue.send_dead_again(

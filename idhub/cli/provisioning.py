@@ -13,7 +13,7 @@ import typer
 from idhub.access.applications import find_application
 from idhub.cli.console import JsonOption, app, caller, open_here, plain, say, show
 from idhub.delivery import queue
-from idhub.delivery.holds import holds
+from idhub.delivery.holds import Hold, holds
 from idhub.directory.people import find_person
 from idhub.errors import Invalid
 from idhub.provisioning.outbound import adoption, discovering, sync, tokens
@@ -90,7 +90,7 @@ def status(application: Application, json: JsonOption = False) -> None:
     ]
     if progress.state is not None:
         lines.append(f"run: {progress.state}, {progress.done} of {progress.total}")
-    lines += [f"held ({hold.reason}): {hold.note}" for hold in held]
+    lines += [_held_line(hold) for hold in held]
     lines += [f"the token ends on {one.expires_at.date()}" for one in ending]
     lines.append(f"accounts to review: {reviews}")
     lines.append(f"asked what it can do: {known.fetched_at.isoformat() if known else 'not yet'}")
@@ -132,7 +132,7 @@ def _follow(hub: Hub, application_id: str) -> sync.Progress:
         while True:
             with hub.database.read() as session:
                 progress = sync.progress(session, application_id)
-                held = {f"held ({hold.reason}): {hold.note or ''}" for hold in holds(session, [application_id])}
+                held = {_held_line(hold) for hold in holds(session, [application_id])}
             for line in sorted(held - told):
                 tell(line)
             told = held
@@ -149,6 +149,12 @@ def _follow(hub: Hub, application_id: str) -> sync.Progress:
                 say(line)
                 said, said_at = line, clock.monotonic()
             clock.sleep(_LOOK_EVERY)
+
+
+def _held_line(hold: Hold) -> str:
+    """What holds a queue up, and when it is tried again."""
+    again = f" Tried again at {hold.next_probe_at.isoformat(timespec='seconds')}." if hold.next_probe_at else ""
+    return f"held ({hold.reason}): {hold.note or ''}{again}"
 
 
 def _progress_line(progress: sync.Progress) -> str:
@@ -199,7 +205,7 @@ def adopt(application: Application, json: JsonOption = False) -> None:
 
 @provisioning.command("retry")
 def retry(application: Application, json: JsonOption = False) -> None:
-    """Send an application's dead deliveries again."""
+    """Send an application's dead deliveries again, and try at once what is held."""
     who = caller()
     with open_here() as hub, hub.database.transaction() as session:
         revived, left = queue.send_dead_again(

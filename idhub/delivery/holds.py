@@ -147,14 +147,20 @@ def resume(session: Session, application_id: str, *, now: datetime, actor: Actor
     announce(session)
 
 
-def probe_now(session: Session, application_id: str, channel: str, *, now: datetime) -> None:
-    """Let a held queue be tried at once: what held it was mended, as far as somebody says."""
+def probe_now(session: Session, application_id: str, channel: str | None = None, *, now: datetime) -> None:
+    """Let a held queue be tried at once: what held it was mended, as far as somebody says.
+
+    Without a channel all of the application's are, but for those that wait because the service asked for it. What is
+    paused stays so.
+    """
+    chosen = DeliveryHold.reason != "rate_limit" if channel is None else DeliveryHold.channel == channel
     session.execute(
         update(DeliveryHold)
         .where(
             DeliveryHold.application_id == application_id,
-            DeliveryHold.channel == channel,
+            DeliveryHold.channel != EVERY_CHANNEL,
             DeliveryHold.held_since.is_not(None),
+            chosen,
         )
         .values(next_probe_at=now)
     )
@@ -207,8 +213,8 @@ def _count_failures(session: Session, queue: Queue, failed: Sequence[Failed], kn
             count += 1
         last = one.delivery_id
     is_held = held_since is not None or count >= _BEFORE_HOLD[reason]
-    # Doubles with each probe that failed.
-    wait = min(_FIRST_PROBE * 2 ** min(max(count - _BEFORE_HOLD[reason], 0), 10), _SLOWEST_PROBE)
+    # As long again as it has stood: that doubles with each probe, and not with what else was under way and failed too.
+    wait = min(max(now - (held_since or now), _FIRST_PROBE), _SLOWEST_PROBE)
     asked = [one.retry_after for one in same if one.retry_after is not None]
     if reason == "rate_limit":
         wait = max([_SHORTEST_PATIENCE, *asked])

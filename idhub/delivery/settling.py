@@ -13,7 +13,7 @@ from audit.events import clean_text
 from idhub.changes import SYSTEM, Actor, Event, EventType, record
 from idhub.db import Database, Instant
 from idhub.delivery.channel import Failure, Grade, LeasedDelivery, Outcome
-from idhub.delivery.holds import Failed, Queue, note_answers
+from idhub.delivery.holds import Failed, Queue, note_answers, probe_now
 from idhub.delivery.leases import CLOCKS_DIFFER
 from idhub.delivery.receipt_box import touch_cases
 from idhub.delivery.tables import Delivery, DeliveryAttempt, DeliveryHold
@@ -437,8 +437,9 @@ def send_dead_again(
     """Put the dead deliveries of an application back, the oldest first: how many were, and how many stay.
 
     Those that something later in their lane has overtaken stay dead: sending them now would undo that. What is in
-    review stays there: sending it again would change nothing.
+    review stays there: sending it again would change nothing. A queue that is held is tried at once.
     """
+    probe_now(session, application_id, now=now)
     ids = session.scalars(
         select(Delivery.id)
         .where(Delivery.application_id == application_id, Delivery.state == "dead")

@@ -79,7 +79,9 @@ def test_from_a_wrong_token_to_accounts_in_order(staffed: Command) -> None:
             assert (held["holds"][0]["reason"], held["progress"]["alive"]) == ("unauthorized", 0)
             # What was not accepted waits in order, and is no dead letter: the credential is at fault.
             assert (held["progress"]["waiting"], held["progress"]["dead"]) == (2, 0)
-            assert "held (unauthorized): " in idhub("provisioning", "status", "office").out
+            said = idhub("provisioning", "status", "office").out
+            assert "held (unauthorized): The application refuses" in said
+            assert "in order. Tried again at 20" in said
 
             applied(service.token)
             well = until(lambda found: found["progress"]["alive"] == 2)

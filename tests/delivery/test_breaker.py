@@ -7,7 +7,16 @@ import pytest
 from idhub.changes import COMMAND_LINE
 from idhub.db import Database
 from idhub.delivery.channel import Outcome
-from idhub.delivery.queue import expire_leases, held_applications, holds, lease, resume, settle
+from idhub.delivery.queue import (
+    expire_leases,
+    held_applications,
+    holds,
+    lease,
+    resume,
+    send_dead_again,
+    settle,
+    settle_all,
+)
 from idhub.settings import Settings
 from tests.delivery.rows import DONE, delivery, put, row
 from tests.support.clock import Clock
@@ -48,6 +57,34 @@ def test_outage_holds_the_queue_after_five_deliveries_and_says_why(
     settle(hub, probe, DONE, now=clock(), settings=settings)
     assert held(hub) == {}
     assert len(lease(hub, worker="w", now=clock(), limit=9, settings=settings)) == 7
+
+
+def test_many_that_fail_together_are_one_outage(hub: Database, clock: Clock, settings: Settings) -> None:
+    """What was under way when the service went says no more of how long it will be away than one of them does."""
+    put(hub, clock, *[delivery(f"l{i}") for i in range(45)])
+    leased = lease(hub, worker="w", now=clock(), limit=45, settings=settings)
+    settle_all(hub, [(one, UNREACHABLE) for one in leased[:30]], now=clock(), settings=settings)
+    clock.advance(seconds=10)
+    settle_all(hub, [(one, UNREACHABLE) for one in leased[30:]], now=clock(), settings=settings)
+    clock.advance(seconds=31)
+
+    (probe,) = lease(hub, worker="w", now=clock(), limit=9, settings=settings)
+
+    settle(hub, probe, DONE, now=clock(), settings=settings)
+    assert held(hub) == {}
+
+
+@pytest.mark.parametrize(("outcome", "is_tried"), [(UNREACHABLE, True), (LIMITED, False)])
+def test_who_sends_dead_letters_again_has_the_queue_tried(
+    hub: Database, clock: Clock, settings: Settings, outcome: Outcome, is_tried: bool
+) -> None:
+    """Somebody says that it was mended; what the service itself asked to wait for is waited for."""
+    put(hub, clock, *[delivery(f"l{i}") for i in range(8)])
+    fail(hub, clock, settings, outcome, 5)
+    assert lease(hub, worker="w", now=clock(), limit=9, settings=settings) == []
+    with hub.transaction() as session:
+        assert send_dead_again(session, "app_a", now=clock(), actor=COMMAND_LINE) == (0, 0)
+    assert len(lease(hub, worker="w", now=clock(), limit=9, settings=settings)) == is_tried
 
 
 def test_one_delivery_that_fails_alone_holds_nothing_and_is_given_up(

@@ -208,10 +208,10 @@ def retry(application: Application, json: JsonOption = False) -> None:
     """Send an application's dead deliveries again, and try at once what is held."""
     who = caller()
     with open_here() as hub, hub.database.transaction() as session:
-        revived, left = queue.send_dead_again(
-            session, find_application(session, application), now=hub.clock(), actor=who.actor, door=who.door
-        )
-    lines = [f"{revived} are sent again, {left} were overtaken and stay dead"]
+        application_id = find_application(session, application)
+        revived, left = queue.send_dead_again(session, application_id, now=hub.clock(), actor=who.actor, door=who.door)
+        held = holds(session, [application_id])
+    lines = [f"{revived} are sent again, {left} were overtaken and stay dead", *map(_held_line, held)]
     show({"retried": revived, "overtaken": left}, as_json=json, lines=lines)
 
 

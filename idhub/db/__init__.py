@@ -22,7 +22,7 @@ from idhub.db.bulk import (
     upsert_on,
 )
 from idhub.db.columns import Base, Instant, JsonText, Utf8, by_bytes, from_micros, json_text, to_micros
-from idhub.db.database import Database, after_commit, create_database, wait_alone
+from idhub.db.database import Database, after_commit, create_database, open_database, wait_alone
 from idhub.db.identifiers import new_id, new_ids
 from idhub.db.postgres import (
     ASKED_FIRST,
@@ -67,6 +67,7 @@ __all__ = [
     "may_begin_anew",
     "new_id",
     "new_ids",
+    "open_database",
     "plan_freely",
     "plans_are_kept",
     "taken_apart",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from sqlite3 import Error as SqliteError
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.engine import make_url
@@ -23,8 +23,10 @@ from sqlalchemy.orm import Session
 from audit.driver import driver_error
 from idhub import faults
 from idhub.db import postgres, sqlite
-from idhub.settings import Settings
 from idhub.turns import Turns, is_bulk
+
+if TYPE_CHECKING:
+    from idhub.settings import Settings
 
 T = TypeVar("T")
 _ATTEMPTS = 5
@@ -38,8 +40,10 @@ _AFTER_COMMIT = "idhub.after_commit"
 class Database:
     """One database: SQLite file or PostgreSQL. Thread-safe; one a process."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, *, is_pooled: bool = False) -> None:
         self.engine = engine
+        self.is_pooled = is_pooled
+        """Whether a pooler of PostgreSQL stands between us and the server."""
         self.dialect: Literal["sqlite", "postgresql"] = "sqlite" if engine.dialect.name == "sqlite" else "postgresql"
         self.session_info: dict[str, Any] = {}
         """What every session of this database carries in `info`: registered by `idhub.app`, read by its owner."""
@@ -208,20 +212,29 @@ class Database:
         self.engine.dispose()
 
 
-def create_database(settings: Settings) -> Database:
+def create_database(settings: "Settings") -> Database:
     """Open the database that the settings name. Makes the data folder (0700) for SQLite; does not migrate."""
-    url = make_url(settings.effective_database_url)
+    return open_database(
+        settings.effective_database_url,
+        pool_size=settings.database_pool_size,
+        is_pooled=bool(settings.database_direct_url),
+    )
+
+
+def open_database(address: str, *, pool_size: int, is_pooled: bool) -> Database:
+    """`create_database` for a process that is told: loading the settings would take a seventh of its start."""
+    url = make_url(address)
     pool: dict[str, Any] = {
         "hide_parameters": True,
-        "pool_size": settings.database_pool_size,
-        "max_overflow": max(settings.database_pool_size, _BESIDE_REQUESTS),
+        "pool_size": pool_size,
+        "max_overflow": max(pool_size, _BESIDE_REQUESTS),
     }
     if url.get_backend_name() == "sqlite":
         if url.database:
             folder = os.path.dirname(os.path.abspath(url.database))
             os.makedirs(folder, mode=0o700, exist_ok=True)
         return Database(sqlite.open_engine(url, pool))
-    return Database(postgres.open_engine(url, pool, is_pooled=bool(settings.database_direct_url)))
+    return Database(postgres.open_engine(url, pool, is_pooled=is_pooled), is_pooled=is_pooled)
 
 
 def after_commit(session: Session, act: Callable[[], None]) -> None:

@@ -14,6 +14,7 @@ from idhub.access.tables import Application
 from idhub.authority import Action, may, visible_organizations
 from idhub.db import Database
 from idhub.delivery import queue
+from idhub.delivery.holds import probe_now
 from idhub.delivery.queue import holds
 from idhub.directory.people import find_person, show_person
 from idhub.errors import Conflict, IdhubError, Invalid, NotFound
@@ -46,6 +47,7 @@ _DIALECTS = {
 _DONE = {
     "start": N_("A run over all accounts has begun. Load the page again to see how far it is."),
     "retry": N_("All dead letters go out again. Load the page again to see what became of them."),
+    "probe": N_("What is held is being tried. Load the page again to see whether it goes on."),
     "discover": N_("The application is being asked. Load the page again to see what it said."),
     "confirm": N_("Linked. The account is being brought up to date."),
     "reject": N_("Left alone. Whoever waited for it gets an account of their own."),
@@ -84,7 +86,7 @@ def create_router(services: WebServices) -> APIRouter:
             visitor = visitor_of(session, request, services, now=now)
             pages.check_form(request, csrf_token, session_id=visitor.session_id)
             row, organization_id = application_of(session, visitor, slug)
-            action = Action.DELIVERY_RETRY if step == "retry" else Action.APPLICATION_CHANGE
+            action = Action.DELIVERY_RETRY if step in {"retry", "probe"} else Action.APPLICATION_CHANGE
             require(session, visitor, action, organization_id=organization_id)
             _require_target(row)
             who: dict[str, Any] = {"now": now, "actor": visitor.actor, "door": DOOR}
@@ -110,6 +112,8 @@ def _take(
             sync.take_step(session, application_id, step, **who)
         case "retry":
             queue.send_dead_again(session, application_id, **who)
+        case "probe":
+            probe_now(session, application_id, now=who["now"])
         case "discover":
             discovering.plan(session, [application_id], now=who["now"])
         case "confirm":
@@ -171,13 +175,16 @@ def _show(
         target = records.targets(session, [row.id])[row.id]
         known = discovering.known(session, row.id)
         reviews = adoption.open_reviews(session, row.id, limit=50)
+        held = holds(session, [row.id])
         context: dict[str, Any] = {
             "target": target,
             "dialect": DIALECTS[target.dialect],
             "learned": DIALECTS[target.dialect].learned(target.capabilities),
             "known": known,
             "progress": sync.progress(session, row.id),
-            "held": [(hold, labels.hold_words(hold, t)) for hold in holds(session, [row.id])],
+            "held": [(hold, labels.hold_words(hold, t)) for hold in held],
+            # What the service itself asked to wait for is waited for.
+            "can_probe": any(hold.next_probe_at and hold.reason != "rate_limit" for hold in held),
             "ending": [one for one in tokens.expiring(session, now=now) if one.application_id == row.id],
             "rules": target.mapping.rules,
             "groups": session.scalars(

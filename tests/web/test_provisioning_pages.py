@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import select, update
 
 from idhub.access.tables import Account, Application
-from idhub.delivery.holds import NOTES, Failed, note_answers
+from idhub.delivery.holds import NOTES, Failed, holds, note_answers
 from idhub.delivery.tables import Delivery
 from idhub.provisioning.outbound.tables import AdoptionReview, SyncRun
 from idhub.web.labels import HOLD
@@ -92,7 +92,7 @@ def test_an_account_is_linked_or_left_alone(hub: SampleHub, sign_in: SignIn) -> 
 
 
 @SQLITE
-@pytest.mark.parametrize("step", ["start", "retry", "discover"])
+@pytest.mark.parametrize("step", ["start", "retry", "probe", "discover"])
 def test_what_was_begun_is_said(hub: SampleHub, sign_in: SignIn, step: str) -> None:
     """What a worker does is not there yet when the page comes back."""
     client = sign_in("高远")
@@ -169,6 +169,25 @@ def test_why_a_queue_stands_still_is_said_in_both_languages_with_the_reason(
 
     assert f"应用的证书或 TLS 不被接受。下发按顺序等待。 {detail}" in chinese
     assert "The application&#39;s certificate or TLS is not accepted. Deliveries wait in order. " + detail in english
+
+
+@SQLITE
+def test_what_is_held_can_be_tried_at_once(hub: SampleHub, sign_in: SignIn) -> None:
+    """Whoever mended the other side need not wait for the hub to look by itself."""
+    failed = Failed((application_id(hub), "scim"), "dlv_1", "tls", "expired")
+    client = sign_in("高远")
+    before = client.get(PATH).text
+    with hub.database.transaction() as session:
+        note_answers(session, [failed], set(), now=hub.clock())
+    page = client.get(PATH).text
+    with hub.database.read() as session:
+        (held,) = holds(session, [application_id(hub)])
+    client.post(PATH, data={"csrf_token": token_of(page), "step": "probe"})
+    with hub.database.read() as session:
+        (tried,) = holds(session, [application_id(hub)])
+
+    assert ('data-test="probe"' in before, 'data-test="probe"' in page) == (False, True)
+    assert (held.is_probe_due(hub.clock()), tried.is_probe_due(hub.clock())) == (False, True)
 
 
 def test_every_note_that_the_hub_writes_has_its_words() -> None:

@@ -164,7 +164,7 @@ def _parse_signature(line: str) -> tuple[str, bytes]:
         signature = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError) as error:
         raise InvalidNote("a checkpoint's signature cannot be read") from error
-    if not line.startswith(_SIGNATURE_MARK) or len(signature) < 4:
+    if not line.startswith(_SIGNATURE_MARK) or len(signature) < 4 or base64.b64encode(signature).decode() != encoded:
         raise InvalidNote("a checkpoint's signature cannot be read")
     return name, signature
 

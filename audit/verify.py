@@ -41,6 +41,21 @@ PROOF_FORMAT: Final = "idhub-audit-proof"
 FORMAT_VERSION: Final = 1
 _LINE_LIMIT: Final = 1 << 20
 _READ_AT_ONCE: Final = 1 << 16
+_Form = tuple[tuple[str, ...], tuple[str, ...]]
+"""Names of a line, and of the object in it, in their order."""
+_HEADER: Final[_Form] = (("format", "version", "origin", "size", "first"), ())
+_PERSONAL: Final[_Form] = (("personal",), ("position", "values"))
+_CHECKPOINT: Final[_Form] = (("checkpoint",), ())
+_FORMS: Final[tuple[_Form, ...]] = (
+    (("tile", "hashes"), ()),
+    (("tile", "withheld", "hashes"), ()),
+    _PERSONAL,
+    _CHECKPOINT,
+    (("statement",), ()),
+    (("end",), ("size",)),
+)
+_PROOF_HEADER: Final[_Form] = (("format", "version", "origin", "size"), ())
+_PATH: Final[_Form] = (("path",), ())
 # `type` is the last name of a canonical body, so that such an event is known without reading it.
 _PRUNED: Final = b'"type":"audit.pruned"}'
 
@@ -89,6 +104,8 @@ class _ExportReader:
         self._skipped: set[int] = set()
         self._last_body: bytes | None = None
         self._last_position = -1
+        self._beside: set[bytes] = set()
+        self._beside_position = -1
         self._has_end = False
         self._pruned = 0
         """Below which position a decision in the log let events go."""
@@ -99,12 +116,15 @@ class _ExportReader:
         Raises:
             Unreadable: it is not one.
         """
-        header = _json_object(file.readline(_LINE_LIMIT))
+        line = file.readline(_LINE_LIMIT)
+        header = _json_object(line)
         if header.get("format") != FORMAT or header.get("version") != FORMAT_VERSION:
             raise Unreadable("this is not an export of an audit trail, or of a newer version")
         origin = header.get("origin")
         self._result.origin = origin if isinstance(origin, str) else None
         checker = self._checker
+        if not _is_written(line, header, _HEADER):
+            checker.report("edited", "the header is not written as the hub writes one")
         due = checker.witness_due()
         begin = LEAF_BEGUN.copy
         leaves = checker.leaves
@@ -138,6 +158,9 @@ class _ExportReader:
         self._result.events += events
         if not self._has_end:
             checker.report("truncated", "the export has no end line", checker.position)
+        elif (header.get("size"), header.get("first")) != (checker.position, self._result.withheld):
+            text = f"the header says {header.get('first')} to {header.get('size')}, which is not what is here"
+            checker.report("edited", text, checker.position)
         if self._result.withheld > self._pruned:
             text = f"events below {self._result.withheld} were removed by a decision that is not in the log"
             checker.report("retention", text, self._pruned, self._result.withheld)
@@ -151,6 +174,9 @@ class _ExportReader:
             self._pruned = max(self._pruned, through)
 
     def _other(self, line: bytes) -> None:
+        if self._stands_twice(line):
+            self._checker.report("inserted", "a line stands twice", self._checker.position)
+            return
         if line.startswith(TILE) and line == self._checker.tile_line() and not self._has_end:
             return
         if len(line) > _LINE_LIMIT or not line.endswith(b"\n"):
@@ -166,23 +192,39 @@ class _ExportReader:
             # Count it as the event that was due, so that the rest can be looked at.
             self._checker.skip_to(self._checker.position + 1)
             return
-        if "tile" in value:
+        if not any(_is_written(line, value, form) for form in _FORMS):
+            self._misplaced(value)
+        elif "tile" in value:
             self._tile(value)
         elif "checkpoint" in value:
-            self._checker.checkpoint(str(value["checkpoint"]))
+            self._checkpoint(str(value["checkpoint"]))
         elif "personal" in value:
             self._personal(value["personal"])
         elif "statement" in value:
             self._checker.export_statement(str(value["statement"]))
-        elif "end" in value:
-            self._end(value["end"])
         else:
-            self._misplaced(value)
+            self._end(value["end"])
+
+    def _stands_twice(self, line: bytes) -> bool:
+        """Whether this line stood here before, since the last event."""
+        if self._beside_position != self._last_position:
+            self._beside_position = self._last_position
+            self._beside.clear()
+        stands = line in self._beside
+        self._beside.add(line)
+        return stands
+
+    def _checkpoint(self, note: str) -> None:
+        before = self._result.size
+        signed = self._checker.checkpoint(note)
+        if signed is not None and signed.size <= before:
+            text = f"a checkpoint of size {signed.size} stands after the one of {before}"
+            self._checker.report("order", text, signed.size, before)
 
     def _tile(self, value: Mapping[str, Any]) -> None:
         checker = self._checker
         try:
-            packed = bytes.fromhex(value["hashes"])
+            packed = _of_hex(value["hashes"])
         except (KeyError, TypeError, ValueError):
             packed = b""
         if not packed or len(packed) > TILE_SIZE * HASH_SIZE or type(value["tile"]) is not int or value["tile"] < 0:
@@ -202,6 +244,8 @@ class _ExportReader:
             checker.compare_witness()
             return
         checker.compare_tile(claimed)
+        if value["tile"] * TILE_SIZE + len(claimed) != checker.position and checker.result.is_valid:
+            checker.report("edited", f"a tile says that it is number {value['tile']}", checker.position)
         if len(checker.leaves) != len(claimed):
             checker.skip_to(value["tile"] * TILE_SIZE + len(claimed))
 
@@ -221,7 +265,7 @@ class _ExportReader:
     def _end(self, value: Any) -> None:
         self._has_end = True
         size = value.get("size") if isinstance(value, Mapping) else None
-        if size != self._checker.position:
+        if type(size) is not int or size != self._checker.position:
             text = f"the export ends at {self._checker.position}, its end line says {size}"
             self._checker.report("truncated", text, self._checker.position)
 
@@ -254,9 +298,33 @@ def _opened(personal: Any, body: Mapping[str, Any]) -> list[tuple[str, str, bool
     opened = []
     for name, (text, salt) in personal["values"].items():
         # The rule of `audit.personal.commitment`.
-        digest = sha256(bytes.fromhex(salt) + name.encode() + b"\x00" + text.encode()).hexdigest()
+        digest = sha256(_of_hex(salt) + name.encode() + b"\x00" + text.encode()).hexdigest()
         opened.append((name, text, commitments.get(name) == digest))
     return opened
+
+
+def _is_written(line: bytes, value: Mapping[str, Any], form: _Form) -> bool:
+    """Whether a line has the names of a form, no others, and the one spelling that the hub gives it.
+
+    What nothing here checks would else stand in a file that is called valid, for other readers to believe.
+    """
+    names, inner = form
+    held = next(iter(value.values()), None) if inner else None
+    if tuple(value) != names or (inner and (not isinstance(held, Mapping) or tuple(held) != inner)):
+        return False
+    return line.removesuffix(b"\n") == json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _of_hex(text: str) -> bytes:
+    """Bytes out of hex in its one spelling.
+
+    Raises:
+        ValueError, TypeError, AttributeError: it is something else.
+    """
+    found = bytes.fromhex(text)
+    if found.hex() != text:
+        raise ValueError("hex is written small, without blanks")
+    return found
 
 
 def _json_object(line: bytes) -> dict[str, Any]:
@@ -324,6 +392,13 @@ def _verified(path: Path, checker: LogChecker, *, origin: str | None, made_after
     return result
 
 
+def _written(line: bytes, form: _Form) -> dict[str, Any]:
+    value = _json_object(line)
+    if not _is_written(line, value, form):
+        raise Unreadable("a line is not written as the hub writes one")
+    return value
+
+
 def is_proof(path: Path) -> bool:
     """Tell whether a file says that it is the proof of one event.
 
@@ -335,6 +410,43 @@ def is_proof(path: Path) -> bool:
             return _json_object(file.readline(_LINE_LIMIT)).get("format") == PROOF_FORMAT
     except OSError as error:
         raise Unreadable(f"{path} cannot be read: {error.strerror}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """What the lines of a proof say, of which nothing has been checked but how they are written."""
+
+    position: int
+    leaf: bytes
+    body: Mapping[str, Any]
+    opened: list[tuple[str, str, bool]]
+    nodes: list[bytes]
+    note: str
+
+
+def _proof_of(lines: Sequence[bytes]) -> _Proof:
+    """Read the lines after the header: those that the hub writes, in their order, and nothing after them.
+
+    Raises:
+        Unreadable, ValueError, KeyError, TypeError, AttributeError, OverflowError: they are others.
+    """
+    event, *beside, path, note, after = lines
+    position = _json_object(event)["position"]
+    start = b'{"position":%d,"body":' % position
+    if after or not event.startswith(start) or not event.endswith(b"}"):
+        raise Unreadable("the event is not written as it was proven")
+    body = json.loads(event[len(start) : -1])
+    personal = [_written(line, _PERSONAL)["personal"] for line in beside]
+    if len(personal) > 1 or any(each["position"] != position for each in personal):
+        raise Unreadable("the personal values are not those of the event")
+    return _Proof(
+        position=position,
+        leaf=leaf_hash(event[len(start) : -1]),
+        body=body,
+        opened=[one for each in personal for one in _opened(each, body)],
+        nodes=[_of_hex(node) for node in _written(path, _PATH)["path"]],
+        note=str(_written(note, _CHECKPOINT)["checkpoint"]),
+    )
 
 
 def verify_proof(
@@ -353,43 +465,35 @@ def verify_proof(
     """
     try:
         with path.open("rb") as file:
-            header, *lines = file.read(_LINE_LIMIT).split(b"\n")
+            content = file.read(_LINE_LIMIT + 1)
     except OSError as error:
         raise Unreadable(f"{path} cannot be read: {error.strerror}") from error
+    header, *lines = content.split(b"\n")
     said = _json_object(header)
     if said.get("format") != PROOF_FORMAT or said.get("version") != FORMAT_VERSION:
         raise Unreadable("this is not the proof of an event, or of a newer version")
     result = ProofResult()
     try:
-        event, path_line, note_line = (line for line in lines if line and not line.startswith(b'{"personal":'))
-        position = _json_object(event)["position"]
-        start = b'{"position":%d,"body":' % position
-        if not event.startswith(start) or not event.endswith(b"}"):
-            raise Unreadable("the event is not written as it was proven")
-        leaf = leaf_hash(event[len(start) : -1])
-        nodes = [bytes.fromhex(node) for node in _json_object(path_line)["path"]]
-        note = str(_json_object(note_line)["checkpoint"])
-        body = json.loads(event[len(start) : -1])
-        personal = [_json_object(line)["personal"] for line in lines if line.startswith(b'{"personal":')]
-        opened = [one for each in personal for one in _opened(each, body)]
+        if len(content) > _LINE_LIMIT or not _is_written(header, said, _PROOF_HEADER):
+            raise Unreadable("the proof is larger, or has another header, than the hub writes")
+        proof = _proof_of(lines)
     except (Unreadable, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         result.report("edited", "the proof is not written as the hub writes one")
         return result
-    result.position, result.event = position, body
+    position = proof.position
+    result.position, result.event = position, proof.body
     try:
-        signed = verify_note(note, keys)
+        signed = verify_note(proof.note, keys)
     except InvalidNote as error:
         result.report("signature", str(error))
         return result
     result.origin, result.size, result.root = signed.origin, signed.size, signed.root.hex()
     result.signed_at = signed.signed_at.isoformat()
-    if not verify_inclusion(leaf, index=position, size=signed.size, proof=nodes, root=signed.root):
+    if (said["origin"], said["size"]) != (signed.origin, signed.size):
+        result.report("edited", "the header is of another checkpoint")
+    if not verify_inclusion(proof.leaf, index=position, size=signed.size, proof=proof.nodes, root=signed.root):
         result.report("proof", f"this event does not stand at {position} below the checkpoint of size {signed.size}")
-    for name, text, is_kept in opened:
-        if is_kept:
-            result.revealed[name] = text
-        else:
-            result.report("commitment", f"{name} is not the value committed to")
+    _reveal(result, proof.opened)
     if origin is not None and signed.origin != origin:
         result.report("origin", f"this is the log {signed.origin}, not {origin}")
     if made_after is not None and signed.signed_at < made_after:
@@ -397,6 +501,14 @@ def verify_proof(
     if witness is not None:
         _compare_with(result, signed, witness, keys)
     return result
+
+
+def _reveal(result: ProofResult, opened: Sequence[tuple[str, str, bool]]) -> None:
+    for name, text, is_kept in opened:
+        if is_kept:
+            result.revealed[name] = text
+        else:
+            result.report("commitment", f"{name} is not the value committed to")
 
 
 def _compare_with(

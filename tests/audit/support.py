@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -63,6 +64,11 @@ def event(number: int = 0, **changes: Any) -> Event:
         details={"row": number},
     )
     return made._replace(**changes)
+
+
+def written(value: object) -> bytes:
+    """A line of an export or a proof as the hub spells one."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 class Trail:

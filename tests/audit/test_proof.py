@@ -17,7 +17,7 @@ from audit.checkpoint import Checkpoint, Ed25519Signer, FileWitness, sign_checkp
 from audit.errors import AuditError, NoSuchEvent
 from audit.export import export_proof
 from audit.verify import ProofResult, Unreadable, describe_proof, verify_proof
-from tests.audit.support import AT_PLACE, NOW, ORIGIN, Trail, event
+from tests.audit.support import AT_PLACE, NOW, ORIGIN, Trail, event, written
 
 SIZE = 700
 
@@ -80,7 +80,7 @@ def move(content: bytes) -> bytes:
 def shorten_the_path(content: bytes) -> bytes:
     header, shown, path, note = content.splitlines()
     nodes = json.loads(path)["path"]
-    return b"\n".join([header, shown, json.dumps({"path": nodes[:-1]}).encode(), note]) + b"\n"
+    return b"\n".join([header, shown, written({"path": nodes[:-1]}).rstrip(), note]) + b"\n"
 
 
 def claim_a_larger_tree(content: bytes) -> bytes:
@@ -120,7 +120,9 @@ def test_a_proof_that_was_changed_is_invalid(sqlite_trail: Trail, tamper: Callab
     ],
 )
 def test_a_hostile_proof_is_a_finding_never_a_crash(sqlite_trail: Trail, rest: bytes) -> None:
-    result = verified(sqlite_trail, b'{"format":"idhub-audit-proof","version":1}\n' + rest)
+    result = verified(
+        sqlite_trail, b'{"format":"idhub-audit-proof","version":1,"origin":"hub.example/audit","size":1}\n' + rest
+    )
     assert result.exit_code == 1
     assert kinds(result)[0] in {"edited", "signature"}
 
@@ -141,7 +143,7 @@ def test_a_checkpoint_that_somebody_else_signed_proves_nothing(sqlite_trail: Tra
     root = verified(sqlite_trail, content).root
     assert root is not None
     forged = sign_checkpoint(Checkpoint(ORIGIN, 1, bytes.fromhex(root), NOW), stranger)
-    lines = [header, shown, path, json.dumps({"checkpoint": forged}).encode()]
+    lines = [header, shown, path, written({"checkpoint": forged}).rstrip(), b""]
     assert kinds(verified(sqlite_trail, b"\n".join(lines))) == ["signature"]
 
 

@@ -21,7 +21,7 @@ from audit.live import verify_database
 from audit.merkle import Frontier, leaf_hash
 from audit.tables import audit_checkpoints, audit_events, audit_head, event_place
 from audit.verify import Unreadable, describe, main, read_keys, verify_export
-from tests.audit.support import AT_PLACE, NOW, ORIGIN, Trail, event
+from tests.audit.support import AT_PLACE, NOW, ORIGIN, Trail, event, written
 
 Lines = list[bytes]
 SIZE = 700
@@ -51,7 +51,7 @@ def verified(trail: Trail, path: Path, lines: Lines | None = None, *, witness: b
 
 
 def renumbered(lines: Lines) -> Lines:
-    """What a careful forger does: positions, tiles and end line are made to fit again; signatures cannot be."""
+    """What a careful forger does: positions, tiles, header and end line are made to fit again; signatures cannot be."""
     made: Lines = []
     leaves: list[bytes] = []
     position = 0
@@ -68,7 +68,8 @@ def renumbered(lines: Lines) -> Lines:
             made.append(line)
     if leaves:
         made.append(tile_line(position // 256, leaves))
-    return [*made, b'{"end":{"size":%d}}\n' % position]
+    header = json.loads(made[0])
+    return [written({**header, "size": position}), *made[1:], b'{"end":{"size":%d}}\n' % position]
 
 
 def tile_line(number: int, leaves: list[bytes]) -> bytes:
@@ -235,7 +236,7 @@ def without_statement(lines: Lines) -> Lines:
 def with_foreign_statement(lines: Lines) -> Lines:
     signer = Ed25519Signer(Ed25519PrivateKey.generate())
     note = sign_checkpoint(Checkpoint(ORIGIN, 512, bytes(32), NOW, "export"), signer)
-    return [*without_statement(lines)[:-1], json.dumps({"statement": note}).encode() + b"\n", lines[-1]]
+    return [*without_statement(lines)[:-1], written({"statement": note}), lines[-1]]
 
 
 def with_a_checkpoint_as_statement(lines: Lines) -> Lines:
@@ -297,7 +298,7 @@ def test_a_checkpoint_signed_by_somebody_else_is_refused(sqlite_trail: Trail, ex
         if line.startswith(b'{"position":'):
             frontier.extend([leaf_hash(line[line.index(b'"body":') + 7 : -2])])
     note = sign_checkpoint(Checkpoint(ORIGIN, SIZE, frontier.root(), NOW), signer)
-    forged.insert(-1, json.dumps({"checkpoint": note}).encode() + b"\n")
+    forged.insert(-1, written({"checkpoint": note}))
     forged[0] = json.dumps({**json.loads(forged[0]), "keys": [signer.public_key.hex()]}).encode() + b"\n"
     result = verified(sqlite_trail, export, forged)
     assert "signature" in {one.kind for one in result.findings}
@@ -308,7 +309,7 @@ def test_a_checkpoint_of_another_log_is_refused(sqlite_trail: Trail, export: Pat
     place = max(number for number, line in enumerate(lines) if line.startswith(b'{"checkpoint"'))
     root = bytes.fromhex(verified(sqlite_trail, export).root or "")
     note = sign_checkpoint(Checkpoint("other.example/audit", SIZE, root, NOW), sqlite_trail.signer)
-    lines[place] = json.dumps({"checkpoint": note}).encode() + b"\n"
+    lines[place] = written({"checkpoint": note})
     assert "origin" in {one.kind for one in verified(sqlite_trail, export, lines).findings}
     sqlite_trail.export()
     wanted = verify_export(export, keys=sqlite_trail.keys, origin="other.example/audit")
@@ -325,7 +326,7 @@ def test_a_fork_that_the_operator_signed_is_found_by_the_witness(sqlite_trail: T
         if line.startswith(b'{"position":'):
             frontier.extend([leaf_hash(line[line.index(b'"body":') + 7 : -2])])
     note = sign_checkpoint(Checkpoint(ORIGIN, SIZE, frontier.root(), NOW), sqlite_trail.signer)
-    forged.insert(-1, json.dumps({"checkpoint": note}).encode() + b"\n")
+    forged.insert(-1, written({"checkpoint": note}))
     assert verified(sqlite_trail, export, forged).is_valid
     result = verified(sqlite_trail, export, forged, witness=True)
     assert [(one.kind, one.position, one.until) for one in result.findings] == [("root", 300, 512)]
@@ -345,7 +346,7 @@ def test_revealed_values_must_be_the_ones_committed_to(sqlite_trail: Trail) -> N
     lines = lines_of(path)
     number = next(number for number, line in enumerate(lines) if line.startswith(b'{"personal"'))
     for change in ({"name": ["李四", "00" * 16]}, {"title": ["x", "00" * 16]}, {"name": "x"}):
-        lines[number] = json.dumps({"personal": {"position": 0, "values": change}}).encode() + b"\n"
+        lines[number] = written({"personal": {"position": 0, "values": change}})
         result = verified(sqlite_trail, path, lines)
         assert [(one.kind, one.position) for one in result.findings] == [("commitment", 0)]
 

@@ -7,6 +7,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -202,10 +203,14 @@ def _read(content: bytes) -> tuple[str, dict[str, tuple[str, str]]]:
         raise Unreadable("the file is too large for a receipt")
     try:
         document = orjson.loads(content)
-    except orjson.JSONDecodeError as error:
-        raise Unreadable("the file is not JSON") from error
+        # Again, for what orjson passes over: RFC 8259 section 4, one reader takes the first and another the last.
+        json.loads(content, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
+        raise Unreadable("the file is not JSON, or a name stands twice in it") from error
     if not isinstance(document, dict) or not isinstance(document.get("disclosures"), dict):
         raise Unreadable("the file is not a receipt: it needs `receipt` and `disclosures`")
+    if set(document) - {"receipt", "disclosures"}:
+        raise Unreadable("the file says more than was signed: it has only `receipt` and `disclosures`")
     token, disclosures = document.get("receipt"), document["disclosures"]
     if not isinstance(token, str) or token.count(".") != 2 or not token.isascii():
         raise Unreadable("`receipt` is not a compact JWS")
@@ -213,6 +218,11 @@ def _read(content: bytes) -> tuple[str, dict[str, tuple[str, str]]]:
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
             raise Unreadable(f"the disclosure of {name[:_SHOWN]!r} is not a salt and a value")
     return token, {name: (pair[0], pair[1]) for name, pair in disclosures.items()}
+
+
+def _once(pairs: list[tuple[str, Any]]) -> None:
+    if len({name for name, _ in pairs}) != len(pairs):
+        raise ValueError("a name stands twice in one object")
 
 
 def _keys(jwks: Any) -> dict[str, ECKey]:

@@ -179,11 +179,34 @@ def test_keys_inside_the_receipt_are_never_looked_at(name: str) -> None:
     assert verdict.problems
 
 
-def test_keys_beside_the_receipt_in_the_file_are_ignored() -> None:
+def test_keys_beside_the_receipt_in_the_file_are_never_looked_at() -> None:
     forger, public = _key()
     token = _sign(_claims(), key=forger)
-    content = orjson.dumps({"receipt": token, "disclosures": {}, "keys": [public], "jwks": {"keys": [public]}})
-    _refused(content)
+    _refused(orjson.dumps({"receipt": token, "disclosures": {}}))
+    with pytest.raises(Unreadable):
+        verify(orjson.dumps({"receipt": token, "disclosures": {}, "keys": [public]}), JWKS)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"receipt":"a.b.c","receipt":%s,"disclosures":{}}',
+        b'{"disclosures":{"name":["00","x"]},"receipt":%s,"disclosures":{}}',
+        b'{"receipt":%s,"disclosures":{"name":["00","x"],"name":["00","y"]}}',
+    ],
+)
+def test_name_that_stands_twice_is_unreadable(content: bytes) -> None:
+    """RFC 8259 section 4: one reader takes the first, another the last, and only one of the two was checked."""
+    with pytest.raises(Unreadable):
+        verify(content % orjson.dumps(GOOD), JWKS)
+
+
+@pytest.mark.parametrize("more", [{"rows": []}, {"complete": True}, {"person": "per_2", "number": "R-1"}])
+def test_file_that_says_more_than_was_signed_is_refused(more: dict[str, Any]) -> None:
+    """A complete list of rows beside a receipt that is open was called valid."""
+    content = orjson.dumps({**more, "receipt": GOOD, "disclosures": {}})
+    with pytest.raises(Unreadable):
+        verify(content, JWKS)
 
 
 def test_receipt_of_an_older_key_verifies_while_that_key_is_published() -> None:

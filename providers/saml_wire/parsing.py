@@ -96,7 +96,8 @@ def text_of(element: Element) -> str:
     """
     if len(element):
         raise WireError("xml.value", f"{local_name(element)} must hold text alone.")
-    return (element.text or "").strip()
+    # The blanks of XML alone (XML 1.0 section 2.3): a no-break space tells one name from another.
+    return (element.text or "").strip(" \t\r\n")
 
 
 def local_name(element: Element) -> str:

@@ -103,6 +103,14 @@ def test_a_text_is_read_whole(text: str) -> None:
     assert parsing.text_of(element) == "admin@corp.evil"
 
 
+@pytest.mark.parametrize("blank", ["\u00a0", "\u3000", "\u2003", "\u0085", "\u2028", "\u205f", "\u1680"])
+def test_only_blanks_of_xml_are_taken_off_a_text(blank: str) -> None:
+    """S02: to a provider `lin` and `lin` with a no-break space are two people; read as one, each was the other."""
+    assert parsing.text_of(parse(b"<a>\n\t lin \r\n</a>")) == "lin"
+    for text in (f"lin{blank}", f"{blank}lin", f"\n{blank}lin\n"):
+        assert parsing.text_of(parse(f"<a>{text}</a>".encode())) == text.strip("\n")
+
+
 def test_a_value_that_holds_elements_is_none() -> None:
     assert _reason(lambda: parsing.text_of(parse(b"<a>x<b/>y</a>"))) == "xml.value"
 

@@ -24,7 +24,12 @@ class Formatter:
 
     def local(self, value: datetime) -> datetime:
         """The instant on the clocks of the installation's place."""
-        return value.astimezone(self._zone)
+        try:
+            return value.astimezone(self._zone)
+        except OverflowError:
+            # A certificate or metadata without an end is dated 9999-12-31T23:59:59Z (RFC 5280 section 4.1.2.5), which
+            # no place to the east has.
+            return value
 
     def zone_label(self, value: datetime) -> str:
         """How the zone is named beside a time: 北京时间, or its offset."""

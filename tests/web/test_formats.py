@@ -73,3 +73,16 @@ def test_a_day_is_the_day_at_the_place() -> None:
     assert _formatter("zh-CN").day(late) == "2026-12-01"
     assert _formatter("en").day(date(2026, 12, 1)) == "1 Dec 2026"
     assert _formatter("zh-CN").weekday(late) == "周二"
+
+
+@pytest.mark.parametrize("zone", ["Asia/Shanghai", "Pacific/Kiritimati", "America/Anchorage", "Etc/GMT+12", "UTC"])
+@pytest.mark.parametrize(
+    "at", [datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC), datetime(1, 1, 1, tzinfo=UTC)], ids=["no end", "no time"]
+)
+def test_the_ends_of_the_calendar_are_shown(at: datetime, zone: str) -> None:
+    """A certificate without an end is dated 9999-12-31T23:59:59Z (RFC 5280 section 4.1.2.5); pages answered 500."""
+    for language in ("zh-CN", "en"):
+        formatter = _formatter(language, zone)
+        for shown in (formatter.instant, formatter.day, formatter.minute, formatter.weekday):
+            assert shown(at)
+        assert formatter.near(at, NOW)

@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from typing import Any
 
 import psycopg
@@ -14,13 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import String, bindparam, event, func, insert, select, text, update
+from sqlalchemy import Date, LargeBinary, String, bindparam, cast, event, func, insert, literal, select, text, update
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from idhub.db import (
     MAX_IN_VALUES,
     Database,
+    Instant,
     bulk_insert,
     chunked,
     create_database,
@@ -251,6 +252,45 @@ def test_postgresql_waits_with_a_bound_and_keeps_no_idle_transaction(database: D
         assert session.execute(text("SHOW lock_timeout")).scalar() == "30s"
         assert session.execute(text("SHOW timezone")).scalar() == "UTC"
         assert session.execute(text("SHOW transaction_isolation")).scalar() == "read committed"
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("is_pooled", [False, True], ids=["direct", "pooled"])
+def test_what_others_set_for_the_database_changes_nothing(database: Database, is_pooled: bool) -> None:
+    """A role or database may have its own zone, form of dates and isolation (ALTER DATABASE ... SET)."""
+    theirs = {
+        "timezone": "America/St_Johns",
+        "datestyle": "German, DMY",
+        "bytea_output": "escape",
+        "default_transaction_isolation": "serializable",
+        "default_transaction_read_only": "on",
+    }
+    name = database.engine.url.database
+    with database.engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        for setting, value in theirs.items():
+            connection.exec_driver_sql(f"ALTER DATABASE \"{name}\" SET {setting} = '{value}'")
+    settings = Settings(database_url=database.url)
+    other = create_database(
+        settings.model_copy(update={"database_direct_url": database.url}) if is_pooled else settings
+    )
+    try:
+        at, day = datetime(2026, 3, 4, 5, 6, tzinfo=UTC), date(2026, 3, 4)
+        with other.transaction() as session:
+            assert session.execute(text("SHOW transaction_isolation")).scalar() == "read committed"
+            assert session.execute(text("SHOW timezone")).scalar() == "UTC"
+            session.execute(insert(CaseNumber).values(month="2026-01", last=1))
+            shown = select(
+                literal(at, Instant()), cast(literal("2026-03-04"), Date), literal(b"\x00\xff", LargeBinary())
+            )
+            assert tuple(session.execute(shown).one()) == (at, day, b"\x00\xff")
+        with other.read() as session:
+            assert session.execute(select(CaseNumber.last)).scalar_one() == 1
+    finally:
+        other.dispose()
+        with psycopg.connect(database.engine.url.set(drivername="postgresql").render_as_string(False)) as connection:
+            connection.execute("SET TRANSACTION READ WRITE")
+            connection.execute(f'ALTER DATABASE "{name}" RESET ALL'.encode())
 
 
 # ---------------------------------------------------------------------- statements

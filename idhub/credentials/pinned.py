@@ -23,6 +23,7 @@ from psycopg.pq.abc import PGresult
 from audit.trail import INSERT_COLUMNS, insert_statement
 from idhub.credentials.operations import CHANGED_LAST, Row
 from idhub.credentials.statements import Statement
+from idhub.db.postgres import OWN_TRANSACTIONS
 
 _SERVER_SETTINGS: Final = {
     "timezone": "UTC",
@@ -94,7 +95,7 @@ class Pinned:
         Raises:
             Lost: the database cannot be reached, or refuses.
         """
-        options = " ".join(f"-c {name}={value}" for name, value in _SERVER_SETTINGS.items())
+        options = " ".join([OWN_TRANSACTIONS, *(f"-c {name}={value}" for name, value in _SERVER_SETTINGS.items())])
         try:
             connection = await psycopg.AsyncConnection.connect(
                 url, autocommit=True, options=options, application_name=APPLICATION_NAME

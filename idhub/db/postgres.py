@@ -50,7 +50,16 @@ _FREELY = "; ".join(f"SET LOCAL {name} = on" for name, _ in _WALKING)
 _WALKING_AGAIN = "; ".join(f"SET LOCAL {name} = {value}" for name, value in _WALKING)
 # A process that stands still within a transaction, or waits for one that does, is bounded by the database.
 _SERVER_SETTINGS = (("timezone", "UTC"), ("idle_in_transaction_session_timeout", "60000"), ("lock_timeout", "30000"))
-_SETTINGS_OF_ONE = "; ".join(f"SET LOCAL {name} = {value}" for name, value in _SERVER_SETTINGS)
+# Whoever runs the database may have set others for it. What locks guard is read again after the lock is had.
+OWN_TRANSACTIONS = r"-c default_transaction_isolation=read\ committed -c default_transaction_read_only=off"
+"""Options of libpq for every connection of the hub: how its transactions begin, whatever was set for the database."""
+_SETTINGS_OF_ONE = "; ".join(
+    [
+        "SET TRANSACTION ISOLATION LEVEL READ COMMITTED, READ WRITE",
+        *(f"SET LOCAL {name} = {value}" for name, value in _SERVER_SETTINGS),
+    ]
+)
+_OPTIONS = " ".join([OWN_TRANSACTIONS, *(f"-c {name}={value}" for name, value in _SERVER_SETTINGS)])
 _REACHING: dict[str, Any] = {
     "connect_timeout": 5,
     # A server whose machine is gone answers nothing, not even that it is.
@@ -83,7 +92,7 @@ def open_engine(url: URL, pool: Mapping[str, Any], *, is_pooled: bool) -> Engine
         pool_pre_ping=True,
         connect_args={
             **_REACHING,
-            "options": "" if is_pooled else " ".join(f"-c {name}={value}" for name, value in _SERVER_SETTINGS),
+            "options": "" if is_pooled else _OPTIONS,
             "prepare_threshold": None if is_pooled else _PREPARED_FROM,
         },
     )

@@ -71,7 +71,8 @@ ROWS: dict[str, Row] = {
         f"{_SAML}test_a_wrapped_sign_on_is_refused", f"{_SAML}test_a_wrapped_logout_ends_nobodys_session",
         f"{_ARTIFACT}test_a_wrapped_or_downgraded_question_fetches_nothing")),
     "S02": Row("CVE-2017-11427", "a comment, instruction or CDATA splits a text", "read whole, or refused", (
-        f"{_WIRE}test_a_text_is_read_whole", f"{_SAML}test_a_split_issuer_is_read_whole")),
+        f"{_WIRE}test_a_text_is_read_whole", f"{_WIRE}test_only_blanks_of_xml_are_taken_off_a_text",
+        f"{_SAML}test_a_split_issuer_is_read_whole")),
     "S03": Row("CVE-2024-45409", "a second DigestValue", "refused", (
         f"{_WIRE}test_other_algorithms_and_forms_are_refused", f"{_SAML}test_a_downgraded_signature_is_refused")),
     "S07": Row("CVE-2022-41912", "two assertions, one signed", "the verified one is read, or none", (
@@ -341,6 +342,19 @@ ROWS: dict[str, Row] = {
     "X05": Row("exports", "who may download, and whether it is seen", "rights as on the page", (
         f"{_ROLES}test_a_role_finds_what_is_its_own_and_nothing_else",
         "tests/security/test_subjects.py::test_no_download_is_a_spreadsheet")),
+    # ------------------------------------------------------------------ evidence in anybody's hands
+    "D35": Row("forged exports and proofs", "each byte changed, cut anywhere, lines doubled, more names", "not valid", (
+        "tests/audit/test_forged.py::test_no_byte_of_an_export_can_be_another",
+        "tests/audit/test_forged.py::test_no_byte_of_a_proof_can_be_another",
+        "tests/audit/test_forged.py::test_what_was_cut_short_anywhere_is_not_believed",
+        "tests/audit/test_forged.py::test_no_line_stands_twice",
+        "tests/audit/test_forged.py::test_no_line_says_more_than_was_checked",
+        "tests/audit/test_forged.py::test_nothing_stands_behind_the_end",
+        "tests/audit/test_verify.py::test_tampering_is_found_and_located")),
+    "D36": Row("forged receipts", "names twice, more than was signed, every character flipped", "not valid", (
+        "tests/lifecycle/test_receipt_document.py::test_name_that_stands_twice_is_unreadable",
+        "tests/lifecycle/test_receipt_document.py::test_file_that_says_more_than_was_signed_is_refused",
+        "tests/lifecycle/test_receipt_document.py::test_flipped_character_is_never_valid")),
     # ------------------------------------------------------------------ outbound calls
     "R01": Row("CVE-2026-1180", "addresses inside, metadata services, file: and gopher:", "refused stored and called", (
         f"{_ADDRESSES}test_an_address_inside_is_refused_whatever_name_leads_to_it",

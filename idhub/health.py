@@ -18,7 +18,7 @@ from fastapi import APIRouter
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from starlette.responses import Response
@@ -31,6 +31,7 @@ from idhub.admission import Admission
 from idhub.credentials.tables import AccessToken, RefreshToken, SsoSession
 from idhub.delivery import overview
 from idhub.delivery.holds import holds
+from idhub.delivery.leases import CLOCKS_DIFFER
 from idhub.delivery.tables import Delivery
 from idhub.directory.organizations import recovery_reason
 from idhub.directory.tables import Installation
@@ -154,11 +155,29 @@ def check(hub: Hub, *, now: datetime) -> list[Finding]:
     found.append(Finding("python", True, described()))
     if hub.database.dialect == "sqlite":
         found.append(_library())
+    else:
+        with hub.database.read() as session:
+            found.append(clocks(session, time.time))
     found.append(_passwords(hub.settings))
     found.append(_witness(hub))
     if (receiver := syslog_witness(hub.settings)) is not None:
         found.append(_syslog(receiver, hub.settings.witness_syslog))
     return found
+
+
+def clocks(session: Session, ours: Callable[[], float]) -> Finding:
+    """Whether this machine's clock and the database's agree: each process decides by its own when access ends.
+
+    Args:
+        ours: seconds since 1970 by this machine's clock.
+    """
+    began = ours()
+    theirs = float(session.execute(text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one())
+    # The answer was made between the two looks: what lies between them is no difference.
+    apart = max(began - theirs, theirs - ours(), 0.0)
+    if apart <= CLOCKS_DIFFER.total_seconds():
+        return Finding("clock", True, "agrees with the database's")
+    return Finding("clock", False, f"This machine's clock and the database's are {apart:.0f} s apart. Set them (NTP).")
 
 
 def _passwords(settings: Settings) -> Finding:

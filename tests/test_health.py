@@ -3,6 +3,7 @@
 import platform
 import re
 import sqlite3
+import time
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -236,6 +237,18 @@ def test_doctor_tells_what_needs_somebody_although_requests_are_answered(
     assert found["dead letters"].detail == "1 deliveries were given up and need somebody."
     seal(opened, clock)
     assert {one.name: one.is_ok for one in health.check(opened, now=clock())}["witness"]
+
+
+@pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(("apart", "is_ok"), [(0, True), (-50, True), (50, True), (-300, False), (300, False)])
+def test_clock_that_differs_from_the_databases_is_told(opened: Hub, apart: int, is_ok: bool) -> None:
+    """A node that is five minutes late lets people in for five minutes after their end."""
+    with opened.database.read() as session:
+        found = health.clocks(session, lambda: time.time() + apart)
+
+    assert (found.name, found.is_ok) == ("clock", is_ok)
+    told = re.search(r"are (\d+) s apart", found.detail)
+    assert told is None if is_ok else told is not None and 290 <= int(told[1]) <= 310
 
 
 def test_receivers_that_do_not_take_their_events_are_named(opened: Hub, clock: Clock) -> None:

@@ -31,6 +31,7 @@ from scim.errors import (
 )
 from scim.filters import quote
 from scim.pace import MAX_RETRY_AFTER, Pace, retry_after
+from scim.reading import is_mostly_brackets
 from scim.schemas import ENTERPRISE_USER, ERROR, PATCH_OP, USER, Changes, Resource, attribute, with_changes
 
 __all__ = [
@@ -48,9 +49,6 @@ MAX_LISTED: Final = 200_000
 
 _LOOKUP_COUNT: Final = 10
 _ERROR: Final = ERROR.encode()
-_LEAST_BYTES: Final = 12
-"""Of an object or a list, on average: the shortest member of a group has more."""
-_SPARE_BYTES: Final = 800_000
 _RETRYABLE: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
 _GONE: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 
@@ -522,8 +520,7 @@ def enterprise(name: str) -> str:
 
 
 def _parsed(body: bytes) -> Any:
-    # Sixteen megabytes of nothing but brackets become half a gigabyte, and two seconds in which nothing else runs.
-    if _LEAST_BYTES * (body.count(b"{") + body.count(b"[")) > len(body) + _SPARE_BYTES:
+    if is_mostly_brackets(body):
         return None
     try:
         return orjson.loads(body)

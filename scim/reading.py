@@ -23,15 +23,28 @@ MAX_BINARY_TEXT: Final = 65_536
 MAX_VALUES: Final = 1_000
 """Values of one attribute of a request; members of groups have a bound of their own."""
 _SCHEMAS: Final = "schemas"
+_LEAST_BYTES: Final = 12
+"""Of an object or a list, on average: the shortest member of a group has more."""
+_SPARE_BYTES: Final = 800_000
+
+
+def is_mostly_brackets(body: bytes) -> bool:
+    """Whether a JSON text holds so many objects and lists that it is no resource, no list of some, and no bulk.
+
+    Sixteen megabytes of brackets become half a gigabyte, and take two seconds in which nothing else runs.
+    """
+    return _LEAST_BYTES * (body.count(b"{") + body.count(b"[")) > len(body) + _SPARE_BYTES
 
 
 def parse_json(body: bytes) -> dict[str, Any]:
     """The object that a body holds.
 
     Raises:
-        InvalidSyntax: not UTF-8, not JSON, a name twice in one object (readers differ on which one counts), nested too
-            deep, or no object.
+        InvalidSyntax: not UTF-8, not JSON, hardly more than brackets, a name twice in one object (readers differ on
+            which one counts), nested too deep, or no object.
     """
+    if is_mostly_brackets(body):
+        raise InvalidSyntax("The body is hardly more than brackets.")
     try:
         document = json.loads(body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:

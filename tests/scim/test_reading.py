@@ -1,5 +1,6 @@
 """Bodies read against their resource type, and what an answer shows of a resource."""
 
+import time
 from typing import Any
 
 import pytest
@@ -30,6 +31,16 @@ from scim.standard import ENTERPRISE_SCHEMA, GROUP_SCHEMA, USER_SCHEMA, USER_TYP
 def test_body_that_is_no_object(body: bytes) -> None:
     with pytest.raises(InvalidSyntax):
         parse_json(body)
+
+
+@pytest.mark.parametrize("unit", ["{},", "[],", "[[[]]],"])
+def test_bulk_of_nothing_but_brackets_is_refused_before_it_is_large(unit: str) -> None:
+    """10 MB of them took 300 MB and more than a second of the interpreter."""
+    body = f'{{"Operations":[{unit * (9_900_000 // len(unit))}{unit[:-1]}]}}'.encode()
+    began = time.process_time()
+    with pytest.raises(InvalidSyntax):
+        parse_json(body)
+    assert time.process_time() - began < 0.5
 
 
 def test_names_get_their_one_spelling_and_empty_values_go() -> None:

@@ -321,6 +321,12 @@ _FILTERS = [
     ('id eq "nothing"', []),
     ('meta.created gt "2000-01-01T00:00:00Z"', ["Ada", "Bo", "Cy", "Di", "Ed"]),
     ('meta.lastModified lt "2000-01-01T00:00:00Z"', []),
+    # What senders take for "ever" and "never": the ends of their calendars.
+    ('meta.lastModified le "9999-12-31T23:59:59.9999999Z"', ["Ada", "Bo", "Cy", "Di", "Ed"]),
+    ('meta.created lt "9999-12-31T23:59:59.9999999-12:00"', ["Ada", "Bo", "Cy", "Di", "Ed"]),
+    ('meta.created gt "9999-12-31T23:59:59.9999999Z"', []),
+    ('meta.lastModified gt "0001-01-01T00:00:00+14:00"', ["Ada", "Bo", "Cy", "Di", "Ed"]),
+    ('meta.created le "0001-01-01T00:00:00Z"', []),
     ('displayName eq "a%"', []),
     ('displayName eq "\\u0000"', []),
 ]

@@ -356,8 +356,12 @@ def _instant(name: str, operator: Operator, value: str) -> Condition:
     if operator not in _INSTANTS or "T" not in value.upper():
         return EVERYBODY
     if operator in {Operator.LT, Operator.LE}:
-        # Instants are shown in milliseconds, cut.
-        at += _SHOWN_TO
+        try:
+            # Instants are shown in milliseconds, cut.
+            at += _SHOWN_TO
+        except OverflowError:
+            # The end of a sender's calendar.
+            return EVERYBODY
     return Condition(
         lambda: _instant_clause(name, operator, literal(at, Instant())),
         is_exact=False,

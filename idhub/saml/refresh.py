@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
+import structlog
 from sqlalchemy import Select, select, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from audit.events import JsonValue
@@ -29,6 +31,7 @@ Fetch = Callable[[str], bytes]
 EVERY: Final = timedelta(hours=6)
 _AGAIN: Final = timedelta(minutes=15)
 _BATCH: Final = 20
+_LOG = structlog.get_logger(__name__)
 CERTIFICATE_WARNING: Final = timedelta(days=30)
 METADATA_WARNING: Final = timedelta(days=2)
 
@@ -84,7 +87,14 @@ def refresh_due(database: Database, fetch: Fetch, *, now: datetime) -> int:
                 rows = session.execute(_waiting(role).where(is_due).order_by(due_at).limit(_BATCH))
                 due += [_Due(role, *row) for row in rows]
     for one in due:
-        _refresh(database, one, fetch, now=now)
+        try:
+            _refresh(database, one, fetch, now=now)
+        except DBAPIError:
+            raise
+        except Exception as error:
+            # One partner's document must keep no other from being read: it would be the first that is due for ever.
+            _LOG.exception("saml.metadata_failed", partner=one.id)
+            _note_failure(database, one, f"The metadata could not be read ({type(error).__name__}).", now=now)
     return len(due)
 
 

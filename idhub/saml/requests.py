@@ -27,6 +27,7 @@ SKEW: Final = timedelta(seconds=60)
 REQUEST_LIFETIME: Final = timedelta(minutes=5)
 """How old a request may be; so long its ID is remembered."""
 _MAX_INDEX: Final = 65_535
+_MOST_DIGITS: Final = 6
 _MAX_CONTEXTS: Final = 20
 _SUPPORTED_FORMATS: Final = frozenset({names.PERSISTENT, names.TRANSIENT, names.EMAIL, names.UNSPECIFIED})
 
@@ -299,7 +300,7 @@ def _consumer(element: Element, provider: ServiceProvider) -> Consumer:
         found = provider.consumer(url, binding)
     elif index is not None:
         cause = "saml.consumer_index"
-        if index.isascii() and index.isdigit() and int(index[:6]) <= _MAX_INDEX:
+        if index.isascii() and index.isdigit() and len(index) <= _MOST_DIGITS and int(index) <= _MAX_INDEX:
             found = provider.consumer_at(int(index))
         if found is not None and binding not in {None, found.binding}:
             found, cause = None, "saml.binding"

@@ -18,6 +18,7 @@ from providers.saml_wire.signatures import PublicKey, verify
 MAX_ENTITY_ID: Final = 1024
 _MAX_LISTED: Final = 100
 _MAX_INDEX: Final = 65_535
+_MOST_DIGITS: Final = 6
 _ROLES: Final = {"SPSSODescriptor": "service provider", "IDPSSODescriptor": "identity provider"}
 _SIGN_ON_BINDINGS: Final = frozenset({names.REDIRECT, names.POST})
 _CONSUMER_BINDINGS: Final = frozenset({names.POST, names.ARTIFACT})
@@ -220,7 +221,8 @@ def _consumer_services(descriptor: Element) -> list[ConsumerService]:
         if binding not in _CONSUMER_BINDINGS:
             continue
         text = required(element, "index")
-        if not text.isascii() or not text.isdigit() or int(text[:6]) > _MAX_INDEX:
+        # Python refuses to read numbers of thousands of digits, zeros before them included.
+        if not (text.isascii() and text.isdigit() and len(text) <= _MOST_DIGITS and int(text) <= _MAX_INDEX):
             raise WireError("metadata.form", "AssertionConsumerService has an index that is no number.")
         index = int(text)
         if index in found:

@@ -469,6 +469,8 @@ def test_metadata_of_a_service_provider() -> None:
         (PARTNER.metadata().replace(b":HTTP-POST", b":x").replace(b":HTTP-Artifact", b":x"), "metadata.acs"),
         (PARTNER.metadata().replace(b'index="4"', b'index="3"'), "metadata.form"),
         (PARTNER.metadata().replace(b'index="3"', b'index="x"'), "metadata.form"),
+        (PARTNER.metadata().replace(b'index="3"', b'index="000000%s"' % (b"9" * 400)), "metadata.form"),
+        (PARTNER.metadata().replace(b'index="3"', b'index="000000%s"' % (b"9" * 5_000)), "metadata.form"),
         (PARTNER.metadata().replace(b'index="3"', b""), "xml.missing"),
         (PARTNER.metadata().replace(PARTNER.signer.certificate.encode(), b"AAAA"), "certificate.form"),
         (PARTNER.metadata().replace(b"<md:KeyDescriptor>", b'<md:KeyDescriptor use="x">'), "metadata.form"),

@@ -214,6 +214,28 @@ def test_metadata_at_an_address_is_read_by_the_worker_and_again(scene: Scene, pa
         assert any("no longer valid" in sentence for sentence in warnings(session, now=scene.now))
 
 
+def test_metadata_that_breaks_the_reader_keeps_no_others_from_being_read(scene: Scene, partner: Partner) -> None:
+    """The one that is due longest is read first: what it broke off stayed due, and nobody else was read any more."""
+    bad, good = "https://bad.example/sp.xml", "https://good.example/sp.xml"
+    _apply(scene, {"metadata_url": bad, "entity_id": f"{partner.entity_id}/bad"}, slug="breaks")
+    _apply(scene, {"metadata_url": good, "entity_id": partner.entity_id}, slug="reads")
+
+    def fetch(address: str) -> bytes:
+        if address == bad:
+            raise ZeroDivisionError("what nobody thought of")
+        return partner.metadata()
+
+    database = scene.stage.hub.database
+    assert refresh_due(database, fetch, now=scene.now) == 2
+    assert scene.ask(scene.signed_in(), partner=partner).status_code == 200
+    row = _row(scene, f"{partner.entity_id}/bad")
+    assert row.metadata_error == "The metadata could not be read (ZeroDivisionError)."
+    assert row.metadata_due_at is not None and row.metadata_due_at > scene.now
+    assert refresh_due(database, fetch, now=scene.now) == 0
+    for slug in ("breaks", "reads"):
+        scene.apply({"slug": slug, "name": slug, "entitle": []})
+
+
 def test_certificates_that_run_out_are_told_in_time(scene: Scene, partner: Partner) -> None:
     soon = make_signer("soon", now=scene.now, days=20)
     _apply(scene, partner.block(certificates=[soon.certificate]))

@@ -278,6 +278,10 @@ def _shown(scene: Scene, page: Any, cause: str) -> None:
         ({"AssertionConsumerServiceURL": None, "AssertionConsumerServiceIndex": "7"}, "saml.consumer_index"),
         ({"AssertionConsumerServiceURL": None, "AssertionConsumerServiceIndex": "-1"}, "saml.consumer_index"),
         ({"AssertionConsumerServiceURL": None, "AssertionConsumerServiceIndex": "9" * 30}, "saml.consumer_index"),
+        (
+            {"AssertionConsumerServiceURL": None, "AssertionConsumerServiceIndex": "0" * 6 + "9" * 5_000},
+            "saml.consumer_index",
+        ),
         ({"AssertionConsumerServiceIndex": "0"}, "saml.consumer_twice"),
         ({"ProtocolBinding": "urn:oasis:names:tc:SAML:2.0:bindings:HTTP-Artifact"}, "saml.binding"),
         ({"Destination": "https://elsewhere.example/saml/sso"}, "saml.destination"),

@@ -338,6 +338,15 @@ def test_filters_select_whom_they_mean(crowd: Scim) -> None:
     assert found == dict(_FILTERS)
 
 
+@pytest.mark.parametrize("collection", ["Users", "Groups"])
+@pytest.mark.parametrize("cursor", ["9" * 5_000, "\u0663", "-1", "1.5", "\u00b2"])
+def test_cursor_that_nobody_gave_is_refused(crowd: Scim, collection: str, cursor: str) -> None:
+    """Python reads no number of more than 4,300 digits; the list answered 500."""
+    for more in ({}, {"sortBy": "displayName"}):
+        answer = crowd.call("GET", f"/{collection}", params={"cursor": cursor, **more})
+        assert (answer.status_code, answer.json()["scimType"]) == (400, "invalidCursor")
+
+
 def test_every_way_of_paging_walks_everybody_once(crowd: Scim) -> None:
     walked: list[list[str]] = []
     for sort in ({}, {"sortBy": "displayName"}, {"sortBy": "title"}, {"filter": "title pr", "sortBy": "emails.value"}):

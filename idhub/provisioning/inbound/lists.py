@@ -1,8 +1,9 @@
 """Lists that are made in memory: what a filter sees of a resource, its order, the part that was asked for. Pure."""
 
+import re
 from collections import ChainMap
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from scim.attributes import ResourceType, Target
 from scim.errors import InvalidCursor
@@ -57,10 +58,13 @@ def ordered(found: list[Stored], query: Query, document_of: Callable[[Stored], M
     return without + valued if query.is_descending else valued + without
 
 
+_START: Final = re.compile("[0-9]{1,10}")
+
+
 def start_of(query: Query) -> int:
     if query.cursor is None:
         return query.start_index - 1
-    if query.cursor and not query.cursor.isdecimal():
+    if query.cursor and not _START.fullmatch(query.cursor):
         raise InvalidCursor("This cursor is not of this list.", attribute="cursor")
     return min(int(query.cursor or 0), 2**31)
 

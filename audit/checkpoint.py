@@ -278,8 +278,9 @@ class FileWitness:
         try:
             # A receiver of syslog puts time and names before it.
             note = json.loads(line[max(line.find(_NOTE_BEGUN), 0) :])["note"]
-        except (ValueError, KeyError, TypeError):
-            # A torn write: what the crash left is not a JSON line, and nothing in it was acknowledged.
+        except (ValueError, KeyError, TypeError, RecursionError):
+            # A torn write: what the crash left is not a JSON line, and nothing in it was acknowledged. Or, where a
+            # receiver of syslog wrote the file, what somebody else sent it.
             return None
         if not isinstance(note, str):
             raise InvalidNote(f"a line of {self._path.name} is not a checkpoint")

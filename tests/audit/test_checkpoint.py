@@ -131,6 +131,15 @@ def test_a_line_cut_short_by_a_crash_does_not_spoil_the_next(tmp_path: Path) -> 
     assert list(witness.notes()) == [note_of(2), note_of(1)]
 
 
+def test_a_line_of_nothing_but_brackets_is_passed_over(tmp_path: Path) -> None:
+    """Whoever reaches the receiver of syslog writes to its file; the hub that compares itself with it did not start."""
+    witness = FileWitness(tmp_path / "w")
+    witness.publish(note_of(1))
+    with (tmp_path / "w").open("ab") as file:
+        file.write(b'{"note": ' + b"[" * 200_000 + b"\n")
+    assert list(witness.notes()) == [note_of(1)]
+
+
 def test_a_line_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     (tmp_path / "w").write_text('{"note": 7}\n')
     with pytest.raises(InvalidNote, match="not a checkpoint"):

@@ -168,7 +168,7 @@ class _ExportReader:
     def _note_decision(self, body: bytes) -> None:
         try:
             through = json.loads(body)["details"]["through_position"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return
         if type(through) is int:
             self._pruned = max(self._pruned, through)
@@ -259,7 +259,7 @@ class _ExportReader:
                 self._result.revealed += 1
             if value["position"] != self._last_position:
                 checker.report("commitment", "personal values stand beside another event", self._last_position)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             checker.report("commitment", "personal values cannot be read", self._last_position)
 
     def _end(self, value: Any) -> None:

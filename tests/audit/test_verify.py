@@ -400,6 +400,19 @@ def test_a_hostile_line_is_a_finding_never_a_crash(sqlite_trail: Trail, export: 
     assert not verified(sqlite_trail, export, lines).is_valid
 
 
+@pytest.mark.parametrize(
+    ("end", "beside"),
+    [(b',"type":"audit.pruned"}', b""), (b"}", b'{"personal":{"position":300,"values":{}}}\n')],
+    ids=["a decision", "an event with personal values"],
+)
+def test_an_event_of_nothing_but_brackets_is_a_finding_never_a_crash(
+    sqlite_trail: Trail, export: Path, end: bytes, beside: bytes
+) -> None:
+    lines = lines_of(export)
+    lines[at(lines, 300)] = b'{"position":300,"body":' + b"[" * 200_000 + end + b"}\n" + beside
+    assert not verified(sqlite_trail, export, lines).is_valid
+
+
 def test_a_tile_of_no_events_is_a_finding(sqlite_trail: Trail, export: Path) -> None:
     lines = lines_of(export)
     lines.insert(at(lines, 0), tile_line(0, []))

@@ -80,7 +80,8 @@ class Mould:
         Args:
             are_fit: the texts are known to fit (`fits`).
         """
-        commitments = batch.seal(personal, event_id, identifier(texts[self._person]))
+        person = texts[self._person]
+        commitments = batch.seal(personal, event_id, person if are_fit else identifier(person))
         if tuple(commitments) == self._fields and (are_fit or self.fits(texts)):
             values = (*texts, event_id, *commitments.values())
             form = self._form.copy()

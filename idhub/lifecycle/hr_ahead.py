@@ -262,6 +262,7 @@ class Reader:
         sealed = self._keyring.seal_all([(said_context(one.key), _said(one.row)) for one in strangers])
         ids = new_ids("per", len(strangers))
         places: dict[tuple[str, tuple[str, ...]], tuple[str, str]] = {}
+        todays: dict[str, date] = {}
         for number, ((key, row, human), raw_sealed, principal_id) in enumerate(
             zip(strangers, sealed, ids, strict=True)
         ):
@@ -279,7 +280,9 @@ class Reader:
                 managers.append((number, manager_place(companies, row)))
             state = "present"
             if ends_on is not None or status is HrStatus.LEFT:
-                today = companies.today(company_key, now=terms.now)
+                today = todays.get(company_key)
+                if today is None:
+                    today = todays[company_key] = companies.today(company_key, now=terms.now)
                 ends_on = end_of_new(row, today)
                 state = "left" if is_over(row, today) else state
             person = {

@@ -135,11 +135,10 @@ class Companies:
                 self._foreseen_departments[pair] = new_id("dep")
         zones = {self._views[key].id: self._views[key].time_zone for key in companies}
         # With everything above them: all are made under the ids given here.
-        above = {
-            (organization_id, path[:end])
-            for organization_id, path in wanted
-            for end in (place for place, char in enumerate(path) if char == "/")
-        }
+        above: set[tuple[str, str]] = set()
+        for organization_id, path in wanted:
+            while path := path.rpartition("/")[0]:
+                above.add((organization_id, path))
         return Foreseen(companies, {pair: self._foreseen_departments[pair] for pair in wanted | above}, zones)
 
     def expect(self, foreseen: Foreseen) -> None:

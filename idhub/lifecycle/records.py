@@ -514,9 +514,9 @@ def _write_periods(
 
 def login_names_of(numbers: Iterable[str], email: str | None, mobile: str | None) -> dict[str, LoginNameKind]:
     """What a person may type to name themself, in its stored form, and its kind."""
-    names: dict[str, LoginNameKind] = {
-        stored_login_name("employee_number", number): "employee_number" for number in numbers
-    }
+    names: dict[str, LoginNameKind] = {}
+    for number in numbers:
+        names[stored_login_name("employee_number", number)] = "employee_number"
     if email:
         names.setdefault(stored_login_name("email", email), "email")
     if mobile:

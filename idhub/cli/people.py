@@ -1,6 +1,7 @@
 """`idhub people`: import, show, invite."""
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from idhub.directory.people import find_person, show_person, sources_of
 people = typer.Typer(help="People: import an HR file, show somebody, make a first-sign-in link.", no_args_is_help=True)
 app.add_typer(people, name="people")
 _SHOWN_PROBLEMS = 50
+_DRAWN_SECONDS = 0.1
 ALL_IN, REFUSED, QUARANTINED = 0, 2, 3
 
 
@@ -38,13 +40,20 @@ def import_people(
             TimeElapsedColumn(),
             console=_stderr(),
             transient=True,
+            # Drawn by us: a thread would keep the import from copying this process (`hr_ahead`).
+            auto_refresh=False,
             disable=not sys.stderr.isatty(),
         ) as bar,
     ):
         task = bar.add_task("importing", total=None)
+        drawn = 0.0
 
         def progress(rows: int) -> None:
-            bar.update(task, completed=rows)
+            nonlocal drawn
+            is_due = time.monotonic() - drawn > _DRAWN_SECONDS
+            bar.update(task, completed=rows, refresh=is_due)
+            if is_due:
+                drawn = time.monotonic()
 
         report = import_file(
             hub.database,

@@ -16,16 +16,19 @@ import gc
 import os
 import pickle
 import queue
+import signal
 import struct
 import subprocess
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import date, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import IO, Any, NamedTuple, Protocol
 
 import orjson
 from sqlalchemy import BindParameter, bindparam, select
@@ -55,6 +58,7 @@ _WORTH_A_PROCESS = 1 << 20
 _PIPE_BYTES = 1 << 20
 _KEPT_AHEAD = 32
 """Batches read while the writer waits for a lock or the disk, somewhat less than a megabyte each."""
+_LOOK_SECONDS = 0.002
 _STEP_BACK = 5
 """Niceness of the reading process: a third of what another busy process gets; on an idle machine a whole core."""
 _HEAD = struct.Struct("<Q?")
@@ -448,6 +452,105 @@ def open_reader(
     return ReaderApart(database, path, companies, keyring, terms, meanwhile)
 
 
+class _Process(Protocol):
+    """A process that we began: `subprocess.Popen`, or one that is a copy of this."""
+
+    def kill(self) -> None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+
+class _Copy:
+    """A process that began as a copy of this one."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._status = pid, -1
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._pid:
+            os.kill(self._pid, signal.SIGKILL)
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit status, when it has ended.
+
+        Raises:
+            subprocess.TimeoutExpired: it has not, after so many seconds.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self._pid:
+            ended, status = os.waitpid(self._pid, 0 if deadline is None else os.WNOHANG)
+            if ended:
+                self._pid, self._status = 0, os.waitstatus_to_exitcode(status)
+            elif deadline is not None and time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("hr_file", timeout or 0)
+            else:
+                time.sleep(_LOOK_SECONDS)
+        return self._status
+
+
+def _begin(database: Database) -> tuple[_Process, IO[bytes], IO[bytes]]:
+    """Begin a reading process. Returns it, what it is told through, and what it is heard through.
+
+    A copy of this process has all our modules and begins at once; a new interpreter loads them for half a second. But a
+    copy of a process with other threads may hold their locks for ever, and SQLite does not know of copies: it would
+    take the locks of connections that are open here for its own.
+    """
+    if _has_one_thread():
+        database.dispose()
+        if not _is_open(database):
+            return _copy()
+    # -P: modules come from where ours come from, never from the folder that somebody happens to stand in.
+    process = subprocess.Popen(
+        # Neither modules nor rows form cycles (fifty objects of 30,000 rows): looking for them takes a tenth of the
+        # start, and half a microsecond a row.
+        [sys.executable, "-P", "-c", f"import gc; gc.disable(); from {__name__} import serve; serve()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    if process.stdin is None or process.stdout is None:
+        raise Unavailable("The reading process has no pipes.")
+    return process, process.stdin, process.stdout
+
+
+def _has_one_thread() -> bool:
+    """Whether this process has one thread, of whatever library."""
+    return sys.platform == "linux" and len(os.listdir("/proc/self/task")) == 1
+
+
+def _is_open(database: Database) -> bool:
+    """Whether this process has a file of the database open, through whatever connection."""
+    file = database.engine.url.database if database.dialect == "sqlite" else None
+    if not file:
+        return False
+    mine = os.path.realpath(file)
+    for descriptor in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            if os.readlink(f"/proc/self/fd/{descriptor}").startswith(mine):
+                return True
+    return False
+
+
+def _copy() -> tuple[_Process, IO[bytes], IO[bytes]]:
+    there, told = os.pipe()
+    heard, here = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(there)
+        os.close(here)
+        return _Copy(pid), os.fdopen(told, "wb"), os.fdopen(heard, "rb")
+    try:
+        os.close(told)
+        os.close(heard)
+        serve(os.fdopen(there, "rb"), os.fdopen(here, "wb"))
+    except BaseException:
+        # What stands above us is the parent's work, not ours.
+        traceback.print_exc()
+    finally:
+        os._exit(1)
+
+
 class ReaderApart:
     """The HR file read by a process of its own, which works ahead until the pipe between us is full."""
 
@@ -460,18 +563,7 @@ class ReaderApart:
         terms: Terms,
         meanwhile: Callable[[], None],
     ) -> None:
-        # -P: modules come from where ours come from, never from the folder that somebody happens to stand in.
-        self._process = subprocess.Popen(
-            # Neither modules nor rows form cycles (fifty objects of 30,000 rows): looking for them takes a tenth of the
-            # start, and half a microsecond a row.
-            [sys.executable, "-P", "-c", f"import gc; gc.disable(); from {__name__} import serve; serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
-        if self._process.stdin is None or self._process.stdout is None:
-            raise Unavailable("The reading process has no pipes.")
-        self._to, self._from = self._process.stdin, self._process.stdout
+        self._process, self._to, self._from = _begin(database)
         self._kept: queue.Queue[bytes] = queue.Queue(_KEPT_AHEAD)
         self._listener: threading.Thread | None = None
         _widen(self._from)
@@ -577,7 +669,7 @@ def _widen(pipe: Any) -> None:
 class _Server:
     """The reading process: answers one parent until that closes the pipe."""
 
-    def __init__(self, requests: BinaryIO, answers: BinaryIO) -> None:
+    def __init__(self, requests: IO[bytes], answers: IO[bytes]) -> None:
         self._requests, self._answers = requests, answers
         self._database: Database | None = None
 
@@ -641,13 +733,16 @@ def seldom_collected() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def serve() -> None:
-    """Be the reading process.
+def serve(requests: IO[bytes] | None = None, answers: IO[bytes] | None = None) -> None:
+    """Be the reading process, heard and answering through these or its standard input and output. Does not return.
 
     It steps back behind whoever is waited for: the writer, which holds the lock that everybody needs, and sign-ins.
     """
+    # Who stops the import stops the parent, and with it what we read from.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_STEP_BACK)
-    server = _Server(sys.stdin.buffer, sys.stdout.buffer)
+    gc.disable()
+    server = _Server(requests or sys.stdin.buffer, answers or sys.stdout.buffer)
     server.run()
     server.close()
     # At once: what is left has nothing to put away, and the writer waits for us.

@@ -15,7 +15,6 @@ import argparse
 import base64
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from idhub.demo.sample import SampleFile, create_sample_organizations, write_hr_
 from idhub.demo.signing_in import set_first_password, sign_in
 from idhub.services import open_hub
 from idhub.settings import Settings
+from tests.benchmarks.figures import quantile
 from tests.support.databases import DatabaseKind, Databases
 
 TODAY = date(2026, 11, 23)
@@ -186,9 +186,8 @@ class Bench:
                 self.note(f"{name}: serve kept busy", share * 100, "% of a core")
         for what, values in took.items():
             if len(values) > 1:
-                part = statistics.quantiles(values, n=100)
-                self.note(f"{name}: {what}, p50 of {len(values)}", part[49] * 1000, "ms")
-                self.note(f"{name}: {what}, p99", part[98] * 1000, "ms")
+                self.note(f"{name}: {what}, p50 of {len(values)}", quantile(values, 0.5) * 1000, "ms")
+                self.note(f"{name}: {what}, p99", quantile(values, 0.99) * 1000, "ms")
 
     @contextmanager
     def _serving(self) -> Iterator[int]:

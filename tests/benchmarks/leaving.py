@@ -46,6 +46,7 @@ from idhub.services import Hub, open_hub
 from idhub.settings import Settings
 from idhub.worker import Worker
 from tests.benchmarks.copied_log import log_copied
+from tests.benchmarks.figures import quantile
 from tests.benchmarks.leaving_world import (
     CLIENT_SECRET,
     PASSWORD,
@@ -246,11 +247,6 @@ class Interactive(threading.Thread):
         self.join(30)
 
 
-def _quantile(values: Sequence[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))]
-
-
 def _copied(database: Database) -> AbstractContextManager[None]:
     """The log copied as `serve` does it; elsewhere some of the commits would."""
     if database.dialect != "sqlite":
@@ -281,7 +277,7 @@ def measure_offboard(world: World) -> None:
     # The first ones fill caches, as in any process that has just started.
     took, busy = took[20:], busy[20:]
     world.say("offboarding in the hub, p50", statistics.median(took), "ms")
-    world.say("offboarding in the hub, p99", _quantile(took, 0.99), "ms")
+    world.say("offboarding in the hub, p99", quantile(took, 0.99), "ms")
     world.say("offboarding in the hub, processor time, p50", statistics.median(busy), "ms")
 
 
@@ -420,9 +416,9 @@ def measure_mass_leave(world: World, leavers: int) -> None:
             before = quiet.took[name]
             if before and during:
                 world.say(f"{name} p50 at rest", 1e3 * statistics.median(before), "ms")
-                world.say(f"{name} p99 at rest", 1e3 * _quantile(before, 0.99), "ms")
+                world.say(f"{name} p99 at rest", 1e3 * quantile(before, 0.99), "ms")
                 world.say(f"{name} p50 during the mass leave", 1e3 * statistics.median(during), "ms")
-                world.say(f"{name} p99 during the mass leave", 1e3 * _quantile(during, 0.99), "ms")
+                world.say(f"{name} p99 during the mass leave", 1e3 * quantile(during, 0.99), "ms")
                 world.say(f"{name} max during the mass leave", 1e3 * max(during), "ms")
 
 

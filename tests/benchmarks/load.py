@@ -26,6 +26,8 @@ from urllib.parse import parse_qs, urlencode, urljoin, urlsplit
 
 import uvloop
 
+from tests.benchmarks.figures import quantile
+
 _LENGTH = re.compile(rb"(?i)\r\ncontent-length: *([0-9]+)")
 _COOKIE = re.compile(r"(?i)\r\nset-cookie: *([^=]+)=([^;\r]*)([^\r]*)")
 _LOCATION = re.compile(r"(?i)\r\nlocation: *([^\r]+)")
@@ -373,15 +375,15 @@ def _work(run: Run, plan: dict[str, Any], number: int) -> Awaitable[None]:
 
 
 def _figures(run: Run, seconds: float) -> dict[str, Any]:
-    took = sorted(run.took)
+    took = run.took
     if not took:
         return {"rate": 0.0, "count": 0}
     return {
         "rate": len(took) / seconds,
         "count": len(took),
-        "p50_ms": took[len(took) // 2] * 1000,
-        "p99_ms": took[min(len(took) - 1, int(len(took) * 0.99))] * 1000,
-        "max_ms": took[-1] * 1000,
+        "p50_ms": quantile(took, 0.5) * 1000,
+        "p99_ms": quantile(took, 0.99) * 1000,
+        "max_ms": max(took) * 1000,
         "refused": run.refused,
     }
 

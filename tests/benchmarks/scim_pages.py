@@ -18,9 +18,7 @@ import argparse
 import asyncio
 import gc
 import random
-import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -50,6 +48,7 @@ from idhub.settings import Settings
 from scim.messages import ScimRequest, ScimResponse
 from scim.schemas import BULK_REQUEST, ENTERPRISE_USER, USER
 from tests.benchmarks import search
+from tests.benchmarks.figures import as_line, folder_in_memory, progress, quantile
 from tests.support.databases import DatabaseKind, Databases
 
 SMALL = 20_000
@@ -94,8 +93,7 @@ def main() -> None:
 
 def _print(rows: Iterable[Mapping[str, Any]]) -> None:
     for row in rows:
-        line = f"{row['database']:<11} {row['durability']:<7} {row['name']:<58} {row['value']:>12,.2f} {row['unit']}"
-        print(line, flush=True)
+        print(as_line(row), flush=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +111,7 @@ def measure(size: Size, *, databases: Sequence[DatabaseKind] = ("sqlite", "postg
     rows: list[dict[str, Any]] = []
     for kind in databases:
         with ExitStack() as stack:
-            memory = Path("/dev/shm")  # noqa: S108 - databases of benchmarks live in memory where there is room
-            where = memory if memory.is_dir() else None
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="scim-pages-", dir=where)))
+            folder = stack.enter_context(folder_in_memory("scim-pages"))
             made = Databases(folder)
             stack.callback(made.close)
             url = stack.enter_context(made.fresh(kind, folder, migrated=False))
@@ -272,7 +268,7 @@ def latencies(sender: Sender, people: int, *, rounds: int) -> Iterator[dict[str,
                 spent.append((time.perf_counter() - began) * 1e3)
             if answer.status != 200:
                 raise SystemExit(f"{kind.name}: {answer.status} {answer.body!r}")
-        _progress(kind.name)
+        progress(kind.name)
         yield from _percentiles(f"scim: {kind.name}", spent)
 
 
@@ -283,7 +279,7 @@ def first_walk(sender: Sender, people: int) -> list[dict[str, Any]]:
         page = sender.page(cursor=cursor, count="500")
         sender.keep()
         seen += len(page["Resources"])
-        _progress(f"first walk: {seen} of {people}")
+        progress(f"first walk: {seen} of {people}")
         if (cursor := page.get("nextCursor", "")) == "":
             break
     return [
@@ -391,16 +387,10 @@ def _newcomer(number: str) -> dict[str, Any]:
 
 
 def _percentiles(name: str, spent: list[float]) -> list[dict[str, Any]]:
-    spent = sorted(spent)
     return [
-        {"name": f"{name} p50", "value": statistics.median(spent), "unit": "ms"},
-        {"name": f"{name} p99", "value": spent[min(int(len(spent) * 0.99), len(spent) - 1)], "unit": "ms"},
+        {"name": f"{name} {said}", "value": quantile(spent, share), "unit": "ms"}
+        for said, share in (("p50", 0.5), ("p99", 0.99))
     ]
-
-
-def _progress(words: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{words}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import argparse
 import gc
-import math
 import random
-import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -53,6 +50,7 @@ from idhub.migrations import migrate
 from idhub.settings import Settings
 from idhub.web import queries_people
 from idhub.web.listing import View
+from tests.benchmarks.figures import as_line, folder_in_memory, progress, quantile
 from tests.support.databases import DatabaseKind, Databases
 
 NOW = datetime(2026, 11, 23, 2, 0, tzinfo=UTC)
@@ -87,7 +85,7 @@ def main() -> None:
         kinds: Sequence[DatabaseKind] = options.database or ("sqlite", "postgresql")
         rows = measure(people=options.people, rounds=options.rounds, databases=kinds)
     for row in rows:
-        print(f"{row['database']:<11} {row['durability']:<7} {row['name']:<58} {row['value']:>12,.2f} {row['unit']}")
+        print(as_line(row))
 
 
 def measure(
@@ -97,9 +95,7 @@ def measure(
     rows: list[dict[str, Any]] = []
     for kind in databases:
         with ExitStack() as stack:
-            memory = Path("/dev/shm")  # noqa: S108 - databases of benchmarks live in memory where there is room
-            where = memory if memory.is_dir() else None
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="search-", dir=where)))
+            folder = stack.enter_context(folder_in_memory("search"))
             made = Databases(folder)
             stack.callback(made.close)
             url = stack.enter_context(made.fresh(kind, folder, migrated=True))
@@ -144,7 +140,7 @@ def fill(database: Database, people: int, *, batch: int = BATCH, seconds: float 
             spent += time.perf_counter() - began
             _insert(session, [{**person, **one._asdict()} for person, one in zip(persons, indexed, strict=True)])
         done += len(persons)
-        _progress(f"{database.dialect}: {done:,} of {people:,} people")
+        progress(f"{database.dialect}: {done:,} of {people:,} people")
     began = time.perf_counter()
     tend(database)
     tended = time.perf_counter() - began
@@ -157,7 +153,7 @@ def fill(database: Database, people: int, *, batch: int = BATCH, seconds: float 
             size = connection.execute(
                 text("SELECT sum(length(CAST(body AS BLOB)) + 2 * length(CAST(first AS BLOB))) FROM search_blocks")
             ).scalar_one()
-    _progress("")
+    progress("")
     return [
         {
             "name": "index: written with the person, terms included",
@@ -262,15 +258,13 @@ def latencies(database: Database, people: int, *, rounds: int = 120, only: str =
                 began = time.perf_counter()
                 listing = search(database, words, filters, company, **place)
                 spent.append((time.perf_counter() - began) * 1e3)
-            spent.sort()
             found = listing.found
             shown = "?" if found is None else f"{found.number:,}" if found.is_all else f"over {found.number:,}"
             label = f"search: {name} [{shown}]" + (f", page {number}" if number > 1 else "")
-            p99 = spent[math.ceil(len(spent) * 0.99) - 1]
-            for measure, value in (("p50", statistics.median(spent)), ("p99", p99), ("slowest", spent[-1])):
-                rows.append({"name": f"{label} {measure}", "value": value, "unit": "ms"})
-        _progress(f"{database.dialect}: {name}")
-    _progress("")
+            for measure, share in (("p50", 0.5), ("p99", 0.99), ("slowest", 1.0)):
+                rows.append({"name": f"{label} {measure}", "value": quantile(spent, share), "unit": "ms"})
+        progress(f"{database.dialect}: {name}")
+    progress("")
     return rows
 
 
@@ -410,11 +404,6 @@ def _login_names(persons: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         one = p["searchable"]
         for kind, value in (("employee_number", one.numbers[0]), ("email", one.email), ("mobile", one.mobile)):
             yield {"value": value, "principal_id": _id("per", p["number"]), "kind": kind}
-
-
-def _progress(words: str) -> None:
-    if sys.stderr.isatty():
-        print(f"\r\x1b[K{words}", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

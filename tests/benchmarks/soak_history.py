@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from tests.benchmarks.figures import quantile
+
 BEFORE_SECONDS = 0.1
 """Within so long before an ending was asked for, a use must have succeeded."""
 AFTER_SECONDS = 0.01
@@ -144,9 +146,5 @@ def percentiles(seconds: Sequence[float]) -> dict[str, float]:
     """p50, p99 and maximum in milliseconds."""
     if not seconds:
         return {}
-    ordered = sorted(seconds)
-
-    def at(part: float) -> float:
-        return round(1000 * ordered[min(len(ordered) - 1, int(part * len(ordered)))], 2)
-
-    return {"p50": at(0.5), "p99": at(0.99), "max": at(1.0), "n": len(ordered)}
+    shares = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+    return {name: round(1000 * quantile(seconds, at), 2) for name, at in shares.items()} | {"n": len(seconds)}

@@ -41,6 +41,13 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", head.lower()).strip().replace(" ", "-") for head in heads}
 
 
+def test_the_map_of_the_architecture_has_every_module() -> None:
+    drawn = (DOCS / "architecture.md").read_text("utf-8").partition("```")[2].partition("```")[0].partition("---")[0]
+    named = {word for line in drawn.splitlines() for word in re.split(r"[ |:]+", re.split(r" {3,}(?=\S)", line)[0])}
+    there = {one.stem for one in (DOCS.parent / "idhub").iterdir() if not one.name.startswith("__")}
+    assert (there - named, named - there - {""}) == (set(), set())
+
+
 def test_generated_pages_are_what_the_code_says() -> None:
     """Stale? Run `python docs/generate.py`."""
     assert runpy.run_path(str(DOCS / "generate.py"))["stale"]() == []

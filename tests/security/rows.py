@@ -203,10 +203,12 @@ ROWS: dict[str, Row] = {
     "T02": Row("CVE-2021-32677", "text/plain from another site to every route that changes", "415 or 422", (
         f"{_BAD}test_what_a_signed_in_person_is_refused_is_an_event_of_theirs",
         f"{_LOGIN}test_every_form_takes_only_what_a_form_sends",
+        f"{_ROLES}test_no_form_is_taken_that_this_browser_was_not_given",
         "tests/api/test_bad_input.py::test_only_json_that_says_so_is_read")),
     "T03": Row("CVE-2015-9284", "sign-in form of another site", "refused", (
         f"{_LOGIN}test_a_form_of_another_site_signs_nobody_in",
-        f"{_LOGIN}test_a_form_without_this_browsers_token_signs_nobody_in")),
+        f"{_LOGIN}test_a_form_without_this_browsers_token_signs_nobody_in",
+        f"{_ROLES}test_no_form_is_taken_that_this_browser_was_not_given")),
     "T06": Row("CVE-2024-47070", "garbage X-Forwarded-For; Host and Proto of another site", "one public address", (
         f"{_PLACES}test_only_trusted_proxies_are_believed_and_garbage_skips_nothing",
         f"{_TOKEN}test_addresses_are_those_that_trusted_proxies_vouch_for",

@@ -4,8 +4,9 @@ import html
 import re
 from collections.abc import Mapping
 
+import orjson
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from starlette.testclient import TestClient
 
 from audit.tables import audit_events
@@ -243,3 +244,59 @@ def test_a_role_finds_what_is_its_own_and_nothing_else(hall: Hall, values: Mappi
         if found != (role in who):
             wrong.append((role, method, path, status, location))
     assert not wrong
+
+
+_FORMS_OF_THEIR_OWN = {
+    "/login", "/login/first", "/consent", "/logout", "/preferences", "/login/saml/acs", "/login/saml/slo",
+    "/login/saml/slo/soap",
+}  # fmt: skip
+"""They answer a refusal by a page of their own (tests/web/test_login_pages.py), set a cookie of the browser's, or are
+what a provider sends (tests/saml/test_upstream.py)."""
+FORMS = sorted(path for method, path in CELLS if method == "POST" and path not in _FORMS_OF_THEIR_OWN)
+
+
+def _token_of(browser: TestClient) -> str:
+    found = _CSRF.search(browser.get("/account/security").text)
+    assert found
+    return html.unescape(found[1])
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("none", "csrf.token"),
+        ("of_another_session", "csrf.token"),
+        ("made_up", "csrf.token"),
+        ("other_origin", "csrf.cross_site"),
+        ("other_site", "csrf.cross_site"),
+    ],
+)
+def test_no_form_is_taken_that_this_browser_was_not_given(
+    hall: Hall, values: Mapping[str, str], how: str, reason: str
+) -> None:
+    """Each form of each page, by somebody who may (T02, T03, A25; ASVS 3.5.1)."""
+    assert len(FORMS) > 15
+    own = str(hall.stage.hub.settings.issuer)
+    wrong = []
+    for path in FORMS:
+        who = next(role for role in ("administrator", "hr", "auditor", "employee") if role in CELLS["POST", path])
+        browser, other = hall.browsers[who], hall.browsers["auditor" if who != "auditor" else "hr"]
+        address = path
+        for name, value in values.items():
+            address = address.replace("{" + name + "}", value)
+        token = {"none": "", "made_up": f"{'A' * 22}.{'0' * 64}", "of_another_session": _token_of(other)}.get(how)
+        headers = {"origin": "https://evil.example" if how == "other_origin" else own}
+        if how == "other_site":
+            headers |= {"sec-fetch-site": "cross-site"}
+        fields = {**dict.fromkeys((*_POST, "run"), ""), "csrf_token": _token_of(browser) if token is None else token}
+        with hall.stage.hub.database.read() as session:
+            last = session.execute(select(func.max(audit_events.c.id))).scalar_one()
+        answer = browser.post(address, data=fields, headers=headers)
+        with hall.stage.hub.database.read() as session:
+            rows = session.execute(select(audit_events.c.body).where(audit_events.c.id > last)).scalars()
+            events = [orjson.loads(body) for body in rows]
+        told = [(event["type"], event.get("reason"), event["actor"]["id"]) for event in events]
+        if answer.status_code != 403 or told != [("request.refused", reason, hall.people[who])]:
+            wrong.append((path, who, answer.status_code, told))
+    assert not wrong
+    assert all(hall.browsers[name].get("/").status_code == 200 for name in ("hr", "administrator", "auditor"))

@@ -131,9 +131,21 @@ class Sent:
         Raises:
             psycopg.Error: it failed, or one that was sent before it.
         """
+        return self._wire.rows(self._answered())
+
+    def piece(self) -> bytes | None:
+        """The one value of the one row, a text, as bytes.
+
+        Raises:
+            psycopg.Error: as `fetchall`.
+        """
+        piece: bytes | None = self._answered().get_value(0, 0)
+        return piece
+
+    def _answered(self) -> Any:
         if self.result is None:
             self._wire.take(self)
-        return self._wire.rows(self.result)
+        return self.result
 
 
 class _Wire:

@@ -167,6 +167,9 @@ class _Fetched:
     def fetchall(self) -> list[Any]:
         return self._rows
 
+    def piece(self) -> Any:
+        return self._rows[0][0]
+
 
 class Answer:
     """Rows that were asked for, and may still be on their way."""
@@ -179,11 +182,18 @@ class Answer:
 
     def rows(self) -> list[Any]:
         """The rows, once, as tuples that name their columns."""
+        return self._form.rows(self._fetched(self._sent.fetchall))
+
+    def piece(self) -> bytes | str | None:
+        """The one value of the one row, a text, as the database sent it."""
+        value: bytes | str | None = self._fetched(self._sent.piece)
+        return value
+
+    def _fetched(self, fetch: Callable[[], Any]) -> Any:
         try:
-            stored = self._sent.fetchall()
+            return fetch()
         except self._connection.dialect.loaded_dbapi.Error as error:
             raise driver_error(self._connection, self._text, error) from error
-        return self._form.rows(stored)
 
 
 class Told(Protocol):
@@ -314,6 +324,16 @@ class Planned:
             DBAPIError: as any other statement.
         """
         return self.ask(session, given).rows()
+
+    def piece(self, session: Session, given: Mapping[str, Any]) -> bytes | str | None:
+        """Run it and return the one value of its one row, a text: as it came, where it came past the driver.
+
+        Raises:
+            DBAPIError: as any other statement.
+        """
+        told = self.ask(session, given)
+        value: bytes | str | None = told.piece() if isinstance(told, Answer) else told.rows()[0][0]
+        return value
 
     def ask(self, session: Session, given: Mapping[str, Any]) -> Told:
         """Run it; its rows are fetched later (`together`).

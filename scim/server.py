@@ -92,7 +92,8 @@ class Stored(NamedTuple):
 class Page:
     """Part of a list. `total` is None where counting was not asked for or would cost too much."""
 
-    items: Sequence[Stored]
+    items: Sequence[Stored | bytes]
+    """Bytes are a resource complete as JSON, as the query shows it (`Query.shows_type`)."""
     total: int | None
     next_cursor: str | None = None
 
@@ -398,46 +399,22 @@ class Server:
             "schemas": schemas,
             "id": stored.id,
             **{name: value for name, value in stored.resource.items() if name != "schemas"},
-            "meta": self._meta(kind, stored),
-        }
-
-    def _meta(self, kind: ResourceType, stored: Stored) -> dict[str, str]:
-        # Nothing of a name is quoted; asking for that takes longer than the rest.
-        place = stored.id if stored.id.isascii() and stored.id.isidentifier() else quote(stored.id, safe="")
-        return {
-            "resourceType": kind.name,
-            "created": _instant(stored.created_at),
-            "lastModified": _instant(stored.changed_at),
-            "location": f"{self._base_url}{kind.endpoint}/{place}",
-            "version": _tag(stored.version),
+            "meta": _meta(stored, kind, self._base_url),
         }
 
     def _entries(self, kind: ResourceType, page: Page, projection: Projection) -> list[Any]:
         """The resources of a list. What is shown whole, and the store has as JSON, is spliced as it is."""
-        ends = f'"meta":{{"resourceType":{_text(kind.name)},', _text(f"{self._base_url}{kind.endpoint}/")[:-1]
-        known = next((each.plain_of for each in page.items if each.plain_of is not None), None)
+        known = next((each.plain_of for each in page.items if not isinstance(each, bytes) and each.plain_of), None)
         plain = known if known is not None and projection.shows_type(known) else None
         return [
-            projection(self._document(kind, stored))
+            orjson.Fragment(stored)
+            if isinstance(stored, bytes)
+            else projection(self._document(kind, stored))
             if stored.body is None
             or not ((plain is not None and stored.plain_of is plain) or projection.shows_all(stored.resource))
-            else orjson.Fragment(b"%b,%b" % (stored.body[:-1], self._end(kind, stored, *ends)))
+            else orjson.Fragment(complete(stored, kind, base_url=self._base_url))
             for stored in page.items
         ]
-
-    def _end(self, kind: ResourceType, stored: Stored, head: str, place: str) -> bytes:
-        """`id` and `meta` as JSON, and the brace behind them. Of what needs no quoting, put together as text.
-
-        Args:
-            head, place: the beginnings of `meta` and of a location's text, the same for all of a kind.
-        """
-        name, version = stored.id, stored.version
-        if not (name.isascii() and name.isidentifier() and version.isascii() and version.replace(".", "").isalnum()):
-            return orjson.dumps({"id": name, "meta": self._meta(kind, stored)})[1:]
-        return (
-            f'"id":"{name}",{head}{_instants(stored.created_at, stored.changed_at)}'
-            f'"location":{place}{name}","version":"W/\\"{version}\\""}}}}'
-        ).encode()
 
     # --- lists --------------------------------------------------------------------------------------------------------
 
@@ -525,7 +502,7 @@ class Server:
             bulk.Result(
                 operation=operation,
                 status=201,
-                location=self._meta(kind, stored)["location"],
+                location=_meta(stored, kind, self._base_url)["location"],
                 version=_tag(stored.version),
             )
             for operation, stored in zip(operations, made, strict=True)
@@ -595,6 +572,40 @@ def _json(status: int, document: Mapping[str, Any], headers: Mapping[str, str] |
     return ScimResponse(
         status=status, body=orjson.dumps(document), headers={"Content-Type": MEDIA_TYPE, **(headers or {})}
     )
+
+
+def complete(stored: Stored, kind: ResourceType, *, base_url: str) -> bytes:
+    """A resource of which the store has the JSON, with `id` and `meta` at its end. Of what needs no quoting, these are
+    put together as text.
+    """
+    name, version, body = stored.id, stored.version, stored.body or b""
+    if not (name.isascii() and name.isidentifier() and version.isascii() and version.replace(".", "").isalnum()):
+        end = orjson.dumps({"id": name, "meta": _meta(stored, kind, base_url)})[1:]
+        return b"%b,%b" % (body[:-1], end)
+    head, place = _beginnings(kind.name, f"{base_url}{kind.endpoint}/")
+    end = (
+        f'"id":"{name}",{head}{_instants(stored.created_at, stored.changed_at)}'
+        f'"location":{place}{name}","version":"W/\\"{version}\\""}}}}'
+    ).encode()
+    return b"%b,%b" % (body[:-1], end)
+
+
+@lru_cache(maxsize=64)
+def _beginnings(name: str, place: str) -> tuple[str, str]:
+    """The beginnings of `meta` and of a location's text, the same for all of a kind."""
+    return f'"meta":{{"resourceType":{_text(name)},', _text(place)[:-1]
+
+
+def _meta(stored: Stored, kind: ResourceType, base_url: str) -> dict[str, str]:
+    # Nothing of a name is quoted; asking for that takes longer than the rest.
+    place = stored.id if stored.id.isascii() and stored.id.isidentifier() else quote(stored.id, safe="")
+    return {
+        "resourceType": kind.name,
+        "created": _instant(stored.created_at),
+        "lastModified": _instant(stored.changed_at),
+        "location": f"{base_url}{kind.endpoint}/{place}",
+        "version": _tag(stored.version),
+    }
 
 
 def _list(

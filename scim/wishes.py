@@ -31,6 +31,8 @@ class Query:
     cursor: str | None = None
     shows: Callable[[str], bool] = lambda name: True
     """Whether a core attribute is shown at all: a store need not read what nobody looks at."""
+    shows_type: Callable[[ResourceType], bool] = lambda kind: False
+    """Whether nothing is left out of a resource that has only what a type shows by default."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +129,7 @@ class Wishes:
 
     def query(self, kind: ResourceType, *, skip: int | None = None, taken: int = 0) -> Query:
         """What the store is asked for; of several types, `skip` of this one and `taken` of earlier ones."""
+        projection = self.projection(kind)
         return Query(
             filter=self.filter,
             sort_by=self._sort_target(kind),
@@ -134,7 +137,8 @@ class Wishes:
             count=max(0, self.count - taken),
             start_index=self.start_index if skip is None else skip + 1,
             cursor=self.cursor,
-            shows=self.projection(kind).shows,
+            shows=projection.shows,
+            shows_type=projection.shows_type,
         )
 
     def _sort_target(self, kind: ResourceType) -> Target | None:

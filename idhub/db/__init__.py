@@ -9,6 +9,7 @@ many rows at once `bulk_insert`, `insert_rows`, `among`, `in_one_piece`. What on
 
 from idhub.db.bulk import (
     MAX_IN_VALUES,
+    Brief,
     among,
     bulk_insert,
     chunked,
@@ -42,6 +43,7 @@ __all__ = [
     "MIGRATING",
     "WRITERS_PATIENCE",
     "Base",
+    "Brief",
     "Database",
     "Instant",
     "JsonText",

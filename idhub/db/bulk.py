@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import orjson
 from sqlalchemy import (
@@ -156,7 +156,20 @@ def given_value(values: Sequence[str]) -> str:
     return orjson.dumps(list(values)).decode()
 
 
-def in_one_piece(rows: Select[Any], *, is_sqlite: bool, words: Sequence[str] = ()) -> Select[Any]:
+class Brief(NamedTuple):
+    """Rows of which few columns say all.
+
+    Args:
+        where: SQL of both databases; a column is `found.name`.
+    """
+
+    where: str
+    names: tuple[str, ...]
+
+
+def in_one_piece(
+    rows: Select[Any], *, is_sqlite: bool, words: Sequence[str] = (), brief: Brief | None = None
+) -> Select[Any]:
     """All rows of a statement that orders them as one text, in their order; `taken_apart` has them again.
 
     SQLite's driver lets go of the interpreter for each row, and whoever computes meanwhile keeps it for up to some
@@ -164,19 +177,28 @@ def in_one_piece(rows: Select[Any], *, is_sqlite: bool, words: Sequence[str] = (
 
     Args:
         words: names of columns with texts that may hold anything: they come as JSON.
+        brief: rows of which fewer columns come.
     """
     found = rows.subquery("found")
-    return select(_as_one_text(tuple(found.c.keys()), tuple(words), is_sqlite)).select_from(found)
+    return select(_as_one_text(tuple(found.c.keys()), tuple(words), brief, is_sqlite)).select_from(found)
 
 
 @lru_cache(256)
-def _as_one_text(names: tuple[str, ...], words: tuple[str, ...], is_sqlite: bool) -> ColumnElement[Any]:
-    quoted = "nullif(json_quote(found.{}), 'null')" if is_sqlite else "to_json(found.{})"
-    fields = [f"coalesce(CAST({(quoted if name in words else 'found.{}').format(name)} AS TEXT), '')" for name in names]
-    line, parted = f" || '{_FIELD.decode()}' || ".join(fields), f"'{_ROW.decode()}'"
+def _as_one_text(
+    names: tuple[str, ...], words: tuple[str, ...], brief: Brief | None, is_sqlite: bool
+) -> ColumnElement[Any]:
+    line, parted = _as_line(names, words, is_sqlite), f"'{_ROW.decode()}'"
+    if brief is not None:
+        line = f"CASE WHEN {brief.where} THEN {_as_line(brief.names, words, is_sqlite)} ELSE {line} END"
     return literal_column(
         f"CAST(group_concat({line}, {parted}) AS BLOB)" if is_sqlite else f"string_agg({line}, {parted})"
     )
+
+
+def _as_line(names: tuple[str, ...], words: tuple[str, ...], is_sqlite: bool) -> str:
+    quoted = "nullif(json_quote(found.{}), 'null')" if is_sqlite else "to_json(found.{})"
+    fields = [f"coalesce(CAST({(quoted if name in words else 'found.{}').format(name)} AS TEXT), '')" for name in names]
+    return f" || '{_FIELD.decode()}' || ".join(fields)
 
 
 def taken_apart(text: bytes | str | None) -> list[list[bytes]]:

@@ -98,7 +98,9 @@ def test_document_of_other_rules_holds_no_more(api: Api, monkeypatch: pytest.Mon
     walked(scim)
     with api.world.database.transaction() as session:
         session.execute(
-            update(ScimDocument).where(ScimDocument.principal_id == person).values(body=b'{"schemas":[],"title":"old"}')
+            update(ScimDocument)
+            .where(ScimDocument.principal_id == person)
+            .values(body=f'{{"schemas":[],"title":"old","id":"{person}","meta":{{}}}}'.encode())
         )
     stale = [each for each in walked(scim) if each["id"] == person]
     monkeypatch.setattr(documents, "RULES", documents.RULES + 1)

@@ -10,23 +10,27 @@ part of it: external ids and groups are added when it is shown, and terms of a t
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
 from typing import Any, Final
 
 import orjson
 from sqlalchemy.orm import Session
 
-from idhub.db import upsert_on
+from idhub.db import from_micros, upsert_on
 from idhub.directory.names import stored_login_name
 from idhub.provisioning.inbound.person_resource import Row, shown_part, user_resource
 from idhub.provisioning.inbound.tables import ScimDocument
 from scim.reading import Projection
 from scim.schemas import Resource
+from scim.server import Stored, complete
 from scim.standard import USER_TYPE
 
-RULES: Final = 1
+RULES: Final = 2
 """Counted up when `person_resource.user_resource` makes another document of the same person than before."""
 _NOTHING_SAID: Final[Mapping[str, Any]] = {}
 _DEFAULT_VIEW: Final = Projection(USER_TYPE)
+_ID: Final = b',"id":"'
 
 
 def rules_of(base_url: str) -> str:
@@ -40,7 +44,8 @@ class Document:
 
     Args:
         whole: with what is not shown and filters see all the same.
-        resource: what is shown; `body` is the same as JSON.
+        resource: what is shown; `body` is the same as JSON, without `id` and `meta`.
+        complete: the same with them.
         is_plain: it has nothing but what RFC 7643 names and shows by default.
     """
 
@@ -48,6 +53,7 @@ class Document:
     whole: Resource
     resource: Resource
     body: bytes
+    complete: bytes
     digest: str
     is_plain: bool
 
@@ -59,7 +65,39 @@ def make_document(row: Row, user_name: str, *, base_url: str) -> Document:
     resource = shown_part(whole, extras) if extras else whole
     body = orjson.dumps(resource)
     digest = hashlib.sha256(body).hexdigest()[:16]
-    return Document(row, whole, resource, body, digest, _DEFAULT_VIEW.shows_all(resource))
+    stored = Stored(
+        id=row.id,
+        resource=resource,
+        version=version_of(row, digest),
+        created_at=instant(row.created_at),
+        changed_at=instant(max(row.changed_at, row.said_at or 0)),
+        body=body,
+    )
+    made = complete(stored, USER_TYPE, base_url=base_url)
+    return Document(row, whole, resource, body, made, digest, _DEFAULT_VIEW.shows_all(resource))
+
+
+def version_of(row: Row, digest: str) -> str:
+    """The version of a resource with a part that has this digest."""
+    return f"{row.version}.{row.said_version or 0}.{digest}"
+
+
+@lru_cache(maxsize=4_096)
+def instant(micros: int) -> datetime:
+    """An instant as it is stored. People who came together have theirs in common."""
+    return from_micros(micros)
+
+
+def id_of(document: bytes) -> str:
+    """Whose complete document it is."""
+    start = document.rindex(_ID) + len(_ID)
+    return document[start : document.index(b'"', start)].decode()
+
+
+def without_id(document: bytes) -> bytes:
+    """A complete document without `id` and `meta`, as a part of others is put behind it."""
+    # No text of JSON holds a quote as it is, and behind the id there is no other.
+    return b"%b}" % document[: document.rindex(_ID)]
 
 
 def joined(body: bytes, digest: str, own: Resource) -> tuple[bytes, str]:
@@ -96,5 +134,5 @@ def _values(document: Document, rules: str) -> dict[str, Any]:
         "is_plain": document.is_plain,
         "is_all": document.resource == document.whole,
         "digest": document.digest,
-        "body": document.body,
+        "body": document.complete,
     }

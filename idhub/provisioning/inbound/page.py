@@ -1,6 +1,7 @@
 """People as SCIM shows them, read in three statements whatever their number.
 
-Lists read them with their documents (`Met`); whoever has none that holds is read whole (`Row`).
+Lists read them with their documents (`Met`); whoever has none that holds is read whole (`Row`). Whose document is all
+that is shown of them is met as that document, from brace to brace.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     ColumnElement,
     Select,
     Text,
@@ -27,7 +29,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session, aliased
 
-from idhub.db import chunked, execute_planned, given, given_value, in_one_piece, taken_apart
+from idhub.db import Brief, chunked, execute_planned, given, given_value, in_one_piece, taken_apart
 from idhub.directory.groups import HAS_GROUPS
 from idhub.directory.names import stored_login_name
 from idhub.directory.tables import (
@@ -39,6 +41,7 @@ from idhub.directory.tables import (
     Principal,
 )
 from idhub.kept import Planned
+from idhub.provisioning.inbound.documents import id_of
 from idhub.provisioning.inbound.person_resource import SHOWN_ACTIVE, Row
 from idhub.provisioning.inbound.tables import ScimDocument, ScimExternalId, ScimNames, ScimUser
 
@@ -100,6 +103,12 @@ def _marked(condition: ColumnElement[bool], letter: str) -> ColumnElement[str]:
     return case((condition, literal_column(f"'{letter}'", Text)), else_=literal_column("''", Text))
 
 
+_SHOWN: Final = "s"
+_IS_ALL_SHOWN: Final = (
+    f"found.is_plain = '{_SHOWN}' AND found.body IS NOT NULL AND found.has_groups = '' AND found.external_id IS NULL"
+)
+_IS_MET: Final = "is_met"
+_BRACE: Final = b"{"
 _DOT: Final[ColumnElement[str]] = literal_column("'.'", Text)
 _HOLDS: Final = and_(
     ScimDocument.person_version == Principal.version,
@@ -127,7 +136,11 @@ _MET_COLUMNS: tuple[Any, ...] = (
         else_=_micros(Principal.changed_at),
     ).label("changed_at"),
     _marked(HAS_GROUPS, "g").label("has_groups"),
-    _marked(ScimDocument.is_plain.expression, "p").label("is_plain"),
+    case(
+        (and_(ScimDocument.is_plain, bindparam("shows_plain", type_=Boolean)), literal_column(f"'{_SHOWN}'", Text)),
+        (ScimDocument.is_plain, literal_column("'p'", Text)),
+        else_=literal_column("''", Text),
+    ).label("is_plain"),
     _marked(ScimDocument.is_all.expression, "a").label("is_all"),
     ScimExternalId.external_id,
     case((_HOLDS, ScimDocument.body)).label("body"),
@@ -135,7 +148,10 @@ _MET_COLUMNS: tuple[Any, ...] = (
 
 
 class Met(NamedTuple):
-    """A person as a list meets them: with their document, where there is one that holds. Texts as they are stored."""
+    """A person as a list meets them: with their document, where there is one that holds. Texts as they are stored.
+
+    Of whom nothing but the document is shown, that stands in place of a `Met`, in bytes.
+    """
 
     id: bytes
     version: bytes
@@ -150,7 +166,7 @@ class Met(NamedTuple):
     external_id: bytes
     """As JSON; empty: there is none."""
     body: bytes
-    """Empty: there is no document, or it does not hold any more."""
+    """Complete; empty: there is no document, or it does not hold any more."""
 
 
 class People(NamedTuple):
@@ -165,6 +181,10 @@ class People(NamedTuple):
     """Whose external ids are meant."""
     rules: str
     """By which documents must have been made."""
+    shows_plain: bool = False
+    """Whether nothing is left out of a document that is plain (`ScimDocument.is_plain`)."""
+    is_looked_at: bool = False
+    """Whether a filter looks at everybody, unless a walk is sure of them."""
     is_lasting: bool = False
     """Whether `rows` is the same object each time: what is made of it is worth keeping."""
     values: Mapping[str, Any] = MappingProxyType({})
@@ -189,12 +209,15 @@ class People(NamedTuple):
         narrowed = _NARROWED[key][0]
         return self._replace(ids=narrowed.ids, rows=narrowed.rows, whole=narrowed.whole, values=values)
 
-    def read(self, session: Session, rows: Select[Any], **values: Any) -> list[Met]:
+    def read(self, session: Session, rows: Select[Any], **values: Any) -> list[Met | bytes]:
         """Run a statement that was made out of `rows`, with values of its parameters."""
-        return [Met._make(each) for each in self.read_wide(session, rows, **values)]
+        return [
+            each[0] if each[0][:1] == _BRACE else Met._make(each) for each in self.read_wide(session, rows, **values)
+        ]
 
     def read_wide(self, session: Session, rows: Select[Any], **values: Any) -> Sequence[Sequence[bytes]]:
-        """The same of a statement that has more columns behind its own."""
+        """The same of a statement that has more columns behind its own; a document has only these behind it. A column
+        `is_met` says whether a filter need not look."""
         is_sqlite = session.get_bind().dialect.name == "sqlite"
         if not self.is_lasting:
             packed = _packed(rows, is_sqlite=is_sqlite)
@@ -202,7 +225,12 @@ class People(NamedTuple):
             packed = found
         else:
             packed = _PACKED[id(rows), is_sqlite] = staying(_packed(rows, is_sqlite=is_sqlite))
-        return taken_apart(self._run(session, packed, values)[0][0])
+        shown = self.shows_plain and (not self.is_looked_at or _IS_MET in rows.selected_columns)
+        asked = self._asked(values) | {"shows_plain": shown}
+        planned = _STAYING.get(id(packed))
+        return taken_apart(
+            self._execute(session, packed, asked)[0][0] if planned is None else planned.piece(session, asked)
+        )
 
     def read_ids(self, session: Session, ids: Select[Any], **values: Any) -> list[str]:
         """The same of a statement that was made out of `ids`."""
@@ -213,10 +241,13 @@ class People(NamedTuple):
         return [Row._make(each) for each in self._run(session, rows, values)]
 
     def _run(self, session: Session, statement: Select[Any], values: Mapping[str, Any]) -> Sequence[Any]:
-        asked = {"provider": self.provider, "rules": self.rules, **self.values, **values}
-        planned = _STAYING.get(id(statement))
-        if planned is not None:
-            return planned.all(session, asked)
+        asked, planned = self._asked(values), _STAYING.get(id(statement))
+        return self._execute(session, statement, asked) if planned is None else planned.all(session, asked)
+
+    def _asked(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {"provider": self.provider, "rules": self.rules, **self.values, **values}
+
+    def _execute(self, session: Session, statement: Select[Any], asked: Mapping[str, Any]) -> Sequence[Any]:
         connection = session.connection()
         if self.is_lasting:
             # The same each time, but made anew.
@@ -237,8 +268,9 @@ def staying(statement: Select[Any]) -> Select[Any]:
 
 
 def _packed(rows: Select[Any], *, is_sqlite: bool) -> Select[Any]:
-    more = rows.selected_columns.keys()[len(Met._fields) :]
-    return in_one_piece(rows, is_sqlite=is_sqlite, words=("external_id", *more))
+    more = tuple(rows.selected_columns.keys()[len(Met._fields) :])
+    where = f"{_IS_ALL_SHOWN} AND found.{_IS_MET}" if _IS_MET in more else _IS_ALL_SHOWN
+    return in_one_piece(rows, is_sqlite=is_sqlite, words=("external_id", *more), brief=Brief(where, ("body", *more)))
 
 
 # Made once: building a statement costs more than what it asks.
@@ -314,16 +346,19 @@ def read_rows(session: Session, ids: Sequence[str], *, provider: str) -> list[Ro
     return [found[each] for each in ids if each in found]
 
 
-def read_met(session: Session, ids: Sequence[str], people: People) -> list[Met]:
+def read_met(session: Session, ids: Sequence[str], people: People) -> list[Met | bytes]:
     """The same with their documents; `people` says whose external ids are meant, and documents by which rules."""
     statement = _met(session.get_bind().dialect.name == "sqlite")
     lasting = people._replace(is_lasting=True)
     found = {
-        met.id.decode(): met
-        for part in chunked(ids)
-        for met in lasting.read(session, statement, given=given_value(part))
+        met_id(met): met for part in chunked(ids) for met in lasting.read(session, statement, given=given_value(part))
     }
     return [found[each] for each in ids if each in found]
+
+
+def met_id(met: Met | bytes) -> str:
+    """Whom a list met."""
+    return id_of(met) if isinstance(met, bytes) else met.id.decode()
 
 
 def _given(session: Session, statement: Planned, ids: Sequence[str], **asked: str) -> Iterator[Any]:

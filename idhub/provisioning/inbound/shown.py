@@ -1,7 +1,7 @@
 """People as a sender sees them: by id, and in lists of any length."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Final
 
 import orjson
@@ -9,12 +9,20 @@ from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
 from idhub.authority import Action, visible_organizations
-from idhub.db import chunked, execute_planned, from_micros, plan_freely
+from idhub.db import chunked, execute_planned, plan_freely
 from idhub.directory import groups as group_book
 from idhub.directory.search import named
 from idhub.directory.tables import Group, Person, Principal
 from idhub.keys import Keyring
-from idhub.provisioning.inbound.documents import Document, joined, make_document, rules_of
+from idhub.provisioning.inbound.documents import (
+    Document,
+    instant,
+    joined,
+    make_document,
+    rules_of,
+    version_of,
+    without_id,
+)
 from idhub.provisioning.inbound.lists import document_of, next_of, ordered, sort_name, start_of, window
 from idhub.provisioning.inbound.page import DELETED, Met, People, fallback_names, present, read_met, read_rows
 from idhub.provisioning.inbound.person_resource import Row, own_part
@@ -44,8 +52,6 @@ from scim.wishes import Query
 
 _BATCH: Final = 500
 _MOST_COMPANIES: Final = 16
-# People who came together have their instants in common.
-_instant = lru_cache(maxsize=4_096)(from_micros)
 _ALL: Final = select(Person.id)
 _COUNT_ALL: Final = select(func.count()).select_from(Person)
 _SORTED: Final[Mapping[str, ColumnElement[Any]]] = {
@@ -102,29 +108,32 @@ class ShownUsers:
         names = fallback_names(self._session, unnamed) if unnamed else {}
         return [make_document(row, row.said_name or names[row.id], base_url=self._base_url) for row in rows]
 
-    def _show_met(self, met: Sequence[Met], *, needs_whole: bool) -> list[Stored]:
+    def _show_met(self, met: Sequence[Met | bytes], *, needs_whole: bool) -> Sequence[Stored | bytes]:
         """Resources of people whom a list met: out of their documents, which are made where there is none.
 
         Args:
             needs_whole: a filter looks at them, which sees more than what is shown.
         """
-        if not met:
-            return []
-        ids = [each.id.decode() for each in met]
-        groups = self._groups_of([one for one, each in zip(ids, met, strict=True) if each.has_groups])
-        lacking = [one for one, each in zip(ids, met, strict=True) if not each.body]
+        ready = [each for each in met if isinstance(each, bytes)]
+        if len(ready) == len(met):
+            return ready
+        rows = [each for each in met if not isinstance(each, bytes)]
+        ids = [each.id.decode() for each in rows]
+        groups = self._groups_of([one for one, each in zip(ids, rows, strict=True) if each.has_groups])
+        lacking = [one for one, each in zip(ids, rows, strict=True) if not each.body]
         hidden = (
-            [one for one, each in zip(ids, met, strict=True) if each.body and not each.is_all] if needs_whole else []
+            [one for one, each in zip(ids, rows, strict=True) if each.body and not each.is_all] if needs_whole else []
         )
         made = self._made(lacking)
         self.made += made.values()
         made |= self._made(hidden)
-        return [
+        shown = iter(
             self._stored(made[one], groups.get(one, ()))
             if one in made
             else self._of_document(one, each, groups.get(one, ()))
-            for one, each in zip(ids, met, strict=True)
-        ]
+            for one, each in zip(ids, rows, strict=True)
+        )
+        return [each if isinstance(each, bytes) else next(shown) for each in met]
 
     def _made(self, ids: Sequence[str]) -> dict[str, Document]:
         rows = read_rows(self._session, ids, provider=self._sender.provider) if ids else []
@@ -157,9 +166,9 @@ class ShownUsers:
             id=row.id,
             resource=resource,
             # Memberships and names of companies change beside the person's own version.
-            version=f"{row.version}.{row.said_version or 0}.{digest}",
-            created_at=_instant(row.created_at),
-            changed_at=_instant(max(row.changed_at, row.said_at or 0)),
+            version=version_of(row, digest),
+            created_at=instant(row.created_at),
+            changed_at=instant(max(row.changed_at, row.said_at or 0)),
             whole=whole,
             body=body,
             plain_of=USER_TYPE if made.is_plain else None,
@@ -167,7 +176,7 @@ class ShownUsers:
 
     def _of_document(self, person_id: str, met: Met, groups: Sequence[tuple[str, str]]) -> Stored:
         """The same of a document that was kept; nobody reads it who does not have to."""
-        version, body = met.version.decode(), met.body
+        version, body = met.version.decode(), without_id(met.body)
         if met.external_id or groups:
             external_id = orjson.loads(met.external_id) if met.external_id else None
             own = own_part(external_id, groups, base_url=self._base_url)
@@ -178,8 +187,8 @@ class ShownUsers:
             id=person_id,
             resource=Parsed(body),
             version=version,
-            created_at=_instant(int(met.created_at)),
-            changed_at=_instant(int(met.changed_at)),
+            created_at=instant(int(met.created_at)),
+            changed_at=instant(int(met.changed_at)),
             body=body,
             plain_of=USER_TYPE if met.is_plain else None,
         )
@@ -196,13 +205,14 @@ class ShownUsers:
                 return page
             condition = user_condition(query.filter, self.kind, provider=self._sender.provider)
         left = None if condition.is_exact or matches is None else matches
+        as_asked: Any = {"shows_plain": query.shows_type(USER_TYPE), "is_looked_at": left is not None}
         if query.cursor is not None and query.sort_by is None and (query.count or query.cursor or left is not None):
             scope = visible_organizations(self._session, self._sender.caller.subject, Action.PEOPLE_READ)
             walks = self._walks(condition, scope, has_more=isinstance(query.filter, And))
             # Every other name may be unsaid, and is not shown then.
             is_shown = condition.is_beginning and condition.begins is not None and condition.begins[0] == "userName"
             says_all = condition.is_beginning and all(isinstance(each, ByKey) for each in walks)
-            people = present(self._sender.provider)._replace(rules=self._rules)
+            people = present(self._sender.provider)._replace(rules=self._rules, **as_asked)
             if scope is not None and not all(isinstance(each, ByCompany) for each in walks):
                 # By no index of companies: a database would rather sort all people of one than walk in order.
                 people = people.where(Principal.organization_id.concat("").in_(scope))
@@ -222,6 +232,7 @@ class ShownUsers:
             statement = self._narrowed(statement, condition.begins[1])
         column = _SORTED.get(sort_name(query.sort_by)) if query.sort_by is not None else None
         if left is None and (query.sort_by is None or column is not None):
+            people = people._replace(**as_asked)
             return self._page_of_users(people, statement, column, query, is_everybody=self._is_everybody(query))
         found = [
             stored

@@ -58,7 +58,7 @@ class ScimDocument(Base):
     """Whether filters see nothing else of the person, but what differs from sender to sender."""
     digest: Mapped[str] = mapped_column(String(16))
     body: Mapped[bytes] = mapped_column(Utf8)
-    """JSON, without what differs from sender to sender (`externalId`, `groups`) and without `id` and `meta`."""
+    """JSON, complete but for what differs from sender to sender (`externalId`, `groups`)."""
 
 
 class ScimNames(Base):

@@ -10,7 +10,6 @@ import base64
 import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import repeat
 from typing import Any, Final, Protocol
 
 import orjson
@@ -23,7 +22,7 @@ from idhub.directory.tables import DISPLAY_NAME_KEY, LoginName, Organization, Pe
 from idhub.errors import Unavailable
 from idhub.kept import Planned
 from idhub.keys import Keyring
-from idhub.provisioning.inbound.page import Met, People, read_met, staying
+from idhub.provisioning.inbound.page import Met, People, met_id, read_met, staying
 from idhub.provisioning.inbound.person_resource import Row
 from idhub.provisioning.inbound.query import Lookup
 from idhub.provisioning.inbound.tables import ScimDocument, ScimUser
@@ -53,13 +52,27 @@ _MOST_WALKS: Final = 8
 class Found:
     """People in the order of a walk, each with where to go on behind them."""
 
-    rows: Sequence[Met]
-    places: Sequence[str]
+    rows: Sequence[Met | bytes]
+    place: Callable[[int], str]
+    """Where to go on behind one of them, by its number."""
     is_over: bool
-    is_tired: bool = False
-    """So many were passed to find these that the page ends here; `places` has one more where to go on."""
+    rest: str | None = None
+    """Where to go on when so many were passed to find these that the page ends here; None: it does not."""
     sure: Sequence[bool] = ()
     """Of each, whether the filter needs no look; empty: of nobody."""
+
+    def selected(self, shown: Sequence[Stored | bytes], matches: Callable[[Stored], bool] | None) -> Sequence[int]:
+        """The numbers of those whom a filter selects, of whom this is shown."""
+        if matches is None:
+            return range(len(shown))
+        sure = self.sure or [False] * len(shown)
+        # What is shown as it is kept needs no look.
+        return [n for n, each in enumerate(shown) if sure[n] or isinstance(each, bytes) or matches(each)]
+
+    @classmethod
+    def by_id(cls, rows: Sequence[Met | bytes], *, is_over: bool, rest: str | None = None) -> "Found":
+        """In the order of ids, which are their places."""
+        return cls(rows, lambda number: met_id(rows[number]), is_over, rest)
 
 
 class Walk(Protocol):
@@ -83,22 +96,16 @@ class ById:
             short = _made(people, people.rows, "id near", lambda rows: _behind_id(rows).where(Person.id <= _NEAR))
             rows = people.read(session, short, stride=max(_SHORT_STRIDE, 2 * limit), **values)
             if len(rows) == limit:
-                return Found(rows, _ids(rows), is_over=False)
+                return Found.by_id(rows, is_over=False)
             asked = {"place": place or "", "stride": _STRIDE}
             for (reach,) in _ON_STRIDE.all(session, asked):
                 within = _made(
                     people, people.rows, "id within", lambda rows: _behind_id(rows).where(Person.id <= _text("reach"))
                 )
                 rows = people.read(session, within, reach=reach, **values)
-                is_full = len(rows) == limit
-                places = _ids(rows) if is_full else [*_ids(rows), reach]
-                return Found(rows, places, is_over=False, is_tired=not is_full)
+                return Found.by_id(rows, is_over=False, rest=None if len(rows) == limit else reach)
         rows = people.read(session, _made(people, people.rows, "id", _behind_id), **values)
-        return Found(rows, _ids(rows), len(rows) < limit)
-
-
-def _ids(rows: Sequence[Met]) -> list[str]:
-    return [row.id.decode() for row in rows]
+        return Found.by_id(rows, is_over=len(rows) < limit)
 
 
 def _text(name: str) -> ColumnElement[str]:
@@ -130,12 +137,11 @@ class ByCompany:
                 if reach is None:
                     break
                 ids = self._ids(session, people, place or "", reach, limit=limit)
-                if len(ids) == limit:
-                    return Found(read_met(session, ids, people), ids, is_over=False)
-                if stride == _STRIDE:
-                    return Found(read_met(session, ids, people), (*ids, reach), is_over=False, is_tired=True)
+                if len(ids) == limit or stride == _STRIDE:
+                    rest = None if len(ids) == limit else reach
+                    return Found.by_id(read_met(session, ids, people), is_over=False, rest=rest)
         ids = self._ids(session, people, place or "", None, limit=limit)
-        return Found(read_met(session, ids, people), ids, len(ids) < limit)
+        return Found.by_id(read_met(session, ids, people), is_over=len(ids) < limit)
 
     def _reach(self, session: Session, place: str, stride: int) -> str | None:
         """The id up to which as many are looked at as a stride allows; None: all who are left are fewer."""
@@ -174,9 +180,8 @@ class BySearch:
         hits = find_people(
             session, self.word, people.ids, beside=place or None, limit=limit, exactly=False, most_looks=_LOOKS
         )
-        is_tired = hits.has_more and len(hits.ids) < limit and hits.last is not None
-        places = [*hits.ids, hits.last] if is_tired and hits.last is not None else hits.ids
-        return Found(read_met(session, hits.ids, people), places, not hits.has_more, is_tired)
+        rest = hits.last if hits.has_more and len(hits.ids) < limit else None
+        return Found.by_id(read_met(session, hits.ids, people), is_over=not hits.has_more, rest=rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +222,7 @@ class ByKey:
             "most": limit,
         }
         if self.is_empty:
-            return Found([], [], is_over=True)
+            return Found.by_id([], is_over=True)
         is_first = place is None
         name = f"{self.name} {is_first} {self.is_met is None}"
         statement = _made(people, people.rows, name, lambda rows: self._rows(rows, self._within(is_first=is_first)))
@@ -232,18 +237,17 @@ class ByKey:
                 statement = statement.where(or_(self.key < far, and_(self.key == far, self.tie <= _text("near"))))
         found = people.read_wide(session, statement, **values)
         width = len(Met._fields)
-        places = [f"{each[0].decode()}\t{orjson.loads(each[width])}" for each in found]
+        met = [each[0] if len(each) < width else Met._make(each[:width]) for each in found]
+        reached_at = -1 if self.is_met is None else -2
+
+        def behind(number: int) -> str:
+            return f"{met_id(met[number])}\t{orjson.loads(found[number][reached_at])}"
+
         is_tired = reach is not None and len(found) < limit
-        if is_tired and reach is not None:
-            places.append(f"{reach[0]}\t{reach[1]}")
-        is_over = len(found) < limit and not is_tired
-        met = [Met._make(each[:width]) for each in found]
-        sure = (
-            []
-            if self.is_met is None
-            else [each[-1] in _YES and bool(one.body) for each, one in zip(found, met, strict=True)]
-        )
-        return Found(met, places, is_over, is_tired, sure)
+        rest = f"{reach[0]}\t{reach[1]}" if is_tired and reach is not None else None
+        is_asked = self.is_met is not None
+        sure = [is_asked and each[-1] in _YES and _has_document(one) for each, one in zip(found, met, strict=True)]
+        return Found(met, behind, len(found) < limit and not is_tired, rest, sure)
 
     def _within(self, *, is_first: bool) -> list[ColumnElement[bool]]:
         key, reached = self.key, _text("reached")
@@ -257,6 +261,10 @@ class ByKey:
         more = () if self.is_met is None else (self.is_met.label("is_met"),)
         found = joined.add_columns(self.key.label("reached"), *more).where(*self.conditions, *within)
         return found.order_by(self.key, self.tie).limit(_MOST)
+
+
+def _has_document(met: Met | bytes) -> bool:
+    return isinstance(met, bytes) or bool(met.body)
 
 
 def _made(people: People, rows: Select[Any], name: str, make: Callable[[Select[Any]], Select[Any]]) -> Select[Any]:
@@ -438,7 +446,7 @@ def walk(
     cursors: Cursors,
     *,
     count: int,
-    show: Callable[[Sequence[Met]], list[Stored]],
+    show: Callable[[Sequence[Met | bytes]], Sequence[Stored | bytes]],
     matches: Callable[[Stored], bool] | None,
 ) -> Page:
     """One page.
@@ -451,28 +459,32 @@ def walk(
     if number >= len(walks):
         # What a name begins with may be found in other ways by now.
         raise InvalidCursor(_FOREIGN, attribute="cursor")
-    items: list[Stored] = []
-    places: list[tuple[int, str]] = []
+    items: list[Stored | bytes] = []
+    places: list[tuple[int, Callable[[int], str], int]] = []
     looked_at = 0
     while True:
         limit = min(max(count + 1 - len(items), looked_at, 1), _BATCH)
         found = walks[number].after(session, people, place, limit=limit)
         looked_at += len(found.rows)
-        sure = found.sure or repeat(False)
-        for stored, behind, is_sure in zip(show(found.rows), found.places, sure, strict=False):
-            if matches is None or is_sure or matches(stored):
-                items.append(stored)
-                places.append((number, behind))
+        shown = show(found.rows)
+        for each in found.selected(shown, matches):
+            items.append(shown[each])
+            places.append((number, found.place, each))
         if len(items) > count:
+            of_walk, behind, each = places[count - 1]
             return Page(
-                items=items[:count], total=None, next_cursor=cursors.write(*places[count - 1]) if count else None
+                items=items[:count],
+                total=None,
+                next_cursor=cursors.write(of_walk, behind(each)) if count else None,
             )
         if found.is_over:
             number, place = number + 1, None
             if number == len(walks):
                 total = len(items) if not cursor else None
                 return Page(items=items, total=total)
-        elif found.places:
-            place = found.places[-1]
-        if looked_at >= LOOKED_AT_A_PAGE or found.is_tired:
+        elif found.rest is not None:
+            place = found.rest
+        elif found.rows:
+            place = found.place(len(found.rows) - 1)
+        if looked_at >= LOOKED_AT_A_PAGE or found.rest is not None:
             return Page(items=items, total=None, next_cursor=cursors.write(number, place or ""))

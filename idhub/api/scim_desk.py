@@ -23,7 +23,7 @@ from idhub.keys import Keyring
 from idhub.lifecycle.doors import Door
 from idhub.login.throttling import claim_call
 from idhub.provisioning.events.streams import events_of_sender
-from idhub.provisioning.inbound.documents import Document, keep_documents, rules_of
+from idhub.provisioning.inbound.documents import Document, form_of, keep_documents
 from idhub.provisioning.inbound.extensions import read_registered
 from idhub.provisioning.inbound.sender import Sender, provider_of
 from idhub.provisioning.inbound.store import DirectoryStore, kinds_with
@@ -195,7 +195,7 @@ class Desk:
         try:
             for part in chunked(made, _KEPT_TOGETHER):
                 with bulk_work(), self.services.database.transaction(durable=False, patience=_PATIENCE) as session:
-                    keep_documents(session, part, rules=rules_of(self._base_url))
+                    keep_documents(session, part, form=form_of(self._base_url))
         except OperationalError as error:
             _LOG.info("scim.documents_not_kept", reason=type(error.orig).__name__)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from sqlalchemy import delete, func, select, update
 
@@ -107,6 +108,30 @@ def test_document_of_other_rules_holds_no_more(api: Api, monkeypatch: pytest.Mon
 
     assert stale[0]["title"] == "old"
     assert walked(scim) == anew(scim, walked(scim))
+
+
+@pytest.mark.parametrize("title", ["", "\x01\x02\x14", ',"id":"', '","displayName":"', '{"schemas":["', "\\", '"'])
+def test_document_is_kept_short_and_shown_as_it_was(title: str) -> None:
+    """Whatever somebody is called: no text of theirs is taken for a part of the form."""
+    form = documents.form_of("https://id.example/scim/v2")
+    person = {"schemas": [USER, ENTERPRISE_USER], "userName": title, "active": True, "title": title, "id": "per_1"}
+    made = orjson.dumps({**person, "meta": {"resourceType": "User", "created": title}})
+
+    short = form.short(made)
+
+    assert (len(short) < len(made) - 100, form.full(short)) == (True, made)
+    assert form.full(b"\x1e".join([short, short])) == b"\x1e".join([made, made])
+    assert (documents.id_of(made), orjson.loads(documents.without_id(made))) == (
+        "per_1",
+        {name: value for name, value in person.items() if name != "id"},
+    )
+
+
+def test_documents_of_another_address_hold_no_more() -> None:
+    """The address is part of the form: what is kept short by one is no document of another."""
+    one, other = (documents.form_of(f"https://{name}.example/scim/v2") for name in ("one", "other"))
+
+    assert one.rules != other.rules
 
 
 @pytest.mark.parametrize("seed", [1])

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, Final
 
 import orjson
@@ -22,7 +22,7 @@ from idhub.directory.names import stored_login_name
 from idhub.provisioning.inbound.person_resource import Row, shown_part, user_resource
 from idhub.provisioning.inbound.tables import ScimDocument
 from scim.reading import Projection
-from scim.schemas import Resource
+from scim.schemas import ENTERPRISE_USER, USER, Resource
 from scim.server import Stored, complete
 from scim.standard import USER_TYPE
 
@@ -31,11 +31,65 @@ RULES: Final = 2
 _NOTHING_SAID: Final[Mapping[str, Any]] = {}
 _DEFAULT_VIEW: Final = Projection(USER_TYPE)
 _ID: Final = b',"id":"'
+_WORDS: Final = (
+    f'{{"schemas":["{USER}","{ENTERPRISE_USER}"],"userName":"',
+    f',"{ENTERPRISE_USER}":{{"employeeNumber":"',
+    ',"meta":{"resourceType":"User","created":"',
+    '","lastModified":"',
+    '","version":"W/\\"',
+    '"displayName":"',
+    ',"active":true',
+    ',"name":{"formatted":"',
+    '","familyName":"',
+    '","givenName":"',
+    ',"userType":"Regular"',
+    ',"emails":[{"value":"',
+    '","type":"work"}]',
+    ',"phoneNumbers":[{"value":"',
+    '","type":"mobile"}]',
+    '","organization":"',
+    '","department":"',
+    '"manager":{"value":"',
+)
+"""The longest of what most documents have in common; the order is part of the form."""
 
 
-def rules_of(base_url: str) -> str:
-    """What documents are made by: the rules, and the address that is part of them."""
-    return hashlib.sha256(f"{RULES}\n{base_url}".encode()).hexdigest()[:16]
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How documents are kept.
+
+    Args:
+        rules: what they are made by, of one installation: the rules, the address that is part of them, and this form.
+        words: characters that stand for a text, and the text. No JSON has such a character.
+    """
+
+    rules: str
+    words: tuple[tuple[bytes, bytes], ...]
+
+    def short(self, document: bytes) -> bytes:
+        """A document as it is kept."""
+        for character, word in self.words:
+            document = document.replace(word, character)
+        return document
+
+    def full(self, kept: bytes) -> bytes:
+        """Documents as they are shown, out of a text that has any number of them."""
+        for character, word in self.words:
+            kept = kept.replace(character, word)
+        return kept
+
+
+def form_of(base_url: str) -> Form:
+    """How documents of an address are kept."""
+    return _form(base_url, RULES)
+
+
+@cache
+def _form(base_url: str, rules: int) -> Form:
+    texts = [*_WORDS, f'"location":"{base_url}/Users/', f'"$ref":"{base_url}/Users/']
+    words = tuple((bytes((number,)), text.encode()) for number, text in enumerate(texts, start=1))
+    said = f"{rules}\n{base_url}\n{words}".encode()
+    return Form(hashlib.sha256(said).hexdigest()[:16], words)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,18 +162,18 @@ def joined(body: bytes, digest: str, own: Resource) -> tuple[bytes, str]:
     return b"%b,%b" % (body[:-1], part[1:]), hashlib.sha256(digest.encode() + part).hexdigest()[:16]
 
 
-def keep_documents(session: Session, made: Sequence[Document], *, rules: str) -> None:
+def keep_documents(session: Session, made: Sequence[Document], *, form: Form) -> None:
     """Keep documents that were made in a snapshot.
 
     Those that are older than what is kept do no harm: they hold no more, and are made again.
     """
-    rows = [_values(each, rules) for each in sorted(made, key=lambda each: each.row.id)]
+    rows = [_values(each, form) for each in sorted(made, key=lambda each: each.row.id)]
     statement = upsert_on(session.get_bind().dialect.name, ScimDocument)
     changed = {name: statement.excluded[name] for name in rows[0] if name != "principal_id"}
     session.connection().execute(statement.on_conflict_do_update(index_elements=["principal_id"], set_=changed), rows)
 
 
-def _values(document: Document, rules: str) -> dict[str, Any]:
+def _values(document: Document, form: Form) -> dict[str, Any]:
     row = document.row
     # How letters beyond ASCII fold is not for the database to say: it compares the form that is kept.
     mail_key = None if row.said_name is not None or row.email is None else stored_login_name("email", row.email)
@@ -128,11 +182,11 @@ def _values(document: Document, rules: str) -> dict[str, Any]:
         "person_version": row.version,
         "said_version": row.said_version or 0,
         "names_version": row.names_version or 0,
-        "rules": rules,
+        "rules": form.rules,
         "mail_key": mail_key,
         "is_mail_taken": None if mail_key is None else document.whole["userName"] != row.email,
         "is_plain": document.is_plain,
         "is_all": document.resource == document.whole,
         "digest": document.digest,
-        "body": document.complete,
+        "body": form.short(document.complete),
     }

@@ -41,7 +41,7 @@ from idhub.directory.tables import (
     Principal,
 )
 from idhub.kept import Planned
-from idhub.provisioning.inbound.documents import id_of
+from idhub.provisioning.inbound.documents import Form, id_of
 from idhub.provisioning.inbound.person_resource import SHOWN_ACTIVE, Row
 from idhub.provisioning.inbound.tables import ScimDocument, ScimExternalId, ScimNames, ScimUser
 
@@ -179,8 +179,8 @@ class People(NamedTuple):
     """Columns in the order of `Row`; with the parameter `provider`."""
     provider: str
     """Whose external ids are meant."""
-    rules: str
-    """By which documents must have been made."""
+    form: Form | None
+    """By which documents must have been made; None: none is asked for."""
     shows_plain: bool = False
     """Whether nothing is left out of a document that is plain (`ScimDocument.is_plain`)."""
     is_looked_at: bool = False
@@ -228,9 +228,9 @@ class People(NamedTuple):
         shown = self.shows_plain and (not self.is_looked_at or _IS_MET in rows.selected_columns)
         asked = self._asked(values) | {"shows_plain": shown}
         planned = _STAYING.get(id(packed))
-        return taken_apart(
-            self._execute(session, packed, asked)[0][0] if planned is None else planned.piece(session, asked)
-        )
+        text = self._execute(session, packed, asked)[0][0] if planned is None else planned.piece(session, asked)
+        piece = text.encode() if isinstance(text, str) else text or b""
+        return taken_apart(piece if self.form is None else self.form.full(piece))
 
     def read_ids(self, session: Session, ids: Select[Any], **values: Any) -> list[str]:
         """The same of a statement that was made out of `ids`."""
@@ -245,7 +245,8 @@ class People(NamedTuple):
         return self._execute(session, statement, asked) if planned is None else planned.all(session, asked)
 
     def _asked(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        return {"provider": self.provider, "rules": self.rules, **self.values, **values}
+        rules = None if self.form is None else self.form.rules
+        return {"provider": self.provider, "rules": rules, **self.values, **values}
 
     def _execute(self, session: Session, statement: Select[Any], asked: Mapping[str, Any]) -> Sequence[Any]:
         connection = session.connection()
@@ -301,7 +302,7 @@ _ROWS = (
     .outerjoin(ScimExternalId, _CALLED)
 )
 _IS_PRESENT = or_(Principal.standing.in_(SHOWN_ACTIVE), ScimUser.deleted_at.is_(None))
-_PRESENT = People(_IDS, _MET, _ROWS, "", "").where(_IS_PRESENT)
+_PRESENT = People(_IDS, _MET, _ROWS, "", None).where(_IS_PRESENT)
 DELETED: Final = (
     select(func.count())
     .select_from(ScimUser)

@@ -364,7 +364,7 @@ def _instant(name: str, operator: Operator, value: str) -> Condition:
             return EVERYBODY
     return Condition(
         lambda: _instant_clause(name, operator, literal(at, Instant())),
-        is_exact=False,
+        is_exact=operator in {Operator.GT, Operator.GE} and at.tzinfo is not None,
         looks_at_each=True,
         kept=(_kept_instant(name, operator), {"instant": at}),
     )

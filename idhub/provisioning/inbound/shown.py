@@ -5,21 +5,22 @@ from functools import partial
 from typing import Any, Final
 
 import orjson
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, bindparam, func, select
 from sqlalchemy.orm import Session
 
-from idhub.authority import Action, visible_organizations
-from idhub.db import chunked, execute_planned, plan_freely
+from idhub.authority import Action, scope_roots, visible_organizations
+from idhub.db import chunked, plan_freely
 from idhub.directory import groups as group_book
 from idhub.directory.search import named
-from idhub.directory.tables import Group, Person, Principal
+from idhub.directory.tables import Group, OrganizationClosure, Person, Principal
+from idhub.kept import Planned
 from idhub.keys import Keyring
 from idhub.provisioning.inbound.documents import (
     Document,
+    form_of,
     instant,
     joined,
     make_document,
-    rules_of,
     version_of,
     without_id,
 )
@@ -52,6 +53,12 @@ from scim.wishes import Query
 
 _BATCH: Final = 500
 _MOST_COMPANIES: Final = 16
+_WITHIN: Final = Planned(
+    select(OrganizationClosure.descendant_id)
+    .where(OrganizationClosure.ancestor_id.in_(bindparam("roots", expanding=True)))
+    .distinct()
+    .limit(_MOST_COMPANIES + 1)
+)
 _ALL: Final = select(Person.id)
 _COUNT_ALL: Final = select(func.count()).select_from(Person)
 _SORTED: Final[Mapping[str, ColumnElement[Any]]] = {
@@ -75,7 +82,7 @@ class ShownUsers:
         self, session: Session, sender: Sender, keyring: Keyring, kind: ResourceType, *, base_url: str
     ) -> None:
         self._session, self._sender, self._keyring, self._base_url = session, sender, keyring, base_url
-        self._rules = rules_of(base_url)
+        self._form = form_of(base_url)
         self.kind = kind
         self.made: list[Document] = []
         """Documents that lists had to make: worth keeping, where this was a snapshot (`keep_documents`)."""
@@ -91,7 +98,7 @@ class ShownUsers:
         return self._show_rows([found[each] for each in ids if each in found])
 
     def _people(self) -> People:
-        return visible(self._session, self._sender)._replace(rules=self._rules)
+        return visible(self._session, self._sender)._replace(form=self._form)
 
     def _show_whole(self, ids: Sequence[str]) -> list[Stored]:
         """Resources of people who were found to be visible, with what filters see of them."""
@@ -195,12 +202,11 @@ class ShownUsers:
 
     def find(self, query: Query) -> Page:
         """See `scim.server.Store.find`."""
-        people = self._people()
         condition, matches = Condition(None, is_exact=True), None
         if query.filter is not None:
             # First, so that a filter which names no attribute of a user is refused though the database could decide.
             matches = compile_filter(query.filter, attributes=self.kind.specs, schema=self.kind.schema.id)
-            page = self._looked_up(people, query.filter, matches, query)
+            page = self._looked_up(query.filter, matches, query)
             if page is not None:
                 return page
             condition = user_condition(query.filter, self.kind, provider=self._sender.provider)
@@ -212,7 +218,7 @@ class ShownUsers:
             # Every other name may be unsaid, and is not shown then.
             is_shown = condition.is_beginning and condition.begins is not None and condition.begins[0] == "userName"
             says_all = condition.is_beginning and all(isinstance(each, ByKey) for each in walks)
-            people = present(self._sender.provider)._replace(rules=self._rules, **as_asked)
+            people = present(self._sender.provider)._replace(form=self._form, **as_asked)
             if scope is not None and not all(isinstance(each, ByCompany) for each in walks):
                 # By no index of companies: a database would rather sort all people of one than walk in order.
                 people = people.where(Principal.organization_id.concat("").in_(scope))
@@ -226,13 +232,12 @@ class ShownUsers:
                 show=partial(self._show_met, needs_whole=left is not None and not is_shown),
                 matches=None if left is None else lambda stored: left(self._document(stored)),
             )
-        clause = condition.clause
+        people, clause = self._people()._replace(**as_asked), condition.clause
         statement = people.ids if clause is None else people.ids.where(clause)
         if condition.begins is not None and condition.begins[0] != "userName":
             statement = self._narrowed(statement, condition.begins[1])
         column = _SORTED.get(sort_name(query.sort_by)) if query.sort_by is not None else None
         if left is None and (query.sort_by is None or column is not None):
-            people = people._replace(**as_asked)
             return self._page_of_users(people, statement, column, query, is_everybody=self._is_everybody(query))
         found = [
             stored
@@ -249,14 +254,12 @@ class ShownUsers:
         clause = condition.clause
         return people if clause is None else people.where(clause)
 
-    def _looked_up(
-        self, people: People, tree: Filter, matches: Callable[[Mapping[str, Any]], bool], query: Query
-    ) -> Page | None:
+    def _looked_up(self, tree: Filter, matches: Callable[[Mapping[str, Any]], bool], query: Query) -> Page | None:
         """The page of whom an index finds by one value; None: it does not, or there are many."""
         lookup = lookup_of(tree, self.kind, provider=self._sender.provider)
         if lookup is None or query.cursor:
             return None
-        rows = looked_up(self._session, people, lookup)
+        rows = looked_up(self._session, self._people(), lookup)
         if len(rows) == MOST_LOOKED_UP or (query.cursor is not None and len(rows) > query.count):
             return None
         found = [stored for stored in self._show_rows(rows) if matches(self._document(stored))]
@@ -269,7 +272,7 @@ class ShownUsers:
             scope: the companies that the sender is limited to; None: it is not.
             has_more: it asks for more than how something begins.
         """
-        companies = None if scope is None else self._companies(scope)
+        companies = None if scope is None else self._companies()
         # Of whom an index proposes, who is limited may see few.
         looks_at_each = scope is not None or (has_more and condition.looks_at_each)
         walks: Sequence[Walk]
@@ -295,10 +298,10 @@ class ShownUsers:
         """A walk over everybody, by somebody who may not see everybody."""
         return ById(looks_at_each=True) if companies is None else ByCompany(companies, walk.looks_at_each)
 
-    def _companies(self, scope: Select[str]) -> Sequence[str] | None:
+    def _companies(self) -> Sequence[str] | None:
         """The companies that the sender is limited to; None: they are many."""
-        within = scope.distinct().limit(_MOST_COMPANIES + 1)
-        found = execute_planned(self._session.connection(), within, {}).scalars().all()
+        roots = scope_roots(self._session, self._sender.caller.subject, Action.PEOPLE_READ)
+        found = [row[0] for row in _WITHIN.all(self._session, {"roots": sorted(roots or ())})]
         return found if len(found) <= _MOST_COMPANIES else None
 
     def _narrowed(self, statement: Select[str], text: str) -> Select[str]:

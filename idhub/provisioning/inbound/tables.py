@@ -47,7 +47,7 @@ class ScimDocument(Base):
     names_version: Mapped[int] = mapped_column(Integer)
     """`ScimNames.version` when it was made."""
     rules: Mapped[str] = mapped_column(String(16))
-    """`documents.rules_of`: what documents are made by."""
+    """`documents.Form`: what documents are made by."""
     mail_key: Mapped[str | None] = mapped_column(String(254))
     """A mail address that is the person's `userName`, or would be, were it nobody else's; null: it does not matter."""
     is_mail_taken: Mapped[bool | None] = mapped_column(Boolean)
@@ -58,7 +58,7 @@ class ScimDocument(Base):
     """Whether filters see nothing else of the person, but what differs from sender to sender."""
     digest: Mapped[str] = mapped_column(String(16))
     body: Mapped[bytes] = mapped_column(Utf8)
-    """JSON, complete but for what differs from sender to sender (`externalId`, `groups`)."""
+    """JSON, complete but for what differs from sender to sender (`externalId`, `groups`); in its short form."""
 
 
 class ScimNames(Base):

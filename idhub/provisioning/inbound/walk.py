@@ -136,12 +136,11 @@ class ByCompany:
                 reach = self._reach(session, place or "", stride)
                 if reach is None:
                     break
-                ids = self._ids(session, people, place or "", reach, limit=limit)
-                if len(ids) == limit or stride == _STRIDE:
-                    rest = None if len(ids) == limit else reach
-                    return Found.by_id(read_met(session, ids, people), is_over=False, rest=rest)
-        ids = self._ids(session, people, place or "", None, limit=limit)
-        return Found.by_id(read_met(session, ids, people), is_over=len(ids) < limit)
+                rows = self._rows(session, people, place or "", reach, limit=limit)
+                if len(rows) == limit or stride == _STRIDE:
+                    return Found.by_id(rows, is_over=False, rest=None if len(rows) == limit else reach)
+        rows = self._rows(session, people, place or "", None, limit=limit)
+        return Found.by_id(rows, is_over=len(rows) < limit)
 
     def _reach(self, session: Session, place: str, stride: int) -> str | None:
         """The id up to which as many are looked at as a stride allows; None: all who are left are fewer."""
@@ -153,18 +152,30 @@ class ByCompany:
         ]
         return min(found, default=None)
 
-    def _ids(self, session: Session, people: People, place: str, reach: str | None, *, limit: int) -> list[str]:
+    def _rows(
+        self, session: Session, people: People, place: str, reach: str | None, *, limit: int
+    ) -> Sequence[Met | bytes]:
         name = "company" if reach is None else "company within"
-        statement = _made(people, people.ids, name, lambda ids: _in_company(ids, is_within=reach is not None))
-        ids: list[str] = []
-        for organization_id in self.organizations:
-            asked = {"organization": organization_id, "place": place, "reach": reach, "most": limit}
-            ids += people.read_ids(session, statement, **asked)
-        return sorted(ids)[:limit]
+        asked = {"place": place, "reach": reach, "most": limit}
+
+        def make(selected: Select[Any]) -> Select[Any]:
+            return _in_company(selected, is_within=reach is not None)
+
+        if len(self.organizations) == 1:
+            statement = _made(people, people.rows, name, make)
+            return people.read(session, statement, organization=self.organizations[0], **asked)
+        # Of several most are not of this page: they are found before anything of them is read.
+        statement = _made(people, people.ids, name, make)
+        ids = [
+            each
+            for organization_id in self.organizations
+            for each in people.read_ids(session, statement, organization=organization_id, **asked)
+        ]
+        return read_met(session, sorted(ids)[:limit], people)
 
 
-def _in_company(ids: Select[Any], *, is_within: bool) -> Select[Any]:
-    found = ids.where(*_BEHIND_IN_COMPANY)
+def _in_company(people: Select[Any], *, is_within: bool) -> Select[Any]:
+    found = people.where(*_BEHIND_IN_COMPANY)
     found = found.where(Principal.id <= _text("reach")) if is_within else found
     return found.order_by(Principal.organization_id, Principal.id).limit(_MOST)
 

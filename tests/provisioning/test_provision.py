@@ -162,7 +162,7 @@ def test_two_accounts_with_our_external_id_need_somebody(scene: Scene, service: 
     service.add("a1", external_id=person)
     service.add("a2", external_id=person)
     outcome = scene.send_one(scene.entitle(person, scene.application(service)), "provision")
-    assert (outcome.kind, service.writes()) == ("dead", [])
+    assert (outcome.kind, service.writes()) == ("review", [])
 
 
 def test_time_out_after_the_create_leads_to_one_account(scene: Scene, service: StandIn) -> None:

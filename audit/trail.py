@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from hashlib import sha256
-from itertools import chain
+from itertools import chain, count
 from typing import Any, Final, Literal, NamedTuple
 
 from sqlalchemy import BigInteger, Connection, LargeBinary, String, Table, Text, delete, select
@@ -99,6 +99,9 @@ _COPY_FROM: Final = 32
 _ROWS_AT_ONCE: Final = 8
 # Rows of one INSERT: few sizes, so that texts stay cached.
 _ROWS_A_STATEMENT: Final = (100, 25, 5, 1)
+_SHARED_FROM: Final = 100
+_SHARED_PART: Final = 4
+"""A statement of so many rows binds once what all share, where that is one column of so many, or more."""
 _ROWS_SENT: Final = (16, 8, 4, 2, 1)
 
 
@@ -311,10 +314,50 @@ def put_values(connection: Connection, table: str, columns: Sequence[str], value
         # Many rows a statement: its fixed cost, and the driver's round for each, are shared.
         for size in _ROWS_A_STATEMENT:
             while len(values) - done >= size * len(names):
-                driver.execute(_insert_of(table, names, size), values[done : done + size * len(names)])
-                done += size * len(names)
+                part = values[done : done + size * len(names)]
+                same = _same_in_all(part, len(names)) if size >= _SHARED_FROM else ()
+                if same:
+                    driver.execute(_insert_sharing(table, names, size, same), _shared(part, len(names), same))
+                else:
+                    driver.execute(_insert_of(table, names, size), part)
+                done += len(part)
     except connection.dialect.loaded_dbapi.Error as error:
         raise driver_error(connection, f"INSERT INTO {table}", error) from error
+
+
+def _same_in_all(values: Sequence[Any], width: int) -> tuple[int, ...]:
+    """Columns in which all rows have one value, where they are worth binding once: the driver copies each bound value.
+
+    Compared as SQLite's columns compare: the types of a column make one value of 1 and 1.0.
+    """
+    rows = len(values) // width
+    found = tuple(
+        place
+        for place in range(width)
+        if values[place] == values[place + width] == values[-width + place]
+        and values[place::width].count(values[place]) == rows
+    )
+    return found if _SHARED_PART * len(found) >= width else ()
+
+
+def _shared(values: Sequence[Any], width: int, same: Sequence[int]) -> list[Any]:
+    """What is bound to `_insert_sharing`: what all rows share, then what is each one's own."""
+    own = [place for place in range(width) if place not in same]
+    bound = [values[place] for place in same] + [None] * (len(values) // width * len(own))
+    for number, place in enumerate(own, start=len(same)):
+        bound[number :: len(own)] = values[place::width]
+    return bound
+
+
+@lru_cache(256)
+def _insert_sharing(table: str, columns: tuple[str, ...], rows: int, same: tuple[int, ...]) -> str:
+    names = ", ".join(f'"{name}"' for name in columns)
+    places = count(len(same) + 1)
+    each = [
+        ", ".join(f"?{same.index(place) + 1 if place in same else next(places)}" for place in range(len(columns)))
+        for _ in range(rows)
+    ]
+    return f"INSERT INTO {table} ({names}) VALUES ({'), ('.join(each)})"  # noqa: S608 - names of our own tables
 
 
 @lru_cache(256)

@@ -1,12 +1,15 @@
 """Transactions, column types and identifiers, on both databases."""
 
 import fcntl
+import random
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import Any
+from typing import cast as cast_to
 
 import psycopg
 import psycopg.errors
@@ -14,12 +17,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from psycopg.conninfo import conninfo_to_dict
-from sqlalchemy import Date, LargeBinary, String, bindparam, cast, event, func, insert, literal, select, text, update
+from sqlalchemy import (
+    Column,
+    Date,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    bindparam,
+    cast,
+    event,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
 from idhub.db import (
     MAX_IN_VALUES,
+    Base,
     Database,
     Instant,
     bulk_insert,
@@ -229,6 +250,29 @@ _WRITES: dict[str, Callable[[Session], Any]] = {
     "rows": lambda session: insert_rows(session, CaseNumber, _COLUMNS, [("2026-01", 1)]),
     "COPY": lambda session: insert_rows(session, CaseNumber, _COLUMNS, [(f"m{n}", n) for n in range(40)]),
 }
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_rows_go_in_as_they_are_whatever_many_of_them_share(database: Database, seed: int) -> None:
+    """SQLite's driver is given once what all rows of a statement have in common."""
+    chosen = random.Random(seed)
+    drawn: dict[str, Callable[[int], Any]] = {
+        "key": lambda number: f"key-{number}",
+        "one": lambda _: 7,
+        "none": lambda _: None,
+        "nearly": lambda number: None if number % 100 else number,
+        "last": lambda number: 1 if number % 100 == 99 else 0,
+        "any": lambda _: chosen.choice([None, 1, 2]),
+    }
+    kinds = ["key", *chosen.choices(list(drawn)[1:], k=5)]
+    rows = [tuple(drawn[kind](number) for kind in kinds) for number in range(chosen.choice([99, 100, 327]))]
+    columns = [f"c{place}" for place in range(len(kinds))]
+    table = Table("things", MetaData(), Column("c0", String), *(Column(name, Integer) for name in columns[1:]))
+    with database.transaction() as session:
+        table.create(session.connection())
+        insert_rows(session, cast_to(type[Base], SimpleNamespace(__tablename__="things")), columns, rows)
+    with database.read() as session:
+        assert {row.c0: tuple(row) for row in session.execute(select(table))} == {row[0]: row for row in rows}
 
 
 @pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)

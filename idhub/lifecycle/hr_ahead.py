@@ -37,6 +37,7 @@ from sqlalchemy.orm import Session
 from idhub.changes import Actor
 from idhub.db import Database, new_ids, open_database
 from idhub.directory.kinds import EmploymentState, EmploymentType
+from idhub.directory.search_terms import load_readings
 from idhub.directory.tables import Employment, Person, SourceRecord
 from idhub.errors import Unavailable
 from idhub.kept import Kept
@@ -499,6 +500,8 @@ def _begin(database: Database) -> tuple[_Process, IO[bytes], IO[bytes]]:
     if _has_one_thread():
         database.dispose()
         if not _is_open(database):
+            # Here, where both have them from it.
+            load_readings()
             return _copy()
     # -P: modules come from where ours come from, never from the folder that somebody happens to stand in.
     process = subprocess.Popen(

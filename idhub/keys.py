@@ -118,7 +118,7 @@ class MasterKey:
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
-        """The key itself, for a process of our own that seals too (`lifecycle.hr_ahead`); never for a log or a disk."""
+        """The key itself, for a process of our own that seals too (`lifecycle.hr_apart`); never for a log or a disk."""
         self._sealing = AESGCM(_derive(raw, "idhub seal 1"))
         # RFC 2104 section 2: of either hash the key's block is taken in once. An HMAC of OpenSSL's takes three times as
         # long for a text, even the copy of one that was begun.

@@ -25,7 +25,7 @@ def _counts_memory(first: str) -> str:
 
 
 def test_every_process_of_the_hub_has_sqlite_count_no_memory() -> None:
-    assert _counts_memory("import idhub.lifecycle.hr_ahead") == "False"
+    assert _counts_memory("import idhub.lifecycle.hr_apart") == "False"
     assert _counts_memory("import idhub.cli") == "False"
 
 

@@ -40,7 +40,7 @@ def import_people(
             TimeElapsedColumn(),
             console=_stderr(),
             transient=True,
-            # Drawn by us: a thread would keep the import from copying this process (`hr_ahead`).
+            # Drawn by us: a thread would keep the import from copying this process (`hr_apart`).
             auto_refresh=False,
             disable=not sys.stderr.isatty(),
         ) as bar,

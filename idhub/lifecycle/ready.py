@@ -2,7 +2,7 @@
 
 The rules decide here as they do behind the one door (`courses`), rows have the form that `records` gives them, and
 events the one of `events`; what is left for the door is to compare with what is, to write and to entitle. Needs no
-database: it works in a process of its own (`hr_ahead`).
+database: it works in a process of its own (`hr_apart`).
 """
 
 from collections.abc import Mapping, Sequence

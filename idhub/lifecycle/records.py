@@ -167,7 +167,7 @@ class Joiners(NamedTuple):
 
 
 def _joiners_of(packed: bytes) -> Joiners:
-    *parts, events, search = marshal.loads(packed)  # noqa: S302 - from a process of our own (`hr_ahead`)
+    *parts, events, search = marshal.loads(packed)  # noqa: S302 - from a process of our own (`hr_apart`)
     group = Joiners._make((*parts, Packed(*events), None))
     if search is None:
         return group

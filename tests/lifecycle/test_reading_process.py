@@ -88,16 +88,13 @@ def take(database: Database, settings: Settings, clock: Clock, how: str, people:
     return said
 
 
+@pytest.mark.parametrize(("how", "is_copy"), [("alone", True), ("threads", False)])
 def test_a_process_of_one_thread_reads_in_a_copy_of_itself(
-    database: Database, settings: Settings, clock: Clock
+    database: Database, settings: Settings, clock: Clock, how: str, is_copy: bool
 ) -> None:
-    said = take(database, settings, clock, "alone")
-    assert said == {"new": 400, "refused": len(FAULTS), "copies": [True], "left": 0}
-
-
-def test_of_threads_a_copy_might_keep_locks_for_ever(database: Database, settings: Settings, clock: Clock) -> None:
-    said = take(database, settings, clock, "threads")
-    assert said == {"new": 400, "refused": len(FAULTS), "copies": [False], "left": 0}
+    """Of several threads a copy might keep locks for ever."""
+    said = take(database, settings, clock, how)
+    assert said == {"new": 400, "refused": len(FAULTS), "copies": [is_copy], "left": 0}
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"])

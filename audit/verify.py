@@ -329,7 +329,7 @@ def _of_hex(text: str) -> bytes:
 
 def _json_object(line: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(line, object_pairs_hook=_once)
+        value = json.loads(line, object_pairs_hook=named_once)
     except (ValueError, RecursionError) as error:
         raise Unreadable("a line is not JSON") from error
     if not isinstance(value, dict):
@@ -337,8 +337,13 @@ def _json_object(line: bytes) -> dict[str, Any]:
     return value
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """No name twice in one object (RFC 8259 section 4): another reader would see the value that was not checked."""
+def named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of a JSON text, for `json.loads(object_pairs_hook=)`: another reader would see another value of a name
+    that stands twice (RFC 8259 section 4).
+
+    Raises:
+        ValueError: one does.
+    """
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name stands twice in one object")

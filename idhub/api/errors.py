@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from sqlalchemy.exc import IntegrityError, OperationalError
 from starlette.exceptions import HTTPException
 
+from audit.verify import named_once
 from idhub.api.access import ApiCaller, Unauthenticated, address_of, authenticate
 from idhub.api.shared import ApiServices
 from idhub.changes import Event, EventType, record
@@ -101,19 +102,12 @@ class _StrictRequest(Request):
     async def json(self) -> Any:
         content = await self.body()
         try:
-            return json.loads(content, object_pairs_hook=_once, parse_constant=_refuse_constant)
+            return json.loads(content, object_pairs_hook=named_once, parse_constant=_refuse_constant)
         except json.JSONDecodeError:
             raise
         except (ValueError, RecursionError) as error:
             # Not UTF-8, a name twice, a number of thousands of digits, a nest of thousands of brackets.
             raise json.JSONDecodeError(str(error)[:_LONGEST], "", 0) from error
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a name stands twice in one object")
-    return found
 
 
 def _refuse_constant(name: str) -> Any:

@@ -19,6 +19,8 @@ from joserfc import jws
 from joserfc.errors import JoseError
 from joserfc.jwk import ECKey
 
+from audit.verify import named_once
+
 TYP = "idhub-receipt+jws"
 ALGORITHM = "ES256"
 SCHEMA = 1
@@ -204,7 +206,7 @@ def _read(content: bytes) -> tuple[str, dict[str, tuple[str, str]]]:
     try:
         document = orjson.loads(content)
         # Again, for what orjson passes over: RFC 8259 section 4, one reader takes the first and another the last.
-        json.loads(content, object_pairs_hook=_once)
+        json.loads(content, object_pairs_hook=named_once)
     except (ValueError, RecursionError) as error:
         raise Unreadable("the file is not JSON, or a name stands twice in it") from error
     if not isinstance(document, dict) or not isinstance(document.get("disclosures"), dict):
@@ -218,11 +220,6 @@ def _read(content: bytes) -> tuple[str, dict[str, tuple[str, str]]]:
         if not (isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)):
             raise Unreadable(f"the disclosure of {name[:_SHOWN]!r} is not a salt and a value")
     return token, {name: (pair[0], pair[1]) for name, pair in disclosures.items()}
-
-
-def _once(pairs: list[tuple[str, Any]]) -> None:
-    if len({name for name, _ in pairs}) != len(pairs):
-        raise ValueError("a name stands twice in one object")
 
 
 def _keys(jwks: Any) -> dict[str, ECKey]:

@@ -1,26 +1,25 @@
-"""Rows behind the one door: loaded under lock, written as the rules made them. Set-based, no ORM objects."""
+"""Rows of people behind the one door: loaded under lock, written as the rules made them. Set-based, no ORM objects."""
 
 import marshal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import BindParameter, bindparam, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from idhub.access.entitlements import entitle
 from idhub.changes import Packed
-from idhub.db import Instant, bulk_insert, chunked, insert_rows, insert_values, json_text, new_ids, to_micros
+from idhub.db import Instant, chunked, insert_rows, insert_values, json_text, new_ids, to_micros
 from idhub.directory.kinds import EmploymentState, EmploymentType, PrincipalKind, Standing
 from idhub.directory.names import LoginNameKind, stored_login_name
 from idhub.directory.search_index import Prepared, index_people, index_prepared, prepare_terms, reindex_people
 from idhub.directory.search_terms import Searchable
 from idhub.directory.tables import Employment, EmploymentPeriod, LoginName, Person, Principal, SourceRecord
-from idhub.kept import Answer, Kept
+from idhub.kept import Kept
 from idhub.lifecycle import periods
-from idhub.lifecycle.intake import PersonFacts, RegisterService, SourceMark
+from idhub.lifecycle.intake import PersonFacts, SourceMark
 from idhub.lifecycle.periods import Period
 from idhub.lifecycle.rules import Post, State, main_post
 
@@ -44,8 +43,6 @@ SOURCE_COLUMNS = (
 LOGIN_NAME_COLUMNS = ("value", "principal_id", "kind")
 _ORGANIZATION, _STANDING = PRINCIPAL_COLUMNS.index("organization_id"), PRINCIPAL_COLUMNS.index("standing")
 _TERMS, _PLACE = PERSON_COLUMNS.index("search_terms"), PERSON_COLUMNS.index("search_place")
-ROTATION_PERIOD = timedelta(days=14)
-"""How long services and devices of a leaver may keep their credentials."""
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 # Made once: building a statement costs more than what it asks.
 _LOCKED = Kept(
@@ -127,14 +124,6 @@ _UPDATE_POST = Kept(
     .where(Employment.id == bindparam("key"))
     .values({**{name: bindparam(f"new_{name}") for name in _POST_FIELDS}, "changed_at": bindparam("at")})
 )
-_OWNED = Kept(
-    select(Principal.id, Principal.owner_id)
-    .where(Principal.owner_id.in_(_IDS))
-    .order_by(Principal.id)
-    .with_for_update(key_share=True)
-)
-_LONGEST_LINE = 12
-"""Managers above a leaver who are asked before what they owned has no owner; ends also where managers form a ring."""
 
 
 class Joiners(NamedTuple):
@@ -572,112 +561,3 @@ def write_sources(session: Session, marks: Sequence[tuple[str, str | None, Sourc
             f"UPDATE source_records SET {values} WHERE provider = {mark} AND key = {mark}",  # noqa: S608 - constants
             [(*row[2:], *row[:2]) for row in said_before],
         )
-
-
-def ask_owned(session: Session, leavers: Iterable[str]) -> list[Answer]:
-    """Ask for services and devices of leavers (`hand_over_owned`), and lock them."""
-    return [_OWNED.ask(session, ids=part) for part in chunked(sorted(leavers))]
-
-
-def hand_over_owned(
-    session: Session, owned: Iterable[Answer], leavers: Mapping[str, str | None], *, now: datetime
-) -> list[tuple[str, str, str | None]]:
-    """Give services and devices of leavers to their manager, with a deadline to rotate their credentials.
-
-    One leaver must not stop production: what the person owned goes on, what was personal is dead. A manager who has
-    left too, or leaves in the same batch, takes nothing over: the next one above does.
-
-    Args:
-        leavers: leaver -> manager who takes over, None when there is none.
-
-    Returns: (owned principal, leaver, new owner) of each.
-    """
-    handed: list[tuple[str, str, str | None]] = []
-    for asked in owned:
-        rows = asked.rows()
-        if not rows:
-            continue
-        takers = _takers(session, {row.owner_id: leavers[row.owner_id] for row in rows if row.owner_id is not None})
-        for owned_id, leaver in ((row.id, row.owner_id) for row in rows if row.owner_id is not None):
-            session.execute(
-                update(Principal)
-                .where(Principal.id == owned_id)
-                .values(owner_id=takers[leaver], rotation_due_at=now + ROTATION_PERIOD, version=Principal.version + 1)
-                .execution_options(synchronize_session=False)
-            )
-            handed.append((owned_id, leaver, takers[leaver]))
-    return handed
-
-
-def _takers(session: Session, managers: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Leaver -> the nearest manager above who has not left; None where there is none within a few steps."""
-    takers: dict[str, str | None] = {}
-    above = dict(managers)
-    for _ in range(_LONGEST_LINE):
-        asked = sorted({manager for manager in above.values() if manager is not None})
-        found = {
-            row.id: (Standing(row.standing), row.manager_id)
-            for row in session.execute(
-                select(Principal.id, Principal.standing, Employment.manager_id)
-                .join(Person, Person.id == Principal.id)
-                .outerjoin(Employment, Employment.id == Person.main_employment_id)
-                .where(Principal.id.in_(asked))
-            )
-        }
-        for leaver, manager in list(above.items()):
-            standing, next_manager = found.get(manager or "", (Standing.LEFT, None))
-            if standing != Standing.LEFT or manager is None:
-                takers[leaver] = manager
-                del above[leaver]
-            else:
-                above[leaver] = next_manager
-        if not above:
-            break
-    return {**dict.fromkeys(managers), **takers}
-
-
-def write_services(
-    session: Session, changes: Sequence[RegisterService], *, now: datetime
-) -> list[tuple[RegisterService, bool]]:
-    """Store service identities. Returns each that is new (True) or changed (False); what was so already is left out.
-
-    A service holds its application's entitlement directly; it is no person and no rule reaches it.
-    """
-    done: list[tuple[RegisterService, bool]] = []
-    for change in changes:
-        known = session.execute(
-            select(Principal.owner_id, Principal.access_ends_at)
-            .where(Principal.id == change.principal_id, Principal.kind == PrincipalKind.SERVICE)
-            .with_for_update()
-        ).one_or_none()
-        values = {
-            "organization_id": change.organization_id,
-            "owner_id": change.owner_id,
-            "access_ends_at": change.ends_at,
-            "changed_at": now,
-        }
-        if known is None:
-            row = {
-                "id": change.principal_id,
-                "kind": PrincipalKind.SERVICE,
-                "standing": Standing.ACTIVE,
-                "access_epoch": 1,
-                "enrolment_epoch": 1,
-                "access_starts_at": now,
-                "version": 1,
-                "created_at": now,
-                **values,
-            }
-            bulk_insert(session, Principal, [row])
-            entitle(session, [(change.principal_id, (change.application_id, "service"), "direct", "service")], now=now)
-        elif (known.owner_id, known.access_ends_at) != (change.owner_id, change.ends_at):
-            session.execute(
-                update(Principal)
-                .where(Principal.id == change.principal_id)
-                .values(version=Principal.version + 1, **values)
-                .execution_options(synchronize_session=False)
-            )
-        else:
-            continue
-        done.append((change, known is None))
-    return done

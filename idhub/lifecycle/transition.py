@@ -29,7 +29,7 @@ from idhub.directory.tables import Installation
 from idhub.errors import Conflict, IdhubError, NotFound, NotPermitted
 from idhub.kept import Answer, Kept, ahead, answered
 from idhub.lifecycle import cases as case_book
-from idhub.lifecycle import intake, ready, records, rules
+from idhub.lifecycle import intake, owned, ready, records, rules
 from idhub.lifecycle.cases import Opening, Scheduled
 from idhub.lifecycle.doors import ENDS_EMPLOYMENTS, Door
 from idhub.lifecycle.events import events_of, service_events
@@ -122,7 +122,7 @@ def _make_all(
     states: dict[str, State] = dict(known)
     marks: list[tuple[str, str | None, intake.SourceMark]] = []
     reasons: dict[str, intake.Change] = {}
-    services = records.write_services(session, [c for c in changes if isinstance(c, intake.RegisterService)], now=now)
+    services = owned.register(session, [c for c in changes if isinstance(c, intake.RegisterService)], now=now)
     new_posts = sum(isinstance(change, intake.Onboard | intake.AddEmployment) for change in changes)
     employment_ids = iter(new_ids("emp", new_posts))
     for change in changes:
@@ -302,7 +302,7 @@ def _follow(
     revoke.end_enrolments(session, leavers, now=now)
     lost = [pair for pair in access.lost if pair[0] not in set(exited)]
     told = revoke.end_application_access(session, lost, reason="entitlement_withdrawn", now=now) if lost else []
-    owned = records.ask_owned(session, leavers)
+    orphans = owned.ask(session, leavers)
     cases, opening = _open_cases(session, written, reasons, scheduled, result, now=now, actor=actor)
     terms.expect({h.application_id for key in leavers for h in held.get(key, ())})
     batch = Batch(
@@ -317,7 +317,7 @@ def _follow(
     )
     planners = planners_of(session)
     planned: list[PlannedDelivery] = [row for planner in planners for row in planner.plan(session, batch, now=now)]
-    handed = records.hand_over_owned(session, owned, _managers(written), now=now)
+    handed = owned.hand_over(session, orphans, _managers(written), now=now)
     ids = queue.plan(session, planned, now=now)
     result.deliveries = len(ids)
     if (follower := listener_of(session)) is not None:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
-import typer
+import typer.main
 from sqlalchemy.orm import Session
+from typer.core import TyperGroup
 
 from idhub.authority import LOCAL
 from idhub.changes import COMMAND_LINE
-from idhub.cli.loading import LazyCommands
+from idhub.cli.loading import MODULE_OF, load_commands
 from idhub.logs import configure_logging
 from idhub.services import Hub, open_hub
 from idhub.settings import Settings, load_settings, unknown_variables
@@ -22,9 +23,25 @@ from idhub.settings import Settings, load_settings, unknown_variables
 if TYPE_CHECKING:
     from idhub.lifecycle.commands import Caller
 
+
+class _LazyCommands(TyperGroup):
+    """The commands of `app`, each imported when it is looked up."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Names in the order of the help; the help itself imports everything."""
+        return list(MODULE_OF)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of that name, or None; an unknown name imports all, for the suggestion of a near one."""
+        if cmd_name not in self.commands:
+            load_commands(*(name for name in (cmd_name,) if name in MODULE_OF))
+            self.commands = typer.main.get_group(app).commands
+        return self.commands.get(cmd_name)
+
+
 app = typer.Typer(
     name="idhub",
-    cls=LazyCommands,
+    cls=_LazyCommands,
     help="Identity hub: one employee directory, sign-in, provisioning, and offboarding that is proven.",
     no_args_is_help=True,
     add_completion=False,

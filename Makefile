@@ -47,7 +47,7 @@ types: $(ENVIRONMENT)
 .PHONY: test
 test: ## Everything: check, then every test with real components
 	@$(MAKE) --jobs=2 system-packages $(NODE_MODULES) check
-	$(TEMPORARY) $(PYTHON) -m pytest --numprocesses=$(WORKERS) --dist=worksteal
+	$(TEMPORARY) $(PYTHON) -m pytest --numprocesses=$(WORKERS) --dist=worksteal --durations=25 --durations-min=2
 
 .PHONY: format
 format: $(ENVIRONMENT) ## Let ruff sort imports and lay out the code

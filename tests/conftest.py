@@ -6,6 +6,7 @@ database of its own. To run on one only: `@pytest.mark.parametrize("database_kin
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -58,6 +59,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.section("figures")
         for line in said:
             terminalreporter.line(str(line))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was collected and imported out of every later collection of garbage: it stays until the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

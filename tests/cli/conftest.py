@@ -106,7 +106,8 @@ class Command:
         return self.write(name, "\n".join([HEADER, *rows]) + "\n")
 
 
-def _command_in(folder: Path) -> Command:
+def command_in(folder: Path) -> Command:
+    """The command in a folder, with cheap hashing."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("IDHUB_")}
     environment |= {"PYTHONPATH": str(ROOT), "IDHUB_ARGON2_MEMORY_KIB": "1024", "IDHUB_ARGON2_TIME_COST": "1"}
     return Command(folder, environment)
@@ -115,7 +116,23 @@ def _command_in(folder: Path) -> Command:
 @pytest.fixture
 def idhub(tmp_path: Path) -> Command:
     """The command in an empty folder."""
-    return _command_in(tmp_path)
+    return command_in(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def started_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the hub was started once, migrated and with its keys, to be copied."""
+    made = command_in(tmp_path_factory.mktemp("started"))
+    done = made("token", "list")
+    assert done.code == 0, done.err
+    return made.folder
+
+
+@pytest.fixture
+def started(idhub: Command, started_folder: Path) -> Command:
+    """With nobody in it, and no first start to wait for."""
+    shutil.copytree(started_folder, idhub.folder, dirs_exist_ok=True)
+    return idhub
 
 
 WANG = "QY1,王磊,Lei,Wang,wl@qiyue.example,13800138000,总部,研发/底盘,Engineer,,regular,2020-01-01,,active"
@@ -126,7 +143,7 @@ FAULTY = "QY3,,,,,,总部,研发,,,regular,2020-13-01,,active"
 @pytest.fixture(scope="session")
 def staffed_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which two people were imported, to be copied."""
-    made = _command_in(tmp_path_factory.mktemp("staffed"))
+    made = command_in(tmp_path_factory.mktemp("staffed"))
     done = made("people", "import", str(made.hr_file(WANG, LIN)))
     assert done.code == 0, done.err
     return made.folder

@@ -83,43 +83,43 @@ def test_token_create_names_an_unknown_scope(idhub: Command) -> None:
     assert not (idhub.folder / "data" / "idhub.db").exists(), "refused before anything is made"
 
 
-def test_import_ends_with_what_happened(idhub: Command) -> None:
-    good = idhub.hr_file(WANG, LIN)
-    before = idhub("people", "import", str(good), "--dry-run", "--json")
+def test_import_ends_with_what_happened(started: Command) -> None:
+    good = started.hr_file(WANG, LIN)
+    before = started("people", "import", str(good), "--dry-run", "--json")
     assert before.code == 0
     assert before.json["dry_run"] is True
-    assert one_sentence(idhub("people", "show", "QY1")), "a dry run writes nothing"
-    assert idhub("people", "import", str(good)).code == 0
-    assert idhub("people", "import", str(good)).code == 0, "the same file again changes nothing"
-    partly = idhub("people", "import", str(idhub.hr_file(WANG, LIN, FAULTY, name="b.csv")), "--json")
+    assert one_sentence(started("people", "show", "QY1")), "a dry run writes nothing"
+    assert started("people", "import", str(good)).code == 0
+    assert started("people", "import", str(good)).code == 0, "the same file again changes nothing"
+    partly = started("people", "import", str(started.hr_file(WANG, LIN, FAULTY, name="b.csv")), "--json")
     assert partly.code == 2
     problems = {(row["line"], row["field"], row["rule"]) for row in partly.json["refused"]}
     assert {line for line, _, _ in problems} == {4}
     assert {field for _, field, _ in problems} >= {"name", "start_date"}
 
 
-def test_a_mass_leave_is_quarantined(idhub: Command) -> None:
+def test_a_mass_leave_is_quarantined(started: Command) -> None:
     rows = [f"N{i},员工{i},,,,,总部,研发,,,regular,2020-01-01,,active" for i in range(60)]
-    assert idhub("people", "import", str(idhub.hr_file(*rows))).code == 0
-    held = idhub("people", "import", str(idhub.hr_file(*rows[:30], name="half.csv")))
+    assert started("people", "import", str(started.hr_file(*rows))).code == 0
+    held = started("people", "import", str(started.hr_file(*rows[:30], name="half.csv")))
     assert held.code == 3, held
-    listed = idhub("people", "held", "--json")
+    listed = started("people", "held", "--json")
     assert listed.code == 0
     assert len(listed.json) == 30
-    assert idhub("people", "show", "N59", "--json").json["standing"] == "active", "nobody has left yet"
+    assert started("people", "show", "N59", "--json").json["standing"] == "active", "nobody has left yet"
     run = listed.json[0]["run_id"]
-    one_sentence(idhub("people", "release", run, "--approver", "N1"))
+    one_sentence(started("people", "release", run, "--approver", "N1"))
 
 
 @pytest.mark.parametrize("content", [b"", b"name,company\nx,y\n", b"\x00\x01\x02", "工号,姓名\n".encode("utf-16")])
-def test_a_file_that_is_no_hr_file_is_refused_in_a_sentence(idhub: Command, content: bytes) -> None:
-    assert "[file]" in one_sentence(idhub("people", "import", str(idhub.write("x.csv", content))))
+def test_a_file_that_is_no_hr_file_is_refused_in_a_sentence(started: Command, content: bytes) -> None:
+    assert "[file]" in one_sentence(started("people", "import", str(started.write("x.csv", content))))
 
 
-def test_a_file_that_is_not_there_is_said_so(idhub: Command) -> None:
-    assert "missing.csv" in one_sentence(idhub("people", "import", "missing.csv"))
-    assert "missing.yaml" in one_sentence(idhub("apply", "missing.yaml"))
-    one_sentence(idhub("people", "import", str(idhub.folder)))
+def test_a_file_that_is_not_there_is_said_so(started: Command) -> None:
+    assert "missing.csv" in one_sentence(started("people", "import", "missing.csv"))
+    assert "missing.yaml" in one_sentence(started("apply", "missing.yaml"))
+    one_sentence(started("people", "import", str(started.folder)))
 
 
 def test_the_lifecycle_of_one_person(staffed: Command) -> None:
@@ -486,24 +486,24 @@ def test_a_setting_that_cannot_be_used_is_one_sentence(idhub: Command, settings:
     assert said in one_sentence(idhub("doctor", env=settings))
 
 
-def test_a_variable_that_is_no_setting_is_told_once_with_the_near_one(idhub: Command) -> None:
+def test_a_variable_that_is_no_setting_is_told_once_with_the_near_one(started: Command) -> None:
     wrong = {"IDHUB_DATABSE_URL": "postgresql://somewhere/idhub", "IDHUB_FOO": "1", "idhub_isuer": "https://x.example"}
-    done = idhub("token", "list", "--json", env=wrong)
+    done = started("token", "list", "--json", env=wrong)
     assert (done.code, done.json) == (0, []), "nothing but data on stdout"
     assert done.err.splitlines() == [
         "warning: IDHUB_DATABSE_URL is no setting; IDHUB_DATABASE_URL is.",
         "warning: IDHUB_FOO is no setting.",
         "warning: idhub_isuer is no setting; IDHUB_ISSUER is.",
     ]
-    told = idhub("doctor", "--json", env=wrong)
+    told = started("doctor", "--json", env=wrong)
     (finding,) = [one for one in told.json if one["name"] == "settings"]
     assert (told.code, finding["is_ok"]) == (1, False)
     assert "IDHUB_DATABSE_URL is no setting; IDHUB_DATABASE_URL is." in finding["detail"]
-    (finding,) = [one for one in idhub("doctor", "--json").json if one["name"] == "settings"]
+    (finding,) = [one for one in started("doctor", "--json").json if one["name"] == "settings"]
     assert finding["is_ok"]
 
 
-def test_what_kubernetes_says_of_services_is_neither_noise_nor_a_setting(idhub: Command) -> None:
+def test_what_kubernetes_says_of_services_is_neither_noise_nor_a_setting(started: Command) -> None:
     """Service links of a service `idhub`, one `idhub-database` and one `idhub-log-level`."""
     links: dict[str, str] = {}
     for service in ("IDHUB", "IDHUB_DATABASE", "IDHUB_LOG_LEVEL"):
@@ -517,9 +517,9 @@ def test_what_kubernetes_says_of_services_is_neither_noise_nor_a_setting(idhub: 
             f"{service}_PORT_8000_TCP_PORT": "8000",
             f"{service}_PORT_8000_TCP_ADDR": "10.0.0.1",
         }
-    done = idhub("token", "list", env=links)
+    done = started("token", "list", env=links)
     assert (done.code, done.err) == (0, "")
-    (finding,) = [one for one in idhub("doctor", "--json", env=links).json if one["name"] == "settings"]
+    (finding,) = [one for one in started("doctor", "--json", env=links).json if one["name"] == "settings"]
     assert finding["is_ok"]
 
 

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +29,7 @@ from idhub.login.tables import IdentityProvider
 from idhub.services import Hub, open_hub
 from idhub.settings import Settings
 from idhub.worker import Worker
-from tests.cli.conftest import HEADER, Command
+from tests.cli.conftest import HEADER, Command, command_in
 from tests.support.databases import DatabaseKind, Databases
 from tests.support.postgres import _programs
 
@@ -72,27 +73,50 @@ class Backup:
         assert done.returncode == 0 or 'schema "public" already exists' in done.stderr, done.stderr
 
 
+Staffing = Callable[[DatabaseKind], tuple[Path, str]]
+
+
+@pytest.fixture(scope="session")
+def staffing(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Staffing:
+    """A folder and a database in which four people were imported, made once of a kind, to be copied."""
+
+    @cache
+    def made(kind: DatabaseKind) -> tuple[Path, str]:
+        name, folder = "template_recover", tmp_path_factory.mktemp("recover")
+        url = _sqlite_in(folder) if kind == "sqlite" else databases.server.create(name)
+        idhub = at(folder, url)
+        assert idhub("people", "import", str(idhub.hr_file(*PEOPLE))).code == 0
+        for number in ("QY1", "QY4"):
+            assert idhub("role", "assign", number, "administrator").code == 0
+        assert idhub("audit", "export").code == 0
+        return folder, name
+
+    return made
+
+
+def _sqlite_in(folder: Path) -> str:
+    return f"sqlite:///{folder / 'data' / 'idhub.db'}"
+
+
+def at(folder: Path, url: str) -> Command:
+    """The command in a folder, on the database of that address."""
+    here = command_in(folder)
+    return Command(folder, {**here.environment, "IDHUB_DATABASE_URL": url})
+
+
 @pytest.fixture
 def hub(
-    idhub: Command, database_kind: DatabaseKind, databases: Databases, tmp_path: Path
+    staffing: Staffing, database_kind: DatabaseKind, databases: Databases, tmp_path: Path
 ) -> Iterator[tuple[Command, Backup]]:
     """A hub with four people, and the means to set it back."""
+    folder, template = staffing(database_kind)
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     if database_kind == "sqlite":
-        url = f"sqlite:///{tmp_path / 'data' / 'idhub.db'}"
-        made = Command(idhub.folder, {**idhub.environment, "IDHUB_DATABASE_URL": url})
-        yield staffed(made), Backup(database_kind, url, tmp_path)
+        url = _sqlite_in(tmp_path)
+        yield at(tmp_path, url), Backup(database_kind, url, tmp_path)
         return
-    with databases.fresh(database_kind, tmp_path, migrated=False) as url:
-        made = Command(idhub.folder, {**idhub.environment, "IDHUB_DATABASE_URL": url})
-        yield staffed(made), Backup(database_kind, url, tmp_path)
-
-
-def staffed(idhub: Command) -> Command:
-    assert idhub("people", "import", str(idhub.hr_file(*PEOPLE))).code == 0
-    for number in ("QY1", "QY4"):
-        assert idhub("role", "assign", number, "administrator").code == 0
-    assert idhub("audit", "export").code == 0
-    return idhub
+    with databases.copy_of(template) as url:
+        yield at(tmp_path, url), Backup(database_kind, url, tmp_path)
 
 
 def exported(idhub: Command, name: str = "after.jsonl") -> str:

@@ -10,25 +10,25 @@ FULL = "urn:ietf:params:scim:event:prov:patch:full"
 DELETED = "urn:ietf:params:scim:event:prov:delete"
 
 
-def test_stream_is_named_shown_and_removed(idhub: Command) -> None:
-    assert idhub("token", "create", "--scope", "scim:read", "--name", "directory").code == 0
-    header = idhub.folder / "header.txt"
+def test_stream_is_named_shown_and_removed(started: Command) -> None:
+    assert started("token", "create", "--scope", "scim:read", "--name", "directory").code == 0
+    header = started.folder / "header.txt"
     header.write_text("Bearer canary-secret\n", encoding="utf-8")
-    made = idhub(
+    made = started(
         "stream", "create", "--token", "directory", "--push", "https://receiver.example/events",
         "--authorization-file", str(header), "--event", DELETED, "--json",
     )  # fmt: skip
-    polled = idhub("stream", "create", "--token", "directory")
-    listed = idhub("stream", "list", "--json")
-    paused = idhub("stream", "pause", stream_id := polled.out.split()[0])
-    again = idhub("stream", "pause", stream_id)
-    resting = idhub("stream", "list")
-    resumed = idhub("stream", "resume", stream_id)
-    full = idhub("stream", "create", "--token", "directory", "--full", "--json")
-    told = idhub("stream", "list", "--json").json[-1]["events"]
-    assert idhub("stream", "remove", full.json["id"]).code == 0
-    removed = idhub("stream", "remove", made.json["id"])
-    left = idhub("stream", "list")
+    polled = started("stream", "create", "--token", "directory")
+    listed = started("stream", "list", "--json")
+    paused = started("stream", "pause", stream_id := polled.out.split()[0])
+    again = started("stream", "pause", stream_id)
+    resting = started("stream", "list")
+    resumed = started("stream", "resume", stream_id)
+    full = started("stream", "create", "--token", "directory", "--full", "--json")
+    told = started("stream", "list", "--json").json[-1]["events"]
+    assert started("stream", "remove", full.json["id"]).code == 0
+    removed = started("stream", "remove", made.json["id"])
+    left = started("stream", "list")
 
     assert (made.code, polled.code, removed.code) == (0, 0, 0), (made, polled, removed)
     assert (paused.code, again.code, resumed.code) == (0, 1, 0), (paused, again, resumed)
@@ -41,7 +41,7 @@ def test_stream_is_named_shown_and_removed(idhub: Command) -> None:
     assert (first["events"], first["push_url"], first["waiting"]) == ([DELETED], "https://receiver.example/events", 0)
     assert second["push_url"] is None and DELETED in second["events"]
     assert "canary-secret" not in listed.out + made.out
-    stored = b"".join(path.read_bytes() for path in (idhub.folder / "data").iterdir() if path.is_file())
+    stored = b"".join(path.read_bytes() for path in (started.folder / "data").iterdir() if path.is_file())
     assert b"canary-secret" not in stored
     assert stream_id in left.out and made.json["id"] not in left.out
 
@@ -61,20 +61,20 @@ def test_stream_is_named_shown_and_removed(idhub: Command) -> None:
     ],
 )
 def test_stream_that_cannot_be_is_refused_in_one_sentence(
-    idhub: Command, arguments: tuple[str, ...], said: str
+    started: Command, arguments: tuple[str, ...], said: str
 ) -> None:
-    assert idhub("token", "create", "--scope", "scim:read", "--name", "directory").code == 0
-    done = idhub("stream", "create", *arguments)
+    assert started("token", "create", "--scope", "scim:read", "--name", "directory").code == 0
+    done = started("stream", "create", *arguments)
 
     assert (done.code, done.out, done.err.count("\n")) == (1, "", 1), done
     assert said in done.err
-    assert idhub("stream", "list", "--json").json == []
+    assert started("stream", "list", "--json").json == []
 
 
-def test_token_of_the_api_alone_has_no_stream(idhub: Command) -> None:
-    assert idhub("token", "create", "--scope", "people:read", "--name", "directory").code == 0
-    assert "[token]" in idhub("stream", "create", "--token", "directory").err
+def test_token_of_the_api_alone_has_no_stream(started: Command) -> None:
+    assert started("token", "create", "--scope", "people:read", "--name", "directory").code == 0
+    assert "[token]" in started("stream", "create", "--token", "directory").err
 
 
-def test_stream_that_there_is_not_is_not_removed(idhub: Command) -> None:
-    assert "[stream]" in idhub("stream", "remove", "evs_x").err
+def test_stream_that_there_is_not_is_not_removed(started: Command) -> None:
+    assert "[stream]" in started("stream", "remove", "evs_x").err

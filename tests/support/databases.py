@@ -72,10 +72,16 @@ class Databases:
                 shutil.copyfile(self._folder / f"{template}.db", path)
             yield f"sqlite:///{path}"
             return
+        with self.copy_of(template or "template1") as url:
+            yield url
+
+    @contextmanager
+    def copy_of(self, template: str) -> Iterator[str]:
+        """The address of a copy of a PostgreSQL database that nobody is connected to, dropped when the block ends."""
         self._made += 1
         name = f"test_{self._made}"
         try:
-            yield self.server.create(name, template=template or "template1")
+            yield self.server.create(name, template=template)
         finally:
             self.server.drop(name)
 

@@ -4,17 +4,18 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import bindparam, func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from idhub.changes import SYSTEM, Event, EventType, record
 from idhub.db import bulk_insert, chunked, new_ids
-from idhub.delivery.channel import PlannedDelivery
+from idhub.delivery.channel import LeasedDelivery, PlannedDelivery
 from idhub.delivery.receipt_box import touch_cases
 from idhub.delivery.tables import Delivery
 from idhub.delivery.wake import Asked, announce
+from idhub.directory.tables import Principal
 from idhub.kept import Kept
 
 # Made once: building a statement costs more than what it asks.
@@ -37,6 +38,22 @@ _MAKE_MOOT = Kept(_MOOT)
 _MAKE_MOOT_OF = Kept(_MOOT.where(or_(Delivery.case_id.is_(None), Delivery.case_id == bindparam("case"))))
 
 
+_earlier, _later = aliased(Delivery), aliased(Delivery)
+_BEHIND = (
+    select(_earlier.id, _earlier.case_id, _later.id, _later.operation, _later.case_id)
+    .join(_later, (_later.lane == _earlier.lane) & (_later.seq > _earlier.seq))
+    .where(_earlier.id.in_(bindparam("ids", expanding=True)), _later.state != "superseded")
+    .order_by(_earlier.id, _later.seq)
+)
+_LOCK = (
+    select(Principal.id)
+    .where(Principal.id.in_(bindparam("people", expanding=True)))
+    # In one order, so that two that lock several cannot lock each other out.
+    .order_by(Principal.id)
+    .with_for_update(read=True)
+)
+
+
 @dataclass(frozen=True, slots=True)
 class _Superseded:
     id: str
@@ -44,13 +61,20 @@ class _Superseded:
     case_id: str | None
 
 
+class Overtaker(NamedTuple):
+    """A delivery that makes an earlier one of its lane moot."""
+
+    id: str
+    operation: str
+
+
 def plan(session: Session, planned: Sequence[PlannedDelivery], *, now: datetime) -> list[str]:
     """Store deliveries behind all earlier ones of their lanes; returns their ids, in order.
 
     A provision that still waits (or is in review, or was given up) becomes moot, and is superseded, by a later
-    deprovision of its lane, and by a later provision unless a case of its own waits for its proof. A deprovision or
-    logout is never superseded: each is sent and proven. The event of the later delivery names what it supersedes, and
-    each of those has an event of its own.
+    deprovision of its lane, and by a later provision unless a case of its own waits for its proof. One that is under
+    way is once it has failed (`overtaken`). A deprovision or logout is never superseded: each is sent and proven. The
+    event of the later delivery names what it supersedes, and each of those has an event of its own.
 
     Runs in the caller's transaction, which must hold the locks of the principals concerned (design, invariant 2):
     the order within a lane rests on them.
@@ -66,8 +90,10 @@ def plan(session: Session, planned: Sequence[PlannedDelivery], *, now: datetime)
     ids = new_ids("dlv", len(planned))
     for index, (delivery_id, delivery) in enumerate(zip(ids, planned, strict=True)):
         seq = place[delivery.lane] = place.get(delivery.lane, 0) + 1
-        last = lanes[delivery.lane]
-        is_moot = index != last and _makes_moot(planned[last], delivery)
+        last = planned[lanes[delivery.lane]]
+        is_moot = delivery is not last and _makes_moot(
+            last.operation, last.case_id, delivery.operation, delivery.case_id
+        )
         row = {
             "id": delivery_id,
             "seq": seq,
@@ -96,7 +122,7 @@ def plan(session: Session, planned: Sequence[PlannedDelivery], *, now: datetime)
         events.append(_event(delivery_id, delivery, seq, replaced, now=now))
         events.extend(_moot(one.id, one.case_id, delivery, delivery_id, now=now) for one in replaced)
         if is_moot:
-            events.append(_moot(delivery_id, delivery.case_id, planned[last], None, now=now))
+            events.append(_moot(delivery_id, delivery.case_id, last, None, now=now))
     bulk_insert(session, Delivery, rows)
     record(session, events)
     announce(
@@ -106,12 +132,34 @@ def plan(session: Session, planned: Sequence[PlannedDelivery], *, now: datetime)
     return ids
 
 
-def _makes_moot(later: PlannedDelivery, earlier: PlannedDelivery) -> bool:
-    if earlier.operation != "provision":
+def lock_provisions(session: Session, deliveries: Iterable[LeasedDelivery]) -> None:
+    """Keep everybody from planning behind those of these that are provisions, until the transaction ends."""
+    people = sorted({one.principal_id for one in deliveries if one.principal_id and one.operation == "provision"})
+    for part in chunked(people):
+        session.connection().execute(_LOCK, {"people": part})
+
+
+def overtaken(session: Session, deliveries: Iterable[LeasedDelivery]) -> dict[str, Overtaker]:
+    """Which of these were made moot while they were under way, and by what (`plan`), by id.
+
+    Somebody who left meanwhile would otherwise keep their account until a provision that fails was given up.
+    """
+    found: dict[str, Overtaker] = {}
+    provisions = sorted(one.id for one in deliveries if one.operation == "provision")
+    for part in chunked(provisions):
+        for earlier, case_id, later, operation, later_case_id in session.connection().execute(_BEHIND, {"ids": part}):
+            if _makes_moot(operation, later_case_id, "provision", case_id):
+                found[earlier] = Overtaker(later, operation)
+    return found
+
+
+def _makes_moot(later: str, later_case_id: str | None, earlier: str, earlier_case_id: str | None) -> bool:
+    """Whether a later operation makes an earlier one of its lane moot."""
+    if earlier != "provision":
         return False
-    if later.operation == "deprovision":
+    if later == "deprovision":
         return True
-    return later.operation == "provision" and earlier.case_id in {None, later.case_id}
+    return later == "provision" and earlier_case_id in {None, later_case_id}
 
 
 def _lanes_before(session: Session, lanes: Sequence[str]) -> dict[str, int]:

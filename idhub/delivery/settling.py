@@ -15,6 +15,7 @@ from idhub.db import Database, Instant
 from idhub.delivery.channel import Failure, Grade, LeasedDelivery, Outcome
 from idhub.delivery.holds import Failed, Queue, note_answers, probe_now
 from idhub.delivery.leases import CLOCKS_DIFFER
+from idhub.delivery.planning import Overtaker, lock_provisions, overtaken
 from idhub.delivery.receipt_box import touch_cases
 from idhub.delivery.tables import Delivery, DeliveryAttempt, DeliveryHold
 from idhub.delivery.wake import announce
@@ -38,7 +39,7 @@ _LOST = "The worker stopped before it recorded an answer."
 class Decision:
     """What a delivery becomes after an attempt."""
 
-    state: Literal["pending", "done", "review", "dead"]
+    state: Literal["pending", "done", "review", "dead", "superseded"]
     grade: Grade
     is_better: bool
     """This attempt proved at least as much as any before: its evidence is the delivery's."""
@@ -47,22 +48,31 @@ class Decision:
 
 
 def decide(
-    leased: LeasedDelivery, outcome: Outcome, *, best: Grade, attempts_spent: int, max_attempts: int
+    leased: LeasedDelivery,
+    outcome: Outcome,
+    *,
+    best: Grade,
+    attempts_spent: int,
+    max_attempts: int,
+    is_moot: bool = False,
 ) -> Decision:
     """What follows from an attempt's outcome.
 
-    Done only at or above the required grade. In review when the channel says so. Given up when the channel says so or
-    after `max_attempts`; never because a credential or a certificate is refused, or a limit of requests is used up:
-    those are the connection's faults, and hold its queue instead.
+    Done only at or above the required grade. Superseded when it is not done and moot. In review when the channel says
+    so. Given up when the channel says so or after `max_attempts`; never because a credential or a certificate is
+    refused, or a limit of requests is used up: those are the connection's faults, and hold its queue instead.
 
     Args:
         best: best grade proven by earlier attempts; it is kept.
         attempts_spent: attempts since it was planned, or last put back, this one included.
+        is_moot: what was planned behind it while it was under way makes a further attempt moot.
     """
     grade = max(best, outcome.grade)
     is_better = outcome.grade >= best
     if outcome.kind == "done" and grade >= leased.required_grade:
         return Decision("done", grade, is_better, timedelta(0))
+    if is_moot:
+        return Decision("superseded", grade, is_better, timedelta(0))
     if outcome.kind == "review":
         return Decision("review", grade, is_better, timedelta(0))
     waits = outcome.status_code == 401 or outcome.failure in _NEVER_FATAL
@@ -174,10 +184,14 @@ def _settle(
     is_lost: bool,
 ) -> set[str]:
     by_id = {leased.id: (leased, outcome) for leased, outcome in results}
+    failing = [leased for leased, outcome in results if not _is_proof(leased, outcome)]
+    # Before any lock of ours on a delivery, as planning does: whoever plans behind one of these has done so, or waits.
+    lock_provisions(session, failing)
     rows = _current(session, sorted(by_id))
     mine = {i: row for i, row in rows.items() if row.lease_token == by_id[i][0].attempt}
     # A first attempt has no earlier one that it could have been given up with.
     spent = _attempts_before_last_end(session, sorted(i for i, row in mine.items() if row.lease_token > 1))
+    moot = overtaken(session, [leased for leased in failing if leased.id in mine])
     deliveries, attempts, events, touched = [], [], [], []
     failed: list[Failed] = []
     accepted: set[Queue] = set()
@@ -189,6 +203,7 @@ def _settle(
             best=Grade(row.grade),
             attempts_spent=leased.attempt - spent.get(delivery_id, 0),
             max_attempts=settings.delivery_max_attempts,
+            is_moot=delivery_id in moot,
         )
         # Without an answer the other side may still be at work; until the deadline that was stored it counts as such.
         over_at = now if outcome.status_code is not None else row.attempt_deadline_at
@@ -196,7 +211,7 @@ def _settle(
         error = clean_text(outcome.error, _ERROR_LIMIT) if outcome.error else None
         deliveries.append(_delivery_values(leased, outcome, decision, row, error, quiet_after, now=now, lost=is_lost))
         attempts.append(_attempt_values(leased, outcome, decision, error, now=now, lost=is_lost))
-        events.append(_event(leased, outcome, decision, error, now=now))
+        events.append(_event(leased, outcome, decision, error, moot.get(delivery_id), now=now))
         if decision.state != "pending" or decision.grade > row.grade:
             touched.append(leased.case_id)
         _note(leased, outcome, failed, accepted)
@@ -312,7 +327,7 @@ def _delivery_values(
 def _attempt_values(
     leased: LeasedDelivery, outcome: Outcome, decision: Decision, error: str | None, *, now: datetime, lost: bool
 ) -> dict[str, Any]:
-    said = "retry" if decision.state == "pending" else decision.state
+    said = "retry" if decision.state in {"pending", "superseded"} else decision.state
     return {
         "b_id": leased.id,
         "b_number": leased.attempt,
@@ -323,6 +338,10 @@ def _attempt_values(
         "b_error": error,
         "b_evidence": dict(outcome.evidence),
     }
+
+
+def _is_proof(leased: LeasedDelivery, outcome: Outcome) -> bool:
+    return outcome.kind == "done" and outcome.grade >= leased.required_grade
 
 
 def _write(
@@ -354,16 +373,27 @@ _EVENT_TYPES: Mapping[str, EventType] = {
     "done": EventType.DELIVERY_DONE,
     "review": EventType.DELIVERY_AWAITS_REVIEW,
     "dead": EventType.DELIVERY_DEAD,
+    "superseded": EventType.DELIVERY_SUPERSEDED,
 }
 
 
-def _event(leased: LeasedDelivery, outcome: Outcome, decision: Decision, error: str | None, *, now: datetime) -> Event:
+def _event(
+    leased: LeasedDelivery,
+    outcome: Outcome,
+    decision: Decision,
+    error: str | None,
+    overtaker: Overtaker | None,
+    *,
+    now: datetime,
+) -> Event:
     details: dict[str, str | int | None] = {
         "attempt": leased.attempt,
         "operation": leased.operation,
         "channel": leased.channel,
         "grade": int(decision.grade),
     }
+    if decision.state == "superseded" and overtaker is not None:
+        details |= {"by": overtaker.id, "operation": overtaker.operation}
     if outcome.status_code is not None:
         details["status"] = outcome.status_code
     if error:

@@ -1,6 +1,7 @@
 """What a later delivery makes moot, and what is sent and proven whatever comes after it."""
 
 from datetime import date, timedelta
+from threading import Thread
 from typing import Any
 
 import orjson
@@ -10,12 +11,12 @@ from sqlalchemy import insert, select, text
 from audit.tables import audit_events
 from idhub.changes import EventType
 from idhub.db import Database
-from idhub.delivery.channel import Outcome, PlannedDelivery
-from idhub.delivery.queue import lease, settle
+from idhub.delivery.channel import Grade, Outcome, PlannedDelivery
+from idhub.delivery.queue import expire_leases, lease, plan, settle
 from idhub.directory.tables import Principal
 from idhub.lifecycle.tables import Case
 from idhub.settings import Settings
-from tests.delivery.rows import BROKEN, DONE, delivery, put, row
+from tests.delivery.rows import BROKEN, DONE, SILENT, UNAUTHORIZED, attempts, delivery, put, recorded, row
 from tests.support.clock import Clock
 
 
@@ -98,17 +99,116 @@ def test_what_is_moot_when_it_is_planned_says_so_too(hub: Database, clock: Clock
     assert moot(hub) == {first: (None, None)}
 
 
-def test_a_provision_in_flight_is_not_superseded(hub: Database, clock: Clock, settings: Settings) -> None:
+def test_a_provision_in_flight_is_not_superseded_while_it_may_succeed(
+    hub: Database, clock: Clock, settings: Settings
+) -> None:
     (first,) = put(hub, clock, provision())
     (leased,) = lease(hub, worker="w", now=clock(), limit=1, settings=settings)
 
     (last,) = put(hub, clock, delivery())
     assert states(hub, first, last) == ["leased", "pending"]
-    settle(hub, leased, BROKEN, now=clock(), settings=settings)
-    clock.advance(minutes=1)
+    assert lease(hub, worker="w", now=clock(), limit=9, settings=settings) == [], "never two of a lane at once"
+    settle(hub, leased, DONE, now=clock(), settings=settings)
 
-    (again,) = lease(hub, worker="w", now=clock(), limit=9, settings=settings)
-    assert again.id == first, "order is kept: it is tried again before the deprovision"
+    assert states(hub, first, last) == ["done", "pending"]
+    assert moot(hub) == {}
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        BROKEN,
+        SILENT,
+        UNAUTHORIZED,
+        Outcome(kind="dead", status_code=409, error="409 Conflict"),
+        Outcome(kind="review", status_code=200, error="two accounts fit"),
+        Outcome(kind="done", grade=Grade.E0, status_code=200),
+    ],
+    ids=["broken", "silent", "unauthorized", "dead", "review", "not proven"],
+)
+def test_a_leave_does_not_wait_for_a_provision_that_was_under_way_and_failed(
+    hub: Database, clock: Clock, settings: Settings, outcome: Outcome
+) -> None:
+    """It would be tried again, forty times over hours, and the account of who left would live on for as long."""
+    add_case(hub, clock, "cas_joiner")
+    (first,) = put(hub, clock, provision(case_id="cas_joiner"))
+    (leased,) = lease(hub, worker="w", now=clock(), limit=1, settings=settings)
+    deadline = clock() + settings.delivery_timeout
+    (last,) = put(hub, clock, delivery())
+
+    assert settle(hub, leased, outcome, now=clock(), settings=settings)
+
+    assert states(hub, first, last) == ["superseded", "pending"]
+    assert row(hub, first).finished_at == clock()
+    assert row(hub, first).last_error == outcome.error
+    assert [attempt.outcome for attempt in attempts(hub, first)] == ["retry"]
+    assert moot(hub) == {first: ("cas_joiner", last)}
+    assert recorded(hub, first)[-1] == EventType.DELIVERY_SUPERSEDED
+    assert due(hub) == ["cas_joiner"], "superseding is told in the receipt"
+    (after,) = lease(hub, worker="w", now=clock(), limit=9, settings=settings)
+    over = clock() if outcome.status_code else deadline
+    assert (after.id, after.quiet_after) == (last, over), "what the failed attempt may still do proves nothing"
+
+
+def test_a_leave_does_not_wait_for_a_provision_whose_worker_died(
+    hub: Database, clock: Clock, settings: Settings
+) -> None:
+    (first,) = put(hub, clock, provision())
+    lease(hub, worker="w", now=clock(), limit=1, settings=settings)
+    (last,) = put(hub, clock, delivery())
+    clock.advance(seconds=settings.delivery_lease.total_seconds() + 1)
+
+    assert expire_leases(hub, now=clock(), settings=settings) == 1
+
+    assert states(hub, first, last) == ["superseded", "pending"]
+    assert [attempt.outcome for attempt in attempts(hub, first)] == ["lost"]
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "expected"),
+    [(None, "cas_m", "superseded"), ("cas_m", "cas_m", "superseded"), ("cas_m", "cas_n", "dead")],
+)
+def test_a_provision_under_way_fails_into_what_comes_behind_it(
+    hub: Database, clock: Clock, settings: Settings, earlier: str | None, later: str, expected: str
+) -> None:
+    (first,) = put(hub, clock, provision(case_id=earlier))
+    (leased,) = lease(hub, worker="w", now=clock(), limit=1, settings=settings)
+    put(hub, clock, provision(case_id=later))
+
+    settle(hub, leased, Outcome(kind="dead", status_code=409), now=clock(), settings=settings)
+
+    assert states(hub, first) == [expected]
+
+
+def test_a_leave_that_commits_while_a_failure_is_recorded_is_seen(
+    hub: Database, clock: Clock, settings: Settings
+) -> None:
+    add_case(hub, clock, "cas_joiner")
+    (first,) = put(hub, clock, provision(principal_id="per_1"))
+    (leased,) = lease(hub, worker="w", now=clock(), limit=1, settings=settings)
+    settling = Thread(target=settle, args=(hub, leased, BROKEN), kwargs={"now": clock(), "settings": settings})
+
+    with hub.transaction() as session:
+        session.execute(select(Principal.id).where(Principal.id == "per_1").with_for_update())
+        (last,) = plan(session, [delivery(principal_id="per_1")], now=clock())
+        settling.start()
+        settling.join(0.3)
+        assert settling.is_alive(), "it waits for whoever may be planning behind it"
+    settling.join(10)
+
+    assert states(hub, first, last) == ["superseded", "pending"]
+
+
+def test_a_deprovision_under_way_is_tried_again_whatever_comes_behind_it(
+    hub: Database, clock: Clock, settings: Settings
+) -> None:
+    (leave,) = put(hub, clock, delivery())
+    (leased,) = lease(hub, worker="w", now=clock(), limit=1, settings=settings)
+    put(hub, clock, provision(), delivery())
+
+    settle(hub, leased, BROKEN, now=clock(), settings=settings)
+
+    assert states(hub, leave) == ["pending"]
 
 
 def test_a_provision_that_failed_is_superseded_and_its_attempts_still_count(

@@ -8,6 +8,7 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 ENVIRONMENT := $(VENV)/.installed
 NODE_MODULES := tests/node_modules/.installed
+RECEIVER := tests/certify/receiver/target/debug/receiver
 # Tests and demo start many processes: each reads what the first one compiled.
 unexport PYTHONDONTWRITEBYTECODE
 SOURCES := idhub providers scim audit
@@ -46,7 +47,7 @@ types: $(ENVIRONMENT)
 # What comes before the tests keeps one core busy at a time: two of it run side by side.
 .PHONY: test
 test: ## Everything: check, then every test with real components
-	@$(MAKE) --jobs=2 system-packages $(NODE_MODULES) check
+	@$(MAKE) --jobs=2 $(RECEIVER) system-packages $(NODE_MODULES) check
 	$(TEMPORARY) $(PYTHON) -m pytest --numprocesses=$(WORKERS) --dist=worksteal --durations=25 --durations-min=2
 
 .PHONY: format
@@ -60,7 +61,7 @@ image-steps: ## Run the steps of the Dockerfile in a scratch folder, without an 
 
 .PHONY: clean
 clean: ## Remove what make has built
-	rm -rf $(VENV) tests/node_modules dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) tests/node_modules tests/certify/receiver/target dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 ##@ Long runs
 
@@ -126,3 +127,6 @@ $(VENV)/.argon2: $(ENVIRONMENT)
 $(NODE_MODULES): tests/package.json tests/package-lock.json | system-packages
 	cd tests && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
+
+$(RECEIVER): tests/certify/receiver/Cargo.toml tests/certify/receiver/src/main.rs
+	@.ci/receiver

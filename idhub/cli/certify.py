@@ -77,8 +77,7 @@ def certify_oidc_logout(
     from idhub.signals.certify import Session, alg_of, session_of
     from idhub.signals.certify import certify_logout as run
 
-    if alg not in {None, "ES256", "RS256"}:
-        raise Invalid("alg must be ES256 or RS256.", field="alg", rule="certify.alg")
+    _known(alg)
     if (person is None) == (sub is None) or (person and sid):
         raise Invalid("Say whose session ends: --person, or --sub and --sid.", field="person", rule="certify.person")
     cookie = _secret(probe_cookie_file)
@@ -105,6 +104,9 @@ def certify_ssf(
     url: Annotated[str, typer.Argument(help="Where the receiver takes pushed event tokens.")],
     audience: Annotated[str, typer.Option(help="`aud` that the receiver expects.")],
     token_file: Annotated[Path | None, typer.Option(help="File with the bearer token of the receiver.")] = None,
+    alg: Annotated[
+        str | None, typer.Option(help="How the tokens are signed: ES256 or RS256. Default: as streams are, ES256.")
+    ] = None,
     json: JsonOption = False,
 ) -> None:
     """Grade a receiver of security event tokens (RFC 8935) with verification events of this hub.
@@ -113,15 +115,26 @@ def certify_ssf(
     """
     from idhub.signals.certify import certify_ssf as run
 
+    _known(alg)
     token = _secret(token_file)
     with open_here() as hub:
         results = _with_http(
             url,
             lambda http: run(
-                http, url, audience, token=token, keyring=hub.keyring, issuer=hub.settings.issuer, now=hub.clock()
+                *(http, url, audience),
+                token=token,
+                keyring=hub.keyring,
+                issuer=hub.settings.issuer,
+                now=hub.clock(),
+                alg=alg,
             ),
         )
     _finish(results, json=json)
+
+
+def _known(alg: str | None) -> None:
+    if alg not in {None, "ES256", "RS256"}:
+        raise Invalid("alg must be ES256 or RS256.", field="alg", rule="certify.alg")
 
 
 class Sample(StrEnum):

@@ -141,15 +141,25 @@ async def certify_logout(
 
 
 async def certify_ssf(
-    http: OutboundHttp, uri: str, audience: str, *, token: str | None, keyring: Keyring, issuer: str, now: datetime
+    http: OutboundHttp,
+    uri: str,
+    audience: str,
+    *,
+    token: str | None,
+    keyring: Keyring,
+    issuer: str,
+    now: datetime,
+    alg: str | None = None,
 ) -> list[Result]:
-    """Grade a receiver of security event tokens by push (RFC 8935).
+    """Grade a receiver of security event tokens by push (RFC 8935); `alg` as streams are signed unless it is named.
 
     Raises:
         OutboundRefused: the guard does not let it through.
         OutboundError: nobody answers there.
     """
-    kit = _Push(http, uri, audience, token, lambda typ, claims: keyring.sign_jws("event", typ, claims), issuer, now)
+    kit = _Push(
+        http, uri, audience, token, lambda typ, claims: keyring.sign_jws("event", typ, claims, alg=alg), issuer, now
+    )
     return await _run(SSF_CHECKS, kit)
 
 
@@ -386,7 +396,12 @@ class _Push:
         self._valid = self._sign(self._TYPE, self._claims())
         answer = await self._post(self._valid)
         if answer.status != 202 or answer.body:
-            raise _Failed(f"answered {answer.status}" + (" with a body" if answer.body else ""))
+            said = ": ".join(
+                remote_text(text)[:100] for text in map(_document(answer).get, ("err", "description")) if text
+            )
+            raise _Failed(
+                f"answered {answer.status}" + (f": {said}" if said else " with a body" if answer.body else "")
+            )
 
     async def duplicate_accepted(self) -> None:
         answer = await self._post(self._valid)

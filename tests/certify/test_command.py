@@ -102,6 +102,12 @@ def test_address_where_nobody_answers_is_no_verdict(options: list[str], tmp_path
     assert done.stderr.splitlines()[-1].startswith("error [url]: No connection to 127.0.0.1:")
 
 
+@pytest.mark.parametrize("alg", ["none", "HS256", ""])
+def test_event_tokens_are_signed_in_one_of_two_ways(alg: str, tmp_path: Path) -> None:
+    done = _idhub(tmp_path, "certify", "ssf", "http://127.0.0.1:9/x", "--audience", "a", "--alg", alg)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "error [alg]: alg must be ES256 or RS256.")
+
+
 @pytest.mark.parametrize(
     ("options", "field"),
     [

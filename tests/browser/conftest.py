@@ -38,7 +38,11 @@ class Served:
 
 @pytest.fixture(scope="package")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The sample hub on a free port of the loopback."""
+    """The sample hub on a free port of the loopback.
+
+    What a module puts into it is put once for the package too: a process that takes tests over from another comes back
+    to modules that it has left.
+    """
     folder = tmp_path_factory.mktemp("browser")
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))

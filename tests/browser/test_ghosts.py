@@ -10,7 +10,7 @@ from tests.web.ghosts import plant
 PATHS = {"ghosts": "/admin/ghosts", "ghost": "/admin/ghosts/{id}", "ghost-act": "/admin/ghosts/{id}/act?action=disable"}
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def planted(served: Served) -> dict[str, str]:
     return plant(served.hub)
 

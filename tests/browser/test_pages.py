@@ -82,7 +82,7 @@ _CUT_OFF = """() => [...document.querySelectorAll(".table-box")]
     .filter(box => box.scrollWidth > box.clientWidth).map(box => box.getAttribute("aria-label"))"""
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def more(served: Served) -> None:
     """An application with a name in both languages that fills more than its column; a receiver of events."""
     hub = served.hub

@@ -9,7 +9,7 @@ from tests.browser.test_pages import SCREENSHOTS
 from tests.web.held import Held, plant
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def held(served: Served) -> Held:
     hub = served.hub
     keyring = load_keyring(

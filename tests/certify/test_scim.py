@@ -82,9 +82,7 @@ def test_broken_sample_is_caught_by_its_check_alone(fault: str) -> None:
 def test_dialect_follows_from_what_works() -> None:
     assert graded(Sample("patch")).dialect == "put"
     assert graded(Sample("update")).dialect is None
-    assert "active_form: text" in graded(Sample("active_boolean")).deviations or graded(
-        Sample("active_boolean")
-    ).dialect not in {"generic", None}
+    assert graded(Sample("active_boolean")).dialect == "text-booleans"
 
 
 def test_wrong_token_is_told_and_not_shown() -> None:

@@ -23,13 +23,12 @@ def test_what_people_type_is_found_as_it_was_stored(kind: LoginNameKind, stored:
     assert stored_login_name(kind, stored) in login_name_candidates(typed)
 
 
-@given(st.sampled_from(["employee_number", "email", "mobile"]), st.text(alphabet=st.characters(codec="utf-8")))
+@given(st.sampled_from(["employee_number", "email"]), st.text(alphabet=st.characters(codec="utf-8")))
 def test_storing_is_stable(kind: LoginNameKind, text: str) -> None:
     """What was stored once is stored the same again."""
     once = stored_login_name(kind, text)
-    if kind != "mobile":
-        assert stored_login_name(kind, once).strip() == once.strip()
-    assert once in login_name_candidates(once) or once != once.strip() or kind == "mobile"
+    assert stored_login_name(kind, once) == once
+    assert once in login_name_candidates(once)
 
 
 @pytest.mark.parametrize(("text", "may"), [("王磊", True), ("a\0b", False), ("\ud800", False), ("a" * 401, False)])

@@ -118,8 +118,8 @@ def test_what_is_not_the_providers_own_word_ends_nothing(scene: Scene, upstream:
     mine = render(sign(upstream.logout_request(now, "attacker"), upstream.signer)).encode()
     for name, wrap in WRAPPINGS.items():
         document = etree.tostring(wrap(mine, spoil)).decode()
-        answer = scene.browser().post(PATH, data={"SAMLRequest": post_value(document)})
-        assert answer.status_code == 400 or is_in(browser), name
+        scene.browser().post(PATH, data={"SAMLRequest": post_value(document)})
+        assert is_in(browser), name
     unsigned = {"SAMLRequest": post_value(render(upstream.logout_request(now, subject)))}
     assert scene.browser().post(PATH, data=unsigned).status_code == 400
     assert scene.browser().post(PATH, data={"SAMLResponse": unsigned["SAMLRequest"]}).status_code == 400

@@ -102,13 +102,11 @@ def test_a_target_with_another_host_is_answered_as_ours(server: Hub) -> None:
 def test_headers_have_a_size(server: Hub) -> None:
     """T13, J08: a head that never ends costs no more than its limit."""
     many = b"GET /healthz HTTP/1.1\r\n" + _HOST + b"".join(b"x-%d: %s\r\n" % (n, b"a" * 1_000) for n in range(200))
-    said = talk(server, many)
-    assert is_refused(said, 431) or is_refused(said, 400)
+    assert is_refused(talk(server, many), 431)
     one = b"GET /healthz HTTP/1.1\r\n" + _HOST + b"x-a: "
     assert is_refused(talk(server, one, *[b"a" * 16_384] * 10), 431)
     long = b"GET /healthz?" + b"a" * (2 * MAX_HEADER_BYTES) + b" HTTP/1.1\r\n" + _HOST + b"\r\n"
-    said = talk(server, long)
-    assert is_refused(said, 431) or is_refused(said, 400)
+    assert is_refused(talk(server, long), 431)
     chunked = b"POST /login HTTP/1.1\r\n" + _HOST + b"transfer-encoding: chunked\r\n\r\n0\r\nx-a: "
     # The request itself may be answered before its trailers have arrived.
     said = talk(server, chunked, *[b"a" * 16_384] * 10)

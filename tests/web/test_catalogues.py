@@ -10,7 +10,7 @@ from idhub.pages.language import load_catalog
 from idhub.web.event_labels import EVENT
 from tests.web.messages import marked_messages
 
-LOCALE = Path("idhub/web/locale")
+LOCALE = Path(__file__).parents[2] / "idhub/web/locale"
 
 
 def _strings(message: Message) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
 from idhub.access.tables import Account
@@ -68,7 +68,7 @@ _FOLLOW = (
             .where(Account.id == bindparam("account"))
         ),
         CaseRow.account_id == bindparam("account"),
-        CaseRow.contradicted_at.is_not(None),
+        or_(CaseRow.contradicted_at.is_not(None), CaseRow.case_id == bindparam("newest")),
     )
     .values(delivery_id=bindparam("delivery"))
     .returning(CaseRow.case_id)
@@ -406,15 +406,18 @@ def contradict(session: Session, alive: Mapping[str, datetime], *, now: datetime
     return len(contradicted)
 
 
-def prove_anew(session: Session, deliveries: Mapping[str, str], *, now: datetime) -> None:
-    """Rows of leavers' receipts follow the delivery that ends their account again.
+def prove_anew(session: Session, deliveries: Mapping[str, str], newest: Mapping[str, str], *, now: datetime) -> None:
+    """Rows of leavers' receipts follow the delivery that ends their account again: those that were contradicted, and
+    those of the last leave, whose proof did not know of it.
 
     Args:
         deliveries: account id -> id of the new delivery.
+        newest: account id -> case of its person's last leave.
     """
     touched: list[str] = []
     for account_id, delivery_id in deliveries.items():
-        touched += session.connection().execute(_FOLLOW, {"account": account_id, "delivery": delivery_id}).scalars()
+        follows = {"account": account_id, "delivery": delivery_id, "newest": newest[account_id]}
+        touched += session.connection().execute(_FOLLOW, follows).scalars()
     touch(session, sorted(set(touched)), now=now)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import func, insert, select, update
 
 from audit.tables import audit_events
 from idhub.access.applications import scim_token_context
@@ -19,6 +19,7 @@ from idhub.changes import use_sealer
 from idhub.db import Database, new_id
 from idhub.delivery.channel import Grade, LeasedDelivery, Operation, Outcome
 from idhub.delivery.http import OutboundHttp
+from idhub.delivery.tables import Delivery
 from idhub.directory.tables import (
     Department,
     Employment,
@@ -30,6 +31,7 @@ from idhub.directory.tables import (
 )
 from idhub.keys import Keyring
 from idhub.lifecycle.records import login_names_of
+from idhub.lifecycle.tables import Case, CaseRow
 from idhub.provisioning.outbound.channel import ScimChannel
 from idhub.settings import Settings
 from tests.provisioning.quirky import Quirks, Quirky, QuirkyHttp
@@ -211,6 +213,68 @@ class Scene:
             )
             session.execute(update(Entitlement).where(Entitlement.principal_id == person_id).values(superseded_at=now))
             session.execute(update(Account).where(Account.principal_id == person_id).values(desired_state="inactive"))
+
+    def prove_leave(self, person_id: str, account_id: str) -> str:
+        """Let a person leave, with a receipt that says of their account that its end is proven; returns the case."""
+        self.leave(person_id)
+        case_id, delivery_id, now = new_id("cas"), new_id("dlv"), self.clock()
+        application_id = self.account(account_id)["application_id"]
+        with self.database.transaction() as session:
+            session.execute(
+                insert(Case).values(
+                    id=case_id,
+                    number=f"R-2026-11-{case_id[-8:]}",
+                    kind="leaver",
+                    principal_id=person_id,
+                    organization_id=self.organization_id,
+                    state="complete",
+                    is_emergency=False,
+                    effective_at=now,
+                    local_done_at=now,
+                    opened_at=now,
+                    opened_by="cli",
+                    plan={},
+                    ended={},
+                )
+            )
+            place = select(func.coalesce(func.max(Delivery.seq), 0) + 1).where(Delivery.lane == f"scim:{account_id}")
+            session.execute(
+                insert(Delivery).values(
+                    id=delivery_id,
+                    seq=place.scalar_subquery(),
+                    application_id=application_id,
+                    channel="scim",
+                    lane=f"scim:{account_id}",
+                    operation="deprovision",
+                    payload={},
+                    principal_id=person_id,
+                    account_id=account_id,
+                    case_id=case_id,
+                    required_grade=2,
+                    state="done",
+                    grade=2,
+                    evidence={},
+                    attempts=1,
+                    lease_token=1,
+                    next_attempt_at=now,
+                    planned_at=now,
+                    finished_at=now,
+                )
+            )
+            session.execute(
+                insert(CaseRow).values(
+                    id=new_id("row"),
+                    case_id=case_id,
+                    application_id=application_id,
+                    account_id=account_id,
+                    channel="scim",
+                    ceiling=2,
+                    required_grade=2,
+                    delivery_id=delivery_id,
+                    deadline_at=now + timedelta(hours=1),
+                )
+            )
+        return case_id
 
     def delivery(self, account_id: str, operation: Operation, **values: Any) -> LeasedDelivery:
         row = self.account(account_id)

@@ -13,7 +13,9 @@ from idhub.delivery import queue
 from idhub.delivery.tables import Delivery
 from idhub.directory.tables import Group, Person
 from idhub.errors import Conflict, Invalid, NotFound
-from idhub.provisioning.outbound import adoption, deletion, discovering, groups, sync, tokens, upkeep
+from idhub.lifecycle import receipts
+from idhub.lifecycle.tables import ReceiptDue
+from idhub.provisioning.outbound import adoption, deletion, discovering, groups, planner, sync, tokens, upkeep
 from idhub.provisioning.outbound.mapping import MANAGER
 from idhub.provisioning.outbound.options import AdoptRule, WantedGroup
 from idhub.provisioning.outbound.preview import preview
@@ -66,6 +68,56 @@ def test_account_of_the_same_mail_waits_for_somebody_and_is_linked_when_confirme
     assert service.users[theirs]["externalId"] == person
     assert len(service.users) == 1
     assert "account.linked" in scene.events(account)
+
+
+def test_account_that_is_confirmed_to_be_a_leavers_ends_and_the_receipt_waits_for_it(scene: Scene) -> None:
+    """Their leave found nothing under their name, and said so; the account that nobody had decided about lives on."""
+    service, application = scene.quirks(
+        Quirks(), options={"adopt": {"automatic": ["external_id"], "review": ["email"]}}
+    )
+    scene.alive_in(service, application)
+    theirs = service.add_user(userName="al", emails=[{"value": "alice@corp.example"}])
+    person = scene.person()
+    account = scene.entitle(person, application)
+    assert scene.send_one(account, "provision").kind == "review"
+    case_id = scene.prove_leave(person, account)
+    with scene.database.transaction() as session:
+        (review,) = adoption.open_reviews(session, application)
+        adoption.confirm(
+            session, review.id, person, application_id=application, now=scene.clock(), actor=SYSTEM, door="cli"
+        )
+
+    assert planned(scene, "provision") == []
+    assert planned(scene, "deprovision") == [(account, f"scim:{account}")]
+    with scene.database.read() as session:
+        waiting = receipts.current(session, case_id, now=scene.clock())
+        delivery = session.execute(select(Delivery.case_id, Delivery.required_grade).order_by(Delivery.seq.desc()))
+        assert tuple(delivery.first() or ()) == (case_id, 2)
+        assert session.execute(select(ReceiptDue.case_id)).scalars().all() == [case_id]
+    assert [(row.state, row.grade) for row in waiting.rows] == [("pending", 0)]
+    done = scene.send_one(account, "deprovision", attempt=2)
+    assert (done.kind, done.grade) == ("done", 2)
+    assert service.users[theirs]["active"] is False
+
+
+def test_account_that_a_scan_links_while_its_person_leaves_ends(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    service, application = scene.quirks(Quirks())
+    theirs = service.add_user(userName="al", emails=[{"value": "alice@corp.example"}])
+    person = scene.person()
+    account = scene.entitle(person, application)
+
+    def leave_first(session: Any, people: Any) -> None:
+        # Somebody else's leave commits while the locks are awaited.
+        session.execute(update(Account).where(Account.id == account).values(desired_state="inactive"))
+        planner.hold_people(session, people)
+
+    monkeypatch.setattr(f"{adoption.__name__}.hold_people", leave_first)
+    scanned = adoption.match_page(
+        scene.database, application, [service.users[theirs]], automatic=["email"], review=[], now=scene.clock()
+    )
+
+    assert scanned.linked == 1
+    assert (planned(scene, "provision"), planned(scene, "deprovision")) == ([], [(account, f"scim:{account}")])
 
 
 @one_database

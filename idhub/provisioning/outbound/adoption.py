@@ -22,7 +22,7 @@ from idhub.directory.names import LoginNameKind, may_name, stored_login_name
 from idhub.directory.tables import LoginName
 from idhub.errors import Conflict, NotFound
 from idhub.provisioning.outbound.options import AdoptRule
-from idhub.provisioning.outbound.planner import hold_people, plan_provisions
+from idhub.provisioning.outbound.planner import ACTIVE, hold_people, plan_endings, plan_provisions
 from idhub.provisioning.outbound.run import LINKED_ELSEWHERE, AwaitsReview, NeedsSomebody, Run, id_of
 from idhub.provisioning.outbound.tables import AdoptionReview
 from scim.client import ScimClient, emails_of, enterprise
@@ -229,8 +229,8 @@ def open_reviews(session: Session, application_id: str, *, limit: int = 200) -> 
 def confirm(
     session: Session, review_id: str, principal_id: str, *, application_id: str, now: datetime, actor: Actor, door: str
 ) -> None:
-    """Decide that the account is this person's: it is linked, and brought up to date. Others whose it might have been
-    wait for it no longer.
+    """Decide that the account is this person's: it is linked, and brought up to date; of somebody who may not have it
+    any more it ends, and the receipt of their leave follows. Others whose it might have been wait for it no longer.
 
     Raises:
         NotFound: there is no such review of this application, or no such person with an account there.
@@ -262,7 +262,7 @@ def confirm(
     _decide(review, "confirmed", principal_id, now=now, actor=actor)
     session.flush()
     record(session, [_linked(account.id, principal_id, application_id, review.id, now=now, actor=actor, door=door)])
-    _plan_again(session, concerned, application_id, now=now)
+    _plan_again(session, concerned, application_id, linked=[account.id], now=now)
 
 
 def reject(session: Session, review_id: str, *, application_id: str, now: datetime, actor: Actor, door: str) -> None:
@@ -331,17 +331,26 @@ def _linked(
     )
 
 
-def _plan_again(session: Session, principal_ids: Sequence[str], application_id: str, *, now: datetime) -> None:
-    """Provision anew who waited; a delivery for somebody who may not have it any more sees that it is off."""
+def _plan_again(
+    session: Session, principal_ids: Sequence[str], application_id: str, *, linked: Collection[str] = (), now: datetime
+) -> None:
+    """Provision anew who waited.
+
+    Args:
+        linked: accounts that were linked just now: of those whom nobody wishes to live any more, the end is planned.
+            What ended the others' access knew nothing of these.
+    """
     rows = session.execute(
-        select(Account.id, Account.principal_id).where(
+        select(Account.id, Account.principal_id, Account.desired_state).where(
             Account.application_id == application_id,
             Account.principal_id.in_(list(principal_ids)),
             Account.slot == "main",
-            Account.desired_state == "active",
         )
-    )
-    plan_provisions(session, application_id, rows, now=now)
+    ).all()
+    plan_provisions(session, application_id, (row for row in rows if row.desired_state == ACTIVE), now=now)
+    over = [row for row in rows if row.desired_state != ACTIVE and row.id in linked]
+    if over:
+        plan_endings(session, application_id, over, now=now)
 
 
 @dataclass(slots=True)
@@ -498,6 +507,7 @@ def _link(
         return 0
     people = sorted({principal_id for _, principal_id, _ in links})
     hold_people(session, people)
+    linked: list[str] = []
     events = []
     for account_id, principal_id, user_id in links:
         changed = session.execute(
@@ -507,7 +517,8 @@ def _link(
             .returning(Account.id)
         ).first()
         if changed is not None:
+            linked.append(account_id)
             events.append(_linked(account_id, principal_id, application_id, None, now=now, actor=actor, door="cli"))
     record(session, events)
-    _plan_again(session, people, application_id, now=now)
+    _plan_again(session, people, application_id, linked=linked, now=now)
     return len(events)

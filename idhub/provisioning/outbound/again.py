@@ -45,6 +45,6 @@ def plan_due(session: Session, application_id: str, *, now: datetime) -> int:
     # Read again behind the locks: whoever lost the right meanwhile has a deprovision, which stays the last word.
     rows = [row for row in session.execute(marked) if row.principal_id in people]
     wanted = [row for row in rows if row.principal_id is not None and row.desired_state == ACTIVE]
-    planned = plan_provisions(session, application_id, wanted, now=now)
+    planned = len(plan_provisions(session, application_id, wanted, now=now))
     session.execute(update(Account).where(Account.id.in_([row.id for row in rows])).values(due_again_at=None))
     return planned

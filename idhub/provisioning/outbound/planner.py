@@ -7,12 +7,14 @@ from typing import Any
 from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
-from idhub.access.tables import Account, AccountKind, ScimTarget
+from idhub.access.tables import Account, AccountKind, Application, ScimTarget
 from idhub.db import bulk_insert, chunked, new_id
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade, Operation, PlannedDelivery
+from idhub.directory.kinds import Standing
 from idhub.directory.tables import Principal
 from idhub.kept import Kept
+from idhub.lifecycle import cases
 from idhub.lifecycle.ports import ApplicationTerms, Batch, PreviewRow
 from idhub.provisioning.outbound.records import mark_groups
 
@@ -48,8 +50,11 @@ def hold_people(session: Session, principal_ids: Iterable[str | None]) -> None:
     session.execute(select(Principal.id).where(Principal.id.in_(ids)).order_by(Principal.id).with_for_update())
 
 
-def plan_provisions(session: Session, application_id: str, accounts: Iterable[Any], *, now: datetime) -> int:
-    """Plan that accounts are looked at and brought up to date: rows of `id` and `principal_id`. Returns how many."""
+def plan_provisions(session: Session, application_id: str, accounts: Iterable[Any], *, now: datetime) -> list[str]:
+    """Plan that accounts are looked at and brought up to date: rows of `id` and `principal_id`.
+
+    Returns the deliveries' ids, in order.
+    """
     planned = [
         PlannedDelivery(
             application_id=application_id,
@@ -62,8 +67,53 @@ def plan_provisions(session: Session, application_id: str, accounts: Iterable[An
         )
         for account in accounts
     ]
-    queue.plan(session, planned, now=now)
-    return len(planned)
+    return queue.plan(session, planned, now=now)
+
+
+def plan_endings(session: Session, application_id: str, accounts: Sequence[Any], *, now: datetime) -> list[str]:
+    """Plan that accounts end, and are read back, whose end no transition sees: rows of `id` and `principal_id`.
+
+    The caller has locked their people (`hold_people`). What the receipt of the last leave said of such an account
+    follows its delivery. Returns the deliveries' ids, in order.
+    """
+    ids = [account.id for account in accounts]
+    _desire(session, ids, INACTIVE, now=now)
+    application = session.execute(
+        select(Application.revocation_deadline_seconds, Application.required_grade).where(
+            Application.id == application_id
+        )
+    ).one()
+    deadline = timedelta(seconds=application.revocation_deadline_seconds)
+    grade = None if application.required_grade is None else Grade(application.required_grade)
+    terms = ApplicationTerms(application_id, deadline, grade)
+    people = sorted({account.principal_id for account in accounts if account.principal_id})
+    left = (
+        row.id
+        for part in chunked(people)
+        for row in session.execute(
+            select(Principal.id).where(Principal.id.in_(part), Principal.standing == Standing.LEFT)
+        )
+    )
+    cases_of = cases.open_case_of(session, sorted(left))
+    planned = [
+        PlannedDelivery(
+            application_id=application_id,
+            channel=CHANNEL,
+            lane=lane_of(account.id),
+            operation="deprovision",
+            principal_id=account.principal_id,
+            account_id=account.id,
+            case_id=cases_of.get(account.principal_id or ""),
+            required_grade=terms.required(CEILING),
+            deadline_at=now + deadline,
+        )
+        for account in accounts
+    ]
+    deliveries = queue.plan(session, planned, now=now)
+    newest = {account.id: cases_of[account.principal_id] for account in accounts if account.principal_id in cases_of}
+    ended = {account_id: delivery for account_id, delivery in zip(ids, deliveries, strict=True) if account_id in newest}
+    cases.prove_anew(session, ended, newest, now=now)
+    return deliveries
 
 
 class ScimPlanner:

@@ -195,7 +195,7 @@ def advance(session: Session, *, run_id: str, now: datetime, ahead: int = AHEAD)
             select(Account.id).where(Account.id.in_([row.id for row in rows]), Account.desired_state == "active")
         )
     )
-    planned = plan_provisions(session, run.application_id, (row for row in rows if row.id in still), now=now)
+    planned = len(plan_provisions(session, run.application_id, (row for row in rows if row.id in still), now=now))
     run.cursor, run.planned = rows[-1].id, run.planned + len(rows)
     session.flush()
     return planned

@@ -6,7 +6,7 @@ two different people have said so. What is done is a delivery, with its evidence
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
 from sqlalchemy import func, select, update
@@ -16,14 +16,10 @@ from idhub import authority
 from idhub.access.tables import Account, AccountKind, Application
 from idhub.changes import SYSTEM, Actor, Event, EventType, record
 from idhub.db import among, new_id
-from idhub.delivery import queue
-from idhub.delivery.channel import Grade, Operation, PlannedDelivery
 from idhub.directory.tables import Principal
 from idhub.errors import Conflict, NotFound
-from idhub.lifecycle import cases
 from idhub.lifecycle.hr_brake import Brake
-from idhub.lifecycle.ports import ApplicationTerms
-from idhub.provisioning.outbound.planner import CEILING, CHANNEL, lane_of
+from idhub.provisioning.outbound.planner import plan_endings, plan_provisions
 from idhub.provisioning.outbound.records import people_there
 from idhub.provisioning.reconcile.findings import DOOR, Place, decided
 from idhub.provisioning.reconcile.kinds import DISABLING, LIVE, Kind, Proposal, State
@@ -119,6 +115,7 @@ def act(
         acted.held = _hold(session, over, now=now, actor=actor, door=door)
         return acted
     if action == "link":
+        _ensure_wanted(session, found, now=now)
         for finding in found:
             _link(session, finding, now=now)
     return _provision(session, found, now=now, actor=actor, door=door, action=action)
@@ -200,17 +197,8 @@ def _disable(session: Session, found: Sequence[Finding], *, now: datetime, actor
     accounts = {finding.id: _account_for(session, finding, now=now) for finding in found}
     session.flush()
     rows = _locked(session, sorted(set(accounts.values())))
-    session.execute(
-        update(Account)
-        .where(Account.id.in_(among(session, sorted(rows))))
-        .values(desired_state="inactive", changed_at=now)
-        .execution_options(synchronize_session=False)
-    )
-    gone = _left(session, [row.principal_id for row in rows.values() if row.principal_id])
-    cases_of = cases.open_case_of(session, sorted(gone))
-    acted = _plan(session, found, accounts, rows, "deprovision", cases_of, now=now)
-    ended = {accounts[finding_id]: delivery_id for finding_id, delivery_id in acted.deliveries.items()}
-    cases.prove_anew(session, {a: d for a, d in ended.items() if rows[a].principal_id in cases_of}, now=now)
+    ids = plan_endings(session, _one_application(found), [rows[accounts[one.id]] for one in found], now=now)
+    acted = Acted({finding.id: delivery_id for finding, delivery_id in zip(found, ids, strict=True)})
     for finding in found:
         finding.acted_at, finding.held_at, finding.first_approver = now, None, None
     _accepted(session, found, acted, now=now, actor=actor, door=door, action="disable")
@@ -226,7 +214,8 @@ def _provision(
         raise Conflict(
             f"The account of finding {missing[0].id} is not known any more.", field="finding", rule="finding.account"
         )
-    acted = _plan(session, found, accounts, rows, "provision", {}, now=now)
+    ids = plan_provisions(session, _one_application(found), [rows[accounts[one.id]] for one in found], now=now)
+    acted = Acted({finding.id: delivery_id for finding, delivery_id in zip(found, ids, strict=True)})
     _accepted(session, found, acted, now=now, actor=actor, door=door, action=action)
     return acted
 
@@ -261,6 +250,23 @@ def _account_for(session: Session, finding: Finding, *, now: datetime) -> str:
         )
     finding.account_id = known
     return known
+
+
+def _ensure_wanted(session: Session, found: Sequence[Finding], *, now: datetime) -> None:
+    """Refuse to link accounts to people who may not have one there (any more).
+
+    Raises:
+        Conflict: one of them may not; the next comparison says what is to be done.
+    """
+    people = sorted({finding.principal_id for finding in found if finding.principal_id})
+    _lock_people(session, people)
+    there = people_there(session, people, _one_application(found), now=now)
+    if any(finding.principal_id not in there or not there[finding.principal_id].is_wanted for finding in found):
+        raise Conflict(
+            "Its person may not have an account there any more; compare the application again.",
+            field="finding",
+            rule="finding.changed",
+        )
 
 
 def _link(session: Session, finding: Finding, *, now: datetime) -> None:
@@ -329,56 +335,6 @@ def _lock_people(session: Session, people: Sequence[str]) -> None:
             .order_by(Principal.id)
             .with_for_update(key_share=True)
         )
-
-
-def _left(session: Session, people: Sequence[str]) -> set[str]:
-    if not people:
-        return set()
-    rows = session.execute(
-        select(Principal.id).where(Principal.id.in_(among(session, sorted(set(people)))), Principal.standing == "left")
-    )
-    return set(rows.scalars())
-
-
-def _plan(
-    session: Session,
-    found: Sequence[Finding],
-    accounts: dict[str, str],
-    rows: dict[str, Any],
-    operation: Operation,
-    cases_of: dict[str, str],
-    *,
-    now: datetime,
-) -> Acted:
-    application = session.execute(
-        select(Application.revocation_deadline_seconds, Application.required_grade, Application.id).where(
-            Application.id == _one_application(found)
-        )
-    ).one()
-    terms = ApplicationTerms(
-        application.id,
-        timedelta(seconds=application.revocation_deadline_seconds),
-        None if application.required_grade is None else Grade(application.required_grade),
-    )
-    ends = operation == "deprovision"
-    planned = []
-    for finding in found:
-        row = rows[accounts[finding.id]]
-        planned.append(
-            PlannedDelivery(
-                application_id=row.application_id,
-                channel=CHANNEL,
-                lane=lane_of(row.id),
-                operation=operation,
-                principal_id=row.principal_id,
-                account_id=row.id,
-                case_id=cases_of.get(row.principal_id or "") if ends else None,
-                required_grade=terms.required(CEILING) if ends else Grade.E1,
-                deadline_at=now + terms.revocation_deadline if ends else None,
-            )
-        )
-    ids = queue.plan(session, planned, now=now)
-    return Acted({finding.id: delivery_id for finding, delivery_id in zip(found, ids, strict=True)})
 
 
 def _accepted(

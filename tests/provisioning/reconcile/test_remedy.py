@@ -4,21 +4,19 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import select, update
 
 from idhub.access.tables import Account, Entitlement
 from idhub.authority import HubRole, assign_role, remove_role
 from idhub.changes import Actor
-from idhub.db import new_id
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade
 from idhub.delivery.http import OutboundHttp
-from idhub.delivery.tables import Delivery
 from idhub.directory.tables import OrganizationClosure
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.lifecycle import receipts
 from idhub.lifecycle.hr_brake import Brake
-from idhub.lifecycle.tables import Case, CaseRow, ReceiptDue
+from idhub.lifecycle.tables import ReceiptDue
 from idhub.provisioning.outbound.channel import ScimChannel
 from idhub.provisioning.reconcile import findings, remedy
 from idhub.provisioning.reconcile.kinds import Policy
@@ -128,6 +126,24 @@ def test_orphan_is_linked_and_brought_up_to_date(ground: Ground) -> None:
     assert ground.scene.account(account)["external_id"] == user_id
     assert ground.service.users[user_id]["externalId"] == loose
     assert ground.run().found == {}
+
+
+def test_orphan_of_somebody_who_left_since_is_not_linked(ground: Ground) -> None:
+    """The next comparison says that it is alive and whose; linked, it would be wished to live."""
+    loose = ground.scene.person("loose")
+    account = ground.scene.entitle(loose, ground.application_id)
+    ground.service.add("l.loose", emails=[{"value": "loose@corp.example", "type": "work"}])
+    ground.run()
+    ground.scene.prove_leave(loose, account)
+
+    with pytest.raises(Conflict, match="compare the application again") as refused:
+        act(ground, "link", "l.loose")
+
+    assert refused.value.rule == "finding.changed"
+    assert ground.scene.account(account)["external_id"] is None
+    assert ground.scene.account(account)["desired_state"] == "inactive"
+    ground.run()
+    assert ground.kinds() == {"l.loose": "left_alive"}
 
 
 @sqlite_only
@@ -244,59 +260,7 @@ def test_incomplete_run_disables_nobody_by_itself(ground: Ground) -> None:
 def test_receipt_is_contradicted_and_proven_anew(ground: Ground) -> None:
     person, account = ground.member("left")
     ground.member("amy")
-    ground.scene.leave(person)
-    case_id, now = new_id("cas"), ground.scene.clock()
-    proven = {"state": "done", "grade": 2, "evidence": {}, "attempts": 1, "lease_token": 1}
-    with ground.scene.database.transaction() as session:
-        session.execute(
-            insert(Case).values(
-                id=case_id,
-                number="R-2026-11-0001",
-                kind="leaver",
-                principal_id=person,
-                organization_id=ground.scene.organization_id,
-                state="complete",
-                is_emergency=False,
-                effective_at=now,
-                local_done_at=now,
-                opened_at=now,
-                opened_by="cli",
-                plan={},
-                ended={},
-            )
-        )
-        session.execute(
-            insert(Delivery).values(
-                id="dlv_1",
-                seq=1,
-                application_id=ground.application_id,
-                channel="scim",
-                lane=f"scim:{account}",
-                operation="deprovision",
-                payload={},
-                principal_id=person,
-                account_id=account,
-                case_id=case_id,
-                required_grade=2,
-                next_attempt_at=now,
-                planned_at=now,
-                finished_at=now,
-                **proven,
-            )
-        )
-        session.execute(
-            insert(CaseRow).values(
-                id="row_1",
-                case_id=case_id,
-                application_id=ground.application_id,
-                account_id=account,
-                channel="scim",
-                ceiling=2,
-                required_grade=2,
-                delivery_id="dlv_1",
-                deadline_at=now + timedelta(hours=1),
-            )
-        )
+    case_id = ground.scene.prove_leave(person, account)
     ground.know(account, known_state="inactive", desired_state="inactive")
 
     def receipt() -> receipts.ReceiptView:

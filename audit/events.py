@@ -141,11 +141,13 @@ class EventType(StrEnum):
     SCIM_EXTENSION_CHANGED = "scim_extension.changed", EventClass.CHANGE, "Attributes of a SCIM extension changed."
     RULE_CHANGED = "rule.changed", EventClass.CHANGE, "A birthright rule was added, changed or removed."
 
+    RECONCILE_ASKED = "reconcile.asked", EventClass.CHANGE, "Somebody asked for an application to be compared now."
     RECONCILE_FINISHED = "reconcile.finished", EventClass.CHANGE, "What an application holds was compared."
     FINDING_OPENED = "finding.opened", EventClass.CHANGE, "Something that does not agree was found."
     FINDING_REOPENED = "finding.reopened", EventClass.CHANGE, "A finding that was over was found again."
     FINDING_ACCEPTED = "finding.accepted", EventClass.CHANGE, "Somebody sees to a finding."
     FINDING_DISMISSED = "finding.dismissed", EventClass.CHANGE, "A finding was registered as an exception."
+    FINDING_TAKEN_BACK = "finding.taken_back", EventClass.CHANGE, "A decision about a finding was taken back."
     FINDING_HELD = "finding.held", EventClass.CHANGE, "The mass-change brake held a remedy back."
     FINDING_RELEASED = "finding.released", EventClass.CHANGE, "Held remedies were released by two people."
     FINDING_DONE = "finding.done", EventClass.CHANGE, "A finding does not stand any more."

@@ -49,7 +49,11 @@ def set_plan(
 ) -> list[tuple[str, object, object]]:
     """Say how an application is compared. Returns what changed: (field, before, after)."""
     before = plan_of(session, application_id)
-    wanted = {"every_seconds": int(every.total_seconds()), "policy": policy, "service_accounts": list(service_accounts)}
+    wanted: dict[str, object] = {
+        "every_seconds": int(every.total_seconds()),
+        "policy": policy,
+        "service_accounts": list(service_accounts),
+    }
     shown = {
         "every_seconds": int(before.every.total_seconds()),
         "policy": before.policy,
@@ -57,6 +61,9 @@ def set_plan(
     }
     changes = [(f"reconcile.{name}", shown[name], value) for name, value in wanted.items() if shown[name] != value]
     if changes:
+        if not every:
+            # Its next turn was by the interval that there is no more.
+            wanted["next_run_at"] = None
         _write(session, application_id, wanted)
     return changes
 
@@ -94,11 +101,12 @@ def due(session: Session, *, now: datetime, limit: int = 20) -> Sequence[str]:
             Application.is_enabled,
             or_(
                 ReconcilePlan.application_id.is_(None),
+                # Also of one that is compared only when somebody asks: somebody did.
+                ReconcilePlan.next_run_at <= now,
                 and_(
                     ReconcilePlan.every_seconds > 0,
                     or_(
                         ReconcilePlan.next_run_at.is_(None),
-                        ReconcilePlan.next_run_at <= now,
                         # Much later than its interval: somebody's clock was wrong.
                         type_coerce(ReconcilePlan.next_run_at, BigInteger)
                         > to_micros(now) + 2 * _SECOND * type_coerce(ReconcilePlan.every_seconds, BigInteger),

@@ -107,6 +107,16 @@ def create_router(services: ApiServices) -> APIRouter:
             ),
         )
 
+    @router.post("/findings/{finding}/take-back")
+    def take_back_decision(caller: Caller, finding: str) -> Any:
+        """What was decided does not hold: the finding is open again."""
+        actor, now = caller.lifecycle.actor, services.clock()
+        return decide(
+            caller,
+            finding,
+            lambda session, found: findings.take_back(session, found, now=now, actor=actor, door="api"),
+        )
+
     @router.post("/findings/{finding}/act")
     def act_on_finding(caller: Caller, finding: str, body: ActBody) -> Any:
         """Let the hub carry out a remedy; beyond the mass-change brake it is held for two people."""

@@ -118,6 +118,16 @@ def dismiss_finding(
     say("dismissed")
 
 
+@findings.command("take-back")
+def take_back_decision(finding: OneFinding) -> None:
+    """Say that what was decided does not hold: neither the exception, nor that somebody sees to it."""
+    who = caller()
+    with open_here() as hub, hub.database.transaction() as session:
+        one = found_before.get(session, finding)
+        found_before.take_back(session, one, now=hub.clock(), actor=who.actor, door=who.door)
+    say("open again")
+
+
 @findings.command("act")
 def act_on_findings(
     action: Annotated[Remedy, typer.Argument(help="What the hub shall do.")],

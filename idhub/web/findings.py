@@ -9,14 +9,13 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from starlette.responses import RedirectResponse, Response
 
-from idhub.access.reconcile_plan import note_run
-from idhub.access.tables import Application, ScimTarget
+from idhub.access.tables import Application
 from idhub.authority import Action, may, visible_organizations
 from idhub.changes import Event, EventType, record
 from idhub.delivery import queue
 from idhub.errors import Conflict, IdhubError, Invalid, NotFound
 from idhub.pages import N_
-from idhub.provisioning.reconcile import findings, remedy
+from idhub.provisioning.reconcile import findings, remedy, schedule
 from idhub.provisioning.reconcile.kinds import LIVE, Kind, State
 from idhub.provisioning.reconcile.tables import Finding
 from idhub.web import finding_words, queries_findings
@@ -33,6 +32,7 @@ from idhub.web.services import WebServices
 from idhub.web.visit import Visitor, frame_of, page_router, request_id, require, visitor_of
 
 _ACTIONS: Sequence[remedy.Action] = ("disable", "restore", "link")
+_ASKED = frozenset(str(number) for number in range(1, 1_000))
 _NO_DAY = N_("Name the last day of the exception, within the next year.")
 
 
@@ -56,6 +56,7 @@ def create_router(services: WebServices) -> APIRouter:
     # Before the routes of one finding: an application may be called `act`.
     _add_list(router, services)
     _add_one(router, services)
+    _add_decisions(router, services)
     return router
 
 
@@ -100,13 +101,15 @@ def _add_list(router: APIRouter, services: WebServices) -> None:
             visitor = visitor_of(session, request, services, now=now)
             pages.check_form(request, form["csrf_token"], session_id=visitor.session_id)
             require(session, visitor, Action.RECONCILE_RUN)
-            statement = select(ScimTarget.application_id).join(Application, Application.id == ScimTarget.application_id)
-            visible = visible_organizations(session, visitor.subject, Action.RECONCILE_RUN)
-            if visible is not None:
-                statement = statement.where(Application.organization_id.in_(visible))
-            for application_id in session.execute(statement).scalars().all():
-                note_run(session, application_id, next_run_at=now)
-        return RedirectResponse("/admin/ghosts", status_code=303)
+            within = visible_organizations(session, visitor.subject, Action.RECONCILE_RUN)
+            asked, words = 0, ""
+            try:
+                asked = schedule.ask(session, within=within, now=now, actor=visitor.actor, door=DOOR)
+            except Conflict as error:
+                words = refusal_words(error, lambda message: pages.gettext(request, message))
+        if words:
+            return _list(services, request, error=words, status=409)
+        return RedirectResponse(f"/admin/ghosts?asked={min(asked, 999)}", status_code=303)
 
 
 def _add_one(router: APIRouter, services: WebServices) -> None:
@@ -120,6 +123,22 @@ def _add_one(router: APIRouter, services: WebServices) -> None:
         """What a remedy would do, before it does it. Writes nothing."""
         return _preview(services, request, finding_id, action, {}, 200)
 
+    @router.post("/admin/ghosts/{finding_id}/act")
+    def act(request: Request, finding_id: str, form: Annotated[Form, Depends(_DECISION)]) -> Response:
+        """Carry the remedy out, as the preview showed it."""
+        action = next((one for one in _ACTIONS if one == form["action"]), None)
+
+        def work(session: Session, finding: Finding, visitor: Visitor) -> None:
+            if action is None:
+                raise Invalid("There is no such remedy.", field="action", rule="finding.action")
+            remedy.act(session, [finding], action, now=services.clock(), actor=visitor.actor, door=DOOR)
+
+        answer = _decide(services, request, finding_id, form, work)
+        queue.wake()
+        return answer
+
+
+def _add_decisions(router: APIRouter, services: WebServices) -> None:
     @router.post("/admin/ghosts/{finding_id}/accept")
     def accept(request: Request, finding_id: str, form: Annotated[Form, Depends(_DECISION)]) -> Response:
         """Somebody sees to it."""
@@ -144,19 +163,14 @@ def _add_one(router: APIRouter, services: WebServices) -> None:
 
         return _decide(services, request, finding_id, form, work)
 
-    @router.post("/admin/ghosts/{finding_id}/act")
-    def act(request: Request, finding_id: str, form: Annotated[Form, Depends(_DECISION)]) -> Response:
-        """Carry the remedy out, as the preview showed it."""
-        action = next((one for one in _ACTIONS if one == form["action"]), None)
+    @router.post("/admin/ghosts/{finding_id}/take-back")
+    def take_back(request: Request, finding_id: str, form: Annotated[Form, Depends(_DECISION)]) -> Response:
+        """What was decided does not hold: the finding is open again."""
 
         def work(session: Session, finding: Finding, visitor: Visitor) -> None:
-            if action is None:
-                raise Invalid("There is no such remedy.", field="action", rule="finding.action")
-            remedy.act(session, [finding], action, now=services.clock(), actor=visitor.actor, door=DOOR)
+            findings.take_back(session, finding, now=services.clock(), actor=visitor.actor, door=DOOR)
 
-        answer = _decide(services, request, finding_id, form, work)
-        queue.wake()
-        return answer
+        return _decide(services, request, finding_id, form, work)
 
 
 def _list(services: WebServices, request: Request, *, error: str = "", status: int = 200) -> Response:
@@ -180,6 +194,8 @@ def _list(services: WebServices, request: Request, *, error: str = "", status: i
         alive = queries_findings.alive_accounts(session, people)
         can_release = may(session, visitor.subject, Action.FINDING_RELEASE)
         can_run = may(session, visitor.subject, Action.RECONCILE_RUN)
+        within = visible_organizations(session, visitor.subject, Action.FINDING_READ)
+        turns = schedule.turns(session, within=within, now=now)
     english = pages.language(request) == "en"
     fmt = pages.formatter(request)
     kinds = [(kind.value, t(finding_words.KIND[kind.value].text)) for kind in Kind]
@@ -217,6 +233,8 @@ def _list(services: WebServices, request: Request, *, error: str = "", status: i
         "error": error,
         "can_release": can_release,
         "can_run": can_run,
+        "turns": turns,
+        "asked": int(asked) if (asked := request.query_params.get("asked", "")) in _ASKED else 0,
         "visitor_id": visitor.principal_id,
         "as_of": max((cell.as_of for cell in sources if cell.as_of is not None), default=None),
         **_words(t),
@@ -277,6 +295,8 @@ def _context(
         "possible": remedy.actions_for(finding) if may_decide else [],
         "can_accept": may_decide and is_open,
         "can_dismiss": may_decide and (is_open or row.state == State.ACCEPTED),
+        "can_take_back": may_decide
+        and (row.state == State.DISMISSED or (row.state == State.ACCEPTED and row.delivery_id is None)),
         "may_audit": may(session, visitor.subject, Action.AUDIT_READ),
         "may_deliver": may(session, visitor.subject, Action.DELIVERY_READ),
         **_words(t),

@@ -53,5 +53,9 @@ def test_a_finding_is_decided_once_and_what_was_decided_is_shown(api: Api) -> No
     for step, body in (("accept", None), ("dismiss", day)):
         again = api.call("POST", f"/findings/{finding}/{step}", token=token, json=body)
         assert (again.status_code, again.json()["rule"]) == (409, "finding.decided")
+    assert api.call("POST", f"/findings/{finding}/take-back", token=token).json()["state"] == "reopened"
+    undecided = api.call("POST", f"/findings/{finding}/take-back", token=token)
+    assert (undecided.status_code, undecided.json()["rule"]) == (409, "finding.undecided")
+    assert [event["details"]["was"] for event in api.events("finding.taken_back")] == ["dismissed"]
     events = [event["details"] for event in api.events("finding.dismissed")]
     assert [(event["reason"], event["until"]) for event in events] == [("the janitor's", "2026-12-31")]

@@ -50,6 +50,7 @@ ENDPOINTS: Mapping[tuple[str, str], frozenset[str]] = {
     ("GET", "/findings/{finding}"): frozenset({"findings:read", "findings:write"}),
     ("POST", "/findings/{finding}/accept"): frozenset({"findings:write"}),
     ("POST", "/findings/{finding}/dismiss"): frozenset({"findings:write"}),
+    ("POST", "/findings/{finding}/take-back"): frozenset({"findings:write"}),
     ("POST", "/findings/{finding}/act"): frozenset({"findings:write"}),
     # Needs a scope of people beside one of applications: no one alone opens it.
     ("GET", "/applications/{application}/preview/{person}"): frozenset(),

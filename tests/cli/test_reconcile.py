@@ -111,6 +111,9 @@ def test_findings_are_listed_page_by_page_and_decided(connected: tuple[Command, 
     assert one not in [row["id"] for row in _found(idhub, environment)]
     again = idhub("findings", "accept", other, env=environment)
     assert (again.code, again.err) == (1, "error [finding]: This finding has been decided already.\n")
+    assert idhub("findings", "take-back", other, env=environment).code == 0
+    undecided = idhub("findings", "take-back", other, env=environment)
+    assert (undecided.code, undecided.err) == (1, "error [finding]: Nothing was decided about this finding.\n")
     unknown = idhub("findings", "show", "fnd_0", env=environment)
     assert (unknown.code, unknown.err) == (1, "error [finding]: There is no such finding.\n")
     for arguments, field in (

@@ -67,6 +67,7 @@ CELLS: Mapping[tuple[str, str], frozenset[str]] = {
     ("POST", "/admin/ghosts/{finding_id}/accept"): HR | ADMINISTRATORS,
     ("GET", "/admin/ghosts/{finding_id}/act"): HR | ADMINISTRATORS,
     ("POST", "/admin/ghosts/{finding_id}/act"): HR | ADMINISTRATORS,
+    ("POST", "/admin/ghosts/{finding_id}/take-back"): HR | ADMINISTRATORS,
     ("POST", "/admin/ghosts/{finding_id}/dismiss"): HR | ADMINISTRATORS,
     ("GET", "/admin/providers"): ADMINISTRATORS | AUDITORS,
     ("GET", "/admin/providers/{provider}"): ADMINISTRATORS | AUDITORS,

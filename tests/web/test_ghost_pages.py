@@ -163,6 +163,49 @@ def test_exception_is_registered_with_reason_and_end(ghosts: Ghosts) -> None:
     assert rows_of(ghosts.look(HR).get("/admin/ghosts?state=dismissed").text) == [ghosts.ids["sapadm2"]]
 
 
+def test_exception_is_taken_back_and_can_be_registered_anew(ghosts: Ghosts) -> None:
+    path, until = f"/admin/ghosts/{ghosts.ids['bot05']}", "2026-12-31"
+    assert "take-back" not in ghosts.look(HR).get(path).text
+    early = ghosts.post(HR, f"{path}/take-back")
+    assert (early.status_code, "Nothing was decided about this finding." in early.text) == (409, True)
+    assert ghosts.post(HR, f"{path}/dismiss", reason="paint shop", until=until).status_code == 303
+    page = ghosts.look(HR).get(path)
+    assert 'data-test="take-back"' in page.text
+    assert "Take the exception back" in page.text
+    assert ghosts.post(HR, f"{path}/take-back").status_code == 303
+    found = ghosts.finding("bot05")
+    assert (found.state, found.reason, found.dismissed_until) == ("reopened", None, None)
+    assert found.deadline_at > ghosts.hub.clock()
+    assert ghosts.post(HR, f"{path}/take-back").status_code == 409
+    assert ghosts.post(HR, f"{path}/dismiss", reason="paint shop", until=until).status_code == 303
+    with ghosts.hub.database.read() as session:
+        types = session.execute(
+            select(audit_events.c.type)
+            .where(audit_events.c.target_id == ghosts.ids["bot05"], audit_events.c.type != "page.viewed")
+            .order_by(audit_events.c.id)
+        ).scalars()
+        assert list(types)[-3:] == ["finding.dismissed", "finding.taken_back", "finding.dismissed"]
+
+
+def test_who_has_taken_a_finding_on_can_put_it_back(ghosts: Ghosts) -> None:
+    path, before = f"/admin/ghosts/{ghosts.ids['bot06']}", ghosts.finding("bot06").deadline_at
+    assert ghosts.post(ADMIN, f"{path}/accept").status_code == 303
+    page = ghosts.look(ADMIN).get(path, headers={"accept-language": "zh-CN"}).text
+    assert "撤销受理" in page
+    assert ghosts.post(ADMIN, f"{path}/take-back").status_code == 303
+    assert (ghosts.finding("bot06").state, ghosts.finding("bot06").deadline_at) == ("reopened", before)
+    assert ghosts.post(ADMIN, f"{path}/accept").status_code == 303
+
+
+def test_remedy_on_its_way_is_not_taken_back(ghosts: Ghosts) -> None:
+    path = f"/admin/ghosts/{ghosts.ids['bot07']}"
+    assert ghosts.post(ADMIN, f"{path}/act", action="disable").status_code == 303
+    assert "take-back" not in ghosts.look(ADMIN).get(path).text
+    refused = ghosts.post(ADMIN, f"{path}/take-back")
+    assert (refused.status_code, "Its remedy is on its way" in refused.text) == (409, True)
+    assert ghosts.finding("bot07").state == "accepted"
+
+
 def test_finding_is_taken_on(ghosts: Ghosts) -> None:
     path = f"/admin/ghosts/{ghosts.ids['bot02']}/accept"
     assert ghosts.post(ADMIN, path).status_code == 303
@@ -175,6 +218,7 @@ def test_auditor_decides_nothing(ghosts: Ghosts) -> None:
         ("accept", {}),
         ("dismiss", {"reason": "x", "until": "2026-12-31"}),
         ("act", {"action": "disable"}),
+        ("take-back", {}),
     ):
         assert ghosts.post(AUDITOR, f"/admin/ghosts/{ghosts.ids['bot03']}/{step}", **fields).status_code == 404
     assert ghosts.post(AUDITOR, "/admin/ghosts/held/gitlab").status_code == 404
@@ -197,12 +241,29 @@ def test_what_the_brake_holds_needs_two_people(ghosts: Ghosts) -> None:
     assert ghosts.post(HR, "/admin/ghosts/held/nothing").status_code == 404
 
 
-def test_comparison_is_asked_for(ghosts: Ghosts) -> None:
-    assert ghosts.post(ADMIN, "/admin/ghosts/run").status_code == 303
+def test_comparison_is_asked_for_once_and_the_page_says_what_waits(ghosts: Ghosts) -> None:
+    assert 'data-test="turns"' not in ghosts.look(ADMIN).get("/admin/ghosts").text
+    answer = ghosts.post(ADMIN, "/admin/ghosts/run")
+    assert answer.status_code == 303
     with ghosts.hub.database.read() as session:
-        planned = session.execute(select(ReconcilePlan.next_run_at)).scalars().all()
-    assert planned
-    assert set(planned) == {ghosts.hub.clock()}
+        planned = dict(session.execute(select(ReconcilePlan.application_id, ReconcilePlan.next_run_at)).all())
+        asked = session.execute(select(audit_events.c.target_id).where(audit_events.c.type == "reconcile.asked"))
+        assert sorted(asked.scalars()) == sorted(planned)
+    assert set(planned.values()) == {ghosts.hub.clock()}
+    page = ghosts.look(ADMIN).get(answer.headers["location"]).text
+    assert f"{len(planned)} applications are compared one after the other." in page
+    assert page.count("waits for its turn") == min(len(planned), 10)
+    again = ghosts.post(ADMIN, "/admin/ghosts/run")
+    assert (again.status_code, "nothing more was asked for" in again.text) == (409, True)
+    for name in (HR, AUDITOR):
+        assert "Comparison under way" in ghosts.look(name).get("/admin/ghosts").text, name
+    assert "正在比对" in ghosts.look(HR).get("/admin/ghosts?asked=3", headers={"accept-language": "zh-CN"}).text
+
+
+@pytest.mark.parametrize("asked", ["0", "-1", "1000", "x", "٣", "1" * 99, "<b>"])
+def test_number_that_nobody_asked_for_is_not_said(ghosts: Ghosts, asked: str) -> None:
+    page = ghosts.look(ADMIN).get("/admin/ghosts", params={"asked": asked})
+    assert (page.status_code, 'data-test="asked"' in page.text) == (200, False)
 
 
 def test_form_without_its_token_is_refused(ghosts: Ghosts) -> None:

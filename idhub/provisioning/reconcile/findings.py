@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import Select, bindparam, func, select, update
 from sqlalchemy.orm import Session
 
+from idhub.access.reconcile_plan import plan_of
 from idhub.access.tables import Account, Application
 from idhub.changes import SYSTEM, Actor, Event, EventType, record
 from idhub.db import among, bulk_insert, new_ids
@@ -91,7 +92,7 @@ def write(session: Session, place: Place, verdicts: Sequence[Verdict], *, now: d
             {
                 "key": row.id,
                 "new_state": State.REOPENED if reopens else row.state,
-                "deadline": now + _time_for(place, verdict.kind) if reopens else row.deadline_at,
+                "deadline": now + _time_for(verdict.kind, place.policy) if reopens else row.deadline_at,
                 "place": place.organization_id,
                 "evidence": dict(verdict.evidence),
                 "proposal": verdict.proposal.value,
@@ -152,7 +153,7 @@ def _row(place: Place, key: str, verdict: Verdict, finding_id: str, *, now: date
         "evidence": dict(verdict.evidence),
         "proposal": verdict.proposal.value,
         "owner_id": place.owner_id,
-        "deadline_at": now + _time_for(place, verdict.kind),
+        "deadline_at": now + _time_for(verdict.kind, place.policy),
         "state": State.OPEN.value,
         "reason": None,
         "dismissed_until": None,
@@ -169,9 +170,9 @@ def _row(place: Place, key: str, verdict: Verdict, finding_id: str, *, now: date
     }
 
 
-def _time_for(place: Place, kind: Kind) -> timedelta:
+def _time_for(kind: Kind, policy: Policy) -> timedelta:
     time = DEADLINES.get(kind, LONGEST_DEADLINE)
-    return time if place.policy == Policy.REPORT else time / 2
+    return time if policy == Policy.REPORT else time / 2
 
 
 def _contradict(session: Session, verdicts: Iterable[Verdict], *, now: datetime) -> None:
@@ -340,6 +341,30 @@ def dismiss(
     session.flush()
     details = {"reason": reason, "until": until.isoformat()}
     record(session, [decided(EventType.FINDING_DISMISSED, finding, now=now, actor=actor, door=door, **details)])
+
+
+def take_back(session: Session, finding: Finding, *, now: datetime, actor: Actor, door: str) -> None:
+    """What was decided does not hold: it is open again, and what its application's policy says applies.
+
+    An exception was right for a time, so that the time to see to it begins anew; who had taken it on had that time.
+
+    Raises:
+        Conflict: nothing was decided, or a remedy is on its way: that is undone by another, if at all.
+    """
+    if finding.state not in {State.ACCEPTED, State.DISMISSED}:
+        raise Conflict("Nothing was decided about this finding.", field="finding", rule="finding.undecided")
+    if finding.state == State.ACCEPTED and finding.delivery_id is not None:
+        raise Conflict(
+            "Its remedy is on its way; that cannot be taken back.", field="finding", rule="finding.under_way"
+        )
+    was = finding.state
+    if was == State.DISMISSED:
+        policy = plan_of(session, finding.application_id).policy if finding.application_id else Policy.REPORT
+        finding.deadline_at = now + _time_for(Kind(finding.kind), Policy(policy))
+    finding.state, finding.reason, finding.dismissed_until = State.REOPENED.value, None, None
+    finding.decided_by, finding.decided_at = actor.id, now
+    session.flush()
+    record(session, [decided(EventType.FINDING_TAKEN_BACK, finding, now=now, actor=actor, door=door, was=was)])
 
 
 def _end_of(session: Session, organization_id: str, day: date) -> datetime:

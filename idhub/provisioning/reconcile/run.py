@@ -35,6 +35,7 @@ RUNNING, COMPLETE, INCOMPLETE = "running", "complete", "incomplete"
 _LEASE = timedelta(minutes=5)
 _RETRY = timedelta(hours=1)
 """How soon an incomplete run is tried again."""
+_TELL = timedelta(seconds=2)
 _WRITE = 50
 _LOOK = 500
 _MAX_GAP = 300
@@ -113,7 +114,7 @@ def reconcile(
         is_dry_run=dry_run,
         started_at=now,
     )
-    lease = hold(database, f"reconcile:{application_id}", place.run_id, now=now, lifetime=_LEASE)
+    lease = hold(database, lease_of(application_id), place.run_id, now=now, lifetime=_LEASE)
     if lease is None:
         raise Conflict("This application is being reconciled already.", field="application", rule="reconcile.running")
     run = _Run(
@@ -130,11 +131,17 @@ def reconcile(
         lease=lease,
         progress=progress or (lambda _read, _total: None),
         brake=brake,
+        told_at=now,
     )
     try:
         return run.run()
     finally:
         release(database, run.lease, now=clock())
+
+
+def lease_of(application_id: str) -> str:
+    """Name of the lease that whoever compares the application holds."""
+    return f"reconcile:{application_id}"
 
 
 def _terms(source: Source, plan: PlanView, register_is_complete: bool) -> Terms:
@@ -163,6 +170,7 @@ class _Run:
     lease: HeldLease
     progress: Progress
     brake: Brake
+    told_at: datetime
 
     def run(self) -> Report:
         report = self.report
@@ -204,9 +212,19 @@ class _Run:
             scratch.add(judged)
             self._renew()
             self.progress(reader.read, reader.total)
+            self._tell(reader.read, reader.total)
         proof = reader.proof(distinct=scratch.distinct())
         report.total, report.read = proof.total, proof.read
         report.is_complete, report.gaps = proof.is_complete, tuple(gap[:_MAX_GAP] for gap in proof.gaps)
+
+    def _tell(self, read: int, total: int | None) -> None:
+        """How far it is, for whoever looks; now and then."""
+        now = self.clock()
+        if self.report.is_dry_run or now - self.told_at < _TELL:
+            return
+        self.told_at = now
+        told = update(ReconcileRun).where(ReconcileRun.id == self.report.run_id).values(read=read, total=total)
+        self._write(lambda session: session.execute(told.execution_options(synchronize_session=False)))
 
     def _renew(self) -> None:
         held = hold(self.database, self.lease.name, self.lease.holder, now=self.clock(), lifetime=_LEASE)

@@ -330,6 +330,12 @@ def test_exception_needs_a_reason_and_an_end_and_ends(ground: Ground) -> None:
         dismiss("again", 10)
     ground.run()
     assert ground.findings()[0].state == "dismissed"
+    with ground.scene.database.transaction() as session:
+        findings.take_back(session, findings.get(session, finding_id), now=now, actor=ADMIN, door="console")
+    found = ground.findings()[0]
+    assert (found.state, found.reason, found.dismissed_until) == ("reopened", None, None)
+    assert found.deadline_at == now + timedelta(days=7)
+    dismiss("machine account of the paint shop", 10)
     ground.scene.clock.advance(days=11)
     ground.run()
     assert ground.findings()[0].state == "reopened"

@@ -74,6 +74,9 @@ def import_people(
 
 def _import_lines(data: dict[str, Any]) -> list[str]:
     lines = [f"{name}: {value}" for name, value in data.items() if isinstance(value, int | str | bool)]
+    for name in ("created_companies", "companies_not_named", "absence_unproven", "gaps", "unknown_columns"):
+        if data.get(name):
+            lines.append(f"{name}: {', '.join(data[name])}")
     refused = data.get("refused") or []
     if refused:
         rows = [[str(r.get("line", "")), str(r.get("field", "")), str(r.get("rule", ""))] for r in refused]

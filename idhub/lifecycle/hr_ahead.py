@@ -27,7 +27,7 @@ from idhub.directory.kinds import EmploymentState, EmploymentType
 from idhub.directory.tables import Employment, Person, SourceRecord
 from idhub.kept import Kept
 from idhub.keys import Keyring
-from idhub.lifecycle import intake, ready, records
+from idhub.lifecycle import hr_doubles, intake, ready, records
 from idhub.lifecycle.hr_companies import Companies, Foreseen
 from idhub.lifecycle.ready import Newcomer
 from providers.base import Completeness
@@ -36,6 +36,8 @@ from providers.hr_file import HrFile, HrRow, HrStatus, RefusedRow, RowProblem
 
 PROVIDER = "hr_file"
 NATIONAL_ID = "person.national_id"
+HELD_ELSEWHERE = "held_elsewhere"
+"""Of what was said: the row suspends somebody whom another door had suspended before, who alone ends that."""
 BATCH = 256
 """Rows read at once; people who are new among them are written at once, which keeps locks short on slow machines."""
 _MOST_HUMANS = 40_000
@@ -208,7 +210,9 @@ class Reader:
             else:
                 strangers.append(one)
         self._forget_humans()
-        return news, strangers
+        doubles = self._doubles(session, strangers)
+        news += [one.row for one in strangers if one.row.line in doubles]
+        return news, [one for one in strangers if one.row.line not in doubles]
 
     def _known_posts(self, session: Session, strange: Iterable[_Stranger]) -> set[tuple[str, str]]:
         """Posts of these numbers that another door has made."""
@@ -222,6 +226,15 @@ class Reader:
             held = _HELD.scalars(session, organization_id=organization_id, values=listed)
             posts.update((organization_id, number) for number in held)
         return posts
+
+    def _doubles(self, session: Session, strangers: Iterable[_Stranger]) -> dict[int, str]:
+        """Those whom their company may have under another number, by line; a company without staff has nobody."""
+        candidates = []
+        for one in strangers:
+            organization_id = self._companies.id_of(one.row.company_key)
+            if organization_id in self._staffed:
+                candidates.append(hr_doubles.Candidate(one.row, organization_id, one.human))
+        return hr_doubles.find(session, candidates)
 
     def _known_humans(self, session: Session, strange: Iterable[_Stranger]) -> set[str]:
         hashes = [one.human for one in strange if one.human is not None]
@@ -370,9 +383,12 @@ def manager_place(companies: Companies, row: HrRow) -> tuple[str, str]:
     return company, row.manager_employee_number or ""
 
 
-def seal_said(keyring: Keyring, key: str, row: HrRow) -> bytes:
+def seal_said(keyring: Keyring, key: str, row: HrRow, *, is_held_elsewhere: bool = False) -> bytes:
     """What a row says, sealed under the name of its source record."""
-    return keyring.seal(said_context(key), _said(row))
+    said = _said(row)
+    if is_held_elsewhere:
+        said = orjson.dumps({**orjson.loads(said), HELD_ELSEWHERE: True})
+    return keyring.seal(said_context(key), said)
 
 
 def _said(row: HrRow) -> bytes:

@@ -8,7 +8,7 @@ nobody leaves for being absent. Held changes touch nobody until two different pe
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 import orjson
 from sqlalchemy import func, select, update
@@ -117,6 +117,15 @@ def _departments_of(session: Session, leaving: Sequence[Leaving]) -> dict[str, s
     return found
 
 
+def _starts_of(session: Session, leaving: Sequence[Leaving]) -> dict[str, date]:
+    """The first day of each post."""
+    found: dict[str, date] = {}
+    for part in chunked([each.employment_id for each in leaving], 1_000):
+        rows = session.execute(select(Employment.id, Employment.starts_on).where(Employment.id.in_(part)))
+        found.update((employment_id, starts_on) for employment_id, starts_on in rows)
+    return found
+
+
 def _counted(session: Session, organization_ids: Iterable[str], *, since: datetime) -> dict[Place, int]:
     """Leaves of the window, of companies and of their departments."""
     counted: dict[Place, int] = {}
@@ -183,6 +192,7 @@ def hold(session: Session, held: Sequence[Leaving], keyring: Keyring, *, run_id:
             .values(state=DROPPED, decided_at=now)
             .execution_options(synchronize_session=False)
         )
+    begun = _starts_of(session, held)
     rows = []
     for each in held:
         held_id = new_id("hld")
@@ -193,6 +203,7 @@ def hold(session: Session, held: Sequence[Leaving], keyring: Keyring, *, run_id:
             "content_hash": each.mark.content_hash,
             "state": each.mark.state,
             "raw": each.mark.raw_sealed.hex() if each.mark.raw_sealed else None,
+            "starts_on": begun.get(each.employment_id),
         }
         rows.append(
             {

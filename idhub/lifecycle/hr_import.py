@@ -16,20 +16,20 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from idhub.changes import Actor, Event, EventType, record
-from idhub.db import Database, new_id
+from idhub.db import Database, chunked, new_id
 from idhub.directory.kinds import EmploymentState
 from idhub.directory.search_terms import load_readings
-from idhub.directory.tables import Employment, SourceRecord
+from idhub.directory.tables import Employment, Organization, SourceRecord
 from idhub.errors import Conflict, IdhubError, Invalid
 from idhub.keys import Keyring
 from idhub.lifecycle import hr_brake, intake, ready, records
@@ -73,6 +73,8 @@ _FEWEST_JOINERS, _FEWEST_CHANGED = 250, 25
 _NEWS_AT_ONCE = 1_000
 _ABSENT_PAGE = 2_000
 _HELD_AT_ONCE = 500
+_MORE_THAN_CHANCE = 5
+"""So many people of a company do not all go within a day, however small it is: the file is of another company."""
 
 
 @dataclass(slots=True)
@@ -84,6 +86,8 @@ class ImportReport:
         notices: rows that went in, but not wholly (a manager unknown or themself).
         would_leave: employments that the file ends, before the brake; `left` is how many people left.
         quarantined: employments whose end is held for a release by two people.
+        superseded: rows about somebody of whom a run that began later has spoken meanwhile; they changed nothing.
+        companies_not_named: companies that files have spoken for and this one does not: their people stay as they are.
         absence_unproven: companies in which nobody was taken for absent, and `gaps` why.
     """
 
@@ -94,6 +98,7 @@ class ImportReport:
     is_dry_run: bool
     rows: int = 0
     unchanged: int = 0
+    superseded: int = 0
     new: int = 0
     added: int = 0
     changed: int = 0
@@ -108,6 +113,7 @@ class ImportReport:
     problems: list[RowProblem] = field(default_factory=list)
     notices: list[RowProblem] = field(default_factory=list)
     notice_count: int = 0
+    companies_not_named: list[str] = field(default_factory=list)
     gaps: tuple[str, ...] = ()
     absence_unproven: list[str] = field(default_factory=list)
     unknown_columns: tuple[str, ...] = ()
@@ -122,7 +128,7 @@ class ImportReport:
     def counts(self) -> dict[str, int]:
         """The numbers, for events and the list of runs."""
         names = (
-            *("rows", "unchanged", "new", "added", "changed", "suspended", "reactivated", "rehired"),
+            *("rows", "unchanged", "superseded", "new", "added", "changed", "suspended", "reactivated", "rehired"),
             *("would_leave", "absent", "left", "refused", "quarantined", "notice_count", "created_departments"),
         )
         return {name: getattr(self, name) for name in names}
@@ -236,6 +242,14 @@ class _Run:
     named: dict[str, None] = field(default_factory=dict)
     """Keys of the companies that the file names."""
     leaders: Leaders = field(default_factory=Leaders)
+    doubles: "array[int]" = field(default_factory=lambda: array("Q"))
+    """Lines of people whom their company has under another number."""
+    ending: dict[str, date | None] | None = None
+    """Once all is read: posts that the file ends, with their last days."""
+    kept: set[str] = field(default_factory=set)
+    """Posts that nobody is absent from: a row that was refused is about them."""
+    emptied: set[str] = field(default_factory=set)
+    """Companies of which the file lists nobody who was there."""
     humans: dict[str, str] = field(default_factory=dict)
     """In a dry run: people planned so far, by keyed national id."""
 
@@ -277,7 +291,10 @@ class _Run:
         self._take_news()
         proof = self.reader.completeness()
         report.gaps = proof.gaps
+        if report.is_snapshot and not report.rows:
+            self._refuse_empty()
         self._read_missed()
+        self._settle_doubles()
         self._settle_managers()
         if report.is_snapshot:
             self._find_absent(proof)
@@ -287,6 +304,17 @@ class _Run:
         self._finish()
         self.progress(report.rows)
         return report
+
+    def _refuse_empty(self) -> NoReturn:
+        """An export that found nobody says nothing about anybody; taken for a success, it would be found in weeks."""
+        self.report.gaps = (*self.report.gaps, "the file lists nobody")
+        self._finish()
+        raise Invalid(
+            "The file has a header and no rows; nothing was changed. Export it again, or use --changes where nothing "
+            "has changed.",
+            field="file",
+            rule="hr_file.empty",
+        )
 
     def _list(self, problems: Iterable[RowProblem]) -> None:
         room = MAX_LISTED - len(self.report.problems)
@@ -531,6 +559,7 @@ class _Run:
             now=self.now,
             departments=departments,
             leaders=self.leaders,
+            ending=self.ending,
         )
         return planner.run()
 
@@ -550,10 +579,18 @@ class _Run:
         self._notice([problem for problem in plan.problems if problem.line not in plan.refused_lines])
         self.leaving += plan.leaving
         self.deferred.extend(plan.deferred)
+        self.doubles.extend(plan.doubles)
+        self.kept |= plan.kept
 
     def _read_missed(self) -> None:
         if self.missed:
             self._again(self.missed, self._take_again)
+
+    def _settle_doubles(self) -> None:
+        """Rows about people under another number, now that the file has said what becomes of the one that is known."""
+        self.ending = {each.employment_id: each.last_day for each in self.leaving if each.kind == "left"}
+        if self.doubles:
+            self._again(self.doubles, self._take_again)
 
     def _take_again(self, rows: list[HrRow]) -> None:
         for plan in self._apply_all(rows):
@@ -597,13 +634,28 @@ class _Run:
                 self.report.absence_unproven.append(self.companies.name_of(key))
                 continue
             with self.database.read() as session:
-                absent = list(self._absent_in(session, key, organization_id))
+                present, absent = self._absent_in(session, key, organization_id)
+            if len(absent) == present >= _MORE_THAN_CHANCE:
+                self.emptied.add(organization_id)
             self.report.absent += len(absent)
             self.leaving += absent
+        with self.database.read() as session:
+            self.report.companies_not_named = self._not_named(session)
         if newer & {self.companies.id_of(key) for key in self.named}:
             self.report.gaps = (*self.report.gaps, "a run that began later has spoken for its companies")
 
-    def _absent_in(self, session: Session, key: str, organization_id: str) -> Iterator[Leaving]:
+    def _not_named(self, session: Session) -> list[str]:
+        """Companies with people whom files have listed, and no row of this one."""
+        named = {self.companies.id_of(key) for key in self.named}
+        listed = exists().where(
+            SourceRecord.provider == PROVIDER, SourceRecord.scope == Organization.id, SourceRecord.state == "present"
+        )
+        rows = session.execute(select(Organization.id, Organization.name).where(listed).order_by(Organization.name))
+        return [name for organization_id, name in rows if organization_id not in named]
+
+    def _absent_in(self, session: Session, key: str, organization_id: str) -> tuple[int, list[Leaving]]:
+        """How many the company had before by the file's word, and who of them this one does not list."""
+        present, absent = 0, list[Leaving]()
         after = ""
         while True:
             page = session.execute(
@@ -613,6 +665,7 @@ class _Run:
                     Employment.id,
                     Employment.principal_id,
                     Employment.employee_number,
+                    Employment.created_at,
                 )
                 .join(Employment, Employment.id == SourceRecord.employment_id)
                 .where(
@@ -627,11 +680,14 @@ class _Run:
                 .limit(_ABSENT_PAGE)
             ).all()
             listed = self.reader.listed([(key, row.employee_number) for row in page])
-            yield from (
-                self._gone(row, organization_id) for row, is_listed in zip(page, listed, strict=True) if not is_listed
-            )
+            present += sum(row.created_at < self.now for row in page)
+            absent += [
+                self._gone(row, organization_id)
+                for row, is_listed in zip(page, listed, strict=True)
+                if not is_listed and row.id not in self.kept
+            ]
             if len(page) < _ABSENT_PAGE:
-                return
+                return present, absent
             after = page[-1].key
 
     def _gone(self, row: Any, organization_id: str) -> Leaving:
@@ -656,9 +712,15 @@ class _Run:
     def _let_go(self) -> None:
         """Leaves, said and by absence, as far as the brake lets them."""
         report = self.report
-        report.would_leave = sum(each.kind in {"left", "absent"} for each in self.leaving)
         with self.database.read() as session:
-            go, held = hr_brake.divide(session, self.leaving, self.active, self.brake, now=self.now)
+            self.leaving = _not_superseded(session, self.leaving, report.run_id)
+            report.would_leave = sum(each.kind in {"left", "absent"} for each in self.leaving)
+            unlikely = [each for each in self.leaving if each.kind == "absent" and each.organization_id in self.emptied]
+            likely = [
+                each for each in self.leaving if each.kind != "absent" or each.organization_id not in self.emptied
+            ]
+            go, held = hr_brake.divide(session, likely, self.active, self.brake, now=self.now)
+            held += unlikely
         report.quarantined = len(held)
         if report.is_dry_run:
             return
@@ -682,6 +744,7 @@ class _Run:
         """
         with self.database.transaction() as session:
             hr_brake.lock(session, {each.organization_id for each in leaving})
+            leaving = _not_superseded(session, leaving, self.report.run_id)
             go, held = hr_brake.divide(session, leaving, self.active, self.brake, now=self.now)
             left, refused = hr_brake.end_posts(
                 session, go, now=self.now, actor=self.actor, door=DOOR, request_id=self.request_id
@@ -748,6 +811,32 @@ def _spoken_since(session: Session, run_id: str) -> tuple[set[str], bool]:
     return {company for run in runs for company in run.counts.get("companies", ())}, any(
         run.finished_at is None for run in runs
     )
+
+
+def _not_superseded(session: Session, leaving: Sequence[Leaving], run_id: str) -> list[Leaving]:
+    """Leaves that no later word of the source contradicts.
+
+    A later run has said something else of this very row, or it was a complete file of the company and would have ended
+    the post itself.
+    """
+    spoken: set[str] = set()
+    for counts in session.execute(
+        select(SourceRun.counts).where(
+            SourceRun.provider == PROVIDER,
+            SourceRun.id > run_id,
+            SourceRun.finished_at.is_not(None),
+            SourceRun.is_complete,
+            SourceRun.is_snapshot,
+        )
+    ).scalars():
+        spoken.update(counts.get("companies", ()))
+    later: set[str] = set()
+    for part in chunked([each.mark.key for each in leaving], 1_000):
+        rows = select(SourceRecord.key).where(
+            SourceRecord.provider == PROVIDER, SourceRecord.key.in_(part), SourceRecord.generation > run_id
+        )
+        later.update(session.execute(rows).scalars())
+    return [each for each in leaving if each.organization_id not in spoken and each.mark.key not in later]
 
 
 def _pieces(groups: Iterable[Ready], people: int) -> Iterator[list[Ready]]:

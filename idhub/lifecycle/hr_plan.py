@@ -6,11 +6,13 @@ Decides and reads; writes nothing but companies and departments that do not exis
 - One human across companies is found by the keyed hash of the national id, never by a name, a mail or a number.
 - The file ends and revives what the file itself said. Somebody offboarded or suspended through another door comes back
   only by a start date after the leave, or by that other door.
+- What a run that began later has said of a row stands: an older file that is still being read does not undo it.
+- A row that contradicts in everything who somebody is, is another human's: refused, nobody is renamed into a colleague.
 - What takes access (a leave, a suspension, a start put off) is only collected: the mass-change brake decides on all of
   it together (`hr_brake`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -20,11 +22,12 @@ from sqlalchemy import Row, select
 from sqlalchemy.orm import Session
 
 from idhub.db import among, chunked, new_id
-from idhub.directory.kinds import EmploymentState, EmploymentType
-from idhub.directory.tables import Employment, Person, SourceRecord
+from idhub.directory.kinds import EmploymentState, EmploymentType, Standing
+from idhub.directory.tables import Employment, Person, Principal, SourceRecord
 from idhub.keys import Keyring
-from idhub.lifecycle import intake
+from idhub.lifecycle import hr_doubles, intake
 from idhub.lifecycle.hr_ahead import (
+    HELD_ELSEWHERE,
     NATIONAL_ID,
     PROVIDER,
     end_of_new,
@@ -72,6 +75,10 @@ class BatchPlan:
     refused_lines: set[int] = field(default_factory=set)
     deferred: list[int] = field(default_factory=list)
     """Lines whose manager is not known yet."""
+    doubles: list[int] = field(default_factory=list)
+    """Lines of people whom the company has under another number: what becomes of that one, the whole file says."""
+    kept: set[str] = field(default_factory=set)
+    """Posts of theirs, which nobody is absent from."""
     lines: dict[str, int] = field(default_factory=dict)
     """Principal -> the line that spoke of them last."""
     counts: dict[str, int] = field(default_factory=dict)
@@ -87,7 +94,22 @@ class _Said:
 
     content_hash: str
     state: str
+    generation: str
     raw: Mapping[str, Any]
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether the source itself holds the post."""
+        return self.raw.get("status") == HrStatus.SUSPENDED and not self.raw.get(HELD_ELSEWHERE)
+
+
+@dataclass(slots=True)
+class _Human:
+    """Who is known by a national id: how they are called, and the companies that they have or had a post in."""
+
+    display_name: str
+    has_left: bool
+    companies: set[str] = field(default_factory=set)
 
 
 class Leaders:
@@ -119,7 +141,8 @@ class Leaders:
 class Planner:
     """Plans one batch of rows inside one transaction; reads only.
 
-    `leaders` are shared by all batches of a run. `departments` are ids by (organization, path). `humans` are principals
+    `leaders` are shared by all batches of a run. `ending` are posts that the file ends, with their last days, once all
+    of it is read; None before that. `departments` are ids by (organization, path). `humans` are principals
     by keyed national id, of people planned and not yet written: the batch's, or in a dry run all so far. A company that
     is not made (dry run) goes by its key.
     """
@@ -136,11 +159,14 @@ class Planner:
         now: datetime,
         departments: Mapping[tuple[str, tuple[str, ...]], str],
         leaders: Leaders,
+        ending: Mapping[str, date | None] | None = None,
     ) -> None:
         self._rows, self._companies, self._keyring = rows, companies, keyring
         self._run_id, self._now, self._departments = run_id, now, departments
         self._humans = humans
+        self._called: dict[str, _Human] = {}
         self._leaders = leaders
+        self._ending = ending
         self._organizations: dict[str, str] = {}
         self.plan = BatchPlan()
         self._national_ids: dict[int, str] = {}
@@ -153,6 +179,7 @@ class Planner:
         leaders.find(session, managers)
         self._said = self._load_said(session)
         self._load_humans(session)
+        self._doubles = hr_doubles.find(session, list(self._newcomers()))
 
     def run(self) -> BatchPlan:
         """Plan every row."""
@@ -192,31 +219,75 @@ class Planner:
         keys = [self._key(row) for row in self._rows]
         for part in chunked(keys, 1_000):
             for row in session.execute(
-                select(SourceRecord.key, SourceRecord.content_hash, SourceRecord.state, SourceRecord.raw_sealed).where(
-                    SourceRecord.provider == PROVIDER, SourceRecord.key.in_(among(session, part))
-                )
+                select(
+                    SourceRecord.key,
+                    SourceRecord.content_hash,
+                    SourceRecord.state,
+                    SourceRecord.generation,
+                    SourceRecord.raw_sealed,
+                ).where(SourceRecord.provider == PROVIDER, SourceRecord.key.in_(among(session, part)))
             ):
                 raw = orjson.loads(self._keyring.open(said_context(row.key), row.raw_sealed)) if row.raw_sealed else {}
-                found[row.key] = _Said(row.content_hash, row.state, raw)
+                found[row.key] = _Said(row.content_hash, row.state, row.generation, raw)
         return found
 
     def _load_humans(self, session: Session) -> None:
-        unknown = set(self._national_ids.values()) - self._humans.keys()
-        for part in chunked(sorted(unknown), 1_000):
+        for part in chunked(sorted(set(self._national_ids.values())), 1_000):
             rows = session.execute(
-                select(Person.national_id_hash, Person.id).where(Person.national_id_hash.in_(among(session, part)))
+                select(
+                    Person.national_id_hash,
+                    Person.id,
+                    Person.display_name,
+                    Principal.standing,
+                    Employment.organization_id,
+                )
+                .join(Principal, Principal.id == Person.id)
+                .join(Employment, Employment.principal_id == Person.id)
+                .where(Person.national_id_hash.in_(among(session, part)))
             )
-            self._humans.update({found: principal_id for found, principal_id in rows if found})
+            for found, principal_id, display_name, standing, organization_id in rows:
+                self._humans[found or ""] = principal_id
+                self._called.setdefault(principal_id, _Human(display_name, standing == Standing.LEFT)).companies.add(
+                    organization_id
+                )
+
+    def _newcomers(self) -> Iterator[hr_doubles.Candidate]:
+        for row in self._rows:
+            place, human = self._org(row.company_key), self._national_ids.get(row.line)
+            if (place, row.employee_number) not in self._posts and (human is None or human not in self._humans):
+                yield hr_doubles.Candidate(row, place, human)
+
+    def _is_double(self, row: HrRow) -> bool:
+        """Whether the company has them under another number; refuses the row, or puts it off until all is read."""
+        employment_id = self._doubles.get(row.line)
+        if employment_id is None:
+            return False
+        if self._ending is None:
+            self.plan.doubles.append(row.line)
+            return True
+        if hr_doubles.ends_before(self._ending, employment_id, row):
+            return False
+        self.plan.kept.add(employment_id)
+        self._refuse(row, "employee_number", Rule.ANOTHER_NUMBER)
+        return True
 
     def _plan_new(self, row: HrRow) -> None:
         """A number that its company never had: a new person, or a further post of a known one."""
+        if self._is_double(row):
+            return
         human = self._national_ids.get(row.line)
         principal_id = self._humans.get(human) if human else None
         is_new = principal_id is None
+        if principal_id is not None and self._is_called_otherwise(row, principal_id):
+            self._refuse(row, "national_id", Rule.NATIONAL_ID_OF_ANOTHER)
+            return
         if principal_id is None:
             principal_id = new_id("per")
             if human:
                 self._humans[human] = principal_id
+                self._called[principal_id] = _Human(row.name, has_left=False)
+        if human and principal_id in self._called:
+            self._called[principal_id].companies.add(self._org(row.company_key))
         self._made[(self._org(row.company_key), row.employee_number)] = principal_id
         self.plan.lines[principal_id] = row.line
         manager_id, is_settled = self._manager(row, principal_id)
@@ -240,12 +311,11 @@ class Planner:
     def _plan_known(self, row: HrRow, known: Row[Any]) -> None:
         human = self._national_ids.get(row.line)
         said = self._said.get(self._key(row))
-        if said is not None and said.content_hash == row.digest.hex():
-            # Another run has taken the same row in since the reader looked.
-            self.plan.count("unchanged")
+        if said is not None and (what := self._said_before(row, said)):
+            self.plan.count(what)
             return
         self.plan.lines[known.principal_id] = row.line
-        if self._is_another_human(row, known, human):
+        if self._is_another_human(row, known, human, said):
             self._refuse(row, "employee_number", Rule.REUSED_EMPLOYEE_NUMBER)
             return
         manager_id, is_settled = self._manager(row, known.principal_id)
@@ -281,13 +351,42 @@ class Planner:
             changes += self._reactivation(row, known, said)
         self._finish(row, known, said, changes, is_settled=is_settled)
 
-    def _is_another_human(self, row: HrRow, known: Row[Any], human: str | None) -> bool:
-        """A number is never handed on: national ids that differ say so, and after a leave another name does."""
+    def _said_before(self, row: HrRow, said: _Said) -> str | None:
+        """Whether another run has spoken of the row since the reader looked: the same, or a later word that stands."""
+        if said.content_hash == row.digest.hex():
+            return "unchanged"
+        return "superseded" if said.generation > self._run_id else None
+
+    def _is_another_human(self, row: HrRow, known: Row[Any], human: str | None, said: _Said | None) -> bool:
+        """A number is never handed on: national ids that differ say so, and after a leave another name does.
+
+        While they are here another name alone is a marriage. With another mail and another mobile it is a colleague
+        whose facts stand in their row, by a merge of two rows or a column sorted without the others.
+        """
         if human and known.national_id_hash:
             return bool(human != known.national_id_hash)
         if human and human in self._humans:
             return bool(self._humans[human] != known.principal_id)
-        return bool(known.state == EmploymentState.ENDED and known.display_name != row.name)
+        if known.state == EmploymentState.ENDED:
+            return bool(known.display_name != row.name)
+        raw: Mapping[str, Any] = said.raw if said else {}
+        return known.id == known.main_employment_id and all(
+            value is not None
+            and getattr(known, name) is not None
+            and value not in {getattr(known, name), raw.get(name)}
+            for name, value in (("display_name", row.name), ("email", row.email), ("mobile", row.mobile))
+        )
+
+    def _is_called_otherwise(self, row: HrRow, principal_id: str) -> bool:
+        """Whether the national id of a row is somebody's who goes by another name, where that says who is meant.
+
+        Another company may write a name in other letters. The same one does not, and who left is not brought back on
+        one number that may be mistyped.
+        """
+        human = self._called.get(principal_id)
+        if human is None or human.display_name == row.name:
+            return False
+        return human.has_left or self._org(row.company_key) in human.companies
 
     def _is_over(self, row: HrRow) -> bool:
         return is_over(row, self._today(row))
@@ -346,8 +445,8 @@ class Planner:
         return True
 
     def _reactivation(self, row: HrRow, known: Row[Any], said: _Said | None) -> list[intake.Change]:
-        was_held_by_file = said is not None and said.raw.get("status") == HrStatus.SUSPENDED
-        if row.status is HrStatus.ACTIVE and known.state == EmploymentState.SUSPENDED and was_held_by_file:
+        is_own_word = said is not None and said.is_suspended
+        if row.status is HrStatus.ACTIVE and known.state == EmploymentState.SUSPENDED and is_own_word:
             self.plan.count("reactivated")
             return [intake.Reactivate(principal_id=known.principal_id, employment_id=known.id)]
         return []
@@ -386,7 +485,13 @@ class Planner:
     def _finish(
         self, row: HrRow, known: Row[Any], said: _Said | None, changes: list[intake.Change], *, is_settled: bool
     ) -> None:
-        mark = self._mark(row, is_settled=is_settled, state="left" if self._is_over(row) else "present")
+        is_held = row.status is HrStatus.SUSPENDED and known.state == EmploymentState.SUSPENDED
+        mark = self._mark(
+            row,
+            is_settled=is_settled,
+            state="left" if self._is_over(row) else "present",
+            is_held_elsewhere=is_held and not (said is not None and said.is_suspended),
+        )
         if changes:
             self.plan.count("changed")
         if changes or said is None or (said.content_hash, said.state) != (mark.content_hash, mark.state):
@@ -420,7 +525,9 @@ class Planner:
     def _department(self, row: HrRow) -> str | None:
         return self._departments.get((self._org(row.company_key), row.department))
 
-    def _mark(self, row: HrRow, *, is_settled: bool, state: str | None = None) -> intake.SourceMark:
+    def _mark(
+        self, row: HrRow, *, is_settled: bool, state: str | None = None, is_held_elsewhere: bool = False
+    ) -> intake.SourceMark:
         key = self._key(row)
         return intake.SourceMark(
             provider=PROVIDER,
@@ -429,7 +536,7 @@ class Planner:
             content_hash=row.digest.hex() + ("" if is_settled else UNSETTLED),
             generation=self._run_id,
             state=state or ("left" if self._is_over(row) else "present"),
-            raw_sealed=seal_said(self._keyring, key, row),
+            raw_sealed=seal_said(self._keyring, key, row, is_held_elsewhere=is_held_elsewhere),
         )
 
 

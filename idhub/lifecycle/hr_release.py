@@ -1,35 +1,41 @@
 """What the brake of the HR file holds, and its release by two people, company by company.
 
 A first yes waits for a second, of another person, about the same company of the same run; it counts as long as whoever
-said it may still release there. What two people have approved is carried out in batches by whoever comes first: the
-command that took the second yes, or the worker, which also goes on where one of them was stopped.
+said it may still release there. Nobody says yes to a run that holds a change of their own. What two people have
+approved is carried out in batches by whoever comes first: the command that took the second yes, or the worker, which
+also goes on where one of them was stopped.
+
+What was said since comes first. While a newer file is being read nothing is released, since it may list them as before;
+whoever it has spoken of, who works elsewhere by now, or who left and began anew, stays, and the held change is dropped.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from itertools import groupby
 from typing import Any
 
 import orjson
 from sqlalchemy import ColumnElement, case, distinct, exists, func, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from idhub.authority import Action, still_counts
 from idhub.changes import Actor, Event, EventType, record
 from idhub.db import Database, chunked
 from idhub.directory.kinds import Standing
-from idhub.directory.tables import Employment, Person, Principal, SourceRecord
+from idhub.directory.tables import Employment, LoginName, Person, Principal, SourceRecord
 from idhub.errors import Conflict, NotFound
 from idhub.keys import Keyring
 from idhub.lifecycle import intake
 from idhub.lifecycle.hr_ahead import PROVIDER
-from idhub.lifecycle.hr_brake import APPROVED, HELD, RELEASED, end_posts, seal_context
+from idhub.lifecycle.hr_brake import APPROVED, DROPPED, HELD, PENDING, RELEASED, end_posts, seal_context
 from idhub.lifecycle.hr_plan import Leaving
 from idhub.lifecycle.pace import GoesOn, Pace, nobody_else
-from idhub.lifecycle.tables import HeldChange
+from idhub.lifecycle.tables import HeldChange, SourceRun
 
 _ANY_APPROVED = select(exists().where(HeldChange.state == APPROVED))
+_LONGEST_RUN = timedelta(hours=1)
+"""A run that has not come to its end by then was broken off, and nothing waits for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -139,16 +145,28 @@ def approve(
 
     Raises:
         NotFound: the run holds nothing there.
-        Conflict: the same person approved before, and nobody else since.
+        Conflict: the same person approved before, and nobody else since; or a colleague with the same mail or mobile,
+            who is the same human under another account; a change of their own is held; a newer file is being read.
     """
+    if session.execute(select(_is_newer_open(run_id, now=now))).scalar():
+        raise Conflict(
+            "A newer file is being read: wait for it, it may say otherwise.", field="run", rule="release.newer_run"
+        )
+    if session.execute(select(_holds_own(run_id, approver.id))).scalar():
+        raise Conflict(
+            "A change of your own is held here: two other people must approve this release.",
+            field="approver",
+            rule="release.own_row",
+        )
     approved = waiting = 0
     for part in chunked(sorted(set(organization_ids))):
         here = (HeldChange.run_id == run_id, HeldChange.organization_id.in_(part), HeldChange.state == HELD)
-        _forget_void(session, here)
+        _forget_void(session, run_id, here)
+        same = _accounts_of(session, approver.id)
         # Second yes before first: what the same call has just said yes to is no second one.
         approved += session.connection().execute(
             update(HeldChange)
-            .where(*here, HeldChange.first_approver.is_not(None), HeldChange.first_approver != approver.id)
+            .where(*here, HeldChange.first_approver.is_not(None), HeldChange.first_approver.not_in(same))
             .values(state=APPROVED, second_approver=approver.id, decided_at=now)
         ).rowcount  # fmt: skip
         waiting += session.connection().execute(
@@ -165,14 +183,43 @@ def approve(
     return Release("waiting", waiting) if waiting else Release("approved", approved)
 
 
-def _forget_void(session: Session, here: Sequence[ColumnElement[bool]]) -> None:
-    """Forget first approvals of people who may not give them any more."""
+def _is_newer_open(run_id: InstrumentedAttribute[str] | str, *, now: datetime) -> ColumnElement[bool]:
+    """Whether a run that began after this one is under way."""
+    return exists().where(
+        SourceRun.provider == PROVIDER,
+        SourceRun.id > run_id,
+        SourceRun.finished_at.is_(None),
+        SourceRun.started_at > now - _LONGEST_RUN,
+    )
+
+
+def _holds_own(run_id: str, principal_id: str) -> ColumnElement[bool]:
+    """Whether a run holds a change of this person's."""
+    return exists().where(
+        HeldChange.run_id == run_id, HeldChange.principal_id == principal_id, HeldChange.state.in_(PENDING)
+    )
+
+
+def _accounts_of(session: Session, principal_id: str) -> list[str]:
+    """The person, and whoever has the same mail or mobile: two accounts of one human are not two people."""
+    own = aliased(LoginName)
+    found = session.execute(
+        select(LoginName.principal_id)
+        .join(own, own.value == LoginName.value)
+        .where(own.principal_id == principal_id, own.kind.in_(("email", "mobile")))
+    ).scalars()
+    return [principal_id, *found]
+
+
+def _forget_void(session: Session, run_id: str, here: Sequence[ColumnElement[bool]]) -> None:
+    """Forget first approvals of people who may not give them any more, or whose own change is held since."""
     given = select(HeldChange.organization_id, HeldChange.first_approver).where(
         *here, HeldChange.first_approver.is_not(None)
     )
     for organization_id, first in session.execute(given.distinct()).all():
-        if first is not None and not still_counts(
-            session, first, Action.IMPORT_RELEASE, organization_id=organization_id
+        if first is not None and (
+            not still_counts(session, first, Action.IMPORT_RELEASE, organization_id=organization_id)
+            or session.execute(select(_holds_own(run_id, first))).scalar()
         ):
             session.execute(
                 update(HeldChange)
@@ -218,7 +265,7 @@ def carry_out(
             return 0
     while True:
         with database.transaction() as session:
-            batch = _next_batch(session, run_id, pace.size)
+            batch = _next_batch(session, run_id, pace.size, now=now)
             if not batch:
                 return done
             with pace.work_on(len(batch)):
@@ -230,8 +277,8 @@ def carry_out(
         database.give_way()
 
 
-def _next_batch(session: Session, run_id: str | None, size: int) -> Sequence[HeldChange]:
-    query = select(HeldChange).where(HeldChange.state == APPROVED)
+def _next_batch(session: Session, run_id: str | None, size: int, *, now: datetime) -> Sequence[HeldChange]:
+    query = select(HeldChange).where(HeldChange.state == APPROVED, ~_is_newer_open(HeldChange.run_id, now=now))
     if run_id is not None:
         query = query.where(HeldChange.run_id == run_id)
     order = (HeldChange.run_id, HeldChange.second_approver, HeldChange.id)
@@ -240,14 +287,18 @@ def _next_batch(session: Session, run_id: str | None, size: int) -> Sequence[Hel
 
 def _release(session: Session, rows: Sequence[HeldChange], keyring: Keyring, *, now: datetime) -> None:
     run_id, approver = rows[0].run_id, _person(session, rows[0].second_approver or "")
-    leaving = [_reopen(session, row, keyring) for row in rows]
+    opened = {row.id: _reopen(session, row, keyring) for row in rows}
+    stale = _overtaken(session, run_id, opened)
+    leaving = [each for held_id, (each, _) in opened.items() if held_id not in stale]
     end_posts(session, leaving, now=now, actor=approver, door="hr_file", request_id=None)
-    session.execute(
-        update(HeldChange)
-        .where(HeldChange.id.in_([row.id for row in rows]))
-        .values(state=RELEASED)
-        .execution_options(synchronize_session=False)
-    )
+    for state, ids in ((RELEASED, opened.keys() - stale), (DROPPED, stale)):
+        if ids:
+            session.execute(
+                update(HeldChange)
+                .where(HeldChange.id.in_(ids))
+                .values(state=state)
+                .execution_options(synchronize_session=False)
+            )
     for organization_id in sorted({row.organization_id for row in rows}):
         ours = (HeldChange.run_id == run_id, HeldChange.organization_id == organization_id)
         if not session.execute(select(exists().where(*ours, HeldChange.state == APPROVED))).scalar():
@@ -255,12 +306,40 @@ def _release(session: Session, rows: Sequence[HeldChange], keyring: Keyring, *, 
             record(session, [_event(run_id, approver, "released", done, now=now, organization_id=organization_id)])
 
 
+def _overtaken(session: Session, run_id: str, opened: Mapping[str, tuple[Leaving, str | None]]) -> set[str]:
+    """Of held changes by id: those about somebody of whom the source has spoken since, or whose post is another now."""
+    keys = [each.mark.key for each, _ in opened.values()]
+    later = set(
+        session.execute(
+            select(SourceRecord.key).where(
+                SourceRecord.provider == PROVIDER, SourceRecord.key.in_(keys), SourceRecord.generation > run_id
+            )
+        ).scalars()
+    )
+    posts = {
+        employment_id: (organization_id, starts_on.isoformat())
+        for employment_id, organization_id, starts_on in session.execute(
+            select(Employment.id, Employment.organization_id, Employment.starts_on).where(
+                Employment.id.in_([each.employment_id for each, _ in opened.values()])
+            )
+        )
+    }
+    return {
+        held_id
+        for held_id, (each, began_on) in opened.items()
+        if each.mark.key in later
+        or posts.get(each.employment_id, ("", None))
+        != (each.organization_id, began_on or posts.get(each.employment_id, ("", None))[1])
+    }
+
+
 def _person(session: Session, principal_id: str) -> Actor:
     name = session.execute(select(Person.display_name).where(Person.id == principal_id)).scalar()
     return Actor(kind="person", id=principal_id, name=name or principal_id)
 
 
-def _reopen(session: Session, row: HeldChange, keyring: Keyring) -> Leaving:
+def _reopen(session: Session, row: HeldChange, keyring: Keyring) -> tuple[Leaving, str | None]:
+    """The leave, and the first day that the post had when it was held; None: held by an older version."""
     said = orjson.loads(keyring.open(seal_context(row.id), row.change_sealed or b""))
     raw = bytes.fromhex(said["raw"]) if said.get("raw") else None
     if raw is None:
@@ -277,7 +356,7 @@ def _reopen(session: Session, row: HeldChange, keyring: Keyring) -> Leaving:
         state=said["state"],
         raw_sealed=raw,
     )
-    return Leaving(
+    leaving = Leaving(
         kind=row.kind,
         organization_id=row.organization_id,
         principal_id=row.principal_id,
@@ -285,6 +364,7 @@ def _reopen(session: Session, row: HeldChange, keyring: Keyring) -> Leaving:
         last_day=date.fromisoformat(said["last_day"]) if said["last_day"] else None,
         mark=mark,
     )
+    return leaving, said.get("starts_on")
 
 
 def _event(

@@ -49,6 +49,8 @@ _SENTENCES: Mapping[str, str] = {
     "finding.account": N_("The account of this finding is not known any more."),
     "finding.linked": N_("The person has another account in this application."),
     "release.same_person": N_("A second person must approve this release."),
+    "release.own_row": N_("A change of your own is held here: two other people must approve this release."),
+    "release.newer_run": N_("A newer file is being read: wait for it, it may say otherwise."),
     "stream.paused": N_("This receiver is paused already."),
     "stream.told": N_("This receiver is not paused."),
     "authorization": N_("The header is one line of plain characters, and needs an address to send to."),

@@ -50,7 +50,8 @@ class HrStatus(StrEnum):
 class Rule(StrEnum):
     """Every rule a row can break; the value is stable, tested and written to the audit log.
 
-    `unknown_manager`, `reused_employee_number`, `left_elsewhere` and `conflict` need the directory: the hub finds them.
+    `unknown_manager`, `reused_employee_number`, `another_number`, `national_id_of_another`, `left_elsewhere` and
+    `conflict` need the directory: the hub finds them.
     """
 
     REQUIRED = "required"
@@ -58,6 +59,8 @@ class Rule(StrEnum):
     REPEATED_EMPLOYEE_NUMBER = "repeated_employee_number"
     INVALID_EMPLOYEE_NUMBER = "invalid_employee_number"
     REUSED_EMPLOYEE_NUMBER = "reused_employee_number"
+    ANOTHER_NUMBER = "another_number"
+    NATIONAL_ID_OF_ANOTHER = "national_id_of_another"
     LEFT_ELSEWHERE = "left_elsewhere"
     CONFLICT = "conflict"
     IMPOSSIBLE_DATE = "impossible_date"
@@ -89,12 +92,20 @@ MESSAGES: dict[Rule, tuple[str, str]] = {
         "同一公司内工号重复，前面的行已使用",
     ),
     Rule.INVALID_EMPLOYEE_NUMBER: (
-        "an employee number must not contain blanks or slashes",
-        "工号不能含有空格或斜杠",
+        "an employee number must not contain blanks, slashes, full-width or invisible characters",
+        "工号不能含有空格、斜杠、全角字符或不可见字符",
     ),
     Rule.REUSED_EMPLOYEE_NUMBER: (
         "this employee number is another human's; a number is never handed on",
         "该工号属于另一个人；工号不可转给他人",
+    ),
+    Rule.ANOTHER_NUMBER: (
+        "this name with this mail or mobile has another number here: correct it, or give both rows a national_id",
+        "该公司已有姓名及邮箱或手机号相同而工号不同的人员：请更正工号，或两行均填写 national_id",
+    ),
+    Rule.NATIONAL_ID_OF_ANOTHER: (
+        "the national id belongs to somebody of another name: correct it, or the name",
+        "该证件号属于另一姓名的人员：请更正证件号或姓名",
     ),
     Rule.LEFT_ELSEWHERE: (
         "this person was offboarded here; a new start date after that day brings them back",

@@ -68,7 +68,11 @@ _EMAIL = re.compile(
     r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]{0,61}[A-Za-z0-9]"
 )
 _MOBILE = re.compile(r"\+?[0-9(][0-9 ().-]{3,30}[0-9]")
-_NUMBER = re.compile(r"[^\s/]{1,64}")
+# Beside blanks: what nobody sees (joiners, fillers, variation selectors; other invisible characters are refused in
+# every value), and the full-width forms that an input method writes in place of ASCII.
+_NUMBER = re.compile(
+    "[^\\s/\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uff01-\uff5e\uffa0\U000e0100-\U000e01ef]{1,64}"
+)
 _MOBILE_PLAIN = re.compile(r"\+?[0-9]{5,15}")
 _MOBILE_PUNCTUATION = str.maketrans("", "", " ().-")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from collections.abc import Generator, Iterator
 from hashlib import sha256
 from typing import BinaryIO
@@ -17,6 +18,10 @@ _MAX_RECORD_LINES = 64
 # UTF-8 sequences by chance in GB18030 text: a first name of three characters passes as UTF-8 once in 200 files, 32
 # sequences in a row never. A file that held as many good ones and then a bad one is damaged UTF-8, not GB18030.
 _SURELY_UTF8 = 32
+# The other way round, strict GB18030 reads most Chinese UTF-8, as other characters: sixteen of them in a row, with
+# nothing but ASCII between, are no GB18030 by chance.
+_UTF8_WITHIN = re.compile(rb"[\xe3-\xe9\xef][\x80-\xbf]{2}(?:[\x00-\x7f]*[\xe3-\xe9\xef][\x80-\xbf]{2}){15}")
+_LONGEST_RUN = 4096
 
 
 class _RunawayQuote(Exception):
@@ -139,8 +144,16 @@ def _require_gb18030(stream: BinaryIO) -> None:
     decoder = codecs.getincrementaldecoder("gb18030")("strict")
     stream.seek(0)
     try:
+        tail = b""
         while chunk := stream.read(_CHUNK):
             decoder.decode(chunk)
+            if _UTF8_WITHIN.search(tail + chunk):
+                raise HrFileRefused(
+                    "encoding",
+                    "the file is GB18030 in one part and UTF-8 in another; nothing of it was read",
+                    "文件一部分为 GB18030 编码，另一部分为 UTF-8 编码；未导入任何内容",
+                )
+            tail = chunk[-_LONGEST_RUN:]
         decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
         raise HrFileRefused(

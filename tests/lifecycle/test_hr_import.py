@@ -6,7 +6,6 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from datetime import timedelta
 from itertools import count
@@ -16,127 +15,27 @@ from typing import Any, cast
 
 import orjson
 import pytest
-from sqlalchemy import event, func, select
+from sqlalchemy import event, select
 
 from audit.tables import audit_events
-from idhub.authority import HubRole, assign_role
-from idhub.changes import Actor, use_sealer
-from idhub.db import Database, new_id
+from idhub.changes import Actor
+from idhub.db import new_id
 from idhub.demo.sample import FAULTS, create_sample_organizations, write_hr_file
 from idhub.directory.kinds import EmploymentState, EmploymentType, OrganizationKind, Standing
-from idhub.directory.organizations import create_organization, ensure_department, install, root_organization
-from idhub.directory.people import find_person, show_person
+from idhub.directory.organizations import create_organization, ensure_department, root_organization
 from idhub.directory.tables import Department, Employment, Organization, Person, Principal
 from idhub.errors import Conflict, Invalid, NotFound
-from idhub.keys import Keyring
 from idhub.lifecycle import hr_import, intake
 from idhub.lifecycle.hr_ahead import BATCH, Reader, Terms
 from idhub.lifecycle.hr_brake import Brake
 from idhub.lifecycle.hr_companies import Companies
-from idhub.lifecycle.hr_import import ImportReport, import_file
-from idhub.lifecycle.hr_release import Release, approve, approve_release, carry_out, held_groups, list_held
+from idhub.lifecycle.hr_import import ImportReport
+from idhub.lifecycle.hr_release import approve, approve_release, carry_out, held_groups, list_held
 from idhub.lifecycle.tables import HeldChange, SourceRun
 from idhub.lifecycle.transition import transition
 from providers.hr_file import Rule
+from tests.lifecycle.hr_hub import HR, Hub, people, person, problems
 from tests.providers.hr_samples import row, write_csv
-from tests.support.clock import Clock
-
-HR = Actor(kind="person", id="per_hr", name="HR")
-
-
-class Hub:
-    """A hub with nothing in it but its root, and files to take in."""
-
-    def __init__(self, database: Database, keyring: Keyring, clock: Clock, folder: Path) -> None:
-        self.database, self.keyring, self.clock, self._folder = database, keyring, clock, folder
-        self._files = 0
-        use_sealer(database, keyring)
-        with database.transaction() as session:
-            install(session, time_zone="Asia/Shanghai", now=clock())
-
-    def write(self, *rows: Mapping[str, str]) -> Path:
-        self._files += 1
-        return write_csv(self._folder / f"hr{self._files}.csv", rows)
-
-    def take(self, path: Path, **options: Any) -> ImportReport:
-        wanted: dict[str, Any] = {"snapshot": True, "dry_run": False, "now": self.clock(), "actor": HR} | options
-        return import_file(self.database, path, keyring=self.keyring, **wanted)
-
-    def read(self, *rows: Mapping[str, str], **options: Any) -> ImportReport:
-        return self.take(self.write(*rows), **options)
-
-    def release(self, run_id: str, approver: Actor) -> Release:
-        return approve_release(self.database, run_id, keyring=self.keyring, approver=approver, now=self.clock())
-
-    def approver(self, number: str, company: str = "总部") -> Actor:
-        """That person, who may release what is held anywhere from here on."""
-        found = self.person(number, company)
-        with self.database.transaction() as session:
-            root = root_organization(session)
-            assign_role(
-                session, found.id, HubRole.HR, organization_id=root, now=self.clock(), assigned_by="cli"
-            )  # fmt: skip
-        return Actor(kind="person", id=found.id, name=found.display_name)
-
-    def standing(self, number: str, company: str = "总部") -> str:
-        with self.database.read() as session:
-            return show_person(session, find_person(session, f"{company}/{number}")).standing
-
-    def person(self, number: str, company: str = "总部") -> Any:
-        with self.database.read() as session:
-            return show_person(session, find_person(session, f"{company}/{number}"))
-
-    def manager(self, number: str, company: str = "总部") -> str | None:
-        with self.database.read() as session:
-            manager = session.execute(
-                select(Person.display_name)
-                .join(Employment, Employment.manager_id == Person.id)
-                .join(Organization, Organization.id == Employment.organization_id)
-                .where(Employment.employee_number == number, Organization.name == company)
-            )
-            return manager.scalar_one_or_none()
-
-    def count(self, table: type) -> int:
-        with self.database.read() as session:
-            return session.execute(select(func.count()).select_from(table)).scalar_one()
-
-    def door(self, change: Callable[[str, str], Any], number: str) -> None:
-        """Make a change through another door."""
-        person = self.person(number)
-        with self.database.transaction() as session:
-            wish = change(person.id, person.employments[0].id)
-            transition(session, [wish], now=self.clock(), actor=HR, door="console").only()
-
-    def events(self, kind: str) -> int:
-        with self.database.read() as session:
-            query = select(func.count()).select_from(audit_events).where(audit_events.c.type == kind)
-            return session.execute(query).scalar_one()
-
-
-@pytest.fixture
-def hub(database: Database, keyring: Keyring, clock: Clock, tmp_path: Path) -> Hub:
-    return Hub(database, keyring, clock, tmp_path)
-
-
-def person(number: str, **changes: str) -> dict[str, str]:
-    return row(
-        **{
-            "employee_number": number,
-            "name": f"员工{number}",
-            "email": f"p{number}@qiyue.example",
-            "mobile": "",
-            "manager_employee_number": "",
-        }
-        | changes
-    )
-
-
-def people(count: int, **changes: str) -> list[dict[str, str]]:
-    return [person(f"{number:05}", **changes) for number in range(1, count + 1)]
-
-
-def problems(report: ImportReport) -> list[tuple[int, str, str]]:
-    return [(problem.line, problem.field, problem.rule.value) for problem in report.problems]
 
 
 def test_new_people_go_in_with_companies_and_departments_that_are_made_and_listed(hub: Hub) -> None:
@@ -607,7 +506,7 @@ def test_refused_rows_are_events_up_to_a_cap_and_counts_beyond(hub: Hub) -> None
 
 def test_row_that_contradicts_the_directory_is_refused_alone(hub: Hub) -> None:
     """Nobody holds more than fifty posts (lifecycle.rules.MAX_EMPLOYMENTS)."""
-    report = hub.read(*people(51, national_id="A"), person("x"))
+    report = hub.read(*people(51, national_id="A", name="王芳"), person("x"))
     assert (report.new, report.refused) == (2, 1)
     assert problems(report) == [(52, "employment", "conflict")]
 

@@ -23,6 +23,7 @@ from providers.saml_wire.errors import WireError
 from providers.saml_wire.metadata import read_service_provider
 from providers.saml_wire.signatures import sign
 from providers.saml_wire.writing import Node, render
+from tests.saml.differentials import READ_AS_SIGNED, REFUSED
 from tests.saml.hostile import DOWNGRADES, WRAPPINGS, mutants
 from tests.saml.partner import NS, make_signer, one_signer
 from tests.saml.upstream import Answer, Request, Upstream, assertion_of, response_of
@@ -229,6 +230,33 @@ def test_a_wrapped_assertion_or_response_says_nothing_new(name: str) -> None:
         except WireError:
             continue
         assert read.name_id == _answer().name_id, name
+
+
+def _evil(good: str) -> str:
+    evil = good.replace(f">{_answer().name_id}</saml:NameID>", ">admin</saml:NameID>")
+    assert evil != good
+    return evil
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_an_assertion_or_response_that_could_be_read_in_two_ways_is_refused(name: str) -> None:
+    """S01 to S03, and what parsers were found to disagree about since."""
+    whole = UPSTREAM.document(_answer(signs_assertion=False, signs_response=True)).decode()
+    documents = [REFUSED[name](whole, _evil(whole))]
+    signed = render(sign(assertion_of(_answer()), one_signer()))
+    inner = REFUSED[name](signed, _evil(signed))
+    response = render(response_of(_answer()))
+    before, _, rest = response.partition("<saml:Assertion")
+    documents.append(before + inner + rest.partition("</saml:Assertion>")[2])
+    for document in documents:
+        with pytest.raises(WireError):
+            _read(document.encode())
+
+
+@pytest.mark.parametrize("name", READ_AS_SIGNED)
+def test_a_response_that_is_written_otherwise_says_what_was_signed(name: str) -> None:
+    whole = UPSTREAM.document(_answer(signs_assertion=False, signs_response=True)).decode()
+    assert _read(READ_AS_SIGNED[name](whole, _evil(whole)).encode()).name_id == _answer().name_id
 
 
 @pytest.mark.parametrize("name", DOWNGRADES)

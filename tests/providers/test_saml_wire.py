@@ -26,6 +26,7 @@ from providers.saml_wire.metadata import read_service_provider
 from providers.saml_wire.parsing import MAX_MESSAGE, parse
 from providers.saml_wire.signatures import sign, verify
 from providers.saml_wire.writing import Node, render
+from tests.saml.differentials import READ_AS_SIGNED, REFUSED
 from tests.saml.hostile import DOWNGRADES, WRAPPINGS, mutants
 from tests.saml.partner import NS, Partner, make_signer, one_signer, pem_of
 from tests.support.clock import Clock
@@ -250,6 +251,56 @@ def test_signature_wrapping_of_an_assertion_in_a_response(name: str) -> None:
     with pytest.raises(WireError):
         root = parse(etree.tostring(response))
         verify(parsing.required_child(root, f"{{{names.ASSERTION}}}Assertion"), [KEY])
+
+
+def _evil(signed: bytes) -> tuple[str, str]:
+    good = signed.decode()
+    evil = good.replace(">somebody<", ">victim<")
+    assert evil != good
+    return good, evil
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_could_be_read_in_two_ways_is_refused(name: str) -> None:
+    """S01 to S03, and what parsers were found to disagree about since."""
+    good, evil = _evil(_signed())
+    assert verify(parse(good.encode()), [KEY]) is not None
+    with pytest.raises(WireError):
+        verify(parse(REFUSED[name](good, evil).encode()), [KEY])
+
+
+@pytest.mark.parametrize("name", READ_AS_SIGNED)
+def test_what_may_be_written_otherwise_is_read_as_it_was_signed(name: str) -> None:
+    good, evil = _evil(_signed())
+    document = READ_AS_SIGNED[name](good, evil)
+    read = etree.tostring(verify(parse(document.encode()), [KEY]), method="c14n", exclusive=True)
+    assert read == etree.tostring(verify(parse(good.encode()), [KEY]), method="c14n", exclusive=True)
+    assert b"evil" not in read and b"victim" not in read
+
+
+@pytest.mark.parametrize("name", [*REFUSED, *WRAPPINGS])
+def test_metadata_of_which_something_else_was_signed_is_refused(name: str) -> None:
+    """S01: whoever can write metadata names the keys and the addresses."""
+    service = Node(
+        "md:AssertionConsumerService", {"Binding": names.POST, "Location": "https://sp.example/acs", "index": "0"}
+    )
+    role = Node("md:SPSSODescriptor", {"protocolSupportEnumeration": names.PROTOCOL}, [service])
+    described = Node(
+        "md:EntityDescriptor", {"ID": "_1", "entityID": "https://sp.example"},
+        [Node("md:Extensions", {}, [Node("saml:Issuer", {}, ["x"])]), role],
+    )  # fmt: skip
+    good = _signed(described).decode()
+    assert read_service_provider(good.encode(), now=NOW, pinned=[KEY]).entity_id == "https://sp.example"
+
+    def spoil(evil: Any) -> None:
+        evil.find(".//{*}AssertionConsumerService").set("Location", "https://evil.example/acs")
+
+    if name in WRAPPINGS:
+        document = etree.tostring(WRAPPINGS[name](good.encode(), spoil))
+    else:
+        document = REFUSED[name](good, good.replace("https://sp.example/acs", "https://evil.example/acs")).encode()
+    with pytest.raises(WireError):
+        read_service_provider(document, now=NOW, pinned=[KEY])
 
 
 @pytest.mark.parametrize("name", DOWNGRADES)

@@ -21,6 +21,7 @@ from providers.saml_wire.signatures import sign
 from providers.saml_wire.writing import render
 from tests.flows.every_door import NUMBER
 from tests.saml.conftest import Scene, open_scene
+from tests.saml.differentials import READ_AS_SIGNED, REFUSED
 from tests.saml.hostile import DOWNGRADES, WRAPPINGS
 from tests.saml.partner import NS, quoted, read_answer
 from tests.saml.test_logout import _is_signed_in, _named
@@ -76,6 +77,31 @@ def test_a_wrapped_logout_ends_nobodys_session(strict: Scene, name: str) -> None
     answer = browser.post("/saml/slo/soap", content=(envelope[:start] + document.decode() + envelope[end:]).encode())
     assert answer.status_code == 400
     assert _is_signed_in(browser)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_request_that_could_be_read_in_two_ways_is_refused(strict: Scene, name: str) -> None:
+    """S01 to S03, and what parsers were found to disagree about since: of a sign-on, and of a logout."""
+    good = _signed(strict, strict.partner.authn_request(strict.now)).decode()
+    document = REFUSED[name](good, good.replace(strict.partner.acs, _REFUSED)).encode()
+    assert _post(strict, strict.browser(), "/saml/sso", document).status_code == 400
+    browser = strict.signed_in()
+    victim, index = _named(strict.sign_on(browser))
+    good = _signed(strict, strict.partner.logout_request(strict.now, "attacker", "_attacker")).decode()
+    document = REFUSED[name](good, good.replace("_attacker", index).replace("attacker", victim)).encode()
+    assert _post(strict, browser, "/saml/slo", document).status_code == 400
+    assert _is_signed_in(browser)
+
+
+@pytest.mark.parametrize("name", READ_AS_SIGNED)
+def test_a_request_that_is_written_otherwise_is_answered_where_its_partner_wanted_it(strict: Scene, name: str) -> None:
+    good = _signed(strict, strict.partner.authn_request(strict.now)).decode()
+    document = READ_AS_SIGNED[name](good, good.replace(strict.partner.acs, _REFUSED)).encode()
+    browser = strict.signed_in()
+    answer = _post(strict, browser, "/saml/sso", document)
+    while answer.status_code == 303:
+        answer = browser.get(answer.headers["location"])
+    assert read_answer(answer).action == strict.partner.acs
 
 
 @pytest.mark.parametrize("name", DOWNGRADES)

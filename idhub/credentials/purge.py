@@ -94,7 +94,7 @@ def _dead(now: datetime) -> list[tuple[type[Base], ColumnElement[bool]]]:
         (Invitation, Invitation.expires_at < ended),
         (Grant, and_(grant_over, no_tokens)),
         (SamlArtifact, SamlArtifact.expires_at < spent),
-        (SamlRequest, SamlRequest.expires_at < now),
+        (SamlRequest, SamlRequest.expires_at < spent),
         (SamlLogout, SamlLogout.session_id.in_(sessions_over)),
         (ServiceTicket, ServiceTicket.expires_at < spent),
         (SessionParticipant, SessionParticipant.session_id.in_(sessions_over)),

@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import Table, UniqueConstraint, insert, select
 
 from idhub.access.tables import OidcClient
+from idhub.credentials.assertions import is_first_use
 from idhub.credentials.purge import purge_expired
 from idhub.credentials.tables import (
     AccessToken,
@@ -181,6 +182,19 @@ def left(database: Database) -> dict[str, list[str]]:
             )
             for table in PURGED
         }
+
+
+def test_a_saml_message_that_was_seen_is_known_for_longer_than_it_is_valid(hub: Database, clock: Clock) -> None:
+    """D19, S10: another process, or a clock that goes right again, may find it valid still."""
+    expires_at = clock() + timedelta(minutes=10)
+    with hub.transaction() as session:
+        assert is_first_use(session, "sp", "_1", expires_at=expires_at)
+    clock.advance(hours=24)
+    assert purge_expired(hub, now=clock()) == {}
+    with hub.transaction() as session:
+        assert not is_first_use(session, "sp", "_1", expires_at=expires_at)
+    clock.advance(minutes=11)
+    assert purge_expired(hub, now=clock()) == {"saml_requests": 1}
 
 
 def test_only_what_is_long_dead_is_purged(hub: Database, clock: Clock) -> None:

@@ -112,7 +112,7 @@ def settle_all(
 def expire_leases(database: Database, *, now: datetime, settings: Settings) -> int:
     """Give back deliveries whose worker fell silent. Returns how many.
 
-    Whether the attempt had an effect is not known: it counts as running until its total deadline.
+    Whether the attempt had an effect is not known: it counts as running for as long as one may that has just begun.
     """
     # What is leased for longer than anything was leased on a clock that has gone back since.
     longest = now + settings.delivery_lease + CLOCKS_DIFFER
@@ -207,6 +207,10 @@ def _settle(
         )
         # Without an answer the other side may still be at work; until the deadline that was stored it counts as such.
         over_at = now if outcome.status_code is not None else row.attempt_deadline_at
+        if is_lost:
+            # Stored by a clock of which nothing is known here: one that is behind lets a lease look over that has just
+            # begun. What has been sent by now is over in so long, whatever it says.
+            over_at = now + settings.delivery_timeout
         quiet_after = max(over_at, row.quiet_after or over_at)
         error = clean_text(outcome.error, _ERROR_LIMIT) if outcome.error else None
         deliveries.append(_delivery_values(leased, outcome, decision, row, error, quiet_after, now=now, lost=is_lost))

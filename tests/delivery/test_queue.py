@@ -9,6 +9,7 @@ from sqlalchemy import insert, select, text, update
 from idhub.changes import COMMAND_LINE
 from idhub.db import Database
 from idhub.delivery.channel import Grade, LeasedDelivery, Outcome
+from idhub.delivery.leases import CLOCKS_DIFFER
 from idhub.delivery.leasing import lease_asked
 from idhub.delivery.queue import expire_leases, lease, pause, plan, send_again, send_dead_again, settle, settle_all
 from idhub.delivery.settling import FARTHEST_ATTEMPT, call_back
@@ -159,7 +160,7 @@ def test_a_crash_between_send_and_settle_sends_again_with_the_same_id(
     (planned_id,) = put(hub, clock, delivery())
     (first,) = take(hub, clock, settings)
     # The process dies here: the application has acted, nothing was recorded.
-    clock.advance(settings.delivery_lease)
+    given_up_at = clock.advance(settings.delivery_lease)
     expire_leases(hub, now=clock(), settings=settings)
     clock.advance(seconds=2)
 
@@ -168,7 +169,28 @@ def test_a_crash_between_send_and_settle_sends_again_with_the_same_id(
     assert second.id == first.id == planned_id
     lost = attempts(hub, planned_id)[0]
     assert (lost.outcome, lost.ended_at) == ("lost", None)
-    assert second.quiet_after == lost.deadline_at, "it counts as running until its deadline"
+    assert second.quiet_after == given_up_at + settings.delivery_timeout, "for as long as one that has just begun"
+
+
+def test_what_a_worker_sends_whose_clock_is_behind_counts_as_running(
+    hub: Database, clock: Clock, settings: Settings
+) -> None:
+    """D19, and the invariant of receipts: its lease looks over at once to the others, and its deadline as well.
+
+    Were that believed, they would read back what its write is still to change, and a receipt would say it was proven.
+    """
+    (planned_id,) = put(hub, clock, delivery())
+    behind = clock.advance(CLOCKS_DIFFER) - CLOCKS_DIFFER
+    (slow,) = lease(hub, worker="behind", now=behind, limit=1, settings=settings)
+    assert expire_leases(hub, now=clock(), settings=settings) == 1
+    began = clock()
+    clock.advance(seconds=2)
+
+    (second,) = take(hub, clock, settings)
+
+    assert second.id == slow.id == planned_id
+    assert second.quiet_after == began + settings.delivery_timeout
+    assert not settle(hub, slow, DONE, now=behind, settings=settings)
 
 
 def test_a_lease_that_still_runs_is_not_expired(hub: Database, clock: Clock, settings: Settings) -> None:

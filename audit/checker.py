@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from audit.checkpoint import Checkpoint, LostHistory, ReadableWitness, VerifyingKey, verify_note, witnessed
-from audit.errors import InvalidNote
+from audit.errors import InvalidNote, RevokedKey
 from audit.merkle import Frontier
 
 TILE_SIZE: Final = 256
@@ -44,6 +44,8 @@ class VerifyResult:
     events: int = 0
     size: int = 0
     checkpoints: int = 0
+    revoked: int = 0
+    """Checkpoints by a key that was revoked since: they fit, and prove nothing."""
     origin: str | None = None
     root: str | None = None
     signed_at: str | None = None
@@ -189,8 +191,11 @@ class LogChecker:
 
         Returns it when its signature holds and it stands where it belongs.
         """
+        is_revoked = False
         try:
             signed = verify_note(note, self._keys)
+        except RevokedKey as error:
+            signed, is_revoked = error.signed, True
         except InvalidNote as error:
             self.report("signature", str(error), max(0, self.position - 1))
             return None
@@ -205,6 +210,9 @@ class LogChecker:
             self.break_off()
             return None
         self._compare(signed.size, signed.root, "checkpoint")
+        if is_revoked:
+            result.revoked += 1
+            return None
         result.checkpoints += 1
         result.size = signed.size
         result.root = signed.root.hex()

@@ -26,7 +26,7 @@ from typing import Any, Final, Literal, Protocol
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from audit.errors import AuditError, ForeignLog, InvalidNote
+from audit.errors import AuditError, ForeignLog, InvalidNote, RevokedKey
 from audit.merkle import HASH_SIZE, NodeReader, consistency_proof, root_at, verify_consistency
 
 _SIGNATURE_MARK: Final = "\u2014 "
@@ -69,6 +69,8 @@ class VerifyingKey:
     kid: str
     raw: bytes
     key: Ed25519PublicKey
+    is_revoked: bool = False
+    """Others may have it: what it signed is known as that, and proves nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +99,17 @@ class Checkpoint:
 def load_keys(jwks: Mapping[str, Any]) -> list[VerifyingKey]:
     """Return the Ed25519 keys of a JWKS that may sign checkpoints; keys for something else are passed over.
 
+    Those in its member `revoked` come as such, also where they stand among `keys` too.
+
     Raises:
         InvalidNote: the JWKS has no form, or an Ed25519 key in it is broken.
     """
-    entries = jwks.get("keys")
+    revoked = _ed25519_keys(jwks.get("revoked", []), are_revoked=True)
+    gone = {key.raw for key in revoked}
+    return [*(key for key in _ed25519_keys(jwks.get("keys")) if key.raw not in gone), *revoked]
+
+
+def _ed25519_keys(entries: Any, *, are_revoked: bool = False) -> list[VerifyingKey]:
     if not isinstance(entries, list):
         raise InvalidNote("the key file is not a JWKS")
     keys = []
@@ -111,7 +120,8 @@ def load_keys(jwks: Mapping[str, Any]) -> list[VerifyingKey]:
             continue
         try:
             raw = base64.urlsafe_b64decode(str(entry["x"]) + "=" * (-len(str(entry["x"])) % 4))
-            keys.append(VerifyingKey(str(entry.get("kid", "")), raw, Ed25519PublicKey.from_public_bytes(raw)))
+            public = Ed25519PublicKey.from_public_bytes(raw)
+            keys.append(VerifyingKey(str(entry.get("kid", "")), raw, public, are_revoked))
         except (KeyError, ValueError) as error:
             raise InvalidNote("an Ed25519 key in the key file is broken") from error
     return keys
@@ -173,11 +183,13 @@ def verify_note(note: str, keys: Iterable[VerifyingKey], purpose: Purpose = "che
     """Return the checkpoint of a note that one of `keys` signed under the note's own origin.
 
     Raises:
+        RevokedKey: only one that was revoked did.
         InvalidNote: the note has no form or another purpose, or none of the keys signed it.
     """
     checkpoint, signatures = parse_note(note, purpose)
     message = checkpoint.body().encode()
-    known = list(keys)
+    known = sorted(keys, key=lambda key: key.is_revoked)
+    revoked: VerifyingKey | None = None
     for name, signature in signatures:
         if name != checkpoint.origin:
             continue
@@ -185,7 +197,11 @@ def verify_note(note: str, keys: Iterable[VerifyingKey], purpose: Purpose = "che
             if key_id(name, candidate.raw) == signature[:4]:
                 with contextlib.suppress(InvalidSignature):
                     candidate.key.verify(signature[4:], message)
-                    return checkpoint
+                    if not candidate.is_revoked:
+                        return checkpoint
+                    revoked = candidate
+    if revoked is not None:
+        raise RevokedKey(checkpoint, revoked.kid)
     raise InvalidNote(f"no known key signed the checkpoint of size {checkpoint.size}")
 
 
@@ -382,15 +398,24 @@ def witnessed(
 ) -> Iterator[Checkpoint | LostHistory]:
     """Yield what a witness holds, newest first and every signature checked; a lost history as one range.
 
+    A checkpoint by a revoked key was seen all the same: it only asks for more. That a history was given up is believed
+    of such a key only where a note by another one came after it.
+
     Raises:
         InvalidNote: a note at the witness was signed by no known key or for another log.
     """
     known = list(keys)
     floor: Checkpoint | None = None
     lost = 0
+    is_confirmed = False
     for note in witness.notes():
         try:
             seen = verify_note(note, known, note_purpose(note))
+            is_confirmed = True
+        except RevokedKey as error:
+            seen = error.signed
+            if seen.purpose == "recovery" and not is_confirmed:
+                raise
         except InvalidNote:
             if floor is None:
                 raise

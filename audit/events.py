@@ -201,6 +201,7 @@ class EventType(StrEnum):
     API_TOKEN_REVOKED = "api_token.revoked", EventClass.CHANGE, "A token for the administration API was revoked."
     KEY_CREATED = "key.created", EventClass.CHANGE, "A signing key was made."
     KEY_ROTATED = "key.rotated", EventClass.CHANGE, "A signing key was replaced."
+    KEY_REVOKED = "key.revoked", EventClass.CHANGE, "A signing key was revoked; nothing that it signs counts."
     SETTINGS_APPLIED = "settings.applied", EventClass.CHANGE, "A configuration file was applied."
     HUB_STARTED = "hub.started", EventClass.CHANGE, "A process of the hub started."
     HUB_RECOVERY = "hub.recovery", EventClass.CHANGE, "The hub found itself behind its witness: recovery mode."

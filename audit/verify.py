@@ -388,7 +388,8 @@ def _verified(path: Path, checker: LogChecker, *, origin: str | None, made_after
         raise Unreadable(f"{path} cannot be read: {error.strerror}") from error
     result = checker.finish(allow_tail=False)
     if not result.checkpoints and not result.findings:
-        checker.report("signature", "the export holds no checkpoint: nothing in it is proven")
+        by = " by a key that was not revoked" if result.revoked else ""
+        checker.report("signature", f"the export holds no checkpoint{by}: nothing in it is proven")
     if made_after is not None and (result.made_at is None or datetime.fromisoformat(result.made_at) < made_after):
         when = result.made_at or "no signed time"
         checker.report("stale", f"the export is of {when}, not after {made_after.isoformat()}", checker.position)
@@ -538,8 +539,8 @@ def read_keys(path: Path) -> list[VerifyingKey]:
         keys = load_keys(_json_object(path.read_bytes()))
     except (OSError, InvalidNote, Unreadable) as error:
         raise Unreadable(f"the key file {path} cannot be read: {error}") from error
-    if not keys:
-        raise Unreadable(f"the key file {path} holds no Ed25519 key")
+    if all(key.is_revoked for key in keys):
+        raise Unreadable(f"the key file {path} holds no Ed25519 key, or only such as were revoked")
     return keys
 
 
@@ -566,6 +567,8 @@ def describe(result: VerifyResult) -> str:
             f"valid: {result.events} events, {result.checkpoints} checkpoints of {result.origin}, "
             f"the last of size {result.size} at {result.signed_at}, root {result.root}"
         )
+    if result.revoked:
+        lines.append(f"note: {result.revoked} checkpoints are by a key that was revoked since; they count for nothing")
     if result.withheld:
         lines.append(f"note: events 0 to {result.withheld - 1} were removed by retention; their hashes are here")
     if result.unproven:

@@ -30,7 +30,7 @@ from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from idhub.db import Base, Database, Instant, JsonText, wait_alone
 from idhub.entropy import random_bytes
-from idhub.errors import Invalid, NotFound, Unavailable
+from idhub.errors import Conflict, Invalid, NotFound, Unavailable
 
 Purpose = Literal["token", "event", "receipt", "checkpoint", "saml"]
 PURPOSES: Mapping[Purpose, tuple[str, ...]] = {
@@ -63,6 +63,8 @@ class SigningKeyRow(Base):
     public_jwk: Mapped[Any] = mapped_column(JsonText)
     created_at: Mapped[datetime] = mapped_column(Instant)
     retired_at: Mapped[datetime | None] = mapped_column(Instant)
+    revoked_at: Mapped[datetime | None] = mapped_column(Instant)
+    """Since when nothing that it signs counts; then it is retired as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,12 +226,17 @@ class Keyring:
     """Signing keys of the installation, parsed and held. Thread-safe."""
 
     def __init__(
-        self, master: MasterKey, keys: Iterable[SigningKey], retired: Iterable[Mapping[str, Any]] = ()
+        self,
+        master: MasterKey,
+        keys: Iterable[SigningKey],
+        retired: Iterable[Mapping[str, Any]] = (),
+        revoked: Iterable[Mapping[str, Any]] = (),
     ) -> None:
         self.master = master
         # Newest first, so that the first of a purpose and algorithm signs.
         self._keys = list(keys)
         self._retired = [dict(key) for key in retired]
+        self._revoked = [dict(key) for key in revoked]
         self._published: dict[tuple[Purpose, ...], list[dict[str, Any]]] = {}
 
     def seal(self, context: str, plaintext: bytes) -> bytes:
@@ -276,8 +283,12 @@ class Keyring:
         return self.signing_key(purpose, alg).sign_jws(typ, body)
 
     def jwks(self, *purposes: Purpose) -> dict[str, Any]:
-        """Public keys of the purposes, retired ones included as long as they are kept, newest first."""
-        return {"keys": [dict(key) for key in self.published(*purposes)]}
+        """Public keys of the purposes, retired ones included as long as they are kept, newest first.
+
+        Revoked ones stand apart, in a member of that name: who does not know it knows no such key (RFC 7517 section 5).
+        """
+        revoked = [{n: v for n, v in r.items() if n != "purpose"} for r in self._revoked if r["purpose"] in purposes]
+        return {"keys": [dict(key) for key in self.published(*purposes)]} | ({"revoked": revoked} if revoked else {})
 
     def published(self, *purposes: Purpose) -> list[dict[str, Any]]:
         """The keys of `jwks`, not to be changed: the same object as long as this keyring publishes the same."""
@@ -348,6 +359,59 @@ def rotate(session: Session, keyring: Keyring, purpose: Purpose, alg: str, *, no
     return _create(session, keyring.master, purpose, alg, now=now)
 
 
+def revoke(session: Session, keyring: Keyring, kid: str, *, now: datetime) -> str | None:
+    """Let nothing count that a key signs: others may have it. What it signed before cannot be told from theirs.
+
+    When no other key signs in its place, one is made. Returns its kid. Takes effect in a process when it loads its
+    keyring again.
+
+    Raises:
+        NotFound: there is no such key.
+        Conflict: it was revoked before.
+    """
+    wait_alone(session, "signing keys")
+    found = session.execute(
+        select(SigningKeyRow.purpose, SigningKeyRow.alg, SigningKeyRow.retired_at, SigningKeyRow.revoked_at).where(
+            SigningKeyRow.kid == kid
+        )
+    ).first()
+    if found is None:
+        raise NotFound(f"There is no key {kid}.", rule="key.unknown")
+    if found.revoked_at is not None:
+        raise Conflict(f"{kid} was revoked at {found.revoked_at.isoformat(timespec='seconds')}.", rule="key.revoked")
+    session.execute(
+        update(SigningKeyRow)
+        .where(SigningKeyRow.kid == kid)
+        # Retired too: a version that knows no revocation lets it sign nothing.
+        .values(revoked_at=now, retired_at=found.retired_at or now)
+    )
+    others = select(SigningKeyRow.kid).where(
+        SigningKeyRow.purpose == found.purpose, SigningKeyRow.alg == found.alg, SigningKeyRow.retired_at.is_(None)
+    )
+    if session.execute(others.limit(1)).first() is not None:
+        return None
+    return _create(session, keyring.master, found.purpose, found.alg, now=now)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyState:
+    """A signing key as an operator sees it."""
+
+    kid: str
+    purpose: str
+    alg: str
+    created_at: datetime
+    retired_at: datetime | None
+    revoked_at: datetime | None
+
+
+def list_keys(session: Session) -> list[KeyState]:
+    """Every signing key that there was, by purpose and algorithm, newest first."""
+    columns = (getattr(SigningKeyRow, name) for name in KeyState.__slots__)
+    order = (SigningKeyRow.purpose, SigningKeyRow.alg, SigningKeyRow.created_at.desc(), SigningKeyRow.kid)
+    return [KeyState(*row) for row in session.execute(select(*columns).order_by(*order))]
+
+
 def _rotate_announced(session: Session, keyring: Keyring, purpose: Purpose, alg: str, *, now: datetime) -> str:
     wait_alone(session, "signing keys")
     of_purpose = SigningKeyRow.purpose == purpose, SigningKeyRow.alg == alg, SigningKeyRow.retired_at.is_(None)
@@ -361,7 +425,7 @@ def _rotate_announced(session: Session, keyring: Keyring, purpose: Purpose, alg:
     return announced[0]
 
 
-def _load(session: Session, master: MasterKey) -> tuple[list[SigningKey], list[dict[str, Any]]]:
+def _load(session: Session, master: MasterKey) -> tuple[list[SigningKey], list[dict[str, Any]], list[dict[str, Any]]]:
     rows = session.execute(
         select(
             SigningKeyRow.kid,
@@ -370,16 +434,21 @@ def _load(session: Session, master: MasterKey) -> tuple[list[SigningKey], list[d
             SigningKeyRow.private_sealed,
             SigningKeyRow.public_jwk,
             SigningKeyRow.retired_at,
+            SigningKeyRow.revoked_at,
         ).order_by(SigningKeyRow.created_at.desc(), SigningKeyRow.kid)
     ).all()
-    keys, retired = [], []
+    keys, retired, revoked = [], [], []
     for row in rows:
-        if row.retired_at is not None:
+        if row.revoked_at is not None:
+            # The form of OpenID Federation's historical keys (section 8.7.2).
+            told = {"revoked_at": int(row.revoked_at.timestamp())}
+            revoked.append({**row.public_jwk, "purpose": row.purpose, "revoked": told})
+        elif row.retired_at is not None:
             retired.append({**row.public_jwk, "purpose": row.purpose})
-            continue
-        private = orjson.loads(master.open(_key_context(row.kid), row.private_sealed))
-        keys.append(SigningKey(row.kid, row.purpose, row.alg, _import(private), row.public_jwk))
-    return keys, retired
+        else:
+            private = orjson.loads(master.open(_key_context(row.kid), row.private_sealed))
+            keys.append(SigningKey(row.kid, row.purpose, row.alg, _import(private), row.public_jwk))
+    return keys, retired, revoked
 
 
 def _create(session: Session, master: MasterKey, purpose: Purpose, alg: str, *, now: datetime) -> str:

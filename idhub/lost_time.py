@@ -22,6 +22,7 @@ from idhub.credentials.tables import Password
 from idhub.db import chunked
 from idhub.directory.kinds import EmploymentState, Standing
 from idhub.directory.tables import Employment, Person, Principal
+from idhub.keys import SigningKeyRow
 
 _STANDINGS = {
     EventType.PERSON_OFFBOARDED: Standing.LEFT,
@@ -32,8 +33,11 @@ _STANDINGS = {
     EventType.PERSON_REHIRED: Standing.ACTIVE,
 }
 _REPLAYED = frozenset(
-    {*_STANDINGS, EventType.ROLE_REMOVED, EventType.EMPLOYMENT_ENDED, EventType.PERSON_OFFBOARDING_SCHEDULED}
-)
+    {
+        *_STANDINGS, EventType.ROLE_REMOVED, EventType.EMPLOYMENT_ENDED, EventType.PERSON_OFFBOARDING_SCHEDULED,
+        EventType.KEY_REVOKED,
+    }
+)  # fmt: skip
 _PASSWORDS = frozenset({EventType.PASSWORD_SET, EventType.PASSWORD_CHANGED})
 _OTHER_WAYS_IN = _PASSWORDS | {EventType.IDENTITY_LINKED}
 """Told beside the changes: the password and the links are those of the backup."""
@@ -72,6 +76,8 @@ class Preview:
     """Person and hub role to take."""
     links: tuple[tuple[str, str], ...] = ()
     """Person and identity provider whose link was taken away."""
+    keys: tuple[str, ...] = ()
+    """Signing keys to revoke: others may have them."""
     passwords: tuple[str, ...] = ()
     """Whose password has changed since: theirs is the old one again."""
     absent: tuple[str, ...] = ()
@@ -84,7 +90,7 @@ class Preview:
         """Names this preview: what is done is what was seen."""
         seen = [
             self.reason, self.size, self.known_through, self.leave, self.returned, self.suspend, self.scheduled,
-            self.posts, self.roles, self.links,
+            self.posts, self.roles, self.links, self.keys,
         ]  # fmt: skip
         return hashlib.sha256(orjson.dumps(seen)).hexdigest()[:16]
 
@@ -105,6 +111,7 @@ class _LostTime:
     """By employment: the `state` and the `ends_at` that it came to, where they changed."""
     roles: set[tuple[str, str]] = field(default_factory=set)
     links: set[tuple[str, str]] = field(default_factory=set)
+    keys: set[str] = field(default_factory=set)
     passwords: set[str] = field(default_factory=set)
     others: Counter[str] = field(default_factory=Counter)
     count: int = 0
@@ -115,8 +122,14 @@ class _LostTime:
         kind, person_id, details = body["type"], body.get("person_id"), body.get("details", {})
         if (body["class"] == "change" and kind not in _REPLAYED) or kind in _OTHER_WAYS_IN:
             self.others[kind] += 1
-        if not person_id or body.get("outcome") == "failure":
+        if body.get("outcome") == "failure":
             return
+        if kind == EventType.KEY_REVOKED:
+            self.keys.add(body["target"]["id"])
+        elif person_id:
+            self._note_of(person_id, kind, details, body)
+
+    def _note_of(self, person_id: str, kind: str, details: dict[str, Any], body: dict[str, Any]) -> None:
         if kind in _STANDINGS:
             self.standings[person_id] = _STANDINGS[EventType(kind)]
             if self.standings[person_id] == Standing.LEFT:
@@ -161,6 +174,13 @@ def folded(session: Session, seen: Preview, bodies: Iterable[dict[str, Any]]) ->
         returned=tuple(p for p in people if p in lost.left and standings[p] != Standing.LEFT and is_here(known.get(p))),
         roles=tuple(sorted(key for key in lost.roles if key[0] in known)),
         links=tuple(sorted(link for link in lost.links if link[0] in known)),
+        keys=tuple(
+            session.scalars(
+                select(SigningKeyRow.kid)
+                .where(SigningKeyRow.kid.in_(sorted(lost.keys)), SigningKeyRow.revoked_at.is_(None))
+                .order_by(SigningKeyRow.kid)
+            )
+        ),
         passwords=tuple(sorted(lost.passwords & with_password)),
         absent=tuple(p for p in people if p not in known),
         not_replayed=dict(sorted(lost.others.items())),

@@ -11,8 +11,8 @@ witness says so for ever.
 """
 
 import base64
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +42,7 @@ from idhub.directory.kinds import EmploymentState
 from idhub.directory.organizations import recovery_reason
 from idhub.directory.tables import Installation, Principal
 from idhub.errors import Conflict, Invalid
-from idhub.keys import Keyring
+from idhub.keys import Keyring, load_keyring, revoke
 from idhub.lost_time import PostWord, Preview, folded, is_here
 
 if TYPE_CHECKING:
@@ -111,8 +111,12 @@ def enter(database: Database, reason: str, *, now: datetime) -> bool:
     return True
 
 
-def preview(log: Log, export: Path | None, *, now: datetime) -> Preview:
+def preview(log: Log, export: Path | None, *, now: datetime, keys: Mapping[str, Any] | None = None) -> Preview:
     """What is lost, and what of it an export of the log lets the hub make again. Writes nothing.
+
+    Args:
+        keys: a JWK set that the hub published before and that somebody kept: a checkpoint key that was made since the
+            backup is not in it. Who hands it over answers for it.
 
     Raises:
         Conflict: the hub is not in recovery mode.
@@ -130,7 +134,7 @@ def preview(log: Log, export: Path | None, *, now: datetime) -> Preview:
     seen = Preview(reason, head.size, witnessed, head.size)
     if export is None:
         return seen
-    _refuse_other_exports(log, export, Checkpoint(log.origin, head.size, head.root, now))
+    _refuse_other_exports(log, export, Checkpoint(log.origin, head.size, head.root, now), keys or {})
     with log.database.read() as session:
         return folded(session, seen, _events(export, start=head.size))
 
@@ -167,6 +171,10 @@ def leave(log: Log, caller: "Caller", seen: Preview, *, now: datetime) -> int:
     for principal_id, provider_id in seen.links:
         with log.database.transaction() as session:
             _take_link(session, caller, principal_id, provider_id, now=now)
+    for kid in seen.keys:
+        _revoke_key(log, caller, kid, now=now)
+    # By a key that counts, should the one that this process began with be among them.
+    log = replace(log, keyring=load_keyring(log.database, log.keyring.master, now=now))
     note = _sign_off(log, caller, seen, now=now)
     FileWitness(log.witness_file).publish(note)
     _LOG.warning("recovery.left", size=seen.size, witnessed=seen.witnessed_size, people=changed)
@@ -195,6 +203,7 @@ def _sign_off(log: Log, caller: "Caller", seen: Preview, *, now: datetime) -> st
             "posts_ended": len(seen.posts),
             "roles_taken": len(seen.roles),
             "links_taken": len(seen.links),
+            "keys_revoked": len(seen.keys),
             "note": base64.b64encode(note.encode()).decode(),
         }
         record(session, [_event(details, now=now, caller=caller)])
@@ -221,9 +230,10 @@ def _tell_of_earlier_recoveries(log: Log) -> bool:
     return bool(missing)
 
 
-def _refuse_other_exports(log: Log, export: Path, here: Checkpoint) -> None:
-    keys = load_keys(log.keyring.jwks("checkpoint"))
+def _refuse_other_exports(log: Log, export: Path, here: Checkpoint, kept: Mapping[str, Any]) -> None:
+    own = log.keyring.jwks("checkpoint")
     try:
+        keys = load_keys({name: [*own.get(name, []), *kept.get(name, [])] for name in ("keys", "revoked")})
         result = verify_export_of(export, keys=keys, beginning=here, origin=log.origin)
     except (AuditError, OSError) as error:
         raise Invalid(f"{export} cannot be read: {error}", field="from", rule="recovery.export") from error
@@ -311,6 +321,16 @@ def _take_role(database: Database, caller: "Caller", principal_id: str, role: Hu
                 details={"role": role.value},
             )
             record(session, [event])
+
+
+def _revoke_key(log: Log, caller: "Caller", kid: str, *, now: datetime) -> None:
+    with log.database.transaction() as session:
+        made = revoke(session, log.keyring, kid, now=now)
+        event = Event(
+            type=EventType.KEY_REVOKED, at=now, actor=caller.actor, door=caller.door, target_kind="key",
+            target_id=kid, reason="recovery", details={"made": made},
+        )  # fmt: skip
+        record(session, [event])
 
 
 def _event(details: dict[str, Any], *, now: datetime, caller: "Caller | None" = None) -> Event:

@@ -1,6 +1,7 @@
 """`idhub apply`, `export`, `role`, `keys`: configuration and authority."""
 
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,12 +14,13 @@ from idhub.api.configuration import apply as apply_configuration
 from idhub.api.export import export_configuration
 from idhub.authority import HubRole, assign_role, held_roles, remove_role
 from idhub.changes import Event, EventType, record
-from idhub.cli.console import JsonOption, app, caller, open_here, plain, show, table
+from idhub.cli.audit import sequence_at_once
+from idhub.cli.console import JsonOption, app, caller, open_here, plain, say, show, table
 from idhub.directory.organizations import find_organization, root_organization
 from idhub.directory.people import find_person, show_people
 from idhub.directory.tables import Organization
 from idhub.errors import Invalid
-from idhub.keys import PURPOSES, rotate
+from idhub.keys import PURPOSES, KeyState, list_keys, revoke, rotate
 from idhub.lifecycle.reevaluation import reevaluate_pending
 
 
@@ -185,16 +187,49 @@ def rotate_key(
             with open_here() as hub, hub.database.transaction() as session:
                 now = hub.clock()
                 kid = rotate(session, hub.keyring, known, chosen, now=now)
-                event = Event(
-                    type=EventType.KEY_ROTATED,
-                    at=now,
-                    actor=caller().actor,
-                    door="cli",
-                    target_kind="key",
-                    target_id=kid,
-                    details={"purpose": purpose, "alg": chosen},
-                )
-                record(session, [event])
+                record(session, [_key_event(EventType.KEY_ROTATED, kid, {"purpose": purpose, "alg": chosen}, now)])
             show({"kid": kid, "purpose": purpose, "alg": chosen}, as_json=json, lines=[kid])
             return
     raise Invalid(f"purpose must be one of {', '.join(PURPOSES)}.", field="purpose", rule="key.purpose")
+
+
+@keys.command("list")
+def list_all(json: JsonOption = False) -> None:
+    """Every signing key that there was, and what became of it."""
+    with open_here() as hub, hub.database.read() as session:
+        found = list_keys(session)
+    rows = [[one.kid, one.purpose, one.alg, _became(one)] for one in found]
+    show([plain(one) for one in found], as_json=json, lines=table(rows, ["kid", "purpose", "alg", ""]))
+
+
+def _became(key: KeyState) -> str:
+    if key.revoked_at is not None:
+        return f"revoked {key.revoked_at.isoformat(timespec='seconds')}"
+    return "in use" if key.retired_at is None else f"retired {key.retired_at.isoformat(timespec='seconds')}"
+
+
+@keys.command("revoke")
+def revoke_key(
+    kid: Annotated[str, typer.Argument(help="As `idhub keys list` names it.")],
+    reason: Annotated[str, typer.Option(help="Why; stands in the log.")] = "compromised",
+    json: JsonOption = False,
+) -> None:
+    """Let nothing count that a key signs, because others may have it. Start every server and worker again after it."""
+    with open_here() as hub, hub.database.transaction() as session:
+        now = hub.clock()
+        made = revoke(session, hub.keyring, kid, now=now)
+        record(session, [_key_event(EventType.KEY_REVOKED, kid, {"made": made}, now, reason=reason)])
+    # With the keys of now: a checkpoint by one that counts lies over everything again.
+    with open_here() as hub:
+        sequence_at_once(hub)
+    say("running servers and workers sign with the keys that they began with: start each of them again")
+    show({"kid": kid, "made": made}, as_json=json, lines=[made or "another key signs in its place"])
+
+
+def _key_event(
+    kind: EventType, kid: str, details: dict[str, Any], now: datetime, *, reason: str | None = None
+) -> Event:
+    return Event(
+        type=kind, at=now, actor=caller().actor, door="cli", target_kind="key", target_id=kid, reason=reason,
+        details=details,
+    )  # fmt: skip

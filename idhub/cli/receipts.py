@@ -79,8 +79,9 @@ def verify_file(
 ) -> None:
     """Verify a receipt with the published keys and nothing else. Exit status 0 valid, 1 invalid, 2 unreadable."""
     try:
-        verdict = verify(_bytes_of(file), _keys_of(keys))
         logged = verify_proof(proof, keys=read_keys(keys)) if proof is not None else None
+        # What the proof is of is looked at below, by the digest of what was signed.
+        verdict = verify(_bytes_of(file), _keys_of(keys), is_logged=logged is not None)
     except (Unreadable, AuditError) as error:
         say(f"unreadable: {error}")
         sys.exit(UNREADABLE)

@@ -1,14 +1,15 @@
 """`idhub recover`: see what a restored backup has lost, and leave recovery mode."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import orjson
 import typer
 
 from idhub import recovery
 from idhub.cli.audit import sequence_at_once
 from idhub.cli.console import JsonOption, app, caller, open_here, plain, say, show
-from idhub.errors import Conflict
+from idhub.errors import Conflict, Invalid
 from idhub.lost_time import Preview
 
 
@@ -16,6 +17,9 @@ from idhub.lost_time import Preview
 def recover(
     export: Annotated[Path | None, typer.Option("--from", help="Export of the log from after the backup.")] = None,
     plan: Annotated[str | None, typer.Option(help="Fingerprint of the preview; do what it shows.")] = None,
+    keys: Annotated[
+        Path | None, typer.Option(help="Keys that the hub published before (JWK set), for a checkpoint key made since.")
+    ] = None,
     enter: Annotated[str | None, typer.Option(help="Enter recovery mode by hand; say why.")] = None,
     json: JsonOption = False,
 ) -> None:
@@ -25,7 +29,7 @@ def recover(
         if enter is not None:
             is_new = recovery.enter(hub.database, enter, now=now)
             say("recovery mode; nothing issued before works" if is_new else "the hub was in recovery mode already")
-        seen = recovery.preview(log, export, now=now)
+        seen = recovery.preview(log, export, now=now, keys=_key_set(keys) if keys is not None else None)
         if plan is None:
             show({**plain(seen), "plan": seen.fingerprint, "done": False}, as_json=json, lines=_lines(seen))
             return
@@ -36,9 +40,21 @@ def recover(
                 rule="recovery.plan",
             )
         changed = recovery.leave(log, caller(), seen, now=now)
+    # Opened again: keys may have been revoked.
+    with open_here() as hub:
         sequence_at_once(hub)
     data = {**plain(seen), "plan": seen.fingerprint, "done": True, "people_changed": changed}
     show(data, as_json=json, lines=[f"recovered: {changed} people changed; take in the newest HR file now"])
+
+
+def _key_set(file: Path) -> dict[str, Any]:
+    try:
+        found = orjson.loads(file.read_bytes())
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise Invalid(f"{file} cannot be read: {error}", field="keys", rule="recovery.keys") from error
+    if not isinstance(found, dict) or any(not isinstance(found.get(name, []), list) for name in ("keys", "revoked")):
+        raise Invalid(f"{file} is not a JWK set.", field="keys", rule="recovery.keys")
+    return found
 
 
 def _lines(seen: Preview) -> list[str]:
@@ -58,6 +74,8 @@ def _lines(seen: Preview) -> list[str]:
     ]
     if seen.links:
         lines.append(f"would lose a link: {', '.join(f'{person} {provider}' for person, provider in seen.links[:20])}")
+    if seen.keys:
+        lines.append(f"keys that would be revoked: {', '.join(seen.keys)}")
     if seen.passwords:
         lines.append(
             f"whose password is the old one again: {len(seen.passwords)}  {' '.join(seen.passwords[:20])}; "
@@ -68,4 +86,8 @@ def _lines(seen: Preview) -> list[str]:
     if seen.not_replayed:
         counted = ", ".join(f"{count} {kind}" for kind, count in seen.not_replayed.items())
         lines.append(f"not made again: {counted}")
-    return [*lines, "nothing has been written; to do this:", f"idhub recover --plan {seen.fingerprint} [--from EXPORT]"]
+    return [
+        *lines,
+        "nothing has been written; to do this:",
+        f"idhub recover --plan {seen.fingerprint} [--from EXPORT] [--keys JWKS]",
+    ]

@@ -134,6 +134,8 @@ class Verdict:
     kid: str = ""
     sha256: str = ""
     """`digest` of what was signed, where the signature holds."""
+    is_by_revoked_key: bool = False
+    """Whether its key was revoked: the signature proves nothing, and the log alone can tell that we made it."""
 
     @property
     def is_valid(self) -> bool:
@@ -156,17 +158,21 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode()).hexdigest()
 
 
-def verify(content: bytes, jwks: Mapping[str, Any]) -> Verdict:
+def verify(content: bytes, jwks: Mapping[str, Any], *, is_logged: bool = False) -> Verdict:
     """Verify a receipt file with the published keys alone. Keys inside the file are never looked at.
+
+    Args:
+        is_logged: the log is known to hold this very receipt, so that it is ours although its key was revoked since.
 
     Raises:
         Unreadable: not a receipt file, or not a key set.
     """
     token, disclosures = _read(content)
-    keys = _keys(jwks)
+    keys, revoked = _keys(jwks)
     unverified = _unverified_header(token)
     unverified_kid = str(unverified["kid"])[:_SHOWN]
-    key = keys.get(str(unverified["kid"]))
+    is_revoked = str(unverified["kid"]) in revoked
+    key = (revoked if is_revoked else keys).get(str(unverified["kid"]))
     if key is None:
         return Verdict((f"no published receipt key is named {unverified_kid!r}",), kid=unverified_kid)
     if unverified.get("alg") != ALGORITHM:
@@ -177,6 +183,10 @@ def verify(content: bytes, jwks: Mapping[str, Any]) -> Verdict:
     except (JoseError, ValueError, TypeError, KeyError) as error:
         return Verdict((f"the signature does not verify ({type(error).__name__})",), kid=unverified_kid)
     problems: list[str] = []
+    if is_revoked and not is_logged:
+        problems.append(
+            f"{unverified_kid!r} was revoked: others may have it. Ask for the proof that the log holds this"
+        )
     header = signed.headers()
     if header.get("typ") != TYP:
         problems.append(f"typ is {header.get('typ')!r}, not {TYP!r}")
@@ -197,7 +207,7 @@ def verify(content: bytes, jwks: Mapping[str, Any]) -> Verdict:
             problems.append(f"the disclosed {name} is not what was signed")
         else:
             disclosed[name] = value
-    return Verdict(tuple(problems), claims, disclosed, unverified_kid, digest(token))
+    return Verdict(tuple(problems), claims, disclosed, unverified_kid, digest(token), is_revoked)
 
 
 def _read(content: bytes) -> tuple[str, dict[str, tuple[str, str]]]:
@@ -222,9 +232,18 @@ def _read(content: bytes) -> tuple[str, dict[str, tuple[str, str]]]:
     return token, {name: (pair[0], pair[1]) for name, pair in disclosures.items()}
 
 
-def _keys(jwks: Any) -> dict[str, ECKey]:
+def _keys(jwks: Any) -> tuple[dict[str, ECKey], dict[str, ECKey]]:
+    """Receipt keys by name: those that count, and those that were revoked."""
+    if not isinstance(jwks, Mapping):
+        raise Unreadable("the key file is not a JWK set")
+    keys, revoked = _receipt_keys(jwks.get("keys")), _receipt_keys(jwks.get("revoked", []))
+    if not keys and not revoked:
+        raise Unreadable("the key set holds no receipt key")
+    return keys, revoked
+
+
+def _receipt_keys(listed: Any) -> dict[str, ECKey]:
     keys: dict[str, ECKey] = {}
-    listed = jwks.get("keys") if isinstance(jwks, Mapping) else None
     if not isinstance(listed, list):
         raise Unreadable("the key file is not a JWK set")
     for entry in listed:
@@ -234,8 +253,6 @@ def _keys(jwks: Any) -> dict[str, ECKey]:
             keys[str(entry["kid"])] = ECKey.import_key({n: entry[n] for n in ("kty", "crv", "x", "y")})
         except (JoseError, KeyError, ValueError, TypeError, AttributeError) as error:
             raise Unreadable(f"a receipt key of the set cannot be used: {str(entry.get('kid'))[:_SHOWN]!r}") from error
-    if not keys:
-        raise Unreadable("the key set holds no receipt key")
     return keys
 
 

@@ -13,7 +13,7 @@ from idhub.db import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "r0030"
+HEAD = "r0031"
 """The newest revision that this code knows; a test compares it with the scripts."""
 _LOCK = 0x1D_4B
 """PostgreSQL advisory lock (transaction level) under which one process migrates."""

@@ -121,6 +121,7 @@ EVENT: Mapping[str, str] = {
     "api_token.revoked": N_("API token revoked"),
     "key.created": N_("Key made"),
     "key.rotated": N_("Key rotated"),
+    "key.revoked": N_("Key revoked"),
     "settings.applied": N_("Configuration applied"),
     "hub.started": N_("Hub started"),
     "hub.recovery": N_("Recovery mode"),

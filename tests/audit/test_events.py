@@ -156,7 +156,8 @@ def test_the_contracts_names_are_all_there() -> None:
     consent.given consent.denied authorization.refused code.issued code.replayed token.issued
     token.refreshed token.replayed token.revoked token.introspected token.refused userinfo.read logout.requested
     role.assigned role.removed api_token.created api_token.revoked authorization.denied request.refused key.created
-    key.rotated settings.applied hub.started hub.recovery page.viewed export.made audit.exported checkpoint.signed"""
+    key.rotated key.revoked settings.applied hub.started hub.recovery page.viewed export.made audit.exported
+    checkpoint.signed"""
     assert set(named.split()) <= {one.value for one in EventType}
 
 

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+import orjson
 import psycopg
 import pytest
 from sqlalchemy import select, update
@@ -22,6 +23,7 @@ from idhub.delivery.http import OutboundHttp
 from idhub.delivery.receipt_box import has_due
 from idhub.directory.organizations import root_organization
 from idhub.directory.tables import Employment, IdentityLink, Principal
+from idhub.keys import Keyring, Purpose
 from idhub.login.invitations import invite, redeem
 from idhub.login.links import unlink
 from idhub.login.sign_in import Browser
@@ -565,3 +567,65 @@ def test_a_checkpoint_key_made_after_the_backup_is_lost_history_too(hub: tuple[C
     assert idhub("recover", "--plan", seen["plan"]).code == 0
     live = idhub("audit", "verify", "--json").json
     assert (live["valid"], len(live["lost"])) == (True, 1)
+
+
+def ring_of(idhub: Command) -> Keyring:
+    """The keys that a process has which begins now."""
+    with opened(idhub) as here:
+        return here.keyring
+
+
+def _revoked(idhub: Command, purpose: Purpose) -> str:
+    kid = ring_of(idhub).signing_key(purpose).kid
+    assert idhub("keys", "revoke", kid).code == 0
+    return kid
+
+
+def test_a_key_that_was_revoked_since_the_backup_is_revoked_again(hub: tuple[Command, Backup]) -> None:
+    """The key of the backup is the one that others have."""
+    idhub, _ = hub
+    kids: list[str] = []
+    export = set_back(hub, lambda command: kids.append(_revoked(command, "token")))
+    assert ring_of(idhub).signing_key("token").kid == kids[0]
+    seen = idhub("recover", "--from", export, "--json").json
+    assert seen["keys"] == kids
+    assert kids[0] in idhub("recover", "--from", export).out
+    done = idhub("recover", "--from", export, "--plan", seen["plan"])
+    assert done.code == 0, done.err
+    assert kids[0] not in {key["kid"] for key in ring_of(idhub).published("token")}
+
+
+@pytest.mark.parametrize("is_revoked", [False, True])
+def test_an_export_by_a_checkpoint_key_made_since_is_read_with_keys_that_somebody_kept(
+    hub: tuple[Command, Backup], is_revoked: bool
+) -> None:
+    """Else nobody who left since would leave again, after each rotation and above all after a theft."""
+    idhub, _ = hub
+    old: list[str] = []
+
+    def changes_key(command: Command) -> None:
+        kid = ring_of(command).signing_key("checkpoint").kid
+        old.append(kid)
+        assert (
+            command("keys", "revoke", kid).code == 0
+            if is_revoked
+            else command("keys", "rotate", "checkpoint").code == 0
+        )
+        assert command("offboard", "QY2").code == 0
+        command.write("kept.json", orjson.dumps(ring_of(command).jwks("checkpoint")))
+
+    export = set_back(hub, changes_key)
+    refused = idhub("recover", "--from", export)
+    assert (refused.code, "[from]" in refused.err) == (1, True), refused
+    kept = str(idhub.folder / "kept.json")
+    seen = idhub("recover", "--from", export, "--keys", kept, "--json").json
+    assert (len(seen["leave"]), seen["keys"]) == (1, old if is_revoked else [])
+    done = idhub("recover", "--from", export, "--keys", kept, "--plan", seen["plan"])
+    assert done.code == 0, done.err
+    assert standing(idhub, "QY2") == "left"
+    assert (old[0] in {key["kid"] for key in ring_of(idhub).published("checkpoint")}) is not is_revoked
+    live = idhub("audit", "verify", "--json").json
+    assert (live["valid"], live["unproven"]) == (True, 0), live
+    for wrong in ("[]", "{", '{"keys": 1}'):
+        refused = idhub("recover", "--keys", str(idhub.write("wrong.json", wrong)), "--from", export)
+        assert refused.code == 1, refused

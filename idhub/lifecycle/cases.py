@@ -5,14 +5,12 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, or_, select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.orm import Session
 
-from idhub.access.tables import Account
 from idhub.credentials.revoke import EndedParticipant
 from idhub.db import bulk_insert, chunked, new_ids, upsert_on
 from idhub.delivery.channel import Grade, PlannedDelivery
-from idhub.delivery.tables import Delivery
 from idhub.delivery.wake import announce_receipts
 from idhub.kept import Answer, Kept
 from idhub.lifecycle.intake import Offboard
@@ -39,48 +37,6 @@ _START = Kept(
     update(Case)
     .where(Case.id == bindparam("key"))
     .values(state=RUNNING, local_done_at=bindparam("at"), ended=bindparam("counts"))
-)
-
-
-# From the account by its person to their cases: rows are not looked for by account alone.
-_PROVEN = (
-    select(CaseRow.id, CaseRow.case_id, CaseRow.account_id, Delivery.finished_at)
-    .join(Case, Case.id == CaseRow.case_id)
-    .join(Account, Account.principal_id == Case.principal_id)
-    .join(Delivery, Delivery.id == CaseRow.delivery_id)
-    .where(
-        Account.id.in_(bindparam("accounts", expanding=True)),
-        CaseRow.account_id == Account.id,
-        Delivery.state == "done",
-    )
-)
-_CONTRADICT = (
-    update(CaseRow)
-    .where(CaseRow.id == bindparam("key"))
-    .values(contradicted_at=bindparam("seen", type_=CaseRow.contradicted_at.type))
-)
-_FOLLOW = (
-    update(CaseRow)
-    .where(
-        CaseRow.case_id.in_(
-            select(Case.id)
-            .join(Account, Account.principal_id == Case.principal_id)
-            .where(Account.id == bindparam("account"))
-        ),
-        CaseRow.account_id == bindparam("account"),
-        or_(CaseRow.contradicted_at.is_not(None), CaseRow.case_id == bindparam("newest")),
-    )
-    .values(delivery_id=bindparam("delivery"))
-    .returning(CaseRow.case_id)
-)
-_RAN = (
-    select(Case.principal_id, Case.id)
-    .where(
-        Case.principal_id.in_(bindparam("people", expanding=True)),
-        Case.kind == LEAVER,
-        Case.state.in_((RUNNING, COMPLETE)),
-    )
-    .order_by(Case.opened_at, Case.id)
 )
 
 
@@ -384,49 +340,6 @@ def _due(dialect: str) -> Any:
 
 
 _DUE = Kept(_due)
-
-
-def contradict(session: Session, alive: Mapping[str, datetime], *, now: datetime) -> int:
-    """Accounts were seen alive: rows of receipts that had proven their end before do not stand. Returns how many.
-
-    Args:
-        alive: account id -> instant of the look that showed it alive.
-    """
-    contradicted: set[str] = set()
-    for part in chunked(sorted(alive)):
-        rows = session.connection().execute(_PROVEN, {"accounts": part}).all()
-        marks = [
-            {"key": row.id, "seen": alive[row.account_id]} for row in rows if row.finished_at < alive[row.account_id]
-        ]
-        if marks:
-            session.connection().execute(_CONTRADICT, marks)
-            marked = {mark["key"] for mark in marks}
-            contradicted |= {row.case_id for row in rows if row.id in marked}
-    touch(session, sorted(contradicted), now=now)
-    return len(contradicted)
-
-
-def prove_anew(session: Session, deliveries: Mapping[str, str], newest: Mapping[str, str], *, now: datetime) -> None:
-    """Rows of leavers' receipts follow the delivery that ends their account again: those that were contradicted, and
-    those of the last leave, whose proof did not know of it.
-
-    Args:
-        deliveries: account id -> id of the new delivery.
-        newest: account id -> case of its person's last leave.
-    """
-    touched: list[str] = []
-    for account_id, delivery_id in deliveries.items():
-        follows = {"account": account_id, "delivery": delivery_id, "newest": newest[account_id]}
-        touched += session.connection().execute(_FOLLOW, follows).scalars()
-    touch(session, sorted(set(touched)), now=now)
-
-
-def open_case_of(session: Session, principal_ids: Sequence[str]) -> dict[str, str]:
-    """The newest leaver's case that ran, by principal: its receipt is what a later end of an account belongs to."""
-    found: dict[str, str] = {}
-    for part in chunked(sorted(set(principal_ids))):
-        found.update({row.principal_id: row.id for row in session.connection().execute(_RAN, {"people": part})})
-    return found
 
 
 def plan_of(posts: Iterable[Post], fingerprint: str | None) -> dict[str, Any]:

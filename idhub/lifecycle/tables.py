@@ -65,7 +65,7 @@ class CaseRow(Base):
     residual_until: Mapped[datetime | None] = mapped_column(Instant)
     """When the last self-contained token issued for this row expires."""
     note: Mapped[str | None] = mapped_column(String(60))
-    """no_account, not_told."""
+    """no_account, not_told; found: an account that came to light after the leave."""
     contradicted_at: Mapped[datetime | None] = mapped_column(Instant)
     """When the account was seen alive although its end had been proven; what is proven later counts again."""
 

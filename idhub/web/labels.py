@@ -116,6 +116,7 @@ NOTE: Mapping[str, str] = {
     "not_told": N_("Cannot be told; ends when tokens expire"),
     "never_confirmed": N_("Account never confirmed"),
     "no_account": N_("No account known"),
+    "found": N_("Came to light after the leave"),
 }
 HOLD: Mapping[str, str] = {
     "unauthorized": N_("The application refuses the hub's credential (401). Renew it; deliveries wait in order."),

@@ -1,6 +1,6 @@
 """What a transition means for SCIM targets: account rows and deliveries, planned set by set. Sends nothing."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -14,7 +14,7 @@ from idhub.delivery.channel import Grade, Operation, PlannedDelivery
 from idhub.directory.kinds import Standing
 from idhub.directory.tables import Principal
 from idhub.kept import Kept
-from idhub.lifecycle import cases
+from idhub.lifecycle import contradictions
 from idhub.lifecycle.ports import ApplicationTerms, Batch, PreviewRow
 from idhub.provisioning.outbound.records import mark_groups
 
@@ -70,31 +70,39 @@ def plan_provisions(session: Session, application_id: str, accounts: Iterable[An
     return queue.plan(session, planned, now=now)
 
 
-def plan_endings(session: Session, application_id: str, accounts: Sequence[Any], *, now: datetime) -> list[str]:
-    """Plan that accounts end, and are read back, whose end no transition sees: rows of `id` and `principal_id`.
-
-    The caller has locked their people (`hold_people`). What the receipt of the last leave said of such an account
-    follows its delivery. Returns the deliveries' ids, in order.
-    """
-    ids = [account.id for account in accounts]
-    _desire(session, ids, INACTIVE, now=now)
+def terms_of(session: Session, application_id: str) -> ApplicationTerms:
+    """What an application demands of a leave."""
     application = session.execute(
         select(Application.revocation_deadline_seconds, Application.required_grade).where(
             Application.id == application_id
         )
     ).one()
-    deadline = timedelta(seconds=application.revocation_deadline_seconds)
     grade = None if application.required_grade is None else Grade(application.required_grade)
-    terms = ApplicationTerms(application_id, deadline, grade)
-    people = sorted({account.principal_id for account in accounts if account.principal_id})
-    left = (
-        row.id
-        for part in chunked(people)
-        for row in session.execute(
-            select(Principal.id).where(Principal.id.in_(part), Principal.standing == Standing.LEFT)
-        )
-    )
-    cases_of = cases.open_case_of(session, sorted(left))
+    return ApplicationTerms(application_id, timedelta(seconds=application.revocation_deadline_seconds), grade)
+
+
+def plan_endings(
+    session: Session,
+    application_id: str,
+    accounts: Sequence[Any],
+    *,
+    found: Mapping[str, str] | None = None,
+    now: datetime,
+) -> list[str]:
+    """Plan that accounts end, and are read back, whose end no transition sees: rows of `id` and `principal_id`.
+
+    The caller has locked their people (`hold_people`). What the receipt of the last leave said of such an account
+    follows its delivery. Returns the deliveries' ids, in order.
+
+    Args:
+        found: account id -> person, of accounts without a link that turned out to be somebody's.
+    """
+    ids, found = [account.id for account in accounts], found or {}
+    _desire(session, ids, INACTIVE, now=now)
+    terms = terms_of(session, application_id)
+    people = {account.id: account.principal_id or found.get(account.id) for account in accounts}
+    cases_of = contradictions.open_case_of(session, sorted(left_among(session, filter(None, people.values()))))
+    newest = {account_id: cases_of[person] for account_id, person in people.items() if person in cases_of}
     planned = [
         PlannedDelivery(
             application_id=application_id,
@@ -103,17 +111,28 @@ def plan_endings(session: Session, application_id: str, accounts: Sequence[Any],
             operation="deprovision",
             principal_id=account.principal_id,
             account_id=account.id,
-            case_id=cases_of.get(account.principal_id or ""),
+            case_id=newest.get(account.id),
             required_grade=terms.required(CEILING),
-            deadline_at=now + deadline,
+            deadline_at=now + terms.revocation_deadline,
         )
         for account in accounts
     ]
     deliveries = queue.plan(session, planned, now=now)
-    newest = {account.id: cases_of[account.principal_id] for account in accounts if account.principal_id in cases_of}
     ended = {account_id: delivery for account_id, delivery in zip(ids, deliveries, strict=True) if account_id in newest}
-    cases.prove_anew(session, ended, newest, now=now)
+    linked = {account.id for account in accounts if account.principal_id}
+    contradictions.prove_anew(session, {key: one for key, one in ended.items() if key in linked}, newest, now=now)
+    unlinked = {key: one for key, one in ended.items() if key not in linked}
+    contradictions.prove_found(session, application_id, unlinked, newest, now=now)
     return deliveries
+
+
+def left_among(session: Session, people: Iterable[str]) -> set[str]:
+    """Those of these people who have left."""
+    found: set[str] = set()
+    for part in chunked(sorted(set(people))):
+        left = select(Principal.id).where(Principal.id.in_(part), Principal.standing == Standing.LEFT)
+        found.update(session.execute(left).scalars())
+    return found
 
 
 class ScimPlanner:

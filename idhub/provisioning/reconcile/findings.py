@@ -15,11 +15,13 @@ from idhub.access.tables import Account, Application
 from idhub.changes import SYSTEM, Actor, Event, EventType, record
 from idhub.db import among, bulk_insert, new_ids
 from idhub.delivery.tables import Delivery
+from idhub.directory.kinds import Standing
 from idhub.directory.names import may_name
 from idhub.directory.tables import Organization
 from idhub.errors import Conflict, Invalid, NotFound
-from idhub.lifecycle.cases import contradict
+from idhub.lifecycle.contradictions import Ending, contradict, reopen
 from idhub.lifecycle.intake import clean_text
+from idhub.provisioning.outbound.planner import CEILING, CHANNEL, left_among, terms_of
 from idhub.provisioning.reconcile.judge import Verdict
 from idhub.provisioning.reconcile.kinds import DEADLINES, LIVE, LONGEST_DEADLINE, Kind, Policy, State
 from idhub.provisioning.reconcile.tables import Finding
@@ -112,7 +114,7 @@ def write(session: Session, place: Place, verdicts: Sequence[Verdict], *, now: d
     if again:
         session.connection().execute(_SEE_AGAIN, again)
     record(session, events)
-    _contradict(session, verdicts, now=now)
+    _contradict(session, place, verdicts, now=now)
     return written
 
 
@@ -175,13 +177,23 @@ def _time_for(kind: Kind, policy: Policy) -> timedelta:
     return time if policy == Policy.REPORT else time / 2
 
 
-def _contradict(session: Session, verdicts: Iterable[Verdict], *, now: datetime) -> None:
-    """Somebody's end was proven and the account lives: receipts say so, and the hub knows the account as on."""
-    alive = {
-        verdict.account_id: datetime.fromisoformat(verdict.evidence["seen_at"])
-        for verdict in verdicts
-        if verdict.kind in _ALIVE_KINDS and verdict.account_id and verdict.evidence.get("account", {}).get("active")
+def _contradict(session: Session, place: Place, verdicts: Iterable[Verdict], *, now: datetime) -> None:
+    """Somebody's end was proven and an account of theirs lives: receipts say so, and the hub knows it as on."""
+    living = [v for v in verdicts if v.kind in _ALIVE_KINDS and v.evidence.get("account", {}).get("active")]
+    seen = {id(verdict): datetime.fromisoformat(verdict.evidence["seen_at"]) for verdict in living}
+    unlinked = {
+        verdict.principal_id: seen[id(verdict)]
+        for verdict in living
+        if verdict.basis != "link"
+        and verdict.principal_id
+        and verdict.evidence.get("register", {}).get("standing") == Standing.LEFT
     }
+    if unlinked and place.application_id is not None:
+        terms = terms_of(session, place.application_id)
+        ending = Ending(CHANNEL, CEILING, terms.required(CEILING), terms.revocation_deadline)
+        gone = left_among(session, unlinked)
+        reopen(session, place.application_id, ending, {one: unlinked[one] for one in gone}, now=now)
+    alive = {verdict.account_id: seen[id(verdict)] for verdict in living if verdict.account_id}
     if not alive:
         return
     session.connection().execute(

@@ -4,7 +4,7 @@ Switching off is braked: more accounts of one application than plausible, in one
 two different people have said so. What is done is a delivery, with its evidence; a leaver's receipt follows it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -18,8 +18,9 @@ from idhub.changes import SYSTEM, Actor, Event, EventType, record
 from idhub.db import among, new_id
 from idhub.directory.tables import Principal
 from idhub.errors import Conflict, NotFound
+from idhub.lifecycle import contradictions
 from idhub.lifecycle.hr_brake import Brake
-from idhub.provisioning.outbound.planner import plan_endings, plan_provisions
+from idhub.provisioning.outbound.planner import CHANNEL, left_among, plan_endings, plan_provisions
 from idhub.provisioning.outbound.records import people_there
 from idhub.provisioning.reconcile.findings import DOOR, Place, decided
 from idhub.provisioning.reconcile.kinds import DISABLING, LIVE, Kind, Proposal, State
@@ -197,12 +198,55 @@ def _disable(session: Session, found: Sequence[Finding], *, now: datetime, actor
     accounts = {finding.id: _account_for(session, finding, now=now) for finding in found}
     session.flush()
     rows = _locked(session, sorted(set(accounts.values())))
-    ids = plan_endings(session, _one_application(found), [rows[accounts[one.id]] for one in found], now=now)
+    ended = [rows[accounts[finding.id]] for finding in found]
+    ids = plan_endings(session, _one_application(found), ended, found=_whose(found, accounts), now=now)
     acted = Acted({finding.id: delivery_id for finding, delivery_id in zip(found, ids, strict=True)})
     for finding in found:
         finding.acted_at, finding.held_at, finding.first_approver = now, None, None
     _accepted(session, found, acted, now=now, actor=actor, door=door, action="disable")
     return acted
+
+
+def _whose(found: Iterable[Finding], accounts: Mapping[str, str]) -> dict[str, str]:
+    """Whose accounts without a link are, by what was found: account -> person."""
+    return {accounts[f.id]: f.principal_id for f in found if f.principal_id and f.kind in _OF_A_PERSON}
+
+
+def prove_gone(session: Session, place: Place, ids: Sequence[str], *, now: datetime) -> int:
+    """Have it proven of these findings, which do not stand any more, that the leavers' accounts are off: somebody
+    switched them off there, and the receipts that they had contradicted wait. Returns how many are looked at.
+    """
+    found = (
+        session.execute(
+            select(Finding).where(
+                Finding.id.in_(among(session, list(ids))),
+                Finding.kind.in_(_OF_A_PERSON),
+                Finding.principal_id.is_not(None),
+            )
+        )
+        .scalars()
+        .all()
+    )
+    if not found or place.application_id is None:
+        return 0
+    changed = _changed(session, found, now=now)
+    found = [finding for finding in found if finding.id not in changed]
+    people = left_among(session, (finding.principal_id for finding in found if finding.principal_id))
+    newest = contradictions.open_case_of(session, sorted(people))
+    waiting = contradictions.unproven(session, newest.values(), place.application_id, CHANNEL)
+    accounts: dict[str, str] = {}
+    for finding in found:
+        case_id = newest.get(finding.principal_id or "")
+        if case_id in waiting:
+            accounts[finding.id] = waiting.pop(case_id) or _account_for(session, finding, now=now)
+    if not accounts:
+        return 0
+    session.flush()
+    rows = _locked(session, sorted(set(accounts.values())))
+    looked_at = [finding for finding in found if finding.id in accounts and accounts[finding.id] in rows]
+    ended = [rows[accounts[finding.id]] for finding in looked_at]
+    plan_endings(session, place.application_id, ended, found=_whose(looked_at, accounts), now=now)
+    return len(ended)
 
 
 def _provision(

@@ -351,7 +351,9 @@ class _Run:
                     gone.append(row.id)
 
             def close(session: Session, ids: list[str] = gone) -> int:
-                return findings.close(session, self.place, ids, now=self.clock(), why="gone")
+                closed = findings.close(session, self.place, ids, now=self.clock(), why="gone")
+                remedy.prove_gone(session, self.place, ids, now=self.clock())
+                return closed
 
             if gone:
                 self.report.closed += self._write(close)

@@ -12,7 +12,7 @@ from idhub.changes import Actor
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade
 from idhub.delivery.http import OutboundHttp
-from idhub.directory.tables import OrganizationClosure
+from idhub.directory.tables import OrganizationClosure, Principal
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.lifecycle import receipts
 from idhub.lifecycle.hr_brake import Brake
@@ -288,6 +288,116 @@ def test_receipt_is_contradicted_and_proven_anew(ground: Ground) -> None:
     verdict = receipts_claims(document, ground)
     assert verdict["scope"]["last_reconcile_at"] is not None
     assert verdict["complete"]
+
+
+def receipt_of(ground: Ground, case_id: str) -> receipts.ReceiptView:
+    with ground.scene.database.read() as session:
+        return receipts.current(session, case_id, now=ground.scene.clock())
+
+
+def add_loose(ground: Ground) -> tuple[str, str, str]:
+    """Somebody who left, an account of theirs that the hub never knew, and the receipt that says all is proven."""
+    ground.member("amy")
+    person = ground.scene.person("loose")
+    account = ground.scene.entitle(person, ground.application_id)
+    case_id = ground.scene.prove_leave(person, account)
+    user_id = ground.service.add("l.loose", emails=[{"value": "loose@corp.example", "type": "work"}])
+    assert receipt_of(ground, case_id).is_complete
+    return person, case_id, user_id
+
+
+def test_receipt_is_contradicted_by_an_account_that_nobody_knew_of(ground: Ground) -> None:
+    _, case_id, user_id = add_loose(ground)
+
+    assert ground.run().found == {"left_alive": 1}
+
+    view = receipt_of(ground, case_id)
+    assert [(row.state, row.grade) for row in view.rows] == [("pending", 0)]
+    assert "seen alive at 2026-11-23T02:0" in (view.rows[0].error or "")
+    with ground.scene.database.read() as session:
+        assert session.execute(select(ReceiptDue.case_id)).scalars().all() == [case_id]
+    ground.run()
+    assert len(receipt_of(ground, case_id).rows) == 1
+
+    act(ground, "disable", "l.loose")
+    assert [(row.state, row.attempts) for row in receipt_of(ground, case_id).rows] == [("pending", 0)]
+    deliver(ground)
+
+    assert ground.service.users[user_id]["active"] is False
+    proven = receipt_of(ground, case_id)
+    assert (proven.is_complete, proven.rows[0].grade) == (True, Grade.E2)
+    assert ground.run().found == {}
+    assert receipt_of(ground, case_id).is_complete
+
+
+def test_receipt_gets_a_row_for_an_application_in_which_nobody_knew_of_an_account(ground: Ground) -> None:
+    ground.member("amy")
+    person = ground.scene.person("loose")
+    elsewhere = ground.scene.application(base_url="https://elsewhere.example:443/scim/v2")
+    case_id = ground.scene.prove_leave(person, ground.scene.entitle(person, elsewhere))
+    user_id = ground.service.add("l.loose", emails=[{"value": "loose@corp.example", "type": "work"}])
+
+    ground.run()
+    ground.run()
+
+    view = receipt_of(ground, case_id)
+    rows = {row.note: (row.state, row.grade, row.required_grade) for row in view.rows}
+    assert (len(view.rows), rows["found"], view.is_complete) == (2, ("pending", 0, 2), False)
+    act(ground, "disable", "l.loose")
+    deliver(ground)
+    assert ground.service.users[user_id]["active"] is False
+    proven = receipt_of(ground, case_id)
+    assert {row.note: (row.state, row.grade) for row in proven.rows} == {None: ("done", 2), "found": ("done", 2)}
+    assert proven.is_complete
+
+
+@pytest.mark.parametrize("is_linked", [True, False])
+@pytest.mark.parametrize("is_deleted", [True, False])
+def test_receipt_that_was_contradicted_is_proven_when_somebody_switched_the_account_off_there(
+    ground: Ground, is_linked: bool, is_deleted: bool
+) -> None:
+    person, case_id, user_id = add_loose(ground)
+    if is_linked:
+        with ground.scene.database.transaction() as session:
+            session.execute(update(Account).where(Account.principal_id == person).values(external_id=user_id))
+    ground.run()
+    assert not receipt_of(ground, case_id).is_complete
+    if is_deleted:
+        del ground.service.users[user_id]
+    else:
+        ground.service.users[user_id]["active"] = False
+    ground.scene.clock.advance(minutes=5)
+
+    assert ground.run().found == {}
+    deliver(ground)
+
+    proven = receipt_of(ground, case_id)
+    assert (proven.is_complete, proven.rows[0].grade) == (True, Grade.E2)
+    sent = len(ground.deliveries())
+    ground.run()
+    assert len(ground.deliveries()) == sent, "proven once"
+
+
+def test_nobody_who_came_back_loses_anything_for_what_was_found_before(ground: Ground) -> None:
+    person, case_id, user_id = add_loose(ground)
+    ground.run()
+    with ground.scene.database.transaction() as session:
+        session.execute(update(Principal).where(Principal.id == person).values(standing="active", access_ends_at=None))
+        session.execute(update(Entitlement).where(Entitlement.principal_id == person).values(superseded_at=None))
+        session.execute(update(Account).where(Account.principal_id == person).values(desired_state="active"))
+    ground.service.users[user_id]["active"] = False
+
+    ground.run()
+    deliver(ground)
+
+    assert [delivery for delivery in ground.deliveries() if delivery.operation == "deprovision"][1:] == []
+    assert ground.scene.account(next(iter(_accounts_of(ground, person))))["desired_state"] == "active"
+    assert not receipt_of(ground, case_id).is_complete
+
+
+def _accounts_of(ground: Ground, person: str) -> list[str]:
+    with ground.scene.database.read() as session:
+        return list(session.execute(select(Account.id).where(Account.principal_id == person)).scalars())
 
 
 def receipts_claims(document: bytes, ground: Ground) -> dict[str, dict[str, str | None]]:

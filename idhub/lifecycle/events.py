@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import date, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from idhub.access.entitlements import EntitlementChange
 from idhub.changes import Actor, Event, EventType
@@ -16,6 +16,15 @@ from idhub.lifecycle.rules import Post, State, main_post
 PERSONAL = ("display_name", "given_name", "family_name", "email", "mobile")
 
 
+class Occasion(NamedTuple):
+    """What all events of one transition share: when, by whom, through which door, in which request."""
+
+    at: datetime
+    actor: Actor
+    door: str
+    request_id: str | None
+
+
 def events_of(
     written: Sequence[Written],
     reasons: Mapping[str, intake.Change],
@@ -24,10 +33,7 @@ def events_of(
     refusals: Iterable[intake.Refused],
     *,
     cases: Mapping[str, str],
-    now: datetime,
-    actor: Actor,
-    door: str,
-    request_id: str | None,
+    occasion: Occasion,
     joiners_are_recorded: bool = False,
 ) -> list[Event]:
     """Everything that a transition did, and every refusal, as events.
@@ -36,7 +42,7 @@ def events_of(
         cases: the case of each principal who has one.
         joiners_are_recorded: events of new people were made ahead (`ready`).
     """
-    common: dict[str, Any] = {"at": now, "actor": actor, "door": door, "request_id": request_id}
+    common = occasion._asdict()
     events: list[Event] = []
     for w in written:
         if w.before != w.after:
@@ -89,27 +95,17 @@ def events_of(
     return events
 
 
-def service_events(
-    services: Iterable[tuple[intake.RegisterService, bool]],
-    *,
-    now: datetime,
-    actor: Actor,
-    door: str,
-    request_id: str | None,
-) -> list[Event]:
-    """Service identities that were registered or changed."""
+def service_events(services: Iterable[tuple[intake.RegisterService, bool]], occasion: Occasion) -> list[Event]:
+    """An event for each service identity that was registered (True) or changed (False), as `owned.register` says."""
     return [
         Event(
             type=EventType.SERVICE_REGISTERED if is_new else EventType.SERVICE_CHANGED,
-            at=now,
-            actor=actor,
-            door=door,
-            request_id=request_id,
             target_kind="principal",
             target_id=change.principal_id,
             organization_id=change.organization_id,
             application_id=change.application_id,
             details={"owner": change.owner_id, "ends_at": change.ends_at.isoformat()},
+            **occasion._asdict(),
         )
         for change, is_new in services
     ]

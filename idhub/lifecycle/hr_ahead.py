@@ -27,8 +27,10 @@ from idhub.directory.kinds import EmploymentState, EmploymentType
 from idhub.directory.tables import Employment, Person, SourceRecord
 from idhub.kept import Kept
 from idhub.keys import Keyring
-from idhub.lifecycle import hr_doubles, intake, ready, records
+from idhub.lifecycle import hr_doubles, intake, ready
+from idhub.lifecycle.events import Occasion
 from idhub.lifecycle.hr_companies import Companies, Foreseen
+from idhub.lifecycle.joiners import Joiners, indexed
 from idhub.lifecycle.ready import Newcomer
 from providers.base import Completeness
 from providers.hr_file import EmploymentType as HrEmploymentType
@@ -75,7 +77,7 @@ class Ready(NamedTuple):
     managers: list[tuple[int, tuple[str, str]]]
     """Number in the group, and the manager's (company key, employee number)."""
     foreseen: Foreseen
-    joiners: records.Joiners
+    joiners: Joiners
 
 
 class Ahead(NamedTuple):
@@ -142,7 +144,11 @@ class Reader:
         return [self._file.has_listed(key, number) for key, number in pairs]
 
     def again(self, lines: Iterable[int]) -> Iterator[list[HrRow]]:
-        """The rows of some lines a second time; None of them when the file is another one by now."""
+        """The rows of some lines a second time, in the order of the file; refused ones are passed over.
+
+        Raises:
+            FileChanged: the file is another one by now; it is noticed before the first row.
+        """
         wanted = set(lines)
         with HrFile(self._path, company_key=self._companies.key) as file:
             if file.digest != self.digest:
@@ -305,14 +311,11 @@ class Reader:
         joiners = ready.make(
             newcomers,
             foreseen.zones,
+            Occasion(terms.now, terms.actor, terms.door, terms.request_id),
             sealer=self._keyring,
-            now=terms.now,
-            actor=terms.actor,
-            door=terms.door,
-            request_id=terms.request_id,
         )
         # Here and not in the writing process, which waits for the disk besides.
-        return Ready([one.row.line for one in strangers], managers, foreseen, records.indexed(joiners))
+        return Ready([one.row.line for one in strangers], managers, foreseen, indexed(joiners))
 
 
 class FileChanged(Exception):

@@ -32,7 +32,7 @@ from idhub.directory.search_terms import load_readings
 from idhub.directory.tables import Employment, Organization, SourceRecord
 from idhub.errors import Conflict, IdhubError, Invalid
 from idhub.keys import Keyring
-from idhub.lifecycle import hr_brake, intake, ready, records
+from idhub.lifecycle import hr_brake, intake
 from idhub.lifecycle.hr_ahead import (
     BATCH,
     PROVIDER,
@@ -47,6 +47,7 @@ from idhub.lifecycle.hr_apart import ReaderApart, open_reader
 from idhub.lifecycle.hr_brake import DEFAULT_BRAKE, Brake
 from idhub.lifecycle.hr_companies import Companies, Mark
 from idhub.lifecycle.hr_plan import UNSETTLED, BatchPlan, Leaders, Leaving, Planner
+from idhub.lifecycle.joiners import Joiners, content_hash_of, numbers_of, settle
 from idhub.lifecycle.ports import listener_of, planners_of
 from idhub.lifecycle.tables import SourceRun
 from idhub.lifecycle.transition import transition
@@ -449,11 +450,11 @@ class _Run:
         worked, self.worked = max(self.worked, 1e-4), 0.0
         return max(fewest, min(_LARGEST, int(rows * self.slice / worked)))
 
-    def _settled(self, session: Session, groups: Sequence[Ready]) -> tuple[list[records.Joiners], list[int]]:
+    def _settled(self, session: Session, groups: Sequence[Ready]) -> tuple[list[Joiners], list[int]]:
         """The groups with their managers, and the lines of those whose manager is not known yet."""
         made: dict[tuple[str, str], str] = {}
         for group in groups:
-            made.update(ready.numbers_of(group.joiners))
+            made.update(numbers_of(group.joiners))
         # Few lead many: each is looked up once.
         places = {
             named: (self._org(named[0]), named[1])
@@ -464,7 +465,7 @@ class _Run:
             wanted.setdefault(organization_id, set()).add(employee_number)
         self.leaders.find(session, wanted)
         leaders = {named: made.get(place) or self.leaders.get(place) for named, place in places.items()}
-        settled: list[records.Joiners] = []
+        settled: list[Joiners] = []
         unsettled: list[int] = []
         for group in groups:
             managers: dict[int, str] = {}
@@ -474,9 +475,9 @@ class _Run:
                 if manager_id is not None:
                     managers[number] = manager_id
                 else:
-                    hashes[number] = ready.content_hash_of(group.joiners, number) + UNSETTLED
+                    hashes[number] = content_hash_of(group.joiners, number) + UNSETTLED
                     unsettled.append(group.lines[number])
-            settled.append(ready.settle(group.joiners, managers, hashes))
+            settled.append(settle(group.joiners, managers, hashes))
         return settled, unsettled
 
     def _org(self, company_key: str) -> str:

@@ -1,20 +1,18 @@
 """Rows of people behind the one door: loaded under lock, written as the rules made them. Set-based, no ORM objects."""
 
-import marshal
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 from sqlalchemy import BindParameter, bindparam, delete, func, select, update
 from sqlalchemy.orm import Session
 
-from idhub.changes import Packed
-from idhub.db import Instant, chunked, insert_rows, insert_values, json_text, new_ids, to_micros
+from idhub.db import Instant, chunked, insert_rows, json_text, new_ids, to_micros
 from idhub.directory.kinds import EmploymentState, EmploymentType, PrincipalKind, Standing
 from idhub.directory.names import LoginNameKind, stored_login_name
-from idhub.directory.search_index import Prepared, index_people, index_prepared, prepare_terms, reindex_people
+from idhub.directory.search_index import index_people, reindex_people
 from idhub.directory.search_terms import Searchable
 from idhub.directory.tables import Employment, EmploymentPeriod, LoginName, Person, Principal, SourceRecord
 from idhub.kept import Kept
@@ -23,7 +21,6 @@ from idhub.lifecycle.intake import PersonFacts, SourceMark
 from idhub.lifecycle.periods import Period
 from idhub.lifecycle.rules import Post, State, main_post
 
-T = TypeVar("T")
 PERSON_FIELDS = ("display_name", "given_name", "family_name", "email", "mobile", "locale", "national_id_hash")
 PRINCIPAL_COLUMNS = (
     *("id", "kind", "organization_id", "standing", "access_epoch", "enrolment_epoch"),
@@ -41,8 +38,6 @@ SOURCE_COLUMNS = (
     *("generation", "seen_at"),
 )
 LOGIN_NAME_COLUMNS = ("value", "principal_id", "kind")
-_ORGANIZATION, _STANDING = PRINCIPAL_COLUMNS.index("organization_id"), PRINCIPAL_COLUMNS.index("standing")
-_TERMS, _PLACE = PERSON_COLUMNS.index("search_terms"), PERSON_COLUMNS.index("search_place")
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 # Made once: building a statement costs more than what it asks.
 _LOCKED = Kept(
@@ -126,69 +121,6 @@ _UPDATE_POST = Kept(
 )
 
 
-class Joiners(NamedTuple):
-    """New people of one stretch of a source, with every row that follows from their facts (`ready.make`).
-
-    Rows are as the database stores them, in the order of the columns above, one a person and in one order throughout;
-    their values stand one behind the other, since rows as objects of their own cost the writer a twentieth of its time.
-    Only of login names there are several a person, and those are rows. All hold for one moment, actor and door.
-    """
-
-    stamp: tuple[int, str, str, str | None]
-    """The instant (microseconds), actor's id, door and request that the rows name."""
-    zones: dict[str, str]
-    """Time zones of the organizations, with which their dates were turned into instants."""
-    principals: list[Any]
-    people: list[Any]
-    posts: list[Any]
-    periods: list[Any]
-    login_names: list[tuple[Any, ...]]
-    sources: list[Any]
-    events: Packed
-    search: Prepared | None = None
-    """What the index takes in; worked out while it is written unless it was before (`indexed`)."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Travel between processes as plain values: twice as fast as pickle. Lines of the index are one text."""
-        search = self.search and ("\n".join(self.search.lines), self.search.owners, self.search.tags)
-        plain: Any = (*self[:-2], tuple(self.events), search)
-        return _joiners_of, (marshal.dumps(plain),)
-
-
-def _joiners_of(packed: bytes) -> Joiners:
-    *parts, events, search = marshal.loads(packed)  # noqa: S302 - from a process of our own (`hr_apart`)
-    group = Joiners._make((*parts, Packed(*events), None))
-    if search is None:
-        return group
-    lines, owners, tags = search
-    return group._replace(search=Prepared(_terms_of(group), lines.split("\n") if lines else [], owners, tags))
-
-
-def left_of(group: Joiners) -> list[str]:
-    """Those of the group who had left before they were heard of."""
-    standings = group.principals[_STANDING :: len(PRINCIPAL_COLUMNS)]
-    return [one for one, standing in zip(ids_of(group), standings, strict=True) if standing == Standing.LEFT]
-
-
-def ids_of(group: Joiners) -> list[str]:
-    """The principals of the group."""
-    return group.principals[:: len(PRINCIPAL_COLUMNS)]
-
-
-def indexed(group: Joiners) -> Joiners:
-    """The group with what the index takes in, worked out before any lock is held."""
-    return group._replace(search=_index_entries(group))
-
-
-def _index_entries(group: Joiners) -> Prepared:
-    organizations = group.principals[_ORGANIZATION :: len(PRINCIPAL_COLUMNS)]
-    return prepare_terms(list(zip(_terms_of(group), organizations, strict=True)))
-
-
-def _terms_of(group: Joiners) -> list[str]:
-    return group.people[_TERMS :: len(PERSON_COLUMNS)]
-
-
 @dataclass(frozen=True, slots=True)
 class Written:
     """A principal before and after; `before` is None for a new one."""
@@ -255,33 +187,6 @@ def write(session: Session, written: Sequence[Written], *, now: datetime) -> Non
     _update_principals(session, changed, now=now)
     _write_posts(session, written, now=now)
     _write_login_names(session, new, [(b, a) for b, a in changed])
-
-
-def write_joiners(session: Session, groups: Sequence[Joiners]) -> None:
-    """Store new people whose rows were made ahead, all groups together.
-
-    Raises:
-        IntegrityError: one of them is known after all.
-    """
-    places = index_prepared(session, [group.search or _index_entries(group) for group in groups])
-    insert_values(session, Principal, PRINCIPAL_COLUMNS, _joined(group.principals for group in groups))
-    people = _joined(group.people for group in groups)
-    people[_PLACE :: len(PERSON_COLUMNS)] = _joined(places)
-    insert_values(session, Person, PERSON_COLUMNS, people)
-    insert_values(session, Employment, POST_COLUMNS, _joined(group.posts for group in groups))
-    insert_values(session, EmploymentPeriod, PERIOD_COLUMNS, _joined(group.periods for group in groups))
-    names = [row for group in groups for row in group.login_names]
-    # In the order of their tree: neighbours meet on one page.
-    names.sort()
-    insert_rows(session, LoginName, LOGIN_NAME_COLUMNS, names)
-    insert_values(session, SourceRecord, SOURCE_COLUMNS, _joined(group.sources for group in groups))
-
-
-def _joined(lists: Iterable[list[T]]) -> list[T]:
-    together: list[T] = []
-    for each in lists:
-        together += each
-    return together
 
 
 def _insert_principals(session: Session, states: Sequence[State], *, now: datetime) -> None:

@@ -29,11 +29,13 @@ from idhub.directory.tables import Installation
 from idhub.errors import Conflict, IdhubError, NotFound, NotPermitted
 from idhub.kept import Answer, Kept, ahead, answered
 from idhub.lifecycle import cases as case_book
-from idhub.lifecycle import intake, owned, ready, records, rules
+from idhub.lifecycle import intake, owned, records, rules
 from idhub.lifecycle.cases import Opening, Scheduled
 from idhub.lifecycle.doors import ENDS_EMPLOYMENTS, Door
-from idhub.lifecycle.events import events_of, service_events
+from idhub.lifecycle.events import Occasion, events_of, service_events
+from idhub.lifecycle.joiners import Joiners, ids_of, left_of, states_of, write_joiners
 from idhub.lifecycle.ports import ApplicationTerms, Batch, listener_of, planners_of
+from idhub.lifecycle.ready import stamp_of
 from idhub.lifecycle.records import Written
 from idhub.lifecycle.rules import Places, Post, State
 
@@ -70,7 +72,7 @@ def transition(
     actor: Actor,
     door: str,
     request_id: str | None = None,
-    joiners: Sequence[records.Joiners] = (),
+    joiners: Sequence[Joiners] = (),
 ) -> TransitionResult:
     """Make a batch of changes; one person is a batch of one.
 
@@ -91,23 +93,20 @@ def transition(
         raise NotPermitted("Nobody's standing changes through this door.", rule="door")
     result = TransitionResult()
     with ahead(session):
-        _make_all(session, changes, joiners, result, now=now, actor=actor, door=door, request_id=request_id)
+        _make_all(session, changes, joiners, result, Occasion(now, actor, door, request_id))
     return result
 
 
 def _make_all(
     session: Session,
     changes: Sequence[intake.Change],
-    joiners: Sequence[records.Joiners],
+    joiners: Sequence[Joiners],
     result: TransitionResult,
-    *,
-    now: datetime,
-    actor: Actor,
-    door: str,
-    request_id: str | None,
+    occasion: Occasion,
 ) -> None:
+    now = occasion.at
     if joiners:
-        _join(session, joiners, result, now=now, actor=actor, door=door, request_id=request_id)
+        _join(session, joiners, result, occasion)
     if not changes and joiners:
         return
     known = records.load(
@@ -147,20 +146,8 @@ def _make_all(
         records.write(session, written, now=now)
     records.write_sources(session, marks, now=now)
     result.changed += [change.principal_id for change, _ in services]
-    record(session, service_events(services, now=now, actor=actor, door=door, request_id=request_id))
-    _follow(
-        session,
-        written,
-        reasons,
-        scheduled,
-        held,
-        organizations,
-        result,
-        now=now,
-        actor=actor,
-        door=door,
-        request_id=request_id,
-    )
+    record(session, service_events(services, occasion))
+    _follow(session, written, reasons, scheduled, held, organizations, result, occasion)
 
 
 @contextmanager
@@ -182,47 +169,25 @@ def _contradictions(session: Session) -> Iterator[None]:
         ) from error
 
 
-def _join(
-    session: Session,
-    groups: Sequence[records.Joiners],
-    result: TransitionResult,
-    *,
-    now: datetime,
-    actor: Actor,
-    door: str,
-    request_id: str | None,
-) -> None:
+def _join(session: Session, groups: Sequence[Joiners], result: TransitionResult, occasion: Occasion) -> None:
     """Take in people whose rows were made ahead. What they are entitled to is decided here, by the rules of now."""
-    stamp = ready.stamp_of(now=now, actor=actor, door=door, request_id=request_id)
+    stamp = stamp_of(occasion)
     organizations = organizations_of(session, {place for group in groups for place in group.zones})
     zones = {organization.id: organization.time_zone for organization in organizations.values()}
     if any(group.stamp != stamp or not group.zones.items() <= zones.items() for group in groups):
         raise Conflict("These people were made ready for another moment or place.", rule="joiners.stale")
     with _contradictions(session):
-        records.write_joiners(session, groups)
+        write_joiners(session, groups)
     record_ready(session, (group.events for group in groups))
     # The lock of `_entitle`: whoever looks at everybody after a change of rules comes before these, or waits for them.
     _INSTALLATION.all(session)
     if not current_rules(session) and listener_of(session) is None:
         # Nobody holds anything yet, no rule gives anything, and nobody is told: nothing follows.
-        result.changed += [principal_id for group in groups for principal_id in records.ids_of(group)]
-        result.left = [principal_id for group in groups for principal_id in records.left_of(group)]
+        result.changed += [principal_id for group in groups for principal_id in ids_of(group)]
+        result.left = [principal_id for group in groups for principal_id in left_of(group)]
         return
-    written = [Written(None, state) for group in groups for state in ready.states_of(group)]
-    _follow(
-        session,
-        written,
-        {},
-        {},
-        [],
-        organizations,
-        result,
-        now=now,
-        actor=actor,
-        door=door,
-        request_id=request_id,
-        joiners_are_recorded=True,
-    )
+    written = [Written(None, state) for group in groups for state in states_of(group)]
+    _follow(session, written, {}, {}, [], organizations, result, occasion, joiners_are_recorded=True)
 
 
 def _places_of(states: Iterable[State], changes: Sequence[intake.Change]) -> set[str]:
@@ -284,21 +249,19 @@ def _follow(
     held_before: Iterable[Answer],
     organizations: Mapping[str, OrganizationView],
     result: TransitionResult,
+    occasion: Occasion,
     *,
-    now: datetime,
-    actor: Actor,
-    door: str,
-    request_id: str | None,
     joiners_are_recorded: bool = False,
 ) -> None:
     """Everything that follows from standing and attributes, in the same transaction."""
+    now, actor = occasion.at, occasion.actor
     terms = _Terms(session)
     held = entitlements.held_of(held_before)
     entitled = _entitle(session, written, held, organizations, now=now)
     access = _access(written, held, entitled)
     leavers = [w.after.id for w in written if w.has_left]
     exited = [w.after.id for w in written if w.exited]
-    ended = revoke.end_credentials(session, exited, reason=_end_reason(reasons, door), now=now)
+    ended = revoke.end_credentials(session, exited, reason=_end_reason(reasons, occasion.door), now=now)
     revoke.end_enrolments(session, leavers, now=now)
     lost = [pair for pair in access.lost if pair[0] not in set(exited)]
     told = revoke.end_application_access(session, lost, reason="entitlement_withdrawn", now=now) if lost else []
@@ -354,10 +317,7 @@ def _follow(
             handed,
             result.refused,
             cases=result.cases,
-            now=now,
-            actor=actor,
-            door=door,
-            request_id=request_id,
+            occasion=occasion,
             joiners_are_recorded=joiners_are_recorded,
         ),
     )

@@ -19,8 +19,9 @@ from idhub.directory.search import find_people
 from idhub.directory.tables import Employment, EmploymentPeriod, LoginName, Person, Principal, SourceRecord
 from idhub.errors import Conflict, IdhubError, NotPermitted
 from idhub.lifecycle import intake, ready
+from idhub.lifecycle.events import Occasion
+from idhub.lifecycle.joiners import Joiners, indexed, settle
 from idhub.lifecycle.ready import Newcomer
-from idhub.lifecycle.records import Joiners, indexed
 from idhub.lifecycle.transition import TransitionResult, transition
 from tests.lifecycle.world import World
 
@@ -74,11 +75,8 @@ def made(world: World, *people: Candidate, zone: str = "Asia/Shanghai") -> Joine
     return ready.make(
         [person.newcomer for person in people],
         {world.hq: zone},
+        Occasion(world.clock(), COMMAND_LINE, DOOR, None),
         sealer=world.keyring,
-        now=world.clock(),
-        actor=COMMAND_LINE,
-        door=DOOR,
-        request_id=None,
     )
 
 
@@ -150,7 +148,7 @@ def test_joiners_made_ahead_leave_what_joiners_one_by_one_leave(world: World, em
     one, other = (
         candidate(world, "单小明", employee_number=number, **employment) for number in ("QY918273", "QY546372")
     )
-    group = ready.settle(made(world, one), {0: manager}, {0: one.source.content_hash + "?"})
+    group = settle(made(world, one), {0: manager}, {0: one.source.content_hash + "?"})
     assert join(world, group).changed == [one.principal_id]
     world.change(
         intake.Onboard(

@@ -393,6 +393,7 @@ class QuirkyHttp:
         headers: Mapping[str, str] | None = None,
         json: Any = None,
         timeout: timedelta,  # noqa: ASYNC109 - the port's total deadline
+        max_bytes: int,
         proxy: str | None = None,
         egress_address: str | None = None,
     ) -> OutboundResponse:

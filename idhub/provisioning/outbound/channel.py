@@ -38,6 +38,7 @@ _SHARE_FOR_REQUESTS: Final = 0.95
 _MOST_READ: Final = 320
 # A set of notes commits within 50 ms, so that nobody else waits longer for a SQLite database.
 _MOST_NOTED: Final = 100
+_LARGEST_ANSWER: Final = 1_000_000
 
 
 class Http(Protocol):
@@ -51,6 +52,7 @@ class Http(Protocol):
         headers: Mapping[str, str] | None = None,
         json: Any = None,
         timeout: timedelta,  # noqa: ASYNC109 - the total deadline, part of every outbound call
+        max_bytes: int,
         proxy: str | None = None,
         egress_address: str | None = None,
     ) -> OutboundResponse:
@@ -223,10 +225,22 @@ def pace_of(budgets: Budgets, application_id: str, options: TargetOptions) -> Pa
 
 
 class ScimHttp:
-    """`scim.client.HttpPort` on the hub's guarded HTTP client."""
+    """`scim.client.HttpPort` on the hub's guarded HTTP client.
 
-    def __init__(self, http: Http, *, proxy: str | None = None, egress_address: str | None = None) -> None:
+    Args:
+        max_bytes: most that the body of an answer may measure: of one resource by default.
+    """
+
+    def __init__(
+        self,
+        http: Http,
+        *,
+        max_bytes: int = _LARGEST_ANSWER,
+        proxy: str | None = None,
+        egress_address: str | None = None,
+    ) -> None:
         self._http = http
+        self._max_bytes = max_bytes
         self._proxy = proxy
         self._egress_address = egress_address
 
@@ -247,6 +261,7 @@ class ScimHttp:
                 headers=headers,
                 json=json,
                 timeout=timeout,
+                max_bytes=self._max_bytes,
                 proxy=self._proxy,
                 egress_address=self._egress_address,
             )

@@ -234,7 +234,11 @@ def live(session: Session, place: Place, *, after: str, limit: int) -> Sequence[
 
 
 def close(session: Session, place: Place, ids: Sequence[str], *, now: datetime, why: str) -> int:
-    """These do not stand any more. Returns how many were still open."""
+    """Close findings that do not stand any more, with an event each. Returns how many were still open.
+
+    Args:
+        why: what the event gives as reason: `gone` or `delivered`.
+    """
     if not ids:
         return 0
     rows = session.execute(

@@ -4,10 +4,10 @@ No transaction is open while it reads; the loop lives for the length of one run,
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Final
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from idhub.access.applications import scim_token_context
 from idhub.access.tables import Application
 from idhub.db import Database
-from idhub.delivery.http import OutboundHttp, OutboundResponse
+from idhub.delivery.http import OutboundHttp
 from idhub.errors import NotFound
 from idhub.keys import Keyring
 from idhub.provisioning.outbound import records
@@ -71,36 +71,6 @@ def source_of(session: Session, application_id: str) -> Source:
     )
 
 
-class _Larger:
-    """The guarded client with room for a page."""
-
-    def __init__(self, http: OutboundHttp) -> None:
-        self._http = http
-
-    async def request(
-        self,
-        method: Any,
-        url: str,
-        *,
-        headers: Mapping[str, str] | None = None,
-        json: Any = None,
-        timeout: timedelta,  # noqa: ASYNC109 - the total deadline, part of every outbound call
-        proxy: str | None = None,
-        egress_address: str | None = None,
-    ) -> OutboundResponse:
-        """See `OutboundHttp.request`."""
-        return await self._http.request(
-            method,
-            url,
-            headers=headers,
-            json=json,
-            timeout=timeout,
-            max_bytes=MAX_PAGE_BYTES,
-            proxy=proxy,
-            egress_address=egress_address,
-        )
-
-
 class AccountReader:
     """One read of all accounts: `for page in reader.pages(): ...`, then `reader.proof(distinct=...)`.
 
@@ -123,7 +93,12 @@ class AccountReader:
             token = keyring.open(scim_token_context(source.application_id), source.token_sealed).decode()
         self._http = http
         self._client = ScimClient(
-            ScimHttp(_Larger(http), proxy=source.options.proxy, egress_address=source.options.egress_address),
+            ScimHttp(
+                http,
+                max_bytes=MAX_PAGE_BYTES,
+                proxy=source.options.proxy,
+                egress_address=source.options.egress_address,
+            ),
             source.base_url,
             token,
             time_left=lambda: PAGE_TIMEOUT,

@@ -44,7 +44,7 @@ from idhub.oidc.routes import create_authorization
 from idhub.oidc.routes import create_entrance as create_oidc_entrance
 from idhub.oidc.routes import create_router as create_oidc
 from idhub.pages import Pages
-from idhub.pages.direct import DirectPage, Translate
+from idhub.pages.direct import DirectPage, ErrorTranslator
 from idhub.pages.notices import Carried, ErrorNotice
 from idhub.pages.render import create_pages
 from idhub.pages.security import SecurityHeaders, add_missing_headers
@@ -227,7 +227,7 @@ def _busy(services: Services) -> ASGIApp:
     return answer
 
 
-def _protect(app: Starlette, services: Services) -> Translate:
+def _protect(app: Starlette, services: Services) -> ErrorTranslator:
     """What is around every route: the last translators, protecting headers, the log. Returns the translators."""
     translate = translate_the_rest(app, services)
     app.add_middleware(SecurityHeaders, is_https=services.settings.is_https)
@@ -255,7 +255,7 @@ class RestServices(Protocol):
         """The present."""
 
 
-def translate_the_rest(app: Starlette, services: RestServices) -> Translate:
+def translate_the_rest(app: Starlette, services: RestServices) -> ErrorTranslator:
     """Answer what no area's own translator saw: addresses that nobody serves, and faults of ours.
 
     Browsers get a page, machines JSON; which of them is asking, the address tells. Returns the same for who calls
@@ -302,7 +302,7 @@ def translate_the_rest(app: Starlette, services: RestServices) -> Translate:
             response.headers["X-Request-Id"] = number
         return response
 
-    handlers: dict[type[Exception], Translate] = {
+    handlers: dict[type[Exception], ErrorTranslator] = {
         HTTPException: on_http, IdhubError: on_domain, OperationalError: on_database, DatabaseTimeout: on_database,
         ClientDisconnect: on_broken_off, Exception: on_unexpected,
     }  # fmt: skip

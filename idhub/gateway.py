@@ -25,6 +25,18 @@ from idhub.pages.notices import ErrorNotice
 from idhub.settings import Settings
 
 
+async def read_posted(request: Request, *, most: int) -> bytes | None:
+    """What was posted, read piece by piece; None when it is more than `most` bytes, whatever it says of its length."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > most:
+            return None
+        parts.append(part)
+    return b"".join(parts)
+
+
 class ShownError(Exception):
     """A refusal that is shown to the person and never sent anywhere: who asks, or where the answer goes, is unverified.
 

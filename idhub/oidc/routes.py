@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from idhub.gateway import Browser, ShownError
+from idhub.gateway import Browser, ShownError, read_posted
 from idhub.oidc.authorization import Authorization, SignInPage
 from idhub.oidc.gateway import Gateway, OidcServices
 from idhub.oidc.logout import Logout
@@ -18,14 +18,7 @@ from idhub.oidc.parameters import MAX_BODY
 
 async def _body(request: Request) -> bytes | None:
     """The form of a POST; None when it is larger than any request."""
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY:
-            return None
-        parts.append(part)
-    return b"".join(parts)
+    return await read_posted(request, most=MAX_BODY)
 
 
 _Body = Annotated[bytes | None, Depends(_body)]

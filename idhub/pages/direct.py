@@ -21,9 +21,10 @@ from idhub.pages.security import add_missing_headers
 Handler = Callable[[Request], Awaitable[Response]]
 Sent = list[tuple[bytes, bytes]]
 Peer = tuple[str, int] | None
-Translate = Callable[[Request, Exception], Awaitable[Response]]
+ErrorTranslator = Callable[[Request, Exception], Awaitable[Response]]
 
 MAX_BODY: Final = 65_536
+"""Bytes of a form, whichever way it comes."""
 # Nothing of ours is in a header; were it ever, it would not end a line there.
 _PRINTABLE: Final = bytes(b" "[0] if one < 0x20 or one == 0x7F else one for one in range(256))
 _STATUS: Final = {one.value: f"{one.value} {one.phrase}".encode() for one in HTTPStatus}
@@ -40,7 +41,7 @@ class DirectPage:
     max_body: Final = MAX_BODY
 
     def __init__(
-        self, path: str, handlers: Mapping[str, Handler], translate: Translate, log: RequestLog, *, is_https: bool
+        self, path: str, handlers: Mapping[str, Handler], translate: ErrorTranslator, log: RequestLog, *, is_https: bool
     ) -> None:
         self._path = path
         self._handlers = handlers

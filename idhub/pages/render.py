@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from gettext import GNUTranslations
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -135,6 +135,10 @@ class Pages:
         """A sentence in the language of this request, with its `%(name)s` filled in. Not escaped."""
         text = self._translations[self.language(request)].gettext(message)
         return text % values if values else text
+
+    def translator(self, request: Request) -> Callable[[str], str]:
+        """`gettext` for sentences of this request that have nothing to fill in."""
+        return partial(self.gettext, request)
 
     def set_choice(self, response: Response, name: str, value: str) -> None:
         """Remember a choice (`lang`, `theme`) in a cookie for a year."""

@@ -7,7 +7,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 from starlette.responses import Response
 
-from idhub.gateway import Browser, BrowserGateway, BrowserServices, ShownError
+from idhub.gateway import Browser, BrowserGateway, BrowserServices, ShownError, read_posted
 from idhub.pages.notices import Carried
 from idhub.saml.metadata import entity_id, signer_of
 from providers.saml_wire.bindings import Received, read_post, read_redirect
@@ -75,14 +75,7 @@ def soap_fault(gateway: BrowserGateway, browser: Browser, error: ShownError) -> 
 
 async def read_body(request: Request) -> bytes | None:
     """What was posted; None when it is larger than any message."""
-    parts: list[bytes] = []
-    size = 0
-    async for part in request.stream():
-        size += len(part)
-        if size > MAX_BODY:
-            return None
-        parts.append(part)
-    return b"".join(parts)
+    return await read_posted(request, most=MAX_BODY)
 
 
 def form_of(request: Request, body: bytes | None, *, most: int = _MAX_FIELDS) -> dict[str, str] | None:

@@ -33,10 +33,7 @@ def create_router(services: WebServices) -> APIRouter:
     def applications(request: Request) -> Response:
         """List applications: who owns them, how many people, whether they can be told now."""
         now = services.clock()
-
-        def t(message: str) -> str:
-            return pages.gettext(request, message)
-
+        t = pages.translator(request)
         view = View(queries_access.APPLICATIONS, request.query_params, t)
         with services.database.read() as session:
             visitor = visitor_of(session, request, services, now=now)
@@ -82,10 +79,7 @@ def create_router(services: WebServices) -> APIRouter:
     def application(request: Request, slug: str) -> Response:
         """Show one application: connections, rules, deliveries."""
         now = services.clock()
-
-        def t(message: str) -> str:
-            return pages.gettext(request, message)
-
+        t = pages.translator(request)
         view = View(queries_access.APPLICATIONS, type(request.query_params)(), t)
         with services.database.read() as session:
             visitor = visitor_of(session, request, services, now=now)

@@ -47,10 +47,7 @@ def create_router(services: WebServices) -> APIRouter:
     def deliveries(request: Request) -> Response:
         """Queues by application, dead letters, and every delivery behind filters."""
         now = services.clock()
-
-        def t(message: str) -> str:
-            return pages.gettext(request, message)
-
+        t = pages.translator(request)
         view = View(queries_access.DELIVERIES, request.query_params, t)
         english = pages.language(request) == "en"
         with services.database.read() as session:
@@ -125,7 +122,7 @@ def create_router(services: WebServices) -> APIRouter:
             try:
                 queue.send_again(session, row.id, now=now, actor=visitor.actor, door=DOOR)
             except Conflict as error:
-                errors[""] = refusal_words(error, lambda message: pages.gettext(request, message))
+                errors[""] = refusal_words(error, pages.translator(request))
         if errors:
             return _show(services, request, delivery_id, errors, 409)
         return RedirectResponse(f"/admin/deliveries/{delivery_id}", status_code=303)
@@ -145,10 +142,7 @@ def _visible(session: Any, visitor: Visitor, delivery_id: str) -> DeliveryRow:
 def _show(services: WebServices, request: Request, delivery_id: str, errors: dict[str, str], status: int) -> Response:
     now = services.clock()
     pages = services.pages
-
-    def t(message: str) -> str:
-        return pages.gettext(request, message)
-
+    t = pages.translator(request)
     with services.database.read() as session:
         visitor = visitor_of(session, request, services, now=now)
         row = _visible(session, visitor, delivery_id)

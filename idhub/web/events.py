@@ -50,10 +50,7 @@ def create_router(services: WebServices) -> APIRouter:
     def events(request: Request) -> Response:
         """Search the log. The visit is itself among the events when a person is named."""
         now = services.clock()
-
-        def t(message: str) -> str:
-            return pages.gettext(request, message)
-
+        t = pages.translator(request)
         view = View(EVENTS, request.query_params, t)
         since, until = _bounds(view, services.settings.time_zone, t, now=now)
         with services.database.read() as session:

@@ -85,7 +85,7 @@ def _add_list(router: APIRouter, services: WebServices) -> None:
             try:
                 remedy.approve(session, application.id, approver=visitor.actor, now=now, door=DOOR)
             except Conflict as error:
-                words = refusal_words(error, lambda message: pages.gettext(request, message))
+                words = refusal_words(error, pages.translator(request))
             else:
                 words = ""
         if words:
@@ -176,10 +176,7 @@ def _add_decisions(router: APIRouter, services: WebServices) -> None:
 def _list(services: WebServices, request: Request, *, error: str = "", status: int = 200) -> Response:
     now = services.clock()
     pages = services.pages
-
-    def t(message: str) -> str:
-        return pages.gettext(request, message)
-
+    t = pages.translator(request)
     view = View(queries_findings.FINDINGS, request.query_params, t)
     with services.database.read() as session:
         visitor = visitor_of(session, request, services, now=now)
@@ -277,8 +274,7 @@ def _visible(session: Session, visitor: Visitor, finding_id: str, action: Action
 def _context(
     services: WebServices, request: Request, session: Session, visitor: Visitor, row: FindingRow
 ) -> dict[str, Any]:
-    def t(message: str) -> str:
-        return services.pages.gettext(request, message)
+    t = services.pages.translator(request)
 
     now = services.clock()
     english = services.pages.language(request) == "en"
@@ -358,10 +354,7 @@ def _preview(
 def _decide(services: WebServices, request: Request, finding_id: str, form: Form, work: Any) -> Response:
     now = services.clock()
     errors: dict[str, str] = {}
-
-    def t(message: str) -> str:
-        return services.pages.gettext(request, message)
-
+    t = services.pages.translator(request)
     with services.database.transaction() as session:
         visitor = visitor_of(session, request, services, now=now)
         services.pages.check_form(request, form["csrf_token"], session_id=visitor.session_id)

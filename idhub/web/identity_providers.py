@@ -64,10 +64,7 @@ def create_router(services: WebServices) -> APIRouter:
     def one_provider(request: Request, provider: str) -> Response:
         """Show one provider."""
         now = services.clock()
-
-        def t(message: str) -> str:
-            return pages.gettext(request, message)
-
+        t = pages.translator(request)
         with services.database.read() as session:
             visitor = visitor_of(session, request, services, now=now)
             # PostgreSQL takes no NUL in a text, not even to look for it.

@@ -119,7 +119,7 @@ def _employment(person: PersonView, employment_id: str) -> EmploymentView:
 
 
 def _translate(services: WebServices, request: Request) -> Translate:
-    return lambda message: services.pages.gettext(request, message)
+    return services.pages.translator(request)
 
 
 def _proceed(session: Session, services: WebServices, request: Request, scene: Scene, form: Form) -> bool:

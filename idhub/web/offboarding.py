@@ -115,10 +115,7 @@ def _answer(services: WebServices, request: Request, person_id: str, wish: Wish,
     """The page for GET (no token), or the outcome of POST."""
     now = services.clock()
     errors: dict[str, str] = {}
-
-    def t(message: str) -> str:
-        return services.pages.gettext(request, message)
-
+    t = services.pages.translator(request)
     with services.database.transaction() as session:
         visitor = visitor_of(session, request, services, now=now)
         if csrf_token is not None:

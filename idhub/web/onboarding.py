@@ -113,7 +113,7 @@ def _scene(session: Session, services: WebServices, request: Request, values: di
 
 
 def _translate(services: WebServices, request: Request) -> Translate:
-    return lambda message: services.pages.gettext(request, message)
+    return services.pages.translator(request)
 
 
 class _Submission(ABC):

@@ -34,10 +34,7 @@ def create_router(services: WebServices) -> APIRouter:
     def people(request: Request) -> Response:
         """List people: search, filters, keyset pages."""
         now = services.clock()
-
-        def t(message: str) -> str:
-            return pages.gettext(request, message)
-
+        t = pages.translator(request)
         view = View(queries_people.PEOPLE, request.query_params, t)
         with services.database.read(keeps_plans=bool(view.value("q"))) as session:
             visitor = visitor_of(session, request, services, now=now)

@@ -98,10 +98,7 @@ def _change(
 ) -> Response:
     now = services.clock()
     errors: dict[str, str] = {}
-
-    def t(message: str) -> str:
-        return services.pages.gettext(request, message)
-
+    t = services.pages.translator(request)
     with services.database.transaction() as session:
         visitor = visitor_of(session, request, services, now=now)
         services.pages.check_form(request, csrf_token, session_id=visitor.session_id)
@@ -136,10 +133,7 @@ def _show(
     now = services.clock()
     pages = services.pages
     english = pages.language(request) == "en"
-
-    def t(message: str) -> str:
-        return pages.gettext(request, message)
-
+    t = pages.translator(request)
     with services.database.transaction(durable=False) as session:
         visitor = visitor_of(session, request, services, now=now)
         person = visible_person(session, visitor, person_id, Action.PEOPLE_READ)

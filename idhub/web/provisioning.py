@@ -93,7 +93,7 @@ def create_router(services: WebServices) -> APIRouter:
             try:
                 _take(session, visitor, row.id, step, review, person, who)
             except (Conflict, NotFound, Invalid) as error:
-                errors[error.field or ""] = refusal_words(error, lambda message: pages.gettext(request, message))
+                errors[error.field or ""] = refusal_words(error, pages.translator(request))
         if errors:
             return _show(services, request, slug, "", errors, 409)
         done = f"?done={step}" if step in _DONE else ""
@@ -164,10 +164,7 @@ def _show(
     done: str = "",
 ) -> Response:
     now, pages = services.clock(), services.pages
-
-    def t(message: str) -> str:
-        return pages.gettext(request, message)
-
+    t = pages.translator(request)
     with looking(services.database, at_somebody=bool(text)) as session:
         visitor = visitor_of(session, request, services, now=now)
         row, organization_id = application_of(session, visitor, slug)

@@ -13,9 +13,8 @@ from starlette.responses import Response
 
 from idhub.errors import NotFound
 from idhub.pages import N_, Pages
-from idhub.pages.direct import DirectRequest
+from idhub.pages.direct import MAX_BODY, DirectRequest
 
-MAX_BODY: Final = 65_536
 _MAX_PAIRS: Final = 100
 _FORM_TYPE: Final = "application/x-www-form-urlencoded"
 

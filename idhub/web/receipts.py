@@ -99,10 +99,7 @@ def create_router(services: WebServices) -> APIRouter:
     def receipts(request: Request) -> Response:
         """List leaver's cases with their progress."""
         now = services.clock()
-
-        def t(message: str) -> str:
-            return pages.gettext(request, message)
-
+        t = pages.translator(request)
         view = View(queries_receipts.RECEIPTS, request.query_params, t)
         with services.database.read() as session:
             visitor = visitor_of(session, request, services, now=now)
@@ -188,10 +185,7 @@ def _load(session: Any, request: Request, services: WebServices, number: str, *,
     person = show_person(session, view.person_id)
     names = queries_receipts.application_names(session, [row.application for row in view.rows])
     english = services.pages.language(request) == "en"
-
-    def t(message: str) -> str:
-        return services.pages.gettext(request, message)
-
+    t = services.pages.translator(request)
     lines = [_line(row, names, english, t, now=now) for row in view.rows]
     counts = {grade: sum(line.row.grade == grade for line in lines) for grade in (3, 2, 1, 0)}
     return Shown(view, lines, counts, _verdict(view, services), person, visitor, now, english)
@@ -259,8 +253,7 @@ def _evidence(row: ReceiptRow, t: Translate) -> str:
 
 
 def _context(shown: Shown, request: Request, services: WebServices) -> dict[str, Any]:
-    def t(message: str) -> str:
-        return services.pages.gettext(request, message)
+    t = services.pages.translator(request)
 
     view = shown.view
     return {

@@ -125,10 +125,7 @@ def create_router(services: WebServices) -> APIRouter:
     def shown(request: Request, slug: str, person: str, protocol: Spoken) -> Response:
         now = services.clock()
         errors: dict[str, str] = {}
-
-        def t(message: str) -> str:
-            return pages.gettext(request, message)
-
+        t = pages.translator(request)
         with looking(services.database, at_somebody=bool(person)) as session:
             visitor = visitor_of(session, request, services, now=now)
             row, _ = application_of(session, visitor, slug)

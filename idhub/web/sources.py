@@ -42,7 +42,7 @@ def create_router(services: WebServices) -> APIRouter:
             try:
                 hr_release.approve(session, form["run"], [form["company"]], approver=visitor.actor, now=now)
             except Conflict as error:
-                words = refusal_words(error, lambda message: pages.gettext(request, message))
+                words = refusal_words(error, pages.translator(request))
             else:
                 words = ""
         if words:
@@ -55,10 +55,7 @@ def create_router(services: WebServices) -> APIRouter:
 def _show(services: WebServices, request: Request, *, error: str = "", status: int = 200) -> Response:
     now = services.clock()
     pages = services.pages
-
-    def t(message: str) -> str:
-        return pages.gettext(request, message)
-
+    t = pages.translator(request)
     view = View(queries_sources.HELD_CHANGES, request.query_params, t)
     with services.database.read() as session:
         visitor = visitor_of(session, request, services, now=now)

@@ -83,10 +83,7 @@ def create_router(services: WebServices) -> APIRouter:
     def create(request: Request, form: Annotated[Fields, Depends(_FORM)]) -> Response:
         """Name a receiver."""
         now = services.clock()
-
-        def t(message: str) -> str:
-            return pages.gettext(request, message)
-
+        t = pages.translator(request)
         with services.database.transaction() as session:
             visitor = visitor_of(session, request, services, now=now)
             pages.check_form(request, form["csrf_token"], session_id=visitor.session_id)
@@ -110,10 +107,7 @@ def create_router(services: WebServices) -> APIRouter:
     ) -> Response:
         """Pause it, go on with it, or remove it."""
         now = services.clock()
-
-        def t(message: str) -> str:
-            return pages.gettext(request, message)
-
+        t = pages.translator(request)
         with services.database.transaction() as session:
             visitor = visitor_of(session, request, services, now=now)
             pages.check_form(request, csrf_token, session_id=visitor.session_id)
@@ -242,10 +236,7 @@ def _list(
 ) -> Response:
     now, pages = services.clock(), services.pages
     english = pages.language(request) == "en"
-
-    def t(message: str) -> str:
-        return pages.gettext(request, message)
-
+    t = pages.translator(request)
     with services.database.read() as session:
         visitor = visitor_of(session, request, services, now=now)
         seen = _seen(session, visitor)
@@ -279,10 +270,7 @@ def _show(
 ) -> Response:
     now, pages = services.clock(), services.pages
     english = pages.language(request) == "en"
-
-    def t(message: str) -> str:
-        return pages.gettext(request, message)
-
+    t = pages.translator(request)
     with services.database.read() as session:
         visitor = visitor_of(session, request, services, now=now)
         stream = _one(session, visitor, stream_id)

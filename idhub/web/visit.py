@@ -119,7 +119,7 @@ def frame_of(visitor: Visitor, request: Request, services: WebServices) -> Frame
         visitor.signed_in.display_name,
         visitor.roles,
         request.scope["path"],
-        lambda message: services.pages.gettext(request, message),
+        services.pages.translator(request),
     )
 
 

@@ -1,10 +1,9 @@
 """Sign-in, attributes and logout both ways with clients that nobody here wrote, over real HTTP."""
 
 import json
-import socket
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,13 +16,11 @@ from idhub.access.tables import Application
 from idhub.delivery.tables import Delivery
 from idhub.demo.browser import Browser, Page
 from idhub.lifecycle import commands
-from idhub.settings import Settings
 from tests.cas.conftest import CasScene
 from tests.flows.every_door import NUMBER, PASSWORD
 from tests.lifecycle.world import CALLER
-from tests.saml.conftest import furnished, serving
+from tests.saml.conftest import scene_on_a_port
 from tests.saml.products import apache, apache_command, opened
-from tests.saml.test_products import RealClock
 from tests.support.databases import Databases
 from tests.support.processes import free_port, running, wait_until
 
@@ -110,15 +107,7 @@ CASRootProxiedAs http://127.0.0.1:{port}
 def hub(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CasScene]:
     """A hub on a port of its own, with its worker; it may call the applications."""
     folder = tmp_path_factory.mktemp("cas-hub")
-    with socket.socket() as listener, databases.fresh("sqlite", folder, migrated=True) as url, ExitStack() as stack:
-        listener.bind(("127.0.0.1", 0))
-        settings = Settings(
-            data_dir=folder, database_url=url, issuer=f"http://127.0.0.1:{listener.getsockname()[1]}",
-            argon2_memory_kib=1024, argon2_time_cost=1,
-            outbound_allow=",".join(f"127.0.0.1:{port}" for port in PORTS.values()),
-        )  # fmt: skip
-        scene = stack.enter_context(furnished(settings, databases, RealClock()))
-        stack.enter_context(serving(scene, listener, with_worker=True))
+    with scene_on_a_port(databases, folder, with_worker=True, may_call=PORTS.values()) as scene:
         yield CasScene(scene)
 
 

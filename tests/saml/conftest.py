@@ -3,7 +3,7 @@
 import shutil
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from idhub.settings import Settings
 from tests.flows.every_door import COMPANY, Stage
 from tests.flows.furniture import STAGE, Furniture
 from tests.saml.partner import Answer, Partner, read_answer
-from tests.support.clock import Clock
+from tests.support.clock import Clock, RealClock
 from tests.support.databases import DatabaseKind, Databases
 from tests.support.processes import wait_until
 
@@ -144,6 +144,29 @@ def serving(scene: Scene, listener: socket.socket, *, with_worker: bool) -> Iter
     finally:
         server.should_exit = True
         thread.join(20)
+
+
+@contextmanager
+def scene_on_a_port(
+    databases: Databases, folder: Path, *, with_worker: bool = False, may_call: Collection[int] = ()
+) -> Iterator[Scene]:
+    """A furnished hub that answers on a port of its own by the machine's time, for products that do so too.
+
+    Args:
+        may_call: ports of 127.0.0.1 that it may send to.
+    """
+    with socket.socket() as listener, databases.fresh("sqlite", folder, migrated=True) as url:
+        listener.bind(("127.0.0.1", 0))
+        settings = Settings(
+            data_dir=folder, database_url=url, issuer=f"http://127.0.0.1:{listener.getsockname()[1]}",
+            argon2_memory_kib=1024, argon2_time_cost=1,
+            outbound_allow=",".join(f"127.0.0.1:{port}" for port in may_call),
+        )  # fmt: skip
+        with (
+            furnished(settings, databases, RealClock()) as scene,
+            serving(scene, listener, with_worker=with_worker),
+        ):
+            yield scene
 
 
 def open_scene(kind: DatabaseKind, databases: Databases, folder: Path) -> Iterator[Scene]:

@@ -2,10 +2,7 @@
 
 import html
 import re
-import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
-from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.request import urlopen
@@ -18,12 +15,10 @@ from idhub.access.tables import Application, SamlServiceProvider
 from idhub.credentials.tables import SamlArtifact
 from idhub.delivery.tables import Delivery
 from idhub.demo.browser import Browser, Page
-from idhub.settings import Settings
 from tests.flows.every_door import NUMBER, PASSWORD
-from tests.saml.conftest import ENTITLED, Scene, furnished, serving
+from tests.saml.conftest import ENTITLED, Scene, scene_on_a_port
 from tests.saml.partner import one_signer, pem_of
 from tests.saml.products import PRODUCTS, HubFacts, Key, Product, opened
-from tests.support.clock import Clock
 from tests.support.databases import Databases
 from tests.support.processes import free_port, wait_until
 
@@ -31,13 +26,6 @@ _LINK = re.compile(r'<a [^>]*href="([^"]+)" data-test="carry"')
 _COMPLAINT = re.compile(r"error|crit|exception|refused|invalid", re.IGNORECASE)
 _MOST_PAGES = 12
 PORTS = {name: free_port() for name in PRODUCTS}
-
-
-class RealClock(Clock):
-    """The machine's own: products read it too."""
-
-    def __call__(self) -> datetime:
-        return datetime.now(UTC)
 
 
 class Person:
@@ -74,15 +62,7 @@ class Person:
 def hub(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A hub on a port of its own, with its worker; it may call the products."""
     folder = tmp_path_factory.mktemp("saml-hub")
-    with socket.socket() as listener, databases.fresh("sqlite", folder, migrated=True) as url, ExitStack() as stack:
-        listener.bind(("127.0.0.1", 0))
-        settings = Settings(
-            data_dir=folder, database_url=url, issuer=f"http://127.0.0.1:{listener.getsockname()[1]}",
-            argon2_memory_kib=1024, argon2_time_cost=1,
-            outbound_allow=",".join(f"127.0.0.1:{port}" for port in PORTS.values()),
-        )  # fmt: skip
-        scene = stack.enter_context(furnished(settings, databases, RealClock()))
-        stack.enter_context(serving(scene, listener, with_worker=True))
+    with scene_on_a_port(databases, folder, with_worker=True, may_call=PORTS.values()) as scene:
         yield scene
 
 

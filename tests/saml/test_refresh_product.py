@@ -1,7 +1,6 @@
 """Metadata of SimpleSAMLphp that is read again while it runs: a new key is taken over, nothing that is spoiled is."""
 
 import asyncio
-import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -21,13 +20,12 @@ from idhub.delivery.http import OutboundError, OutboundHttp
 from idhub.demo.browser import Browser
 from idhub.errors import Unavailable
 from idhub.saml.refresh import refresh_due, warnings
-from idhub.settings import Settings
 from providers.saml_wire.signatures import Signer
 from tests.flows.every_door import NUMBER
-from tests.saml.conftest import ENTITLED, Scene, furnished, serving
+from tests.saml.conftest import ENTITLED, Scene, scene_on_a_port
 from tests.saml.partner import make_signer, one_signer, pem_of
 from tests.saml.products import HubFacts, Key, Product, opened, simplesamlphp
-from tests.saml.test_products import Person, RealClock, _told
+from tests.saml.test_products import Person, _told
 from tests.support.databases import Databases
 from tests.support.processes import free_port
 
@@ -94,16 +92,8 @@ class Street:
 def street(databases: Databases, tmp_path: Path) -> Iterator[Street]:
     ports = free_port(), free_port()
     with ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
-        settings = Settings(
-            data_dir=tmp_path, issuer=f"http://127.0.0.1:{listener.getsockname()[1]}", argon2_memory_kib=1024,
-            database_url=stack.enter_context(databases.fresh("sqlite", tmp_path, migrated=True)), argon2_time_cost=1,
-            outbound_allow=",".join(f"127.0.0.1:{port}" for port in ports),
-        )  # fmt: skip
-        scene = stack.enter_context(furnished(settings, databases, RealClock()))
-        stack.enter_context(serving(scene, listener, with_worker=False))
-        with urlopen(f"{settings.issuer}/saml/metadata", timeout=20) as answer:
+        scene = stack.enter_context(scene_on_a_port(databases, tmp_path, may_call=ports))
+        with urlopen(f"{scene.stage.hub.settings.issuer}/saml/metadata", timeout=20) as answer:
             facts = HubFacts(scene.entity_id, answer.read().decode(), pem_of(scene.certificate))
         folder = opened(Path(stack.enter_context(TemporaryDirectory(prefix="idhub-refresh-"))))
         product = stack.enter_context(simplesamlphp(folder, ports[0], _key_of(one_signer()), facts))

@@ -3,9 +3,7 @@
 import base64
 import html
 import re
-import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -19,16 +17,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from idhub.demo.browser import Browser, Page
 from idhub.login.federation import find_asked
 from idhub.login.providers import find_provider
-from idhub.settings import Settings
 from providers import saml
 from providers.saml_wire.errors import WireError
 from tests.flows.every_door import CALLBACK, CHALLENGE, COMPANY, NUMBER, PASSWORD
-from tests.saml.conftest import Scene, furnished, serving
+from tests.saml.conftest import Scene, scene_on_a_port
 from tests.saml.hostile import mutants
 from tests.saml.identity_providers import IDENTITY_PROVIDERS, Running
 from tests.saml.partner import one_signer, pem_of
 from tests.saml.products import Key, opened
-from tests.saml.test_products import Person, RealClock
+from tests.saml.test_products import Person
 from tests.support.databases import Databases
 from tests.support.processes import free_port, wait_until
 
@@ -37,14 +34,7 @@ from tests.support.processes import free_port, wait_until
 def hub(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A hub on a port of its own."""
     folder = tmp_path_factory.mktemp("upstream-hub")
-    with socket.socket() as listener, databases.fresh("sqlite", folder, migrated=True) as url, ExitStack() as stack:
-        listener.bind(("127.0.0.1", 0))
-        settings = Settings(
-            data_dir=folder, database_url=url, issuer=f"http://127.0.0.1:{listener.getsockname()[1]}",
-            argon2_memory_kib=1024, argon2_time_cost=1,
-        )  # fmt: skip
-        scene = stack.enter_context(furnished(settings, databases, RealClock()))
-        stack.enter_context(serving(scene, listener, with_worker=False))
+    with scene_on_a_port(databases, folder) as scene:
         yield scene
 
 

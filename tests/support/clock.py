@@ -1,4 +1,4 @@
-"""A clock that stands still until it is told otherwise."""
+"""A clock that stands still until it is told otherwise, and one that does not."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -25,3 +25,11 @@ class Clock:
         """Jump, as the clock of a machine does that was wrong; returns the new instant."""
         self.now += by
         return self.now
+
+
+class RealClock(Clock):
+    """The machine's own: products read it too."""
+
+    def __call__(self) -> datetime:
+        """The present instant."""
+        return datetime.now(UTC)

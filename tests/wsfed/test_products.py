@@ -7,9 +7,8 @@ its extension answers every token, of anybody, with "Unimplemented decode method
 import html
 import re
 import shutil
-import socket
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,8 @@ import httpx2
 import pytest
 
 from idhub.demo.browser import Browser, Page
-from idhub.settings import Settings
 from tests.flows.every_door import NUMBER, PASSWORD
-from tests.saml.conftest import ENTITLED, Scene, furnished, serving
-from tests.saml.test_products import RealClock
+from tests.saml.conftest import ENTITLED, Scene, scene_on_a_port
 from tests.support.databases import Databases
 from tests.support.processes import free_port, running
 from tests.wsfed.relying_party import CLAIMS, ROLE, form_of
@@ -79,14 +76,7 @@ def _passport(folder: Path, port: int, metadata: str) -> Iterator[Product]:
 def hub(databases: Databases, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     """A hub on a port of its own."""
     folder = tmp_path_factory.mktemp("wsfed-hub")
-    with socket.socket() as listener, databases.fresh("sqlite", folder, migrated=True) as url, ExitStack() as stack:
-        listener.bind(("127.0.0.1", 0))
-        settings = Settings(
-            data_dir=folder, database_url=url, issuer=f"http://127.0.0.1:{listener.getsockname()[1]}",
-            argon2_memory_kib=1024, argon2_time_cost=1,
-        )  # fmt: skip
-        scene = stack.enter_context(furnished(settings, databases, RealClock()))
-        stack.enter_context(serving(scene, listener, with_worker=False))
+    with scene_on_a_port(databases, folder) as scene:
         yield scene
 
 

@@ -34,6 +34,8 @@ _OPTIONS = {
 
 _ROOM = 4 * 2**30
 """Bytes that must be free in memory for the data to live there."""
+_HAS_STRATEGIES = 150_000
+"""The version of PostgreSQL that can be told how to copy a database."""
 
 
 class PostgresAbsent(Exception):
@@ -52,7 +54,7 @@ def _programs() -> Path:
 
 
 class PostgresServer:
-    """One running server. Databases are made from a template, which takes some 50 ms."""
+    """One running server. Databases are made from a template, which takes some 40 ms."""
 
     def __init__(self, start: Callable[[int | None], tuple["subprocess.Popen[bytes]", int]]) -> None:
         self._start = start
@@ -86,9 +88,14 @@ class PostgresServer:
 
     def create(self, database: str, *, template: str = "template1") -> str:
         """Make a database as a copy of `template`; returns its address."""
-        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(database), sql.Identifier(template))
         with psycopg.connect(self.url(), autocommit=True) as connection:
-            connection.execute(statement)
+            # Through the log of what is written it takes half as long again; older servers know of no other way.
+            strategy = "STRATEGY FILE_COPY" if connection.info.server_version >= _HAS_STRATEGIES else ""
+            connection.execute(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {} {}").format(
+                    sql.Identifier(database), sql.Identifier(template), sql.SQL(strategy)
+                )
+            )
         return self.url(database)
 
     def drop(self, database: str) -> None:

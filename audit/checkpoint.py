@@ -133,7 +133,11 @@ def key_id(name: str, public_key: bytes) -> bytes:
 
 
 def sign_checkpoint(checkpoint: Checkpoint, signer: Signer) -> str:
-    """Return the signed note of a checkpoint."""
+    """Return the signed note of a checkpoint: text of several lines, the last of them the signature (C2SP signed-note).
+
+    Raises:
+        InvalidNote: the origin cannot stand in a note.
+    """
     if any(character.isspace() or character == "+" for character in checkpoint.origin) or not checkpoint.origin:
         raise InvalidNote("an origin must not be empty nor hold blanks or '+'")
     body = checkpoint.body()
@@ -250,7 +254,11 @@ class FileWitness:
             return FileWitness(self._path, end=0)
 
     def publish(self, note: str, /) -> None:
-        """Append a note, unless it is the last one already."""
+        """Append a note, unless it is the last one already; it is on the disk when this returns.
+
+        Raises:
+            OSError: no room, or the file cannot be written; half a line of it is passed over by who reads.
+        """
         if next(self.notes(), None) == note:
             return
         line = json.dumps({"note": note}, ensure_ascii=True).encode() + b"\n"

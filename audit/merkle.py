@@ -183,7 +183,13 @@ def consistency_proof(old_size: int, size: int, reader: NodeReader) -> list[byte
 
 
 def verify_inclusion(leaf: bytes, *, index: int, size: int, proof: Sequence[bytes], root: bytes) -> bool:
-    """Tell whether `proof` shows `leaf` at `index` below `root`. RFC 9162 section 2.1.3.2."""
+    """Tell whether `proof` shows `leaf` at `index` below `root`. RFC 9162 section 2.1.3.2.
+
+    Args:
+        leaf: its hash (`leaf_hash`), not what was hashed.
+        index: from 0, in a tree of `size` leaves.
+        proof: hashes beside the path, from the leaf up.
+    """
     if not 0 <= index < size or any(len(node) != HASH_SIZE for node in proof):
         return False
     position, last = index, size - 1

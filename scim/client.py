@@ -235,7 +235,17 @@ class ScimClient:
         return with_text_id(await self.resource("POST", "/Users", json=body))
 
     async def update_user(self, current: Mapping[str, Any], changes: Changes) -> None:
-        """Bring changes to a user, by PATCH or PUT as the dialect says. `current` is the user as last read."""
+        """Bring changes to a user, by PATCH or PUT as the dialect says (RFC 7644 sections 3.5.1, 3.5.2).
+
+        What the dialect takes only alone goes in requests of its own, after the rest: not all or none.
+
+        Args:
+            current: the user as last read.
+            changes: by path; None removes.
+
+        Raises:
+            RemoteUnavailable: `current` has no id; else what `request` raises.
+        """
         user_id = attribute(current, "id")
         if not isinstance(user_id, str):
             raise RemoteUnavailable("The application sent a user without id.")
@@ -284,7 +294,11 @@ class ScimClient:
         await self.update_user(current, {"active": active})
 
     async def list_users(self, parameters: Mapping[str, str | int]) -> Resource:
-        """One page of all users, as the service sent it (RFC 7644 section 3.4.2.4, RFC 9865); see `scim.listing`."""
+        """One page of all users, as the service sent it (RFC 7644 section 3.4.2.4, RFC 9865); see `scim.listing`.
+
+        Raises:
+            RemoteRefused: there is no such address; else what `request` raises.
+        """
         try:
             return await self.resource("GET", "/Users", query=urlencode(parameters, quote_via=url_quote))
         except RemoteNotFound as error:
@@ -327,7 +341,12 @@ class ScimClient:
                 raise RemoteUnavailable(f"The application names {page.total} accounts and lists {len(found)}.")
 
     async def search(self, path: str, text: str) -> list[Resource]:
-        """What a filter finds in a collection; a list that is cut short is refused."""
+        """What a filter finds in a collection; a list that is cut short is refused (RFC 7644 section 3.4.2.2).
+
+        Raises:
+            RemoteUnavailable: there is no such collection, or the answer is no list.
+            RemoteRefused: the list is longer than what one page of it shows.
+        """
         query = urlencode({"filter": text, "startIndex": 1, "count": _LOOKUP_COUNT}, quote_via=url_quote)
         try:
             answer = await self.resource("GET", path, query=query)

@@ -37,7 +37,14 @@ class GroupClient:
         return group
 
     async def create(self, name: str, *, external_id: str | None) -> Resource:
-        """Make an empty group."""
+        """Make an empty group; returns it as the service sent it, with its id.
+
+        Args:
+            external_id: our id of it; not sent to a service whose groups have none.
+
+        Raises:
+            RemoteUnavailable: the answer is another group.
+        """
         body: dict[str, Any] = {"schemas": [GROUP], "displayName": name}
         if external_id is not None and self._client.dialect.has_external_id:
             body["externalId"] = external_id

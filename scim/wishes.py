@@ -50,7 +50,15 @@ class Wishes:
 
     @classmethod
     def of_query(cls, query: str) -> Wishes:
-        """Of a query string; parameters that SCIM does not know are passed over, repeated ones refused."""
+        """Of a query string; parameters that SCIM does not know are passed over, repeated ones refused.
+
+        Raises:
+            InvalidValue: it cannot be read, or a parameter stands twice or has no such value.
+            InvalidCount: of a page by cursor, `count` has no such value.
+            InvalidFilter: the filter is none.
+
+        RFC 7644 sections 3.4.2 and 3.9; RFC 9865.
+        """
         try:
             pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=50)
         except ValueError as error:

@@ -70,7 +70,14 @@ def take_metadata(
     now: datetime,
     due_at: datetime,
 ) -> list[Change]:
-    """Store what was read from the metadata's address; returns what changed."""
+    """Store what was read from the metadata's address, and that it was read; returns what changed.
+
+    Locks the partner's row until the caller's transaction ends.
+
+    Args:
+        columns: values of the partner's table, checked.
+        due_at: when to read it next.
+    """
     row: Any = session.get_one(table, partner_id, with_for_update=True, populate_existing=True)
     changes = assign(row, columns, now=now)
     row.metadata_read_at, row.metadata_due_at, row.metadata_error = now, due_at, None

@@ -20,6 +20,7 @@ def _no_control_characters(value: str) -> str:
 
 
 def no_nul(value: str) -> str:
+    """The text, which PostgreSQL must be able to hold; for pydantic, which names the field of what is refused."""
     if "\0" in value:
         raise PydanticCustomError("control_character", "must not contain NUL")
     return value
@@ -43,6 +44,11 @@ class Names(Strict):
 
 
 def duration(value: str | int | None, where: str) -> timedelta | None:
+    """Seconds, or a number with s, m, h or d ("90", "6h"), as a time; None stays None.
+
+    Raises:
+        Invalid: it is none, or zero; `where` is the field that is named.
+    """
     if value is None:
         return None
     match = _DURATION.fullmatch(str(value))

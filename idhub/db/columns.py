@@ -27,7 +27,11 @@ class Base(DeclarativeBase):
 
 
 def to_micros(value: datetime) -> int:
-    """Microseconds since 1970 of an aware datetime: how every instant is stored."""
+    """Microseconds since 1970 of an aware datetime: how every instant is stored.
+
+    Raises:
+        ValueError: it has no time zone.
+    """
     if value.tzinfo is None:
         raise ValueError("an instant must be timezone-aware")
     return (value - _EPOCH) // _MICROSECOND

@@ -33,7 +33,14 @@ class HeldLease:
 
 
 def hold(database: Database, name: str, holder: str, *, now: datetime, lifetime: timedelta) -> HeldLease | None:
-    """Take the lease, or renew it when it is this holder's; None while another holds it."""
+    """Take the lease, or renew it when it is this holder's; None while another holds it.
+
+    Opens its own transactions, and writes only when half of the lifetime is over; such a commit may be forgotten by a
+    loss of power. A lease that ends further ahead than any could by now was taken by a wrong clock, and is free.
+
+    Args:
+        holder: the same text at every call of one process.
+    """
     with database.read() as session:
         row = session.execute(select(Lease.holder, Lease.token, Lease.until).where(Lease.name == name)).first()
     if row is not None and now < row.until <= now + lifetime + CLOCKS_DIFFER:

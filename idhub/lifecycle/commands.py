@@ -162,7 +162,17 @@ def rehire(
 def move(
     session: Session, caller: Caller, principal_id: str, *, employment_id: str, values: Mapping[str, Any], now: datetime
 ) -> TransitionResult:
-    """Change a person's post: company, department, title, manager, type, dates."""
+    """Change a person's post: company, department, title, manager, type, dates.
+
+    Args:
+        values: what changes, by `Post`'s names; a name that is left out stays, None takes a value away.
+
+    Raises:
+        NotFound: no such person, manager or department.
+        NotPermitted: the caller may not change both companies, or a role over the hub reaches further than theirs.
+        Conflict: the end would be the leave of the caller or of the last administrator.
+        Invalid: a value is wrong, or somebody would manage themself.
+    """
     _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
     person = show_person(session, principal_id)
     post = next((post for post in person.employments if post.id == employment_id), None)
@@ -206,7 +216,13 @@ def update_person(
 def suspend(
     session: Session, caller: Caller, principal_id: str, *, now: datetime, reason: str | None = None
 ) -> TransitionResult:
-    """Hold a person's access back; sessions and tokens die at once, factors survive."""
+    """Hold a person's access back; sessions and tokens die at once, factors survive.
+
+    Raises:
+        NotFound: no such person.
+        NotPermitted: the caller may not change people of that company.
+        Conflict: it is the caller, the last administrator, or somebody who has left.
+    """
     _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
     _protect(session, caller, principal_id)
     change = intake.Suspend(principal_id=principal_id, reason=_reason(reason))
@@ -216,7 +232,13 @@ def suspend(
 def reactivate(
     session: Session, caller: Caller, principal_id: str, *, now: datetime, reason: str | None = None
 ) -> TransitionResult:
-    """Undo a suspension; it gives hub roles back, so that the caller must cover them."""
+    """Undo a suspension; it gives hub roles back, so that the caller must cover them.
+
+    Raises:
+        NotFound: no such person.
+        NotPermitted: the caller may not change people of that company, or does not cover the person's hub roles.
+        Conflict: the person has left; `rehire` brings them back.
+    """
     _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
     cover(session, caller.subject, Action.PEOPLE_CHANGE, principal_id)
     change = intake.Reactivate(principal_id=principal_id, reason=_reason(reason))
@@ -239,7 +261,14 @@ def offboard(
     Asking again for somebody who has left names the case of that leave and changes nothing.
 
     Args:
+        at: None: now; an instant that is past is now too.
         confirmed: the plan that somebody read and confirmed; the case keeps its fingerprint.
+
+    Raises:
+        NotFound: no such person.
+        NotPermitted: the caller may not offboard people of that company.
+        Conflict: it is the caller, or the last administrator.
+        Invalid: an emergency was given a time.
     """
     _in_scope(session, caller, principal_id, Action.PEOPLE_OFFBOARD)
     _protect(session, caller, principal_id)
@@ -258,7 +287,13 @@ def offboard(
 def cancel_offboarding(
     session: Session, caller: Caller, principal_id: str, *, now: datetime, reason: str | None = None
 ) -> TransitionResult:
-    """Take a scheduled offboarding back before its time has come; hub roles live on with it."""
+    """Take a scheduled offboarding back before its time has come; hub roles live on with it.
+
+    Raises:
+        NotFound: no such person.
+        NotPermitted: the caller may not offboard people of that company, or does not cover the person's hub roles.
+        Conflict: nothing is scheduled, or its time has come.
+    """
     _in_scope(session, caller, principal_id, Action.PEOPLE_OFFBOARD)
     cover(session, caller.subject, Action.PEOPLE_OFFBOARD, principal_id)
     change = intake.CancelOffboarding(principal_id=principal_id, reason=_reason(reason))

@@ -97,7 +97,15 @@ def payload(
     log: Mapping[str, Any] | None,
     last_reconcile_at: datetime | None,
 ) -> dict[str, Any]:
-    """The signed content of one version."""
+    """The signed content of one version, as JSON can hold it; what is None or empty of a row is left out.
+
+    Args:
+        version: from 1; each replaces the one before.
+        commitments: personal value's name -> salted hash (`commitment`), never the value.
+        ended: counts of what ended at once.
+        log: where the log stood when this was signed; None: whoever signed did not know.
+        last_reconcile_at: None: accounts have never been compared.
+    """
     return {
         "schema": SCHEMA,
         "iss": issuer,

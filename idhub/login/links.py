@@ -70,7 +70,13 @@ def link(
     request_id: str | None,
     now: datetime,
 ) -> None:
-    """Link the subject, unless it is; a link of an enrolment that is over makes room."""
+    """Link the subject, with its event, unless it is linked; a link of an enrolment that is over makes room.
+
+    Args:
+        subject: what the provider calls the person for good, verified.
+        enrolment: the person's enrolment epoch as read before the proof: a leave since then leaves the link dead.
+        by: a rule of the provider, or the person who was signed in.
+    """
     if linked(session, provider.id, subject) is not None:
         return
     row = {"principal_id": principal_id, "enrolment_epoch": enrolment, "created_at": now}

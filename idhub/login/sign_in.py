@@ -396,6 +396,10 @@ def lock_both(session: Session, principal_id: str, old_session_id: str | None) -
 
 
 def replace_session(session: Session, old_id: str, new_id: str, *, is_same_person: bool, now: datetime) -> None:
+    """End the session that a new sign-in takes the place of.
+
+    Of the same person, applications and grants go on in the new session; of another, they end with the old one.
+    """
     if is_same_person:
         # Proving again who one is must not throw one out of the applications that are open.
         for table in (SessionParticipant, Grant):

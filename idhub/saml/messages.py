@@ -151,7 +151,13 @@ def refusal(
     signer: Signer,
     now: datetime,
 ) -> Node:
-    """A signed response that says no, and nothing beside the status."""
+    """A signed response that says no, and nothing beside the status (Core 3.2.2).
+
+    Args:
+        recipient: the assertion consumer service that it goes to, already checked against the registration.
+        in_response_to: None: nobody asked.
+        status: top-level status code; `detail` the one below it, None for none.
+    """
     return sign(_response(issuer, recipient, in_response_to, [_status(status, detail)], now=now), signer)
 
 
@@ -193,7 +199,13 @@ def logout_request(
     reason: str,
     now: datetime,
 ) -> Node:
-    """A logout of one session at one service provider, not signed yet (Core 3.7.1)."""
+    """A logout of one session at one service provider, not signed yet; good for `ASSERTION_LIFETIME` (Core 3.7.1).
+
+    Args:
+        audience: the entity id that the name was made for (`SPNameQualifier`).
+        session_index: what the assertion called the session.
+        reason: a URI of Core 3.7.3.
+    """
     attributes = {
         "ID": message_id,
         "Version": "2.0",

@@ -162,10 +162,13 @@ def open_message(
 def open_soap(
     document: bytes | None, expected: Iterable[str], destination: str, find: Find, *, now: datetime
 ) -> Envelope:
-    """`open_message`, of one that a service provider sent by SOAP.
+    """`open_message`, of one that a service provider sent by SOAP (Bindings 3.2).
 
     Args:
         document: None: it was larger than any message.
+
+    Raises:
+        ShownError: as `open_message`.
     """
     try:
         if document is None:
@@ -183,6 +186,9 @@ def open_element(
 
     Args:
         received: None: it came by SOAP, without a binding's signature.
+
+    Raises:
+        ShownError: as `open_message`.
     """
     try:
         if root.tag not in {tag("samlp", name) for name in expected}:

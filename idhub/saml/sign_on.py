@@ -141,7 +141,13 @@ class SignOn(Entry[AuthnRequest]):
     def issue(
         self, browser: Browser, request: AuthnRequest, transaction: Transaction | None, signed: SignedIn
     ) -> Response | Refused:
-        """Let the service provider join the session, and hand the browser what it carries there."""
+        """Let the service provider join the session, and hand the browser what it carries there.
+
+        Returns what was refused where the person, not the request, is the reason: the caller shows that page.
+
+        Raises:
+            ShownError: the application was switched off meanwhile.
+        """
         if request.binding == names.ARTIFACT:
             return self._carry_artifact(browser, request, transaction, signed=signed)
         with self._gateway.database.transaction(durable=False) as session:

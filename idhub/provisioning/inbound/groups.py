@@ -61,6 +61,7 @@ class Groups:
         return statement if scope is None else statement.where(Group.organization_id.in_(scope))
 
     def show(self, ids: Sequence[str], *, with_members: bool = True) -> list[Stored]:
+        """Groups in the order of their ids; those that the sender may not see are left out, and so are such members."""
         rows = self._session.execute(
             select(Group).where(Group.id.in_(self._visible_groups()), Group.id.in_(ids))
         ).scalars()
@@ -106,6 +107,11 @@ class Groups:
         return seen
 
     def find(self, query: Query) -> Page:
+        """See `scim.server.Store.find`.
+
+        Raises:
+            TooMany: more than `MAX_LOOKED_AT` would have to be looked at.
+        """
         statement = self._visible_groups()
         with_members = query.shows("members") or _names_members(query)
         if query.filter is None and query.sort_by is None:
@@ -147,6 +153,11 @@ class Groups:
         return narrowing
 
     def create(self, resource: Resource) -> str:
+        """Make a group of the sender's company, or of the whole group where the sender has none; returns its id.
+
+        Raises:
+            NotPermitted: the sender may not change people there.
+        """
         organization_id = self._sender.organization_id or root_organization(self._session)
         authorize(self._session, self._sender.caller.subject, Action.PEOPLE_CHANGE, organization_id=organization_id)
         group_id = group_book.create_group(
@@ -161,6 +172,12 @@ class Groups:
         return group_id
 
     def change(self, held: Stored, resource: Resource, *, replaces: bool) -> None:
+        """Make a group what `resource` says, under its lock; members that the sender cannot see stay.
+
+        Raises:
+            NotPermitted: the sender may not change people there.
+            InvalidValue: it is the group that the sender's terms name, and would be called otherwise.
+        """
         group = group_book.lock_group(self._session, held.id)
         authorize(
             self._session, self._sender.caller.subject, Action.PEOPLE_CHANGE, organization_id=group.organization_id

@@ -27,6 +27,7 @@ def document_of(stored: Stored, kind: ResourceType, *, base_url: str) -> Mapping
 
 
 def sort_name(target: Target) -> str:
+    """The path as `sortBy` names it, without the schema."""
     return target.attribute.name + (f".{target.sub.name}" if target.sub else "")
 
 
@@ -62,6 +63,11 @@ _START: Final = re.compile("[0-9]{1,10}")
 
 
 def start_of(query: Query) -> int:
+    """How many resources come before the page, by its cursor or its `startIndex`.
+
+    Raises:
+        InvalidCursor: the cursor is of another list.
+    """
     if query.cursor is None:
         return query.start_index - 1
     if query.cursor and not _START.fullmatch(query.cursor):
@@ -70,6 +76,7 @@ def start_of(query: Query) -> int:
 
 
 def window(found: Sequence[Stored], query: Query) -> Page:
+    """The query's page of all that was found."""
     start = start_of(query)
     return Page(
         items=found[start : start + query.count],

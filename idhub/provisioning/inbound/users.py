@@ -65,6 +65,12 @@ class Users(ShownUsers):
         return self._session.execute(self.visible().where(Person.id == found)).scalar_one_or_none()
 
     def create(self, resource: Resource) -> str:
+        """Onboard who is sent, or bring back who had this number there and has left; returns the person's id.
+
+        Raises:
+            NotUnique: a name is somebody else's.
+            NotPermitted: the sender may not change people of that company.
+        """
         # RFC 7643 section 4.1.1 leaves the default to the server: who is sent is active, unless it says otherwise.
         said = read_said({"active": True, **resource})
         organization_id = self._words.company(said)
@@ -105,6 +111,11 @@ class Users(ShownUsers):
         return joining.join(resources)
 
     def change(self, held: Stored, resource: Resource, *, replaces: bool) -> None:
+        """Bring a person and their post to what `resource` says, and standing to what its `active` means by the terms.
+
+        Raises:
+            NotUnique: a name is somebody else's.
+        """
         before, said = read_said(held.resource), read_said(resource)
         principal_id, caller, now = held.id, self._sender.caller, self._now
         if (said.user_name, said.person["email"]) != (before.user_name, before.person["email"]):
@@ -203,6 +214,7 @@ class Users(ShownUsers):
         )
 
     def delete(self, held: Stored) -> None:
+        """End a person as the sender's terms say of DELETE; their resource is there no more for this sender."""
         person = show_person(self._session, held.id)
         self._kept.keep(held.id, read_said(held.resource), deleted_at=self._now)
         self._external.forget(held.id)

@@ -106,7 +106,7 @@ def _add_list(router: APIRouter, services: WebServices) -> None:
             try:
                 asked = schedule.ask(session, within=within, now=now, actor=visitor.actor, door=DOOR)
             except Conflict as error:
-                words = refusal_words(error, lambda message: pages.gettext(request, message))
+                words = refusal_words(error, pages.translator(request))
         if words:
             return _list(services, request, error=words, status=409)
         return RedirectResponse(f"/admin/ghosts?asked={min(asked, 999)}", status_code=303)

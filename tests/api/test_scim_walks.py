@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy import update
 
 from idhub.db import new_id
+from idhub.directory.tables import Organization
 from idhub.lifecycle import intake
 from idhub.provisioning.inbound.walk import MOST_LOOKED_UP
 from scim.schemas import BULK_REQUEST, ENTERPRISE_USER, USER
 from tests.api.shared_hub import shared_hub
 from tests.api.test_scim import Scim
 from tests.support.databases import DatabaseKind, Databases
+from tests.support.plans import statements_of
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
@@ -71,6 +74,9 @@ def names(scim: Scim, filter_: str, shown: str, *, count: int) -> list[str]:
         ),
         ('userName sw "aenne_"', "userName", {"aenne_x@corp.example"}),
         ('userName sw "aenne.s"', "userName", {"Aenne.Said@corp.example"}),
+        # Said by no sender; by company and number.
+        ('userName sw "aenne.o"', "userName", {"aenne.o@corp.example"}),
+        ('userName sw "hq"', "userName", {"HQ/HR3", "HQ/HR4"}),
     ],
 )
 def test_walk_by_a_beginning_meets_everybody_once(
@@ -102,6 +108,36 @@ def test_cursor_of_a_walk_by_ids_is_refused_by_one_by_names(scim: Scim, filter_:
     answer = scim.call("GET", "/Users", params={"cursor": cursor, "filter": filter_})
 
     assert (answer.status_code, answer.json()["scimType"]) == (400, "invalidCursor")
+
+
+def test_beginning_of_a_mail_is_asked_for_in_one_statement(scim: Scim) -> None:
+    """That no sender and no company's code begins so is told by the page itself."""
+    ask = {"filter": 'userName sw "aenne.o"', "cursor": "", "count": "2"}
+    scim.ok("GET", "/Users", params=ask)
+    with statements_of(scim.api.world.database.engine) as sent:
+        page = scim.ok("GET", "/Users", params=ask)
+
+    assert [each["userName"] for each in page["Resources"]] == ["aenne.o@corp.example"]
+    assert len([each for each in sent if "scim_users" in each]) == 1
+
+
+def test_cursor_of_a_walk_by_mail_is_refused_once_a_companys_code_begins_so(scim: Scim) -> None:
+    """Whoever is called by company and number may stand before it (RFC 9865 section 2.1)."""
+    ask = {"filter": 'userName sw "aenne"', "count": "3"}
+    cursor = scim.ok("GET", "/Users", params={**ask, "cursor": ""})["nextCursor"]
+    _call_company(scim, "HQ", "AENNE")
+    try:
+        answer = scim.call("GET", "/Users", params={**ask, "cursor": cursor})
+    finally:
+        _call_company(scim, "AENNE", "HQ")
+
+    assert (answer.status_code, answer.json()["scimType"]) == (400, "invalidCursor")
+    assert len(scim.ok("GET", "/Users", params={**ask, "cursor": cursor})["Resources"]) == 1
+
+
+def _call_company(scim: Scim, code: str, new: str) -> None:
+    with scim.api.world.database.transaction() as session:
+        session.execute(update(Organization).where(Organization.code == code).values(code=new))
 
 
 def names_after(scim: Scim, cursor: str) -> list[str]:

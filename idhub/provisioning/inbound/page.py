@@ -169,6 +169,13 @@ class Met(NamedTuple):
     """Complete; empty: there is no document, or it does not hold any more."""
 
 
+class Unless(NamedTuple):
+    """A reason to read nobody, and the word that says it."""
+
+    holds: ColumnElement[bool]
+    word: str
+
+
 class People(NamedTuple):
     """Whom a list is about: as ids, and the same people as rows."""
 
@@ -215,16 +222,23 @@ class People(NamedTuple):
             each[0] if each[0][:1] == _BRACE else Met._make(each) for each in self.read_wide(session, rows, **values)
         ]
 
-    def read_wide(self, session: Session, rows: Select[Any], **values: Any) -> Sequence[Sequence[bytes]]:
+    def read_wide(
+        self, session: Session, rows: Select[Any], *, unless: Sequence[Unless] = (), **values: Any
+    ) -> Sequence[Sequence[bytes]]:
         """The same of a statement that has more columns behind its own; a document has only these behind it. A column
-        `is_met` says whether a filter need not look."""
+        `is_met` says whether a filter need not look.
+
+        Args:
+            unless: the first of these that holds is answered instead, by its word as the one value of one row, and
+                nobody is read. For the same `rows` always the same.
+        """
         is_sqlite = session.get_bind().dialect.name == "sqlite"
         if not self.is_lasting:
-            packed = _packed(rows, is_sqlite=is_sqlite)
+            packed = _packed(rows, unless, is_sqlite=is_sqlite)
         elif (found := _PACKED.get((id(rows), is_sqlite))) is not None:
             packed = found
         else:
-            packed = _PACKED[id(rows), is_sqlite] = staying(_packed(rows, is_sqlite=is_sqlite))
+            packed = _PACKED[id(rows), is_sqlite] = staying(_packed(rows, unless, is_sqlite=is_sqlite))
         shown = self.shows_plain and (not self.is_looked_at or _IS_MET in rows.selected_columns)
         asked = self._asked(values) | {"shows_plain": shown}
         planned = _STAYING.get(id(packed))
@@ -268,10 +282,15 @@ def staying(statement: Select[Any]) -> Select[Any]:
     return statement
 
 
-def _packed(rows: Select[Any], *, is_sqlite: bool) -> Select[Any]:
+def _packed(rows: Select[Any], unless: Sequence[Unless], *, is_sqlite: bool) -> Select[Any]:
     more = tuple(rows.selected_columns.keys()[len(Met._fields) :])
     where = f"{_IS_ALL_SHOWN} AND found.{_IS_MET}" if _IS_MET in more else _IS_ALL_SHOWN
-    return in_one_piece(rows, is_sqlite=is_sqlite, words=("external_id", *more), brief=Brief(where, ("body", *more)))
+    piece = in_one_piece(rows, is_sqlite=is_sqlite, words=("external_id", *more), brief=Brief(where, ("body", *more)))
+    if not unless:
+        return piece
+    # Both databases read nobody for the page where another answer is chosen.
+    said = [(each.holds, literal_column(f"'{each.word}'", Text)) for each in unless]
+    return select(case(*said, else_=piece.scalar_subquery()).label("piece"))
 
 
 # Made once: building a statement costs more than what it asks.

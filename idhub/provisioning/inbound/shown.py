@@ -35,6 +35,8 @@ from idhub.provisioning.inbound.walk import (
     ById,
     ByKey,
     Cursors,
+    Elsewhere,
+    Place,
     Walk,
     by_display_name,
     by_name,
@@ -211,27 +213,9 @@ class ShownUsers:
                 return page
             condition = user_condition(query.filter, self.kind, provider=self._sender.provider)
         left = None if condition.is_exact or matches is None else matches
-        as_asked: Any = {"shows_plain": query.shows_type(USER_TYPE), "is_looked_at": left is not None}
+        as_asked = self._as_asked(query, left)
         if query.cursor is not None and query.sort_by is None and (query.count or query.cursor or left is not None):
-            scope = visible_organizations(self._session, self._sender.caller.subject, Action.PEOPLE_READ)
-            walks = self._walks(condition, scope, has_more=isinstance(query.filter, And))
-            # Every other name may be unsaid, and is not shown then.
-            is_shown = condition.is_beginning and condition.begins is not None and condition.begins[0] == "userName"
-            says_all = condition.is_beginning and all(isinstance(each, ByKey) for each in walks)
-            people = present(self._sender.provider)._replace(form=self._form, **as_asked)
-            if scope is not None and not all(isinstance(each, ByCompany) for each in walks):
-                # By no index of companies: a database would rather sort all people of one than walk in order.
-                people = people.where(Principal.organization_id.concat("").in_(scope))
-            return walk(
-                self._session,
-                walks,
-                people if says_all else self._selected(people, condition),
-                query.cursor,
-                cursors_of(self._keyring, self._sender, query.filter),
-                count=query.count,
-                show=partial(self._show_met, needs_whole=left is not None and not is_shown),
-                matches=None if left is None else lambda stored: left(self._document(stored)),
-            )
+            return self._walked(query, query.cursor, condition, left)
         people, clause = self._people()._replace(**as_asked), condition.clause
         statement = people.ids if clause is None else people.ids.where(clause)
         if condition.begins is not None and condition.begins[0] != "userName":
@@ -246,6 +230,48 @@ class ShownUsers:
             if left is None or left(self._document(stored))
         ]
         return window(ordered(found, query, self._document), query)
+
+    @staticmethod
+    def _as_asked(query: Query, left: Callable[[Mapping[str, Any]], bool] | None) -> Mapping[str, Any]:
+        return {"shows_plain": query.shows_type(USER_TYPE), "is_looked_at": left is not None}
+
+    def _walked(
+        self, query: Query, cursor: str, condition: Condition, left: Callable[[Mapping[str, Any]], bool] | None
+    ) -> Page:
+        """The page behind a cursor.
+
+        Args:
+            left: what is left for the filter to decide.
+        """
+        scope = visible_organizations(self._session, self._sender.caller.subject, Action.PEOPLE_READ)
+        cursors = cursors_of(self._keyring, self._sender, query.filter)
+        at = cursors.read(cursor)
+        # Every other name may be unsaid, and is not shown then.
+        is_shown = condition.is_beginning and condition.begins is not None and condition.begins[0] == "userName"
+        everybody = present(self._sender.provider)._replace(form=self._form, **self._as_asked(query, left))
+
+        def page(is_elsewhere: str | None) -> Page:
+            walks = self._walks(condition, scope, at, is_elsewhere=is_elsewhere, has_more=isinstance(query.filter, And))
+            people = everybody
+            if scope is not None and not all(isinstance(each, ByCompany) for each in walks):
+                # By no index of companies: a database would rather sort all people of one than walk in order.
+                people = people.where(Principal.organization_id.concat("").in_(scope))
+            says_all = condition.is_beginning and all(isinstance(each, ByKey) for each in walks)
+            return walk(
+                self._session,
+                walks,
+                people if says_all else self._selected(people, condition),
+                at,
+                cursors,
+                count=query.count,
+                show=partial(self._show_met, needs_whole=left is not None and not is_shown),
+                matches=None if left is None else lambda stored: left(self._document(stored)),
+            )
+
+        try:
+            return page(None)
+        except Elsewhere as told:
+            return page(str(told))
 
     @staticmethod
     def _selected(people: People, condition: Condition) -> People:
@@ -265,11 +291,14 @@ class ShownUsers:
         found = [stored for stored in self._show_rows(rows) if matches(self._document(stored))]
         return window(ordered(found, query, self._document), query)
 
-    def _walks(self, condition: Condition, scope: Select[str] | None, *, has_more: bool) -> Sequence[Walk]:
+    def _walks(
+        self, condition: Condition, scope: Select[str] | None, at: Place, *, is_elsewhere: str | None, has_more: bool
+    ) -> Sequence[Walk]:
         """Ways to meet whom a condition selects. A walk by company says itself which companies.
 
         Args:
             scope: the companies that the sender is limited to; None: it is not.
+            at, is_elsewhere: as of `by_user_name`.
             has_more: it asks for more than how something begins.
         """
         companies = None if scope is None else self._companies()
@@ -282,6 +311,8 @@ class ShownUsers:
             walks = by_user_name(
                 self._session,
                 condition.begins[1],
+                at,
+                is_elsewhere=is_elsewhere,
                 looks_at_each=scope is not None,
                 is_all=condition.is_beginning,
             )

@@ -10,7 +10,7 @@ import base64
 import binascii
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import orjson
 from sqlalchemy import ColumnElement, Integer, Select, String, and_, bindparam, func, not_, or_, select, tuple_
@@ -22,7 +22,7 @@ from idhub.directory.tables import DISPLAY_NAME_KEY, LoginName, Organization, Pe
 from idhub.errors import Unavailable
 from idhub.kept import Planned
 from idhub.keys import Keyring
-from idhub.provisioning.inbound.page import Met, People, met_id, read_met, staying
+from idhub.provisioning.inbound.page import Met, People, Unless, met_id, read_met, staying
 from idhub.provisioning.inbound.person_resource import Row
 from idhub.provisioning.inbound.query import Lookup
 from idhub.provisioning.inbound.tables import ScimDocument, ScimUser
@@ -46,6 +46,9 @@ _LAST: Final = "\U0010ffff"
 _YES: Final = (b"1", b"true")
 _MOST_WALKS: Final = 8
 """The number of a walk is one digit of a cursor."""
+Place: TypeAlias = tuple[int, str | None]
+"""The number of a walk, and where in it; None: at its beginning."""
+_START: Final[Place] = (0, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +198,10 @@ class BySearch:
         return Found.by_id(read_met(session, hits.ids, people), is_over=not hits.has_more, rest=rest)
 
 
+class Elsewhere(Exception):
+    """People are met by other walks than was taken for granted; its one argument is the word of the reason."""
+
+
 @dataclass(frozen=True, slots=True)
 class ByKey:
     """Those of whom a key begins with a text, in the order of the key and then of ids, which an index has so.
@@ -208,6 +215,10 @@ class ByKey:
         is_met: whether a filter that asks how the key begins surely selects somebody who was met; None: unknown.
         is_empty: nobody's key begins so: not asked for, since a planner knows nothing of a table without a row, and
             would rather read everybody.
+        unless: what would have people met by other walks, asked in the statement of the page.
+
+    Raises (`after`):
+        Elsewhere: one of `unless` holds.
     """
 
     name: str
@@ -219,6 +230,7 @@ class ByKey:
     looks_at_each: bool = False
     is_met: ColumnElement[bool] | None = None
     is_empty: bool = False
+    unless: tuple[Unless, ...] = ()
 
     def after(self, session: Session, people: People, place: str | None, *, limit: int) -> Found:
         """See `Walk.after`."""
@@ -228,6 +240,7 @@ class ByKey:
         values = {
             "begins": self.beginning,
             "last": self.beginning + _LAST,
+            "length": len(self.beginning),
             "reached": reached,
             "person_id": person_id,
             "most": limit,
@@ -235,7 +248,7 @@ class ByKey:
         if self.is_empty:
             return Found.by_id([], is_over=True)
         is_first = place is None
-        name = f"{self.name} {is_first} {self.is_met is None}"
+        name = " ".join([self.name, str(is_first), str(self.is_met is None), *(each.word for each in self.unless)])
         statement = _made(people, people.rows, name, lambda rows: self._rows(rows, self._within(is_first=is_first)))
         reach = None
         if self.looks_at_each:
@@ -246,7 +259,9 @@ class ByKey:
                 values |= {"near": reach[0], "far": reach[1]}
                 far = _text("far")
                 statement = statement.where(or_(self.key < far, and_(self.key == far, self.tie <= _text("near"))))
-        found = people.read_wide(session, statement, **values)
+        found = people.read_wide(session, statement, unless=self.unless, **values)
+        if found and len(found[0]) == 1:
+            raise Elsewhere(found[0][0].decode())
         width = len(Met._fields)
         met = [each[0] if len(each) < width else Met._make(each[:width]) for each in found]
         reached_at = -1 if self.is_met is None else -2
@@ -315,21 +330,25 @@ _STRIDE_IN_COMPANY: Final = Planned(
     .offset(bindparam("stride", type_=Integer, literal_execute=True))
     .limit(1)
 )
-# Whether a company's code begins with a text, and whether a sender has said a name that does.
-_BEGINNINGS: Final = Planned(
-    select(
-        select(Organization.id)
-        .where(func.substr(func.lower(Organization.code), 1, bindparam("length", type_=Integer)) == _text("begins"))
-        .limit(1)
-        .scalar_subquery()
-        .is_not(None),
-        select(ScimUser.principal_id)
-        .where(ScimUser.user_name_key >= _text("begins"), ScimUser.user_name_key < _text("last"))
-        .limit(1)
-        .scalar_subquery()
-        .is_not(None),
-    )
+# A company's code begins with a text; a sender has said a name that does.
+_BY_CODE: Final = Unless(
+    select(Organization.id)
+    .where(func.substr(func.lower(Organization.code), 1, bindparam("length", type_=Integer)) == _text("begins"))
+    .limit(1)
+    .scalar_subquery()
+    .is_not(None),
+    "code",
 )
+_BY_WORD: Final = Unless(
+    select(ScimUser.principal_id)
+    .where(ScimUser.user_name_key >= _text("begins"), ScimUser.user_name_key < _text("last"))
+    .limit(1)
+    .scalar_subquery()
+    .is_not(None),
+    "said",
+)
+_ELSEWHERE: Final = (_BY_CODE, _BY_WORD)
+_HOLD: Final = Planned(select(*(each.holds for each in _ELSEWHERE)))
 _BY_DISPLAY_NAME: Final = ByKey("display name", DISPLAY_NAME_KEY, Person.id.expression)
 _BY_USER_NAME: Final = (
     ByKey(
@@ -373,21 +392,32 @@ def by_name(text: str) -> Sequence[Walk]:
     return [ById(looks_at_each=True)] if word is None else [BySearch(word)]
 
 
-def by_user_name(session: Session, text: str, *, looks_at_each: bool, is_all: bool) -> Sequence[Walk]:
+def by_user_name(
+    session: Session, text: str, at: Place, *, is_elsewhere: str | None, looks_at_each: bool, is_all: bool
+) -> Sequence[Walk]:
     """The walks over those whose `userName` begins with a text: as a sender said it, or as it follows from the rest.
 
     It follows from the mail, else from company and number: where a company's code begins so, everybody is looked at.
+    That none does, and that no sender said such a name, is taken for granted: the statement of the page says when it
+    is not so (`Elsewhere`), which is one exchange less with PostgreSQL where it is. A walk that takes steps would take
+    one before its page says so; there it is asked first.
 
     Args:
+        at: where the page begins.
+        is_elsewhere: the reason that was met for which it is not so; None: none yet.
         looks_at_each: whether they are asked for more by the database.
         is_all: whether the filter asks for nothing else.
     """
     beginning = folded(text)
     if first_word(text) is None or beginning != beginning.strip() or "/" in text or "per_".startswith(text[:4].lower()):
         return [ById()]
-    asked = {"begins": beginning, "last": beginning + _LAST, "length": len(beginning)}
-    is_code, is_said = _BEGINNINGS.all(session, asked)[0]
-    if is_code:
+    number, place = at
+    if looks_at_each:
+        asked = {"begins": beginning, "last": beginning + _LAST, "length": len(beginning)}
+        hold = _HOLD.all(session, asked)[0]
+        is_elsewhere = next((each.word for each, holds in zip(_ELSEWHERE, hold, strict=True) if holds), "")
+    if is_elsewhere == _BY_CODE.word or (number == 0 and place is not None and "\t" not in place):
+        # Who met people by their ids goes on so.
         return [ById()]
     # What has letters beyond ASCII may be the same in a form that the filter tells from it.
     is_plain = is_all and text.isascii()
@@ -395,7 +425,15 @@ def by_user_name(session: Session, text: str, *, looks_at_each: bool, is_all: bo
         replace(walk, beginning=beginning, looks_at_each=looks_at_each, is_met=walk.is_met if is_plain else None)
         for walk in _BY_USER_NAME
     )
-    return [replace(said, is_empty=not is_said), mail]
+    if is_elsewhere is not None:
+        said = replace(said, is_empty=is_elsewhere != _BY_WORD.word)
+    elif number:
+        mail = replace(mail, unless=(_BY_CODE,))
+    elif place is not None:
+        said = replace(said, unless=(_BY_CODE,))
+    else:
+        said, mail = replace(said, is_empty=True), replace(mail, unless=_ELSEWHERE)
+    return [said, mail]
 
 
 def first_word(text: str) -> str | None:
@@ -422,13 +460,14 @@ class Cursors:
         sealed = self.keyring.seal(f"scim_cursor:{self.lists}", f"{number}{place}".encode())
         return base64.urlsafe_b64encode(sealed).decode().rstrip("=")
 
-    def read(self, cursor: str) -> tuple[int, str | None]:
-        """
+    def read(self, cursor: str) -> Place:
+        """Where a cursor goes on; an empty one at the beginning.
+
         Raises:
             InvalidCursor: not one of this list.
         """
         if not cursor:
-            return 0, None
+            return _START
         try:
             sealed = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True)
             text = self.keyring.open(f"scim_cursor:{self.lists}", sealed).decode()
@@ -453,7 +492,7 @@ def walk(
     session: Session,
     walks: Sequence[Walk],
     people: People,
-    cursor: str,
+    at: Place,
     cursors: Cursors,
     *,
     count: int,
@@ -464,9 +503,10 @@ def walk(
 
     Args:
         people: the visible ones, with what the database decides of the filter.
+        at: where it begins (`Cursors.read`).
         matches: what is left for the filter to decide; None: nothing.
     """
-    number, place = cursors.read(cursor)
+    number, place = at
     if number >= len(walks):
         # What a name begins with may be found in other ways by now.
         raise InvalidCursor(_FOREIGN, attribute="cursor")
@@ -491,7 +531,7 @@ def walk(
         if found.is_over:
             number, place = number + 1, None
             if number == len(walks):
-                total = len(items) if not cursor else None
+                total = len(items) if at == _START else None
                 return Page(items=items, total=total)
         elif found.rest is not None:
             place = found.rest

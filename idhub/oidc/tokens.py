@@ -59,7 +59,14 @@ class TokenReader:
                 _public(found[1]),
                 algorithms=[found[0]],
                 issuer=self._issuer,
-                options={"verify_exp": False, "verify_aud": False, "require": ["iss", "sub", "aud", "iat", "exp"]},
+                # No instant is compared: the library would ask this machine's clock, another node's may be ahead.
+                options={
+                    "verify_exp": False,
+                    "verify_iat": False,
+                    "verify_nbf": False,
+                    "verify_aud": False,
+                    "require": ["iss", "sub", "aud", "iat", "exp"],
+                },
             )
         except (jwt.PyJWTError, ValueError, TypeError, OverflowError):
             # PyJWT lets a few defects of hostile JSON through as these; each is a token that we did not sign.

@@ -13,6 +13,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from idhub.oidc.claims import ACCESS_TOKEN_TYP, ID_TOKEN_TYP
+from idhub.oidc.tokens import TokenReader
 from tests.oidc.world import ISSUER, App, World, query_of
 
 
@@ -296,3 +298,12 @@ def test_userinfo_wants_one_token_in_one_place(world: World, office: App) -> Non
     assert doubled.status_code == 400
     cookie_only = world.http.get("/oauth2/userinfo", headers={"Cookie": f"access_token={token}"})
     assert cookie_only.status_code == 401
+
+
+def test_a_token_of_ours_is_read_whatever_the_clock_of_this_machine_says(world: World) -> None:
+    """D19: a node that issues may be a minute ahead of the one that is asked; how long it holds the database says."""
+    reader = TokenReader(world.keyring, ISSUER)
+    begins = int(time.time()) + 60
+    claims = {"iss": ISSUER, "sub": "s", "aud": "a", "iat": begins, "nbf": begins, "exp": begins + 300, "jti": "j"}
+    assert reader.access_token_id(world.keyring.sign_jws("token", ACCESS_TOKEN_TYP, claims)) == "j"
+    assert reader.id_token_hint(world.keyring.sign_jws("token", ID_TOKEN_TYP, claims)) == claims

@@ -39,6 +39,7 @@ _REPLAYED = frozenset(
     }
 )  # fmt: skip
 _PASSWORDS = frozenset({EventType.PASSWORD_SET, EventType.PASSWORD_CHANGED})
+_CONFIGURATION = frozenset({EventType.APPLICATION_CHANGED, EventType.PROVIDER_CHANGED})
 _OTHER_WAYS_IN = _PASSWORDS | {EventType.IDENTITY_LINKED}
 """Told beside the changes: the password and the links are those of the backup."""
 
@@ -80,6 +81,8 @@ class Preview:
     """Signing keys to revoke: others may have them."""
     passwords: tuple[str, ...] = ()
     """Whose password has changed since: theirs is the old one again."""
+    configuration: tuple[str, ...] = ()
+    """Applications and providers whose configuration has changed since: secrets that were replaced work again."""
     absent: tuple[str, ...] = ()
     """People of the lost time who are not in this database: they were hired after the backup."""
     not_replayed: dict[str, int] = field(default_factory=dict)
@@ -112,6 +115,7 @@ class _LostTime:
     roles: set[tuple[str, str]] = field(default_factory=set)
     links: set[tuple[str, str]] = field(default_factory=set)
     keys: set[str] = field(default_factory=set)
+    configuration: set[str] = field(default_factory=set)
     passwords: set[str] = field(default_factory=set)
     others: Counter[str] = field(default_factory=Counter)
     count: int = 0
@@ -126,6 +130,8 @@ class _LostTime:
             return
         if kind == EventType.KEY_REVOKED:
             self.keys.add(body["target"]["id"])
+        elif kind in _CONFIGURATION:
+            self.configuration.add(f"{body['target']['kind']} {details.get('slug', body['target']['id'])}")
         elif person_id:
             self._note_of(person_id, kind, details, body)
 
@@ -182,6 +188,7 @@ def folded(session: Session, seen: Preview, bodies: Iterable[dict[str, Any]]) ->
             )
         ),
         passwords=tuple(sorted(lost.passwords & with_password)),
+        configuration=tuple(sorted(lost.configuration)),
         absent=tuple(p for p in people if p not in known),
         not_replayed=dict(sorted(lost.others.items())),
     )

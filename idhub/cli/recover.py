@@ -81,6 +81,11 @@ def _lines(seen: Preview) -> list[str]:
             f"whose password is the old one again: {len(seen.passwords)}  {' '.join(seen.passwords[:20])}; "
             "make them a new link (idhub people invite)"
         )
+    if seen.configuration:
+        lines.append(
+            f"whose configuration is the old one again: {', '.join(seen.configuration[:20])}; secrets that were "
+            "replaced work, what was switched off is on: idhub apply what holds now"
+        )
     if seen.absent:
         lines.append(f"not in this database (hired after the backup): {len(seen.absent)}")
     if seen.not_replayed:

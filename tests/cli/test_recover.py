@@ -629,3 +629,28 @@ def test_an_export_by_a_checkpoint_key_made_since_is_read_with_keys_that_somebod
     for wrong in ("[]", "{", '{"keys": 1}'):
         refused = idhub("recover", "--keys", str(idhub.write("wrong.json", wrong)), "--from", export)
         assert refused.code == 1, refused
+
+
+def test_whose_configuration_is_the_old_one_again_is_told(hub: tuple[Command, Backup]) -> None:
+    """A secret that was replaced because others have it works again, and what was switched off is on."""
+    idhub, _ = hub
+
+    def applied(is_enabled: bool, secret: str) -> None:
+        for slug in ("office", "wiki"):
+            idhub.write(f"{slug}.secret", secret if slug == "office" else "w" * 43)
+        blocks = (
+            f"{{slug: {slug}, name: {slug}, enabled: {str(is_enabled or slug == 'wiki').lower()}, "
+            f"oidc: {{client_id: {slug}, client_secret_file: {slug}.secret, "
+            f"redirect_uris: ['http://127.0.0.1:9/{slug}']}}}}"
+            for slug in ("office", "wiki")
+        )
+        done = idhub("apply", str(idhub.write("apps.yaml", f"applications: [{', '.join(blocks)}]")))
+        assert done.code == 0, done.err
+
+    applied(True, "o" * 43)
+    export = set_back(hub, lambda _: applied(False, "n" * 43))
+    seen = idhub("recover", "--from", export, "--json").json
+    assert seen["configuration"] == ["application office"]
+    assert (
+        "old one again: application office; secrets that were replaced work" in idhub("recover", "--from", export).out
+    )

@@ -7,8 +7,9 @@ database on every use: a role removed is gone at the next request.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Final
 
 from sqlalchemy import ForeignKey, Index, Integer, Select, String, select, text, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
@@ -18,6 +19,8 @@ from idhub.directory.kinds import Standing
 from idhub.directory.tables import OrganizationClosure, Principal
 from idhub.errors import Conflict, NotPermitted
 
+NEVER: Final = datetime.max.replace(tzinfo=UTC)
+"""When access ends that has no end."""
 _HELD = text("removed_at IS NULL")
 
 
@@ -402,6 +405,29 @@ def is_last_administrator(session: Session, principal_id: str) -> bool:
     if session.execute(_administrators().where(RoleAssignment.principal_id == principal_id)).first() is None:
         return False
     return administrators(session) == [principal_id]
+
+
+def administered_until(session: Session, *, besides: str | None = None) -> datetime | None:
+    """When the access of the last administrator ends, by the dates that are known; `NEVER`: somebody stays.
+
+    None: nobody is an administrator. `besides` is not counted.
+    """
+    held = _administrators().where(RoleAssignment.principal_id != (besides or ""))
+    ends = session.execute(select(Principal.access_ends_at).where(Principal.id.in_(held))).scalars()
+    return max((end or NEVER for end in ends), default=None)
+
+
+def leaves_nobody(session: Session, principal_id: str, at: datetime) -> bool:
+    """Whether an end of this person's access at `at` brings nearer the day from which on nobody is an administrator.
+
+    Several may have an end each, and of each it may look as if the others stayed. Locks administrators, as
+    `is_last_administrator` does.
+    """
+    if session.execute(_administrators().where(RoleAssignment.principal_id == principal_id)).first() is None:
+        return False
+    administrators(session)
+    until, others = administered_until(session), administered_until(session, besides=principal_id)
+    return until is not None and max(at, others or at) < until
 
 
 def _administrators() -> Select[str]:

@@ -28,6 +28,7 @@ from audit.sequencer import lag as sequencer_lag
 from audit.tables import audit_events, audit_positions
 from idhub.access.tables import Application
 from idhub.admission import Admission
+from idhub.authority import NEVER, administered_until
 from idhub.credentials.tables import AccessToken, RefreshToken, SsoSession
 from idhub.delivery import overview
 from idhub.delivery.holds import holds
@@ -51,6 +52,7 @@ from idhub.sqlite_library import may_lose_pages
 SEQUENCER_LAG_LIMIT: Final = timedelta(seconds=30)
 DELIVERY_LAG_LIMIT: Final = timedelta(seconds=60)
 STREAM_LAG_LIMIT: Final = timedelta(hours=1)
+ADMINISTRATION_ENDS_SOON: Final = timedelta(days=60)
 LEAST_DISK_BYTES: Final = 16 * 2**20
 """Free space of the data folder below which writes are about to be refused."""
 _LOOK_LASTS = timedelta(seconds=1)
@@ -150,6 +152,8 @@ def check(hub: Hub, *, now: datetime) -> list[Finding]:
         late = [_late(each) for each in list_streams(session) if now - (each.oldest_at or now) > STREAM_LAG_LIMIT]
     said = f"These receivers do not take their events: {', '.join(late)}. See `idhub stream list`."
     found.append(Finding("streams", not late, said if late else "receivers take the events that they are told"))
+    with hub.database.read() as session:
+        found.append(_administrators(administered_until(session), now=now))
     unknown = unknown_variables(os.environ)
     found.append(Finding("settings", not unknown, " ".join(unknown) if unknown else "every variable is a setting"))
     found.append(Finding("python", True, described()))
@@ -163,6 +167,16 @@ def check(hub: Hub, *, now: datetime) -> list[Finding]:
     if (receiver := syslog_witness(hub.settings)) is not None:
         found.append(_syslog(receiver, hub.settings.witness_syslog))
     return found
+
+
+def _administrators(until: datetime | None, *, now: datetime) -> Finding:
+    if until is None:
+        # An installation begins so, and the command line can name one at any time.
+        return Finding("administrators", True, "nobody is one: see `idhub role assign`")
+    if until == NEVER:
+        return Finding("administrators", True, "somebody is one without an end")
+    said = f"From {until:%Y-%m-%d %H:%M} UTC on nobody is an administrator: name one who stays."
+    return Finding("administrators", until > now + ADMINISTRATION_ENDS_SOON, said)
 
 
 def clocks(session: Session, ours: Callable[[], float]) -> Finding:

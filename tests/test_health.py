@@ -4,7 +4,7 @@ import platform
 import re
 import sqlite3
 import time
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +16,14 @@ from starlette.testclient import TestClient
 
 from idhub import health
 from idhub.admission import Admission
+from idhub.authority import HubRole, assign_role
 from idhub.changes import COMMAND_LINE, Event, EventType, record
 from idhub.db import Database
 from idhub.delivery.channel import Outcome
 from idhub.delivery.queue import lease, pause, settle
-from idhub.directory.tables import Installation
+from idhub.directory.kinds import PrincipalKind, Standing
+from idhub.directory.organizations import root_organization
+from idhub.directory.tables import Installation, Principal
 from idhub.keys import Keyring
 from idhub.provisioning.events.tables import EventRow, EventStream
 from idhub.services import Hub
@@ -237,6 +240,31 @@ def test_doctor_tells_what_needs_somebody_although_requests_are_answered(
     assert found["dead letters"].detail == "1 deliveries were given up and need somebody."
     seal(opened, clock)
     assert {one.name: one.is_ok for one in health.check(opened, now=clock())}["witness"]
+
+
+def test_day_from_which_on_nobody_administers_is_told_two_months_ahead(opened: Hub, clock: Clock) -> None:
+    def told(until: datetime | None) -> tuple[bool, str]:
+        with opened.database.transaction() as session:
+            session.execute(update(Principal).where(Principal.id == "per_adm").values(access_ends_at=until))
+        (one,) = (one for one in health.check(opened, now=clock()) if one.name == "administrators")
+        return one.is_ok, one.detail
+
+    assert told(None) == (True, "nobody is one: see `idhub role assign`")
+    now = clock()
+    with opened.database.transaction() as session:
+        place = root_organization(session)
+        session.add(
+            Principal(
+                id="per_adm", kind=PrincipalKind.PERSON, organization_id=place, standing=Standing.ACTIVE,
+                access_starts_at=now, created_at=now, changed_at=now,
+            )
+        )  # fmt: skip
+        session.flush()
+        assign_role(session, "per_adm", HubRole.ADMINISTRATOR, organization_id=place, now=now, assigned_by="test")
+    assert told(None) == (True, "somebody is one without an end")
+    assert told(now + timedelta(days=61))[0]
+    is_ok, said = told(now + timedelta(days=59))
+    assert (is_ok, said.endswith("UTC on nobody is an administrator: name one who stays.")) == (False, True)
 
 
 @pytest.mark.parametrize("database_kind", ["postgresql"], indirect=True)

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
-from idhub.authority import Action, Subject, authorize, cover, is_last_administrator
+from idhub.authority import NEVER, Action, Subject, authorize, cover, is_last_administrator, leaves_nobody
 from idhub.changes import Actor
 from idhub.db import new_id
 from idhub.directory.kinds import EmploymentState, EmploymentType, PrincipalKind, Standing
@@ -22,6 +22,7 @@ from idhub.errors import Conflict, Invalid, NotFound
 from idhub.kept import Kept
 from idhub.lifecycle import intake
 from idhub.lifecycle.plan import Plan
+from idhub.lifecycle.rules import Places
 from idhub.lifecycle.transition import TransitionResult, transition
 
 
@@ -180,8 +181,8 @@ def move(
     if values.get("employee_number") is not None or opens_again:
         cover(session, caller.subject, Action.PEOPLE_CHANGE, principal_id)
     if post is not None:
-        if _ends_sooner(person, post, values.get("ends_on")):
-            _protect(session, caller, principal_id)
+        if (end := _sooner_end(person, post, values.get("ends_on"))) is not None:
+            _protect(session, caller, principal_id, now=now, at=end)
         # A further post of somebody of ours may be another company's.
         authorize(session, caller.subject, Action.PEOPLE_CHANGE, organization_id=post.organization_id)
     if values.get("organization_id") is not None:
@@ -224,7 +225,7 @@ def suspend(
         Conflict: it is the caller, the last administrator, or somebody who has left.
     """
     _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
-    _protect(session, caller, principal_id)
+    _protect(session, caller, principal_id, now=now)
     change = intake.Suspend(principal_id=principal_id, reason=_reason(reason))
     return _make(session, change, caller, now=now)
 
@@ -271,7 +272,7 @@ def offboard(
         Invalid: an emergency was given a time.
     """
     _in_scope(session, caller, principal_id, Action.PEOPLE_OFFBOARD)
-    _protect(session, caller, principal_id)
+    _protect(session, caller, principal_id, now=now, at=at)
     if is_emergency and at is not None:
         raise Invalid("An emergency leave is now; leave the time out.", field="effective_at", rule="emergency.time")
     change = intake.Offboard(
@@ -318,21 +319,34 @@ def _in_scope(session: Session, caller: Caller, principal_id: str, action: Actio
     authorize(session, caller.subject, action, organization_id=found[0])
 
 
-def _protect(session: Session, caller: Caller, principal_id: str) -> None:
-    """Nobody ends their own access by mistake, and the last administrator stays reachable (console and API)."""
+def _protect(session: Session, caller: Caller, principal_id: str, *, now: datetime, at: datetime | None = None) -> None:
+    """Nobody ends their own access by mistake, and the last administrator stays reachable (console and API).
+
+    An end to come leaves somebody who stays, or no fewer days with an administrator than before. One that is now is
+    never held up while there is anybody else.
+    """
     if caller.subject.is_local:
         return
     if caller.subject.principal_id == principal_id:
         raise Conflict("You cannot end your own access here; ask a colleague.", field="person", rule="self")
     if is_last_administrator(session, principal_id):
         raise Conflict("This is the last administrator; name another first.", field="person", rule="last_administrator")
+    if at is not None and at > now and leaves_nobody(session, principal_id, at):
+        raise Conflict(
+            "By this end a day comes on which nobody is an administrator; name one who stays first.",
+            field="person",
+            rule="nobody_administers",
+        )
 
 
-def _ends_sooner(person: PersonView, post: EmploymentView, ends_on: date | None) -> bool:
-    """Whether this end of a post is the end of the person: a leave by another name."""
-    if ends_on is None or (post.ends_on is not None and ends_on >= post.ends_on):
-        return False
-    return not any(p.id != post.id and p.state != EmploymentState.ENDED for p in person.employments)
+def _sooner_end(person: PersonView, post: EmploymentView, ends_on: date | None) -> datetime | None:
+    """When the person ends by this end of a post, if that is sooner than it was: a leave by another name."""
+    if ends_on is None:
+        return None
+    others = [p.ends_at or NEVER for p in person.employments if p.id != post.id and p.state != EmploymentState.ENDED]
+    end = Places({post.organization_id: post.time_zone}).end_of(post.organization_id, ends_on)
+    after, before = max([end, *others]), max([post.ends_at or NEVER, *others])
+    return after if after < before else None
 
 
 def _renames(session: Session, principal_id: str, values: Mapping[str, str | None]) -> bool:

@@ -8,6 +8,7 @@ from idhub.web.labels import Translate
 
 _SENTENCES: Mapping[str, str] = {
     "self": N_("You cannot end your own access here. Ask a colleague."),
+    "nobody_administers": N_("By this end a day comes on which nobody is an administrator. Name one who stays first."),
     "last_administrator": N_("This is the last administrator. Name another one first."),
     "authority.beyond": N_(
         "This person holds a role over the hub that reaches further than yours. Somebody whose role covers it must do "

@@ -282,6 +282,47 @@ def test_an_end_date_is_no_way_around_the_last_administrator(world: World) -> No
     assert world.principal(administrator).standing == Standing.ACTIVE
 
 
+def test_ends_of_several_leave_no_day_on_which_nobody_administers(world: World) -> None:
+    hr = _signed_in(_with_role(world, HubRole.HR))
+    one, two = (_with_role(world, HubRole.ADMINISTRATOR) for _ in range(2))
+    posts = {person: world.employments(person)[0].id for person in (one, two)}
+
+    def end(person: str, day: date, caller: Caller = hr) -> None:
+        _do(world, "move", caller, person, employment_id=posts[person], values={"ends_on": day})
+
+    end(one, date(2050, 12, 31))
+    for day in (date(2049, 1, 1), date(2050, 12, 31), date(2060, 1, 1)):
+        for caller in (hr, _token(*Action)):
+            with pytest.raises(Conflict) as refused:
+                end(two, day, caller)
+            assert refused.value.rule == "nobody_administers"
+    with pytest.raises(Conflict) as refused:
+        _do(world, "offboard", hr, two, at=world.clock() + timedelta(days=9))
+    assert refused.value.rule == "nobody_administers"
+    assert world.principal(two).access_ends_at is None
+    # Of several who all end, each may end sooner that is not the last of them.
+    end(two, date(2060, 1, 1), CALLER)
+    end(one, date(2049, 1, 1))
+    with pytest.raises(Conflict):
+        end(two, date(2059, 1, 1))
+    # Whoever is named beside them stays; a leave now is never held up while there is anybody else.
+    three = _with_role(world, HubRole.ADMINISTRATOR)
+    end(two, date(2059, 1, 1))
+    _do(world, "offboard", hr, three)
+    assert world.principal(three).standing == Standing.LEFT
+
+
+def test_two_posts_that_end_are_an_end(world: World) -> None:
+    hr, administrator = _signed_in(_with_role(world, HubRole.HR)), _with_role(world, HubRole.ADMINISTRATOR)
+    _do(world, "rehire", CALLER, administrator, **_post(world))
+    first, second = (post.id for post in world.employments(administrator))
+    _do(world, "move", hr, administrator, employment_id=first, values={"ends_on": date(2050, 1, 1)})
+    with pytest.raises(Conflict) as refused:
+        _do(world, "move", hr, administrator, employment_id=second, values={"ends_on": date(2050, 1, 1)})
+    assert refused.value.rule == "last_administrator"
+    assert world.principal(administrator).access_ends_at is None
+
+
 def test_emergency_names_no_time(world: World) -> None:
     person = world.hire()
     with pytest.raises(Invalid) as refusal:

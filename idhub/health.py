@@ -41,7 +41,7 @@ from idhub.interpreter import described
 from idhub.keys import PURPOSES
 from idhub.login.argon2id import Costs, fastest, hash_password
 from idhub.login.passwords import HashingPool
-from idhub.migrations import is_current
+from idhub.migrations import Fit, fit
 from idhub.provisioning.events.streams import StreamView, list_streams
 from idhub.provisioning.outbound import tokens
 from idhub.saml.refresh import warnings as saml_warnings
@@ -56,6 +56,12 @@ ADMINISTRATION_ENDS_SOON: Final = timedelta(days=60)
 LEAST_DISK_BYTES: Final = 16 * 2**20
 """Free space of the data folder below which writes are about to be refused."""
 _LOOK_LASTS = timedelta(seconds=1)
+_SCHEMAS: Final = {
+    Fit.CURRENT: "current",
+    Fit.BEHIND: "Run `idhub migrate`.",
+    Fit.NEXT: "of the version after this one: start that one in place of this soon",
+    Fit.BEYOND: "The database is of a later version than the one after this: start that version.",
+}
 
 
 class Services(Protocol):
@@ -91,7 +97,7 @@ def readiness(hub: Hub, *, now: datetime) -> list[Finding]:
             sealing = sequencer_lag(session.connection(), now)
             waiting = overview.lag(session, now=now)
             recovery = recovery_reason(session)
-        migrated = is_current(hub.database)
+        schema = fit(hub.database)
     except SQLAlchemyError:
         return [Finding("database", False, "The database does not answer."), _keys(hub)]
     return [
@@ -99,7 +105,7 @@ def readiness(hub: Hub, *, now: datetime) -> list[Finding]:
         Finding(
             "recovery", recovery is None, f"{recovery} See `idhub recover`." if recovery else "not in recovery mode"
         ),
-        Finding("migrations", migrated, "current" if migrated else "Run `idhub migrate`."),
+        Finding("migrations", schema.is_usable, _SCHEMAS[schema]),
         _keys(hub),
         _disk(hub),
         Finding(

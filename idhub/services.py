@@ -25,7 +25,7 @@ from idhub.directory.tables import Installation
 from idhub.errors import Unavailable
 from idhub.keys import Keyring, MasterKey, has_keys, load_keyring
 from idhub.lifecycle.ports import Follower, Planner, use_follower, use_planners
-from idhub.migrations import head_revision, is_current, migrate
+from idhub.migrations import Fit, fit, head_revision, migrate
 from idhub.recovery import Log, enter_when_behind
 from idhub.settings import Settings
 
@@ -173,7 +173,12 @@ def _looked_at(database: Database, settings: Settings) -> Iterator[bool]:
 def _open(database: Database, settings: Settings, *, is_new: bool, clock: Clock) -> Hub:
     if is_new or database.dialect == "sqlite":
         migrate(database)
-    elif not is_current(database):
+    fits = fit(database)
+    if fits is Fit.BEYOND:
+        raise Unavailable(
+            f"The database is of a later version than the one after this ({head_revision()}). Start that version."
+        )
+    if fits is Fit.BEHIND:
         raise Unavailable(f"The database schema is not {head_revision()}. Run `idhub migrate`, then start again.")
     if is_new and settings.master_key_file is None:
         _refuse_orphaned_key(database, settings)

@@ -72,6 +72,8 @@ class Installation(Base):
     """Principal id up to which a running re-evaluation has come; it goes on there after a restart."""
     recovery_reason: Mapped[str | None] = mapped_column(Text)
     """Set while the hub is in recovery mode (behind its witness)."""
+    schema_before: Mapped[str | None] = mapped_column(String(32))
+    """The revision from which the last migration began (`migrations`)."""
 
 
 class Organization(Base):

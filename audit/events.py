@@ -87,6 +87,9 @@ class EventType(StrEnum):
     EMPLOYMENT_CHANGED = "employment.changed", EventClass.CHANGE, "A post changed its department, title, type or dates."
     EMPLOYMENT_ENDED = "employment.ended", EventClass.CHANGE, "A post in an organization ended."
 
+    IMPORT_UPLOADED = "import.uploaded", EventClass.CHANGE, "An HR file was brought by a page, to be previewed."
+    IMPORT_CONFIRMED = "import.confirmed", EventClass.CHANGE, "A previewed HR file was confirmed, to be taken in."
+    IMPORT_ENDED = "import.ended", EventClass.CHANGE, "A file that was brought by a page was forgotten without effect."
     IMPORT_FINISHED = "import.finished", EventClass.CHANGE, "A file or directory read was applied."
     IMPORT_ROW_REFUSED = "import.row_refused", EventClass.CHANGE, "A row was refused; line, field and rule are named."
     IMPORT_QUARANTINED = "import.quarantined", EventClass.CHANGE, "The mass-change brake held changes back."

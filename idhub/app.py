@@ -34,6 +34,7 @@ from idhub.credentials.store import Store, create_store
 from idhub.db import Database
 from idhub.delivery.http import OutboundHttp
 from idhub.errors import IdhubError, Invalid, NotFound, Unavailable
+from idhub.hr_process import HrProcess
 from idhub.keys import Keyring
 from idhub.login.addresses import client_address, trusted_networks
 from idhub.login.passwords import HashingPool
@@ -154,9 +155,10 @@ def create_app(hub: Hub, *, with_worker: bool = True) -> FastAPI:
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         # Threads and pooled connections are set together: a request thread never waits for a connection.
         anyio.to_thread.current_default_thread_limiter().total_tokens = services.admission.threads
-        # Another process has the system's clock.
+        # Other processes have the system's clock.
         reliever = Relief(hub.settings) if hub.clock is utc_now else None
-        worker = Worker(hub, services.http, reliever=reliever) if with_worker else None
+        importer = HrProcess(hub.settings, hub.database) if hub.clock is utc_now else None
+        worker = Worker(hub, services.http, reliever=reliever, importer=importer) if with_worker else None
         if worker is not None:
             await worker.start()
         counting = asyncio.create_task(services.journal.run())

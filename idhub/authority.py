@@ -5,7 +5,7 @@ One function decides (`authorize`), and the same scope filters queries (`visible
 database on every use: a role removed is gone at the next request.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -14,7 +14,7 @@ from typing import Final
 from sqlalchemy import ForeignKey, Index, Integer, Select, String, select, text, update
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from idhub.db import Base, Instant, new_id
+from idhub.db import Base, Instant, chunked, new_id
 from idhub.directory.kinds import Standing
 from idhub.directory.tables import OrganizationClosure, Principal
 from idhub.errors import Conflict, NotPermitted
@@ -310,6 +310,20 @@ def held_roles(session: Session) -> list[HeldRole]:
     return [HeldRole(row[0], HubRole(row[1]), *row[2:]) for row in rows]
 
 
+def holders_among(session: Session, principal_ids: Collection[str]) -> list[str]:
+    """Who of these people holds a hub role, wherever and whatever their standing."""
+    found: list[str] = []
+    for part in chunked(sorted(principal_ids), 1_000):
+        held = select(RoleAssignment.principal_id).join(Principal, Principal.id == RoleAssignment.principal_id)
+        mine = (
+            RoleAssignment.principal_id.in_(part),
+            RoleAssignment.removed_at.is_(None),
+            RoleAssignment.enrolment_epoch == Principal.enrolment_epoch,
+        )
+        found += session.scalars(held.where(*mine).distinct())
+    return found
+
+
 def assign_role(
     session: Session, principal_id: str, role: HubRole, *, organization_id: str, now: datetime, assigned_by: str
 ) -> bool:
@@ -385,6 +399,11 @@ def remove_role(session: Session, principal_id: str, role: HubRole, *, now: date
             .execution_options(synchronize_session=False)
         ).all()
     )
+
+
+def administrators_now(session: Session) -> list[str]:
+    """People who are administrators now; locks nobody, so it is good for what may be asked again."""
+    return list(session.execute(_administrators().distinct()).scalars())
 
 
 def administrators(session: Session) -> list[str]:

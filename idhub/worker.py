@@ -32,6 +32,7 @@ from idhub.delivery.wake import Waker, wake
 from idhub.directory import search_index
 from idhub.directory.organizations import recovery_reason
 from idhub.errors import Unavailable
+from idhub.lifecycle import hr_uploads
 from idhub.lifecycle.due import apply_due
 from idhub.lifecycle.hr_release import carry_out
 from idhub.lifecycle.receipts import sign_due
@@ -61,6 +62,7 @@ _SCIM_EVERY = 0.5
 _SCIM_SECONDS = 5.0
 _UPKEEP_EVERY = 2.0
 _RELIEF_EVERY = 0.5
+_IMPORT_EVERY = 1.0
 _LONGEST_BACK_OFF = 30.0
 _SINGLETON_LEASE = timedelta(seconds=15)
 _THREADS = 7
@@ -88,6 +90,20 @@ class Reliever(Protocol):
 
     def look(self) -> None:
         """Take the work back from a process that ended; asked twice a second."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class Importer(Protocol):
+    """A process that takes HR files in which came by a page: `idhub.hr_process`."""
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether there is anything to do or to look after."""
+
+    def look(self) -> None:
+        """Begin it, or see how it does; asked each second."""
 
     def close(self) -> None:
         """End it."""
@@ -121,6 +137,8 @@ class Worker:
         http: the guarded client; the worker uses it from its own event loop.
         reliever: who takes the bulk of the work over, where requests are answered in this process. It is closed with
             the worker.
+        importer: who takes in HR files that came by a page; None: this worker leaves them to others. It is closed with
+            the worker.
         due_for: deliveries that have not been due for so long are left to the process that was asked for them.
     """
 
@@ -130,12 +148,14 @@ class Worker:
         http: OutboundHttp,
         *,
         reliever: Reliever | None = None,
+        importer: Importer | None = None,
         due_for: timedelta = timedelta(0),
     ) -> None:
         self._due_for = due_for
         self._hub = hub
         self._http = http
         self._reliever = reliever
+        self._importer = importer
         self._worked_at = time.monotonic()
         self._at_work = 0
         """Jobs of the bulk that are running."""
@@ -211,6 +231,8 @@ class Worker:
             await asyncio.wait(tasks, timeout=_GRACE_SECONDS)
             if self._reliever is not None:
                 await self._in_thread(self._reliever.close)
+            if self._importer is not None:
+                await self._in_thread(self._importer.close)
             await self._in_thread(self._last_words)
         finally:
             for task in tasks:
@@ -221,8 +243,13 @@ class Worker:
 
     def _jobs(self) -> list[_Job]:
         relief = [] if self._reliever is None else [_Job("relief", _RELIEF_EVERY, self._reliever.look)]
+        importer = self._importer
+        imports = [] if importer is None else [
+            _Job("hr files", _IMPORT_EVERY, self._import, singleton=True, is_wanted=lambda: importer.is_wanted)
+        ]  # fmt: skip
         return [
             *relief,
+            *imports,
             _Job(_SEAL, _SEAL_EVERY, self._seal, is_bulk=True),
             _Job("receipts", _SIGN_EVERY, self._sign_receipts, is_bulk=True, idle=_SIGN_IDLE),
             _Job("schedule", _DUE_EVERY, self._apply_due, singleton=True, is_bulk=True),
@@ -426,12 +453,17 @@ class Worker:
 
     def _purge(self) -> None:
         purge_jobs(self._hub.database, now=self._hub.clock())
+        hr_uploads.purge(self._hub.database, now=self._hub.clock())
         lost = purge_events(self._hub.database, now=self._hub.clock())
         if lost:
             _log.warning("worker.scim_events_lost", count=lost)
         removed = purge_expired(self._hub.database, now=self._hub.clock())
         if removed:
             _log.info("worker.purged", **removed)
+
+    def _import(self) -> None:
+        if self._importer is not None and not self._is_recovering():
+            self._importer.look()
 
     def _refresh_metadata(self) -> None:
         refresh_due(self._hub.database, self._fetch, now=self._hub.clock())

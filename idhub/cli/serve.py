@@ -111,6 +111,7 @@ def run_worker() -> None:
     """Run the worker alone: deliveries, due dates, audit sealing, receipts. Any number may run."""
     with uncollected():
         from idhub.delivery.http import OutboundHttp
+        from idhub.hr_process import HrProcess
         from idhub.worker import Worker
 
     chosen = settings()
@@ -125,7 +126,7 @@ def run_worker() -> None:
         for received in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(received, stop.set)
         http = OutboundHttp(chosen)
-        running = Worker(hub, http)
+        running = Worker(hub, http, importer=HrProcess(chosen, hub.database))
         await running.start()
         say(f"worker {hub.node} is running")
         await stop.wait()

@@ -130,8 +130,19 @@ class Browser:
         """Open an address."""
         return self._page(self._client.get(url))
 
-    def submit(self, page: Page, form: Form, values: Mapping[str, str] | None = None, *, button: str = "") -> Page:
-        """Send a form with `values` over its own; `button` names the button pressed, by its name or its value."""
+    def submit(
+        self,
+        page: Page,
+        form: Form,
+        values: Mapping[str, str] | None = None,
+        *,
+        button: str = "",
+        files: Mapping[str, tuple[str, bytes]] | None = None,
+    ) -> Page:
+        """Send a form with `values` over its own; `button` names the button pressed, by its name or its value.
+
+        `files` are chosen by name of the field: the file's name and what is in it.
+        """
         data = {**form.fields, **(values or {})}
         for name, value in form.buttons:
             if button in {name, value}:
@@ -141,7 +152,8 @@ class Browser:
         origin = "{0.scheme}://{0.netloc}".format(urlsplit(page.url))
         if form.method == "get":
             return self._page(self._client.get(target, params=data))
-        return self._page(self._client.post(target, data=data, headers={"origin": origin, "referer": page.url}))
+        headers = {"origin": origin, "referer": page.url}
+        return self._page(self._client.post(target, data=data, files=files, headers=headers))
 
     def _page(self, response: httpx2.Response) -> Page:
         parser = _PageParser()

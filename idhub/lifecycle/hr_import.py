@@ -13,7 +13,7 @@ Entry point: `import_file`.
 import gc
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -25,6 +25,7 @@ from sqlalchemy import exists, insert, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from idhub.authority import Action, Subject, administrators_now, holders_among, is_covered
 from idhub.changes import Actor, Event, EventType, record
 from idhub.db import Database, chunked, new_id
 from idhub.directory.kinds import EmploymentState
@@ -56,6 +57,7 @@ from providers.hr_file import HrFileRefused, HrRow, RefusedRow, RowProblem, Rule
 
 DOOR = "hr_file"
 T = TypeVar("T")
+OnLeaving = Callable[[Sequence[Leaving], Sequence[Leaving]], None]
 MAX_LISTED = 1_000
 """Problems that a report keeps; beyond, they are only counted."""
 MAX_ROW_EVENTS = 200
@@ -146,6 +148,8 @@ def import_file(
     actor: Actor,
     progress: Callable[[int], None] | None = None,
     on_refused: Callable[[RefusedRow], None] | None = None,
+    on_leaving: OnLeaving | None = None,
+    within: Collection[str] | None = None,
     brake: Brake = DEFAULT_BRAKE,
     allow_replay: bool = False,
     request_id: str | None = None,
@@ -158,10 +162,13 @@ def import_file(
         snapshot: the file lists everybody of the companies it names; False: only listed rows act.
         progress: told the number of rows read so far, about once a batch.
         on_refused: given every row that the file's own rules refuse, for the error report.
+        on_leaving: told, before it happens, whose access the file takes and what the brake holds of it.
+        within: organizations that whoever imports may speak for; None: all, and new ones.
         allow_replay: take a file again although a newer one has spoken for its companies since.
 
     Raises:
-        Invalid: the whole file is refused (`rule` is `hr_file.` and the code); nothing was applied.
+        Invalid: the whole file is refused (`rule` is `hr_file.` and the code); nothing was applied. Or it names a
+            company beyond `within`: then reading stopped there.
         Conflict: an older file again, after a newer one: it would undo what happened since.
         OSError: the file cannot be read.
     """
@@ -201,6 +208,8 @@ def import_file(
             active=active,
             progress=progress or (lambda _rows: None),
             on_refused=on_refused or (lambda _row: None),
+            on_leaving=on_leaving or (lambda _go, _held: None),
+            within=None if within is None else frozenset(within),
             request_id=request_id,
         )
         if not allow_replay:
@@ -223,6 +232,8 @@ class _Run:
     active: dict[hr_brake.Place, int]
     progress: Callable[[int], None]
     on_refused: Callable[[RefusedRow], None]
+    on_leaving: OnLeaving
+    within: frozenset[str] | None
     request_id: str | None
     size: int = 50
     joining: int = _FEWEST_JOINERS
@@ -349,6 +360,7 @@ class _Run:
         report.rows += ahead.rows
         report.unchanged += ahead.unchanged
         self.companies.learn(ahead.texts)
+        self._stay_within(ahead)
         self.named.update(dict.fromkeys(ahead.named))
         for refused in ahead.refused:
             report.refused += 1
@@ -373,6 +385,35 @@ class _Run:
         rows, self.news = self.news, []
         for plan in self._apply_all(rows):
             self._account(plan)
+
+    def _stay_within(self, ahead: Ahead) -> None:
+        """Let nobody speak for a company that is not theirs, nor ask through a manager's number who is there.
+
+        Raises:
+            Invalid: the file names one.
+        """
+        if self.within is None:
+            return
+        led = [manager_place(self.companies, row)[0] for row in ahead.news if row.manager_employee_number]
+        led += [place[0] for _, place in (ahead.ready.managers if ahead.ready else ())]
+        for key in dict.fromkeys((*ahead.named, *led)):
+            if self.companies.id_of(key) not in self.within:
+                raise Invalid(
+                    f"The file names a company that you are not responsible for: {self.companies.name_of(key)}.",
+                    field="company",
+                    rule="hr_file.beyond",
+                )
+
+    def _beyond(self, session: Session, principal_ids: Collection[str]) -> set[str]:
+        """Of these people, those whose hub roles reach further than the role of whoever imports (decision 0033)."""
+        if self.within is None:
+            return set()
+        asks = Subject(principal_id=self.actor.id)
+        return {
+            principal_id
+            for principal_id in holders_among(session, principal_ids)
+            if not is_covered(session, asks, Action.PEOPLE_CHANGE, principal_id)
+        }
 
     def _join(self) -> None:
         """Let the joiners read so far join, in few transactions; where one contradicts what is, rows are read again."""
@@ -561,6 +602,7 @@ class _Run:
             departments=departments,
             leaders=self.leaders,
             ending=self.ending,
+            beyond=self._beyond,
         )
         return planner.run()
 
@@ -720,9 +762,13 @@ class _Run:
             likely = [
                 each for each in self.leaving if each.kind != "absent" or each.organization_id not in self.emptied
             ]
+            spared = self._ended_by_nobody_alone(session)
+            unlikely += [each for each in likely if each.principal_id in spared]
+            likely = [each for each in likely if each.principal_id not in spared]
             go, held = hr_brake.divide(session, likely, self.active, self.brake, now=self.now)
             held += unlikely
         report.quarantined = len(held)
+        self.on_leaving(go, held)
         if report.is_dry_run:
             return
         for part in _batches(go, min(self.size, 100)):
@@ -737,6 +783,17 @@ class _Run:
             if report.is_snapshot and report.is_complete:
                 spoken_for = (self.companies.id_of(key) or "" for key in self.named)
                 hr_brake.drop_stale(session, spoken_for, run_id=report.run_id, now=self.now)
+
+    def _ended_by_nobody_alone(self, session: Session) -> set[str]:
+        """Whose leaves wait for two people, however few: the importing person's own, and all administrators' at once.
+
+        The command line may do it: it names an administrator again.
+        """
+        if self.actor.kind != "person":
+            return set()
+        leaving = {each.principal_id for each in self.leaving}
+        administrators = set(administrators_now(session))
+        return leaving & ({self.actor.id} | (administrators if administrators <= leaving else set()))
 
     def _end(self, leaving: Sequence[Leaving]) -> list[Leaving]:
         """Let them go, as far as the brake still lets them: another run may have had its part meanwhile.

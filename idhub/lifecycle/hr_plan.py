@@ -12,7 +12,7 @@ Decides and reads; writes nothing but companies and departments that do not exis
   it together (`hr_brake`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Any
@@ -144,7 +144,8 @@ class Planner:
     `leaders` are shared by all batches of a run. `ending` are posts that the file ends, with their last days, once all
     of it is read; None before that. `departments` are ids by (organization, path). `humans` are principals
     by keyed national id, of people planned and not yet written: the batch's, or in a dry run all so far. A company that
-    is not made (dry run) goes by its key.
+    is not made (dry run) goes by its key. `beyond` names those of some people whom the importing person may only let
+    go.
     """
 
     def __init__(
@@ -160,6 +161,7 @@ class Planner:
         departments: Mapping[tuple[str, tuple[str, ...]], str],
         leaders: Leaders,
         ending: Mapping[str, date | None] | None = None,
+        beyond: Callable[[Session, Collection[str]], set[str]] = lambda _session, _people: set(),
     ) -> None:
         self._rows, self._companies, self._keyring = rows, companies, keyring
         self._run_id, self._now, self._departments = run_id, now, departments
@@ -180,6 +182,9 @@ class Planner:
         self._said = self._load_said(session)
         self._load_humans(session)
         self._doubles = hr_doubles.find(session, list(self._newcomers()))
+        here = {post.principal_id for post in self._posts.values()}
+        here |= {self._humans[human] for human in self._national_ids.values() if human in self._humans}
+        self._beyond = beyond(session, here)
 
     def run(self) -> BatchPlan:
         """Plan every row."""
@@ -187,6 +192,8 @@ class Planner:
             known = self._posts.get((self._org(row.company_key), row.employee_number))
             if known is None:
                 self._plan_new(row)
+            elif known.principal_id in self._beyond:
+                self._plan_beyond(row, known)
             else:
                 self._plan_known(row, known)
         return self.plan
@@ -278,6 +285,9 @@ class Planner:
         human = self._national_ids.get(row.line)
         principal_id = self._humans.get(human) if human else None
         is_new = principal_id is None
+        if principal_id in self._beyond:
+            self._refuse(row, "employee_number", Rule.BEYOND)
+            return
         if principal_id is not None and self._is_called_otherwise(row, principal_id):
             self._refuse(row, "national_id", Rule.NATIONAL_ID_OF_ANOTHER)
             return
@@ -350,6 +360,19 @@ class Planner:
                 changes.append(_move(known, moved))
             changes += self._reactivation(row, known, said)
         self._finish(row, known, said, changes, is_settled=is_settled)
+
+    def _plan_beyond(self, row: HrRow, known: Row[Any]) -> None:
+        """Of somebody with authority elsewhere a company's file may say that they left, and nothing else."""
+        said = self._said.get(self._key(row))
+        if said is not None and (what := self._said_before(row, said)):
+            self.plan.count(what)
+            return
+        self.plan.lines[known.principal_id] = row.line
+        is_another = self._is_another_human(row, known, self._national_ids.get(row.line), said)
+        if self._is_over(row) and known.state != EmploymentState.ENDED and not is_another:
+            self._leave(row, known, is_settled=True)
+        else:
+            self._refuse(row, "employee_number", Rule.BEYOND)
 
     def _said_before(self, row: HrRow, said: _Said) -> str | None:
         """Whether another run has spoken of the row since the reader looked: the same, or a later word that stands."""

@@ -157,3 +157,45 @@ class LeaveCount(Base):
     department_id: Mapped[str | None] = mapped_column(String(40))
     at: Mapped[datetime] = mapped_column(Instant)
     leaves: Mapped[int] = mapped_column(Integer)
+
+
+class HrUpload(Base):
+    """An HR file that somebody brought by a page: previewed, confirmed, taken in by the worker, and forgotten."""
+
+    __tablename__ = "hr_uploads"
+    __table_args__ = (Index("ix_hr_uploads_state", "state", "created_at"),)
+
+    id: Mapped[str] = mapped_column(String(40), primary_key=True)
+    uploaded_by: Mapped[str] = mapped_column(ForeignKey("principals.id"), index=True)
+    epoch: Mapped[int] = mapped_column(Integer)
+    """The installation's when it came: what lay there before a backup was restored is not taken in after."""
+    file_name: Mapped[str] = mapped_column(String(120))
+    size: Mapped[int] = mapped_column(Integer)
+    digest: Mapped[str] = mapped_column(String(64))
+    is_snapshot: Mapped[bool] = mapped_column(Boolean)
+    state: Mapped[str] = mapped_column(String(16))
+    """receiving, waiting, previewed, confirmed, done, refused, cancelled, expired, failed."""
+    claim: Mapped[str | None] = mapped_column(String(40))
+    """The process that works on it; another one ends it by taking its place."""
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    rows: Mapped[int] = mapped_column(Integer, default=0)
+    """Read so far, by whoever has the claim."""
+    preview: Mapped[Any] = mapped_column(JsonText, default=dict)
+    """What it would do: numbers, ids of those who lose access, refused rows by line; no value of the file."""
+    outcome: Mapped[Any] = mapped_column(JsonText, default=dict)
+    """What it did, or why nothing of it goes in."""
+    created_at: Mapped[datetime] = mapped_column(Instant)
+    expires_at: Mapped[datetime] = mapped_column(Instant)
+    """When it is forgotten, if nothing else happens."""
+    confirmed_at: Mapped[datetime | None] = mapped_column(Instant)
+    finished_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
+class HrUploadPart(Base):
+    """A part of such a file, sealed under the master key with context `hr_upload_parts:{upload}:{place}`."""
+
+    __tablename__ = "hr_upload_parts"
+
+    upload_id: Mapped[str] = mapped_column(ForeignKey("hr_uploads.id"), primary_key=True)
+    place: Mapped[int] = mapped_column(Integer, primary_key=True)
+    sealed: Mapped[bytes] = mapped_column(LargeBinary)

@@ -8,6 +8,9 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Final
 from urllib.parse import unquote_to_bytes
 
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
@@ -15,22 +18,32 @@ from idhub.errors import NotFound
 from idhub.pages import N_, Pages
 from idhub.pages.direct import MAX_BODY, DirectRequest
 
+MAX_FILE: Final = 32 * 1024 * 1024
+"""A file of some 200,000 people; larger ones go in by the command line."""
 _MAX_PAIRS: Final = 100
 _FORM_TYPE: Final = "application/x-www-form-urlencoded"
+_FILE_TYPE: Final = "multipart/form-data"
+_MAX_FIELDS: Final = 8
+_MAX_FIELD: Final = 2_048
+_MOST_FILES: Final = 4
+"""Files that one process reads at once: each lies in memory until it is sealed."""
 
 _SENTENCES: Mapping[str, str] = {
     "form.content_type": N_("The form was sent in a format that is not accepted here."),
     "form.too_large": N_("The form is too large."),
+    "form.busy": N_("Others are sending files at this moment. Try again in a minute."),
     "form.malformed": N_("The form could not be read."),
     "form.missing": N_("The field %(field)s is missing."),
     "form.doubled": N_("The field %(field)s was sent twice."),
     "form.too_long": N_("The field %(field)s is too long."),
     "form.characters": N_("The field %(field)s has characters that are not accepted here."),
 }
-_STATUS: Mapping[str, int] = {"form.content_type": 415, "form.too_large": 413}
+_STATUS: Mapping[str, int] = {"form.content_type": 415, "form.too_large": 413, "form.busy": 503}
 _SHOWN_FIELD: Final = 60
 _READ: Final = "idhub.form"
 """Where a request keeps the fields that were read of it."""
+_FILE: Final = "idhub.file"
+_HAS_PLACE: Final = "idhub.file.place"
 
 
 class BrokenForm(Exception):
@@ -43,7 +56,9 @@ class BrokenForm(Exception):
 
 
 class BoundedRequest(DirectRequest):
-    """A request whose body is at most `MAX_BODY` bytes, whatever it says of its length."""
+    """A request whose body is at most `limit` bytes, whatever it says of its length."""
+
+    limit = MAX_BODY
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """The body.
@@ -54,7 +69,7 @@ class BoundedRequest(DirectRequest):
         size = 0
         async for chunk in super().stream():
             size += len(chunk)
-            if size > MAX_BODY:
+            if size > self.limit:
                 raise BrokenForm("form.too_large")
             yield chunk
 
@@ -76,11 +91,17 @@ class BoundedRequest(DirectRequest):
                 parts.append(message.get("body", b""))
                 is_whole = not message.get("more_body", False)
                 size += len(parts[-1])
-                if size > MAX_BODY:
+                if size > self.limit:
                     raise BrokenForm("form.too_large")
             self._stream_consumed = True
             self._body = b"".join(parts)
         return self._body
+
+
+class UploadRequest(BoundedRequest):
+    """A request that may bring a file."""
+
+    limit = MAX_FILE + MAX_BODY
 
 
 def check_path(request: Request) -> None:
@@ -134,6 +155,75 @@ async def read_form(request: Request) -> Mapping[str, str]:
         fields[name] = text_of(raw_value, name)
     request.scope[_READ] = fields
     return fields
+
+
+class _InMemory(MultiPartParser):
+    """Keeps a file in memory: on a disk it would lie in the clear."""
+
+    spool_max_size = MAX_FILE + MAX_BODY
+
+    def close(self) -> None:
+        """Let go of files that came before what was wrong; the parser itself does for its own faults alone."""
+        for file in self._files_to_close_on_error:
+            file.close()
+
+
+class _Reading:
+    """How many files are being read, or lie in memory until they are sealed."""
+
+    count = 0
+
+
+async def read_upload(request: Request) -> None:
+    """Read a form with one file: its fields as `read_form` finds them, the file for `file_of`.
+
+    Whoever may not send one is turned away before. The caller ends with `drop_file`, whatever happens.
+
+    Raises:
+        BrokenForm: another format, too large, cut off, more fields than expected or one of them doubled.
+    """
+    if _Reading.count >= _MOST_FILES:
+        raise BrokenForm("form.busy")
+    _Reading.count += 1
+    request.scope[_HAS_PLACE] = True
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FILE_TYPE:
+        raise BrokenForm("form.content_type")
+    limits = {"max_files": 1, "max_fields": _MAX_FIELDS, "max_part_size": _MAX_FIELD}
+    parser = _InMemory(request.headers, request.stream(), **limits)
+    try:
+        form = await parser.parse()
+    except BrokenForm:
+        parser.close()
+        raise
+    except (HTTPException, MultiPartException, ClientDisconnect) as error:
+        parser.close()
+        raise BrokenForm("form.malformed") from error
+    fields: dict[str, str] = {}
+    request.scope[_FILE] = next((value for value in form.values() if isinstance(value, UploadFile)), None)
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            continue
+        if name in fields:
+            raise BrokenForm("form.doubled", name)
+        if "\x00" in name + value:
+            raise BrokenForm("form.characters", name)
+        fields[name] = value
+    request.scope[_READ] = fields
+
+
+def file_of(request: Request) -> UploadFile | None:
+    """The file that came with the form; None: nobody chose one."""
+    file: UploadFile | None = request.scope.get(_FILE)
+    return file if file is not None and file.size else None
+
+
+def drop_file(request: Request) -> None:
+    """Forget the file that came with a form, and give its place to the next."""
+    if request.scope.pop(_HAS_PLACE, False):
+        _Reading.count -= 1
+    file: UploadFile | None = request.scope.pop(_FILE, None)
+    if file is not None:
+        file.file.close()
 
 
 def text_of(raw: bytes, field: str) -> str:

@@ -22,6 +22,7 @@ from idhub.web import (
     sources,
     streams,
     unlinking,
+    uploads,
 )
 from idhub.web.services import WebServices
 
@@ -37,6 +38,7 @@ _AREAS = (
     offboarding,
     receipts,
     sources,
+    uploads,
     unlinking,
     applications,
     provisioning,

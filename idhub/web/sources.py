@@ -8,8 +8,9 @@ from starlette.responses import RedirectResponse, Response
 from idhub.authority import Action, may
 from idhub.directory.organizations import root_organization
 from idhub.errors import Conflict
-from idhub.lifecycle import hr_release
+from idhub.lifecycle import hr_release, hr_uploads
 from idhub.web import labels, queries_sources
+from idhub.web.file_words import kept_lines
 from idhub.web.forms import Form, form_of
 from idhub.web.listing import View
 from idhub.web.refusals import refusal_words
@@ -71,6 +72,8 @@ def _show(services: WebServices, request: Request, *, error: str = "", status: i
         root = root_organization(session)
         sees_all = may(session, visitor.subject, Action.PEOPLE_READ, organization_id=root)
         runs = queries_sources.last_runs(session) if sees_all else []
+        can_import = may(session, visitor.subject, Action.IMPORT_RUN)
+        open_upload = hr_uploads.open_of(session, visitor.principal_id) if can_import else None
     english = pages.language(request) == "en"
     companies = {
         stop.group.organization_id: (stop.company_en or stop.company) if english else stop.company for stop in stops
@@ -91,6 +94,9 @@ def _show(services: WebServices, request: Request, *, error: str = "", status: i
         "runs": runs,
         "doors": {code: t(words) for code, words in labels.DOOR.items()},
         "sees_all": sees_all,
+        "can_import": can_import,
+        "open_upload": open_upload,
+        "faults": {run.id: kept_lines(run.problems[:20], pages.language(request)) for run in runs},
         "visitor_id": visitor.principal_id,
         "is_releasing": any(stop.group.approved for stop in stops),
         "error": error,

@@ -24,7 +24,16 @@ from idhub.login.addresses import client_address, trusted_networks
 from idhub.pages import N_, local_address
 from idhub.web.errors import render_error
 from idhub.web.frame import Frame, build_frame
-from idhub.web.reading import BoundedRequest, BrokenForm, check_path, read_form, render_broken_form
+from idhub.web.reading import (
+    BoundedRequest,
+    BrokenForm,
+    UploadRequest,
+    check_path,
+    drop_file,
+    read_form,
+    read_upload,
+    render_broken_form,
+)
 from idhub.web.services import WebServices
 
 _RACE = N_("Somebody changed the same thing at this moment. Look and try again.")
@@ -129,17 +138,25 @@ def request_id(request: Request) -> str | None:
     return known
 
 
-def page_router(services: WebServices) -> APIRouter:
-    """A router whose routes answer refusals as pages and ask the signed-out to sign in."""
-    return APIRouter(include_in_schema=False, route_class=_page_route(services))
+Entitled = Callable[[Request], None]
+"""Asked before a file is read; raises for whoever may not send one."""
 
 
-def _page_route(services: WebServices) -> type[APIRoute]:
+def page_router(services: WebServices, *, uploads: Entitled | None = None) -> APIRouter:
+    """A router whose routes answer refusals as pages and ask the signed-out to sign in.
+
+    Args:
+        uploads: forms of these routes bring a file, of whom this lets through.
+    """
+    return APIRouter(include_in_schema=False, route_class=_page_route(services, uploads))
+
+
+def _page_route(services: WebServices, uploads: Entitled | None) -> type[APIRoute]:
     class PageRoute(APIRoute):
         """A route of pages."""
 
         def get_route_handler(self) -> Handler:
-            return translated(services, super().get_route_handler())
+            return translated(services, super().get_route_handler(), uploads=uploads)
 
     return PageRoute
 
@@ -147,14 +164,18 @@ def _page_route(services: WebServices) -> type[APIRoute]:
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
-def translated(services: WebServices, handler: Handler) -> Handler:
+def translated(services: WebServices, handler: Handler, *, uploads: Entitled | None = None) -> Handler:
     """A handler that answers errors of the domain with pages, and records them: the one translator of the web."""
 
     async def handle(received: Request) -> Response:
-        request = BoundedRequest(received.scope, received.receive)
+        bounded = BoundedRequest if uploads is None else UploadRequest
+        request = bounded(received.scope, received.receive)
         try:
             check_path(request)
-            if request.method == "POST":
+            if request.method == "POST" and uploads is not None:
+                await run_in_threadpool(uploads, request)
+                await read_upload(request)
+            elif request.method == "POST":
                 await read_form(request)
             response = await handler(request)
         except SignInRequired:
@@ -168,6 +189,8 @@ def translated(services: WebServices, handler: Handler) -> Handler:
             refusal = _as_refusal(error)
             await run_in_threadpool(_note_error, services, request, refusal)
             return render_error(services.pages, request, refusal)
+        finally:
+            drop_file(request)
         if request.method == "POST" and response.status_code in _REFUSED and not _is_noted(request):
             await run_in_threadpool(note_refusal, services, request, "form.refused")
         return response

@@ -50,8 +50,8 @@ class HrStatus(StrEnum):
 class Rule(StrEnum):
     """Every rule a row can break; the value is stable, tested and written to the audit log.
 
-    `unknown_manager`, `reused_employee_number`, `another_number`, `national_id_of_another`, `left_elsewhere` and
-    `conflict` need the directory: the hub finds them.
+    `unknown_manager`, `reused_employee_number`, `another_number`, `national_id_of_another`, `left_elsewhere`, `beyond`
+    and `conflict` need the directory: the hub finds them.
     """
 
     REQUIRED = "required"
@@ -62,6 +62,7 @@ class Rule(StrEnum):
     ANOTHER_NUMBER = "another_number"
     NATIONAL_ID_OF_ANOTHER = "national_id_of_another"
     LEFT_ELSEWHERE = "left_elsewhere"
+    BEYOND = "beyond"
     CONFLICT = "conflict"
     IMPOSSIBLE_DATE = "impossible_date"
     DATE_OUT_OF_RANGE = "date_out_of_range"
@@ -110,6 +111,10 @@ MESSAGES: dict[Rule, tuple[str, str]] = {
     Rule.LEFT_ELSEWHERE: (
         "this person was offboarded here; a new start date after that day brings them back",
         "此人已在本系统离职；如重新入职，请填写离职之后的新开始日期",
+    ),
+    Rule.BEYOND: (
+        "this person holds a role over the hub that reaches further than yours",
+        "此人的平台角色超出你的权限范围",
     ),
     Rule.CONFLICT: ("the row contradicts what is known and was not applied", "该行与现有数据冲突，未应用"),
     Rule.IMPOSSIBLE_DATE: ("not a calendar date of the form YYYY-MM-DD", "不是有效日期（格式 YYYY-MM-DD）"),

@@ -1,12 +1,13 @@
 """An HR file of a million people: rows a second, memory on the way, the same file again, and sign-ins meanwhile.
 
     python -m tests.benchmarks.import_people [--people 120000] [--database sqlite] [--folder DIR] [--bare] [--rules]
-        [--once] [--json FILE]
+        [--once] [--page] [--json FILE]
 
 The import runs as `idhub people import` does, in a process of its own. Beside it, unless `--bare`, a `serve` process on
 the same database answers token requests and whole logins one after the other; what each took is measured from outside.
 With `--rules` two rules entitle nearly everybody to an application: an entitlement and its event for each. `--once`
-leaves out what follows the first import: the same file again, a dry run, changes, a file that lists one in ten.
+leaves out what follows the first import: the same file again, a dry run, changes, a file that lists one in ten. With
+`--page` somebody of HR brings the file in by the page of that `serve`, looks at its preview and confirms it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-from idhub.demo.browser import Browser
+from idhub.demo.browser import Browser, Page
 from idhub.demo.processes import answers, free_port, wait_until
 from idhub.demo.sample import SampleFile, create_sample_organizations, write_hr_file
 from idhub.demo.signing_in import set_first_password, sign_in
@@ -160,6 +161,26 @@ class Bench:
         self.note(f"{name}: processor time of the reading process", float(reading) / int(rows) * 1e6, "us a row")
         return rest[2:]
 
+    def bring_by_page(self, name: str, path: Path) -> None:
+        """Bring a file in as somebody of HR does; notes how long its preview and the import took."""
+        with Browser(language="en") as browser:
+            sign_in(browser, f"{self._address}/", "BENCH1", _PASSWORD)
+            page = browser.get(f"{self._address}/hr/sources/import")
+            form = page.form(lambda form: "mode" in form.fields)
+            if form is None:
+                raise SystemExit(f"there is no form for a file: {page.text[:300]}")
+            began = time.perf_counter()
+            page = browser.submit(page, form, {"mode": "whole"}, files={"file": (path.name, path.read_bytes())})
+            self.note(f"{name}: until the file was kept", time.perf_counter() - began, "s")
+            page = _followed(browser, page.url, "confirm")
+            self.note(f"{name}: until its preview was there", time.perf_counter() - began, "s")
+            confirm = page.form(lambda form: ("step", "confirm") in form.buttons)
+            if confirm is None:
+                raise SystemExit(f"nothing to confirm: {page.text[:300]}")
+            began = time.perf_counter()
+            page = _followed(browser, browser.submit(page, confirm, button="confirm").url, "imported")
+            self.note(f"{name}: from the confirmation until it was in", time.perf_counter() - began, "s")
+
     @contextmanager
     def signing_in(self, name: str) -> Iterator[None]:
         """Token requests and whole logins at a `serve` process, until the block ends; notes how long they took."""
@@ -244,6 +265,15 @@ def _login(address: str) -> None:
         raise RuntimeError("the hub did not ask for a password")
 
 
+def _followed(browser: Browser, address: str, wanted: str) -> Page:
+    """The page of an HR file once it is no longer at work; it must have the part that is wanted then."""
+    while 'data-test="working"' in (page := browser.get(address)).html:
+        time.sleep(0.2)
+    if f'data-test="{wanted}"' not in page.html:
+        raise SystemExit(f"not {wanted}: {page.text[:500]}")
+    return page
+
+
 def changed_file(path: Path, target: Path, *, every: int) -> None:
     """A copy of an HR file in which one row in `every` has another title."""
     with path.open(encoding="utf-8-sig", newline="") as source, target.open("w", encoding="utf-8", newline="") as out:
@@ -262,7 +292,15 @@ def shortened_file(path: Path, target: Path) -> None:
 
 
 def measure(
-    people: int, kind: DatabaseKind, folder: Path, url: str, *, bare: bool, rules: bool, once: bool
+    people: int,
+    kind: DatabaseKind,
+    folder: Path,
+    url: str,
+    *,
+    bare: bool,
+    rules: bool,
+    once: bool,
+    by_page: bool = False,
 ) -> list[dict[str, Any]]:
     """Every figure, in order; the folder and the database are empty before."""
     path = folder / "people.csv"
@@ -275,6 +313,11 @@ def measure(
         bench.invite()
         with bench.signing_in("sign-ins with nothing else"):
             time.sleep(10)
+        if by_page:
+            bench.run("role", "assign", "HQ/BENCH1", "hr")
+            with bench.signing_in("sign-ins during preview and import by the page"):
+                bench.bring_by_page(f"{name} by the page", path)
+            return bench.figures
         with bench.signing_in("sign-ins during the import"):
             rest = bench.take(f"{name}, beside serve", path)
     refused, new = int(rest[0]), int(rest[1])
@@ -301,6 +344,7 @@ def main() -> None:
     parser.add_argument("--bare", action="store_true", help="No serve process beside the import.")
     parser.add_argument("--rules", action="store_true", help="Two rules that entitle nearly everybody.")
     parser.add_argument("--once", action="store_true", help="The first import alone.")
+    parser.add_argument("--page", action="store_true", help="Bring the file in by the page, beside sign-ins.")
     parser.add_argument("--json", type=Path, help="Write the figures there.")
     options = parser.parse_args()
     print(f"{options.people:,} people on {options.database}, {os.cpu_count()} cores, {datetime.now(UTC):%Y-%m-%d}")
@@ -317,6 +361,7 @@ def main() -> None:
             bare=options.bare,
             rules=options.rules,
             once=options.once,
+            by_page=options.page,
         )
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

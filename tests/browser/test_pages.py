@@ -53,6 +53,7 @@ PAGES: dict[str, tuple[str, Callable[[Served], str]]] = {
     "app": ("高远", lambda s: "/admin/apps/plm"),
     "app-saml": ("高远", lambda s: "/admin/apps/jira/saml?person=QY-0418273"),
     "provisioning": ("高远", lambda s: "/admin/apps/gitlab/provisioning?person=QY-0418273"),
+    "upload": ("沈佳宁", lambda s: "/hr/sources/import"),
     "deliveries": ("高远", lambda s: "/admin/deliveries"),
     "delivery": ("高远", lambda s: f"/admin/deliveries/{_dead(s)}"),
     "streams": ("高远", lambda s: "/admin/streams"),
@@ -132,6 +133,7 @@ _OTHER_TESTS = {
     "/hr/people/new", "/hr/people/{person_id}/rehire", "/hr/people/{person_id}/move", "/hr/sources", "/admin/ghosts",
     "/admin/ghosts/{finding_id}", "/admin/ghosts/{finding_id}/act", "/admin/providers", "/admin/providers/{provider}",
     "/hr/people/{person_id}/links/{provider_id}",
+    "/hr/sources/import/{upload_id}",
     "/admin/apps/{slug}/wsfed",  # The page of SAML, with other words.
 }  # fmt: skip
 _NO_PAGES = re.compile(r"/static/.*|/hr/pick/.*|.*/download|/hr/receipts/\{number\}/events|/hr|/admin|/audit")

@@ -93,6 +93,8 @@ CASES: Mapping[str, Case] = {
     "/admin/ghosts": Case(parameters=(*_LIST, "class", "state", "app", "asked")),
     "/admin/ghosts/held/{slug}": Case({"slug": "jwt-app"}, ("csrf_token",)),
     "/hr/sources": Case(parameters=(*_LIST, "kind", "company", "run")),
+    "/hr/sources/import": Case(parameters=("csrf_token", "mode", "file")),
+    "/hr/sources/import/{upload_id}": Case({"upload_id": "upl_x"}, ("csrf_token", "step")),
     "/hr/sources/release": Case(parameters=("csrf_token", "run", "company")),
     "/admin/ghosts/run": Case(parameters=("csrf_token",)),
     "/admin/ghosts/{finding_id}": Case({"finding_id": "fnd_x"}),

@@ -14,7 +14,7 @@ from idhub.access.tables import Application
 from idhub.delivery.tables import Delivery
 from idhub.directory.tables import IdentityLink, Principal
 from idhub.lifecycle import commands
-from idhub.lifecycle.tables import Case
+from idhub.lifecycle.tables import Case, HrUpload
 from idhub.login.tables import IdentityProvider
 from idhub.provisioning.events.tables import EventStream
 from idhub.provisioning.reconcile import findings
@@ -104,6 +104,10 @@ CELLS: Mapping[tuple[str, str], frozenset[str]] = {
     ("GET", "/hr/receipts/{number}/download"): READERS,
     ("GET", "/hr/receipts/{number}/events"): READERS,
     ("GET", "/hr/sources"): READERS | OTHER,
+    ("GET", "/hr/sources/import"): HR | OTHER,
+    ("POST", "/hr/sources/import"): HR | OTHER,
+    ("GET", "/hr/sources/import/{upload_id}"): HR,
+    ("POST", "/hr/sources/import/{upload_id}"): HR,
     ("POST", "/hr/sources/release"): HR | OTHER,
     ("GET", "/login"): ALL,
     ("POST", "/login"): ALL,
@@ -177,6 +181,12 @@ def values(hall: Hall) -> Mapping[str, str]:
                 failures=0, refused=0, lost=0,
             )
         )  # fmt: skip
+        session.merge(
+            HrUpload(
+                id="upl_roles", uploaded_by=hall.people["hr"], epoch=0, file_name="hr.csv", size=1, digest="x",
+                is_snapshot=True, state="cancelled", created_at=at, expires_at=at, finished_at=at,
+            )
+        )  # fmt: skip
     # Only what is under a signed checkpoint can be proven.
     stage.hub.sequencer().run_once(stage.clock(), checkpoint=True)
     with stage.hub.database.read() as session:
@@ -185,6 +195,7 @@ def values(hall: Hall) -> Mapping[str, str]:
     return {
         "event_id": event,
         "stream_id": "evs_roles",
+        "upload_id": "upl_roles",
         "finding_id": finding,
         "person_id": stage.person,
         "number": number,
@@ -292,7 +303,10 @@ def test_no_form_is_taken_that_this_browser_was_not_given(
         fields = {**dict.fromkeys((*_POST, "run"), ""), "csrf_token": _token_of(browser) if token is None else token}
         with hall.stage.hub.database.read() as session:
             last = session.execute(select(func.max(audit_events.c.id))).scalar_one()
-        answer = browser.post(address, data=fields, headers=headers)
+        files = None
+        if path == "/hr/sources/import":
+            fields, files = {"csrf_token": fields["csrf_token"], "mode": "whole"}, {"file": ("hr.csv", b"x")}
+        answer = browser.post(address, data=fields, files=files, headers=headers)
         with hall.stage.hub.database.read() as session:
             rows = session.execute(select(audit_events.c.body).where(audit_events.c.id > last)).scalars()
             events = [orjson.loads(body) for body in rows]

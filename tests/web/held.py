@@ -50,7 +50,7 @@ def plant(hub: SampleHub, keyring: Keyring, *, spare: Collection[str]) -> Held:
             SourceRun(
                 id=run, provider="hr_file", started_at=now, finished_at=now, is_complete=True,
                 counts={"rows": 120, "quarantined": LEAVERS, "refused": 1},
-                problems=[{"line": 7, "field": "status", "rule": "status.unknown"}], started_by="cli",
+                problems=[{"line": 7, "field": "status", "rule": "unknown_status"}], started_by="cli",
             )
         )  # fmt: skip
         session.flush()

@@ -66,7 +66,7 @@ def test_two_people_release_what_is_held_and_the_worker_carries_it_out(sources: 
     assert f'data-test="held-{sources.company}"' in page
     assert len(rows_of(page)) == LEAVERS + 1
     assert "Two different people must say yes" in page
-    assert "line 7 · status · status.unknown" in page
+    assert 'line 7 · <span class="mono">status</span> · the status must be active, left or suspended' in page
     assert sources.release(HR).status_code == 303
     assert "You have said yes; a second person must." in sources.look(HR).get(PATH).text
     same = sources.release(HR)

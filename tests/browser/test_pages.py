@@ -78,6 +78,20 @@ _BROKEN = """() => {
     }
     return found;
 }"""
+# Whatever takes the focus is seen where it is, once it has it.
+_HIDDEN_FOCUS = """() => {
+    const found = [];
+    for (const each of document.querySelectorAll("main a, main button, main input, main select, main summary")) {
+        each.focus();
+        if (document.activeElement !== each || !each.checkVisibility()) continue;
+        const box = each.getBoundingClientRect();
+        if (!box.width) continue;
+        const [x, y] = [box.x + Math.min(box.width / 2, 10), box.y + Math.min(box.height / 2, 8)];
+        const there = document.elementFromPoint(x, y);
+        if (!there || !(each.contains(there) || there.contains(each))) found.push(each.outerHTML.slice(0, 80));
+    }
+    return found;
+}"""
 # The last columns say what became of it: nobody looks for them beyond an edge.
 _CUT_OFF = """() => [...document.querySelectorAll(".table-box")]
     .filter(box => box.scrollWidth > box.clientWidth).map(box => box.getAttribute("aria-label"))"""
@@ -124,6 +138,45 @@ def test_page_is_accessible_and_keeps_the_policy(
         page.set_viewport_size({"width": 320, "height": 700})
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
         assert visit.complaints == []
+    finally:
+        visit.context.close()
+
+
+@pytest.mark.parametrize("name", ["receipt", "person", "preview", "deliveries", "events"])
+def test_paper_is_white_and_has_no_buttons(browser: Browser, served: Served, name: str) -> None:
+    """Also from a screen that is dark: what is printed is read on white, whole, in columns (A4 has 718 px)."""
+    who, path = PAGES[name]
+    visit = open_visit(browser, served, who, theme="dark")
+    try:
+        page = visit.open(path(served))
+        page.emulate_media(media="print")
+        page.set_viewport_size({"width": 718, "height": 1000})
+        colours = page.evaluate(
+            "[document.body, document.querySelector('h1'), document.querySelector('td')].map(each => "
+            "getComputedStyle(each).color.match(/[0-9]+/g).map(Number))"
+        )
+        assert all(max(colour) < 128 for colour in colours), colours
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+        assert page.locator("main .btn:visible, main form:visible, .side:visible, .top:visible").count() == 0
+        assert page.locator("th[scope=col]:visible").count() > 0
+        assert page.evaluate(_CUT_OFF) == []
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    finally:
+        visit.context.close()
+
+
+@pytest.mark.parametrize("name", ["portal", "people", "receipt"])
+def test_nothing_stays_in_place_where_the_page_is_four_times_as_large(
+    browser: Browser, served: Served, name: str
+) -> None:
+    """At 400 % a window of 1440 by 900 has 360 by 225: bars that stay would hide what has the focus (WCAG 2.4.11)."""
+    who, path = PAGES[name]
+    visit = open_visit(browser, served, who)
+    try:
+        page = visit.open(path(served))
+        page.set_viewport_size({"width": 360, "height": 225})
+        hidden = page.evaluate(_HIDDEN_FOCUS)
+        assert hidden == []
     finally:
         visit.context.close()
 

@@ -13,8 +13,10 @@ def _tokens(block: str) -> dict[str, str]:
     return dict(re.findall(r"--([a-z0-9-]+): (#[0-9A-F]{6});", block))
 
 
-_LIGHT = _tokens(CSS[CSS.index(":root {") : CSS.index("@media (prefers-color-scheme")])
-_SYSTEM_DARK = _tokens(CSS[CSS.index("@media (prefers-color-scheme") : CSS.index(':root[data-theme="dark"]')])
+_LIGHT = _tokens(CSS[CSS.index(":root {") : CSS.index("@media screen and (prefers-color-scheme")])
+_SYSTEM_DARK = _tokens(
+    CSS[CSS.index("@media screen and (prefers-color-scheme") : CSS.index(':root[data-theme="dark"]')]
+)
 _CHOSEN_DARK = _tokens(CSS[CSS.index(':root[data-theme="dark"]') : CSS.index("/* ---- ground")])
 
 

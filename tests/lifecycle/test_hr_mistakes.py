@@ -17,7 +17,7 @@ from idhub.directory.organizations import create_organization, root_organization
 from idhub.directory.tables import Employment
 from idhub.errors import Conflict, Invalid
 from idhub.lifecycle import intake
-from idhub.lifecycle.hr_release import carry_out, list_held
+from idhub.lifecycle.hr_release import approve, carry_out, held_groups, list_held
 from idhub.lifecycle.tables import HeldChange
 from idhub.lifecycle.transition import transition
 from tests.lifecycle.hr_hub import Hub, people, person, problems
@@ -120,6 +120,14 @@ def test_national_id_of_a_leaver_gives_a_joiner_of_another_name_nothing_of_their
     assert (hub.standing("1"), hub.person("1").enrolment_epoch) == (Standing.LEFT, before.enrolment_epoch)
 
 
+def test_national_id_of_a_leaver_brings_nobody_back_in_another_company_under_another_name(hub: Hub) -> None:
+    hub.read(person("1", national_id="A"))
+    hub.read(person("1", national_id="A", status="left"), person("9", company="柏林"))
+    report = hub.read(person("5", national_id="A", name="新人", company="柏林"), snapshot=False)
+    assert problems(report) == [(2, "national_id", "national_id_of_another")]
+    assert hub.standing("1") == Standing.LEFT
+
+
 def test_national_id_of_a_colleague_of_the_same_company_makes_no_second_post_under_another_name(hub: Hub) -> None:
     hub.read(person("1", national_id="A"))
     report = hub.read(person("1", national_id="A"), person("5", national_id="A", name="新人"))
@@ -199,6 +207,13 @@ def test_file_of_one_company_sent_as_another_empties_no_small_company(hub: Hub) 
     assert hub.standing("00001", "柏林") == Standing.ACTIVE
     # With one of them listed it is a company in which four have left.
     report = hub.read(*(person(f"X{number}", company="柏林") for number in range(30)), person("00001", company="柏林"))
+    assert (report.absent, report.left, report.quarantined) == (4, 4, 0)
+
+
+def test_four_of_a_small_company_may_all_go(hub: Hub) -> None:
+    hub.read(*people(4, company="柏林"))
+    hub.clock.advance(timedelta(days=1))
+    report = hub.read(person("X", company="柏林"))
     assert (report.absent, report.left, report.quarantined) == (4, 4, 0)
 
 
@@ -370,6 +385,24 @@ def test_release_waits_for_a_newer_file_that_is_being_read(hub: Hub) -> None:
     assert hub.standing("00020") == Standing.ACTIVE
     with hub.database.read() as session:
         assert list_held(session) == []
+
+
+def test_what_two_people_have_approved_waits_for_a_newer_file_too(hub: Hub) -> None:
+    run, one, other = _held(hub)
+    with hub.database.transaction() as session:
+        companies = [group.organization_id for group in held_groups(session, run_id=run)]
+        for who in (one, other):
+            approve(session, run, companies, approver=who, now=hub.clock())
+    done: list[int] = []
+    others = [person(number, company="柏林") for number in ("00001", "00002")]
+    hub.read(
+        *people(32),
+        *others,
+        progress=lambda _: done.append(carry_out(hub.database, hub.keyring, now=hub.clock())),
+        allow_replay=True,
+    )
+    assert done[0] == 0
+    assert hub.standing("00020") == Standing.ACTIVE
 
 
 def test_release_does_not_wait_for_a_newer_run_that_was_broken_off(hub: Hub) -> None:

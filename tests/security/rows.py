@@ -48,6 +48,7 @@ _PAGES = "tests/web/test_pages.py::"
 _DOORS = "tests/flows/test_every_door.py::"
 _BAD = "tests/flows/test_bad_input.py::"
 _HTTP = "tests/delivery/test_http.py::"
+_MISTAKES = "tests/lifecycle/test_hr_mistakes.py::"
 _ADDRESSES = "tests/delivery/test_addresses.py::"
 _URIS = "tests/access/test_uris.py::"
 _LOGS = "tests/test_logs.py::"
@@ -357,6 +358,18 @@ ROWS: dict[str, Row] = {
         "tests/lifecycle/test_receipt_document.py::test_name_that_stands_twice_is_unreadable",
         "tests/lifecycle/test_receipt_document.py::test_file_that_says_more_than_was_signed_is_refused",
         "tests/lifecycle/test_receipt_document.py::test_flipped_character_is_never_valid")),
+    "D37": Row("HR files", "rows about the wrong human, everybody under new numbers, another company's file", "nobody "
+        "becomes a colleague, nobody is there twice, nobody is off", (
+        f"{_MISTAKES}test_column_sorted_without_the_others_changes_nobody",
+        f"{_MISTAKES}test_company_whose_numbers_were_all_written_otherwise_is_not_there_twice",
+        f"{_MISTAKES}test_national_id_of_a_leaver_gives_a_joiner_of_another_name_nothing_of_theirs",
+        f"{_MISTAKES}test_file_of_one_company_sent_as_another_empties_no_small_company")),
+    "D38": Row("HR files", "a release by one human twice, by whom it is about, after a newer word", "refused", (
+        f"{_MISTAKES}test_one_human_under_two_accounts_is_not_two_people",
+        f"{_MISTAKES}test_nobody_releases_a_run_that_holds_their_own_leave",
+        f"{_MISTAKES}test_release_waits_for_a_newer_file_that_is_being_read",
+        f"{_MISTAKES}test_what_two_people_have_approved_waits_for_a_newer_file_too",
+        f"{_MISTAKES}test_release_lets_nobody_go_whom_a_newer_word_of_the_file_keeps")),
     # ------------------------------------------------------------------ outbound calls
     "R01": Row("CVE-2026-1180", "addresses inside, metadata services, file: and gopher:", "refused stored and called", (
         f"{_ADDRESSES}test_an_address_inside_is_refused_whatever_name_leads_to_it",

@@ -32,11 +32,9 @@ from idhub.delivery.wake import Waker, wake
 from idhub.directory import search_index
 from idhub.directory.organizations import recovery_reason
 from idhub.errors import Unavailable
-from idhub.lifecycle import hr_uploads
+from idhub.lifecycle import hr_release, hr_uploads, reevaluation
 from idhub.lifecycle.due import apply_due
-from idhub.lifecycle.hr_release import carry_out
 from idhub.lifecycle.receipts import sign_due
-from idhub.lifecycle.reevaluation import reevaluate_pending
 from idhub.provisioning.events.waiting import purge_events
 from idhub.provisioning.outbound import upkeep
 from idhub.provisioning.reconcile.schedule import reconcile_due
@@ -253,6 +251,8 @@ class Worker:
             _Job(_SEAL, _SEAL_EVERY, self._seal, is_bulk=True),
             _Job("receipts", _SIGN_EVERY, self._sign_receipts, is_bulk=True, idle=_SIGN_IDLE),
             _Job("schedule", _DUE_EVERY, self._apply_due, singleton=True, is_bulk=True),
+            _Job("releases", _DUE_EVERY, self._release, singleton=True, is_bulk=True, is_wanted=self._has_approved),
+            _Job("rules", _DUE_EVERY, self._follow_rules, singleton=True, is_bulk=True, is_wanted=self._has_rules),
             _Job("purge", _PURGE_EVERY, self._purge, singleton=True),
             _Job("reconcile", _RECONCILE_EVERY, self._reconcile, is_bulk=True),
             _Job("scim", _SCIM_EVERY, self._work_scim, singleton=True, is_bulk=True, is_wanted=self._has_scim),
@@ -404,10 +404,26 @@ class Worker:
         changed = apply_due(self._hub.database, now=self._hub.clock(), goes_on=self._goes_on)
         if changed:
             _log.info("worker.due_applied", people=changed)
-        released = carry_out(self._hub.database, self._hub.keyring, now=self._hub.clock(), goes_on=self._goes_on)
+
+    def _has_approved(self) -> bool:
+        return hr_release.has_approved(self._hub.database)
+
+    def _release(self) -> None:
+        if self._is_recovering():
+            return
+        released = hr_release.carry_out(
+            self._hub.database, self._hub.keyring, now=self._hub.clock(), goes_on=self._goes_on
+        )
         if released:
             _log.info("worker.held_changes_released", changes=released)
-        reevaluate_pending(self._hub.database, clock=self._hub.clock, goes_on=self._goes_on)
+
+    def _has_rules(self) -> bool:
+        return reevaluation.is_behind(self._hub.database)
+
+    def _follow_rules(self) -> None:
+        """Bring entitlements up to the newest rules: minutes of a large group, for which nobody who leaves waits."""
+        if not self._is_recovering():
+            reevaluation.reevaluate_pending(self._hub.database, clock=self._hub.clock, goes_on=self._goes_on)
 
     def _reconcile(self) -> None:
         """Compare the application that has waited longest, if one is due: each has a lease of its own."""

@@ -1,6 +1,7 @@
 """The worker as a whole: its jobs, their isolation, its end."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -157,6 +158,38 @@ def test_a_job_that_fails_stops_no_other(opened: Opened) -> None:
         await until(lambda: row(opened.database, planned).state == "done", seconds=20)
 
     run([broken], story)
+
+
+@pytest.mark.parametrize("slow", ["hr_release.carry_out", "reevaluation.reevaluate_pending"])
+@pytest.mark.parametrize("is_broken", [True, False], ids=["fails", "takes long"])
+def test_whoever_is_due_to_leave_waits_for_no_release_and_no_rules(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch, slow: str, is_broken: bool
+) -> None:
+    """Looking at everybody after a change of rules takes minutes of a large group."""
+    began, over, looked = threading.Event(), threading.Event(), list[float]()
+
+    def long(*_: object, **__: object) -> int:
+        began.set()
+        if is_broken:
+            raise OSError("cannot be opened")
+        assert over.wait(30)
+        return 0
+
+    monkeypatch.setattr(f"idhub.lifecycle.{slow}", long)
+    monkeypatch.setattr("idhub.lifecycle.hr_release.has_approved", lambda _database: True)
+    monkeypatch.setattr("idhub.lifecycle.reevaluation.is_behind", lambda _database: True)
+    monkeypatch.setattr("idhub.worker.apply_due", lambda *_, **__: looked.append(time.monotonic()))
+
+    async def story(_workers: list[Worker]) -> None:
+        await until(began.is_set, seconds=20)
+        before = len(looked)
+        await until(lambda: len(looked) >= before + 2, seconds=20)
+        over.set()
+
+    try:
+        run([opened], story)
+    finally:
+        over.set()
 
 
 def test_a_stopped_worker_gives_its_leases_back(opened: Opened) -> None:

@@ -254,15 +254,20 @@ def approve_release(database: Database, run_id: str, *, keyring: Keyring, approv
     return Release("released", changes, left)
 
 
+def has_approved(database: Database) -> bool:
+    """Whether `carry_out` has something to do."""
+    with database.read() as session:
+        return bool(session.execute(_ANY_APPROVED).scalar())
+
+
 def carry_out(
     database: Database, keyring: Keyring, *, now: datetime, run_id: str | None = None, goes_on: GoesOn = nobody_else
 ) -> int:
     """Let approved changes happen, a batch a transaction. Returns how many did. Several processes may do it at once."""
     done = 0
     pace = Pace(database.dialect)
-    with database.read() as session:
-        if not session.execute(_ANY_APPROVED).scalar():
-            return 0
+    if not has_approved(database):
+        return 0
     while True:
         with database.transaction() as session:
             batch = _next_batch(session, run_id, pace.size, now=now)

@@ -19,6 +19,13 @@ Progress = Callable[[int, int], None]
 """(done, of how many)"""
 
 
+def is_behind(database: Database) -> bool:
+    """Whether `reevaluate_pending` has something to do."""
+    behind = select(Installation.rules_version).where(Installation.rules_version != Installation.evaluated_version)
+    with database.read() as session:
+        return session.execute(behind).first() is not None
+
+
 def reevaluate_pending(
     database: Database,
     *,

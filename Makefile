@@ -8,7 +8,6 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 ENVIRONMENT := $(VENV)/.installed
 NODE_MODULES := tests/node_modules/.installed
-RECEIVER := tests/certify/receiver/target/debug/receiver
 # Tests and demo start many processes: each reads what the first one compiled.
 unexport PYTHONDONTWRITEBYTECODE
 SOURCES := idhub providers scim audit
@@ -47,7 +46,7 @@ types: $(ENVIRONMENT)
 # What comes before the tests keeps one core busy at a time: two of it run side by side.
 .PHONY: test
 test: ## Everything: check, then every test with real components
-	@$(MAKE) --jobs=2 $(RECEIVER) system-packages $(NODE_MODULES) check
+	@$(MAKE) --jobs=2 system-packages $(NODE_MODULES) check
 	$(TEMPORARY) $(PYTHON) -m pytest --numprocesses=$(WORKERS) --dist=worksteal --durations=25 --durations-min=2
 
 .PHONY: format
@@ -94,6 +93,10 @@ scim-proof: $(ENVIRONMENT) system-packages ## Random SCIM filters and PATCH sequ
 saml-proof: $(ENVIRONMENT) ## Random changes of identity providers' answers, a hundred times as many as make test draws
 	$(TEMPORARY) UPSTREAM_PROOF_TIMES=100 $(PYTHON) -m pytest tests/providers/test_saml.py --timeout=0
 
+.PHONY: receiver-proof
+receiver-proof: $(ENVIRONMENT) ## Grade an event receiver that others wrote (needs cargo 1.94 or later, crates.io)
+	$(TEMPORARY) RECEIVER_PROOF=1 $(PYTHON) -m pytest tests/certify/test_event_receiver.py
+
 .PHONY: ghosts
 ghosts: $(ENVIRONMENT) ## Find planted ghosts among 120,000 people in 20 applications (PEOPLE=, DATABASE=)
 	$(PYTHON) -m tests.benchmarks.ghosts --people $(or $(PEOPLE),120000) --database $(or $(DATABASE),sqlite)
@@ -127,6 +130,3 @@ $(VENV)/.argon2: $(ENVIRONMENT)
 $(NODE_MODULES): tests/package.json tests/package-lock.json | system-packages
 	cd tests && npm ci --ignore-scripts --no-audit --no-fund
 	@touch $@
-
-$(RECEIVER): tests/certify/receiver/Cargo.toml tests/certify/receiver/src/main.rs
-	@.ci/receiver

@@ -1,4 +1,7 @@
-"""A receiver of security event tokens that nobody here wrote: graded by the command, told of changes by a stream."""
+"""A receiver of security event tokens that nobody here wrote: graded by the command, told of changes by a stream.
+
+`make receiver-proof` runs these; what `make test` installs has no compiler for it.
+"""
 
 import shutil
 import subprocess
@@ -26,7 +29,7 @@ CREATED = "urn:ietf:params:scim:event:prov:create:notice"
 
 @pytest.fixture(scope="module")
 def program() -> Path:
-    """The receiver, built unless `make test` has done so before."""
+    """The receiver, built."""
     cargo = shutil.which("cargo")
     assert cargo, "cargo is missing (1.94 or later): no Debian package has it, see rustup.rs"
     subprocess.run([cargo, "build", "--quiet"], cwd=PROJECT, check=True, timeout=600)

@@ -94,7 +94,7 @@ saml-proof: $(ENVIRONMENT) ## Random changes of identity providers' answers, a h
 	$(TEMPORARY) UPSTREAM_PROOF_TIMES=100 $(PYTHON) -m pytest tests/providers/test_saml.py --timeout=0
 
 .PHONY: receiver-proof
-receiver-proof: $(ENVIRONMENT) ## Grade an event receiver that others wrote (needs cargo 1.94 or later, crates.io)
+receiver-proof: $(ENVIRONMENT) ## Grade an event receiver that others wrote (needs cargo 1.94 or later)
 	$(TEMPORARY) RECEIVER_PROOF=1 $(PYTHON) -m pytest tests/certify/test_event_receiver.py
 
 .PHONY: ghosts

@@ -199,12 +199,15 @@ async def read_upload(request: Request) -> None:
         parser.close()
         raise BrokenForm("form.malformed") from error
     fields: dict[str, str] = {}
-    request.scope[_FILE] = next((value for value in form.values() if isinstance(value, UploadFile)), None)
-    for name, value in form.multi_items():
+    sent = form.multi_items()
+    request.scope[_FILE] = next((value for _, value in sent if isinstance(value, UploadFile)), None)
+    names = [name for name, _ in sent]
+    for name, value in sent:
+        # A file and a text of one name are two values too.
+        if names.count(name) > 1:
+            raise BrokenForm("form.doubled", name)
         if isinstance(value, UploadFile):
             continue
-        if name in fields:
-            raise BrokenForm("form.doubled", name)
         if "\x00" in name + value:
             raise BrokenForm("form.characters", name)
         fields[name] = value

@@ -554,11 +554,16 @@ def test_file_without_the_token_of_the_form_is_refused(hub: SampleHub, sign_in: 
     ("body", "status"),
     [
         (b'--x\r\ncontent-disposition: form-data; name="mode"\r\n\r\na\r\n' * 2 + b"--x--\r\n", 400),
+        (
+            b'--x\r\ncontent-disposition: form-data; name="file"; filename="hr.csv"\r\n\r\na\r\n'
+            b'--x\r\ncontent-disposition: form-data; name="file"\r\n\r\na\r\n--x--\r\n',
+            400,
+        ),
         (b'--x\r\ncontent-disposition: form-data; name="mode"\r\n\r\n' + b"a" * 4096 + b"\r\n--x--\r\n", 400),
         (b"no boundary at all", 400),
         (b"--x\r\n" + b"a" * (33 * 1024 * 1024), 413),
     ],
-    ids=["doubled", "long", "malformed", "large"],
+    ids=["doubled", "file and text", "long", "malformed", "large"],
 )
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 def test_broken_upload_is_refused_clearly(hub: SampleHub, sign_in: SignIn, body: bytes, status: int) -> None:

@@ -555,8 +555,8 @@ def test_file_without_the_token_of_the_form_is_refused(hub: SampleHub, sign_in: 
     [
         (b'--x\r\ncontent-disposition: form-data; name="mode"\r\n\r\na\r\n' * 2 + b"--x--\r\n", 400),
         (
-            b'--x\r\ncontent-disposition: form-data; name="file"; filename="hr.csv"\r\n\r\na\r\n'
-            b'--x\r\ncontent-disposition: form-data; name="file"\r\n\r\na\r\n--x--\r\n',
+            b"--x\r\ncontent-disposition: form-data; name=%s\r\n\r\na\r\n" % b'"file"; filename="hr.csv"'
+            + b'--x\r\ncontent-disposition: form-data; name="file"\r\n\r\na\r\n--x--\r\n',
             400,
         ),
         (b'--x\r\ncontent-disposition: form-data; name="mode"\r\n\r\n' + b"a" * 4096 + b"\r\n--x--\r\n", 400),

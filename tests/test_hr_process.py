@@ -27,6 +27,7 @@ from idhub.settings import Settings
 from idhub.worker import Worker
 from providers.hr_file import COLUMNS
 from tests.delivery.servers import until
+from tests.support.processes import is_there
 
 LONG = 120
 HR = Actor(kind="person", id="per_hr", name="沈佳宁")
@@ -98,14 +99,6 @@ def run(hub: Hub, process: HrProcess, story: Callable[[], Any]) -> None:
                 await worker.stop()
 
     asyncio.run(main())
-
-
-def is_there(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_file_is_previewed_and_taken_in_by_a_process_that_ends_then(hub: Hub) -> None:

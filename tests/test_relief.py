@@ -23,6 +23,7 @@ from idhub.worker import Worker
 from tests.delivery.rows import delivery, row
 from tests.delivery.servers import until
 from tests.support.databases import DatabaseKind
+from tests.support.processes import is_there
 
 LONG = 120
 
@@ -100,14 +101,6 @@ def run(hub: Hub, relief: Relief, story: Callable[[], Any]) -> None:
                 assert not worker.is_running
 
     asyncio.run(main())
-
-
-def is_there(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_the_bulk_is_left_to_it_and_taken_back_when_it_dies(hub: Hub, database_kind: DatabaseKind) -> None:

@@ -2,8 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 from tests.support.cluster import (
     NEW_PASSWORD,
@@ -132,16 +131,6 @@ class Crowd:
         if any(answer.json()["active"] for answer in asked):
             return True
         return any(answer.status == 200 for answer in self.everywhere(refresh(slug, secret, token)))
-
-
-@contextmanager
-def crowd_of(cluster: Cluster) -> Iterator[Crowd]:
-    """A crowd that goes home when the block ends."""
-    crowd = Crowd(cluster)
-    try:
-        yield crowd
-    finally:
-        crowd.close()
 
 
 def statuses(answers: Sequence[Answer]) -> Counter[int]:

@@ -15,6 +15,8 @@ from idhub.demo.browser import Browser
 from idhub.demo.hub import Hub
 from idhub.demo.processes import free_port
 from providers.hr_file import COLUMNS
+from tests.flows.cluster_races import Crowd
+from tests.support.cluster import Cluster, running_cluster
 from tests.support.databases import Databases
 
 COMPANY = "总部"
@@ -111,3 +113,23 @@ def running_hub(
             yield RunningHub(hub, application, port, secret)
         finally:
             hub.close()
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def cluster(
+    request: pytest.FixtureRequest, databases: Databases, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Cluster]:
+    """Two processes on one database, or as many as the module's `PROCESSES` says."""
+    processes: int = getattr(request.module, "PROCESSES", 2)
+    with running_cluster(request.param, databases, tmp_path_factory.mktemp("cluster"), processes=processes) as made:
+        yield made
+
+
+@pytest.fixture
+def crowd(cluster: Cluster) -> Iterator[Crowd]:
+    """People who go home when the test ends."""
+    made = Crowd(cluster)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -9,7 +9,7 @@ import http.client
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations_with_replacement, product
 from threading import Barrier
@@ -26,28 +26,12 @@ from idhub.lifecycle import commands
 from idhub.lifecycle.hr_import import import_file
 from idhub.lifecycle.tables import Case, Receipt
 from providers.hr_file import COLUMNS
-from tests.flows.cluster_races import Crowd, crowd_of
+from tests.flows.cluster_races import Crowd
 from tests.lifecycle.world import CALLER
-from tests.support.cluster import COMPANY, Cluster, Someone, running_cluster
-from tests.support.databases import Databases
+from tests.support.cluster import COMPANY, Cluster, Someone
 
 APART = (0.0, 0.004, -0.004)
 """Seconds by which the second door is later; each pair takes the next one."""
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def cluster(
-    request: pytest.FixtureRequest, databases: Databases, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Cluster]:
-    """Two processes on one database; this one is the third, for the command line and the HR file."""
-    with running_cluster(request.param, databases, tmp_path_factory.mktemp("cluster"), processes=2) as made:
-        yield made
-
-
-@pytest.fixture
-def crowd(cluster: Cluster) -> Iterator[Crowd]:
-    with crowd_of(cluster) as made:
-        yield made
 
 
 Act = Callable[[Cluster, Someone], Any]

@@ -6,7 +6,6 @@ Rows O.. are those of the catalogue of offboarding races.
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,7 +18,7 @@ from idhub.delivery.tables import Delivery
 from idhub.directory.kinds import Standing
 from idhub.directory.tables import Principal
 from idhub.lifecycle.tables import Case
-from tests.flows.cluster_races import Crowd, crowd_of, statuses
+from tests.flows.cluster_races import Crowd, statuses
 from tests.support.cluster import (
     COMPANY,
     Cluster,
@@ -30,32 +29,15 @@ from tests.support.cluster import (
     redeem,
     refresh,
     revoke,
-    running_cluster,
     session_cookie,
     userinfo,
 )
-from tests.support.databases import Databases
 from tests.support.wire import Answer, call, form, get
 
 APART = (-0.008, 0.0, 0.008)
 """Seconds between the two sides of a race."""
 CONFIGURATION_SECONDS = 1.0
 """How old a client's registration may be in a process."""
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def cluster(
-    request: pytest.FixtureRequest, databases: Databases, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Cluster]:
-    """Two processes on one database."""
-    with running_cluster(request.param, databases, tmp_path_factory.mktemp("cluster"), processes=2) as made:
-        yield made
-
-
-@pytest.fixture
-def crowd(cluster: Cluster) -> Iterator[Crowd]:
-    with crowd_of(cluster) as made:
-        yield made
 
 
 def _offboarding(cluster: Cluster, person: Someone, **values: Any) -> bytes:

@@ -5,11 +5,10 @@ the memory of one.
 """
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
-from tests.flows.cluster_races import PARALLEL, Crowd, bodies, crowd_of, statuses
+from tests.flows.cluster_races import PARALLEL, Crowd, bodies, statuses
 from tests.support.cluster import (
     NEW_PASSWORD,
     Cluster,
@@ -17,31 +16,15 @@ from tests.support.cluster import (
     hidden_fields,
     redeem,
     refresh,
-    running_cluster,
     session_cookie,
 )
-from tests.support.databases import Databases
 from tests.support.wire import Answer, form, get
 
+PROCESSES = 3
 INVALID_GRANT = {
     "error": "invalid_grant",
     "error_description": "The grant is invalid, expired, already used or was issued to another client.",
 }
-
-
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def cluster(
-    request: pytest.FixtureRequest, databases: Databases, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Cluster]:
-    """Three processes on one database."""
-    with running_cluster(request.param, databases, tmp_path_factory.mktemp("cluster"), processes=3) as made:
-        yield made
-
-
-@pytest.fixture
-def crowd(cluster: Cluster) -> Iterator[Crowd]:
-    with crowd_of(cluster) as made:
-        yield made
 
 
 def _one_success(answers: list[Answer]) -> Answer:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from idhub.demo.processes import Server, answers, die_with_parent, free_port, wait_until
 
-__all__ = ["Server", "answers", "die_with_parent", "free_port", "running", "stop_now", "wait_until"]
+__all__ = ["Server", "answers", "die_with_parent", "free_port", "is_there", "running", "stop_now", "wait_until"]
 
 
 @contextmanager
@@ -24,6 +24,15 @@ def running(
     with Server(str(command[0]), port, log) as server:
         server.start(command, env=env, seconds=seconds)
         yield server
+
+
+def is_there(pid: int) -> bool:
+    """Whether there is such a process."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def stop_now(pid: int, *, seconds: float = 20) -> None:

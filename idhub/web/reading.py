@@ -167,6 +167,11 @@ class _InMemory(MultiPartParser):
         for file in self._files_to_close_on_error:
             file.close()
 
+    @property
+    def begun(self) -> int:
+        """How many files began; the parser passes over one whose end did not come."""
+        return len(self._files_to_close_on_error)
+
 
 class _Reading:
     """How many files are being read, or lie in memory until they are sealed."""
@@ -200,6 +205,9 @@ async def read_upload(request: Request) -> None:
         raise BrokenForm("form.malformed") from error
     fields: dict[str, str] = {}
     sent = form.multi_items()
+    if parser.begun != sum(isinstance(value, UploadFile) for _, value in sent):
+        parser.close()
+        raise BrokenForm("form.malformed")
     request.scope[_FILE] = next((value for _, value in sent if isinstance(value, UploadFile)), None)
     names = [name for name, _ in sent]
     for name, value in sent:

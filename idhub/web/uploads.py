@@ -4,6 +4,7 @@ The door, the rules and the brake are the command's (`idhub.lifecycle.hr_import`
 preview and import (`idhub.hr_process`); these pages keep the file for it and show how far it is.
 """
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Annotated, Any, Final
 
@@ -15,7 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from idhub.authority import Action, may
 from idhub.directory.organizations import root_organization
 from idhub.directory.tables import Employment, Organization, Person
-from idhub.errors import Conflict
+from idhub.errors import Conflict, Invalid
 from idhub.lifecycle import hr_uploads
 from idhub.lifecycle.tables import HrUpload
 from idhub.pages import N_
@@ -35,6 +36,8 @@ _UNDER_WAY = N_("Your last file is being brought in. Wait until it is, or look a
 _TOO_LATE = N_("This was done already, or the file is not there any more. What holds now is below.")
 _GIVEN_UP = N_("Another file took the place of this one while it came.")
 _NAME: Final = 120
+_MODES: Final = frozenset({"whole", "changes"})
+_STEPS: Final = {"confirm": hr_uploads.confirm, "cancel": hr_uploads.cancel}
 
 
 def create_router(services: WebServices) -> APIRouter:
@@ -58,7 +61,7 @@ def create_router(services: WebServices) -> APIRouter:
             visitor = visitor_of(session, request, services, now=services.clock())
             services.pages.check_form(request, form["csrf_token"], session_id=visitor.session_id)
             require(session, visitor, Action.IMPORT_RUN)
-        file, mode = file_of(request), "changes" if form["mode"] == "changes" else "whole"
+        file, mode = file_of(request), _one_of(_MODES, form, "mode")
         if file is None:
             return _choose(services, request, error=_NO_FILE, mode=mode, status=422)
         try:
@@ -86,7 +89,7 @@ def create_router(services: WebServices) -> APIRouter:
             services.pages.check_form(request, form["csrf_token"], session_id=visitor.session_id)
             require(session, visitor, Action.IMPORT_RUN)
             hr_uploads.own(session, upload_id, visitor.principal_id)
-            step = hr_uploads.confirm if form["step"] == "confirm" else hr_uploads.cancel
+            step = _STEPS[_one_of(_STEPS, form, "step")]
             try:
                 step(session, upload_id, by=visitor.actor, now=now, request_id=request_id(request))
             except Conflict:
@@ -100,6 +103,17 @@ def create_router(services: WebServices) -> APIRouter:
     router = APIRouter()
     router.routes += [*bringing.routes, *steps.routes]
     return router
+
+
+def _one_of(known: Collection[str], form: Form, field: str) -> str:
+    """A value that a button or a choice of these pages sends.
+
+    Raises:
+        Invalid: it is another one.
+    """
+    if form[field] not in known:
+        raise Invalid(f"{field} is one of {', '.join(sorted(known))}.", field=field, rule=f"upload.{field}")
+    return form[field]
 
 
 def _shown(name: str) -> str:

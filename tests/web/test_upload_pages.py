@@ -189,6 +189,23 @@ def test_confirmed_file_is_neither_confirmed_nor_given_up_again(hub: SampleHub, 
     assert len(events(hub, "import.finished")) == 1
 
 
+def test_step_that_no_button_sends_gives_nothing_up(hub: SampleHub, sign_in: SignIn) -> None:
+    client = sign_in(HR)
+    address, _ = previewed(hub, client, NEW)
+
+    assert decide_late(client, address, "Confirm") == 400
+    assert parts(hub) > 0
+    assert decide(client, address, "confirm").status_code == 303
+
+
+def test_file_without_a_word_on_whom_it_lists_is_refused(hub: SampleHub, sign_in: SignIn) -> None:
+    client = sign_in(HR)
+    fields = {"csrf_token": token_of(client.get(PATH).text), "mode": "everybody"}
+
+    assert client.post(PATH, data=fields, files={"file": ("hr.csv", NEW.encode())}).status_code == 400
+    assert parts(hub) == 0
+
+
 def test_preview_that_another_import_made_old_is_made_anew(hub: SampleHub, sign_in: SignIn) -> None:
     first, second = sign_in(HR), sign_in(LEAVER)
     _make_hr(hub, LEAVER, "root")
@@ -561,9 +578,10 @@ def test_file_without_the_token_of_the_form_is_refused(hub: SampleHub, sign_in: 
         ),
         (b'--x\r\ncontent-disposition: form-data; name="mode"\r\n\r\n' + b"a" * 4096 + b"\r\n--x--\r\n", 400),
         (b"no boundary at all", 400),
+        (b'--x\r\ncontent-disposition: form-data; name="file"; filename="hr.csv"\r\n\r\nhalf of i', 400),
         (b"--x\r\n" + b"a" * (33 * 1024 * 1024), 413),
     ],
-    ids=["doubled", "file and text", "long", "malformed", "large"],
+    ids=["doubled", "file and text", "long", "malformed", "cut off", "large"],
 )
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 def test_broken_upload_is_refused_clearly(hub: SampleHub, sign_in: SignIn, body: bytes, status: int) -> None:

@@ -30,7 +30,7 @@ from scim.errors import (
     remote_text,
 )
 from scim.filters import quote
-from scim.pace import MAX_RETRY_AFTER, Pace, retry_after
+from scim.pace import MAX_RETRY_AFTER, Pace, is_limit, retry_after, until_reset
 from scim.reading import is_mostly_brackets
 from scim.schemas import ENTERPRISE_USER, ERROR, PATCH_OP, USER, Changes, Resource, attribute, with_changes
 
@@ -49,7 +49,7 @@ MAX_LISTED: Final = 200_000
 
 _LOOKUP_COUNT: Final = 10
 _ERROR: Final = ERROR.encode()
-_RETRYABLE: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS})
+_RETRYABLE: Final = frozenset({HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY})
 _GONE: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
 
 
@@ -259,10 +259,15 @@ class ScimClient:
 
     async def patch_user(self, user_id: str, changes: Changes) -> None:
         """Change attributes of a user (RFC 7644 section 3.5.2): one operation each, all or none."""
-        operations = [
+        said = adapted(changes, self.dialect)
+        operations: list[dict[str, Any]] = [
             {"op": "remove", "path": path} if value is None else {"op": "replace", "path": path, "value": value}
-            for path, value in adapted(changes, self.dialect).items()
+            for path, value in said.items()
+            if value is None or self.dialect.names_paths
         ]
+        values = {path: value for path, value in said.items() if value is not None}
+        if values and not self.dialect.names_paths:
+            operations.append({"op": "replace", "value": values})
         await self.patch(self._user_path(user_id), operations)
 
     async def patch(self, path: str, operations: list[dict[str, Any]]) -> None:
@@ -443,9 +448,14 @@ class ScimClient:
         status = response.status
         answer = _parsed(response.body)
         words = answer if isinstance(answer, dict) else {}
-        detail = remote_text(words.get("detail"), secrets=self._secrets)
+        detail = self._words_of(words)
         scim_type = remote_text(words.get("scimType"), secrets=self._secrets) or None
         description = f"The application answered {status}" + (f": {detail}" if detail else ".")
+        if is_limit(response.headers, status):
+            until = retry_after(response.headers, now=self._now())
+            if until is None:
+                until = until_reset(response.headers, now=self._now())
+            return RemoteUnavailable(description, status_code=status, retry_after=until, how="rate_limit")
         if status in _RETRYABLE or (
             status >= HTTPStatus.INTERNAL_SERVER_ERROR and status != HTTPStatus.NOT_IMPLEMENTED
         ):
@@ -453,26 +463,27 @@ class ScimClient:
                 description,
                 status_code=status,
                 retry_after=retry_after(response.headers, now=self._now()),
-                may_have_arrived=writes and status != HTTPStatus.TOO_MANY_REQUESTS,
-                how="rate_limit" if status == HTTPStatus.TOO_MANY_REQUESTS else "failing",
+                may_have_arrived=writes,
+                how="failing",
             )
         kind: type[RemoteError] = RemoteRefused
         if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             kind = RemoteUnauthorized
         elif status in _GONE:
             kind = RemoteNotFound
-        elif status == HTTPStatus.PRECONDITION_FAILED and status not in self.dialect.conflicts:
+        elif status == HTTPStatus.PRECONDITION_FAILED and self.dialect.says_412 == "changed":
             # RFC 7644 section 3.14: it was changed since we read it. What is to be sent follows from a new look.
             return RemoteUnavailable(description, status_code=status, retry_after=timedelta(0))
-        elif (
-            status == HTTPStatus.CONFLICT
-            or status in self.dialect.conflicts
-            or (status == HTTPStatus.BAD_REQUEST and scim_type == "uniqueness")
-        ):
+        elif status == HTTPStatus.CONFLICT or (status == HTTPStatus.BAD_REQUEST and scim_type == "uniqueness"):
             kind = RemoteConflict
         elif status < HTTPStatus.BAD_REQUEST:
             description = f"The application answered {status}: a redirect or an interim answer, which is not followed."
         return kind(description, status_code=status, scim_type=scim_type)
+
+    def _words_of(self, answer: Mapping[str, Any]) -> str:
+        """What an error says, by RFC 7644 section 3.12 or as others do."""
+        texts = (remote_text(answer.get(name), secrets=self._secrets) for name in ("detail", "message", "error"))
+        return next(filter(None, texts), "")
 
     @staticmethod
     def _user_path(user_id: str) -> str:

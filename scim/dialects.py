@@ -24,6 +24,7 @@ class Dialect:
         trusts_discovery: whether what the service publishes of itself overrides this row.
         update: by PATCH (RFC 7644 section 3.5.2), or by PUT of the whole resource with our changes laid over.
         op_form: `op` as RFC 7644 spells it, or with a capital, as services modelled on one sender's first version want.
+        names_paths: whether operations of a PATCH name their attribute as the path; or all go as one value without.
         alone: attributes that must be the only operation of a PATCH.
         active_form: `active` as a JSON boolean, or as the texts "True" and "False".
         finds: whether filters work at all; without them an account is found by reading the list to its end.
@@ -42,10 +43,11 @@ class Dialect:
         deactivate: by `active: false`; or by DELETE, where there is no such thing.
         gone_when_off: an account that was switched off is answered with 404 from then on.
         deletes: what DELETE does: removes the account; only switches it off; or is refused.
-        conflicts: statuses, beside 409, that say that a unique value is taken.
+        says_412: that a resource was changed since it was read (RFC 7644 section 3.14); or any refusal, for good.
         groups: how members are changed: by PATCH, by PUT of the whole group, or not at all.
         members_at_once: most members added or removed with one request.
         remove_members: members to be removed as a list of values; or each by a filter in the path.
+        wraps_members: whether the list of members stands in an object, under its name once more.
         renames_groups: whether a group's displayName may change.
         shows_members: whether a group that is read shows its members.
         page_size: most resources of one page of a list.
@@ -59,6 +61,7 @@ class Dialect:
     trusts_discovery: bool = False
     update: Literal["patch", "put"] = "patch"
     op_form: Literal["lower", "capital"] = "lower"
+    names_paths: bool = True
     alone: frozenset[str] = frozenset()
     active_form: Literal["boolean", "text"] = "boolean"
     finds: bool = True
@@ -77,10 +80,11 @@ class Dialect:
     deactivate: Literal["active_false", "delete"] = "active_false"
     gone_when_off: bool = False
     deletes: Literal["removes", "deactivates", "refused"] = "removes"
-    conflicts: frozenset[int] = frozenset()
+    says_412: Literal["changed", "refused"] = "changed"
     groups: Literal["patch", "put", "none"] = "patch"
     members_at_once: int = 500
     remove_members: Literal["values", "filter"] = "filter"
+    wraps_members: bool = False
     renames_groups: bool = True
     shows_members: bool = True
     page_size: int = 100
@@ -185,10 +189,12 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
             required=("userName", "externalId", "displayName", "emails"),
             members_at_once=1_000,
         ),
-        # An organization without managed users: an account is an invitation, and switching it off removes it.
+        # An organization without managed users: an account is an invitation, and switching it off removes it. Paths
+        # with filters are not understood there, and no path is documented whose value is a boolean.
         Dialect(
             name="github-organization",
             title="GitHub organization",
+            names_paths=False,
             has_enterprise_user=False,
             left_out=_GITHUB_LEFT_OUT,
             required=("userName", "name.givenName", "name.familyName", "emails"),
@@ -205,7 +211,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
             required=("userName", "externalId", "emails", "name.formatted"),
             id_is_external_id=True,
             only_created=frozenset({"userName", "name", "emails"}),
-            conflicts=frozenset({412}),
+            says_412="refused",
             groups="none",
         ),
         # DELETE only deactivates there; user names are kept in lower case.
@@ -240,12 +246,15 @@ DIALECTS: Final[Mapping[str, Dialect]] = {
             members_at_once=100,
         ),
         # Users are never deleted; each needs a profile, sent as its one entitlement. userName has the form of a mail.
+        # Groups are there already, and get their members as `"value": {"members": [...]}`.
         Dialect(
             name="salesforce",
             title="Salesforce",
             required=("userName", "emails", "name.familyName", "entitlements"),
             deletes="refused",
             finds_email="emails.value",
+            remove_members="values",
+            wraps_members=True,
         ),
         # Publishes that it has no filters; PATCH knows few attributes, PUT all; members are removed by a list.
         Dialect(

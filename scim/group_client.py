@@ -69,12 +69,16 @@ class GroupClient:
             return
         operations: list[dict[str, Any]] = []
         if remove and self._client.dialect.remove_members == "values":
-            operations.append({"op": "remove", "path": "members", "value": _members(remove)})
+            operations.append({"op": "remove", "path": "members", "value": self._members(remove)})
         elif remove:
             operations += [{"op": "remove", "path": f"members[value eq {quote(one)}]"} for one in remove]
         if add:
-            operations.append({"op": "add", "path": "members", "value": _members(add)})
+            operations.append({"op": "add", "path": "members", "value": self._members(add)})
         await self._client.patch(resource_path("/Groups", group_id), operations)
+
+    def _members(self, user_ids: Iterable[str]) -> list[dict[str, str]] | dict[str, list[dict[str, str]]]:
+        members = _members(user_ids)
+        return {"members": members} if self._client.dialect.wraps_members else members
 
     async def delete(self, group_id: str) -> None:
         """Delete it; one that is not there any more is deleted."""

@@ -4,11 +4,11 @@ Services say it in four ways: `Retry-After` (RFC 9110 section 10.2.3); `RateLimi
 (`"default";r=50;t=30`) and its older one (`limit=100, remaining=50, reset=30`); `RateLimit-Remaining` with
 `RateLimit-Reset`; and the same with X- before, where the reset is a number of seconds or an instant.
 
-Most say nothing until they refuse (429). What was accepted by then, and how long they want to be left alone, is their
-rate: whoever has waited comes back one by one at that rate, in the order of asking, and not all in one moment to be
-refused again. What takes turns is a talk of some requests: one that has begun goes on before the next one begins, else
-each would be cut off by its deadline and none would come to its end. With every answer that is accepted they come a
-little faster, until the service refuses anew, or nobody has to wait any more.
+Most say nothing until they refuse (429, and some 403, with one of these beside it). What was accepted by then, and how
+long they want to be left alone, is their rate: whoever has waited comes back one by one at that rate, in the order of
+asking, and not all in one moment to be refused again. What takes turns is a talk of some requests: one that has begun
+goes on before the next one begins, else each would be cut off by its deadline and none would come to its end. With
+every answer that is accepted they come a little faster, until the service refuses anew, or nobody has to wait any more.
 
 A refusal is a fact; what an accepted answer says is left is a hint. Some services say that nothing is left for an hour
 after every answer. So a hint makes nobody wait for more than a minute, and ends no talk that is under way: whoever
@@ -108,11 +108,10 @@ class Pace:
         Args:
             sent_at: when the request was sent; None: nothing is concluded from that.
         """
-        remaining, reset = _limits(headers, now=now)
-        if status == 429:
-            until_reset = reset - now if reset is not None and not remaining else _NOTHING
-            self._refused(now, retry_after(headers, now=now) or until_reset or timedelta(seconds=1))
+        if is_limit(headers, status):
+            self._refused(now, retry_after(headers, now=now) or until_reset(headers, now=now) or timedelta(seconds=1))
             return
+        remaining, reset = _limits(headers, now=now)
         if status < 500:
             self._accepted.append(now)
             shorter = self._interval * (1 - _FASTER)
@@ -173,6 +172,19 @@ class Pace:
         return max(until - now, _NOTHING)
 
 
+def is_limit(headers: Mapping[str, str], status: int) -> bool:
+    """Whether an answer refuses because too much was asked: 429, or 403 that says until when (GitHub's, for one)."""
+    if status != 403:
+        return status == 429
+    return bool(headers.get("Retry-After")) or _remaining(headers) == 0
+
+
+def until_reset(headers: Mapping[str, str], *, now: datetime) -> timedelta | None:
+    """How long it is until the service counts anew, where it says that nothing is left."""
+    remaining, reset = _limits(headers, now=now)
+    return None if reset is None or remaining else reset - now
+
+
 def retry_after(headers: Mapping[str, str], *, now: datetime) -> timedelta | None:
     """RFC 9110 section 10.2.3: seconds, or a date, which is read against the service's own clock when it shows it."""
     text = headers.get("Retry-After", "").strip()
@@ -195,13 +207,22 @@ def http_date(text: str) -> datetime | None:
 
 
 def _limits(headers: Mapping[str, str], *, now: datetime) -> tuple[int | None, datetime | None]:
-    text = headers.get("RateLimit")
-    said = dict(_PARAMETER.findall(text.lower())) if text else {}
-    remaining = said.get("remaining", said.get("r")) or _first(headers, _REMAINING)
-    reset = said.get("reset", said.get("t")) or _first(headers, _RESET)
+    said = _parameters(headers)
+    remaining, reset = _remaining(headers), said.get("reset", said.get("t")) or _first(headers, _RESET)
     if remaining is None or reset is None:
         return None, None
-    return int(remaining), _instant(int(reset), now=now)
+    return remaining, _instant(int(reset), now=now)
+
+
+def _remaining(headers: Mapping[str, str]) -> int | None:
+    said = _parameters(headers)
+    text = said.get("remaining", said.get("r")) or _first(headers, _REMAINING)
+    return None if text is None else int(text)
+
+
+def _parameters(headers: Mapping[str, str]) -> dict[str, str]:
+    text = headers.get("RateLimit")
+    return dict(_PARAMETER.findall(text.lower())) if text else {}
 
 
 def _first(headers: Mapping[str, str], names: tuple[str, ...]) -> str | None:

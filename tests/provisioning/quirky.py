@@ -53,7 +53,8 @@ class Quirks:
     no_rename: bool = False
     hides_members: bool = False
     number_ids: bool = False
-    conflict_412: bool = False
+    wraps_members: bool = False
+    """Members of a PATCH come as `{"members": [...]}`; anything else is refused."""
     empty_is_404: bool = False
     capital_operations: bool = False
     single_values: bool = False
@@ -202,7 +203,7 @@ class Quirky:
             str(one.get(name)).lower() == str(body[name]).lower() for one_id, one in held.items() if one_id != own
         )
         if taken:
-            return (412 if self.quirks.conflict_412 else 409), {}, {"scimType": "uniqueness", "detail": "taken"}
+            return 409, {}, {"scimType": "uniqueness", "detail": "taken"}
         if "active" in body and self.quirks.text_booleans is isinstance(body["active"], bool):
             return 400, {}, {"detail": "active has the wrong type"}
         lists = [value for key, value in body.items() if key in {"emails", "phoneNumbers", "addresses"} and value]
@@ -211,6 +212,7 @@ class Quirky:
         return None
 
     def _patch(self, held: dict[str, dict[str, Any]], one: dict[str, Any], operations: list[dict[str, Any]]) -> Answer:
+        operations = [part for operation in operations for part in self._parts(operation)]
         paths = [str(operation.get("path")) for operation in operations]
         if self.quirks.active_alone and len(paths) > 1 and {"active", "userName"} & set(paths):
             return 400, {}, {"detail": "active and userName stand alone"}
@@ -222,6 +224,10 @@ class Quirky:
                 return 400, {}, {"detail": f"{kind} is no operation"}
             kind = kind.lower()
             if path.startswith("members"):
+                if self.quirks.wraps_members:
+                    if not isinstance(value, dict):
+                        return 400, {}, {"detail": "members have to stand in an object"}
+                    value = value["members"]
                 count += len(value) if isinstance(value, list) else 1
                 problem = self._change_members(changed, kind, path, value)
                 if problem:
@@ -249,6 +255,13 @@ class Quirky:
         one.clear()
         one.update(self._kept({**changed, "n": changed.get("n", 0) + 1}))
         return 204, {}, None
+
+    @staticmethod
+    def _parts(operation: dict[str, Any]) -> list[dict[str, Any]]:
+        """One operation for each attribute, of one that names no path (RFC 7644 section 3.5.2.3)."""
+        if "path" in operation:
+            return [operation]
+        return [{"op": operation["op"], "path": path, "value": value} for path, value in operation["value"].items()]
 
     def _change_members(self, group: dict[str, Any], kind: str, path: str, value: Any) -> str | None:
         members = {one["value"]: one for one in group.get("members", [])}

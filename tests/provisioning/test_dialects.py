@@ -54,7 +54,6 @@ KINDS = [
     Kind(
         "gitlab",
         Quirks(
-            conflict_412=True,
             no_groups=True,
             id_is_external_id=True,
             only_created=("userName", "name", "emails"),
@@ -79,7 +78,12 @@ KINDS = [
     Kind("atlassian", Quirks(no_rename=True, soft_delete=True, most_members=100, required=("userName", "emails"))),
     Kind(
         "salesforce",
-        Quirks(no_delete=True, required=("userName", "emails", "name.familyName", "entitlements")),
+        Quirks(
+            no_delete=True,
+            wraps_members=True,
+            members_by_value=True,
+            required=("userName", "emails", "name.familyName", "entitlements"),
+        ),
         {"mapping": {'entitlements[type eq "profile"].value': '"00e000"'}},
     ),
     Kind("django-scim2", Quirks(no_filter=True, members_by_value=True, no_rename=True, page=50)),

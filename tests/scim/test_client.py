@@ -285,6 +285,9 @@ def test_active_as_text_where_the_service_wants_it() -> None:
         (Answer(504), RemoteUnavailable),
         (Answer(401), RemoteUnauthorized),
         (Answer(403), RemoteUnauthorized),
+        (Answer(403, headers={"x-ratelimit-remaining": "3", "x-ratelimit-reset": "30"}), RemoteUnauthorized),
+        (Answer(403, headers={"x-ratelimit-remaining": "0", "x-ratelimit-reset": "30"}), RemoteUnavailable),
+        (Answer(403, headers={"Retry-After": "60"}), RemoteUnavailable),
         (Answer(404), RemoteNotFound),
         (Answer(410), RemoteNotFound),
         (Answer(409), RemoteConflict),
@@ -370,6 +373,19 @@ def test_token_cut_by_the_bound_does_not_leak_half() -> None:
     for lead in range(MAX_REMOTE_TEXT - len(TOKEN) - 2, MAX_REMOTE_TEXT + 2):
         answer = Answer.of({"detail": "x" * lead + TOKEN}, status=400)
         assert TOKEN[:6] not in refused(client(Port(answer)).get_user("7"), RemoteRefused).description
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"message": "API rate limit exceeded"},
+        {"error": "API rate limit exceeded"},
+        {"detail": None, "error": "API rate limit exceeded"},
+    ],
+)
+def test_error_in_words_of_its_own_is_read(words: dict[str, Any]) -> None:
+    error = refused(client(Port(Answer.of(words, status=400))).get_user("7"), RemoteRefused)
+    assert error.description == "The application answered 400: API rate limit exceeded"
 
 
 @pytest.mark.parametrize("detail", [None, 7, ["x"], {"a": "b"}, ""])

@@ -73,6 +73,19 @@ def test_dates_that_no_calendar_has_are_unreadable(text: str) -> None:
     assert retry_after(Headers({"Retry-After": text}), now=NOW) is None
 
 
+def test_a_limit_said_by_403_pauses_as_one_by_429() -> None:
+    """It is no answer that was accepted: what was said to be left stays believed."""
+    pace = Pace()
+    pace.learn(Headers({"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1200"}), 403, now=NOW)
+    assert (pace.refusals, take(pace)) == (1, timedelta(seconds=1200))
+    pace = Pace()
+    pace.learn(Headers({"Retry-After": "60"}), 403, now=NOW)
+    assert (pace.refusals, take(pace)) == (1, timedelta(seconds=60))
+    pace = Pace()
+    pace.learn(Headers({}), 403, now=NOW)
+    assert (pace.refusals, take(pace)) == (0, timedelta(0))
+
+
 USED_UP = Headers({"RateLimit-Remaining": "0", "RateLimit-Reset": "3600"})
 
 

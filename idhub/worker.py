@@ -251,7 +251,7 @@ class Worker:
             _Job(_SEAL, _SEAL_EVERY, self._seal, is_bulk=True),
             _Job("receipts", _SIGN_EVERY, self._sign_receipts, is_bulk=True, idle=_SIGN_IDLE),
             _Job("schedule", _DUE_EVERY, self._apply_due, singleton=True, is_bulk=True),
-            _Job("releases", _DUE_EVERY, self._release, singleton=True, is_bulk=True, is_wanted=self._has_approved),
+            _Job("releases", _DUE_EVERY, self._release, singleton=True, is_bulk=True, is_wanted=self._has_releases),
             _Job("rules", _DUE_EVERY, self._follow_rules, singleton=True, is_bulk=True, is_wanted=self._has_rules),
             _Job("purge", _PURGE_EVERY, self._purge, singleton=True),
             _Job("reconcile", _RECONCILE_EVERY, self._reconcile, is_bulk=True),
@@ -405,8 +405,8 @@ class Worker:
         if changed:
             _log.info("worker.due_applied", people=changed)
 
-    def _has_approved(self) -> bool:
-        return hr_release.has_approved(self._hub.database)
+    def _has_releases(self) -> bool:
+        return hr_release.has_work(self._hub.database, now=self._hub.clock())
 
     def _release(self) -> None:
         if self._is_recovering():

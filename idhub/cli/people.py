@@ -92,6 +92,20 @@ def _stderr() -> Any:
     return Console(stderr=True)
 
 
+@people.command("runs")
+def show_runs(json: JsonOption = False) -> None:
+    """Show the last reads of the HR file: under way, finished, or broken off before their end."""
+    from idhub.lifecycle.hr_runs import last_runs
+
+    with open_here() as hub, hub.database.read() as session:
+        runs = last_runs(session, now=hub.clock())
+    rows = [
+        [run.id, f"{run.started_at:%Y-%m-%d %H:%M:%S}", run.state, str(run.counts.get("rows", "-")), run.started_by]
+        for run in runs
+    ]
+    show(plain(runs), as_json=json, lines=table(rows, ("run", "began (UTC)", "state", "rows", "by")))
+
+
 @people.command("held")
 def show_held(json: JsonOption = False) -> None:
     """Show what the mass-change brake holds back, by run."""

@@ -14,14 +14,14 @@ import gc
 import time
 from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from sqlalchemy import exists, insert, select, update
+from sqlalchemy import exists, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -33,7 +33,7 @@ from idhub.directory.search_terms import load_readings
 from idhub.directory.tables import Employment, Organization, SourceRecord
 from idhub.errors import Conflict, IdhubError, Invalid
 from idhub.keys import Keyring
-from idhub.lifecycle import hr_brake, intake
+from idhub.lifecycle import hr_brake, hr_runs, intake
 from idhub.lifecycle.hr_ahead import (
     BATCH,
     PROVIDER,
@@ -48,6 +48,7 @@ from idhub.lifecycle.hr_apart import ReaderApart, open_reader
 from idhub.lifecycle.hr_brake import DEFAULT_BRAKE, Brake
 from idhub.lifecycle.hr_companies import Companies, Mark
 from idhub.lifecycle.hr_plan import UNSETTLED, BatchPlan, Leaders, Leaving, Planner
+from idhub.lifecycle.hr_runs import DOOR
 from idhub.lifecycle.joiners import Joiners, content_hash_of, numbers_of, settle
 from idhub.lifecycle.ports import listener_of, planners_of
 from idhub.lifecycle.tables import SourceRun
@@ -55,7 +56,6 @@ from idhub.lifecycle.transition import transition
 from providers.base import Completeness
 from providers.hr_file import HrFileRefused, HrRow, RefusedRow, RowProblem, Rule
 
-DOOR = "hr_file"
 T = TypeVar("T")
 OnLeaving = Callable[[Sequence[Leaving], Sequence[Leaving]], None]
 MAX_LISTED = 1_000
@@ -235,6 +235,8 @@ class _Run:
     on_leaving: OnLeaving
     within: frozenset[str] | None
     request_id: str | None
+    pulse: hr_runs.Pulse | None = None
+    """Whether the run goes on; None: a dry run."""
     size: int = 50
     joining: int = _FEWEST_JOINERS
     """How many joiners a piece of a transaction takes; `size` is of those who are changed one by one."""
@@ -295,7 +297,13 @@ class _Run:
         """Do it all, in order."""
         report = self.report
         report.unknown_columns = self.reader.unknown_columns
-        self._begin()
+        with nullcontext() if report.is_dry_run else self._begun() as self.pulse:
+            self._take_all()
+        self.progress(report.rows)
+        return report
+
+    def _take_all(self) -> None:
+        report = self.report
         for ahead in self.reader.batches():
             self._take_in(ahead)
             self.progress(report.rows)
@@ -314,8 +322,6 @@ class _Run:
         report.created_companies = list(self.companies.created)
         report.created_departments = self.companies.created_departments
         self._finish()
-        self.progress(report.rows)
-        return report
 
     def _refuse_empty(self) -> NoReturn:
         """An export that found nobody says nothing about anybody; taken for a success, it would be found in weeks."""
@@ -336,26 +342,30 @@ class _Run:
         self.report.notice_count += len(notices)
         self.report.notices += notices[: max(0, MAX_LISTED - len(self.report.notices))]
 
-    def _begin(self) -> None:
-        if self.report.is_dry_run:
-            return
-        with self.database.transaction() as session:
-            session.execute(
-                insert(SourceRun).values(
-                    id=self.report.run_id,
-                    provider=PROVIDER,
-                    started_at=self.now,
-                    is_complete=False,
-                    is_snapshot=self.report.is_snapshot,
-                    content_hash=self.reader.digest,
-                    counts={},
-                    problems=[],
-                    started_by=self.actor.id,
-                )
-            )
+    def _begun(self) -> hr_runs.Pulse:
+        return hr_runs.Pulse(
+            self.database,
+            self.report.run_id,
+            is_snapshot=self.report.is_snapshot,
+            digest=self.reader.digest,
+            within=self.within,
+            actor=self.actor,
+            now=self.now,
+            request_id=self.request_id,
+        )
+
+    def _go_on(self) -> None:
+        """Go on only as long as nobody took the run for ended.
+
+        Raises:
+            Unavailable: somebody did.
+        """
+        if self.pulse is not None:
+            self.pulse.check()
 
     def _take_in(self, ahead: Ahead) -> None:
         """Note what a stretch of the file says; apply its news in small transactions."""
+        self._go_on()
         report = self.report
         report.rows += ahead.rows
         report.unchanged += ahead.unchanged
@@ -643,6 +653,7 @@ class _Run:
         """Read rows of the file a second time."""
         try:
             for part in self.reader.again(lines):
+                self._go_on()
                 take(part)
         except FileChanged:
             self.report.gaps = (*self.report.gaps, "the file was changed while it was read")
@@ -754,6 +765,9 @@ class _Run:
 
     def _let_go(self) -> None:
         """Leaves, said and by absence, as far as the brake lets them."""
+        if self.pulse is not None:
+            self.pulse.say()
+        self._go_on()
         report = self.report
         with self.database.read() as session:
             self.leaving = _not_superseded(session, self.leaving, report.run_id)
@@ -821,17 +835,20 @@ class _Run:
             for problem in (*report.problems, *report.notices)[:MAX_ROW_EVENTS]
         ]
         with self.database.transaction() as session:
-            session.execute(
+            ended = session.execute(
                 update(SourceRun)
-                .where(SourceRun.id == report.run_id)
+                .where(SourceRun.id == report.run_id, SourceRun.broken_at.is_(None))
                 .values(
                     finished_at=self.now,
                     is_complete=report.is_complete,
                     counts={**report.counts(), "companies": company_ids},
                     problems=listed,
                 )
+                .returning(SourceRun.id)
                 .execution_options(synchronize_session=False)
             )
+            if ended.first() is None:
+                raise hr_runs.taken_for_ended()
             details = {
                 **report.counts(),
                 "file_sha256": report.file_digest,

@@ -5,19 +5,20 @@ said it may still release there. Nobody says yes to a run that holds a change of
 approved is carried out in batches by whoever comes first: the command that took the second yes, or the worker, which
 also goes on where one of them was stopped.
 
-What was said since comes first. While a newer file is being read nothing is released, since it may list them as before;
-whoever it has spoken of, who works elsewhere by now, or who left and began anew, stays, and the held change is dropped.
+What was said since comes first. While a newer file is being read (`hr_runs`) nothing is released of the companies that
+it may speak for, since it may list them as before; whoever it has spoken of, who works elsewhere by now, or who left
+and began anew, stays, and the held change is dropped.
 """
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from itertools import groupby
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, case, distinct, exists, func, select, update
-from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
+from sqlalchemy import ColumnElement, and_, case, distinct, exists, func, not_, select, update
+from sqlalchemy.orm import Session, aliased
 
 from idhub.authority import Action, still_counts
 from idhub.changes import Actor, Event, EventType, record
@@ -26,16 +27,14 @@ from idhub.directory.kinds import Standing
 from idhub.directory.tables import Employment, LoginName, Person, Principal, SourceRecord
 from idhub.errors import Conflict, NotFound
 from idhub.keys import Keyring
-from idhub.lifecycle import intake
+from idhub.lifecycle import hr_runs, intake
 from idhub.lifecycle.hr_ahead import PROVIDER
 from idhub.lifecycle.hr_brake import APPROVED, DROPPED, HELD, PENDING, RELEASED, end_posts, seal_context
 from idhub.lifecycle.hr_plan import Leaving
 from idhub.lifecycle.pace import GoesOn, Pace, nobody_else
-from idhub.lifecycle.tables import HeldChange, SourceRun
+from idhub.lifecycle.tables import HeldChange
 
 _ANY_APPROVED = select(exists().where(HeldChange.state == APPROVED))
-_LONGEST_RUN = timedelta(hours=1)
-"""A run that has not come to its end by then was broken off, and nothing waits for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -148,7 +147,8 @@ def approve(
         Conflict: the same person approved before, and nobody else since; or a colleague with the same mail or mobile,
             who is the same human under another account; a change of their own is held; a newer file is being read.
     """
-    if session.execute(select(_is_newer_open(run_id, now=now))).scalar():
+    hr_runs.end_silent(session, now=now)
+    if any(run.concerns(organization_ids) for run in hr_runs.open_after(session, run_id, now=now)):
         raise Conflict(
             "A newer file is being read: wait for it, it may say otherwise.", field="run", rule="release.newer_run"
         )
@@ -183,14 +183,10 @@ def approve(
     return Release("waiting", waiting) if waiting else Release("approved", approved)
 
 
-def _is_newer_open(run_id: InstrumentedAttribute[str] | str, *, now: datetime) -> ColumnElement[bool]:
-    """Whether a run that began after this one is under way."""
-    return exists().where(
-        SourceRun.provider == PROVIDER,
-        SourceRun.id > run_id,
-        SourceRun.finished_at.is_(None),
-        SourceRun.started_at > now - _LONGEST_RUN,
-    )
+def _waits_for(run: hr_runs.OpenRun) -> ColumnElement[bool]:
+    """Held changes that this run, which is under way, may say otherwise about."""
+    older = HeldChange.run_id < run.id
+    return older if run.within is None else and_(older, HeldChange.organization_id.in_(run.within))
 
 
 def _holds_own(run_id: str, principal_id: str) -> ColumnElement[bool]:
@@ -254,19 +250,22 @@ def approve_release(database: Database, run_id: str, *, keyring: Keyring, approv
     return Release("released", changes, left)
 
 
-def has_approved(database: Database) -> bool:
+def has_work(database: Database, *, now: datetime) -> bool:
     """Whether `carry_out` has something to do."""
     with database.read() as session:
-        return bool(session.execute(_ANY_APPROVED).scalar())
+        return bool(session.execute(_ANY_APPROVED).scalar()) or hr_runs.has_silent(session, now=now)
 
 
 def carry_out(
     database: Database, keyring: Keyring, *, now: datetime, run_id: str | None = None, goes_on: GoesOn = nobody_else
 ) -> int:
-    """Let approved changes happen, a batch a transaction. Returns how many did. Several processes may do it at once."""
+    """Let approved changes happen, a batch a transaction. Returns how many did. Several processes may do it at once.
+
+    Runs that ended before their end are noted first: nothing waits for them.
+    """
     done = 0
     pace = Pace(database.dialect)
-    if not has_approved(database):
+    if not has_work(database, now=now):
         return 0
     while True:
         with database.transaction() as session:
@@ -283,7 +282,9 @@ def carry_out(
 
 
 def _next_batch(session: Session, run_id: str | None, size: int, *, now: datetime) -> Sequence[HeldChange]:
-    query = select(HeldChange).where(HeldChange.state == APPROVED, ~_is_newer_open(HeldChange.run_id, now=now))
+    hr_runs.end_silent(session, now=now)
+    waiting = [_waits_for(run) for run in hr_runs.open_after(session, "", now=now)]
+    query = select(HeldChange).where(HeldChange.state == APPROVED, *map(not_, waiting))
     if run_id is not None:
         query = query.where(HeldChange.run_id == run_id)
     order = (HeldChange.run_id, HeldChange.second_approver, HeldChange.id)

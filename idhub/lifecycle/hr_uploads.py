@@ -31,8 +31,9 @@ from idhub.directory.organizations import root_organization
 from idhub.directory.tables import Installation, Person
 from idhub.errors import Conflict, IdhubError, Invalid, NotFound
 from idhub.keys import Keyring
-from idhub.lifecycle.hr_import import DOOR, ImportReport, import_file
+from idhub.lifecycle.hr_import import ImportReport, import_file
 from idhub.lifecycle.hr_plan import Leaving
+from idhub.lifecycle.hr_runs import DOOR
 from idhub.lifecycle.tables import HrUpload, HrUploadPart, SourceRun
 from providers.hr_file import HrFileRefused, RowProblem
 

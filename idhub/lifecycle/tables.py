@@ -120,6 +120,12 @@ class SourceRun(Base):
     problems: Mapped[Any] = mapped_column(JsonText, default=list)
     """Refused rows: line, field, rule; bounded."""
     started_by: Mapped[str] = mapped_column(String(60))
+    seen_at: Mapped[datetime | None] = mapped_column(Instant)
+    """When its process last said that it goes on (`hr_runs`); NULL: begun by an older version, which does not."""
+    broken_at: Mapped[datetime | None] = mapped_column(Instant)
+    """When it was found to have ended before its end; `finished_at` stays NULL then."""
+    within: Mapped[Any | None] = mapped_column(JsonText, nullable=True)
+    """Organizations that it may speak for; NULL: all."""
 
 
 class HeldChange(Base):
@@ -143,6 +149,19 @@ class HeldChange(Base):
     first_approver: Mapped[str | None] = mapped_column(String(60))
     second_approver: Mapped[str | None] = mapped_column(String(60))
     decided_at: Mapped[datetime | None] = mapped_column(Instant)
+
+
+class UnevaluatedPerson(Base):
+    """Somebody whom the look after a change of rules failed on; it is tried again."""
+
+    __tablename__ = "unevaluated_people"
+
+    principal_id: Mapped[str] = mapped_column(ForeignKey("principals.id"), primary_key=True)
+    error: Mapped[str] = mapped_column(String(120))
+    """Kind of the error alone: its words may hold values of the person."""
+    attempts: Mapped[int] = mapped_column(Integer)
+    since: Mapped[datetime] = mapped_column(Instant)
+    again_at: Mapped[datetime] = mapped_column(Instant)
 
 
 class LeaveCount(Base):

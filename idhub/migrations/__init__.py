@@ -17,7 +17,7 @@ from idhub.db import Database
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "r0033"
+HEAD = "r0034"
 """The newest revision that this code knows; a test compares it with the scripts."""
 _LOCK = 0x1D_4B
 """PostgreSQL advisory lock (transaction level) under which one process migrates."""

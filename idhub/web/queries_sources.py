@@ -12,6 +12,7 @@ from idhub.authority import Action, Subject, visible_organizations
 from idhub.directory.tables import Employment, Organization, Person
 from idhub.lifecycle.hr_brake import HELD
 from idhub.lifecycle.hr_release import HeldGroup, held_groups
+from idhub.lifecycle.hr_runs import State, state_of
 from idhub.lifecycle.tables import HeldChange, SourceRun
 from idhub.web.listing import Page, Spec, Statement, View, page_of, values
 
@@ -53,6 +54,12 @@ class RunRow:
     problems: Sequence[Mapping[str, Any]]
     started_by: str
     person: str | None
+    seen_at: datetime | None
+    broken_at: datetime | None
+
+    def state(self, now: datetime) -> State:
+        """Whether it is under way."""
+        return state_of(self, now=now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +149,8 @@ def last_runs(session: Session) -> list[RunRow]:
             SourceRun.problems,
             SourceRun.started_by,
             Person.display_name,
+            SourceRun.seen_at,
+            SourceRun.broken_at,
         )
         .outerjoin(Person, Person.id == SourceRun.started_by)
         .order_by(SourceRun.started_at.desc(), SourceRun.id.desc())

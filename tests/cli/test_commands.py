@@ -91,6 +91,8 @@ def test_import_ends_with_what_happened(started: Command) -> None:
     assert one_sentence(started("people", "show", "QY1")), "a dry run writes nothing"
     assert started("people", "import", str(good)).code == 0
     assert started("people", "import", str(good)).code == 0, "the same file again changes nothing"
+    runs = started("people", "runs", "--json")
+    assert [(run["state"], run["counts"]["rows"]) for run in runs.json] == [("finished", 2), ("finished", 2)]
     partly = started("people", "import", str(started.hr_file(WANG, LIN, FAULTY, name="b.csv")), "--json")
     assert partly.code == 2
     problems = {(row["line"], row["field"], row["rule"]) for row in partly.json["refused"]}

@@ -41,7 +41,8 @@ def children():
     return found
 
 def progress(rows):
-    readers.update(children())
+    # One that was killed has no command line left, and may not be waited for yet.
+    readers.update({number: said for number, said in children().items() if said})
     if how == "killed":
         for number in children():
             os.kill(number, signal.SIGKILL)

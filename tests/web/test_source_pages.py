@@ -1,5 +1,6 @@
 """`/hr/sources`: what the brake holds, to whom it is shown, and how two people let it go."""
 
+import re
 from typing import Any
 
 import orjson
@@ -15,7 +16,8 @@ from idhub.directory.tables import Organization, Person, Principal
 from idhub.keys import Keyring
 from idhub.lifecycle import commands
 from idhub.lifecycle.hr_release import approve, carry_out
-from idhub.lifecycle.tables import HeldChange
+from idhub.lifecycle.hr_runs import SILENCE
+from idhub.lifecycle.tables import HeldChange, SourceRun
 from tests.lifecycle.world import CALLER
 from tests.web.conftest import _browser
 from tests.web.held import LEAVERS, plant
@@ -103,6 +105,19 @@ def _make_second_hr(sources: Sources, *, organization_id: str | None = None) -> 
         now = sources.hub.clock()
         assign_role(session, person, HubRole.HR, organization_id=root, now=now, assigned_by="cli")
     return EMPLOYEE
+
+
+def test_page_says_what_is_being_read_and_what_ended_before_its_end(sources: Sources) -> None:
+    now = sources.hub.clock()
+    with sources.hub.database.transaction() as session:
+        for run_id, seen_at in (("run_a", now - SILENCE), ("run_b", now)):
+            session.add(
+                SourceRun(id=run_id, provider="hr_file", started_at=now - SILENCE, seen_at=seen_at, started_by="cli")
+            )  # fmt: skip
+    said = dict(re.findall(r'<tr data-test="([^"]+)">(.*?)</tr>', sources.look(HR).get(PATH).text))
+    assert "ended before its end" in said["run_a"]
+    assert "being read" in said["run_b"]
+    assert "read whole" in said[sources.run]
 
 
 @pytest.mark.parametrize(("name", "status"), [(AUDITOR, 404), (EMPLOYEE, 404)])

@@ -77,6 +77,7 @@ class EventType(StrEnum):
     PERSON_REHIRED = "person.rehired", EventClass.CHANGE, "A person who had left came back under a new epoch."
     PERSON_STARTED = "person.started", EventClass.CHANGE, "A staged person's first day came; access began."
     CREDENTIALS_ENDED = "person.credentials_ended", EventClass.CHANGE, "Everything issued to a person stopped working."
+    CLIENT_CREDENTIALS_ENDED = "client.credentials_ended", EventClass.CHANGE, "Grants of a client stopped working."
     CHANGE_REFUSED = "person.change_refused", EventClass.CHANGE, "A change contradicted what is and was not made."
     SERVICE_REGISTERED = "service.registered", EventClass.CHANGE, "A service identity was made for an application."
     SERVICE_CHANGED = "service.changed", EventClass.CHANGE, "A service identity got another owner or expiry."

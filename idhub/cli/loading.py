@@ -13,6 +13,7 @@ MODULES: Mapping[str, tuple[str, ...]] = {
     "serve": ("serve", "worker", "migrate", "doctor"),
     "configure": ("apply", "export", "role", "keys"),
     "tokens": ("token",),
+    "credentials": ("credentials",),
     "streams": ("stream",),
     "provisioning": ("provisioning",),
     "people": ("people",),

@@ -1,22 +1,29 @@
-"""What a transition ends: sessions, grants and with them every token, and whom a logout must tell.
+"""What a transition ends: sessions, grants and with them every token, and whom a logout must tell; and what a client
+has of everybody.
 
 The epochs alone make every credential unusable; ending the rows as well keeps lists truthful and yields the
 participants whose applications must be told.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, Update, and_, bindparam, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, Row, Update, and_, bindparam, or_, select, update
 from sqlalchemy.orm import Session
 
+from idhub.access.tables import OidcClient
+from idhub.changes import Actor, Event, EventType, record
 from idhub.credentials.participants import LOGOUT_URI, Protocol, with_registrations
 from idhub.credentials.tables import Grant, Invitation, RememberedDevice, SessionParticipant, SsoSession
-from idhub.db import Instant, chunked
+from idhub.db import Database, Instant, chunked
+from idhub.directory.tables import Principal
+from idhub.errors import NotFound
 from idhub.kept import Kept
 
+_GRANTS_AT_ONCE = 500
 _PEOPLE: BindParameter[Any] = bindparam("people", expanding=True)
 _AT = bindparam("at", type_=Instant())
 
@@ -175,6 +182,60 @@ def end_sessions(session: Session, session_ids: Sequence[str], *, reason: str, n
         )
         told += _end_participants(session, _rows(session, SessionParticipant.session_id.in_(part)), now=now)
     return told
+
+
+def end_client_credentials(
+    database: Database,
+    client_id: str,
+    *,
+    reason: str | None,
+    clock: Callable[[], datetime],
+    actor: Actor,
+    door: str,
+) -> int:
+    """End every grant that a client has, and with it every code and token; returns how many there were.
+
+    People stay signed in here and the client may ask anew: what it has is gone, its registration stays as it is.
+    Opens its own transactions, a few hundred grants and one event each. A refresh token that is spent meanwhile stays
+    under its grant; whoever signs in meanwhile does so anew.
+
+    Raises:
+        NotFound: no such client.
+    """
+    with database.read() as session:
+        if session.get(OidcClient, client_id) is None:
+            raise NotFound("There is no such client.", field="client", rule="client.unknown")
+    said = {"reason_given": reason} if reason else {}
+    ended, last = 0, ""
+    while True:
+        with database.read() as session:
+            of_client = (Grant.client_id == client_id, Grant.ended_at.is_(None), Grant.id > last)
+            wanted = select(Grant.id, Grant.principal_id).where(*of_client).order_by(Grant.id)
+            grants = session.execute(wanted.limit(_GRANTS_AT_ONCE)).all()
+        if not grants:
+            return ended
+        event = Event(
+            type=EventType.CLIENT_CREDENTIALS_ENDED, at=clock(), actor=actor, door=door, target_kind="client",
+            target_id=client_id, details=said,
+        )  # fmt: skip
+        ended += database.run(partial(_end_grants, grants=grants, event=event))
+        last = grants[-1].id
+        database.give_way()
+
+
+def _end_grants(session: Session, *, grants: Sequence[Row[str, str]], event: Event) -> int:
+    # Principals first and in order, as a transition locks them.
+    owners = select(Principal.id).where(Principal.id.in_({grant.principal_id for grant in grants}))
+    session.execute(owners.order_by(Principal.id).with_for_update(read=True))
+    done = session.execute(
+        update(Grant)
+        .where(Grant.id.in_([grant.id for grant in grants]), Grant.ended_at.is_(None))
+        .values(ended_at=event.at, end_reason="client_ended")
+        .returning(Grant.id)
+    ).all()
+    if done:
+        record(session, [event._replace(details={"grants": len(done), **event.details})])
+    return len(done)
 
 
 def _rows(session: Session, criterion: ColumnElement[bool]) -> Sequence[Any]:

@@ -301,6 +301,20 @@ def cancel_offboarding(
     return _make(session, change, caller, now=now)
 
 
+def end_credentials(
+    session: Session, caller: Caller, principal_id: str, *, now: datetime, reason: str | None = None
+) -> TransitionResult:
+    """End everything issued to a person so far: sessions, grants, codes, tokens. They may sign in again at once.
+
+    Raises:
+        NotFound: no such person.
+        NotPermitted: the caller may not change people of that company.
+    """
+    _in_scope(session, caller, principal_id, Action.PEOPLE_CHANGE)
+    change = intake.EndCredentials(principal_id=principal_id, reason=_reason(reason))
+    return _make(session, change, caller, now=now)
+
+
 def _make(session: Session, change: intake.Change, caller: Caller, *, now: datetime) -> TransitionResult:
     result = transition(session, [change], now=now, actor=caller.actor, door=caller.door, request_id=caller.request_id)
     result.only()

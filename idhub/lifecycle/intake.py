@@ -179,7 +179,7 @@ class EndCredentials:
     """Everything issued so far stops working (password reset, compromise, "end all"); standing stays."""
 
     principal_id: str
-    reason: str = "end_all"
+    reason: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

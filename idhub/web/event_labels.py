@@ -17,6 +17,7 @@ EVENT: Mapping[str, str] = {
     "person.rehired": N_("Rehired"),
     "person.started": N_("First day came"),
     "person.credentials_ended": N_("Everything issued was ended"),
+    "client.credentials_ended": N_("Tokens of an application ended"),
     "person.change_refused": N_("Change refused"),
     "person.erased": N_("Personal values erased"),
     "service.registered": N_("Service identity registered"),

@@ -98,6 +98,7 @@ def test_right_over_a_company_is_needed_for_each_command(world: World) -> None:
         ("reactivate", (person,), {}),
         ("offboard", (person,), {}),
         ("cancel_offboarding", (person,), {}),
+        ("end_credentials", (person,), {}),
     ]
     change, leave = Action.PEOPLE_CHANGE, Action.PEOPLE_OFFBOARD
     for name, args, values in asked:

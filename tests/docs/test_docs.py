@@ -1,5 +1,6 @@
 """The documentation is what the code says, and leads where it says."""
 
+import ast
 import re
 import runpy
 from collections.abc import Iterator
@@ -46,6 +47,21 @@ def test_the_map_of_the_architecture_has_every_module() -> None:
     named = {word for line in drawn.splitlines() for word in re.split(r"[ |:]+", re.split(r" {3,}(?=\S)", line)[0])}
     there = {one.stem for one in (DOCS.parent / "idhub").iterdir() if not one.name.startswith("__")}
     assert (there - named, named - there - {""}) == (set(), set())
+
+
+def test_the_walks_through_the_code_name_what_is_there() -> None:
+    named = re.findall(r"`([\w/]+\.py):([\w.]+)`", (DOCS / "architecture.md").read_text("utf-8"))
+    assert len(named) > 20
+    for path, dotted in named:
+        body = ast.parse((ROOT / path).read_text("utf-8")).body
+        for part in dotted.split("."):
+            found = [one for one in body if getattr(one, "name", None) == part or part in _assigned(one)]
+            assert found, f"{path} has no {dotted}"
+            body = getattr(found[0], "body", [])
+
+
+def _assigned(statement: ast.stmt) -> list[str]:
+    return [target.id for target in getattr(statement, "targets", []) if isinstance(target, ast.Name)]
 
 
 def test_generated_pages_are_what_the_code_says() -> None:

@@ -60,13 +60,6 @@ class Plan:
     scheduled_case: str | None
     fingerprint: str
 
-    @property
-    def longest_exposure(self) -> timedelta | None:
-        """The longest known window; None when a row's is unknown."""
-        if any(row.exposure is None for row in self.rows):
-            return None
-        return max((row.exposure for row in self.rows if row.exposure is not None), default=timedelta())
-
 
 # Made once: building a statement costs more than what it asks.
 _WHOSE: BindParameter[Any] = bindparam("whose")

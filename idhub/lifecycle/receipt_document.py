@@ -142,8 +142,6 @@ class Verdict:
     kid: str = ""
     sha256: str = ""
     """`digest` of what was signed, where the signature holds."""
-    is_by_revoked_key: bool = False
-    """Whether its key was revoked: the signature proves nothing, and the log alone can tell that we made it."""
 
     @property
     def is_valid(self) -> bool:
@@ -215,7 +213,7 @@ def verify(content: bytes, jwks: Mapping[str, Any], *, is_logged: bool = False) 
             problems.append(f"the disclosed {name} is not what was signed")
         else:
             disclosed[name] = value
-    return Verdict(tuple(problems), claims, disclosed, unverified_kid, digest(token), is_revoked)
+    return Verdict(tuple(problems), claims, disclosed, unverified_kid, digest(token))
 
 
 def _read(content: bytes) -> tuple[str, dict[str, tuple[str, str]]]:

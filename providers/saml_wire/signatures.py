@@ -51,7 +51,6 @@ _DIGESTS: Final[Mapping[str, Callable[[bytes], Any]]] = {
 }
 _SIGNATURE: Final = f"{{{names.DS}}}Signature"
 _INCLUSIVE: Final = f"{{{EXCLUSIVE}}}InclusiveNamespaces"
-_MAX_TRANSFORMS: Final = 2
 _PKCS1: Final = padding.PKCS1v15()
 
 

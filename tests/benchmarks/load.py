@@ -19,7 +19,7 @@ import math
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 from urllib.parse import parse_qs, urlencode, urljoin, urlsplit
@@ -368,7 +368,7 @@ async def _renew(run: Run, plan: dict[str, Any], number: int) -> None:
             run.took.append(now - began)
 
 
-def _work(run: Run, plan: dict[str, Any], number: int) -> Awaitable[None]:
+def _work(run: Run, plan: dict[str, Any], number: int) -> Coroutine[Any, Any, None]:
     if plan["kind"] == "fixed":
         return _fixed(run, plan)
     return _sign_in(run, plan, number) if plan["kind"] == "sign_in" else _renew(run, plan, number)
@@ -400,13 +400,18 @@ async def measure(plan: dict[str, Any]) -> dict[str, Any]:
     for run in runs:
         run.measured_from = began + plan["warmup"]
         run.ends_at = run.measured_from + plan["seconds"]
-    work: list[Awaitable[None]] = [
+    work: list[Coroutine[Any, Any, None]] = [
         _work(runs[0], load, number) for load in loads for number in range(plan["connections"])
     ]
     work += [probe(run, one) for run, one in zip(runs[len(loads) :], probes, strict=True)]
+    tasks = [asyncio.create_task(one) for one in work]
     try:
-        await asyncio.gather(*work)
+        await asyncio.gather(*tasks)
     finally:
+        # Whoever still connects when another one ends the run would leave a connection that nobody closes.
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
         for run in runs:
             run.close()
     figures = [_figures(run, plan["seconds"]) for run in runs]

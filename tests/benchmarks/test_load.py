@@ -1,6 +1,7 @@
 """The load generator counts nothing but the answers that were expected."""
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -9,7 +10,10 @@ from tests.benchmarks.load import Wrong, measure
 
 
 async def _measured(answer: bytes, **plan: Any) -> dict[str, Any]:
+    served: list[asyncio.StreamWriter] = []
+
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.append(writer)
         while await reader.readline():
             while (await reader.readline()).strip():
                 pass
@@ -17,14 +21,18 @@ async def _measured(answer: bytes, **plan: Any) -> dict[str, Any]:
             writer.write(answer[:20])
             await writer.drain()
             writer.write(answer[20:])
-        writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with server:
         port = server.sockets[0].getsockname()[1]
         load = {"kind": "fixed", "path": "/", "marker": '"sub"', **plan}
-        figures = await measure({"port": port, "connections": 2, "seconds": 0.1, "warmup": 0.05, "load": load})
-    return figures
+        try:
+            return await measure({"port": port, "connections": 2, "seconds": 0.1, "warmup": 0.05, "load": load})
+        finally:
+            for writer in served:
+                writer.close()
+                with suppress(ConnectionError):
+                    await writer.wait_closed()
 
 
 def test_right_answers_are_counted() -> None:

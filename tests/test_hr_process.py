@@ -1,9 +1,8 @@
 """The process that takes in HR files brought by a page: begun by the worker, killed, begun anew, bounded."""
 
-import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -13,7 +12,6 @@ from sqlalchemy import func, select, update
 from idhub.authority import HubRole, assign_role
 from idhub.changes import COMMAND_LINE, Actor
 from idhub.db import Database, new_id
-from idhub.delivery.http import OutboundHttp
 from idhub.directory.kinds import EmploymentType
 from idhub.directory.organizations import root_organization
 from idhub.directory.tables import Employment, Installation
@@ -24,10 +22,10 @@ from idhub.lifecycle.tables import HrUpload, HrUploadPart
 from idhub.lifecycle.transition import transition
 from idhub.services import Hub, open_hub
 from idhub.settings import Settings
-from idhub.worker import Worker
 from providers.hr_file import COLUMNS
 from tests.delivery.servers import until
 from tests.support.processes import is_there
+from tests.support.working import with_worker
 
 LONG = 120
 HR = Actor(kind="person", id="per_hr", name="沈佳宁")
@@ -88,19 +86,6 @@ def count(hub: Hub, what: Any) -> int:
         return session.execute(select(func.count()).select_from(what)).scalar_one()
 
 
-def run(hub: Hub, process: HrProcess, story: Callable[[], Any]) -> None:
-    async def main() -> None:
-        async with OutboundHttp(hub.settings) as http:
-            worker = Worker(hub, http, importer=process)
-            await worker.start()
-            try:
-                await story()
-            finally:
-                await worker.stop()
-
-    asyncio.run(main())
-
-
 def test_file_is_previewed_and_taken_in_by_a_process_that_ends_then(hub: Hub) -> None:
     process, pids = HrProcess(hub.settings, hub.database), set[int]()
 
@@ -116,7 +101,7 @@ def test_file_is_previewed_and_taken_in_by_a_process_that_ends_then(hub: Hub) ->
         assert count(hub, HrUploadPart) == 0
         await until(lambda: process.pid is None, seconds=LONG)
 
-    run(hub, process, story)
+    with_worker(hub, story, importer=process)
     assert not any(is_there(pid) for pid in pids)
 
 
@@ -139,9 +124,9 @@ def test_import_goes_on_after_its_process_was_killed_and_after_the_hub_ended(
     async def goes_on() -> None:
         await until(lambda: row(hub, upload_id).state == "done", seconds=LONG)
 
-    run(hub, first, killed)
+    with_worker(hub, killed, importer=first)
     assert row(hub, upload_id).state == "confirmed"
-    run(hub, second, goes_on)
+    with_worker(hub, goes_on, importer=second)
 
     assert count(hub, Employment) == 12_001
     assert row(hub, upload_id).attempts == 2
@@ -157,7 +142,7 @@ def test_process_ends_with_the_hub(hub: Hub) -> None:
         await until(lambda: count(hub, Employment) > 1, seconds=LONG)
         pids.append(process.pid or 0)
 
-    run(hub, process, story)
+    with_worker(hub, story, importer=process)
     assert process.pid is None
     assert pids[0] and not is_there(pids[0])
     process.look()

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,18 +12,17 @@ from sqlalchemy import insert, select
 
 from idhub.access.tables import Application, Criticality
 from idhub.db import Database
-from idhub.delivery.http import OutboundHttp
 from idhub.delivery.queue import plan
 from idhub.delivery.tables import Lease
 from idhub.directory.organizations import root_organization
 from idhub.relief import Effort, Relief
 from idhub.services import Hub, open_hub
 from idhub.settings import Settings
-from idhub.worker import Worker
 from tests.delivery.rows import delivery, row
 from tests.delivery.servers import until
 from tests.support.databases import DatabaseKind
 from tests.support.processes import is_there
+from tests.support.working import with_worker
 
 LONG = 120
 
@@ -89,20 +88,6 @@ def holder(hub: Hub, name: str) -> Any:
         return session.execute(select(Lease.holder).where(Lease.name == name)).scalar()
 
 
-def run(hub: Hub, relief: Relief, story: Callable[[], Any]) -> None:
-    async def main() -> None:
-        async with OutboundHttp(hub.settings) as http:
-            worker = Worker(hub, http, reliever=relief)
-            await worker.start()
-            try:
-                await story()
-            finally:
-                await worker.stop()
-                assert not worker.is_running
-
-    asyncio.run(main())
-
-
 def test_the_bulk_is_left_to_it_and_taken_back_when_it_dies(hub: Hub, database_kind: DatabaseKind) -> None:
     relief = Relief(hub.settings)
 
@@ -124,7 +109,7 @@ def test_the_bulk_is_left_to_it_and_taken_back_when_it_dies(hub: Hub, database_k
         pids.append(relief.pid or 0)
 
     pids: list[int] = []
-    run(hub, relief, story)
+    with_worker(hub, story, reliever=relief)
     if database_kind == "sqlite":
         assert pids == [0], "one that died is not called again at once"
     else:

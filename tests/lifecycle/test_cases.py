@@ -6,8 +6,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from idhub.access.tables import Account, AccountKind, Application
-from idhub.db import new_id
+from idhub.access.tables import Application
 from idhub.directory.kinds import EmploymentType, Standing
 from idhub.errors import Conflict
 from idhub.lifecycle import intake
@@ -175,22 +174,7 @@ def test_rehire_and_second_leave_open_a_case_of_their_own(world: World) -> None:
 
 def test_every_account_of_a_leaver_is_in_the_plan_also_a_second_one_in_one_application(world: World) -> None:
     person = world.hire()
-    with world.database.transaction() as session:
-        session.add(
-            Account(
-                id=new_id("acc"),
-                application_id=world.office,
-                principal_id=person,
-                slot="admin",
-                kind=AccountKind.LINKED,
-                external_id="a-2",
-                user_name="admin-lin",
-                desired_state="active",
-                known_state="active",
-                created_at=world.clock(),
-                changed_at=world.clock(),
-            )
-        )
+    world.second_account(person, "admin-lin")
     case = world.change(intake.Offboard(principal_id=person)).cases[person]
     accounts = {account.id for account in world.accounts(person)}
     assert len(accounts) == 2

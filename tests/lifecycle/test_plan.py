@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from sqlalchemy import inspect, select, table, text, update
 
-from idhub.access.tables import Account, AccountKind, Application
+from idhub.access.tables import Application
 from idhub.changes import COMMAND_LINE
-from idhub.db import new_id
 from idhub.delivery import queue
 from idhub.delivery.channel import Grade
 from idhub.directory.kinds import EmploymentType
@@ -73,21 +72,7 @@ def test_preview_reaches_accounts_beyond_entitlements_and_second_ones(world: Wor
     person = world.hire()
     post = world.employments(person)[0]
     world.change(intake.Move(principal_id=person, employment_id=post.id, values={"type": EmploymentType.CONTRACTOR}))
-    with world.database.transaction() as session:
-        session.add(
-            Account(
-                id=new_id("acc"),
-                application_id=world.office,
-                principal_id=person,
-                slot="admin",
-                kind=AccountKind.LINKED,
-                user_name="admin-lin",
-                desired_state="active",
-                known_state="active",
-                created_at=world.clock(),
-                changed_at=world.clock(),
-            )
-        )
+    world.second_account(person, "admin-lin")
     rows = [row for row in _preview(world, person).rows if row.channel == "scim"]
     assert len(rows) == 2
     assert {row.is_entitled for row in rows} == {False}

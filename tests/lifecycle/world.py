@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from audit.tables import audit_events
 from idhub.access.applications import ApplicationWish, OidcWish, ScimWish, configure
-from idhub.access.tables import Account, Criticality, Entitlement
+from idhub.access.tables import Account, AccountKind, Criticality, Entitlement
 from idhub.authority import LOCAL
 from idhub.changes import COMMAND_LINE, use_sealer
 from idhub.credentials.tables import Grant, SessionParticipant, SsoSession
@@ -140,6 +140,26 @@ class World:
             for name, value in values.items():
                 query = query.where(getattr(Delivery, name) == value)
             return list(session.execute(query))
+
+    def second_account(self, principal_id: str, user_name: str) -> None:
+        """A further account of the person in Office, as administrators have them."""
+        now = self.clock()
+        with self.database.transaction() as session:
+            session.add(
+                Account(
+                    id=new_id("acc"),
+                    application_id=self.office,
+                    principal_id=principal_id,
+                    slot="admin",
+                    kind=AccountKind.LINKED,
+                    external_id="a-2",
+                    user_name=user_name,
+                    desired_state="active",
+                    known_state="active",
+                    created_at=now,
+                    changed_at=now,
+                )
+            )
 
     def accounts(self, principal_id: str) -> list[Any]:
         """Account rows."""

@@ -5,16 +5,20 @@ import sqlite3
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
+import typer
+from typer.core import TyperGroup
 
 from idhub.cli.console import app
 from idhub.cli.loading import MODULES, load_commands
 from idhub.credentials import opaque
 from idhub.settings import OF_A_SERVICE, Settings, unknown_variables
-from tests.cli.conftest import FAULTY, LIN, WANG, Command, Done
+from tests.cli.conftest import FAULTY, LIN, ROOT, WANG, Command, Done
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -43,6 +47,35 @@ def test_every_command_is_found_in_the_module_that_registers_it() -> None:
         registered.add((name or callback.__name__, callback.__module__.rpartition(".")[2]))
 
     assert registered == {(name, module) for module, names in MODULES.items() for name in names}
+
+
+def _leaves(command: Any, name: str = "idhub") -> Iterator[tuple[str, Any]]:
+    if isinstance(command, TyperGroup):
+        for one in command.list_commands(cast(Any, None)):
+            yield from _leaves(command.get_command(cast(Any, None), one), f"{name} {one}")
+    else:
+        yield name, command
+
+
+def test_every_command_argument_and_option_says_what_it_is() -> None:
+    load_commands()
+    silent = [
+        f"{name} {parameter.name}" if parameter else name
+        for name, command in _leaves(typer.main.get_command(app))
+        for parameter in (None, *command.params)
+        if not ((parameter or command).help or "").strip()
+    ]
+    assert silent == []
+
+
+def test_exit_statuses_beside_done_and_refused_stand_in_the_table() -> None:
+    load_commands()
+    table = (ROOT / "docs" / "reference" / "commands.md").read_text("utf-8").partition("## serve")[0]
+    telling = [name for name, command in _leaves(typer.main.get_command(app)) if "Exit status" in (command.help or "")]
+    assert len(telling) > 8
+    for name in telling:
+        words = name.split()[1:]
+        assert f"`{words[0]}`" in table or f"`{' '.join(words)}`" in table, name
 
 
 def test_a_command_that_is_spelt_wrong_is_told_the_near_one(idhub: Command) -> None:

@@ -19,7 +19,7 @@ from idhub.access.service_providers import SamlWish, configure_service_providers
 from idhub.access.tables import Application, Criticality, EntitlementRule, OidcClient, ScimTarget
 from idhub.db import new_id
 from idhub.directory.names import may_name
-from idhub.directory.tables import Principal
+from idhub.directory.tables import Principal, SubjectIdentifier
 from idhub.errors import Conflict, NotFound
 
 DEADLINES: Mapping[Criticality, timedelta] = {
@@ -129,7 +129,7 @@ def configure(session: Session, wish: ApplicationWish, *, seal: Seal, now: datet
     """Make one application what `wish` says. Idempotent; returns the difference.
 
     Raises:
-        Conflict: the client_id belongs to another application.
+        Conflict: the client_id belongs to another application, or is the identifier of somebody.
         Invalid: a rule cannot be used.
     """
     application = session.execute(
@@ -237,6 +237,12 @@ def _configure_oidc(session: Session, wish: OidcWish | None, difference: Differe
         raise Conflict(
             f"The client_id {wish.client_id!r} belongs to another application.", field="client_id", rule="client.taken"
         )
+    if _names_a_principal(session, wish.client_id):
+        raise Conflict(
+            f"The client_id {wish.client_id!r} is the identifier of somebody; choose another.",
+            field="client_id",
+            rule="client.subject",
+        )
     session.add(
         OidcClient(
             client_id=wish.client_id,
@@ -248,6 +254,14 @@ def _configure_oidc(session: Session, wish: OidcWish | None, difference: Differe
         )
     )
     difference.changes.append(("oidc", None, wish.client_id))
+
+
+def _names_a_principal(session: Session, client_id: str) -> bool:
+    """Whether tokens say this text of a person or a service already: as a client it would be taken for them."""
+    # RFC 9700 section 4.15. The other way round it cannot come to be: both are drawn at random.
+    subject = select(SubjectIdentifier.principal_id).where(SubjectIdentifier.sub == client_id)
+    principal = select(Principal.id).where(Principal.id == client_id)
+    return session.execute(subject.union_all(principal).limit(1)).first() is not None
 
 
 def _configure_scim(

@@ -19,6 +19,7 @@ from idhub.access.applications import (
 from idhub.access.tables import Application, Criticality, OidcClient, ScimTarget
 from idhub.db import Database
 from idhub.directory.organizations import install, root_organization
+from idhub.directory.tables import Principal, SubjectIdentifier
 from idhub.errors import Conflict, NotFound
 from idhub.keys import Keyring
 from tests.support.clock import Clock
@@ -152,6 +153,29 @@ def test_a_client_id_of_another_application_is_refused(applications: Application
     assert refused.value.rule == "client.taken"
     with applications.database.read() as session, pytest.raises(NotFound):
         find_application(session, "wiki")
+
+
+def test_a_client_id_that_names_a_principal_is_refused(applications: Applications) -> None:
+    """RFC 9700 section 4.15: whoever looks at `sub` alone would take the client for a person or for another service."""
+    now = applications.clock()
+    with applications.database.transaction() as session:
+        root = root_organization(session)
+        for kind in ("person", "service"):
+            session.add(
+                Principal(
+                    id=f"prn_{kind}", kind=kind, standing="active", organization_id=root, access_starts_at=now,
+                    created_at=now, changed_at=now,
+                )
+            )  # fmt: skip
+        session.flush()
+        session.add(SubjectIdentifier(principal_id="prn_person", sector="", sub="S" * 22, created_at=now))
+    for taken in ("S" * 22, "prn_person", "prn_service"):
+        with pytest.raises(Conflict, match="is the identifier of somebody") as refused:
+            applications.make(replace(applications.wish, oidc=replace(OIDC, client_id=taken)))
+        assert (refused.value.field, refused.value.rule) == ("client_id", "client.subject")
+    with applications.database.read() as session:
+        assert session.execute(select(OidcClient.client_id)).first() is None
+    assert applications.make(replace(applications.wish, oidc=replace(OIDC, client_id="S" * 21))).is_new
 
 
 def test_a_client_that_is_not_wanted_any_more_is_disabled_and_comes_back(applications: Applications) -> None:

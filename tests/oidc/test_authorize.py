@@ -191,6 +191,15 @@ def test_an_unknown_or_disabled_client_is_shown_an_error(world: World, office: A
     assert is_shown(world.authorize(office), "unknown_client")
 
 
+def test_a_client_without_the_grant_of_codes_is_shown_an_error(world: World) -> None:
+    """V10.4.4: what only acts for itself gets no person's code, however it came by an address."""
+    app = world.app("robot", grant_types=["client_credentials"])
+    world.sign_in(world.employee(app))
+    for changes in ({}, {"prompt": "none"}, {"response_mode": "form_post"}):
+        assert is_shown(world.authorize(app, **changes), "unknown_client")
+    assert world.count(AuthorizationCode) == 0
+
+
 def test_a_disabled_client_gets_no_code_although_its_registration_may_be_a_second_old(
     world: World, office: App
 ) -> None:

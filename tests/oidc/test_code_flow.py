@@ -107,13 +107,32 @@ def test_introspection_says_what_the_database_says(world: World, office: App) ->
     assert world.userinfo(tokens["access_token"]).status_code == 401
 
 
-def test_another_client_learns_nothing_about_a_token(world: World, office: App) -> None:
-    """RFC 7662 section 4."""
-    world.sign_in(world.employee(office))
-    tokens = world.tokens(office)
+@pytest.mark.parametrize("form", ["opaque", "jwt"])
+def test_another_client_learns_nothing_about_a_token(world: World, form: str) -> None:
+    """CORE-16.11; RFC 7662 section 4; and it ends none of them (RFC 7009 section 2.1)."""
+    app = world.app(access_token_format=form)
+    world.sign_in(world.employee(app))
+    tokens = world.tokens(app)
     wiki = world.app("wiki")
-    assert not world.is_active(wiki, tokens["access_token"])
-    assert not world.is_active(wiki, tokens["refresh_token"])
+    for name in ("access_token", "refresh_token"):
+        assert world.post("/oauth2/introspect", wiki, {"token": tokens[name]}).json() == {"active": False}
+        assert world.post("/oauth2/revoke", wiki, {"token": tokens[name]}).status_code == 400
+        assert world.is_active(app, tokens[name])
+    assert world.refresh(wiki, tokens["refresh_token"]).json()["error"] == "invalid_grant"
+    assert world.userinfo(tokens["access_token"]).status_code == 200
+
+
+@pytest.mark.parametrize("form", ["opaque", "jwt"])
+def test_the_resource_that_a_token_is_for_may_ask_about_it(world: World, form: str) -> None:
+    """RFC 7662 section 4: by its client_id, or by the audience that both have; a refresh token is for no resource."""
+    parts = world.app("parts", audience="https://parts.example/api")
+    for slug, audience in (("by-audience", "https://parts.example/api"), ("by-name", "parts")):
+        app = world.app(slug, audience=audience, access_token_format=form)
+        world.sign_in(world.employee(app))
+        tokens = world.tokens(app)
+        said = world.post("/oauth2/introspect", parts, {"token": tokens["access_token"]}).json()
+        assert (said["active"], said["client_id"], said["aud"]) == (True, slug, audience)
+        assert not world.is_active(parts, tokens["refresh_token"])
 
 
 def test_pairwise_subjects_differ_and_public_ones_do_not(world: World, office: App) -> None:

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from idhub.access.tables import OidcClient
 from idhub.credentials import sessions, transactions
 from idhub.delivery.tables import Delivery
 from tests.oidc.world import AFTER_LOGOUT, App, World, query_of
@@ -98,6 +99,16 @@ def test_whoever_is_not_signed_in_has_nothing_to_confirm(world: World, office: A
     back = logout(world, client_id="office", post_logout_redirect_uri=AFTER_LOGOUT)
     assert back.headers["location"] == AFTER_LOGOUT
     assert logout(world).headers["location"] == "/logout"
+
+
+def test_an_address_that_was_taken_away_meanwhile_is_not_returned_to(world: World, office: App) -> None:
+    """A32: checked when the logout is asked for, and once more on the way back."""
+    session_id = world.sign_in(world.employee(office))
+    response = logout(world, client_id="office", post_logout_redirect_uri=AFTER_LOGOUT)
+    with world.database.transaction() as session:
+        session.execute(update(OidcClient).values(post_logout_redirect_uris=["https://office.example/other"]))
+    back = confirm(world, response, session_id)
+    assert (back.status_code, back.text) == (400, "shown: invalid_logout_request")
 
 
 def test_whoever_stays_is_not_sent_to_the_application(world: World, office: App) -> None:

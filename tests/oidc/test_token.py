@@ -1,6 +1,6 @@
 """The token endpoint: PKCE, single use, rotation, who may have what, and what is said of bad requests."""
 
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import jwt
@@ -8,10 +8,12 @@ import pytest
 from sqlalchemy import delete, insert, select, update
 
 from idhub.access.tables import Application, OidcClient
+from idhub.credentials import opaque, sessions
 from idhub.credentials.journal import Journal
 from idhub.credentials.tables import AccessToken, Grant, RefreshToken
 from idhub.demo.processes import wait_until
-from idhub.directory.tables import Installation
+from idhub.directory.kinds import Standing
+from idhub.directory.tables import Installation, Principal
 from tests.oidc.world import VERIFIER, App, Services, World, running
 
 SPENT = "The grant is invalid, expired, already used or was issued to another client."
@@ -111,6 +113,34 @@ def test_a_code_lives_sixty_seconds(world: World, office: App) -> None:
     assert world.reasons("token.refused") == ["invalid_grant.code_expired"]
 
 
+def test_a_code_is_worth_nothing_after_the_session_it_rests_on(world: World, office: App) -> None:
+    """Not even an ID token, although the code itself has seconds left."""
+    session_id = world.sign_in(world.employee(office))
+    world.clock.advance(hours=7)
+    with world.database.transaction() as session:
+        sessions.touch(session, session_id, now=world.clock(), settings=world.settings)
+    world.clock.advance(hours=4, minutes=59, seconds=30)
+    code = world.code(office)
+    world.clock.advance(seconds=30)
+    assert error_of(world.redeem(office, code)) == (400, "invalid_grant", SPENT)
+    assert world.reasons("token.refused") == ["invalid_grant.session_expired"]
+
+
+def test_what_was_never_given_out_is_worth_nothing(world: World, office: App) -> None:
+    """Of the right form, and unknown: at each endpoint, by each grant."""
+    world.sign_in(world.employee(office))
+    tokens = world.tokens(office)
+    assert error_of(world.redeem(office, opaque.make("ac"))) == (400, "invalid_grant", SPENT)
+    assert error_of(world.refresh(office, opaque.make("rt"))) == (400, "invalid_grant", SPENT)
+    for kind in ("at", "rt", "ac", "ses", "api"):
+        token = opaque.make(kind)
+        assert not world.is_active(office, token)
+        assert world.userinfo(token).status_code == 401
+        assert world.post("/oauth2/revoke", office, {"token": token}).status_code == 200
+    assert world.is_active(office, tokens["access_token"])
+    assert world.events("token.revoked") == []
+
+
 # ---------------------------------------------------------------- refresh
 
 
@@ -121,6 +151,8 @@ def test_a_refresh_token_rotates_and_its_reuse_kills_the_family(world: World, of
     second = world.refresh(office, first["refresh_token"]).json()
     assert second["refresh_token"] != first["refresh_token"]
     assert second["id_token"]
+    assert world.is_active(office, second["refresh_token"])
+    assert not world.is_active(office, first["refresh_token"]), "it is spent, and asking about it is no use"
     third = world.refresh(office, second["refresh_token"]).json()
     assert error_of(world.refresh(office, first["refresh_token"])) == (400, "invalid_grant", SPENT)
     assert world.reasons("token.replayed") == ["invalid_grant.refresh_spent"]
@@ -295,9 +327,6 @@ def test_every_door_before_the_first_day_and_after_the_last_nothing_is_granted(w
 
 
 def test_a_service_identity_is_refused_when_it_is_not_active(world: World) -> None:
-    from idhub.directory.kinds import Standing
-    from idhub.directory.tables import Principal
-
     service = world.service()
     app = world.app("robot", grant_types=["client_credentials"], scopes=["parts.read"], service_principal_id=service)
     token = world.token(app, grant_type="client_credentials").json()["access_token"]
@@ -306,6 +335,25 @@ def test_a_service_identity_is_refused_when_it_is_not_active(world: World) -> No
         session.execute(update(Principal).where(Principal.id == service).values(standing=Standing.SUSPENDED))
     assert error_of(world.token(app, grant_type="client_credentials"))[1] == "invalid_grant"
     assert not world.is_active(app, token)
+
+
+@pytest.mark.parametrize("why", ["suspended", "ended", "not begun", "left"])
+def test_every_door_a_service_identity_that_may_not_act_begins_nothing(world: World, why: str) -> None:
+    """A22: also the first time, when there is no grant yet that could be refused."""
+    service = world.service()
+    app = world.app("robot", grant_types=["client_credentials"], scopes=["parts.read"], service_principal_id=service)
+    now = world.clock()
+    cases: dict[str, dict[str, Any]] = {
+        "suspended": {"standing": Standing.SUSPENDED},
+        "left": {"standing": Standing.LEFT},
+        "ended": {"access_ends_at": now},
+        "not begun": {"access_starts_at": now + timedelta(seconds=1)},
+    }
+    with world.database.transaction() as session:
+        session.execute(update(Principal).where(Principal.id == service).values(**cases[why]))
+    assert error_of(world.token(app, grant_type="client_credentials")) == (400, "invalid_grant", SPENT)
+    assert world.reasons("token.refused") == ["invalid_grant.standing"]
+    assert (world.count(Grant), world.count(AccessToken)) == (0, 0)
 
 
 def test_client_credentials_are_for_those_who_have_them(world: World, office: App) -> None:

@@ -81,7 +81,8 @@ ROWS: dict[str, Row] = {
     "S10": Row("CVE-2026-9098", "a message again: another process, after a restart, at once", "answered once", (
         f"{_SAML}test_a_message_works_once_over_processes_and_restarts",
         f"{_ARTIFACT}test_it_works_once_over_processes_and_restarts",
-        f"{_SAML}test_two_resumptions_of_one_sign_on_answer_once")),
+        f"{_SAML}test_two_resumptions_of_one_sign_on_answer_once",
+        f"{_DOORS}test_every_door_what_one_worker_has_spent_no_other_takes")),
     "S11": Row("CVE-2026-9093", "audience, times, Recipient of an assertion wrong, each in turn", "refused by name", (
         f"{_READ}test_each_thing_that_does_not_hold_is_refused_by_name",)),
     "S12": Row("CVE-2021-21239", "a key of the message's own; a signature lifted from metadata", "refused", (
@@ -140,7 +141,8 @@ ROWS: dict[str, Row] = {
     "A08": Row("RFC 6749 section 4.1.2", "50 redemptions of one code at once", "one success; after a replay all dead", (
         f"{_RACES}test_fifty_redemptions_at_once_over_four_workers_succeed_once",
         f"{_TOKEN}test_a_code_redeemed_twice_is_refused_and_revokes_tokens",
-        f"{_TOKEN}test_single_use_survives_a_restart")),
+        f"{_TOKEN}test_single_use_survives_a_restart",
+        f"{_DOORS}test_every_door_what_one_worker_has_spent_no_other_takes")),
     "A10": Row("GO-2024-2479", "no verifier, no challenge, `plain`, wrong lengths", "refused", (
         f"{_AUTHORIZE}test_a_bad_parameter_goes_back_to_the_client_by_name",
         f"{_TOKEN}test_a_code_needs_the_verifier_of_its_challenge")),
@@ -148,10 +150,12 @@ ROWS: dict[str, Row] = {
         f"{_FLOW}test_a_signed_in_person_gets_a_code_with_state_and_issuer",
         f"{_AUTHORIZE}test_a_bad_parameter_goes_back_to_the_client_by_name")),
     "A19": Row("keycloak#35813", "refresh token revoked, access token of the grant tried", "inactive", (
-        f"{_TOKEN}test_revoking_a_refresh_token_ends_access_tokens_of_the_grant",)),
+        f"{_TOKEN}test_revoking_a_refresh_token_ends_access_tokens_of_the_grant",
+        f"{_DOORS}test_every_door_a_token_revoked_at_one_worker_is_dead_with_its_grant_at_another")),
     "A22": Row("CVE-2026-1609", "every grant by somebody who may not act now", "invalid_grant", (
         f"{_TOKEN}test_every_door_every_grant_refuses_somebody_whose_access_ended",
-        f"{_TOKEN}test_every_door_before_the_first_day_and_after_the_last_nothing_is_granted")),
+        f"{_TOKEN}test_every_door_before_the_first_day_and_after_the_last_nothing_is_granted",
+        f"{_TOKEN}test_every_door_a_service_identity_that_may_not_act_begins_nothing")),
     "A24": Row("CVE-2023-34246", "second visit to a public client", "asked again", (
         f"{_AUTHORIZE}test_a_public_client_asks_every_time",)),
     "A25": Row("CVE-2014-8144", "consent posted by another site", "refused", (
@@ -168,6 +172,7 @@ ROWS: dict[str, Row] = {
         f"{_HEADERS}test_every_answer_of_every_route_protects_itself")),
     "A32": Row("keycloak#51712", "post_logout_redirect_uri unregistered, extended, another client's", "no redirect", (
         f"{_LOGOUT}test_only_a_registered_address_is_returned_to",
+        f"{_LOGOUT}test_an_address_that_was_taken_away_meanwhile_is_not_returned_to",
         f"{_REDIRECTS}test_no_mutation_is_ever_redirected_by_the_endpoints")),
     "9700-4.11": Row("RFC 9700 section 4.11", "unknown client at authorize", "page, no redirect", (
         f"{_AUTHORIZE}test_an_unknown_or_disabled_client_is_shown_an_error",)),
@@ -177,11 +182,14 @@ ROWS: dict[str, Row] = {
         f"{_TOKEN}test_a_refresh_token_rotates_and_its_reuse_kills_the_family",
         f"{_TOKEN}test_a_refresh_token_of_another_client_is_refused",
         f"{_TOKEN}test_scope_may_shrink_and_never_grow",
-        f"{_TOKEN}test_a_refresh_token_has_an_idle_and_an_absolute_end")),
+        f"{_TOKEN}test_a_refresh_token_has_an_idle_and_an_absolute_end",
+        f"{_DOORS}test_every_door_a_token_revoked_at_one_worker_is_dead_with_its_grant_at_another")),
     "9700-4.15": Row("RFC 9700 section 4.15", "client_id that is a person's `sub`", "never equal", (
-        "tests/security/test_subjects.py::test_a_client_id_is_never_a_subject",)),
+        "tests/security/test_subjects.py::test_a_client_id_is_never_a_subject",
+        "tests/access/test_applications.py::test_a_client_id_that_names_a_principal_is_refused")),
     "CORE-16.11": Row("OIDC Core 16.11", "token of another client", "nothing learned", (
-        f"{_FLOW}test_another_client_learns_nothing_about_a_token",)),
+        f"{_FLOW}test_another_client_learns_nothing_about_a_token",
+        f"{_FLOW}test_the_resource_that_a_token_is_for_may_ask_about_it")),
     "CORE-16.13": Row("OIDC Core 16.3, 16.13", "each part of a token changed", "refused", _HOSTILE_ALL),
     # ------------------------------------------------------------------ JOSE
     "J01": Row("CVE-2026-28802", "`none` in any spelling, no alg, no signature", "refused everywhere", _HOSTILE_ALL),
@@ -219,7 +227,8 @@ ROWS: dict[str, Row] = {
         f"{_HEADERS}test_nobody_is_who_a_header_says",)),
     "T09": Row("CVE-2022-23555", "link used twice, in parallel, a second late", "one use", (
         f"{_LINKS}test_a_link_works_once", f"{_LINKS}test_fifty_parallel_spends_have_exactly_one_success",
-        f"{_LINKS}test_a_link_is_dead_the_moment_it_expires")),
+        f"{_LINKS}test_a_link_is_dead_the_moment_it_expires",
+        f"{_DOORS}test_every_door_what_one_worker_has_spent_no_other_takes")),
     "T10": Row("CVE-2026-34454", "somebody else signs in in the same browser", "nothing of the former is left", (
         f"{_LOGIN}test_signing_in_as_somebody_else_ends_the_former_session",
         f"{_SIGN_IN}test_another_person_in_the_same_browser_ends_the_former_ones_session")),
@@ -235,7 +244,9 @@ ROWS: dict[str, Row] = {
         f"{_HEADERS}test_every_answer_of_every_route_protects_itself",)),
     "T18": Row("GHSA-x883-2vmg-xwf7", "a right that was taken away", "gone at the next request, or within a second", (
         f"{_TOKEN}test_a_changed_registration_counts_within_a_second",
-        f"{_SESSIONS}test_every_door_a_leave_a_suspension_and_a_restore_end_sessions")),
+        f"{_SESSIONS}test_every_door_a_leave_a_suspension_and_a_restore_end_sessions",
+        f"{_DOORS}test_every_door_at_another_worker_a_leave_ends_everything_at_once_and_after_a_restart",
+        f"{_DOORS}test_every_door_a_role_taken_away_at_one_worker_opens_nothing_at_another")),
     "9112-11.2": Row("RFC 9112 section 11.2", "length against chunks, doubled, signed, folded", "400, one answer", (
         f"{_SERVER}test_a_request_of_which_a_proxy_could_see_another_end_is_refused",
         f"{_SERVER}test_a_broken_request_line_is_a_400_and_ends_the_connection")),
@@ -262,15 +273,18 @@ ROWS: dict[str, Row] = {
         f"{_DOORS}test_every_door_that_ends_an_employment_ends_every_credential",
         f"{_LOGIN}test_every_cause_of_refusal_looks_the_same")),
     "V6.4.1": Row("ASVS 6.4.1", "first password", "one use, with an end", (
-        f"{_LINKS}test_a_link_works_once", f"{_LINKS}test_a_link_is_dead_the_moment_it_expires")),
+        f"{_LINKS}test_a_link_works_once", f"{_LINKS}test_a_link_is_dead_the_moment_it_expires",
+        f"{_DOORS}test_every_door_what_one_worker_has_spent_no_other_takes")),
     "V7.2.3": Row("ASVS 7.2.3, 11.5.1", "ids and secrets", "256 random bits, never a UUID", (
         "tests/credentials/test_opaque.py::test_values_never_repeat_and_their_hash_is_sha_256",)),
     "V7.3": Row("ASVS 7.3.1, 7.3.2", "idle and absolute end of a session", "both hold", (
         f"{_SESSIONS}test_a_session_ends_when_idle_and_in_any_case",)),
     "V7.4.1": Row("ASVS 7.4.1", "old cookie after logout", "refused by the server", (
-        f"{_LOGIN}test_logout_shows_what_it_ends_and_ends_it_when_posted",)),
+        f"{_LOGIN}test_logout_shows_what_it_ends_and_ends_it_when_posted",
+        f"{_DOORS}test_every_door_who_signs_out_at_one_worker_is_signed_out_at_every_other")),
     "V7.4.2": Row("ASVS 7.4.2", "sessions of somebody who left", "dead at once", (
-        f"{_DOORS}test_every_door_that_ends_an_employment_ends_every_credential",)),
+        f"{_DOORS}test_every_door_that_ends_an_employment_ends_every_credential",
+        f"{_DOORS}test_every_door_at_another_worker_a_leave_ends_everything_at_once_and_after_a_restart")),
     "V7.4.3": Row("ASVS 7.4.3", "after a new password", "other sessions end", (
         f"{_LOGIN}test_a_changed_password_keeps_this_browser_and_ends_the_others",)),
     "V7.5.2": Row("ASVS 7.5.2", "own sessions", "listed and ended", (
@@ -282,7 +296,8 @@ ROWS: dict[str, Row] = {
         f"{_ROLES}test_a_role_finds_what_is_its_own_and_nothing_else", f"{_ROLES}test_every_page_has_its_row",
         f"{_API}test_a_scope_opens_its_endpoints_and_no_other", f"{_API}test_every_endpoint_has_its_row")),
     "V8.3.2": Row("ASVS 8.3.2", "permission taken away", "the next request is refused", (
-        "tests/security/test_subjects.py::test_a_role_taken_away_is_gone_at_the_next_request",)),
+        "tests/security/test_subjects.py::test_a_role_taken_away_is_gone_at_the_next_request",
+        f"{_DOORS}test_every_door_a_role_taken_away_at_one_worker_opens_nothing_at_another")),
     "V8.4.1": Row("ASVS 8.4.1", "ids of another company's objects", "404", (
         f"{_ROLES}test_a_role_finds_what_is_its_own_and_nothing_else",
         f"{_API}test_a_company_limit_hides_everybody_else", f"{_API}test_a_company_limit_filters_lists")),
@@ -292,7 +307,8 @@ ROWS: dict[str, Row] = {
     "X04": Row("import bombs", "a cell of nothing but accents", "refused as fast as any", (
         "tests/providers/test_hr_rules.py::test_cell_of_nothing_but_accents_is_refused_as_fast_as_any",)),
     "V10.4.4": Row("ASVS 10.4.4; RFC 9700 section 2.4", "implicit, password and unregistered grants", "refused", (
-        *_KINDS, f"{_TOKEN}test_a_bad_token_request_is_named_and_recorded")),
+        *_KINDS, f"{_TOKEN}test_a_bad_token_request_is_named_and_recorded",
+        f"{_AUTHORIZE}test_a_client_without_the_grant_of_codes_is_shown_an_error")),
     "V10.4.8": Row("ASVS 10.4.8", "refresh token after its absolute end", "refused", (
         f"{_TOKEN}test_a_refresh_token_has_an_idle_and_an_absolute_end",)),
     "V10.4.10": Row("ASVS 10.4.10", "client without its proof at token, introspection, revocation", "401", (

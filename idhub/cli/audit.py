@@ -4,6 +4,7 @@ import sys
 import time
 from collections.abc import Mapping
 from datetime import timedelta
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -78,6 +79,10 @@ def search_events(
         for r in page.records
     ]
     lines = table(rows, ("at", "type", "outcome", "actor", "target"))
+    if not rows and action and not any(kind.startswith(action) for kind in EventType):
+        # A log may hold what an older version wrote, so this is no refusal.
+        near = get_close_matches(action, EventType, n=3)
+        say(f"No event of this version begins with {action!r}." + (f" Near: {', '.join(near)}" if near else ""))
     if page.next_cursor:
         say(f"more: --after {page.next_cursor}")
     show({"events": plain(page.records), "next": page.next_cursor}, as_json=json, lines=lines)

@@ -11,6 +11,7 @@ import orjson
 import typer
 
 from idhub.access.applications import find_application
+from idhub.access.tables import ScimTarget
 from idhub.cli.console import JsonOption, app, caller, open_here, plain, say, show
 from idhub.delivery import queue
 from idhub.delivery.holds import Hold, holds
@@ -18,6 +19,7 @@ from idhub.directory.people import find_person
 from idhub.errors import Invalid
 from idhub.provisioning.outbound import adoption, discovering, sync, tokens
 from idhub.provisioning.outbound.direct import Direct
+from idhub.provisioning.outbound.options import TargetOptions
 from idhub.provisioning.outbound.preview import preview as preview_of
 from idhub.services import Hub
 
@@ -67,9 +69,15 @@ def discover(application: Application, json: JsonOption = False) -> None:
     with open_here() as hub:
         found = _direct(hub).discover(_application(hub, application))
     facts = found.capabilities.document()
-    lines = [f"{name}: {'not said' if value is None else value}" for name, value in facts.items()]
+    lines = [f"{name}: {_said(value)}" for name, value in facts.items()]
     lines.append(f"attributes of users: {len(found.attributes)}")
     show({"capabilities": facts, "attributes": sorted(found.attributes)}, as_json=json, lines=lines)
+
+
+def _said(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return ", ".join(map(str, value)) or "not said"
+    return "not said" if value is None else value
 
 
 @provisioning.command("status")
@@ -81,7 +89,9 @@ def status(application: Application, json: JsonOption = False) -> None:
         held = holds(session, [application_id])
         reviews = len(adoption.open_reviews(session, application_id))
         known = discovering.known(session, application_id)
-        ending = [one for one in tokens.expiring(session, now=hub.clock()) if one.application_id == application_id]
+        target = session.get(ScimTarget, application_id)
+        way = TargetOptions.of_document(target.options if target else None)
+        token_ends_at = target.token_expires_at if target else None
     lines = [
         (
             f"accounts: {progress.alive} of {progress.accounts} confirmed, {progress.waiting} deliveries wait, "
@@ -91,7 +101,13 @@ def status(application: Application, json: JsonOption = False) -> None:
     if progress.state is not None:
         lines.append(f"run: {progress.state}, {progress.done} of {progress.total}")
     lines += [_held_line(hold) for hold in held]
-    lines += [f"the token ends on {one.expires_at.date()}" for one in ending]
+    lines.append(f"the token ends on {token_ends_at.date()}" if token_ends_at else "no end of the token is noted")
+    if way.proxy:
+        lines.append(f"through the proxy {way.proxy}")
+    if way.egress_address:
+        lines.append(f"from the address {way.egress_address}")
+    if way.requests_per_minute:
+        lines.append(f"at most {way.requests_per_minute} requests a minute")
     lines.append(f"accounts to review: {reviews}")
     lines.append(f"asked what it can do: {known.fetched_at.isoformat() if known else 'not yet'}")
     data: dict[str, Any] = {
@@ -99,7 +115,10 @@ def status(application: Application, json: JsonOption = False) -> None:
         "holds": plain(held),
         "reviews": reviews,
         "discovered_at": plain(known.fetched_at) if known else None,
-        "token_expires_at": plain(ending[0].expires_at) if ending else None,
+        "token_expires_at": plain(token_ends_at) if token_ends_at else None,
+        "proxy": way.proxy,
+        "egress_address": way.egress_address,
+        "requests_per_minute": way.requests_per_minute,
     }
     show(data, as_json=json, lines=lines)
 

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from starlette.datastructures import QueryParams
 from starlette.responses import RedirectResponse, Response
 
-from idhub.access.tables import Application
+from idhub.access.tables import Application, ScimTarget
 from idhub.authority import Action, may, visible_organizations
 from idhub.db import Database
 from idhub.delivery import queue
@@ -51,6 +51,12 @@ _DONE = {
     "discover": N_("The application is being asked. Load the page again to see what it said."),
     "confirm": N_("Linked. The account is being brought up to date."),
     "reject": N_("Left alone. Whoever waited for it gets an account of their own."),
+}
+_ADOPT = {
+    "external_id": N_("externalId"),
+    "user_name": N_("userName"),
+    "email": N_("mail"),
+    "employee_number": N_("employee number"),
 }
 _RUN = {
     "running": N_("under way"),
@@ -182,6 +188,9 @@ def _show(
             "held": [(hold, labels.hold_words(hold, t)) for hold in held],
             # What the service itself asked to wait for is waited for.
             "can_probe": any(hold.next_probe_at and hold.reason != "rate_limit" for hold in held),
+            "token_ends_at": session.scalar(
+                select(ScimTarget.token_expires_at).where(ScimTarget.application_id == row.id)
+            ),
             "ending": [one for one in tokens.expiring(session, now=now) if one.application_id == row.id],
             "rules": target.mapping.rules,
             "groups": session.scalars(
@@ -214,6 +223,7 @@ def _show(
         "resource": _json(seen.resource) if seen else "",
         "json": _json,
         "problems": {code: t(words) for code, words in _PROBLEMS.items()},
+        "adopt_words": {code: t(words) for code, words in _ADOPT.items()},
         "run_words": {code: t(words) for code, words in _RUN.items()},
         "errors": errors,
     }

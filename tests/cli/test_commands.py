@@ -465,6 +465,9 @@ def test_events_are_searched_page_by_page(staffed: Command) -> None:
     second = staffed("audit", "search", "--action", "person.", "--size", "1", "--after", first.json["next"], "--json")
     assert second.json["events"][0] != first.json["events"][0]
     one_sentence(staffed("audit", "search", "--after", "junk"))
+    unknown = staffed("audit", "search", "--action", "person.onbording")
+    assert (unknown.code, "Near: person.onboarded" in unknown.err) == (0, True)
+    assert "Near" not in first.err + second.err
 
 
 def test_keys_rotate_and_migrate_and_doctor(idhub: Command) -> None:

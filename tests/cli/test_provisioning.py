@@ -104,6 +104,7 @@ def test_from_a_wrong_token_to_accounts_in_order(staffed: Command) -> None:
             assert idhub("provisioning", "token", "try", "office", "--present").code == 0
             assert status()["token_expires_at"] is not None
             assert "the token ends on " in idhub("provisioning", "status", "office").out
+            assert "no end of the token" not in idhub("provisioning", "status", "office").out
 
         unknown = idhub("provisioning", "status", "nothing")
         assert (unknown.code, unknown.err) == (1, "error [application]: There is no application 'nothing'.\n")

@@ -220,7 +220,7 @@ class GitHub(Vendor):
     def _list(self, collection: str, held: Mapping[str, Any], query: Mapping[str, str]) -> Answer:
         found = list(held.values())
         if query.get("filter"):
-            name, operator, value = query["filter"].split(" ", 2)
+            name, operator, value = [*query["filter"].split(" ", 2), "", ""][:3]
             known = {"userName", "externalId", "id"} if collection == "Users" else {"displayName", "externalId", "id"}
             if operator != "eq" or name not in known | ({"emails"} if not self.enterprise else set()):
                 return self._error(400, "The filter is not supported")

@@ -130,6 +130,15 @@ def test_deliveries_show_the_original_error(look: SignIn) -> None:
     assert "Send again" in page
 
 
+def test_a_filtered_list_of_deliveries_says_why_each_was_given_up(look: SignIn) -> None:
+    """It is where "see why" of an application leads to."""
+    client = look("高远")
+    dead, done = client.get("/admin/deliveries?state=dead").text, client.get("/admin/deliveries?state=done").text
+
+    assert text_of(dead, "error") == "409 uniqueness: userName is taken"
+    assert 'data-test="error"' not in done
+
+
 def test_an_auditor_reads_deliveries_and_cannot_send_them_again(story: Story, look: SignIn) -> None:
     client = look("何慕青")
     with story.hub.database.read() as session:

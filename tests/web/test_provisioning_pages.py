@@ -1,9 +1,12 @@
 """An application's provisioning: what would be sent, accounts to review, a run over all accounts."""
 
+import re
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import select, update
 
-from idhub.access.tables import Account, Application
+from idhub.access.tables import Account, Application, ScimTarget
 from idhub.delivery.holds import NOTES, Failed, holds, note_answers
 from idhub.delivery.tables import Delivery
 from idhub.provisioning.outbound.tables import AdoptionReview, SyncRun
@@ -42,6 +45,7 @@ def test_a_run_is_begun_paused_and_ended(hub: SampleHub, sign_in: SignIn) -> Non
         assert (answer.status_code, (answer.headers.get("location") or "").partition("?")[0]) == (303, PATH)
         with hub.database.read() as session:
             assert session.scalars(select(SyncRun.state)).one() == state
+        assert ("<progress" in client.get(PATH).text) == (state in {"running", "paused"})
     again = client.post(PATH, data={"csrf_token": token_of(page), "step": "pause"})
     assert again.status_code == 409
     assert client.post(PATH, data={"csrf_token": token_of(page), "step": "nonsense"}).status_code == 409
@@ -215,3 +219,36 @@ def test_what_waits_for_a_decision_is_no_failure(hub: SampleHub, sign_in: SignIn
     assert 'data-test="retry"' in one
     assert "Waits for a decision" in applications
     assert 'data-test="retry"' not in provisioning
+
+
+def connection_of(page: str) -> str:
+    """The words of the card, one space between them."""
+    card = page.partition('data-test="connection"')[2].partition("</section>")[0]
+    return " ".join(re.sub("<[^>]+>", " ", card).split())
+
+
+@SQLITE
+def test_the_way_to_the_application_is_shown(hub: SampleHub, sign_in: SignIn) -> None:
+    """Which address its firewall sees, through what, how fast, and when the token ends, long before it does."""
+    client = sign_in("高远")
+    plain = connection_of(client.get(PATH).text)
+    options = {
+        "proxy": "http://proxy.dmz.qiyue.example:3128",
+        "egress_address": "10.20.8.44",
+        "requests_per_minute": 120,
+        "delete_after": 90 * 86_400,
+        "adopt": {"automatic": ["external_id"], "review": ["email", "employee_number"]},
+    }
+    ends_at = hub.clock() + timedelta(days=300)
+    with hub.database.transaction() as session:
+        target = session.get_one(ScimTarget, application_id(hub))
+        target.options, target.token_expires_at = options, ends_at
+    shown = connection_of(client.get(PATH).text)
+    chinese = connection_of(client.get(PATH, headers={"accept-language": "zh-CN"}).text)
+
+    for words in ("no end is noted", "Proxy none", "any address of the hub", "as the application says", "never"):
+        assert words in plain
+    for words in ("proxy.dmz.qiyue.example:3128", "10.20.8.44", "120", "90 d", "externalId", "mail · employee number"):
+        assert words in shown
+    assert "no end" not in shown
+    assert [word for word in ("Proxy", "Token", "mail", "never") if word in chinese] == []

@@ -39,6 +39,7 @@ from idhub.directory.tables import Installation
 from idhub.errors import IdhubError
 from idhub.interpreter import described
 from idhub.keys import PURPOSES
+from idhub.lifecycle import reevaluation
 from idhub.login.argon2id import Costs, fastest, hash_password
 from idhub.login.passwords import HashingPool
 from idhub.migrations import Fit, fit
@@ -159,6 +160,8 @@ def check(hub: Hub, *, now: datetime) -> list[Finding]:
     said = f"These receivers do not take their events: {', '.join(late)}. See `idhub stream list`."
     found.append(Finding("streams", not late, said if late else "receivers take the events that they are told"))
     with hub.database.read() as session:
+        found.append(_rules(reevaluation.unevaluated(session)))
+    with hub.database.read() as session:
         found.append(_administrators(administered_until(session), now=now))
     unknown = unknown_variables(os.environ)
     found.append(Finding("settings", not unknown, " ".join(unknown) if unknown else "every variable is a setting"))
@@ -173,6 +176,14 @@ def check(hub: Hub, *, now: datetime) -> list[Finding]:
     if (receiver := syslog_witness(hub.settings)) is not None:
         found.append(_syslog(receiver, hub.settings.witness_syslog))
     return found
+
+
+def _rules(failing: Sequence[reevaluation.Unevaluated]) -> Finding:
+    if not failing:
+        return Finding("rules", True, "nobody waits to be brought up to the newest")
+    named = ", ".join(f"{one.principal_id} ({one.error}, since {one.since:%Y-%m-%d %H:%M} UTC)" for one in failing[:10])
+    said = f"{len(failing)} people cannot be brought up to the newest rules and keep what they had: {named}."
+    return Finding("rules", False, f"{said} It is tried again; the log says why (rules.failed).")
 
 
 def _administrators(until: datetime | None, *, now: datetime) -> Finding:

@@ -418,7 +418,7 @@ class Worker:
             _log.info("worker.held_changes_released", changes=released)
 
     def _has_rules(self) -> bool:
-        return reevaluation.is_behind(self._hub.database)
+        return reevaluation.has_work(self._hub.database, now=self._hub.clock())
 
     def _follow_rules(self) -> None:
         """Bring entitlements up to the newest rules: minutes of a large group, for which nobody who leaves waits."""

@@ -25,6 +25,7 @@ from idhub.directory.kinds import PrincipalKind, Standing
 from idhub.directory.organizations import root_organization
 from idhub.directory.tables import Installation, Principal
 from idhub.keys import Keyring
+from idhub.lifecycle.tables import UnevaluatedPerson
 from idhub.provisioning.events.tables import EventRow, EventStream
 from idhub.services import Hub
 from idhub.settings import Settings
@@ -277,6 +278,26 @@ def test_clock_that_differs_from_the_databases_is_told(opened: Hub, apart: int, 
     assert (found.name, found.is_ok) == ("clock", is_ok)
     told = re.search(r"are (\d+) s apart", found.detail)
     assert told is None if is_ok else told is not None and 290 <= int(told[1]) <= 310
+
+
+def test_people_on_whom_the_look_after_a_change_of_rules_fails_are_named(opened: Hub, clock: Clock) -> None:
+    def found() -> health.Finding:
+        return next(one for one in health.check(opened, now=clock()) if one.name == "rules")
+
+    assert found().is_ok
+    with opened.database.transaction() as session:
+        session.add(
+            Principal(
+                id="per_x", kind=PrincipalKind.PERSON, organization_id=root_organization(session),
+                standing=Standing.ACTIVE, access_starts_at=clock(), created_at=clock(), changed_at=clock(),
+            )
+        )  # fmt: skip
+        session.flush()
+        session.add(
+            UnevaluatedPerson(principal_id="per_x", error="ValueError", attempts=3, since=clock(), again_at=clock())
+        )
+    assert not found().is_ok
+    assert "per_x (ValueError, since 2026-11-23 02:00 UTC)" in found().detail
 
 
 def test_receivers_that_do_not_take_their_events_are_named(opened: Hub, clock: Clock) -> None:

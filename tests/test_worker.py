@@ -177,7 +177,7 @@ def test_whoever_is_due_to_leave_waits_for_no_release_and_no_rules(
 
     monkeypatch.setattr(f"idhub.lifecycle.{slow}", long)
     monkeypatch.setattr("idhub.lifecycle.hr_release.has_work", lambda _database, *, now: True)
-    monkeypatch.setattr("idhub.lifecycle.reevaluation.is_behind", lambda _database: True)
+    monkeypatch.setattr("idhub.lifecycle.reevaluation.has_work", lambda _database, *, now: True)
     monkeypatch.setattr("idhub.worker.apply_due", lambda *_, **__: looked.append(time.monotonic()))
 
     async def story(_workers: list[Worker]) -> None:

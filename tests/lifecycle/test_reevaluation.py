@@ -1,5 +1,7 @@
 """After rules changed everybody is looked at again: all, once, from where it stopped."""
 
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import select, update
 
@@ -7,10 +9,11 @@ from idhub.access.rules import set_rules
 from idhub.db import new_id
 from idhub.directory.kinds import EmploymentType
 from idhub.directory.organizations import bump_rules_version
-from idhub.directory.tables import Installation
+from idhub.directory.tables import Employment, Installation
 from idhub.errors import Invalid
 from idhub.lifecycle import intake
-from idhub.lifecycle.reevaluation import reevaluate_pending
+from idhub.lifecycle.reevaluation import MOST_NOTED, has_work, reevaluate_pending, unevaluated
+from idhub.lifecycle.tables import UnevaluatedPerson
 from tests.lifecycle.world import World
 
 EVERYBODY = "employments.companyCode pr"
@@ -130,3 +133,76 @@ def test_newcomer_during_a_look_is_not_looked_at_twice_and_has_the_new_rules(wor
     assert world.entitled(person) == {world.wiki}
     _review(world)
     assert world.entitled(person) == {world.wiki}
+
+
+def _break(world: World, *people: str, kind: str = "bogus") -> None:
+    """Give their posts a type that nobody can read; or take it back."""
+    with world.database.transaction() as session:
+        session.execute(update(Employment).where(Employment.principal_id.in_(people)).values(type=kind))
+
+
+def _noted(world: World) -> list[tuple[str, int]]:
+    with world.database.read() as session:
+        return [(each.principal_id, each.attempts) for each in unevaluated(session)]
+
+
+def test_somebody_on_whom_the_look_fails_holds_up_nobody_else_and_is_tried_again(world: World) -> None:
+    people = sorted(world.hire(type=EmploymentType.CONTRACTOR) for _ in range(5))
+    broken = people[1]
+    _break(world, broken)
+    _rules(world, world.office, ("member", EVERYBODY))
+    assert _review(world) == 5
+    assert [world.entitled(person) for person in people if person != broken] == [{world.office, world.wiki}] * 4
+    version, evaluated, up_to = _mark(world)
+    assert (version, up_to) == (evaluated, None)
+    assert _noted(world) == [(broken, 1)]
+    assert not has_work(world.database, now=world.clock())
+    world.clock.advance(minutes=1)
+    assert has_work(world.database, now=world.clock())
+    _review(world)
+    assert _noted(world) == [(broken, 2)]
+    world.clock.advance(seconds=119)
+    assert not has_work(world.database, now=world.clock())
+    _break(world, broken, kind="contractor")
+    world.clock.advance(seconds=1)
+    _review(world)
+    assert world.entitled(broken) == {world.office, world.wiki}
+    assert _noted(world) == []
+    assert not has_work(world.database, now=world.clock() + timedelta(days=1))
+
+
+def test_a_look_that_fails_on_too_many_stops_and_goes_on_when_it_can(world: World) -> None:
+    """Then it is not they who are the cause."""
+    noted = [new_id("per") for _ in range(MOST_NOTED)]
+    person = intake.PersonFacts(display_name="王磊")
+    world.change(*(intake.Onboard(principal_id=each, person=person, employment=world.facts()) for each in noted))
+    # Whom the look passes over stays noted.
+    world.change(*(intake.Offboard(principal_id=each) for each in noted))
+    broken = world.hire(type=EmploymentType.CONTRACTOR)
+    _break(world, broken)
+    row = {"error": "ValueError", "attempts": 1, "since": world.clock(), "again_at": world.clock() + timedelta(days=1)}
+    with world.database.transaction() as session:
+        session.add_all(UnevaluatedPerson(principal_id=each, **row) for each in noted)
+    _rules(world, world.office, ("member", EVERYBODY))
+    with pytest.raises(ValueError, match="bogus"):
+        _review(world)
+    version, evaluated, _ = _mark(world)
+    assert version > evaluated
+    assert len(_noted(world)) == MOST_NOTED
+    _break(world, broken, kind="contractor")
+    _review(world)
+    assert world.office in world.entitled(broken)
+    world.clock.advance(days=1)
+    while has_work(world.database, now=world.clock()):
+        _review(world)
+    assert _noted(world) == []
+
+
+def test_the_longest_pause_is_an_hour(world: World) -> None:
+    person = world.hire()
+    _break(world, person)
+    _rules(world, world.office, ("member", EVERYBODY))
+    for _ in range(8):
+        _review(world)
+        world.clock.advance(hours=1)
+    assert _noted(world) == [(person, 8)]

@@ -209,6 +209,7 @@ class EventType(StrEnum):
     SETTINGS_APPLIED = "settings.applied", EventClass.CHANGE, "A configuration file was applied."
     HUB_STARTED = "hub.started", EventClass.CHANGE, "A process of the hub started."
     HUB_RECOVERY = "hub.recovery", EventClass.CHANGE, "The hub found itself behind its witness: recovery mode."
+    WITNESS_BEGUN = "hub.witness_begun", EventClass.CHANGE, "The witness file was not there and was begun anew."
     CHECKPOINT_SIGNED = "checkpoint.signed", EventClass.CHANGE, "A checkpoint was signed on demand."
     AUDIT_PRUNED = "audit.pruned", EventClass.CHANGE, "A range of exported events was removed under retention."
 

@@ -45,6 +45,7 @@ from idhub.login.passwords import HashingPool
 from idhub.migrations import Fit, fit
 from idhub.provisioning.events.streams import StreamView, list_streams
 from idhub.provisioning.outbound import tokens
+from idhub.recovery import last_new_witness
 from idhub.saml.refresh import warnings as saml_warnings
 from idhub.services import Hub, syslog_witness
 from idhub.settings import Settings, unknown_variables
@@ -54,6 +55,7 @@ SEQUENCER_LAG_LIMIT: Final = timedelta(seconds=30)
 DELIVERY_LAG_LIMIT: Final = timedelta(seconds=60)
 STREAM_LAG_LIMIT: Final = timedelta(hours=1)
 ADMINISTRATION_ENDS_SOON: Final = timedelta(days=60)
+NEW_WITNESS_IS_NEWS: Final = timedelta(days=7)
 LEAST_DISK_BYTES: Final = 16 * 2**20
 """Free space of the data folder below which writes are about to be refused."""
 _LOOK_LASTS = timedelta(seconds=1)
@@ -272,8 +274,15 @@ def _disk(hub: Hub) -> Finding:
 def _witness(hub: Hub) -> Finding:
     path = hub.settings.effective_witness_file
     try:
-        with path.open("rb"):
-            return Finding("witness", True, "readable")
+        with path.open("rb"), hub.database.read() as session:
+            begun = last_new_witness(session)
+            if begun is None:
+                return Finding("witness", True, "readable")
+            at, size = begun
+            said = f"begun anew on {at:%Y-%m-%d} behind {size} events, when it was missing"
+            # Whoever lost it should hear of it; whoever has heard need not for ever.
+            is_old = hub.clock() - at > NEW_WITNESS_IS_NEWS
+            return Finding("witness", is_old, f"Readable, and {said}: nothing before is compared.")
     except OSError:
         return Finding("witness", False, f"The witness file {path.name} cannot be read; no checkpoint was witnessed.")
 

@@ -11,7 +11,7 @@ witness says so for ever.
 """
 
 import base64
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -26,12 +26,14 @@ from audit.checkpoint import (
     Checkpoint,
     Ed25519Signer,
     FileWitness,
+    Witness,
     WitnessComparison,
     compare_with_witness,
     load_keys,
     sign_checkpoint,
 )
 from audit.errors import AuditError, ForeignLog, InvalidNote
+from audit.events import from_micros
 from audit.tables import audit_events
 from audit.tiles import read_head
 from audit.verify import describe, verify_export_of
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
 _LOG = structlog.get_logger("idhub.recovery")
 _REASON = "Restored backup: left according to the exported log."
 _SCHEDULED = "Restored backup: to leave then according to the exported log."
+_UNKNOWN_LOSS = 10_000
+"""Events that are taken for lost where nothing says how many are."""
 _TAKEN = "Restored backup: held or ended according to the exported log."
 
 
@@ -79,7 +83,7 @@ class Log:
 def enter_when_behind(log: Log, *, now: datetime) -> None:
     """Compare the log with its witness; enter recovery mode when events that were witnessed are not here.
 
-    A witness file that is not there says nothing; one of another log is logged and left alone.
+    A witness file that is not there says nothing (`witness_of`); one of another log is logged and left alone.
     """
     if not log.witness_file.exists():
         return
@@ -95,16 +99,94 @@ def enter_when_behind(log: Log, *, now: datetime) -> None:
         enter(log.database, f"The witness cannot be matched: {error}.", now=now)
         return
     if compared.state in ("behind", "forked"):
-        enter(log.database, f"The log does not hold what its witness has seen: {compared.detail}.", now=now)
+        said = f"The log does not hold what its witness has seen: {compared.detail}."
+        missing = compared.witnessed_size - compared.size if compared.state == "behind" else _UNKNOWN_LOSS
+        enter(log.database, said, now=now, lost=missing)
 
 
-def enter(database: Database, reason: str, *, now: datetime) -> bool:
-    """Enter recovery mode: nothing issued before works any more. Returns False when the hub was in it already."""
+def witness_of(log: Log, *, node: str, clock: Callable[[], datetime]) -> Witness:
+    """The witness file, for a process that seals. Where it is not there although there is a log, its beginning is told.
+
+    A fresh installation has no file either, and no log. Where there is one, a restore may have taken place that nothing
+    can be compared with: it is in the log, and `idhub doctor` says it.
+    """
+    witness = FileWitness(log.witness_file)
+    try:
+        if next(witness.notes(), None) is not None:
+            return witness
+    except (InvalidNote, OSError):
+        # Something is there, which is compared when the hub opens.
+        return witness
+    with log.database.read() as session:
+        size = read_head(session.connection()).size
+    if not size:
+        return witness
+    _LOG.error("recovery.no_witness", witness=log.witness_file.name, size=size)
+    return _NewWitness(witness, log.database, size, node, clock)
+
+
+class _NewWitness:
+    """A witness file that is begun anew behind so many events; the first checkpoint in it is an event."""
+
+    def __init__(
+        self, witness: FileWitness, database: Database, size: int, node: str, clock: Callable[[], datetime]
+    ) -> None:
+        self._witness, self._database, self._size, self._node, self._clock = witness, database, size, node, clock
+        self._is_told = False
+        self.name = witness.name
+
+    def publish(self, note: str, /) -> None:
+        """Append a note, and the first time say that it is the first.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self._witness.publish(note)
+        if self._is_told:
+            return
+        event = Event(
+            type=EventType.WITNESS_BEGUN,
+            at=self._clock(),
+            actor=SYSTEM,
+            door="system",
+            target_kind="log",
+            target_id="events",
+            details={"size": self._size, "node": self._node},
+        )
+        with self._database.transaction() as session:
+            record(session, [event])
+        self._is_told = True
+
+
+def last_new_witness(session: Session) -> tuple[datetime, int] | None:
+    """When a witness file was last begun anew, and behind how many events."""
+    begun = (
+        select(audit_events.c.at, audit_events.c.body)
+        .where(audit_events.c.type == EventType.WITNESS_BEGUN.value)
+        .order_by(audit_events.c.id.desc())
+        .limit(1)
+    )
+    row = session.execute(begun).first()
+    if row is None:
+        return None
+    return from_micros(row.at), orjson.loads(row.body)["details"]["size"]
+
+
+def enter(database: Database, reason: str, *, now: datetime, lost: int = _UNKNOWN_LOSS) -> bool:
+    """Enter recovery mode: nothing issued before works any more. Returns False when the hub was in it already.
+
+    Args:
+        lost: events that are not here. So many cases may have had numbers, under which people hold signed receipts.
+    """
+    # Imported late: every process looks for a restored backup, hardly any finds one.
+    from idhub.lifecycle.cases import skip_numbers
+
     with database.transaction() as session:
         row = session.execute(select(Installation.epoch, Installation.recovery_reason).with_for_update()).first()
         if row is None or row.recovery_reason is not None:
             return False
         session.execute(update(Installation).values(epoch=row.epoch + 1, recovery_reason=reason[:500]))
+        skip_numbers(session, lost, now=now)
         details = {"step": "entered", "reason": reason, "installation_epoch": row.epoch + 1}
         record(session, [_event(details, now=now)])
     _LOG.error("recovery.entered", reason=reason)

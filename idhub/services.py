@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from sqlalchemy import inspect, select
 from sqlalchemy.orm import Session
 
-from audit.checkpoint import Ed25519Signer, FileWitness, SyslogWitness
+from audit.checkpoint import Ed25519Signer, SyslogWitness
 from audit.sequencer import Sequencer
 from idhub.changes import use_sealer
 from idhub.db import Database, create_database, new_id, wait_alone
@@ -26,7 +26,7 @@ from idhub.errors import Unavailable
 from idhub.keys import Keyring, MasterKey, has_keys, load_keyring
 from idhub.lifecycle.ports import Follower, Planner, use_follower, use_planners
 from idhub.migrations import Fit, fit, head_revision, migrate
-from idhub.recovery import Log, enter_when_behind
+from idhub.recovery import Log, enter_when_behind, witness_of
 from idhub.settings import Settings
 
 if TYPE_CHECKING:
@@ -92,7 +92,10 @@ class Hub:
         return Sequencer(
             self.database.transaction,
             Ed25519Signer(self.keyring.signing_key("checkpoint").private),
-            [FileWitness(self.settings.effective_witness_file), *filter(None, [syslog_witness(self.settings)])],
+            [
+                witness_of(self.log, node=self.node, clock=self.clock),
+                *filter(None, [syslog_witness(self.settings)]),
+            ],
             self.node,
             origin=log_origin(self.settings),
             reads=self.database.read,

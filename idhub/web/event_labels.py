@@ -129,6 +129,7 @@ EVENT: Mapping[str, str] = {
     "settings.applied": N_("Configuration applied"),
     "hub.started": N_("Hub started"),
     "hub.recovery": N_("Recovery mode"),
+    "hub.witness_begun": N_("Witness file begun anew"),
     "checkpoint.signed": N_("Checkpoint signed"),
     "audit.pruned": N_("Old events removed"),
     "audit.exported": N_("Event log exported"),
@@ -169,7 +170,9 @@ _WARN = frozenset(
         *("person.offboarding_scheduled", "finding.opened", "finding.reopened", "finding.held"),
     }
 )
-_BAD = frozenset({"delivery.dead", "code.replayed", "token.replayed", "person.offboarded", "hub.recovery"})
+_BAD = frozenset(
+    {"delivery.dead", "code.replayed", "token.replayed", "person.offboarded", "hub.recovery", "hub.witness_begun"}
+)
 _OK = frozenset(
     {
         *("delivery.done", "case.completed", "person.onboarded", "person.reactivated", "person.rehired"),

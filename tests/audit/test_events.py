@@ -157,7 +157,7 @@ def test_the_contracts_names_are_all_there() -> None:
     token.refreshed token.replayed token.revoked token.introspected token.refused userinfo.read logout.requested
     role.assigned role.removed api_token.created api_token.revoked authorization.denied request.refused key.created
     key.rotated key.revoked settings.applied hub.started hub.recovery page.viewed export.made audit.exported
-    checkpoint.signed"""
+    checkpoint.signed hub.witness_begun"""
     assert set(named.split()) <= {one.value for one in EventType}
 
 

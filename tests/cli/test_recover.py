@@ -181,6 +181,28 @@ def test_a_restored_backup_is_noticed_and_led_out_of(hub: tuple[Command, Backup]
     assert [one["details"]["step"] for one in found] == ["left", "entered"]
 
 
+@pytest.mark.parametrize("is_witnessed", [True, False])
+def test_no_two_receipts_that_people_hold_have_one_number(hub: tuple[Command, Backup], is_witnessed: bool) -> None:
+    """A receipt of the lost time is signed, and whoever was given it has it still."""
+    idhub, _ = hub
+    lost: list[str] = []
+
+    def busy(idhub: Command) -> None:
+        for number in ("QY2", "QY3"):
+            assert idhub("offboard", number).code == 0
+            lost.append(idhub("receipt", "show", number, "--json").json["number"])
+
+    set_back(hub, busy)
+    if not is_witnessed:
+        (idhub.folder / "data" / "witness.log").unlink()
+        assert idhub("recover", "--enter", "the machine was set back").code == 0
+    # The other of the two, and while nothing is decided yet.
+    assert idhub("offboard", "QY3").code == 0
+    again = idhub("receipt", "show", "QY3", "--json").json["number"]
+    assert len({*lost, again}) == 3
+    assert again > max(lost)
+
+
 def test_who_left_and_came_back_gets_nothing_from_before_the_leave(hub: tuple[Command, Backup]) -> None:
     """Invariant 7: the backup is of before the leave, and so are the enrolment, the role and the password in it."""
     idhub, _ = hub
@@ -654,3 +676,39 @@ def test_whose_configuration_is_the_old_one_again_is_told(hub: tuple[Command, Ba
     assert (
         "old one again: application office; secrets that were replaced work" in idhub("recover", "--from", export).out
     )
+
+
+@pytest.mark.parametrize("how", ["missing", "empty"])
+def test_a_witness_file_that_was_lost_is_begun_anew_and_not_without_a_word(
+    hub: tuple[Command, Backup], how: str
+) -> None:
+    """As when a whole machine is set back: nothing is there that a restored database could be compared with."""
+    idhub, _ = hub
+
+    def begun() -> list[dict[str, Any]]:
+        assert idhub("audit", "export").code == 0
+        found = idhub("audit", "search", "--action", "hub.witness_begun", "--json").json["events"]
+        return [event["details"] for event in found]
+
+    def said() -> tuple[bool, str]:
+        doctor = {one["name"]: one for one in idhub("doctor", "--json").json}
+        return doctor["witness"]["is_ok"], doctor["witness"]["detail"]
+
+    assert begun() == [], "a fresh installation has no witness file either"
+    assert said() == (True, "readable")
+    witness = idhub.folder / "data" / "witness.log"
+    size = len(witness.read_text().splitlines())
+    assert size
+    if how == "missing":
+        witness.unlink()
+    else:
+        witness.write_bytes(b"")
+    first = idhub("audit", "export")
+    assert first.code == 0
+    assert "recovery.no_witness" in first.err
+    (told,) = begun()
+    assert told["size"] > 0
+    is_ok, detail = said()
+    assert (is_ok, "nothing before is compared" in detail) == (False, True)
+    assert "recovery.no_witness" not in idhub("audit", "export").err
+    assert len(begun()) == 1

@@ -19,14 +19,16 @@ def is_somebody_elses(
     """Whether another person who may enter the application goes by the same value of this kind.
 
     Numbers are unique within a company alone, and a mail address stands where each company's own people write it: the
-    application would take one person for the other.
+    application would take one person for the other. Many take `QY1` and `qy1` for one name.
     """
     if kind not in _SHARED:
         return False
     other = aliased(Person)
     held: Exists
     if kind == "employee_number":
-        held = exists().where(Employment.employee_number == value, Employment.id == other.main_employment_id)
+        # As they are written: an index finds them.
+        spelt = sorted({value, value.lower(), value.upper()})
+        held = exists().where(Employment.employee_number.in_(spelt), Employment.id == other.main_employment_id)
     else:
         held = exists().where(LoginName.value == stored_login_name("email", value), LoginName.principal_id == other.id)
     held = held.where(other.id != principal_id, entitled(now, principal_id=other.id, application_id=application_id))

@@ -169,14 +169,16 @@ def test_a_refusal_tells_no_reason(strict: Scene) -> None:
     assert [etree.QName(one).localname for one in status.iter()] == ["Status", "StatusCode", "StatusCode"]
 
 
-@pytest.mark.parametrize("name_id_format", ["email", "unspecified"])
+@pytest.mark.parametrize(
+    ("name_id_format", "number"), [("email", "TW-1"), ("unspecified", NUMBER), ("unspecified", NUMBER.lower())]
+)
 def test_two_people_of_one_name_are_not_taken_for_each_other(
-    databases: Databases, tmp_path: Path, name_id_format: str
+    databases: Databases, tmp_path: Path, name_id_format: str, number: str
 ) -> None:
     """A second company writes the mail address, or the number, of somebody in the first into its own people's rows."""
     for scene in open_scene("sqlite", databases, tmp_path):
         twin = {
-            "employee_number": NUMBER if name_id_format == "unspecified" else "TW-1", "name": "另一人",
+            "employee_number": number, "name": "另一人",
             "company": "TWIN", "department": "x", "status": "active", "employment_type": "regular",
             "email": f"{NUMBER.upper()}@qiyue.example", "start_date": "2020-01-01",
         }  # fmt: skip

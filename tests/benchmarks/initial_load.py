@@ -1,114 +1,155 @@
-"""How fast an application is filled: a run over all accounts, through queue, channel and client, and its group.
+"""How fast an application is filled: a run over all accounts, by the worker of `idhub serve`, and then its group.
 
-    python -m tests.benchmarks.initial_load [--accounts 2000]
+    python -m tests.benchmarks.initial_load [--accounts 2000] [--database sqlite|postgresql] [--tenths]
 
-The service is one of this process (`tests/provisioning/quirky.py`), so that what is measured is the hub's own part of
-an account: lease, look-up, create, note, settle, and the group's membership changes in parts.
+The application answers at once and in a process of its own (`tests/benchmarks/instant_applications.py`), so that what
+is measured is the hub's own part of an account: lease, look-up, create, note, settle, seal; and the group's membership
+changes in parts. `--tenths` prints how each tenth of the accounts went: rate, processor time and memory of
+`serve` and of the process that it calls.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import tempfile
+import os
 import time
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import func, select
 
 from idhub.access.tables import Account
-from idhub.changes import SYSTEM, use_sealer
-from idhub.db import create_database
-from idhub.delivery.loop import DeliveryLoop
-from idhub.keys import MasterKey, load_keyring
-from idhub.migrations import migrate
-from idhub.provisioning.outbound import sync, upkeep
-from idhub.provisioning.outbound.channel import ScimChannel
+from idhub.changes import SYSTEM
+from idhub.provisioning.outbound import sync
 from idhub.provisioning.outbound.groups import set_wanted
 from idhub.provisioning.outbound.options import WantedGroup
 from idhub.provisioning.outbound.tables import OutboundMember
-from idhub.settings import Settings
-from tests.provisioning.conftest import Scene
-from tests.provisioning.quirky import Quirks, QuirkyHttp
-from tests.support.clock import Clock
+from tests.benchmarks.leaving import Kind, Row, World, world_of
+from tests.benchmarks.leaving_world import application_id, seed_access
+from tests.support.databases import analyze
 
-_LIMIT = 600.0
-
-
-def measure(accounts: int = 2_000) -> list[dict[str, Any]]:
-    """Accounts and members a second on the embedded default, as lines of `make bench`."""
-    with tempfile.TemporaryDirectory() as folder:
-        loaded, joined = _loaded(Path(folder), f"sqlite:///{folder}/idhub.db", accounts)
-    figures = (("initial load", loaded, "accounts/s"), ("group of all", joined, "members/s"))
-    return [
-        {"name": name, "value": round(value), "unit": unit, "database": "sqlite", "durability": "normal"}
-        for name, value, unit in figures
-    ]
+_EVERY = 0.2
+"""Seconds between two looks: each counts accounts."""
+_SILENCE = 60.0
+"""Seconds without anything done after which it is given up."""
 
 
-def _loaded(folder: Path, url: str, accounts: int) -> tuple[float, float]:
-    settings = Settings(data_dir=folder, database_url=url)
-    database = create_database(settings)
-    migrate(database)
-    now = datetime.now(UTC)
-    keyring = load_keyring(database, MasterKey.load(folder / "master.key", create=True), now=now)
-    use_sealer(database, keyring)
-    clock = Clock(now)
-    scene = Scene(database, keyring, clock, settings)
-    scene.company()
-    service, application = scene.quirks(Quirks())
-    for number in range(accounts):
-        scene.entitle(scene.person(f"p{number}"), application)
+def measure(
+    accounts: int = 2_000, kinds: Sequence[Kind] = ("sqlite", "postgresql"), *, shows_tenths: bool = False
+) -> list[Row]:
+    """Accounts and members a second on each database, as lines of `make bench`."""
+    rows: list[Row] = []
+    for kind in kinds:
+        with world_of(kind, accounts, applications=1, are_empty=True) as world:
+            _fill(world, accounts, shows_tenths=shows_tenths)
+            rows += world.rows
+    return rows
+
+
+def _fill(world: World, accounts: int, *, shows_tenths: bool) -> None:
+    database, now, there = world.hub.database, datetime.now(UTC), application_id(0)
     with database.transaction() as session:
-        sync.start(session, application, now=now, actor=SYSTEM, door="cli")
-    channel = ScimChannel(database, keyring, QuirkyHttp(service), timeout=timedelta(seconds=10))
+        seed_access(session, range(accounts), [0], now=now, are_made=False)
+    analyze(database)
+    alive = select(func.count()).where(Account.application_id == there, Account.known_state == "active")
+    members = select(func.count()).select_from(OutboundMember)
 
-    def real() -> datetime:
-        return datetime.now(UTC)
-
-    loop = DeliveryLoop(database, settings, {"scim": channel}, clock=real, worker="bench")
-
-    async def until(done: Any) -> float:
-        stop = asyncio.Event()
-        working = asyncio.create_task(loop.run(stop))
-        began = time.perf_counter()
-        while time.perf_counter() - began < _LIMIT and not await asyncio.to_thread(done):
-            await asyncio.to_thread(upkeep.tend, database, now=real())
-            await asyncio.sleep(0.02)
-        took = time.perf_counter() - began
-        stop.set()
-        await working
-        return took
-
-    def all_there() -> bool:
+    def counted(statement: object) -> int:
         with database.read() as session:
-            alive = select(func.count()).where(Account.application_id == application, Account.known_state == "active")
-            return session.scalar(alive) == accounts
+            return int(session.execute(statement).scalar_one())  # type: ignore[call-overload]
 
-    def all_members() -> bool:
-        with database.read() as session:
-            return session.scalar(select(func.count()).select_from(OutboundMember)) == accounts
+    with world.serve() as served:
+        with database.transaction() as session:
+            sync.start(session, there, now=datetime.now(UTC), actor=SYSTEM, door="cli")
+        before = _used(served.pid)
+        told = _Tenths(world, served.pid, accounts) if shows_tenths else None
+        took = _until(lambda: counted(alive), accounts, told)
+        world.say("initial load", accounts / took, "accounts/s")
+        world.say("initial load: processor time of serve", 1e6 * (_used(served.pid) - before) / accounts, "us/account")
+        with database.transaction() as session:
+            set_wanted(session, there, [WantedGroup("role", "member", "Everybody")], now=datetime.now(UTC))
+        world.say("group of all", accounts / _until(lambda: counted(members), accounts), "members/s")
+    seen = world.applications.seen()[0]
+    if (seen["made"], seen["members"]) != (accounts, accounts):
+        raise SystemExit(f"{seen['made']} accounts and {seen['members']} members instead of {accounts}")
 
-    loaded = accounts / asyncio.run(until(all_there))
-    with database.transaction() as session:
-        set_wanted(session, application, [WantedGroup("role", "member", "Everybody")], now=real())
-    loop = DeliveryLoop(database, settings, {"scim": channel}, clock=real, worker="bench")
-    joined = accounts / asyncio.run(until(all_members))
-    database.dispose()
-    if len(service.users) != accounts:
-        raise SystemExit(f"{len(service.users)} accounts instead of {accounts}")
-    return loaded, joined
+
+def _until(done: Callable[[], int], wanted: int, told: Callable[[int], None] | None = None) -> float:
+    """Seconds until so many are done."""
+    began = moved = time.monotonic()
+    before = 0
+    while (many := done()) < wanted:
+        if told is not None:
+            told(many)
+        if many > before:
+            before, moved = many, time.monotonic()
+        if time.monotonic() - moved > _SILENCE:
+            raise SystemExit(f"{many} of {wanted} were done, and no more in {_SILENCE:.0f} s")
+        time.sleep(_EVERY)
+    if told is not None:
+        told(wanted)
+    return time.monotonic() - began
+
+
+class _Tenths:
+    """Tells how each tenth went."""
+
+    def __init__(self, world: World, pid: int, accounts: int) -> None:
+        self._world, self._pid, self._accounts = world, pid, accounts
+        self._shown = 0
+        self._mark = (0, time.monotonic(), _used(pid))
+
+    def __call__(self, many: int) -> None:
+        if 10 * many < (self._shown + 1) * self._accounts:
+            return
+        self._shown = 10 * many // self._accounts
+        done, at, used = self._mark
+        self._mark = (many, time.monotonic(), _used(self._pid))
+        part, title = many - done, f"initial load, until account {many:,}"
+        self._world.say(title, part / (self._mark[1] - at), "accounts/s")
+        self._world.say(f"{title}: processor time of serve", 1e6 * (self._mark[2] - used) / part, "us/account")
+        self._world.say(f"{title}: memory of serve", _resident(self._pid), "MB")
+
+
+def _processes(pid: int) -> list[int]:
+    """A process and those it has called."""
+    every = [pid]
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError):
+            every += map(int, children.read_text().split())
+    return every
+
+
+def _used(pid: int) -> float:
+    """Seconds of processor time that a process has taken, with those it has called."""
+    ticks = 0
+    for one in _processes(pid):
+        with suppress(FileNotFoundError):
+            fields = Path(f"/proc/{one}/stat").read_text().rpartition(")")[2].split()
+            # Its own, and of those that have ended.
+            ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def _resident(pid: int) -> float:
+    """Memory of a process and those it has called in MB."""
+    pages = 0
+    for one in _processes(pid):
+        with suppress(FileNotFoundError):
+            pages += int(Path(f"/proc/{one}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def main() -> None:
     """Measure, and print what came of it."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--accounts", type=int, default=2_000)
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), action="append")
+    parser.add_argument("--tenths", action="store_true")
     options = parser.parse_args()
-    for row in measure(options.accounts):
-        print(f"{row['database']:<11} {row['name']}: {row['value']:,} {row['unit']}")
+    measure(options.accounts, options.database or ("sqlite", "postgresql"), shows_tenths=options.tenths)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Many SCIM services in one process that answer at once and honestly: the other side of the leaving benchmarks.
 
-    python -m tests.benchmarks.instant_applications COUNT
+    python -m tests.benchmarks.instant_applications COUNT [empty]
 
 Prints its ports as a JSON list, one a service, then serves until its standard input ends. Every principal has an
-active account `u.{externalId}` in every service until a PATCH or PUT switches it off. Written without anything of
+active account `u.{externalId}` in every service until a PATCH or PUT switches it off; in an empty one nobody has any
+until it is made. What a request takes does not grow with the accounts. Written without anything of
 `scim` or `idhub`, on bare protocols, so that what is measured is the hub.
 
 `GET /control/seen` of any port answers what has arrived, by port; `POST /control/hang/PORT` makes one service take
@@ -22,13 +23,18 @@ import orjson
 import uvloop
 
 _PREFIX = "/scim/v2/Users"
+_GROUPS = "/scim/v2/Groups"
 
 
 class Service:
     """One application: who is switched off, and when what arrived (`time.monotonic`, the same for all processes)."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_empty: bool = False) -> None:
         self.off: set[str] = set()
+        self.made: set[str] | None = set() if is_empty else None
+        """Accounts that were made here, where others are none."""
+        self.members: list[dict[str, str]] | None = None
+        """Of the one group, once it is made."""
         self.reset()
 
     def reset(self) -> None:
@@ -45,11 +51,13 @@ class Service:
             "changed_at": self.changed_at,
             "counts": self.counts,
             "off": len(self.off),
+            "made": len(self.made or ()),
+            "members": len(self.members or ()),
         }
 
     def user(self, user_id: str) -> dict[str, object] | None:
         """The account as the service shows it."""
-        if not user_id.startswith("u."):
+        if not user_id.startswith("u.") or (self.made is not None and user_id not in self.made):
             return None
         return {
             "schemas": ["urn:ietf:params:scim:schemas:core:2.0:User"],
@@ -66,15 +74,20 @@ class Service:
         kind = method if method != "GET" or "?" not in target else "search"
         self.counts[kind] = self.counts.get(kind, 0) + 1
         parts = urlsplit(target)
+        if parts.path.startswith(_GROUPS):
+            return self._answer_of_group(method, body, is_search=kind == "search")
         user_id = unquote(parts.path.removeprefix(_PREFIX).lstrip("/"))
         if kind == "search":
             wanted = parse_qs(parts.query)["filter"][0].partition(" eq ")[2].strip('"')
-            users = [self.user(f"u.{wanted}")] if wanted.startswith("per_") else []
+            found = self.user(f"u.{wanted}") if wanted.startswith("per_") else None
+            users = [] if found is None else [found]
             return 200, orjson.dumps({"totalResults": len(users), "Resources": users})
         if method == "POST":
             created = orjson.loads(body)
             user_id = f"u.{created['externalId']}"
             self.off.discard(user_id)
+            if self.made is not None:
+                self.made.add(user_id)
             return 201, orjson.dumps(self.user(user_id))
         user = self.user(user_id)
         if user is None:
@@ -88,6 +101,21 @@ class Service:
                     (self.off.discard if operation["value"] is True else self.off.add)(user_id)
             return 204, b""
         return 200, orjson.dumps(user)
+
+    def _answer_of_group(self, method: str, body: bytes, *, is_search: bool) -> tuple[int, bytes]:
+        """There is one group at most, to which members are only added."""
+        if is_search:
+            return 200, orjson.dumps({"totalResults": 0, "Resources": []})
+        said = orjson.loads(body) if body else {}
+        if method == "POST":
+            self.members = said.get("members", [])
+        elif self.members is None:
+            return 404, b"{}"
+        elif method == "PATCH":
+            for one in said["Operations"]:
+                self.members += one["value"]
+            return 204, b""
+        return 201 if method == "POST" else 200, orjson.dumps({"id": "g.1", "members": self.members})
 
 
 class Connection(asyncio.Protocol):
@@ -143,13 +171,13 @@ class Connection(asyncio.Protocol):
         return 200, orjson.dumps(seen)
 
 
-async def serve(count: int) -> None:
+async def serve(count: int, *, is_empty: bool) -> None:
     """Listen on `count` ports until standard input ends."""
     loop = asyncio.get_running_loop()
     services: dict[int, Service] = {}
     servers = []
     for _ in range(count):
-        service = Service()
+        service = Service(is_empty=is_empty)
         server = await loop.create_server(
             lambda service=service: Connection(service, services),  # type: ignore[misc]
             "127.0.0.1",
@@ -167,4 +195,4 @@ async def serve(count: int) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(serve(int(sys.argv[1])))
+    uvloop.run(serve(int(sys.argv[1]), is_empty="empty" in sys.argv[2:]))

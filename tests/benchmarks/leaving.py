@@ -131,7 +131,8 @@ class World:
             ).stdout.strip()
             with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
                 wait_until(lambda: client.get("/healthz").is_success, seconds=60, what="the hub answers")
-                yield Served(port, token, client)
+                assert server._process is not None
+                yield Served(port, token, client, server._process.pid)
 
     def say(self, name: str, value: float, unit: str) -> None:
         """Keep a figure and show it beside its target."""
@@ -165,6 +166,7 @@ class Served:
     port: int
     token: str
     client: httpx2.Client
+    pid: int
 
     def offboard(self, number: int) -> float:
         """Offboard by the API; returns when it answered (`time.monotonic`)."""
@@ -538,22 +540,22 @@ def _durable_postgres() -> AbstractContextManager[PostgresServer]:
 
 
 @contextmanager
-def world_of(kind: Kind, people: int) -> Iterator[World]:
-    """A seeded installation on the disk, with 300 applications running."""
+def world_of(kind: Kind, people: int, *, applications: int = _FAN_OUT, are_empty: bool = False) -> Iterator[World]:
+    """A seeded installation on the disk, with its applications running; in empty ones nobody has an account yet."""
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="idhub-leaving-"))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        applications = stack.enter_context(instant_applications(_FAN_OUT))
+        running = stack.enter_context(instant_applications(applications, are_empty=are_empty))
         url = stack.enter_context(_durable_postgres()).create("bench") if kind == "postgresql" else ""
-        settings = Settings(data_dir=folder, database_url=url, outbound_allow=applications.allow)
+        settings = Settings(data_dir=folder, database_url=url, outbound_allow=running.allow)
         hub = open_hub(settings)
         stack.callback(hub.close)
         now = datetime.now(UTC)
         with hub.database.transaction() as session:
             seed_people(session, people, now=now)
-            seed_applications(session, hub, applications, now=now)
+            seed_applications(session, hub, running, now=now)
         analyze(hub.database)
-        yield World(kind, folder, settings, applications, people, hub)
+        yield World(kind, folder, settings, running, people, hub)
 
 
 def measure(

@@ -68,9 +68,9 @@ class Applications:
 
 
 @contextmanager
-def instant_applications(count: int) -> Iterator[Applications]:
+def instant_applications(count: int, *, are_empty: bool = False) -> Iterator[Applications]:
     """Run the services, in a process of their own, until the block ends."""
-    command = [sys.executable, "-m", "tests.benchmarks.instant_applications", str(count)]
+    command = [sys.executable, "-m", "tests.benchmarks.instant_applications", str(count), *["empty"] * are_empty]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         try:
@@ -205,8 +205,12 @@ def seed_applications(session: Session, hub: Hub, applications: Applications, *,
     )  # fmt: skip
 
 
-def seed_access(session: Session, people: Sequence[int], applications: Sequence[int], *, now: datetime) -> None:
-    """Entitlements and confirmed accounts of these people in these applications."""
+def seed_access(
+    session: Session, people: Sequence[int], applications: Sequence[int], *, now: datetime, are_made: bool = True
+) -> None:
+    """Entitlements and accounts of these people in these applications: confirmed ones, or some still to be made."""
+    confirmed = {"known_state": "active", "known_hash": "0" * 64, "observed_at": now}
+    planned = {"known_state": "absent", "known_hash": None, "observed_at": None}
     for start in range(0, len(people), 500):
         pairs = [(n, a) for n in people[start : start + 500] for a in applications]
         bulk_insert(
@@ -227,9 +231,9 @@ def seed_access(session: Session, people: Sequence[int], applications: Sequence[
             (
                 {
                     "id": f"acc_{n:016d}{a:010d}", "application_id": application_id(a), "principal_id": person_id(n),
-                    "slot": "main", "kind": "linked", "external_id": f"u.{person_id(n)}",
-                    "user_name": f"p{n}@corp.example", "desired_state": "active", "known_state": "active",
-                    "known_hash": "0" * 64, "observed_at": now, "created_at": now, "changed_at": now,
+                    "slot": "main", "kind": "linked", "external_id": f"u.{person_id(n)}" if are_made else None,
+                    "user_name": f"p{n}@corp.example" if are_made else None, "desired_state": "active",
+                    **(confirmed if are_made else planned), "created_at": now, "changed_at": now,
                 }
                 for n, a in pairs
             ),

@@ -11,6 +11,7 @@ from idhub.access.tables import Application
 from idhub.db import Database
 from idhub.delivery.channel import Grade, Outcome
 from idhub.directory.tables import Person, Principal
+from idhub.provisioning.outbound import records
 from tests.provisioning.conftest import IMPATIENT, Scene
 from tests.provisioning.stand_ins import StandIn
 
@@ -155,6 +156,28 @@ def test_account_linked_to_another_of_our_people_is_not_adopted(scene: Scene, se
     assert outcome.kind == "dead"
     assert outcome.error == "The application's account of this name is already linked to another person."
     assert service.writes() == []
+
+
+def test_what_attempts_ask_together_is_answered_to_each(scene: Scene, service: StandIn, database: Database) -> None:
+    application = scene.application(service)
+    person, other = scene.person(), scene.person("bob")
+    own = scene.entitle(person, application, external_id="u1")
+    scene.entitle(other, application, external_id="u2")
+    scene.leave(other)
+    elsewhere = scene.application(service)
+    asked: list[records.VersionOf | records.LinkedElsewhere] = [
+        records.LinkedElsewhere(application, "u2", own),
+        records.VersionOf(other),
+        records.LinkedElsewhere(application, "u1", own),
+        records.VersionOf(person),
+        records.LinkedElsewhere(elsewhere, "u2", own),
+        records.VersionOf(None),
+        records.LinkedElsewhere(application, "u1", None),
+        records.VersionOf("per_nobody"),
+    ]
+    with database.read() as session:
+        assert records.look(session, asked) == [1, 2, 0, 1, 0, 0, 1, 0]
+        assert [records.look(session, [one])[0] for one in asked] == [1, 2, 0, 1, 0, 0, 1, 0]
 
 
 def test_two_accounts_with_our_external_id_need_somebody(scene: Scene, service: StandIn) -> None:

@@ -88,6 +88,7 @@ class ScimChannel:
         self._paces: dict[str, tuple[int | None, Pace]] = {}
         self._time_for_requests = timeout * _SHARE_FOR_REQUESTS
         self._situations = Together(self._read_situations, most=_MOST_READ)
+        self._looks = Together(self._look, most=_MOST_READ)
         self._notes = Together(self._write_notes, most=_MOST_NOTED)
 
     async def send(self, delivery: LeasedDelivery, *, now: datetime) -> Outcome:
@@ -104,7 +105,7 @@ class ScimChannel:
             client = self.client(delivery.application_id, situation.target, clock, trace=delivery.id)
         except (Unavailable, RemoteRefused) as error:
             return Outcome(kind="dead", error=error.description)
-        run = Run(self._database, delivery, situation, client=client, clock=clock, notes=self._notes)
+        run = Run(self._database, delivery, situation, client=client, clock=clock, looks=self._looks, notes=self._notes)
         return await _translated(run, self._dispatch(run))
 
     async def _send_to_target(self, delivery: LeasedDelivery, clock: Clock) -> Outcome:
@@ -138,6 +139,10 @@ class ScimChannel:
             # Whoever asked last: what began meanwhile counts for all.
             now = max(when for _, when in asked)
             return records.situations(session, [delivery for delivery, _ in asked], now=now)
+
+    def _look(self, asked: Sequence[records.VersionOf | records.LinkedElsewhere]) -> list[int]:
+        with self._database.read() as session:
+            return records.look(session, asked)
 
     def _write_notes(self, notes: Sequence[records.Note]) -> list[bool]:
         # A leave waits for the disk; what a provision saw can be seen again after a loss of power.

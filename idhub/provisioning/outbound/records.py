@@ -200,12 +200,6 @@ def _facts(person: Any, manager_external_id: str | None, roles: Sequence[str]) -
     )
 
 
-def version_of(session: Session, principal_id: str | None) -> int:
-    """The principal's version; 0 for an account without one."""
-    row = session.connection().execute(_VERSIONS, {"ids": [principal_id or ""]}).one_or_none()
-    return 0 if row is None else row.version
-
-
 # Made once: building a statement costs more than what it asks.
 _IDS: BindParameter[Any] = bindparam("ids", expanding=True)
 _APPLICATIONS: BindParameter[Any] = bindparam("applications", expanding=True)
@@ -287,6 +281,9 @@ _SHARED = select(Account.id).where(
 _MANAGERS = select(Account.id, Account.principal_id, Account.application_id, Account.external_id).where(
     Account.principal_id.in_(_IDS), Account.application_id.in_(_APPLICATIONS), Account.slot == "main"
 )
+_LINKED = select(Account.id, Account.application_id, Account.external_id).where(
+    Account.application_id.in_(_APPLICATIONS), Account.external_id.in_(_IDS)
+)
 _CONTROLS = (
     select(Account.external_id)
     .where(
@@ -329,20 +326,42 @@ def controls(session: Session, delivery: LeasedDelivery) -> Sequence[str]:
     return [row.external_id for row in rows]
 
 
-def is_linked_elsewhere(session: Session, delivery: LeasedDelivery, *, external_id: Any) -> bool:
-    """Whether our records give this user of the application to another account row."""
-    return (
-        session.scalar(
-            select(Account.id)
-            .where(
-                Account.application_id == delivery.application_id,
-                Account.external_id == external_id,
-                Account.id != delivery.account_id,
-            )
-            .limit(1)
-        )
-        is not None
-    )
+@dataclass(frozen=True, slots=True)
+class VersionOf:
+    """Asks for a principal's version; 0 where there is none."""
+
+    principal_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedElsewhere:
+    """Asks whether our records give a user of an application to another account row; 1: they do."""
+
+    application_id: str
+    external_id: str
+    account_id: str | None
+
+
+def look(session: Session, asked: Sequence[VersionOf | LinkedElsewhere]) -> list[int]:
+    """What attempts ask on their way, in a statement of a kind however many they are."""
+    connection = session.connection()
+    people = sorted({one.principal_id for one in asked if isinstance(one, VersionOf) and one.principal_id})
+    links = [one for one in asked if isinstance(one, LinkedElsewhere)]
+    versions: dict[str, int] = {}
+    if people:
+        versions = {row.id: row.version for row in connection.execute(_VERSIONS, {"ids": people}).all()}
+    linked: dict[tuple[str, str | None], set[str]] = {}
+    if links:
+        there = {"applications": sorted({one.application_id for one in links})}
+        rows = connection.execute(_LINKED, {"ids": sorted({one.external_id for one in links}), **there}).all()
+        for row in rows:
+            linked.setdefault((row.application_id, row.external_id), set()).add(row.id)
+    return [
+        versions.get(one.principal_id or "", 0)
+        if isinstance(one, VersionOf)
+        else int(bool(linked.get((one.application_id, one.external_id), set()) - {one.account_id}))
+        for one in asked
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,10 +120,12 @@ class Run(Talk):
         *,
         client: ScimClient,
         clock: Clock,
+        looks: Together[records.VersionOf | records.LinkedElsewhere, int],
         notes: Together[records.Note, bool],
     ) -> None:
         super().__init__(database, delivery, situation.target, client=client, clock=clock)
         self.situation = situation
+        self._looks = looks
         self._notes = notes
 
     @property
@@ -137,15 +139,15 @@ class Run(Talk):
         Raises:
             Overtaken: the principal's version has gone up.
         """
-        account = self.situation.account
-        if await self.read(lambda session: records.version_of(session, account.principal_id)) != self.situation.version:
+        version = await self._looks.ask(records.VersionOf(self.situation.account.principal_id))
+        if version != self.situation.version:
             raise Overtaken
 
-    async def ensure_ours(self, user: Mapping[str, Any]) -> None:
+    async def ensure_ours(self, user: Resource) -> None:
         """Refuse to touch a user that is somebody else's, by its externalId or by our own records.
 
         Raises:
-            NeedsSomebody: it is.
+            NeedsSomebody: it is, or it has no id by which that could be told.
         """
         account = self.situation.account
         owner = attribute(user, "externalId")
@@ -154,12 +156,12 @@ class Run(Talk):
                 "The application's account of this name carries another externalId: it belongs to somebody else. "
                 "Rename one of the two, or correct the externalId there."
             )
-        user_id = attribute(user, "id")
+        user_id = id_of(user)
         if user_id == account.external_id:
             taken = self.situation.is_shared
         else:
-            taken = await self.read(
-                lambda session: records.is_linked_elsewhere(session, self.delivery, external_id=user_id)
+            taken = bool(
+                await self._looks.ask(records.LinkedElsewhere(self.delivery.application_id, user_id, account.id))
             )
         if taken:
             raise NeedsSomebody(LINKED_ELSEWHERE)

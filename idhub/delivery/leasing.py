@@ -39,8 +39,8 @@ from idhub.directory.organizations import recovery_reason
 from idhub.settings import Settings
 
 _UNFINISHED = ("pending", "leased")
-# Of the places that are free: when endings alone take so many, what else waits is looked for at the next look.
-_ENOUGH = 0.9
+ENOUGH = 0.9
+"""Of the places that are free: when endings alone take so many, what else waits is looked for at the next look."""
 # Made once: an alias costs more to make than the statements that use it.
 _older, _later, _inner, _earlier, _row = (aliased(Delivery) for _ in range(5))
 
@@ -143,7 +143,7 @@ def _choose(
     each = min(per_application, max(1, -(-2 * limit // len(open_applications))))
     due = now - due_for
     rows = _heads(session, open_applications, by_channel, each, now=due, is_ending=True)
-    if len(rows) < limit * _ENOUGH:
+    if len(rows) < limit * ENOUGH:
         rows += _heads(session, open_applications, by_channel, each, now=due, is_ending=False)
     probes = _probes(session, held, in_flight, now=now)
     return _take_turns(rows + probes, in_flight, per_application, limit), {

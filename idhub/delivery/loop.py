@@ -16,7 +16,7 @@ from sqlalchemy.exc import DBAPIError
 
 from idhub.db import Database
 from idhub.delivery.channel import Channel, LeasedDelivery, Outcome
-from idhub.delivery.leasing import lease, lease_asked
+from idhub.delivery.leasing import ENOUGH, lease, lease_asked
 from idhub.delivery.listening import listen
 from idhub.delivery.settling import call_back, expire_leases, settle_all
 from idhub.delivery.wake import Asked, Waker
@@ -90,6 +90,8 @@ class DeliveryLoop:
         self._settling = asyncio.Lock()
         self._fewest = max(1, min(_FEWEST_AT_ONCE, settings.delivery_workers // 8))
         self._wait = _SHORTEST_WAIT
+        self._returned = 0
+        """Answers that were recorded since the last look."""
         self._expired_at = float("-inf")
         self._ahead: float | None = None
         """Seconds by which the clock is ahead of one that never jumps."""
@@ -121,7 +123,7 @@ class DeliveryLoop:
             self._threads.shutdown(wait=False)
 
     async def _look(self) -> bool:
-        """One round: give back expired leases, take new ones, start sending. Returns whether anything was taken."""
+        """One round: give back expired leases, take new ones, start sending. Returns whether there may be more."""
         loop = asyncio.get_running_loop()
         free = self._free_slots(loop.time())
         try:
@@ -144,8 +146,9 @@ class DeliveryLoop:
                 self._wait = min(self._wait, _LONGEST_WAIT_FULL)
                 return False
             # Taken before the lease, so that the deadline kept here is never later than the one stored.
-            began = loop.time()
-            leased = await self._lease(asked, min(free, self._most_leased()))
+            began, self._returned = loop.time(), 0
+            limit = min(free, self._most_leased())
+            leased = await self._lease(asked, limit)
         except Exception:
             # The loop must outlive its database: it comes back, leases do not get lost.
             _log.exception("delivery.lease_failed")
@@ -157,7 +160,12 @@ class DeliveryLoop:
             self._sending[task] = loop.time()
             task.add_done_callback(lambda done: self._sending.pop(done, None))
         self._goes_on(len(leased))
-        return bool(leased or asked)
+        if asked:
+            # What somebody waits for goes out before the rest is looked for.
+            self._wait = min(self._wait, _LONGEST_WAIT_FULL)
+            return self._waker is not None and self._waker.has_asked
+        # Fewer than there was room for: the rest waits for room in its applications, and another look finds nothing.
+        return len(leased) >= limit * ENOUGH
 
     def _has_gone_back(self, steady: float) -> bool:
         """Whether the clock went back since somebody looked; it may have before this process began."""
@@ -247,9 +255,18 @@ class DeliveryLoop:
         for leased, _ in answers:
             if leased.id not in kept:
                 _log.warning("delivery.lease_lost", delivery_id=leased.id, attempt=leased.attempt)
-        if self._waker is not None:
-            # What waited behind them in their lanes may be due now: one look tells. A retry is due some time later.
-            (self._waker.nudge if all(outcome.kind == "done" for _, outcome in answers) else self._waker.poke)()
+        self._returned += len(answers)
+        if self._waker is None:
+            return
+        if not all(outcome.kind == "done" for _, outcome in answers):
+            # A retry is due some time later.
+            self._waker.poke()
+        elif self._returned >= len(self._sending):
+            # What waited behind them, in their lanes or for room, may be due now: one look tells.
+            self._waker.nudge()
+        else:
+            # A look costs the same for one as for many: more of what is under way will have come back in a moment.
+            asyncio.get_running_loop().call_later(_LONGEST_WAIT_FULL, self._waker.nudge)
 
     async def _record(self, answers: list[tuple[LeasedDelivery, Outcome]]) -> set[str]:
         return await self._in_thread(settle_all, self._database, answers, now=self._clock(), settings=self._settings)

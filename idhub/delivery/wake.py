@@ -73,6 +73,11 @@ class Waker:
         self._asked += asked
         self._event.set()
 
+    @property
+    def has_asked(self) -> bool:
+        """Whether somebody waits for more than was taken. In the loop that waits."""
+        return bool(self._asked)
+
     def take_asked(self, most: int) -> list[Asked]:
         """The first of what somebody waits for; the caller's from now on. In the loop that waits."""
         taken, self._asked = self._asked[:most], self._asked[most:]

@@ -210,6 +210,39 @@ def test_silent_applications_slow_nobody_else(hub: Database, settings: Settings,
     run(hub, tight, channel, story)
 
 
+@pytest.mark.usefixtures("sleeps_long")
+def test_what_waits_for_room_is_looked_for_once_half_of_what_is_under_way_is_back(
+    hub: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look costs the same for one as for many. Here the count alone decides: no time ends a wait."""
+    for name in ("_SHORTEST_WAIT", "_LONGEST_WAIT_FULL"):
+        monkeypatch.setattr(f"idhub.delivery.loop.{name}", 60.0)
+    room = settings.model_copy(update={"delivery_per_application": 8})
+    back = asyncio.Semaphore(0)
+
+    async def answer(_one: LeasedDelivery) -> Outcome:
+        await back.acquire()
+        return DONE
+
+    channel = FakeChannel({"app_a": answer})
+    put_now(hub, *[delivery(f"l{n:02}") for n in range(14)])
+
+    async def story(_loop: DeliveryLoop) -> None:
+        await until(lambda: len(channel.sent) == 8, seconds=20)
+        for n in range(1, 4):
+            back.release()
+            await until(lambda n=n: states(hub).get("done") == n, seconds=20)  # type: ignore[misc]
+        await asyncio.sleep(0.3)
+        assert len(channel.sent) == 8
+        back.release()
+        await until(lambda: len(channel.sent) == 12, seconds=20)
+        for _ in range(10):
+            back.release()
+        await until(lambda: states(hub) == {"done": 14}, seconds=20)
+
+    run(hub, room, channel, story)
+
+
 def test_a_send_ends_at_its_deadline_and_is_tried_again(hub: Database, settings: Settings) -> None:
     # Long enough for a laden machine to lease and begin: what is held up past its deadline is not sent at all.
     short = settings.model_copy(update={"delivery_timeout": timedelta(seconds=1.5)})

@@ -531,10 +531,26 @@ def test_no_commit_copies_the_log_back_where_somebody_else_does(database: Databa
     with database.transaction() as session:
         assert session.execute(text("PRAGMA wal_autocheckpoint")).scalar_one() == 1_000
     database.keep_long_log()
-    with database.large_cache(), database.transaction() as session:
+    with database.filling_indexes(), database.transaction() as session:
         assert session.execute(text("PRAGMA wal_autocheckpoint")).scalar_one() == 64_000
     with database.transaction() as session:
         assert session.execute(text("PRAGMA wal_autocheckpoint")).scalar_one() == 64_000
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_work_that_fills_indexes_takes_more_at_once_the_larger_the_file(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def form() -> tuple[int, int, int]:
+        with database.transaction() as session:
+            kept = session.execute(text("PRAGMA cache_size")).scalar_one()
+            return database.steps, kept, session.execute(text("PRAGMA wal_autocheckpoint")).scalar_one()
+
+    with database.filling_indexes():
+        assert form() == (1, -131_072, 64_000)
+        monkeypatch.setattr("idhub.db.sqlite._STEP_PAGES", 40)
+        assert form() == (4, -393_216, 256_000)
+    assert form() == (1, -4_096, 1_000)
 
 
 _QUESTION = select(Lease.name).where(Lease.name == bindparam("which"))

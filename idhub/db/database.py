@@ -51,6 +51,9 @@ class Database:
         """Of SQLite's writers in this process. PostgreSQL's do not wait for each other."""
         self._form = sqlite.PLAIN_FORM
         """Of SQLite connections that write: KiB of pages kept, pages of the log after which it is copied back."""
+        self._fills_indexes = False
+        self.steps = 1
+        """How many times the usual much a transaction takes within `filling_indexes`; the larger the file, the more."""
         self._awaited_at = float("-inf")
 
     @property
@@ -76,7 +79,7 @@ class Database:
         ):
             if self.dialect == "sqlite":
                 connection.exec_driver_sql("PRAGMA synchronous=" + ("FULL" if durable else "NORMAL"))
-                sqlite.take_form(connection, self._form)
+                sqlite.take_form(connection, self._form_for(connection))
                 if is_bulk():
                     self.give_way()
                 self._begin_immediate(connection, patience)
@@ -104,16 +107,22 @@ class Database:
         except SqliteError as error:
             raise driver_error(connection, "BEGIN IMMEDIATE", error) from error
 
+    def _form_for(self, connection: Connection) -> tuple[int, int]:
+        if not self._fills_indexes:
+            return self._form
+        self.steps = sqlite.steps_of(connection)
+        return sqlite.large_form(self.steps)
+
     @contextmanager
-    def large_cache(self) -> Iterator[None]:
-        """While the block lasts, SQLite keeps 128 MB of pages instead of 4, and up to 256 of its log: for work that
-        fills every index.
+    def filling_indexes(self) -> Iterator[None]:
+        """For work that fills every index: while the block lasts, SQLite keeps 128 to 384 MB of pages instead of 4, and
+        256 MB to 1 GB of its log, more of a larger file. What many people touch is written and copied back once.
         """
-        before, self._form = self._form, sqlite.LARGE_FORM
+        self._fills_indexes = True
         try:
             yield
         finally:
-            self._form = before
+            self._fills_indexes, self.steps = False, 1
 
     def keep_long_log(self) -> None:
         """From now on SQLite keeps up to 256 MB of its log before a commit copies it back.

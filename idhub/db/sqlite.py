@@ -17,13 +17,15 @@ WRITERS_PATIENCE = timedelta(milliseconds=_BUSY_TIMEOUT_MS)
 _POLL_SECONDS = 0.002
 _LONGEST_WAY_SECONDS = 0.25
 # Each connection has its own, and each thread of a process in time its connection.
-_CACHE_KIB, _LARGE_CACHE_KIB = 4_096, 131_072
+_CACHE_KIB = 4_096
 # Pages of the write-ahead log from which a commit copies them back; what many commits touch is copied once.
 _LOG_PAGES, _LONG_LOG_PAGES = 1_000, 64_000
 PLAIN_FORM = (_CACHE_KIB, _LOG_PAGES)
-LARGE_FORM = (_LARGE_CACHE_KIB, _LONG_LOG_PAGES)
 LONG_LOG_FORM = (_CACHE_KIB, _LONG_LOG_PAGES)
 """How a connection writes: KiB of pages kept, pages of the log after which it is copied back."""
+# Work that fills every index touches more pages the larger the file is: a few trees in no order are a twentieth of it.
+_LARGE_CACHE_KIB, _LARGEST_CACHE_KIB = 131_072, 393_216
+_STEP_PAGES, _MOST_STEPS = 160_000, 4
 _FORM = "idhub.sqlite_form"
 
 
@@ -48,6 +50,17 @@ def take_form(connection: Connection, form: tuple[int, int]) -> None:
         connection.exec_driver_sql(f"PRAGMA cache_size=-{form[0]}")
         connection.exec_driver_sql(f"PRAGMA wal_autocheckpoint={form[1]}")
         connection.info[_FORM] = form
+
+
+def steps_of(connection: Connection) -> int:
+    """By how much more work that fills every index takes at once, for how large the file is: 1 to 4."""
+    pages: int = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+    return min(_MOST_STEPS, 1 + pages // _STEP_PAGES)
+
+
+def large_form(steps: int) -> tuple[int, int]:
+    """How such work writes."""
+    return min(_LARGEST_CACHE_KIB, steps * _LARGE_CACHE_KIB), steps * _LONG_LOG_PAGES
 
 
 def begin_immediate(connection: Any, path: str, *, patience: float | None = None) -> None:

@@ -37,8 +37,8 @@ from providers.hr_file import HrFileRefused, HrRow
 _WORTH_A_PROCESS = 1 << 20
 """Bytes of a file from which reading ahead in a process of its own pays for starting it."""
 _PIPE_BYTES = 1 << 20
-_KEPT_AHEAD = 32
-"""Batches read while the writer waits for a lock or the disk, somewhat less than a megabyte each."""
+_KEPT_AHEAD = 96
+"""Batches read while the writer has a transaction in hand or waits for the disk, somewhat less than a megabyte each."""
 _LOOK_SECONDS = 0.002
 _STEP_BACK = 5
 """Niceness of the reading process: a third of what another busy process gets; on an idle machine a whole core."""

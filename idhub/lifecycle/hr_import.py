@@ -67,8 +67,8 @@ MAX_ROW_EVENTS = 200
 _SLICE_SECONDS = {"sqlite": (0.02, 0.07), "postgresql": (0.5, 0.5)}
 _GROWTH = 1.25
 _LARGEST = 2_000
-# Joiners of one transaction while nobody waits. The more, the fewer pages each of them writes; a commit of so many
-# takes about as long as a piece or two.
+# Joiners of one transaction while nobody waits, times `Database.steps`. The more, the fewer pages each of them writes;
+# a commit of so many takes about as long as a piece or two.
 _MOST_JOINERS = {"sqlite": 4_000, "postgresql": _LARGEST}
 # Below, the fixed cost of a transaction would be most of it. One who is changed takes the time of ten joiners.
 _FEWEST_JOINERS, _FEWEST_CHANGED = 250, 25
@@ -195,7 +195,7 @@ def import_file(
                     session, [_finished(terms.run_id, actor, now=now, reason=rule, details={}, request_id=request_id)]
                 )
         raise Invalid(error.description, field="file", rule=rule) from error
-    with closing(reader), database.large_cache(), _seldom_collected():
+    with closing(reader), database.filling_indexes(), _seldom_collected():
         run = _Run(
             database=database,
             reader=reader,
@@ -269,7 +269,7 @@ class _Run:
 
     @property
     def _most_joiners(self) -> int:
-        return _MOST_JOINERS[self.database.dialect]
+        return _MOST_JOINERS[self.database.dialect] * self.database.steps
 
     def refuse_replay(self) -> None:
         """Refuse a file that was taken in before, if a newer one has spoken for its companies since."""
@@ -689,8 +689,8 @@ class _Run:
                 continue
             with self.database.read() as session:
                 present, absent = self._absent_in(session, key, organization_id)
-            if len(absent) == present >= _MORE_THAN_CHANCE:
-                self.emptied.add(organization_id)
+                if len(absent) == present >= _MORE_THAN_CHANCE and not self._kept_in(session, organization_id):
+                    self.emptied.add(organization_id)
             self.report.absent += len(absent)
             self.leaving += absent
         with self.database.read() as session:
@@ -708,7 +708,9 @@ class _Run:
         return [name for organization_id, name in rows if organization_id not in named]
 
     def _absent_in(self, session: Session, key: str, organization_id: str) -> tuple[int, list[Leaving]]:
-        """How many the company had before by the file's word, and who of them this one does not list."""
+        """Of whom the company had before by the file's word and of whom no row of this one was written: how many, and
+        who of them it does not list.
+        """
         present, absent = 0, list[Leaving]()
         after = ""
         while True:
@@ -726,6 +728,7 @@ class _Run:
                     SourceRecord.provider == PROVIDER,
                     SourceRecord.scope == organization_id,
                     SourceRecord.state == "present",
+                    SourceRecord.generation != self.report.run_id,
                     SourceRecord.key > after,
                     Employment.organization_id == organization_id,
                     Employment.state != EmploymentState.ENDED,
@@ -743,6 +746,20 @@ class _Run:
             if len(page) < _ABSENT_PAGE:
                 return present, absent
             after = page[-1].key
+
+    def _kept_in(self, session: Session, organization_id: str) -> bool:
+        """Whether this run wrote of anybody whom the company had before."""
+        of_before = exists().where(
+            SourceRecord.provider == PROVIDER,
+            SourceRecord.scope == organization_id,
+            SourceRecord.state == "present",
+            SourceRecord.generation == self.report.run_id,
+            Employment.id == SourceRecord.employment_id,
+            Employment.organization_id == organization_id,
+            Employment.state != EmploymentState.ENDED,
+            Employment.created_at < self.now,
+        )
+        return bool(session.execute(select(of_before)).scalar())
 
     def _gone(self, row: Any, organization_id: str) -> Leaving:
         mark = intake.SourceMark(

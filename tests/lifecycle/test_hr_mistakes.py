@@ -210,6 +210,14 @@ def test_file_of_one_company_sent_as_another_empties_no_small_company(hub: Hub) 
     assert (report.absent, report.left, report.quarantined) == (4, 4, 0)
 
 
+def test_company_of_which_the_file_changes_somebody_is_not_another(hub: Hub) -> None:
+    """Whom a row of this file was written of has been listed, as who stays as they are."""
+    hub.read(*people(6, company="柏林"))
+    hub.clock.advance(timedelta(days=1))
+    report = hub.read(person("00001", company="柏林", title="经理"))
+    assert (report.changed, report.absent, report.left, report.quarantined) == (1, 5, 5, 0)
+
+
 def test_four_of_a_small_company_may_all_go(hub: Hub) -> None:
     hub.read(*people(4, company="柏林"))
     hub.clock.advance(timedelta(days=1))

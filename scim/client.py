@@ -28,6 +28,7 @@ from scim.errors import (
     RemoteUnauthorized,
     RemoteUnavailable,
     remote_text,
+    words_of,
 )
 from scim.filters import quote
 from scim.pace import MAX_RETRY_AFTER, Pace, is_limit, retry_after, until_reset
@@ -448,7 +449,7 @@ class ScimClient:
         status = response.status
         answer = _parsed(response.body)
         words = answer if isinstance(answer, dict) else {}
-        detail = self._words_of(words)
+        detail = words_of(words, secrets=self._secrets)
         scim_type = remote_text(words.get("scimType"), secrets=self._secrets) or None
         description = f"The application answered {status}" + (f": {detail}" if detail else ".")
         if is_limit(response.headers, status):
@@ -479,11 +480,6 @@ class ScimClient:
         elif status < HTTPStatus.BAD_REQUEST:
             description = f"The application answered {status}: a redirect or an interim answer, which is not followed."
         return kind(description, status_code=status, scim_type=scim_type)
-
-    def _words_of(self, answer: Mapping[str, Any]) -> str:
-        """What an error says, by RFC 7644 section 3.12 or as others do."""
-        texts = (remote_text(answer.get(name), secrets=self._secrets) for name in ("detail", "message", "error"))
-        return next(filter(None, texts), "")
 
     @staticmethod
     def _user_path(user_id: str) -> str:

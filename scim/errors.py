@@ -200,6 +200,13 @@ class RemoteRefused(RemoteError):
     """The request itself is not acceptable to the other side; repeating it changes nothing."""
 
 
+def words_of(answer: object, *, secrets: tuple[str, ...] = ()) -> str:
+    """What the body of an error says, by RFC 7644 section 3.12 or in a name that others use; fit to show."""
+    said = answer if isinstance(answer, dict) else {}
+    texts = (remote_text(said.get(name), secrets=secrets) for name in ("detail", "message", "error"))
+    return next(filter(None, texts), "")
+
+
 def remote_text(text: object, *, secrets: tuple[str, ...] = ()) -> str:
     """The other side's words, made fit to show: one line, bounded, without credentials.
 

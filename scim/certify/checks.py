@@ -317,7 +317,18 @@ async def put(kit: Kit) -> None:
 
 
 async def update(kit: Kit) -> None:
+    if not (kit.has_patch or kit.has_put):
+        kit.has_patch = await _switches_by_patch(kit)
     ensure(kit.has_patch or kit.has_put, "neither PATCH nor PUT works")
+
+
+async def _switches_by_patch(kit: Kit) -> bool:
+    """Whether `active` can be changed, of which a leave is made, where a person's own attributes cannot."""
+    await kit.patch(kit.user["id"], {"op": "replace", "path": "active", "value": False})
+    is_off = is_active(await kit.get(kit.user["id"])) is False
+    if is_off:
+        await kit.patch(kit.user["id"], {"op": "replace", "path": "active", "value": True})
+    return is_off
 
 
 async def deactivate(kit: Kit) -> None:

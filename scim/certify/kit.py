@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import orjson
 
 from scim.client import HttpPort
-from scim.errors import RemoteError, remote_text
+from scim.errors import RemoteError, words_of
 from scim.schemas import ENTERPRISE_USER, PATCH_OP, USER, attribute
 
 TIMEOUT: Final = timedelta(seconds=30)
@@ -97,8 +97,7 @@ class Kit:
 
     def says(self, answer: Answer) -> str:
         """Status and the other side's words, fit to print."""
-        detail = answer.body.get("detail") if isinstance(answer.body, dict) else None
-        words = remote_text(detail, secrets=(self.token,) if self.token else ())
+        words = words_of(answer.body, secrets=(self.token,) if self.token else ())
         return f"answered {answer.status}" + (f": {words}" if words else "")
 
     def new_user(self, suffix: str, **more: Any) -> dict[str, Any]:

@@ -41,7 +41,7 @@ async def certify(
                 results[name] = Result(BY_NAME[name], "fail", error.description[:300])
     finally:
         await kit.clean_up()
-    dialect, deviations = _dialect(results, kit.patched)
+    dialect, deviations = _dialect(results, kit)
     return Certificate([results[check.name] for check in CHECKS], dialect, deviations)
 
 
@@ -58,7 +58,7 @@ async def _ask(check: Check, step: Callable[[Kit], Awaitable[None]], kit: Kit, r
     return Result(check, "pass")
 
 
-def _dialect(results: Mapping[str, Result], patched: str) -> tuple[str | None, list[str]]:
+def _dialect(results: Mapping[str, Result], kit: Kit) -> tuple[str | None, list[str]]:
     """The dialect that fits what was seen, and where it does not."""
 
     def passed(name: str) -> bool:
@@ -67,19 +67,22 @@ def _dialect(results: Mapping[str, Result], patched: str) -> tuple[str | None, l
     if not passed("update"):
         return None, ["neither PATCH nor PUT works"]
     # PATCH of some attributes and not of others is none: several change at once.
-    patches = passed("patch") and (patched == CHANGED[0] or not passed("put"))
+    patches = passed("patch") and (kit.patched == CHANGED[0] or not passed("put"))
+    # Of some, `active` alone can be changed.
+    patches = patches or (kit.has_patch and not passed("patch"))
     seen: dict[str, Any] = {
         "update": "patch" if patches else "put",
         "finds": passed("filter_user_name"),
         "active_form": "boolean" if passed("active_boolean") else "text",
         "finds_external_id": passed("filter_external_id"),
         "has_enterprise_user": passed("enterprise_kept"),
+        "id_is_external_id": kit.user["id"] == kit.new_user("1")["externalId"],
     }
     if passed("group_members"):
         seen["remove_members"] = "filter" if passed("group_member_removed") else "values"
 
     def differing(dialect: Dialect) -> list[str]:
-        moot = set() if dialect.finds else {"finds_external_id"}
+        moot = set() if dialect.finds and not dialect.id_is_external_id else {"finds_external_id"}
         return [name for name, value in seen.items() if name not in moot and getattr(dialect, name) != value]
 
     best = min(DIALECTS.values(), key=lambda dialect: (len(differing(dialect)), dialect is not GENERIC))

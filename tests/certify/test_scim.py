@@ -12,9 +12,29 @@ import pytest
 
 from scim.certify import CHECKS, Certificate, certify
 from scim.samples.providers import FAULTS, TOKEN, Ask, Sample
+from tests.provisioning.vendors import GitLab, Vendor
 
 _NEVER_FAIL = {"enterprise_kept"}
 """What is only noted: the standard and the dialects know services without it."""
+
+
+class Vendors:
+    """`scim.client.HttpPort` on a stand-in of a maker's service."""
+
+    def __init__(self, vendor: Vendor) -> None:
+        self.vendor = vendor
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        json: Any,
+        timeout: timedelta,  # noqa: ASYNC109 - the port's total deadline
+    ) -> Any:
+        status, more, body = self.vendor.answer(method, url, headers, orjson.loads(orjson.dumps(json)))
+        return _Response(status, _Headers(more), b"" if body is None else orjson.dumps(body))
 
 
 class InProcess:
@@ -89,3 +109,16 @@ def test_wrong_token_is_told_and_not_shown() -> None:
     certificate = graded(Sample(), token="wrong-secret-token")
     assert certificate.grade == "C"
     assert "wrong-secret-token" not in str(certificate.results)
+
+
+def test_service_of_which_active_alone_can_be_changed_is_seen_to_switch_off() -> None:
+    """GitLab: what a leave rests on works there, whatever it does with names, and its dialect is found."""
+    gitlab = GitLab()
+    address = "http://gitlab.example/api/scim/v2/application"
+    certificate = asyncio.run(certify(Vendors(gitlab), address, gitlab.token))
+    verdicts = {one.check.name: one.verdict for one in certificate.results}
+    assert {name: verdicts[name] for name in ("update", "deactivate", "deactivated_listed", "reactivate")} == {
+        "update": "pass", "deactivate": "pass", "deactivated_listed": "pass", "reactivate": "pass",
+    }  # fmt: skip
+    assert verdicts["patch"] == "fail"
+    assert (certificate.dialect, certificate.deviations) == ("gitlab", [])

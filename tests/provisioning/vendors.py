@@ -117,6 +117,8 @@ class GitLab(Vendor):
         if not (uid and name and mail):
             return self._error(412, f"Error saving user with {json.dumps(body)}: Missing params")
         if uid not in self.users:
+            if mail in {one["email"] for one in self.users.values()}:
+                return self._error(409, f"Error saving user with {json.dumps(body)}: User has already been taken")
             username = self.registered.get(mail, name)
             if mail not in self.registered and name in self._names():
                 return self._error(409, f"Error saving user with {json.dumps(body)}: Username has already been taken")

@@ -358,6 +358,26 @@ def test_hr_of_one_company_does_nothing_to_people_of_another(world: World, what:
     assert world.principal(person) == before
 
 
+def test_hr_of_one_company_makes_nobody_in_another_also_among_their_own(world: World) -> None:
+    caller = _hr(world, Action.PEOPLE_CHANGE, organization=world.berlin)
+    newcomers = [
+        intake.Onboard(
+            principal_id=f"per_{place}",
+            person=intake.PersonFacts(display_name="x"),
+            employment=world.facts(organization_id=place),
+        )
+        for place in (world.berlin, world.hq)
+    ]
+    with pytest.raises(NotPermitted), world.database.transaction() as session:
+        commands.onboard_all(session, caller, newcomers, now=world.clock())
+    with world.database.transaction() as session:
+        assert (
+            session.execute(select(Principal.id).where(Principal.id.in_(p.principal_id for p in newcomers))).all() == []
+        )
+        commands.onboard_all(session, caller, newcomers[:1], now=world.clock())
+    assert world.principal(newcomers[0].principal_id).organization_id == world.berlin
+
+
 def test_hr_moves_nobody_into_or_within_a_company_of_others(world: World) -> None:
     person = world.hire(organization_id=world.berlin, starts_on=date(2019, 1, 1))
     world.change(intake.AddEmployment(principal_id=person, employment=world.facts())).only()

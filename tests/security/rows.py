@@ -258,7 +258,8 @@ ROWS: dict[str, Row] = {
     "V6.2.1": Row("ASVS 6.2.1, 6.2.9; NIST 63B", "passwords of 14, 15, 64, 128 characters", "15 and more are taken", (
         f"{_PASSWORDS}test_length_decides", f"{_PASSWORDS}test_128_characters_of_any_script_are_taken")),
     "V6.2.3": Row("ASVS 6.2.3", "password changed without the current one", "refused", (
-        f"{_LOGIN}test_a_password_is_changed_only_with_the_current_one_and_within_the_policy",)),
+        f"{_LOGIN}test_a_password_is_changed_only_with_the_current_one_and_within_the_policy",
+        f"{_LOGIN}test_whoever_sits_at_a_session_guesses_its_password_as_little_as_at_the_door")),
     "V6.2.4": Row("ASVS 6.2.4, 6.2.11, 6.2.12", "common, leaked, and the company's own words", "refused by reason", (
         f"{_PASSWORDS}test_what_attackers_try_first_is_refused_by_name_of_reason",
         f"{_PASSWORDS}test_names_of_company_and_person_are_refused_by_name_of_reason")),
@@ -355,6 +356,7 @@ ROWS: dict[str, Row] = {
         f"{_HEADERS}test_nobody_is_who_a_header_says",
         "tests/security/test_subjects.py::test_the_actor_of_an_event_is_who_was_authenticated")),
     "G05": Row("CVE-2024-32967", "what an error page tells", "a number and nothing of the inside", (
+        "tests/security/test_subjects.py::test_no_route_tells_what_a_fault_was",
         "tests/security/test_subjects.py::test_a_fault_says_its_number_and_nothing_else",
         f"{_LOGS}test_exceptions_carry_no_local_variables")),
     # ------------------------------------------------------------------ downloads

@@ -8,10 +8,14 @@ import orjson
 import pytest
 import structlog
 from sqlalchemy import func, select, update
+from starlette.testclient import TestClient
 
 from audit.tables import audit_events
+from idhub.access.tables import OidcClient
 from idhub.api.configuration_file import OidcBlock
+from idhub.app import create_app
 from idhub.authority import RoleAssignment
+from idhub.credentials.store import SqliteStore
 from idhub.credentials.tables import ApiToken, Invitation, Password
 from idhub.db import Database
 from idhub.directory.tables import Person, SubjectIdentifier
@@ -19,6 +23,7 @@ from idhub.services import open_hub
 from idhub.settings import Settings
 from tests.flows.every_door import submit
 from tests.security.hall import Hall
+from tests.security.test_headers import addresses
 from tests.support.routes import methods_of
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -44,8 +49,19 @@ def test_a_fresh_hub_has_no_account_and_no_password(tmp_path: Path) -> None:
     hub = open_hub(Settings(data_dir=tmp_path))
     try:
         with hub.database.read() as session:
-            for table in (Person, Password, ApiToken, Invitation, RoleAssignment):
+            for table in (Person, Password, ApiToken, Invitation, RoleAssignment, OidcClient):
                 assert session.execute(select(func.count()).select_from(table)).scalar_one() == 0
+        app = create_app(hub, with_worker=False)
+        with TestClient(app, base_url=hub.settings.issuer, follow_redirects=False) as http:
+            for name in ("admin", "root", "sa", "administrator", "idhub"):
+                answer = submit(http, http.get("/login"), "/login", username=name, password=name)
+                assert (answer.status_code, "idhub_session" in http.cookies) == (403, False)
+                own = (name, name)
+                token = http.post("/oauth2/token", data={"grant_type": "client_credentials"}, auth=own)
+                assert token.status_code == 401
+                for address in ("/api/v1/people", "/scim/v2/Users"):
+                    assert http.get(address, auth=own).status_code == 401
+                    assert http.get(address, headers={"authorization": f"Bearer {name}"}).status_code == 401
     finally:
         hub.close()
 
@@ -120,6 +136,36 @@ def test_a_fault_says_its_number_and_nothing_else(small_hall: Hall, monkeypatch:
         assert number.startswith("req_")
         assert number in answer.text
         assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_no_route_tells_what_a_fault_was(small_hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    """G05 at every door: strangers, a signed-in colleague and a machine, when everything that is stored is away."""
+    secret = "postgresql://idhub:hunter2@db.inside.example/idhub"
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError(f"cannot reach {secret}")
+
+    for owner, names in ((Database, ("read", "transaction", "run")), (SqliteStore, ("read", "write"))):
+        for name in names:
+            monkeypatch.setattr(owner, name, fail)
+    machine, cookies = small_hall.stage.machine, small_hall.browsers["hr"].cookies
+    callers: list[dict[str, str]] = [
+        {},
+        {"cookie": f"idhub_session={cookies['idhub_session']}"},
+        {"authorization": f"Bearer {small_hall.stage.api_token}"},
+    ]
+    faults = set()
+    with structlog.testing.capture_logs():
+        for headers in callers:
+            for method, path, address in addresses(small_hall):
+                answer = machine.request(method, address, headers=headers)
+                told = f"{answer.text} {dict(answer.headers)}"
+                for word in ("hunter2", "inside.example", "Traceback", "RuntimeError", "cannot reach"):
+                    assert word not in told, (method, path)
+                if answer.status_code == 500:
+                    assert answer.headers["x-request-id"].startswith("req_"), (method, path)
+                    faults.add(path.split("/")[1])
+    assert faults >= {"admin", "api", "audit", "hr", "oauth2", "saml", "scim"}, faults
 
 
 _COMPARED = ("secret", "token", "password", "mac", "signature", "hash")

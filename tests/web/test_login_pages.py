@@ -918,6 +918,25 @@ def test_a_password_is_changed_only_with_the_current_one_and_within_the_policy(
     assert Person(world).sign_in(number).status_code == 303
 
 
+def test_whoever_sits_at_a_session_guesses_its_password_as_little_as_at_the_door(world: World, person: Person) -> None:
+    """V6.2.3, ASVS 6.3.1: the page that asks for the current password counts with the one that signs in."""
+    _, number = world.person()
+    person.sign_in(number)
+    page = person.get("/account/security").text
+    data = {"new_password": "seven copper bridges", "csrf_token": hidden(page, "csrf_token", last=True)}
+
+    def change(current: str) -> int:
+        answer = person.client.post("/account/security", data={**data, "current_password": current})
+        return int(answer.status_code)
+
+    tried = [change("wrong") for _ in range(counters.PERSON.count + 1)]
+    assert tried == [403] * counters.PERSON.count + [429]
+    assert change(PASSWORD) == 429, "the right one is not looked at either"
+    assert person.get("/").status_code == 200
+    world.clock.advance(hours=2)
+    assert change(PASSWORD) == 303
+
+
 # ---------------------------------------------------------------- every page
 
 

@@ -1,7 +1,7 @@
 """Moving somebody: what the preview says is gained, lost and kept; what confirming does; what is refused."""
 
 import re
-from datetime import timedelta
+from datetime import date, timedelta
 
 import pytest
 from sqlalchemy import func, insert, select, update
@@ -239,6 +239,35 @@ def test_hr_of_one_company_moves_nobody_into_another(hub: SampleHub, sign_in: Si
 
     assert "There is no such company, or you may not employ people there." in response.text
     assert client.get(f"/hr/people/{hub.people['周子昂']}/move").status_code == 404
+
+
+@SQLITE
+def test_hr_of_one_company_neither_sees_nor_moves_a_further_post_in_another(hub: SampleHub, sign_in: SignIn) -> None:
+    """The person is theirs, by the main post; the other post does not exist for them."""
+    with hub.database.transaction() as session:
+        assign_role(
+            session, hub.people["郑可欣"], HubRole.HR, organization_id=hub.organizations["QYC"], now=hub.clock(),
+            assigned_by="cli",
+        )  # fmt: skip
+        commands.rehire(
+            session, Caller(subject=LOCAL, actor=COMMAND_LINE, door="cli"), hub.people[NAME],
+            organization_id=hub.organizations["QYM"], employee_number="QYM009999", employment_type="regular",
+            starts_on=date(2026, 1, 1), title="秘密顾问", now=hub.clock(),
+        )  # fmt: skip
+    assert person_of(hub).main.company_code == "QYC"  # type: ignore[union-attr]
+    further = next(post for post in person_of(hub).employments if post.company_code == "QYM")
+    client, path = sign_in("郑可欣"), f"/hr/people/{hub.people[NAME]}/move"
+    own = client.get(path)
+    assert own.status_code == 200
+
+    for answer in (
+        client.get(path, params={"employment": further.id}),
+        client.post(path, data={**fields_of(own.text), "employment": further.id, "title": "x", "step": "preview"}),
+        client.post(path, data={**fields_of(own.text), "employment": further.id, "title": "x", "step": "confirm"}),
+    ):
+        assert answer.status_code == 404
+        assert "秘密顾问" not in answer.text
+    assert next(post for post in person_of(hub).employments if post.id == further.id).title == "秘密顾问"
 
 
 @SQLITE

@@ -3,13 +3,12 @@
 import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Final
 
 from sqlalchemy import ColumnElement, Select, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from idhub.db import bulk_insert, chunked, given, given_value, new_id
-from idhub.directory.tables import Group, GroupMember, Person
+from idhub.directory.tables import Group, GroupMember
 from idhub.errors import Conflict, Invalid, NotFound
 from idhub.kept import Planned
 
@@ -151,16 +150,15 @@ def change_members(
 
 
 _CURRENT = (GroupMember.superseded_at.is_(None), GroupMember.valid_to.is_(None))
-# No EXISTS: PostgreSQL would read all memberships to have them at hand.
-HAS_GROUPS: Final[ColumnElement[bool]] = (
-    select(GroupMember.id)
-    .where(GroupMember.principal_id == Person.id, *_CURRENT)
-    .limit(1)
-    .correlate(Person)
-    .scalar_subquery()
-    .is_not(None)
-)
-"""Column beside `Person`: whether they belong to any group now."""
+
+
+def has_groups(principal_id: InstrumentedAttribute[str]) -> ColumnElement[bool]:
+    """Column beside the table of a principal's or a person's id: whether they belong to any group now."""
+    # No EXISTS: PostgreSQL would read all memberships to have them at hand.
+    own = select(GroupMember.id).where(GroupMember.principal_id == principal_id, *_CURRENT).limit(1)
+    return own.correlate(principal_id.class_).scalar_subquery().is_not(None)
+
+
 # Made once: building a statement costs more than what it asks.
 _GROUPS = {
     is_sqlite: Planned(

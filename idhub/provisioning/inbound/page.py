@@ -27,10 +27,11 @@ from sqlalchemy import (
     type_coerce,
     union_all,
 )
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import InstrumentedAttribute, Session, aliased
 
 from idhub.db import Brief, chunked, execute_planned, given, given_value, in_one_piece, taken_apart
-from idhub.directory.groups import HAS_GROUPS
+from idhub.directory.groups import has_groups
+from idhub.directory.kinds import PrincipalKind
 from idhub.directory.names import stored_login_name
 from idhub.directory.tables import (
     Department,
@@ -95,7 +96,7 @@ _COLUMNS: tuple[Any, ...] = (
         else_=_is_taken(func.lower(Person.email)),
     ).label("is_mail_taken"),
     _NAMES_VERSION.label("names_version"),
-    HAS_GROUPS.label("has_groups"),
+    has_groups(Person.id).label("has_groups"),
 )
 
 
@@ -121,30 +122,36 @@ _HOLDS: Final = and_(
         _is_taken(ScimDocument.mail_key.expression) == ScimDocument.is_mail_taken,
     ),
 )
-# In the order of `Met`'s fields.
-_MET_COLUMNS: tuple[Any, ...] = (
-    Person.id,
-    cast(Principal.version, Text)
-    .concat(_DOT)
-    .concat(cast(func.coalesce(ScimUser.version, 0), Text))
-    .concat(_DOT)
-    .concat(ScimDocument.digest)
-    .label("version"),
-    _micros(Principal.created_at),
-    case(
-        (_micros(ScimUser.changed_at) > _micros(Principal.changed_at), _micros(ScimUser.changed_at)),
-        else_=_micros(Principal.changed_at),
-    ).label("changed_at"),
-    _marked(HAS_GROUPS, "g").label("has_groups"),
-    case(
-        (and_(ScimDocument.is_plain, bindparam("shows_plain", type_=Boolean)), literal_column(f"'{_SHOWN}'", Text)),
-        (ScimDocument.is_plain, literal_column("'p'", Text)),
-        else_=literal_column("''", Text),
-    ).label("is_plain"),
-    _marked(ScimDocument.is_all.expression, "a").label("is_all"),
-    ScimExternalId.external_id,
-    case((_HOLDS, ScimDocument.body)).label("body"),
-)
+
+
+def _met_columns(person_id: InstrumentedAttribute[str]) -> tuple[Any, ...]:
+    """In the order of `Met`'s fields."""
+    return (
+        person_id,
+        cast(Principal.version, Text)
+        .concat(_DOT)
+        .concat(cast(func.coalesce(ScimUser.version, 0), Text))
+        .concat(_DOT)
+        .concat(ScimDocument.digest)
+        .label("version"),
+        _micros(Principal.created_at),
+        case(
+            (_micros(ScimUser.changed_at) > _micros(Principal.changed_at), _micros(ScimUser.changed_at)),
+            else_=_micros(Principal.changed_at),
+        ).label("changed_at"),
+        _marked(has_groups(person_id), "g").label("has_groups"),
+        case(
+            (
+                and_(ScimDocument.is_plain, bindparam("shows_plain", type_=Boolean)),
+                literal_column(f"'{_SHOWN}'", Text),
+            ),
+            (ScimDocument.is_plain, literal_column("'p'", Text)),
+            else_=literal_column("''", Text),
+        ).label("is_plain"),
+        _marked(ScimDocument.is_all.expression, "a").label("is_all"),
+        ScimExternalId.external_id,
+        case((_HOLDS, ScimDocument.body)).label("body"),
+    )
 
 
 class Met(NamedTuple):
@@ -182,6 +189,8 @@ class People(NamedTuple):
     ids: Select[str]
     rows: Select[Any]
     """Columns in the order of `Met`; with the parameters `provider` and `rules`."""
+    bare: Select[Any]
+    """The same as `rows`, for walks that do not name `Person`: that table is only in it where a condition may."""
     whole: Select[Any]
     """Columns in the order of `Row`; with the parameter `provider`."""
     provider: str
@@ -199,25 +208,29 @@ class People(NamedTuple):
 
     def where(self, *conditions: ColumnElement[bool]) -> "People":
         """Those of whom the conditions hold, which may name `Person`, `Principal` and `ScimUser`."""
+        rows = self.rows.where(*conditions)
         return self._replace(
             ids=self.ids.where(*conditions),
-            rows=self.rows.where(*conditions),
+            rows=rows,
+            bare=rows,
             whole=self.whole.where(*conditions),
             is_lasting=False,
         )
 
     def where_kept(self, condition: ColumnElement[bool], values: Mapping[str, Any]) -> "People":
-        """The same where the condition is one of few objects that stay, with parameters."""
+        """The same where the condition is one of few objects that stay, with parameters, and does not name `Person`."""
         if not self.is_lasting:
             return self.where(condition)._replace(values=values)
         key = (id(self.rows), id(condition))
         if key not in _NARROWED:
-            _NARROWED[key] = (self.where(condition), condition)
+            _NARROWED[key] = (self.where(condition)._replace(bare=self.bare.where(condition)), condition)
         narrowed = _NARROWED[key][0]
-        return self._replace(ids=narrowed.ids, rows=narrowed.rows, whole=narrowed.whole, values=values)
+        return self._replace(
+            ids=narrowed.ids, rows=narrowed.rows, bare=narrowed.bare, whole=narrowed.whole, values=values
+        )
 
     def read(self, session: Session, rows: Select[Any], **values: Any) -> list[Met | bytes]:
-        """Run a statement that was made out of `rows`, with values of its parameters."""
+        """Run a statement that was made out of `rows` or `bare`, with values of its parameters."""
         return [
             each[0] if each[0][:1] == _BRACE else Met._make(each) for each in self.read_wide(session, rows, **values)
         ]
@@ -293,23 +306,32 @@ def _packed(rows: Select[Any], unless: Sequence[Unless], *, is_sqlite: bool) -> 
     return select(case(*said, else_=piece.scalar_subquery()).label("piece"))
 
 
+def _called(person_id: InstrumentedAttribute[str]) -> ColumnElement[bool]:
+    return and_(
+        ScimExternalId.resource_id == person_id,
+        ScimExternalId.provider == bindparam("provider"),
+        ScimExternalId.kind == "User",
+    )
+
+
+def _with_documents(people: Select[Any], person_id: InstrumentedAttribute[str]) -> Select[Any]:
+    return (
+        people.outerjoin(ScimUser, ScimUser.principal_id == person_id)
+        .outerjoin(ScimExternalId, _called(person_id))
+        # By its key alone: PostgreSQL would take what else must hold for a reason to read all documents first; and by
+        # no column of the order of the list: it would read documents from the first on to join them in order.
+        .outerjoin(ScimDocument, ScimDocument.principal_id == person_id.concat(""))
+    )
+
+
 # Made once: building a statement costs more than what it asks.
 _IDS = (
     select(Person.id).join(Principal, Principal.id == Person.id).outerjoin(ScimUser, ScimUser.principal_id == Person.id)
 )
-_CALLED = and_(
-    ScimExternalId.resource_id == Person.id,
-    ScimExternalId.provider == bindparam("provider"),
-    ScimExternalId.kind == "User",
-)
-_MET = (
-    select(*_MET_COLUMNS)
-    .join(Principal, Principal.id == Person.id)
-    .outerjoin(ScimUser, ScimUser.principal_id == Person.id)
-    .outerjoin(ScimExternalId, _CALLED)
-    # By its key alone: PostgreSQL would take what else must hold for a reason to read all documents first; and by no
-    # column of the order of the list: it would read documents from the first on to join them in order.
-    .outerjoin(ScimDocument, ScimDocument.principal_id == Person.id.concat(""))
+_MET = _with_documents(select(*_met_columns(Person.id)).join(Principal, Principal.id == Person.id), Person.id)
+# Whoever is a person has a row of people: what nobody asks for is not looked up.
+_BARE = _with_documents(select(*_met_columns(Principal.id)).select_from(Principal), Principal.id).where(
+    Principal.kind == PrincipalKind.PERSON.value
 )
 _ROWS = (
     select(*_COLUMNS)
@@ -318,10 +340,12 @@ _ROWS = (
     .outerjoin(Organization, Organization.id == Employment.organization_id)
     .outerjoin(Department, Department.id == Employment.department_id)
     .outerjoin(ScimUser, ScimUser.principal_id == Person.id)
-    .outerjoin(ScimExternalId, _CALLED)
+    .outerjoin(ScimExternalId, _called(Person.id))
 )
 _IS_PRESENT = or_(Principal.standing.in_(SHOWN_ACTIVE), ScimUser.deleted_at.is_(None))
-_PRESENT = People(_IDS, _MET, _ROWS, "", None).where(_IS_PRESENT)
+_PRESENT = People(
+    _IDS.where(_IS_PRESENT), _MET.where(_IS_PRESENT), _BARE.where(_IS_PRESENT), _ROWS.where(_IS_PRESENT), "", None
+)
 DELETED: Final = (
     select(func.count())
     .select_from(ScimUser)
@@ -338,7 +362,7 @@ def present(provider: str) -> People:
 
 @cache
 def _met(is_sqlite: bool) -> Select[Any]:
-    return _MET.where(Person.id.in_(given("given", is_sqlite=is_sqlite)))
+    return _BARE.where(Principal.id.in_(given("given", is_sqlite=is_sqlite)))
 
 
 @cache

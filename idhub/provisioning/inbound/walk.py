@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import orjson
 from sqlalchemy import ColumnElement, Integer, Select, String, and_, bindparam, func, not_, or_, select, tuple_
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from idhub.directory.search import find_people
 from idhub.directory.search_terms import LONGEST_TERM, folded, words_of
@@ -96,18 +96,21 @@ class ById:
         values: dict[str, Any] = {"place": place or "", "most": limit}
         if self.looks_at_each:
             # A short stride first: where many are meant, counting a long one costs more than the page.
-            short = _made(people, people.rows, "id near", lambda rows: _behind_id(rows).where(Person.id <= _NEAR))
+            short = _made(people, people.bare, "id near", lambda rows: _behind_id(rows).where(Principal.id <= _NEAR))
             rows = people.read(session, short, stride=max(_SHORT_STRIDE, 2 * limit), **values)
             if len(rows) == limit:
                 return Found.by_id(rows, is_over=False)
             asked = {"place": place or "", "stride": _STRIDE}
             for (reach,) in _ON_STRIDE.all(session, asked):
                 within = _made(
-                    people, people.rows, "id within", lambda rows: _behind_id(rows).where(Person.id <= _text("reach"))
+                    people,
+                    people.bare,
+                    "id within",
+                    lambda rows: _behind_id(rows).where(Principal.id <= _text("reach")),
                 )
                 rows = people.read(session, within, reach=reach, **values)
                 return Found.by_id(rows, is_over=False, rest=None if len(rows) == limit else reach)
-        rows = people.read(session, _made(people, people.rows, "id", _behind_id), **values)
+        rows = people.read(session, _made(people, people.bare, "id", _behind_id), **values)
         return Found.by_id(rows, is_over=len(rows) < limit)
 
 
@@ -116,9 +119,7 @@ def _text(name: str) -> ColumnElement[str]:
 
 
 def _behind_id(people: Select[Any]) -> Select[Any]:
-    place = _text("place")
-    # Of both: PostgreSQL would read the principals from their beginning to join them in order.
-    return people.where(Person.id > place, Principal.id > place).order_by(Person.id).limit(_MOST)
+    return people.where(Principal.id > _text("place")).order_by(Principal.id).limit(_MOST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ class ByCompany:
             return _in_company(selected, is_within=reach is not None)
 
         if len(self.organizations) == 1:
-            statement = _made(people, people.rows, name, make)
+            statement = _made(people, people.bare, name, make)
             return people.read(session, statement, organization=self.organizations[0], **asked)
         # Of several most are not of this page: they are found before anything of them is read.
         statement = _made(people, people.ids, name, make)
@@ -210,6 +211,7 @@ class ByKey:
         name: tells one key from another.
         key: has no tabs, and is ordered by its bytes on both databases.
         tie: the id beside the key.
+        names_person: whether the key is of `Person`.
         joined: what is joined to people to find the key, and how.
         looks_at_each: those who are met are asked for more, so many at a time.
         is_met: whether a filter that asks how the key begins surely selects somebody who was met; None: unknown.
@@ -224,6 +226,7 @@ class ByKey:
     name: str
     key: ColumnElement[str]
     tie: ColumnElement[str]
+    names_person: bool = False
     beginning: str = ""
     joined: tuple[Any, ColumnElement[bool]] | None = None
     conditions: tuple[ColumnElement[bool], ...] = ()
@@ -249,7 +252,8 @@ class ByKey:
             return Found.by_id([], is_over=True)
         is_first = place is None
         name = " ".join([self.name, str(is_first), str(self.is_met is None), *(each.word for each in self.unless)])
-        statement = _made(people, people.rows, name, lambda rows: self._rows(rows, self._within(is_first=is_first)))
+        rows = people.rows if self.names_person else people.bare
+        statement = _made(people, rows, name, lambda rows: self._rows(rows, self._within(is_first=is_first)))
         reach = None
         if self.looks_at_each:
             within = self._within(is_first=is_first)
@@ -271,8 +275,14 @@ class ByKey:
 
         is_tired = reach is not None and len(found) < limit
         rest = f"{reach[0]}\t{reach[1]}" if is_tired and reach is not None else None
-        is_asked = self.is_met is not None
-        sure = [is_asked and each[-1] in _YES and _has_document(one) for each, one in zip(found, met, strict=True)]
+        sure = (
+            []
+            if self.is_met is None
+            else [
+                isinstance(one, bytes) or (each[-1] in _YES and bool(one.body))
+                for each, one in zip(found, met, strict=True)
+            ]
+        )
         return Found(met, behind, len(found) < limit and not is_tired, rest, sure)
 
     def _within(self, *, is_first: bool) -> list[ColumnElement[bool]]:
@@ -287,10 +297,6 @@ class ByKey:
         more = () if self.is_met is None else (self.is_met.label("is_met"),)
         found = joined.add_columns(self.key.label("reached"), *more).where(*self.conditions, *within)
         return found.order_by(self.key, self.tie).limit(_MOST)
-
-
-def _has_document(met: Met | bytes) -> bool:
-    return isinstance(met, bytes) or bool(met.body)
 
 
 def _made(people: People, rows: Select[Any], name: str, make: Callable[[Select[Any]], Select[Any]]) -> Select[Any]:
@@ -349,7 +355,9 @@ _BY_WORD: Final = Unless(
 )
 _ELSEWHERE: Final = (_BY_CODE, _BY_WORD)
 _HOLD: Final = Planned(select(*(each.holds for each in _ELSEWHERE)))
-_BY_DISPLAY_NAME: Final = ByKey("display name", DISPLAY_NAME_KEY, Person.id.expression)
+_OWNER: Final = aliased(Person)
+_MAIL: Final = select(func.lower(_OWNER.email)).where(_OWNER.id == LoginName.principal_id).scalar_subquery()
+_BY_DISPLAY_NAME: Final = ByKey("display name", DISPLAY_NAME_KEY, Person.id.expression, names_person=True)
 _BY_USER_NAME: Final = (
     ByKey(
         "user name",
@@ -363,11 +371,8 @@ _BY_USER_NAME: Final = (
         LoginName.value.expression,
         LoginName.principal_id.expression,
         # By no index of the name's person: the range of values is walked, whatever a database makes of its size.
-        joined=(LoginName, LoginName.principal_id.concat("") == Person.id),
-        conditions=(
-            ScimUser.principal_id.is_(None),
-            or_(LoginName.kind == "email", LoginName.value == func.lower(Person.email)),
-        ),
+        joined=(LoginName, LoginName.principal_id.concat("") == Principal.id),
+        conditions=(ScimUser.principal_id.is_(None), or_(LoginName.kind == "email", LoginName.value == _MAIL)),
         # What a document that holds says of the mail.
         is_met=and_(ScimDocument.mail_key == LoginName.value, not_(ScimDocument.is_mail_taken.expression)),
     ),
@@ -511,22 +516,23 @@ def walk(
         # What a name begins with may be found in other ways by now.
         raise InvalidCursor(_FOREIGN, attribute="cursor")
     items: list[Stored | bytes] = []
-    places: list[tuple[int, Callable[[int], str], int]] = []
+    # Where the items of each part of a walk begin, and who of it was selected.
+    parts: list[tuple[int, int, Callable[[int], str], Sequence[int]]] = []
     looked_at = 0
     while True:
         limit = min(max(count + 1 - len(items), looked_at, 1), _BATCH)
         found = walks[number].after(session, people, place, limit=limit)
         looked_at += len(found.rows)
         shown = show(found.rows)
-        for each in found.selected(shown, matches):
-            items.append(shown[each])
-            places.append((number, found.place, each))
+        selected = found.selected(shown, matches)
+        parts.append((len(items), number, found.place, selected))
+        items += shown if len(selected) == len(shown) else [shown[each] for each in selected]
         if len(items) > count:
-            of_walk, behind, each = places[count - 1]
+            first, of_walk, behind, chosen = next(part for part in reversed(parts) if part[0] < max(count, 1))
             return Page(
                 items=items[:count],
                 total=None,
-                next_cursor=cursors.write(of_walk, behind(each)) if count else None,
+                next_cursor=cursors.write(of_walk, behind(chosen[count - 1 - first])) if count else None,
             )
         if found.is_over:
             number, place = number + 1, None

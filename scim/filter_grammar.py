@@ -129,6 +129,8 @@ def parse_filter(text: str) -> Filter:
 def _parse(text: str) -> Filter:
     # The tokens are all read before the parser starts, so that depth is known before anything recurses.
     tokens = list(_tokens(text))
+    if (alone := _alone(tokens)) is not None:
+        return alone
     try:
         tree = _Grammar().parse(iter(tokens))
     except SCIMParserError as error:
@@ -268,6 +270,21 @@ def _skip_space(text: str, position: int) -> int:
 
 
 # --- tree -------------------------------------------------------------------------------------------------------------
+
+
+def _alone(tokens: list[_Token]) -> Comparison | None:
+    """A filter that is one comparison, as most are: there is nothing to parse. None: it is not."""
+    match [(token.type, token.value) for token in tokens]:
+        case [*path, (operator, _), ("COMP_VALUE", value)] if operator in _COMPARES:
+            parts = dict(path)
+            if [kind for kind, _ in path] == [kind for kind in _PATH if kind in parts] and "ATTRNAME" in parts:
+                where = AttributePath(parts["ATTRNAME"], parts.get("SUBATTR"), parts.get("SCHEMA_URI"))
+                return Comparison(where, Operator(operator.lower()), value)
+    return None
+
+
+_PATH: Final = ("SCHEMA_URI", "ATTRNAME", "SUBATTR")
+_COMPARES: Final = frozenset(operator.upper() for operator in Operator)
 
 
 class _Grammar(SCIMParser):  # type: ignore[misc]

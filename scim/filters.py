@@ -153,15 +153,20 @@ def quote(value: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Scope:
-    """The names a filter may use here, by lower case: (name in documents, specification)."""
+    """The names a filter may use here."""
 
-    names: Mapping[str, tuple[str, AttributeSpec]]
+    attributes: Mapping[str, AttributeSpec]
     schema: str | None = None
 
     @classmethod
     def of(cls, attributes: Mapping[str, AttributeSpec], schema: str | None = None) -> _Scope:
-        usable = {name.lower(): (name, spec) for name, spec in attributes.items() if spec.filterable}
-        return cls(usable, schema.lower() if schema else None)
+        return cls(attributes, schema.lower() if schema else None)
+
+    def named(self, name: str) -> tuple[str, AttributeSpec] | None:
+        """The name in documents and the specification of a name, whatever its case; None: there is none."""
+        # Looked for, not put in order first: most filters name one.
+        lower = name.lower()
+        return next((each for each in self.attributes.items() if each[1].filterable and each[0].lower() == lower), None)
 
     def find(self, path: AttributePath) -> tuple[list[tuple[str, bool]], AttributeSpec]:
         """The steps from a document to the values, each with whether it is multi-valued, and what is found there."""
@@ -170,7 +175,7 @@ class _Scope:
             parts.insert(0, path.schema)
         scope, steps, spec = self, list[tuple[str, bool]](), AttributeSpec(type="complex")
         for part in parts:
-            known = scope.names.get(part.lower())
+            known = scope.named(part)
             if known is None:
                 raise InvalidFilter(f"There is no attribute {str(path)!r} to filter by.", attribute=str(path))
             name, spec = known
@@ -183,7 +188,7 @@ class _Scope:
         steps, spec = self.find(path)
         if spec.type != "complex":
             return steps, spec
-        if spec.multi_valued and (known := _Scope.of(spec.sub_attributes).names.get("value")) is not None:
+        if spec.multi_valued and (known := _Scope.of(spec.sub_attributes).named("value")) is not None:
             return [*steps, (known[0], known[1].multi_valued)], known[1]
         raise InvalidFilter(f"{path} has sub-attributes; compare one of them.", attribute=str(path))
 

@@ -341,6 +341,8 @@ class Projection:
 
     def shows_type(self, kind: ResourceType) -> bool:
         """Whether nothing is left out of a resource that has only what another type shows by default."""
+        if self._whole is kind.shown_whole:
+            return True
         return all(
             self._whole.get(name) is True if known is True else known <= _set(self._whole.get(name))
             for name, known in kind.shown_whole.items()

@@ -404,6 +404,8 @@ class Server:
 
     def _entries(self, kind: ResourceType, page: Page, projection: Projection) -> list[Any]:
         """The resources of a list. What is shown whole, and the store has as JSON, is spliced as it is."""
+        if {*map(type, page.items)} == {bytes}:
+            return list(map(orjson.Fragment, page.items))
         known = next((each.plain_of for each in page.items if not isinstance(each, bytes) and each.plain_of), None)
         plain = known if known is not None and projection.shows_type(known) else None
         return [

@@ -63,13 +63,13 @@ class Wishes:
             pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=50)
         except ValueError as error:
             raise InvalidValue("The query cannot be read.") from error
-        known = {name.lower() for name in _READERS}
         values: dict[str, Any] = {}
         for name, value in pairs:
-            if name.lower() in values:
+            lower = name.lower()
+            if lower in values:
                 raise InvalidValue(f"{name[:60]} stands twice.", attribute=name[:60])
-            if name.lower() in known:
-                values[name.lower()] = value
+            if lower in _READERS:
+                values[lower] = value
         for name in ("attributes", "excludedattributes"):
             if name in values:
                 values[name] = [part for part in values[name].split(",") if part.strip()]
@@ -82,16 +82,15 @@ class Wishes:
         schemas = fields.pop("schemas", None)
         if not isinstance(schemas, list) or SEARCH_REQUEST not in schemas:
             raise InvalidSyntax(f"schemas must name {SEARCH_REQUEST}.", attribute="schemas")
-        known = {name.lower() for name in _READERS}
-        return cls._of({name: value for name, value in fields.items() if name in known and value is not None})
+        return cls._of({name: value for name, value in fields.items() if name in _READERS and value is not None})
 
     @classmethod
     def _of(cls, values: Mapping[str, Any]) -> Wishes:
         read: dict[str, Any] = {}
-        for name, (field_name, reader) in _READERS.items():
-            if name.lower() in values:
+        for lower, (name, field_name, reader) in _READERS.items():
+            if lower in values:
                 try:
-                    read[field_name] = reader(values[name.lower()])
+                    read[field_name] = reader(values[lower])
                 except ValueError as error:
                     refusal = InvalidCount if name == "count" and "cursor" in values else InvalidValue
                     raise refusal(f"{name} must be {error}.", attribute=name) from error
@@ -194,13 +193,17 @@ def _names(value: Any) -> tuple[str, ...]:
     return tuple(listed)
 
 
-_READERS: Final[Mapping[str, tuple[str, Callable[[Any], Any]]]] = {
-    "filter": ("filter", lambda value: parse_filter(_text(value))),
-    "sortBy": ("sort_by", _text),
-    "sortOrder": ("is_descending", _direction),
-    "startIndex": ("start_index", lambda value: _whole(value, least=1)),
-    "count": ("count", lambda value: min(MAX_PAGE, _whole(value, least=0))),
-    "cursor": ("cursor", _text),
-    "attributes": ("attributes", _names),
-    "excludedAttributes": ("excluded", _names),
+_READERS: Final[Mapping[str, tuple[str, str, Callable[[Any], Any]]]] = {
+    name.lower(): (name, field_name, reader)
+    for name, field_name, reader in (
+        ("filter", "filter", lambda value: parse_filter(_text(value))),
+        ("sortBy", "sort_by", _text),
+        ("sortOrder", "is_descending", _direction),
+        ("startIndex", "start_index", lambda value: _whole(value, least=1)),
+        ("count", "count", lambda value: min(MAX_PAGE, _whole(value, least=0))),
+        ("cursor", "cursor", _text),
+        ("attributes", "attributes", _names),
+        ("excludedAttributes", "excluded", _names),
+    )
 }
+"""By its name in small letters: how a parameter is spelled, the field it becomes, and what reads it."""

@@ -80,6 +80,21 @@ def test_value_path_asks_one_and_the_same_value() -> None:
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        'userName sw "ada"',
+        'emails.value CO "@corp.example"',
+        'urn:ietf:params:scim:schemas:extension:enterprise:2.0:User:employeeNumber eq "7"',
+        'urn:ietf:params:scim:schemas:core:2.0:User:name.familyName ne "\\"x\\u00fc"',
+        'eq.co eq "and"',
+    ],
+)
+def test_one_comparison_is_read_as_it_is_in_brackets(text: str) -> None:
+    """By itself it passes by the grammar."""
+    assert parse_filter(text) == parse_filter(f"({text})")
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         # `and` binds more tightly than `or`; the library alone reads (a or b) and c.

@@ -12,6 +12,7 @@ from audit.checkpoint import load_keys
 from audit.events import Actor, Event, EventType
 from audit.tables import audit_events
 from audit.verify import verify_proof
+from idhub.access.tables import Application
 from idhub.authority import HubRole, assign_role
 from idhub.changes import record
 from idhub.delivery.channel import Operation
@@ -137,6 +138,20 @@ def test_a_filtered_list_of_deliveries_says_why_each_was_given_up(look: SignIn) 
 
     assert text_of(dead, "error") == "409 uniqueness: userName is taken"
     assert 'data-test="error"' not in done
+
+
+def test_an_application_leads_to_why_its_letters_are_dead(story: Story, look: SignIn) -> None:
+    client = look("高远")
+    with story.hub.database.read() as session:
+        slug = session.scalars(
+            select(Application.slug).join(Delivery, Delivery.application_id == Application.id).where(
+                Delivery.state == "dead"
+            )
+        ).one()  # fmt: skip
+    link = f'href="/admin/deliveries?app={slug}&amp;state=dead"'
+
+    assert link in client.get(f"/admin/apps/{slug}").text
+    assert "state=dead" not in client.get("/admin/apps/jira").text
 
 
 def test_an_auditor_reads_deliveries_and_cannot_send_them_again(story: Story, look: SignIn) -> None:

@@ -319,6 +319,19 @@ def test_hr_of_a_company_gets_no_hold_over_an_administrator_of_the_group(hub: Sa
     assert kept != mail
 
 
+def test_right_that_was_lost_confirms_nothing_and_gives_nothing_up(hub: SampleHub, sign_in: SignIn) -> None:
+    """The file is still their own; what to do with it is not theirs to say any more."""
+    client = sign_in(HR)
+    address, page = previewed(hub, client, NEW)
+    with hub.database.transaction() as session:
+        assert remove_role(session, hub.people[HR], HubRole.HR, now=hub.clock()) > 0
+
+    for step in ("confirm", "cancel"):
+        assert client.post(address, data={"csrf_token": token_of(page), "step": step}).status_code == 404
+    with hub.database.read() as session:
+        assert session.scalars(select(HrUpload.state)).one() == "previewed"
+
+
 def test_right_that_was_lost_meanwhile_is_none(hub: SampleHub, sign_in: SignIn) -> None:
     _make_hr(hub, OTHER, "QYC")
     client = sign_in(OTHER)

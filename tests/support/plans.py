@@ -17,6 +17,8 @@ SMALL = frozenset({
     "scim_extensions", "scim_targets", "waiting",
     # Groups that are pushed to applications, and runs over all accounts of one: as many as somebody asked for.
     "outbound_groups", "sync_runs",
+    # A hundred at most (`reevaluation.MOST_NOTED`).
+    "unevaluated_people",
     # Names that SQLite gives to parts of a statement.
     "anon_1", "blocks0", "blocks1", "blocks2", "subquery", "CONSTANT",
 })  # fmt: skip

@@ -25,7 +25,7 @@ LONG_LOG_FORM = (_CACHE_KIB, _LONG_LOG_PAGES)
 """How a connection writes: KiB of pages kept, pages of the log after which it is copied back."""
 # Work that fills every index touches more pages the larger the file is: a few trees in no order are a twentieth of it.
 _LARGE_CACHE_KIB, _LARGEST_CACHE_KIB = 131_072, 393_216
-_STEP_PAGES, _MOST_STEPS = 160_000, 4
+_STEP_PAGES, _MOST_STEPS = 200_000, 4
 _FORM = "idhub.sqlite_form"
 
 

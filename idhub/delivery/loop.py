@@ -92,6 +92,8 @@ class DeliveryLoop:
         self._wait = _SHORTEST_WAIT
         self._returned = 0
         """Answers that were recorded since the last look."""
+        self._soon: asyncio.TimerHandle | None = None
+        """The look for what waited behind them, while more of what is under way is waited for."""
         self._expired_at = float("-inf")
         self._ahead: float | None = None
         """Seconds by which the clock is ahead of one that never jumps."""
@@ -147,6 +149,9 @@ class DeliveryLoop:
                 return False
             # Taken before the lease, so that the deadline kept here is never later than the one stored.
             began, self._returned = loop.time(), 0
+            if self._soon is not None:
+                self._soon.cancel()
+                self._soon = None
             limit = min(free, self._most_leased())
             leased = await self._lease(asked, limit)
         except Exception:
@@ -264,9 +269,9 @@ class DeliveryLoop:
         elif self._returned >= len(self._sending):
             # What waited behind them, in their lanes or for room, may be due now: one look tells.
             self._waker.nudge()
-        else:
+        elif self._soon is None:
             # A look costs the same for one as for many: more of what is under way will have come back in a moment.
-            asyncio.get_running_loop().call_later(_LONGEST_WAIT_FULL, self._waker.nudge)
+            self._soon = asyncio.get_running_loop().call_later(_LONGEST_WAIT_FULL, self._waker.nudge)
 
     async def _record(self, answers: list[tuple[LeasedDelivery, Outcome]]) -> set[str]:
         return await self._in_thread(settle_all, self._database, answers, now=self._clock(), settings=self._settings)

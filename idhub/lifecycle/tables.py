@@ -11,6 +11,8 @@ from idhub.directory import tables as _pointed_to  # noqa: F401 - a column has t
 
 _ELAPSES = text("delivery_id IS NULL AND residual_until IS NOT NULL")
 """Rows that end by expiry alone."""
+_OPEN = text("finished_at IS NULL AND broken_at IS NULL")
+"""Runs that have not come to their end: looked for each second, however many there were in years."""
 
 
 class Case(Base):
@@ -108,6 +110,7 @@ class SourceRun(Base):
     """One read of a source: what it said, whether it was complete, what was done."""
 
     __tablename__ = "source_runs"
+    __table_args__ = (Index("ix_source_runs_open", "provider", sqlite_where=_OPEN, postgresql_where=_OPEN),)
 
     id: Mapped[str] = mapped_column(String(40), primary_key=True)
     provider: Mapped[str] = mapped_column(String(60), index=True)

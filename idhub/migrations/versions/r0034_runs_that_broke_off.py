@@ -10,6 +10,7 @@ revision = "r0034"
 down_revision = "r0033"
 branch_labels = None
 depends_on = None
+_OPEN = sa.text("finished_at IS NULL AND broken_at IS NULL")
 
 
 def upgrade() -> None:
@@ -17,6 +18,9 @@ def upgrade() -> None:
     op.add_column("source_runs", sa.Column("seen_at", sa.BigInteger(), nullable=True))
     op.add_column("source_runs", sa.Column("broken_at", sa.BigInteger(), nullable=True))
     op.add_column("source_runs", sa.Column("within", sa.Text(), nullable=True))
+    op.create_index(
+        "ix_source_runs_open", "source_runs", ["provider"], unique=False, sqlite_where=_OPEN, postgresql_where=_OPEN
+    )
     op.create_table(
         "unevaluated_people",
         sa.Column("principal_id", sa.String(40), nullable=False),

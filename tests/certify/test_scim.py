@@ -1,6 +1,7 @@
 """Every broken sample is caught by the check named after it, and by no other; what is well made comes out well."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,47 +19,54 @@ _NEVER_FAIL = {"enterprise_kept"}
 """What is only noted: the standard and the dialects know services without it."""
 
 
-class Vendors:
-    """`scim.client.HttpPort` on a stand-in of a maker's service."""
+class _Port(ABC):
+    """`scim.client.HttpPort` without a network between."""
+
+    @abstractmethod
+    def answer(
+        self, method: str, url: str, headers: Mapping[str, str], sent: Any
+    ) -> tuple[int, Mapping[str, str], Any]:
+        """Status, headers and body of an answer."""
+
+    async def request(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        json: Any,
+        timeout: timedelta,  # noqa: ASYNC109 - the port's total deadline
+    ) -> Any:
+        sent = None if json is None else orjson.loads(orjson.dumps(json))
+        status, more, body = self.answer(method, url, headers, sent)
+        return _Response(status, _Headers(more), b"" if body is None else orjson.dumps(body))
+
+
+class Vendors(_Port):
+    """A stand-in of a maker's service."""
 
     def __init__(self, vendor: Vendor) -> None:
         self.vendor = vendor
 
-    async def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str],
-        json: Any,
-        timeout: timedelta,  # noqa: ASYNC109 - the port's total deadline
-    ) -> Any:
-        status, more, body = self.vendor.answer(method, url, headers, orjson.loads(orjson.dumps(json)))
-        return _Response(status, _Headers(more), b"" if body is None else orjson.dumps(body))
+    def answer(
+        self, method: str, url: str, headers: Mapping[str, str], sent: Any
+    ) -> tuple[int, Mapping[str, str], Any]:
+        return self.vendor.answer(method, url, headers, sent)
 
 
-class InProcess:
-    """`scim.client.HttpPort` on a sample without a network between."""
+class InProcess(_Port):
+    """A sample."""
 
     def __init__(self, sample: Sample) -> None:
         self.sample = sample
 
-    async def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: Mapping[str, str],
-        json: Any,
-        timeout: timedelta,  # noqa: ASYNC109 - the port's total deadline
-    ) -> Any:
+    def answer(
+        self, method: str, url: str, headers: Mapping[str, str], sent: Any
+    ) -> tuple[int, Mapping[str, str], Any]:
         parts = urlsplit(url)
-        sent = {name.lower(): value for name, value in headers.items()}
-        body = None if json is None else orjson.loads(orjson.dumps(json))
-        answer = self.sample.answer(Ask(method, parts.path.removeprefix("/v2"), parts.query, sent, body))
-        return _Response(
-            answer.status, _Headers(answer.headers), b"" if answer.body is None else orjson.dumps(answer.body)
-        )
+        lowered = {name.lower(): value for name, value in headers.items()}
+        answer = self.sample.answer(Ask(method, parts.path.removeprefix("/v2"), parts.query, lowered, sent))
+        return answer.status, answer.headers, answer.body
 
 
 @dataclass(frozen=True)
